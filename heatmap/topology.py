@@ -1,0 +1,119 @@
+"""What is known of a landmark scheme before any label is read: mirror, groups, normaliser.
+
+Three schemes are known by their number of landmarks: 971 (the contest's; Megvii's "dense facial
+landmarks"), 68 (iBUG) and 15 (Kaggle's facial keypoints). "Left" and "right" are as seen in the
+picture for 971 and 68 landmarks.
+"""
+
+from collections.abc import Iterable
+from itertools import chain
+
+import numpy as np
+
+GROUPS: dict[int, dict[str, range]] = {
+    971: {
+        "jaw": range(0, 128),
+        "hairline": range(128, 273),
+        "left brow": range(273, 337),
+        "right brow": range(337, 401),
+        "nose": range(401, 587),
+        "left eye": range(587, 714),
+        "right eye": range(714, 841),
+        "mouth": range(841, 969),
+        "pupils": range(969, 971),
+    },
+    68: {
+        "jaw": range(0, 17),
+        "left brow": range(17, 22),
+        "right brow": range(22, 27),
+        "nose": range(27, 36),
+        "left eye": range(36, 42),
+        "right eye": range(42, 48),
+        "mouth": range(48, 68),
+    },
+    15: {
+        "eyes": range(0, 6),
+        "brows": range(6, 10),
+        "nose": range(10, 11),
+        "mouth": range(11, 15),
+    },
+}
+
+# The two landmarks whose distance normalises the NME: pupils, outer eye corners, eye centres.
+_EYES = {971: (969, 970), 68: (36, 45), 15: (0, 1)}
+
+
+def mirror_permutation(num_landmarks: int) -> np.ndarray:
+    """Where each landmark of a mirrored picture comes from: `mirrored = points[..., p, :]`.
+
+    The x coordinate is mirrored apart from this (`x -> width - 1 - x`).
+
+    Returns:
+        (P,) int64, an involution.
+
+    Raises:
+        ValueError: no permutation is known for this number of landmarks.
+    """
+    if num_landmarks == 971:
+        parts: Iterable[Iterable[int]] = (
+            range(64, 128), range(0, 64),  # jaw halves, both from the chin outwards
+            reversed(range(128, 273)),  # hairline, ear to ear
+            range(337, 401), range(273, 337),  # brows
+            range(464, 527), range(401, 464),  # sides of the nose
+            range(527, 587),  # ridge of the nose: its own mirror
+            range(714, 841), range(587, 714),  # eyes, inner and outer ring
+            reversed(range(841, 873)), reversed(range(873, 905)),  # upper lip
+            reversed(range(905, 937)), reversed(range(937, 969)),  # lower lip
+            (970, 969),  # pupils
+        )  # fmt: skip
+    elif num_landmarks == 68:
+        parts = (
+            reversed(range(0, 17)),  # jaw
+            reversed(range(17, 27)),  # brows
+            range(27, 31), reversed(range(31, 36)),  # nose
+            (45, 44, 43, 42, 47, 46), (39, 38, 37, 36, 41, 40),  # eyes
+            reversed(range(48, 55)), reversed(range(55, 60)),  # outer lips
+            reversed(range(60, 65)), reversed(range(65, 68)),  # inner lips
+        )  # fmt: skip
+    elif num_landmarks == 15:
+        # left and right eye: centre, inner and outer corner; brow ends; nose; mouth corners, lips
+        parts = ((1, 0, 4, 5, 2, 3, 8, 9, 6, 7, 10, 12, 11, 13, 14),)
+    else:
+        raise ValueError(
+            f"no mirror permutation is known for {num_landmarks} landmarks (known: 971, 68, 15); "
+            "switch mirroring off with --augment.mirror 0"
+        )
+    permutation = np.fromiter(chain.from_iterable(parts), np.int64)
+    assert np.array_equal(permutation[permutation], np.arange(num_landmarks))
+    return permutation
+
+
+def groups(num_landmarks: int) -> dict[str, range]:
+    """Named regions of the face, each a range of landmarks; one group "all" for other schemes."""
+    return GROUPS.get(num_landmarks, {"all": range(num_landmarks)})
+
+
+def normaliser(points: np.ndarray) -> tuple[str, np.ndarray]:
+    """The length that divides a picture's mean point error to give its NME.
+
+    Args:
+        points: (N, P, 2), any frame; NaN where unlabelled.
+
+    Returns:
+        Its name and (N,) lengths in the points' own unit: "pupils" (971 landmarks, the distance
+        between the two), "outer eye corners" (68), "eye centres" (15), else "box": the square root
+        of the area of the box round the labelled landmarks. NaN where it is zero or not labelled.
+    """
+    num_landmarks = points.shape[-2]
+    if num_landmarks in _EYES:
+        left, right = _EYES[num_landmarks]
+        name = {971: "pupils", 68: "outer eye corners", 15: "eye centres"}[num_landmarks]
+        length = np.linalg.norm(points[..., left, :] - points[..., right, :], axis=-1)
+    else:
+        name = "box"
+        labelled = np.isfinite(points).all(-1, keepdims=True)
+        highest = np.where(labelled, points, -np.inf).max(-2)
+        lowest = np.where(labelled, points, np.inf).min(-2)
+        extent = np.where(np.isfinite(highest), highest - lowest, np.nan)
+        length = np.sqrt(extent.prod(-1))
+    return name, np.where(length > 0, length, np.nan)
