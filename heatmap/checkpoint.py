@@ -1,0 +1,96 @@
+"""Checkpoints: written whole or not at all, and free of code when they are read."""
+
+import pickle
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from heatmap import config, networks
+from heatmap.files import write_atomically
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """Everything that an exact resume needs, as tensors and plain values.
+
+    The random numbers of a run are functions of (seed, epoch, row) and (seed, step), so the seed in
+    `config` and the counters in `progress` are the state of its generators.
+
+    config: of the experiment, by `config.to_dict`; network, optimizer: their state dicts; progress:
+    counters, best score and elapsed time; validation_rows: (V,) int64 rows of the table that are
+    held out; table_hash: of the table's names and points; mean_shape_crop: (P, 2) float64;
+    wandb_id: of the run in Weights & Biases.
+    """
+
+    config: dict[str, Any]
+    num_landmarks: int
+    network: dict[str, Any]
+    optimizer: dict[str, Any]
+    progress: dict[str, Any]
+    validation_rows: Tensor
+    table_hash: str
+    mean_shape_crop: Tensor
+    wandb_id: str
+    format: int = FORMAT
+
+
+def save(path: Path, checkpoint: Checkpoint) -> None:
+    """Writes the checkpoint; a process that is killed meanwhile leaves the old file in its place."""
+    with write_atomically(path) as temporary:
+        torch.save({f.name: getattr(checkpoint, f.name) for f in fields(checkpoint)}, temporary)
+
+
+def load(path: Path) -> Checkpoint:
+    """The checkpoint in a file, on the CPU; no code in the file can run.
+
+    Raises:
+        ValueError: missing, damaged, not a checkpoint of this program, or of another format.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such checkpoint")
+    try:
+        values = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path}: not a readable checkpoint ({reason})") from None
+    expected = {f.name for f in fields(Checkpoint)}
+    if not isinstance(values, dict) or values.get("format") != FORMAT or set(values) != expected:
+        raise ValueError(f"{path}: not a checkpoint of this program's format {FORMAT}")
+    return Checkpoint(**values)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained network and what prediction needs to know of its run.
+
+    mean_shape_crop: (P, 2) float64 mean training landmarks in crop pixels.
+    """
+
+    experiment: config.Experiment
+    network: networks.Network
+    mean_shape_crop: Tensor
+    checkpoint: Checkpoint
+    path: Path
+
+
+def load_trained(run: Path) -> Trained:
+    """The network of a run folder (its best checkpoint) or of a checkpoint file, in eval mode.
+
+    Raises:
+        ValueError: no checkpoint there, or one that does not fit.
+    """
+    path = run / "best.pt" if run.is_dir() else run
+    checkpoint = load(path)
+    try:
+        experiment = config.from_dict(config.Experiment, checkpoint.config)
+        bare = replace(experiment.model, weights="none")
+        network = networks.build(bare, experiment.crop, checkpoint.num_landmarks)
+        network.load_state_dict(checkpoint.network)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: does not fit this program: {error}") from None
+    return Trained(experiment, network.eval(), checkpoint.mean_shape_crop, checkpoint, path)

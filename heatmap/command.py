@@ -1,0 +1,197 @@
+"""The one place that knows the command line of experiments (tyro).
+
+train.py EXPERIMENT.py --out RUN [--field value ...] [--dry-run]
+train.py --resume RUN
+"""
+
+import importlib.util
+import json
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from heatmap import config
+from heatmap.config import Experiment
+
+if TYPE_CHECKING:
+    from heatmap.checkpoint import Checkpoint
+    from heatmap.train import Run
+
+logger = logging.getLogger("heatmap")
+
+USAGE = """\
+usage: train.py EXPERIMENT.py --out RUN [--data.root DIR] [--field value ...] [--dry-run]
+       train.py EXPERIMENT.py --help      every field with its default
+       train.py --resume RUN              go on with a run that was stopped
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command; returns the exit code: 0, 1 for a failure, 2 for wrong usage."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        sys.stdout.write(USAGE)
+        return 0 if arguments else 2
+    if arguments[0] == "--resume":
+        if len(arguments) != 2:
+            sys.stderr.write(
+                "--resume takes a run folder and nothing else: a run keeps its config\n"
+            )
+            return 2
+        return failing_politely(lambda: _resume(Path(arguments[1])))
+    if arguments[0].startswith("-"):
+        sys.stderr.write(f"the first argument is an experiment file, not {arguments[0]!r}\n{USAGE}")
+        return 2
+    try:
+        experiment = load_experiment(Path(arguments[0]))
+    except ValueError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    module = sys.modules[_module_name(Path(arguments[0]))]
+
+    def command(
+        experiment: Annotated[Experiment, tyro.conf.arg(name="")] = experiment,
+        *,
+        out: Path = Path("runs") / experiment.name,
+        dry_run: bool = False,
+    ) -> int:
+        """Train an experiment.
+
+        Args:
+            out: the run folder; it must not hold a run yet.
+            dry_run: show the config, the sizes and one batch, and train nothing.
+        """
+        action = _dry_run if dry_run else _train
+        return failing_politely(lambda: action(experiment, out))
+
+    return tyro.cli(
+        command,
+        args=list(arguments[1:]),
+        prog=f"train.py {arguments[0]}",
+        description=module.__doc__,
+        config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff),
+    )
+
+
+def load_experiment(path: Path) -> Experiment:
+    """The `EXPERIMENT` that a Python file defines; it may import its siblings by their folder.
+
+    Raises:
+        ValueError: no such file, or no EXPERIMENT in it.
+    """
+    if path.suffix != ".py" or not path.is_file():
+        raise ValueError(f"{path}: there is no such experiment file")
+    sys.path.insert(0, str(path.resolve().parent.parent))
+    spec = importlib.util.spec_from_file_location(_module_name(path), path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    experiment = getattr(module, "EXPERIMENT", None)
+    if not isinstance(experiment, Experiment):
+        raise ValueError(f"{path}: defines no EXPERIMENT = Experiment(...)")
+    return experiment
+
+
+def failing_politely(action: Callable[[], None]) -> int:
+    """Runs the action of a tool; a user's mistake becomes one message and exit code 1."""
+    logging.basicConfig(format="%(message)s", stream=sys.stdout)
+    logger.setLevel(logging.INFO)
+    try:
+        action()
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped\n")
+        return 1
+    return 0
+
+
+def _module_name(path: Path) -> str:
+    return f"{path.resolve().parent.name}.{path.stem}"
+
+
+def _train(experiment: Experiment, out: Path) -> None:
+    from heatmap import distributed
+
+    held = any((out / name).exists() for name in ("config.json", "last.pt"))
+    if held and distributed.is_first():
+        raise ValueError(
+            f"{out} already holds a run; go on with --resume {out}, or choose another --out"
+        )
+    _run(experiment, out)
+
+
+def _resume(folder: Path) -> None:
+    from heatmap import checkpoint
+
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder}: there is no run here (no config.json)")
+    if (folder / "summary.json").is_file():
+        logger.info(f"{folder}: this run has finished")
+    elif (folder / "last.pt").is_file():
+        saved = checkpoint.load(folder / "last.pt")
+        _run(config.from_dict(Experiment, saved.config), folder, saved)
+    else:  # it was stopped before its first checkpoint
+        values = json.loads((folder / "config.json").read_text())
+        _run(config.from_dict(Experiment, values), folder)
+
+
+def _run(experiment: Experiment, folder: Path, saved: "Checkpoint | None" = None) -> None:
+    from heatmap import distributed, train
+
+    try:
+        run = train.prepare(experiment, saved)
+        if distributed.is_first():
+            logger.info(f"{_sizes(run)}\nrun folder    {folder}")
+        summary = train.train(run, folder)
+        if distributed.is_first():
+            logger.info(
+                f"best validation MSE {summary['best_mse']:.3f} px² in epoch "
+                f"{summary['best_epoch']} of {summary['epochs']}; the mean shape's is "
+                f"{summary['mean_shape_mse']:.3f}; {summary['minutes']:.1f} minutes"
+            )
+    finally:
+        distributed.stop()
+
+
+def _dry_run(experiment: Experiment, out: Path) -> None:
+    from heatmap import train
+
+    del out
+    logger.info(json.dumps(config.to_dict(experiment), indent=2))
+    run = train.prepare(experiment)
+    logger.info(_sizes(run))
+    logger.info(train.rehearse(run))
+
+
+def _sizes(run: "Run") -> str:
+    """What a run is made of, as lines that line up."""
+    experiment, parameters = run.experiment, sum(p.numel() for p in run.network.parameters())
+    lines = [
+        f"data          {len(run.training_rows)} training and {len(run.validation_rows)} validation "
+        f"pictures, {run.table.num_landmarks} landmarks",
+        f"split         {run.split_rule}",
+        f"network       {type(experiment.model).__name__} on {experiment.model.encoder}, "
+        f"{parameters / 1e6:.2f} M parameters, {run.device}",
+        f"steps         {run.batches_per_epoch} an epoch, at most {run.total_steps}",
+    ]
+    if isinstance(experiment.model, config.UNet):
+        lines += _map_sizes(experiment, experiment.model, run.table.num_landmarks)
+    return "\n".join(lines)
+
+
+def _map_sizes(experiment: Experiment, model: config.UNet, num_landmarks: int) -> list[str]:
+    height, width = experiment.crop.height // model.stride, experiment.crop.width // model.stride
+    lines = [f"heatmaps      {num_landmarks} of {height} x {width}, sigma {model.sigma}"]
+    needed = min(num_landmarks, round(0.25 * height * width / model.sigma**2))
+    if model.width < needed:
+        lines.append(
+            f"capped        {model.width} channels cannot show {num_landmarks} such maps sharply; "
+            f"use about {needed} (--model.width), a larger --model.stride or --model.sigma"
+        )
+    return lines

@@ -1,0 +1,273 @@
+"""An experiment, typed: frozen, keyword-only dataclasses that check themselves.
+
+An experiment file builds one `Experiment`; a variant is made with `dataclasses.replace`. The command
+line overrides single fields (`--train.epochs 5`). Nothing here imports torch, so that `--help`
+answers at once.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+T = TypeVar("T")
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Where the contest lies and how its rows are split."""
+
+    root: Path = Path("data")
+    """Folder that holds train/landmarks.csv, train/images, test/ (or contest01_data with these)."""
+    split: Literal["auto", "person", "order"] = "auto"
+    """Validation rows: whole persons, or the last rows of the table; auto: by person if names allow."""
+    validation: float = 0.2
+    """Share of the rows that is held out."""
+    person_pattern: str = "(.+)_[^_]+$"
+    """Regular expression on the file name; its first group is the person."""
+    workers: int = 2
+    """Processes that read pictures; 0 reads them in the training process."""
+
+    def __post_init__(self) -> None:
+        _check(0 < self.validation < 1, f"data.validation must be in (0, 1), not {self.validation}")
+        _check(self.workers >= 0, f"data.workers must not be negative, not {self.workers}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crop:
+    """What of a picture the network sees."""
+
+    height: int = 128
+    width: int = 128
+    """Size of the network's input in pixels."""
+    rule: Literal["cover", "contain"] = "cover"
+    """cover: the crop is filled and the picture's long ends are cut off (the organisers' crop);
+    contain: the whole picture, with black beside it."""
+
+    def __post_init__(self) -> None:
+        _check(min(self.height, self.width) >= 32, "crop.height and crop.width must be at least 32")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augment:
+    """Random changes of the training crops; 0 switches one off."""
+
+    mirror: float = 0.0
+    """Probability of a mirrored crop; left and right landmarks change names."""
+    rotate_deg: float = 0.0
+    """Largest rotation to either side."""
+    scale: float = 0.0
+    """Largest change of size, as a fraction: 0.2 draws factors from 1/1.2 to 1.2."""
+    shift: float = 0.0
+    """Largest shift along each axis, as a fraction of the crop."""
+    brightness: float = 0.0
+    """Largest change added to the pixels, as a fraction of white."""
+    contrast: float = 0.0
+    """Largest change of contrast, as a fraction."""
+    saturation: float = 0.0
+    """Largest change of saturation, as a fraction; 1 reaches grey."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            _check(value >= 0, f"augment.{name} must not be negative, not {value}")
+        _check(self.mirror <= 1, f"augment.mirror is a probability, not {self.mirror}")
+        _check(self.rotate_deg <= 180, f"augment.rotate_deg is at most 180, not {self.rotate_deg}")
+        for name in ("scale", "shift", "brightness", "contrast", "saturation"):
+            _check(getattr(self, name) <= 1, f"augment.{name} is a fraction of at most 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNet:
+    """The heatmap road: a U-Net whose features, times one embedding a landmark, are the heatmaps."""
+
+    encoder: str = "resnet34"
+    """Any encoder of segmentation_models_pytorch, or tu-NAME for one of timm's."""
+    weights: str = "imagenet"
+    """The encoder's start: a name of pretrained weights, a local file, or none (random)."""
+    stride: Literal[1, 2, 4] = 4
+    """Input pixels per heatmap pixel."""
+    width: int = 128
+    """Feature channels; with fewer than about 0.25 height width / sigma² (in heatmap pixels, and
+    than there are landmarks) the maps cannot show every landmark sharply."""
+    sigma: float = 1.5
+    """Standard deviation of the target Gaussians in heatmap pixels."""
+    weight_map: float = 10.0
+    """Extra weight of the pixels near a landmark in the adaptive wing loss; 0 is the plain loss."""
+
+    def __post_init__(self) -> None:
+        _check(self.width >= 1, f"model.width must be at least 1, not {self.width}")
+        _check(0.5 <= self.sigma <= 10, f"model.sigma must be in [0.5, 10], not {self.sigma}")
+        _check(
+            self.weight_map >= 0, f"model.weight_map must not be negative, not {self.weight_map}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Direct:
+    """The direct road: encoder, pooled, linear to coordinates (the organisers' baseline)."""
+
+    encoder: str = "resnet18"
+    """Any encoder of segmentation_models_pytorch, or tu-NAME for one of timm's."""
+    weights: str = "imagenet"
+    """The encoder's start: a name of pretrained weights, a local file, or none (random)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """How a gradient changes the weights."""
+
+    kind: Literal["adamw", "adam", "sgd"] = "adamw"
+    lr: float = 1e-3
+    """Learning rate at the schedule's top."""
+    weight_decay: float = 0.01
+    momentum: float = 0.9
+    """Of SGD."""
+    amsgrad: bool = False
+    """Of Adam and AdamW."""
+    clip_norm: float | None = None
+    """Gradients longer than this are shortened to it."""
+
+    def __post_init__(self) -> None:
+        _check(self.lr > 0, f"optimizer.lr must be positive, not {self.lr}")
+        _check(self.weight_decay >= 0, "optimizer.weight_decay must not be negative")
+        _check(0 <= self.momentum < 1, f"optimizer.momentum must be in [0, 1), not {self.momentum}")
+        _check(self.clip_norm is None or self.clip_norm > 0, "optimizer.clip_norm must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """The learning rate over the run, as a function of the part of the budget that is used."""
+
+    kind: Literal["cosine", "step", "constant"] = "cosine"
+    """cosine: falls to zero at the end; step: times gamma after every epoch."""
+    warmup: float = 0.05
+    """Part of the run over which the rate rises linearly from zero."""
+    gamma: float = 0.1
+    """Factor of the step schedule."""
+
+    def __post_init__(self) -> None:
+        _check(0 <= self.warmup < 1, f"schedule.warmup must be in [0, 1), not {self.warmup}")
+        _check(0 < self.gamma <= 1, f"schedule.gamma must be in (0, 1], not {self.gamma}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """The loop and its budget: it ends at the epochs or at the minutes, whichever comes first."""
+
+    epochs: int = 20
+    max_minutes: float | None = None
+    """Minutes of training and validation; the schedule anneals to them."""
+    max_steps: int | None = None
+    """Steps after which the run ends, however many epochs that is."""
+    batch: int = 32
+    """Pictures a step, over all processes."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the network; rendering, loss and decoding are float32 always."""
+    patience: int | None = None
+    """Epochs without a better validation score after which the run stops."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    checkpoint_minutes: float = 10.0
+    """Minutes between checkpoints inside an epoch; one is written after every epoch anyway."""
+
+    def __post_init__(self) -> None:
+        _check(self.epochs >= 1, f"train.epochs must be at least 1, not {self.epochs}")
+        _check(self.batch >= 1, f"train.batch must be at least 1, not {self.batch}")
+        for name in ("max_minutes", "max_steps", "patience"):
+            value = getattr(self, name)
+            _check(value is None or value > 0, f"train.{name} must be positive, not {value}")
+        _check(self.checkpoint_minutes >= 0, "train.checkpoint_minutes must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wandb:
+    """The window on the run in Weights & Biases; the run folder holds the same without it."""
+
+    mode: Literal["online", "offline", "off"] = "offline"
+    project: str = "heatmap"
+    entity: str | None = None
+    group: str | None = None
+    job_type: str = "train"
+    tags: tuple[str, ...] = ()
+    pictures_every: int = 5
+    """Epochs between pictures of predictions (and after the last one)."""
+
+    def __post_init__(self) -> None:
+        _check(self.pictures_every >= 1, "wandb.pictures_every must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Everything that defines a run."""
+
+    name: str
+    """Of the experiment; the default run folder and the W&B run carry it."""
+    seed: int = 0
+    data: Data = field(default_factory=Data)
+    crop: Crop = field(default_factory=Crop)
+    augment: Augment = field(default_factory=Augment)
+    model: UNet | Direct = field(default_factory=UNet)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    schedule: Schedule = field(default_factory=Schedule)
+    train: Train = field(default_factory=Train)
+    wandb: Wandb = field(default_factory=Wandb)
+
+    def __post_init__(self) -> None:
+        _check(self.seed >= 0, f"seed must not be negative, not {self.seed}")
+        _check(bool(self.name), "name must not be empty")
+
+
+def to_dict(part: Any) -> dict[str, Any]:
+    """The dataclass as JSON-able values; a part that could be of several kinds carries its kind."""
+    values: dict[str, Any] = {}
+    hints = typing.get_type_hints(type(part))
+    for f in dataclasses.fields(part):
+        value = getattr(part, f.name)
+        if dataclasses.is_dataclass(value):
+            kind = {"type": type(value).__name__} if len(_kinds(hints[f.name])) > 1 else {}
+            values[f.name] = kind | to_dict(value)
+        elif isinstance(value, Path):
+            values[f.name] = str(value)
+        else:
+            values[f.name] = list(value) if isinstance(value, tuple) else value
+    return values
+
+
+def from_dict(kind: type[T], values: dict[str, Any]) -> T:
+    """The dataclass that `to_dict` was given.
+
+    Raises:
+        ValueError: a name that the dataclass does not have, with the nearest one that it has.
+    """
+    hints = typing.get_type_hints(kind)
+    arguments: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in hints:
+            near = difflib.get_close_matches(name, hints, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"{kind.__name__} has no field {name!r}{hint}")
+        kinds = _kinds(hints[name])
+        if kinds and isinstance(value, dict):
+            rest = dict(value)
+            wanted = rest.pop("type", kinds[0].__name__) if len(kinds) > 1 else kinds[0].__name__
+            chosen = next((k for k in kinds if k.__name__ == wanted), None)
+            if chosen is None:
+                raise ValueError(f"{kind.__name__}.{name} has no type {wanted!r}")
+            arguments[name] = from_dict(chosen, rest)
+        elif hints[name] is Path:
+            arguments[name] = Path(value)
+        else:
+            arguments[name] = tuple(value) if isinstance(value, list) else value
+    return kind(**arguments)
+
+
+def _kinds(hint: Any) -> list[type]:
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return [option for option in options if dataclasses.is_dataclass(option)]

@@ -1,0 +1,63 @@
+"""The contest's files, read and written; nothing outside this folder knows their formats.
+
+    train/landmarks.csv      TAB; file_name, Point_0_X, Point_0_Y, ...: every landmark, in pixels of
+                             the picture
+    train/images/            the pictures, as named there
+    test/test_points.csv     TAB; file_name, point_index_list: the landmarks asked for, as
+                             "[742, 385, ...]"
+    test/images/             the pictures, as named there
+    sampleSubmission.csv     comma; file_name, Point_M0_X, Point_M0_Y, ...: M0 is the first landmark
+                             asked for of that picture; a submission has the same form, and so has
+                             the solution that the organisers keep
+
+The 2021/22 edition has the same inside a folder `contest01_data`. Points are in image pixels,
+(x, y), with the centre of the top-left pixel at (0, 0); here, and only here, NaN is an unlabelled
+landmark.
+"""
+
+from heatmap.contest.folder import Folder, find_folder
+from heatmap.contest.images import image_paths, read_image
+from heatmap.contest.score import contest_mse, squared_errors
+from heatmap.contest.split import PERSON_PATTERN, Split, split_rows
+from heatmap.contest.submission import (
+    Submission,
+    SubmissionScore,
+    read_solution,
+    read_submission,
+    score_submission,
+    write_answers,
+    write_submission,
+)
+from heatmap.contest.table import (
+    AskedPoints,
+    LandmarkTable,
+    read_asked_points,
+    read_landmarks,
+    write_asked_points,
+    write_landmarks,
+)
+
+__all__ = [
+    "PERSON_PATTERN",
+    "AskedPoints",
+    "Folder",
+    "LandmarkTable",
+    "Split",
+    "Submission",
+    "SubmissionScore",
+    "contest_mse",
+    "find_folder",
+    "image_paths",
+    "read_asked_points",
+    "read_image",
+    "read_landmarks",
+    "read_solution",
+    "read_submission",
+    "score_submission",
+    "split_rows",
+    "squared_errors",
+    "write_answers",
+    "write_asked_points",
+    "write_landmarks",
+    "write_submission",
+]

@@ -1,0 +1,49 @@
+"""The contest's score: squared error in the photographs' own pixels."""
+
+import numpy as np
+
+
+def squared_errors(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Each picture's mean squared error over its labelled coordinates, in px^2.
+
+    Args:
+        predicted: (N, P, 2) in image pixels.
+        truth: (N, P, 2) in image pixels; NaN = unlabelled, not counted.
+
+    Returns:
+        (N,) float64; NaN for a picture without any label.
+
+    Raises:
+        ValueError: a prediction is not finite where the truth is labelled.
+    """
+    assert predicted.shape == truth.shape, (predicted.shape, truth.shape)
+    errors = np.full(len(truth), np.nan)
+    broken = []
+    for row in range(len(truth)):  # picture by picture, so that no float64 copy of all is held
+        labelled = ~np.isnan(truth[row])
+        if not labelled.any():
+            continue
+        differences = predicted[row][labelled].astype(np.float64) - truth[row][labelled]
+        if not np.isfinite(differences).all():
+            broken.append(row)
+        errors[row] = np.mean(np.square(differences))
+    if broken:
+        raise ValueError(
+            f"the prediction is not finite where the truth is labelled in {len(broken)} of "
+            f"{len(truth)} pictures; the first is number {broken[0]}, counted from 0"
+        )
+    return errors
+
+
+def contest_mse(per_picture: np.ndarray) -> float:
+    """The contest's score in px^2: the mean over the pictures that have labels.
+
+    Args:
+        per_picture: (N,) from `squared_errors`.
+
+    Raises:
+        ValueError: no picture has a label.
+    """
+    if np.isnan(per_picture).all():
+        raise ValueError(f"none of the {len(per_picture)} pictures has a label to score against")
+    return float(np.nanmean(per_picture))

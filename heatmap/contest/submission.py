@@ -1,0 +1,162 @@
+"""The submission: written, read back, and scored against the withheld answers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from heatmap.contest.score import contest_mse, squared_errors
+from heatmap.contest.table import AskedPoints, read_points, write_points
+from heatmap.files import write_atomically
+
+
+@dataclass(frozen=True)
+class Submission:
+    """The answers for the test pictures, or the withheld truth, which has the same columns.
+
+    names: file names, in the file's order.
+    points_image: (N, K, 2) float64, image pixels; point k of a row is the k-th one asked for.
+    """
+
+    path: Path
+    names: list[str]
+    points_image: np.ndarray
+
+
+@dataclass(frozen=True)
+class SubmissionScore:
+    """A submission's errors.
+
+    names: file names, in the order of the solution.
+    per_picture: (N,) float64, px^2, as `squared_errors` gives them.
+    mse: their mean, the contest's score, px^2.
+    """
+
+    names: list[str]
+    per_picture: np.ndarray
+    mse: float
+
+
+def write_submission(
+    path: Path,
+    asked: AskedPoints,
+    names: Sequence[str],
+    points_image: np.ndarray,
+    *,
+    rounding: Literal["round", "truncate", "none"] = "round",
+) -> None:
+    """Writes the landmarks asked for, one row for each row of `asked` and in its order.
+
+    Predictions are joined to what is asked by file name. The file is read back and compared before
+    it gets its name.
+
+    Args:
+        names: N file names of the predictions, in any order.
+        points_image: (N, P, 2), all landmarks of these pictures in image pixels.
+        rounding: "round" to the nearest integer (a half to the even one), "truncate" toward zero
+            as the organisers did, "none" for 4 decimals.
+
+    Raises:
+        ValueError: names are missing, additional or duplicate, an index asked for is not among
+            the landmarks, or a point asked for is not finite.
+    """
+    if len(names) != len(points_image):
+        raise ValueError(f"{len(names)} file names for {len(points_image)} predictions")
+    if asked.indices.max() >= points_image.shape[1]:
+        raise ValueError(
+            f"{asked.path} asks for landmark {asked.indices.max()}, but the predictions hold "
+            f"{points_image.shape[1]} landmarks, 0 to {points_image.shape[1] - 1}"
+        )
+    rows = _rows_in_order_of(asked.names, names, f"the predictions for {asked.path}")
+    answers = points_image[rows[:, None], asked.indices].astype(np.float64)
+    for name, answer in zip(asked.names, answers, strict=True):
+        if not np.isfinite(answer).all():
+            raise ValueError(f"{path}: not written, the prediction for {name!r} is not finite")
+    if rounding == "round":
+        answers = np.rint(answers)
+    elif rounding == "truncate":
+        answers = np.trunc(answers)
+
+    with write_atomically(path) as temporary:
+        _write_answers(temporary, asked.names, answers)
+        written = read_submission(temporary)
+        # Four decimals are half of 1e-4 off at most.
+        if written.names != asked.names or np.abs(written.points_image - answers).max() > 1e-4:
+            raise OSError(f"{path}: not written, what was written does not read back the same")
+
+
+def write_answers(path: Path, names: Sequence[str], points_image: np.ndarray) -> None:
+    """Writes a file in a submission's form, such as the sample or the withheld solution.
+
+    Args:
+        points_image: (N, K, 2); written as integers if all are integral, else to 4 decimals; NaN,
+            which only a solution may hold, as empty cells.
+    """
+    with write_atomically(path) as temporary:
+        _write_answers(temporary, names, points_image)
+
+
+def read_submission(path: Path) -> Submission:
+    """The submission in a file: comma-separated, file_name, Point_M0_X, Point_M0_Y, ...
+
+    Raises:
+        ValueError: the table is malformed or a cell is empty; the message names row and column.
+    """
+    submission = read_solution(path)
+    empty = np.argwhere(np.isnan(submission.points_image))
+    if len(empty):
+        row, point, axis = empty[0]
+        raise ValueError(
+            f"{path}, row {row + 2}, column Point_M{point}_{'XY'[axis]}: empty, but a submission "
+            "needs every number"
+        )
+    return submission
+
+
+def read_solution(path: Path) -> Submission:
+    """The withheld answers: like a submission, but unlabelled landmarks are empty and become NaN.
+
+    Raises:
+        ValueError: the table is malformed; the message names row and column.
+    """
+    names, points_image = read_points(path, np.float64, delimiters=",", prefixes=["Point_M"])
+    return Submission(path=path, names=names, points_image=points_image)
+
+
+def score_submission(submission: Path, solution: Path) -> SubmissionScore:
+    """The errors of a submission against the solution, joined by file name.
+
+    Raises:
+        ValueError: a file is malformed, the files name different pictures, or they hold different
+            numbers of points.
+    """
+    answers, truth = read_submission(submission), read_solution(solution)
+    num_answers, num_truth = answers.points_image.shape[1], truth.points_image.shape[1]
+    if num_answers != num_truth:
+        raise ValueError(
+            f"{submission} holds {num_answers} points for each picture, {solution} {num_truth}"
+        )
+    rows = _rows_in_order_of(truth.names, answers.names, f"{submission}, scored by {solution}")
+    per_picture = squared_errors(answers.points_image[rows], truth.points_image)
+    return SubmissionScore(truth.names, per_picture, contest_mse(per_picture))
+
+
+def _write_answers(path: Path, names: Sequence[str], points_image: np.ndarray) -> None:
+    write_points(path, names, points_image, delimiter=",", prefix="Point_M")
+
+
+def _rows_in_order_of(wanted: Sequence[str], found: Sequence[str], what: str) -> np.ndarray:
+    """(N,) int64: where in `found` each of the wanted names is; both must hold the same names."""
+    rows = {name: row for row, name in enumerate(found)}
+    problems = {
+        "missing": [name for name in wanted if name not in rows],
+        "not asked for": sorted(rows.keys() - set(wanted)),
+        "duplicate": [name for row, name in enumerate(found) if rows[name] != row],
+    }
+    for problem, names in problems.items():
+        if names:
+            some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            raise ValueError(f"{what}: {len(names)} pictures are {problem}: {some}")
+    return np.array([rows[name] for name in wanted], np.int64)

@@ -1,0 +1,395 @@
+"""The contest's tables, read strictly and written whole.
+
+Rows are counted as an editor shows them: the header is row 1, so the picture with index i stands
+in row i + 2. Blank rows are an error except at the end of a file, which keeps that true.
+"""
+
+import csv
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from tqdm import tqdm
+
+from heatmap.files import write_atomically
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_NAME_COLUMNS = ("file_name", "filename")
+_NUMBER = re.compile(r"[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|inf|infinity)", re.ASCII | re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class LandmarkTable:
+    """The landmarks of every picture of a table.
+
+    names: file names, relative to the images folder, in the table's order.
+    points_image: (N, P, 2) float32, image pixels; NaN = unlabelled.
+    """
+
+    path: Path
+    names: list[str]
+    points_image: np.ndarray
+
+    @property
+    def num_landmarks(self) -> int:
+        return self.points_image.shape[1]
+
+
+@dataclass(frozen=True)
+class AskedPoints:
+    """Which landmarks of which test pictures a submission holds.
+
+    names: file names, in the table's order.
+    indices: (N, K) int64, unsorted; an index may stand in a row more than once.
+    """
+
+    path: Path
+    names: list[str]
+    indices: np.ndarray
+
+
+def read_landmarks(path: Path, progress: bool = False) -> LandmarkTable:
+    """The training table: file_name, Point_0_X, Point_0_Y, Point_1_X, ...
+
+    Separated by TAB or comma, with or without a byte order mark, LF or CRLF; the first column may
+    be called filename and the points Point_M0_X; numbers are whole or decimal, and a landmark
+    with both cells empty is unlabelled. Holds one line beside the result.
+
+    Args:
+        progress: show a bar once the reading has taken a second.
+
+    Raises:
+        ValueError: anything else; the message names file, row and column.
+    """
+    names, points_image = read_points(path, np.float32, progress=progress)
+    return LandmarkTable(path=path, names=names, points_image=points_image)
+
+
+def write_landmarks(path: Path, names: Sequence[str], points_image: np.ndarray) -> None:
+    """Writes a training table: TAB, integers if all values are integral, empty cells for NaN.
+
+    Args:
+        points_image: (N, P, 2); decimals are written to 4 places.
+    """
+    with write_atomically(path) as temporary:
+        write_points(temporary, names, points_image, delimiter="\t", prefix="Point_")
+
+
+def read_asked_points(path: Path, num_landmarks: int) -> AskedPoints:
+    """The table of the points that a submission must hold: file_name, point_index_list.
+
+    Separated by TAB or comma (then the list stands in quotes). The list is JSON and is only ever
+    parsed: "[742, 385, 583]".
+
+    Args:
+        num_landmarks: the indices asked for lie below this.
+
+    Raises:
+        ValueError: anything else; the message names file, row and column.
+    """
+    rows = _csv_rows(path)
+    header = [cell.strip() for cell in rows[0]] if rows else []
+    if len(header) != 2 or header[0] not in _NAME_COLUMNS or header[1] != "point_index_list":
+        raise ValueError(
+            f"{path}, row 1: expected the columns file_name and point_index_list, separated by a "
+            f"TAB or a comma, found {header}"
+        )
+    rows_by_name: dict[str, int] = {}
+    lists: list[list[int]] = []
+    for row, cells in enumerate(rows[1:], start=2):
+        where = f"{path}, row {row}"
+        if not cells:
+            raise ValueError(f"{where}: the row is blank, but others follow it")
+        if len(cells) != 2:
+            raise ValueError(
+                f"{where}: {len(cells)} cells where the header has 2; in a "
+                "comma-separated file the list of indices must stand in quotes"
+            )
+        _add_name(rows_by_name, cells[0], row, where)
+        lists.append(_parse_indices(cells[1], num_landmarks, f"{where}, column point_index_list"))
+        if len(lists[-1]) != len(lists[0]):
+            raise ValueError(
+                f"{where}, column point_index_list: {len(lists[-1])} indices, but row 2 "
+                f"has {len(lists[0])}; a submission needs the same number for every picture"
+            )
+    if not lists:
+        raise ValueError(f"{path}: the table has a header but no rows")
+    return AskedPoints(path=path, names=list(rows_by_name), indices=np.array(lists, np.int64))
+
+
+def write_asked_points(path: Path, names: Sequence[str], indices: np.ndarray) -> None:
+    """Writes the table of the points asked for: TAB, lists as "[742, 385, 583]".
+
+    Args:
+        indices: (N, K) integers.
+    """
+    with (
+        write_atomically(path) as temporary,
+        temporary.open("w", encoding="utf-8", newline="\n") as file,
+    ):
+        file.write("file_name\tpoint_index_list\n")
+        for name, row in zip(names, indices.tolist(), strict=True):
+            _check_name(name, "\t")
+            file.write(f"{name}\t{json.dumps(row)}\n")
+
+
+def read_points(
+    path: Path,
+    dtype: type[np.floating],
+    *,
+    delimiters: str = "\t,",
+    prefixes: Sequence[str] = ("Point_", "Point_M"),
+    progress: bool = False,
+) -> tuple[list[str], np.ndarray]:
+    """The names (N) and the points (N, P, 2) of any table with one picture a row; NaN = empty.
+
+    Args:
+        dtype: of the points.
+        delimiters: the separators that may be used, the likeliest first.
+        prefixes: what may stand before the number in a point's column.
+        progress: show a bar once the reading has taken a second.
+
+    Raises:
+        ValueError: see `read_landmarks`.
+    """
+    _require_file(path)
+    with (
+        path.open("rb") as file,
+        tqdm(
+            desc=f"Reading {path.name}",
+            total=path.stat().st_size,
+            unit="B",
+            unit_scale=True,
+            delay=1,
+            disable=not progress,
+        ) as bar,
+    ):
+        most_rows = _count_line_ends(file)
+        file.seek(0)
+        delimiter, columns = _read_header(path, file.readline(), delimiters, prefixes)
+        bar.update(file.tell())
+        separator = delimiter.encode()
+        points = np.empty((most_rows, (len(columns) - 1) // 2, 2), dtype)
+        rows_by_name: dict[str, int] = {}
+        for row, line in enumerate(file, start=2):
+            bar.update(len(line))
+            where = f"{path}, row {row}"
+            if not line.strip(b" \r\n"):
+                if any(rest.strip() for rest in file):
+                    raise ValueError(f"{where}: the row is blank, but others follow it")
+                break
+            name, _, cells = line.partition(separator)
+            _add_name(rows_by_name, _decode(name, where), row, where)
+            numbers = _parse_numbers(cells, delimiter, dtype)
+            if numbers is None or len(numbers) != len(columns) - 1:
+                numbers = _parse_cells(_decode(line, where).split(delimiter), columns, dtype, where)
+            points[row - 2] = numbers.reshape(-1, 2)
+    if not rows_by_name:
+        raise ValueError(f"{path}: the table has a header but no rows")
+    return list(rows_by_name), points[: len(rows_by_name)]
+
+
+def write_points(
+    path: Path, names: Sequence[str], points: np.ndarray, *, delimiter: str, prefix: str
+) -> None:
+    """Writes a table with one picture a row, in the form that `read_points` reads.
+
+    Args:
+        points: (N, P, 2); decimals are written to 4 places, NaN as empty cells.
+        prefix: what stands before the number in a point's column.
+
+    Raises:
+        ValueError: a name or a point that could not be read back.
+    """
+    if np.isinf(points).any() or (np.isnan(points[..., 0]) != np.isnan(points[..., 1])).any():
+        raise ValueError(
+            f"{path}: cannot write points that are infinite or of which only x or only y is known"
+        )
+    whole = bool((np.isnan(points) | (points == np.rint(points))).all())
+    number = "%d" if whole else "%.4f"
+    columns = [f"{prefix}{index}_{axis}" for index in range(points.shape[1]) for axis in "XY"]
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(delimiter.join(["file_name", *columns]) + "\n")
+        for name, row in zip(names, points, strict=True):
+            _check_name(name, delimiter)
+            # Adding zero turns the -0 of a rounded -0.00001 into 0.
+            values = (np.round(row.ravel().astype(np.float64), 4) + 0.0).tolist()
+            cells = ["" if value != value else number % value for value in values]
+            file.write(delimiter.join([name, *cells]) + "\n")
+
+
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such table")
+
+
+def _count_line_ends(file: BinaryIO) -> int:
+    return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
+
+
+def _decode(text: bytes, where: str) -> str:
+    try:
+        return text.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where}: not text in UTF-8 ({error.reason})") from error
+
+
+def _read_header(
+    path: Path, line: bytes, delimiters: str, prefixes: Sequence[str]
+) -> tuple[str, list[str]]:
+    """The separator and the columns, after checking that they are the expected ones in order."""
+    text = _decode(line.removeprefix(_BYTE_ORDER_MARK), f"{path}, row 1").strip("\r\n ")
+    if not text:
+        raise ValueError(f"{path}, row 1: the file is empty or begins with a blank row")
+    delimiter = next((delimiter for delimiter in delimiters if delimiter in text), None)
+    if delimiter is None:
+        wanted = " or ".join({"\t": "TAB", ",": "comma"}[delimiter] for delimiter in delimiters)
+        raise ValueError(f"{path}, row 1: the header is not separated by {wanted}: {text[:60]!r}")
+
+    columns = [cell.strip() for cell in text.split(delimiter)]
+    if columns[0] not in _NAME_COLUMNS:
+        raise ValueError(
+            f"{path}, row 1, column 1: expected {_NAME_COLUMNS[0]!r}, found {columns[0]!r}"
+        )
+    prefix = next((prefix for prefix in prefixes if columns[1] == f"{prefix}0_X"), prefixes[0])
+    for position, column in enumerate(columns[1:]):
+        expected = f"{prefix}{position // 2}_{'XY'[position % 2]}"
+        if column != expected:
+            raise ValueError(
+                f"{path}, row 1, column {position + 2}: expected {expected!r}, found {column!r}"
+            )
+    if len(columns) % 2 == 0:
+        raise ValueError(
+            f"{path}, row 1: the header ends with {columns[-1]!r}; its Y column is missing"
+        )
+    return delimiter, columns
+
+
+def _add_name(rows_by_name: dict[str, int], name: str, row: int, where: str) -> None:
+    """Notes in which row a name stands, unless it is a wrong name or stands in a row already."""
+    name = name.strip()
+    wrong = _what_is_wrong(name)
+    if wrong:
+        raise ValueError(f"{where}, column file_name: {name!r} {wrong}")
+    if name in rows_by_name:
+        raise ValueError(
+            f"{where}, column file_name: {name!r} stands in row {rows_by_name[name]} already"
+        )
+    rows_by_name[name] = row
+
+
+def _what_is_wrong(name: str) -> str | None:
+    """What is wrong with a file name, which must be relative and stay inside its folder."""
+    parts = name.replace("\\", "/").split("/")
+    if name == "":
+        return "is empty"
+    if parts[0] == "" or parts[0][1:2] == ":":
+        return "is an absolute path; it must be relative to the images folder"
+    if ".." in parts:
+        return "may lead out of the images folder"
+    return None
+
+
+def _check_name(name: str, delimiter: str) -> None:
+    wrong = _what_is_wrong(name)
+    if wrong:
+        raise ValueError(f"cannot write a table: the file name {name!r} {wrong}")
+    if name != name.strip() or any(mark in name for mark in (delimiter, '"', "\r", "\n")):
+        raise ValueError(
+            f"cannot write a table: the file name {name!r} begins or ends with a space, or holds "
+            "a separator, a quote or a line end"
+        )
+
+
+def _parse_numbers(cells: bytes, delimiter: str, dtype: type[np.floating]) -> np.ndarray | None:
+    """The numbers of a row, or None unless every cell holds a finite one.
+
+    numpy's C reader is as fast as `np.fromstring`, which takes an empty cell for 0 or -1.
+    """
+    if not cells:
+        return None
+    try:
+        # Reading integers is twice as fast, and nearly all tables hold nothing else.
+        return np.loadtxt([cells], np.int32, delimiter=delimiter, comments=None, ndmin=1)
+    except ValueError:
+        pass
+    try:
+        numbers = np.loadtxt([cells], dtype, delimiter=delimiter, comments=None, ndmin=1)
+    except ValueError:
+        return None
+    return numbers if np.isfinite(numbers).all() else None
+
+
+def _parse_cells(
+    cells: Sequence[str], columns: Sequence[str], dtype: type[np.floating], where: str
+) -> np.ndarray:
+    """The numbers of a row read cell by cell: empty ones are NaN, and what is wrong is named."""
+    if len(cells) != len(columns):
+        raise ValueError(f"{where}: {len(cells)} cells where the header has {len(columns)}")
+    largest = float(np.finfo(dtype).max)
+    numbers = np.empty(len(columns) - 1)
+    for position, column in enumerate(columns[1:]):
+        try:
+            numbers[position] = _parse_cell(cells[position + 1].strip(), largest)
+        except ValueError as error:
+            raise ValueError(f"{where}, column {column}: {error}") from error
+    empty = np.isnan(numbers)
+    half_empty = np.flatnonzero(empty[0::2] != empty[1::2])
+    if len(half_empty):
+        x, y = columns[1 + 2 * half_empty[0] :][:2]
+        lacking, given = (x, y) if empty[2 * half_empty[0]] else (y, x)
+        raise ValueError(
+            f"{where}, column {lacking}: the cell is empty, but {given} is not; an unlabelled "
+            "landmark leaves both empty"
+        )
+    return numbers
+
+
+def _parse_cell(text: str, largest: float) -> float:
+    if not text:
+        return np.nan
+    if text.lower().lstrip("+-") == "nan":
+        raise ValueError(f"{text!r} is not a number; leave an unlabelled landmark's cells empty")
+    if not _NUMBER.fullmatch(text):
+        raise ValueError(f"{text!r} is not a number")
+    number = float(text)
+    if abs(number) > largest:
+        raise ValueError(f"{text!r} is not finite")
+    return number
+
+
+def _csv_rows(path: Path) -> list[list[str]]:
+    """The cells of a small table, without the blank rows at its end."""
+    _require_file(path)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        try:
+            delimiter = "\t" if "\t" in file.readline() else ","
+            file.seek(0)
+            rows = list(csv.reader(file, delimiter=delimiter, strict=True))
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise ValueError(f"{path}: not a table in UTF-8: {error}") from error
+    while rows and not "".join(rows[-1]).strip():
+        rows.pop()
+    return rows
+
+
+def _parse_indices(text: str, num_landmarks: int, where: str) -> list[int]:
+    try:
+        indices = json.loads(text)
+    except (ValueError, RecursionError):
+        indices = None
+    if not isinstance(indices, list) or not indices:
+        raise ValueError(f"{where}: expected a list such as [742, 385, 583], found {text[:60]!r}")
+    for index in indices:
+        if type(index) is not int:
+            raise ValueError(f"{where}: {index!r} is not an integer")
+        if not 0 <= index < num_landmarks:
+            raise ValueError(
+                f"{where}: index {index} is out of range; there are {num_landmarks} landmarks, 0 "
+                f"to {num_landmarks - 1}"
+            )
+    return indices

@@ -1,0 +1,204 @@
+"""How good a network is: the contest's score, NME and the rest, per picture, group and size."""
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from heatmap import contest, distributed, topology
+from heatmap.files import write_atomically
+from heatmap.networks import Network
+from heatmap.predict import predict
+from heatmap.samples import Samples
+from heatmap.stopwatch import Stopwatch
+
+# Shorter side of the picture in pixels: the upper ends of the size classes.
+SIZE_CLASSES = (125, 175, 250, 350)
+
+
+@dataclass(frozen=True)
+class Errors:
+    """What a network got wrong, one row a picture, in the order of the table's rows.
+
+    rows: (N,); mse: (N,) float64 mean squared error over labelled coordinates in px² of the picture;
+    nme: (N,) mean point error over the normaliser; normaliser: its name; distance: (N, P) float32
+    point errors in px, NaN where unlabelled; peak: (N, P) heights of the heatmap peaks, NaN on the
+    direct road; mean_shape_mse: (N,) as mse, for the mean training shape; image_hw: (N, 2).
+    """
+
+    rows: np.ndarray
+    mse: np.ndarray
+    nme: np.ndarray
+    normaliser: str
+    distance: np.ndarray
+    peak: np.ndarray
+    mean_shape_mse: np.ndarray
+    image_hw: np.ndarray
+
+
+def measure(
+    network: Network,
+    samples: Samples,
+    rows: np.ndarray,
+    mean_shape_crop: torch.Tensor,
+    *,
+    batch: int,
+    workers: int,
+    device: torch.device,
+    precision: str,
+    watch: Stopwatch | None = None,
+) -> Errors:
+    """The network's errors on the labelled rows, each counted once however many processes there are.
+
+    Raises:
+        ValueError: a picture cannot be read; the message names it.
+    """
+    rank, world = distributed.rank(), distributed.world()
+    parts = []
+    bar = tqdm(total=len(rows), desc="evaluate", unit="img", leave=False, disable=None)
+    with bar:
+        for found in predict(
+            network, samples, rows, batch=batch, workers=workers, device=device,
+            precision=precision, rank=rank, world=world, watch=watch,
+        ):  # fmt: skip
+            truth = samples.points_image[found.rows].astype(np.float64)
+            distance = np.linalg.norm(found.points_image - truth, axis=-1)
+            mean_shape = found.frame.to_image(mean_shape_crop).numpy()
+            name, length = topology.normaliser(truth)
+            parts.append(
+                {
+                    "rows": found.rows,
+                    "mse": contest.squared_errors(found.points_image, truth),
+                    "nme": _nanmean(distance, 1) / length,
+                    "distance": distance.astype(np.float32),
+                    "peak": np.full_like(distance, np.nan) if found.peak is None else found.peak,
+                    "mean_shape_mse": contest.squared_errors(mean_shape, truth),
+                    "image_hw": found.image_hw,
+                }
+            )
+            bar.update(len(found.rows) * world)
+    everything = [part for parts in distributed.gather(parts) for part in parts]
+    joined = {name: np.concatenate([part[name] for part in everything]) for name in everything[0]}
+    order = np.argsort(joined["rows"])
+    joined = {name: values[order] for name, values in joined.items()}
+    assert np.array_equal(joined["rows"], np.sort(rows)), "each row is counted once"
+    name, _ = topology.normaliser(samples.points_image[:1])
+    return Errors(normaliser=name, **joined)
+
+
+def summary(errors: Errors) -> dict[str, Any]:
+    """The scores of a whole set: JSON-able, None where nothing is labelled.
+
+    mse: the contest's, px²; nme: in percent of the normaliser; failure_8, auc_8: share of pictures
+    whose NME is above 8 %, and area under the cumulative error curve up to there as a share of the
+    best; groups and sizes: mean squared error of each landmark group and picture size class.
+    """
+    squared = errors.distance.astype(np.float64) ** 2 / 2  # mean over x and y
+    nme = errors.nme[np.isfinite(errors.nme)]
+    groups = topology.groups(errors.distance.shape[1])
+    shorter = errors.image_hw.min(1)
+    edges = (0, *SIZE_CLASSES, np.inf)
+    sizes = {}
+    for low, high in zip(edges, edges[1:], strict=False):
+        chosen = (shorter >= low) & (shorter < high)
+        name = (
+            f"under {high} px"
+            if low == 0
+            else f"{low} px and over"
+            if high == np.inf
+            else f"{low} to {high - 1} px"
+        )
+        if chosen.any():
+            sizes[name] = {
+                "pictures": int(chosen.sum()),
+                "mse": _number(_nanmean(errors.mse[chosen], 0)),
+            }
+    return {
+        "pictures": len(errors.rows),
+        "mse": _number(contest.contest_mse(errors.mse)),
+        "mean_shape_mse": _number(contest.contest_mse(errors.mean_shape_mse)),
+        "normaliser": errors.normaliser,
+        "nme_percent": _number(100 * nme.mean()) if len(nme) else None,
+        **{f"failure_{p}": _number((nme > p / 100).mean()) if len(nme) else None for p in (8, 10)},
+        **{f"auc_{p}": _number(_auc(nme, p / 100)) if len(nme) else None for p in (8, 10)},
+        "mean_peak": _number(_nanmean(errors.peak, None)),
+        "groups": {
+            name: _number(_nanmean(_nanmean(squared[:, members.start : members.stop], 1), 0))
+            for name, members in groups.items()
+        },
+        "sizes": sizes,
+    }
+
+
+def _auc(nme: np.ndarray, limit: float) -> float:
+    """Area under the share of pictures with an NME below x, for x from 0 to limit, over limit."""
+    return float(np.clip(limit - nme, 0, None).mean() / limit)
+
+
+def _nanmean(values: np.ndarray, axis: int | None) -> np.ndarray:
+    """Mean of the finite values; NaN where there are none."""
+    finite = np.isfinite(values)
+    count = finite.sum(axis)
+    total = np.where(finite, values, 0).sum(axis, dtype=np.float64)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def _number(value: float | np.ndarray) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def write(folder: Path, errors: Errors, names: list[str], scores: dict[str, Any]) -> None:
+    """Writes evaluation.json, per_image.csv and errors.npz into the folder, each whole or not at all."""
+    with write_atomically(folder / "evaluation.json") as temporary:
+        temporary.write_text(json.dumps(scores, indent=2) + "\n")
+    with (
+        write_atomically(folder / "per_image.csv") as temporary,
+        temporary.open("w", newline="") as file,
+    ):
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(
+            ["file_name", "mse", "nme", "mean_shape_mse", "mean_peak", "width", "height"]
+        )
+        for i, row in enumerate(errors.rows):
+            numbers = (
+                errors.mse[i], errors.nme[i], errors.mean_shape_mse[i], _nanmean(errors.peak[i], None)
+            )  # fmt: skip
+            cells = [f"{number:.6f}" if np.isfinite(number) else "" for number in numbers]
+            table.writerow([names[row], *cells, errors.image_hw[i, 1], errors.image_hw[i, 0]])
+    with (
+        write_atomically(folder / "errors.npz") as temporary,
+        temporary.open("wb") as binary,
+    ):
+        np.savez_compressed(
+            binary, rows=errors.rows, distance=errors.distance, peak=errors.peak, mse=errors.mse
+        )
+
+
+def table(scores: dict[str, Any]) -> str:
+    """The scores as lines that line up, for people."""
+
+    def show(value: float | None, unit: str = "") -> str:
+        return "-" if value is None else f"{value:.3f}{unit}"
+
+    rows = [
+        ("pictures", str(scores["pictures"])),
+        ("contest MSE", show(scores["mse"], " px²")),
+        ("  of the mean shape", show(scores["mean_shape_mse"], " px²")),
+        (f"NME ({scores['normaliser']})", show(scores["nme_percent"], " %")),
+        *((f"failure rate at {p} %", show(scores[f"failure_{p}"])) for p in (8, 10)),
+        *((f"AUC to {p} %", show(scores[f"auc_{p}"])) for p in (8, 10)),
+        ("MSE by landmark group", ""),
+        *((f"  {name}", show(mse, " px²")) for name, mse in scores["groups"].items()),
+        ("MSE by shorter side", ""),
+        *(
+            (f"  {name} ({size['pictures']})", show(size["mse"], " px²"))
+            for name, size in scores["sizes"].items()
+        ),
+    ]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value:>12}".rstrip() for name, value in rows)

@@ -1,0 +1,102 @@
+"""The one place that defines where pixels are.
+
+Integer coordinates are pixel centres: the top-left pixel of a picture covers [-0.5, 0.5] along each
+axis, and the picture as a whole [-0.5, width - 0.5]. From this follow all other rules: scaling by f
+is `(x + 0.5) f - 0.5`, the grid of a stride-s heatmap is `h = (x + 0.5) / s - 0.5`, a mirrored
+picture is `width - 1 - x`, and the middle of a picture is `(width - 1) / 2`.
+
+Three frames carry points: the picture (`points_image`, the photograph's own pixels), the crop
+(`points_crop`, the network's input) and the heatmap (`points_heatmap`, the network's output grid).
+Affines are (..., 3, 3) float64 matrices on homogeneous (x, y, 1), named destination first:
+`image_from_crop @ crop_from_heatmap`; the inner names must match.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where crops sit in their photographs.
+
+    image_from_crop: (..., 3, 3) float64 affine from crop to image pixels, invertible.
+    height, width: of the crop in pixels.
+    """
+
+    image_from_crop: Tensor
+    height: int
+    width: int
+
+    def to_image(self, points_crop: Tensor) -> Tensor:
+        """(..., P, 2) float64 points in the photograph's pixels."""
+        return apply(self.image_from_crop, points_crop)
+
+    def to_crop(self, points_image: Tensor) -> Tensor:
+        """(..., P, 2) float64 points in crop pixels."""
+        return apply(torch.linalg.inv(self.image_from_crop), points_image)
+
+    def covariance_to_image(self, covariance_crop: Tensor) -> Tensor:
+        """(..., P, 2, 2) float64 covariances in square pixels of the photograph."""
+        linear = self.image_from_crop[..., None, :2, :2]
+        return linear @ covariance_crop.double() @ linear.mT
+
+    def padded(self, margin: int) -> "Frame":
+        """The crop with `margin` pixels more on every side, at the same scale."""
+        crop_from_padded = translation(-margin, -margin)
+        return Frame(
+            self.image_from_crop @ crop_from_padded,
+            self.height + 2 * margin,
+            self.width + 2 * margin,
+        )
+
+
+def cover(image_hw: tuple[int, int], crop_hw: tuple[int, int]) -> Frame:
+    """The centre crop that the picture fills: scaled until it covers the crop, long ends cut off."""
+    factor = max(crop_hw[0] / image_hw[0], crop_hw[1] / image_hw[1])
+    return _centred(image_hw, crop_hw, factor)
+
+
+def contain(image_hw: tuple[int, int], crop_hw: tuple[int, int]) -> Frame:
+    """The centre crop that holds the whole picture, with something else beside it."""
+    factor = min(crop_hw[0] / image_hw[0], crop_hw[1] / image_hw[1])
+    return _centred(image_hw, crop_hw, factor)
+
+
+def _centred(image_hw: tuple[int, int], crop_hw: tuple[int, int], factor: float) -> Frame:
+    to_centre = translation((image_hw[1] - 1) / 2, (image_hw[0] - 1) / 2)
+    from_centre = translation((1 - crop_hw[1]) / 2, (1 - crop_hw[0]) / 2)
+    return Frame(to_centre @ scaling(1 / factor) @ from_centre, *crop_hw)
+
+
+def crop_from_heatmap(stride: int) -> Tensor:
+    """(3, 3) float64: x = stride h + (stride - 1) / 2."""
+    return scaling(stride, offset=(stride - 1) / 2)
+
+
+def translation(x: float, y: float) -> Tensor:
+    """(3, 3) float64 shift by (x, y) pixels."""
+    return _matrix([[1, 0, x], [0, 1, y], [0, 0, 1]])
+
+
+def scaling(factor: float, offset: float = 0.0) -> Tensor:
+    """(3, 3) float64: x -> factor x + offset along both axes."""
+    return _matrix([[factor, 0, offset], [0, factor, offset], [0, 0, 1]])
+
+
+def resizing(from_hw: tuple[int, int], to_hw: tuple[int, int]) -> Tensor:
+    """(3, 3) float64: where the pixels of a picture go when it is resized."""
+    y, x = to_hw[0] / from_hw[0], to_hw[1] / from_hw[1]
+    return _matrix([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]])
+
+
+def apply(matrix: Tensor, points: Tensor) -> Tensor:
+    """(..., P, 2) float64: the (..., 3, 3) affine applied to (..., P, 2) points, NaN staying NaN."""
+    points = points.to(matrix)
+    return points @ matrix[..., :2, :2].mT + matrix[..., None, :2, 2]
+
+
+def _matrix(rows: Sequence[Sequence[float]]) -> Tensor:
+    return torch.tensor(rows, dtype=torch.float64)

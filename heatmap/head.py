@@ -1,0 +1,334 @@
+"""A head of 971 landmarks in three dimensions: identity, expression and pose to points.
+
+Head frame: x to the picture's right, y down, z towards the viewer, in units of the template's
+distance between the pupils; the eye line is y = 0, z = 0 is about where a head turns.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+import numpy as np
+
+JAW = slice(0, 128)
+HAIRLINE = slice(128, 273)
+BROWS = slice(273, 337), slice(337, 401)
+NOSE_SIDES = slice(401, 464), slice(464, 527)
+RIDGE = slice(527, 587)
+EYES = slice(587, 650), slice(714, 777)
+LIDS = slice(650, 714), slice(777, 841)
+PUPILS = 969, 970
+LIPS = slice(841, 969)
+UPPER_LIP_OUTER, UPPER_LIP_INNER = slice(841, 873), slice(873, 905)
+LOWER_LIP_OUTER, LOWER_LIP_INNER = slice(905, 937), slice(937, 969)
+
+_MOUTH_Y = 1.094
+_MOUTH_HALF_WIDTH = 0.417
+_FACE_CENTRE_Y = 0.35
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """Identity: 1 is the template for a factor, 0 for anything added; lengths in the head frame.
+
+    `lean` bends the face sideways and is the only part that is not symmetric.
+    """
+
+    face_width: float = 1.0
+    temple_width: float = 1.0
+    jaw_width: float = 1.0
+    forehead: float = 0.0
+    nose_length: float = 0.0
+    philtrum: float = 0.0
+    chin: float = 0.0
+    chin_point: float = 0.0
+    eye_width: float = 1.0
+    eye_height: float = 1.0
+    eye_tilt_deg: float = 0.0
+    eye_spacing: float = 0.0
+    brow_lift: float = 0.0
+    brow_tilt_deg: float = 0.0
+    brow_thickness: float = 1.0
+    brow_spacing: float = 0.0
+    nose_width: float = 1.0
+    nose_height: float = 1.0
+    mouth_width: float = 1.0
+    upper_lip: float = 1.0
+    lower_lip: float = 1.0
+    lean: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expression:
+    """What muscles do: 0 is at rest, except `eye_open` (0 closed, 1 at rest, above wide open).
+
+    mouth_open: 0 to 1. smile: -0.5 to 1. brow_raise, frown: about -0.5 to 1.
+    gaze_x, gaze_y: -1 to 1, the pupil's way from the middle of the opening to its border.
+    brow_difference, eye_difference, smile_difference: added on the picture's right, subtracted on
+    its left.
+    """
+
+    mouth_open: float = 0.0
+    smile: float = 0.0
+    brow_raise: float = 0.0
+    frown: float = 0.0
+    eye_open: float = 1.0
+    gaze_x: float = 0.0
+    gaze_y: float = 0.0
+    brow_difference: float = 0.0
+    eye_difference: float = 0.0
+    smile_difference: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pose:
+    """The way from the head frame to the picture, a weak perspective.
+
+    yaw_deg: positive turns the nose to the picture's right. pitch_deg: positive lifts it.
+    roll_deg: positive turns the head clockwise. perspective: relative growth per unit of z.
+    scale_px: picture pixels per unit of the head frame. x_image, y_image: where the middle of the
+    box round the face's outline lies.
+    """
+
+    yaw_deg: float = 0.0
+    pitch_deg: float = 0.0
+    roll_deg: float = 0.0
+    perspective: float = 0.0
+    scale_px: float = 60.0
+    x_image: float = 0.0
+    y_image: float = 0.0
+
+
+@cache
+def _template() -> np.ndarray:
+    """(971, 2) float64 landmarks of the mean face in the head frame's x and y; read only."""
+    table = files("heatmap").joinpath("template971.csv").read_text()
+    points = np.array([row.split(",")[3:] for row in table.splitlines()[1:]], np.float64)
+    points.setflags(write=False)
+    return points
+
+
+def smoothstep(x: np.ndarray, low: float, high: float) -> np.ndarray:
+    """0 below `low`, 1 above `high`, with zero slope at both."""
+    t = np.clip((x - low) / (high - low), 0, 1)
+    return t * t * (3 - 2 * t)
+
+
+class Head:
+    """One head, posed: its landmarks in both frames, and the way between the frames.
+
+    points_head: (971, 3). points_image: (971, 2).
+    """
+
+    def __init__(self, shape: Shape, expression: Expression, pose: Pose) -> None:
+        self.shape, self.pose = shape, pose
+        yaw, pitch, roll = np.deg2rad([pose.yaw_deg, pose.pitch_deg, pose.roll_deg])
+        about_y = np.array(
+            [[np.cos(yaw), 0, np.sin(yaw)], [0, 1, 0], [-np.sin(yaw), 0, np.cos(yaw)]]
+        )
+        about_x = np.array(
+            [[1, 0, 0], [0, np.cos(pitch), -np.sin(pitch)], [0, np.sin(pitch), np.cos(pitch)]]
+        )
+        self.rotation = about_x @ about_y
+        self._roll = np.array([[np.cos(roll), -np.sin(roll)], [np.sin(roll), np.cos(roll)]])
+        self._offset = np.zeros(2)
+
+        points = self._identity(_express(_template().copy(), shape, expression))
+        self.points_head = self.lift(points)
+        for outline in (JAW, HAIRLINE):
+            self.points_head[outline] = self._silhouette(points[outline])
+        outline_image = self.project(self.points_head[: HAIRLINE.stop])
+        middle = (outline_image.min(0) + outline_image.max(0)) / 2
+        self._offset = np.array([pose.x_image, pose.y_image]) - middle
+        self.points_image = self.project(self.points_head)
+        self._hide_far_side_of_nose()
+
+    def _identity(self, points: np.ndarray) -> np.ndarray:
+        """Carries (..., 2) points of the template's frame to this person's face."""
+        shape = self.shape
+        x, y = points[..., 0], points[..., 1]
+        side = smoothstep(np.abs(x), 0.3, 1.1)
+        widening = (
+            shape.face_width
+            - 1
+            + (shape.temple_width - 1) * smoothstep(-y, -0.3, 0.9)
+            + (shape.jaw_width - 1) * smoothstep(y, 0.4, 1.5)
+        )
+        below_chin = shape.chin_point * np.exp(-((x / 0.3) ** 2)) * smoothstep(y, 1.3, 1.8)
+        lengthening = sum(
+            amount * (np.tanh((y - level) / reach) + np.tanh(level / reach)) / 2
+            for amount, level, reach in (
+                (shape.forehead, -0.75, 0.4),
+                (shape.nose_length, 0.4, 0.35),
+                (shape.philtrum, 0.92, 0.15),
+                (shape.chin, 1.5, 0.3),
+            )
+        )
+        bend = shape.lean * (y - _FACE_CENTRE_Y) * np.abs(y - _FACE_CENTRE_Y)
+        return np.stack([x * (1 + widening * side) + bend, y + lengthening + below_chin], -1)
+
+    def depth(self, points: np.ndarray, *, relief: bool = True) -> np.ndarray:
+        """(...) z of the skin over (..., 2) points of the head frame.
+
+        relief: with nose, brows, lips, chin and eye sockets; else the bare, nearly elliptic mask.
+        """
+        x, y = points[..., 0] / self.shape.face_width, points[..., 1] - _FACE_CENTRE_Y
+        height = np.where(y < 0, 2.05, 2.5)
+        inside = 1 - (x / 1.3) ** 2 - (y / height) ** 2
+        z = 1.05 * np.sqrt(np.maximum(inside, 0.02))
+        if not relief:
+            return z
+        tip = 0.58 + self.shape.nose_length / 2
+        x, y = points[..., 0], points[..., 1]
+        above = np.where(y < tip, 0.36 + self.shape.nose_length / 2, 0.15)
+        nose = 0.38 * np.exp(-(((y - tip) / above) ** 2)) + 0.06 * np.exp(-((y / 0.3) ** 2))
+        z = z + self.shape.nose_height * nose * np.exp(-((x / (0.17 + 0.05 * (y > tip))) ** 2))
+        mouth = _MOUTH_Y + self.shape.nose_length + self.shape.philtrum
+        for amount, centre_x, centre_y, reach_x, reach_y in (
+            (0.09, 0.0, mouth, 0.4, 0.2),
+            (0.10, 0.0, mouth + 0.55, 0.3, 0.2),
+            (0.06, 0.4, -0.25, 0.5, 0.13),
+            (-0.10, 0.5, 0.03, 0.28, 0.14),
+            (0.05, 0.68, 0.5, 0.3, 0.25),
+        ):
+            across = np.exp(-(((np.abs(x) - centre_x) / reach_x) ** 2))
+            z = z + amount * across * np.exp(-(((y - centre_y) / reach_y) ** 2))
+        return z
+
+    def lift(self, points: np.ndarray) -> np.ndarray:
+        """(..., 3): (..., 2) points of the head frame, laid on the skin."""
+        return np.concatenate([points, self.depth(points)[..., None]], -1)
+
+    def project(self, points: np.ndarray) -> np.ndarray:
+        """(..., 2) points_image of (..., 3) points of the head frame."""
+        turned = points @ self.rotation.T
+        grown = turned[..., :2] * (1 + self.pose.perspective * turned[..., 2:])
+        return self.pose.scale_px * grown @ self._roll.T + self._offset
+
+    def place(self, x: np.ndarray | float, y: np.ndarray | float) -> np.ndarray:
+        """(..., 2) points_image of places on the skin, named in the template's coordinates."""
+        points = np.stack(np.broadcast_arrays(x, y), -1).astype(np.float64)
+        return self.project(self.lift(self._identity(points)))
+
+    def unproject(self, points_image: np.ndarray) -> np.ndarray:
+        """(..., 2) head-frame x and y of the skin seen at `points_image`.
+
+        A damped fixed-point iteration on the mask without relief; beyond the silhouette it yields
+        places near the outline.
+        """
+        rolled = (points_image - self._offset) / self.pose.scale_px @ self._roll
+        inverse = np.linalg.inv(self.rotation[:2, :2])
+        points = rolled
+        for _ in range(12):
+            z = self.depth(points, relief=False)
+            turned_z = points @ self.rotation[2, :2] + z * self.rotation[2, 2]
+            flat = rolled / (1 + self.pose.perspective * turned_z)[..., None]
+            points = 0.5 * points + 0.5 * (flat - z[..., None] * self.rotation[:2, 2]) @ inverse.T
+            points = np.clip(points, (-1.4, -1.7), (1.4, 2.6))
+        return points
+
+    def _silhouette(self, points: np.ndarray) -> np.ndarray:
+        """(N, 3) outline landmarks of a turned head, from its (N, 2) outline seen from the front.
+
+        Each slides inwards over the skin, towards the face's middle, to where it is furthest out
+        in the picture: a point that the head hides moves to the edge that hides it.
+        """
+        middle = np.array([0.0, _FACE_CENTRE_Y])
+        share = np.linspace(1, 0.6, 24)[:, None, None]
+        candidates = middle + share * (points - middle)
+        candidates = np.concatenate(
+            [candidates, self.depth(candidates, relief=False)[..., None]], -1
+        )
+        projected = self.project(candidates)
+        outwards = projected[0] - self.project(np.append(middle, self.depth(middle, relief=False)))
+        furthest = np.einsum("snk,nk->sn", projected, outwards).argmax(0)
+        return candidates[furthest, np.arange(len(points))]
+
+    def _hide_far_side_of_nose(self) -> None:
+        """Moves the side of the nose that the ridge hides to the ridge, in `points_image`."""
+        upright = (self.points_image - self._offset) @ self._roll
+        ridge = upright[RIDGE]
+        for side, sign in zip(NOSE_SIDES, (-1, 1), strict=True):
+            at_ridge = np.interp(upright[side, 1], ridge[:, 1], ridge[:, 0])
+            upright[side, 0] = sign * np.maximum(sign * upright[side, 0], sign * at_ridge)
+        self.points_image = upright @ self._roll.T + self._offset
+
+
+def _express(points: np.ndarray, shape: Shape, expression: Expression) -> np.ndarray:
+    """Moves the features of `points`, (971, 2) landmarks of the template, in place."""
+    for index, sign in enumerate((-1, 1)):
+        _move_eye(points, index, sign, shape, expression)
+        _move_brow(points[BROWS[index]], sign, shape, expression)
+        points[NOSE_SIDES[index], 0] *= shape.nose_width * (1 + 0.08 * max(expression.smile, 0))
+    _move_mouth(points, shape, expression)
+    below_mouth = smoothstep(points[JAW, 1], 0.9, 1.857)
+    points[JAW, 1] += 0.3 * expression.mouth_open * below_mouth
+    return points
+
+
+def _move_eye(
+    points: np.ndarray, index: int, sign: int, shape: Shape, expression: Expression
+) -> None:
+    """Opens or closes one eye, turns its gaze, and sets its size, tilt and place.
+
+    Both rings run from the outer corner over the upper lid, and point k of a ring of N lies
+    opposite point N - k, so that a lid closes point by point towards the other.
+    """
+    closed = np.clip(1 - expression.eye_open - sign * expression.eye_difference, -0.4, 1)
+    rings = points[EYES[index]], points[LIDS[index]], points[PUPILS[index]][None]
+    eye, lid, pupil = ((ring - (0.5 * sign, 0)) * (sign, 1) for ring in rings)
+
+    for ring, remains in ((eye, 0.0), (lid, 0.1)):  # closed lashes keep their thickness
+        order = np.arange(len(ring))
+        opposite = ring[-order, 1]
+        upper = order < len(ring) / 2
+        way = np.where(upper, 0.8, 0.2) * min(closed, 1 - remains)
+        ring[:, 1] += way * (opposite - ring[:, 1])
+
+    pupil[0, 0] += 0.09 * expression.gaze_x * sign
+    upper_lid, lower_lid = eye[31::-1], eye[32:]
+    top = np.interp(pupil[0, 0], upper_lid[:, 0], upper_lid[:, 1])
+    bottom = np.interp(pupil[0, 0], lower_lid[:, 0], lower_lid[:, 1])
+    pupil[0, 1] = top + (0.42 + 0.25 * expression.gaze_y) * (bottom - top)
+
+    tilt = np.deg2rad(shape.eye_tilt_deg)
+    turn = np.array([[np.cos(tilt), -np.sin(tilt)], [np.sin(tilt), np.cos(tilt)]])
+    eye_centre = np.array((0.5 + shape.eye_spacing, 0))
+    for ring, moved in zip(rings, (eye, lid, pupil), strict=True):
+        turned = moved * (shape.eye_width, shape.eye_height) @ turn
+        ring[:] = (turned + eye_centre) * (sign, 1)
+
+
+def _move_brow(brow: np.ndarray, sign: int, shape: Shape, expression: Expression) -> None:
+    """Sets thickness, tilt and place of one brow, and raises or knits it."""
+    centre = np.array((0.57, -0.22))
+    local = brow * (sign, 1) - centre
+    bow = -0.06 * (local[:, 0] / 0.34) ** 2
+    local[:, 1] = bow + (local[:, 1] - bow) * shape.brow_thickness
+    tilt = np.deg2rad(shape.brow_tilt_deg)
+    turn = np.array([[np.cos(tilt), -np.sin(tilt)], [np.sin(tilt), np.cos(tilt)]])
+    local = local @ turn
+    inner = smoothstep(-local[:, 0], -0.2, 0.35)
+    raised = expression.brow_raise + sign * expression.brow_difference
+    local[:, 1] += expression.frown * 0.07 * inner - 0.12 * raised - shape.brow_lift
+    local[:, 0] += shape.brow_spacing - 0.05 * expression.frown * inner
+    brow[:] = (local + centre) * (sign, 1)
+
+
+def _move_mouth(points: np.ndarray, shape: Shape, expression: Expression) -> None:
+    """Sets width and fullness of the lips, opens and bends them; closed lips share their edge."""
+    smile = expression.smile
+    across = np.clip(points[:, 0] / _MOUTH_HALF_WIDTH, -1, 1)
+    gap = 0.42 * expression.mouth_open * (1 - across**2) * (1 + 0.6 * across**2)
+    fullness = 1 - 0.25 * max(smile, 0)
+    for part, thickness, way in (
+        (UPPER_LIP_OUTER, shape.upper_lip * fullness, -0.25),
+        (UPPER_LIP_INNER, 0.0, -0.25),
+        (LOWER_LIP_OUTER, shape.lower_lip * fullness, 0.75),
+        (LOWER_LIP_INNER, 0.0, 0.75),
+    ):
+        lip = points[part]
+        lip[:, 1] = _MOUTH_Y + (lip[:, 1] - _MOUTH_Y) * thickness + way * gap[part]
+        corner = across[part]
+        lip[:, 1] -= (0.10 * smile + 0.08 * expression.smile_difference * corner) * corner**2
+        lip[:, 0] *= shape.mouth_width * (1 + 0.16 * smile - 0.12 * expression.mouth_open)

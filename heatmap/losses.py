@@ -1,0 +1,47 @@
+"""Losses as pure functions of numbers; they mask nothing and average nothing.
+
+A heatmap loss returns its value and its slope, the derivative with respect to the prediction,
+because `heatmap.maps` adds up the gradient block by block while it computes the loss.
+"""
+
+import torch
+from torch import Tensor
+
+OMEGA, THETA, EPSILON, ALPHA = 14.0, 0.5, 1.0, 2.1  # the paper's
+FOREGROUND = 0.2  # of the dilated target: where the weight map is on
+
+
+def adaptive_wing(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """The adaptive wing loss of every pixel, and its slope.
+
+    With d = |prediction - target| and q = alpha - target, the loss is
+    omega log(1 + (d / epsilon)^q) below d = theta and its tangent above. With c = min(d, theta) and
+    t = (c / epsilon)^q both branches are one expression, since the tangent's slope is the slope at c:
+    omega log(1 + t) + slope (d - c), slope = omega q t / (c (1 + t)).
+
+    Args:
+        prediction: heatmap heights, any shape and float dtype; half types are computed in float32.
+        target: the same shape, in [0, 1].
+
+    Returns:
+        Loss (>= 0) and d loss / d prediction, of the prediction's shape, float32 or float64.
+
+    Source: Wang, Bo, Fuxin 2019, https://arxiv.org/abs/1904.07399; the constants are the paper's.
+    """
+    dtype = torch.promote_types(prediction.dtype, torch.float32)
+    target = target.to(dtype)
+    residual = prediction.to(dtype) - target
+    distance = residual.abs()
+    power = ALPHA - target
+    near = distance.clamp(1e-12, THETA)
+    # in place from here: on a CPU a fresh block costs more than the arithmetic in it
+    t = torch.log2(near / EPSILON).mul_(power).exp2_()
+    slope = power.mul_(OMEGA).mul_(t).div_((t + 1).mul_(near))
+    loss = t.log1p_().mul_(OMEGA).addcmul_(distance.sub_(near), slope)
+    # sign, not copysign: at distance 0 the slope of the clamped expression is not 0, the loss's is
+    return loss, residual.sign_().mul_(slope)
+
+
+def squared_error(points: Tensor, truth: Tensor) -> Tensor:
+    """(..., P) mean of the squared x and y distances, in square units of the points' frame."""
+    return (points - truth).square().mean(-1)

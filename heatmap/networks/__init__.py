@@ -1,0 +1,26 @@
+"""Networks: pictures in, landmarks in crop pixels out, by one road or the other.
+
+Every network here keeps one contract (`Network`), so that training, prediction and evaluation
+neither know nor care which road was taken. This is the only folder that imports
+segmentation_models_pytorch.
+"""
+
+from heatmap import config
+from heatmap.networks.direct import DirectNetwork
+from heatmap.networks.network import CropPrediction, Network
+from heatmap.networks.unet import UNetNetwork
+
+__all__ = ["CropPrediction", "DirectNetwork", "Network", "UNetNetwork", "build"]
+
+
+def build(model: config.UNet | config.Direct, crop: config.Crop, num_landmarks: int) -> Network:
+    """The network that an experiment asks for, with its start weights loaded.
+
+    Raises:
+        ValueError: unknown encoder, or weights that cannot be had.
+    """
+    match model:
+        case config.UNet():
+            return UNetNetwork(model, num_landmarks)
+        case config.Direct():
+            return DirectNetwork(model, num_landmarks, crop.height, crop.width)

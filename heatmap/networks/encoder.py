@@ -1,0 +1,57 @@
+"""Encoders of segmentation_models_pytorch with their start weights."""
+
+import difflib
+from pathlib import Path
+
+import segmentation_models_pytorch as smp
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+
+def load_encoder(name: str, weights: str) -> nn.Module:
+    """An encoder for RGB pictures; its `out_channels` tell the channels of its features.
+
+    Args:
+        name: one of segmentation_models_pytorch's encoders, or "tu-NAME" for one of timm's.
+        weights: "none" for random ones, the path of a state dict (.safetensors, .pt, .pth), or the
+            name of pretrained weights, such as "imagenet".
+
+    Raises:
+        ValueError: no such encoder, no such weights, weights that do not fit, or no network to
+            fetch them over.
+    """
+    if not name.startswith("tu-") and name not in smp.encoders.encoders:
+        near = difflib.get_close_matches(name, smp.encoders.encoders, 3)
+        hint = f"did you mean {' or '.join(near)}?" if near else "see segmentation_models_pytorch"
+        raise ValueError(f"there is no encoder {name!r}; {hint}")
+    is_file = Path(weights).suffix in (".safetensors", ".pt", ".pth")
+    by_name = None if weights == "none" or is_file else weights
+    try:
+        encoder = smp.encoders.get_encoder(name, weights=by_name)
+    except KeyError as error:
+        raise ValueError(f"model.weights {weights!r}: {error.args[0]}") from None
+    except OSError as error:
+        raise ValueError(
+            f"the {weights!r} weights of {name} could not be fetched ({type(error).__name__}): "
+            "check the network, give a local file (--model.weights FILE.safetensors), or start "
+            "from random weights (--model.weights none)"
+        ) from None
+    except RuntimeError as error:  # timm, for a name that it does not know
+        raise ValueError(f"encoder {name!r}: {error}") from None
+    if is_file:
+        _load_file(encoder, Path(weights))
+    return encoder
+
+
+def _load_file(encoder: nn.Module, path: Path) -> None:
+    if not path.is_file():
+        raise ValueError(f"model.weights {path}: there is no such file")
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        encoder.load_state_dict(state)
+    except Exception as error:
+        raise ValueError(f"model.weights {path} does not fit the encoder: {error}") from None

@@ -1,0 +1,59 @@
+"""What every network is: forward, loss and decoding of one road."""
+
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class CropPrediction(NamedTuple):
+    """Landmarks in the network's input.
+
+    points_crop: (B, P, 2) float32, (x, y) in crop pixels.
+    peak: (B, P) float32 height of the heatmap's peak; None on the direct road.
+    covariance_crop: (B, P, 2, 2) float32 spread of the heatmap round the point in square crop
+        pixels; None on the direct road.
+    """
+
+    points_crop: Tensor
+    peak: Tensor | None
+    covariance_crop: Tensor | None
+
+
+class Network(nn.Module, ABC):
+    """`forward` makes the road's output from pictures; `loss` and `decode` know how to read it."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, num_landmarks: int) -> None:
+        super().__init__()
+        self.num_landmarks = num_landmarks
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) RGB in [0, 1], shifted and scaled as the pretrained encoders expect it."""
+        return (images - self.mean) / self.std
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> Any:
+        """The road's output for (B, 3, H, W) float RGB in [0, 1]."""
+
+    @abstractmethod
+    def loss(self, output: Any, points_crop: Tensor, weights: Tensor) -> Tensor:
+        """Scalar training loss.
+
+        Args:
+            output: of `forward`.
+            points_crop: (B, P, 2) truth in crop pixels; may be NaN where the weight is 0.
+            weights: (B, P) >= 0; 0 for an unlabelled landmark.
+        """
+
+    @abstractmethod
+    def decode(self, output: Any) -> CropPrediction:
+        """The landmarks that the output stands for, without gradient."""

@@ -1,0 +1,180 @@
+"""Table, pictures and crop rule -> one uint8 crop and its points; nothing else crosses the loader.
+
+A sample is the photograph shrunk, antialiased, to the crop's scale, with a margin round the crop as
+wide as the augmentation can reach. Targets are never made here.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from heatmap import config, frame
+from heatmap.contest import read_image
+from heatmap.frame import Frame
+
+
+class Sample(NamedTuple):
+    """One picture's crop, or with a leading axis B a batch of them.
+
+    crop: (3, h, w) uint8 RGB, margin included.
+    image_from_crop: (3, 3) float64, of the crop with its margin.
+    points_image: (P, 2) float32, NaN where unlabelled or unknown.
+    image_hw: (2,) int64, the photograph's size.
+    row: () int64, of the table.
+    """
+
+    crop: Tensor
+    image_from_crop: Tensor
+    points_image: Tensor
+    image_hw: Tensor
+    row: Tensor
+
+
+@dataclass(frozen=True)
+class Samples(Dataset[Sample]):
+    """The pictures of a table as samples, by row.
+
+    paths: N pictures; points_image: (N, P, 2) float32; margin: pixels round the crop.
+    """
+
+    paths: Sequence[Path]
+    points_image: np.ndarray
+    crop: config.Crop
+    margin: int = 0
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, row: int) -> Sample:
+        """
+        Raises:
+            ValueError: the picture cannot be read; the message names it.
+        """
+        image = read_image(self.paths[row])
+        rule = {"cover": frame.cover, "contain": frame.contain}[self.crop.rule]
+        frame_here = rule(image.shape[:2], (self.crop.height, self.crop.width)).padded(self.margin)
+        return Sample(
+            torch.from_numpy(cut(image, frame_here)).permute(2, 0, 1),
+            frame_here.image_from_crop,
+            torch.from_numpy(self.points_image[row]),
+            torch.tensor(image.shape[:2]),
+            torch.tensor(row),
+        )
+
+
+def cut(image: np.ndarray, crop: Frame) -> np.ndarray:
+    """(height, width, 3) uint8: what the photograph shows in the frame, antialiased, black outside.
+
+    Args:
+        image: (H, W, 3) uint8.
+        crop: an unbatched frame without rotation.
+    """
+    image_from_crop = crop.image_from_crop.numpy()
+    height, width = image.shape[:2]
+    shrink = image_from_crop[0, 0]  # image pixels per crop pixel
+    if shrink > 1:
+        small_hw = max(1, round(height / shrink)), max(1, round(width / shrink))
+        image = cv2.resize(image, small_hw[::-1], interpolation=cv2.INTER_AREA)
+        small_from_image = frame.resizing((height, width), small_hw).numpy()
+        image_from_crop = small_from_image @ image_from_crop
+    return cv2.warpAffine(
+        image,
+        image_from_crop[:2],
+        (crop.width, crop.height),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_CONSTANT,
+    )
+
+
+def shuffled_batches(
+    rows: np.ndarray, batch: int, seed: int, epoch: int, rank: int = 0, world: int = 1
+) -> list[list[int]]:
+    """The epoch's batches of training rows, this process's part of each.
+
+    The order is a function of (seed, epoch). An incomplete last batch is left out; a batch larger
+    than the rows is cut to them.
+
+    Raises:
+        ValueError: a batch cannot be divided evenly between the processes.
+    """
+    batch = min(batch, len(rows))
+    if batch % world:
+        raise ValueError(f"a batch of {batch} cannot be divided evenly between {world} processes")
+    generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch])))
+    order = generator.permutation(rows)
+    return [
+        order[start + rank : start + batch : world].tolist()
+        for start in range(0, len(order) - batch + 1, batch)
+    ]
+
+
+def batches_in_order(
+    rows: np.ndarray, batch: int, rank: int = 0, world: int = 1
+) -> list[list[int]]:
+    """Every row once, in batches that are the same for any number of processes, dealt out in turn."""
+    starts = range(rank * batch, len(rows), world * batch)
+    return [rows[start : start + batch].tolist() for start in starts]
+
+
+def load(
+    samples: Samples, batches: list[list[int]], workers: int, device: torch.device
+) -> Iterator[Sample]:
+    """The batches, read by `workers` processes; 0 reads them here.
+
+    Raises:
+        ValueError: a picture cannot be read; the message names it.
+    """
+    if workers:
+        # OpenCV's own threads do not survive the fork into a worker, which would wait for them
+        cv2.setNumThreads(1)
+    loader = DataLoader(
+        samples,
+        batch_sampler=batches,
+        num_workers=min(workers, len(batches)),
+        pin_memory=device.type == "cuda",
+        generator=torch.Generator(),  # its own, or the loader would draw from the global one
+    )
+    try:
+        yield from loader
+    except ValueError as error:  # a worker's error comes with its traceback as text
+        raise ValueError(str(error).strip().splitlines()[-1].removeprefix("ValueError: ")) from None
+
+
+def mean_shape_crop(samples: Samples, rows: np.ndarray, most: int = 1000) -> np.ndarray:
+    """(P, 2) float64 mean landmarks of the rows in crop pixels (margin left out).
+
+    Of at most `most` rows, evenly spaced: the pictures must be read for their sizes.
+    A landmark that none of them labels is put in the middle of the crop.
+    """
+    chosen = rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int)]
+    plain = Samples(samples.paths, samples.points_image, samples.crop)
+    size = samples.crop.height, samples.crop.width
+    shapes = []
+    for row in chosen.tolist():
+        sample = plain[row]
+        shapes.append(Frame(sample.image_from_crop, *size).to_crop(sample.points_image).numpy())
+    labelled = np.isfinite(shapes)
+    count = labelled.sum(0)
+    middle = np.array([(size[1] - 1) / 2, (size[0] - 1) / 2])
+    total = np.where(labelled, shapes, 0).sum(0)
+    return np.where(count > 0, total / np.maximum(count, 1), middle)
+
+
+def margin_for(crop: config.Crop, augment: config.Augment) -> int:
+    """Pixels round the crop that a rotated, shrunk and shifted crop can reach."""
+    half = np.array([crop.width, crop.height]) / 2
+    angles = np.radians(np.linspace(0, augment.rotate_deg, 91))
+    reach = max(
+        (np.abs(np.cos(angles)) * half[0] + np.abs(np.sin(angles)) * half[1]).max() - half[0],
+        (np.abs(np.cos(angles)) * half[1] + np.abs(np.sin(angles)) * half[0]).max() - half[1],
+    )
+    grown = (reach + half.max()) * (1 + augment.scale) - half.max()
+    return math.ceil(grown + 2 * augment.shift * half.max())

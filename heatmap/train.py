@@ -1,0 +1,497 @@
+"""The training loop, the same for both roads.
+
+Learning rate, order, augmentation and dropout are functions of (seed, epoch, row, step), so a run that
+was killed and resumed ends with the same bits as one that was not.
+"""
+
+import hashlib
+import json
+import logging
+import math
+import resource
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from heatmap import augment, checkpoint, contest, distributed, draw, evaluate, networks, topology
+from heatmap.config import Experiment, Schedule, to_dict
+from heatmap.files import write_atomically
+from heatmap.frame import Frame, contain
+from heatmap.maps import Maps
+from heatmap.predict import autocast, predict
+from heatmap.record import Record
+from heatmap.samples import (
+    Sample,
+    Samples,
+    cut,
+    load,
+    margin_for,
+    mean_shape_crop,
+    shuffled_batches,
+)
+from heatmap.stopwatch import Stopwatch
+
+logger = logging.getLogger("heatmap")
+
+BLACK_PEAK = 0.05  # mean peak height under which maps count as collapsed
+NUM_PICTURES = 8
+
+
+@dataclass
+class Progress:
+    """How far a run has come; part of every checkpoint.
+
+    epoch: epochs that are over; batch: batches of the next one that are done, with loss_sum their
+    losses; step: optimizer steps in all; seconds: of training and validation over all resumes;
+    validation_seconds: of the last validation.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    seconds: float = 0.0
+    validation_seconds: float = 0.0
+    best_mse: float = math.inf
+    best_epoch: int = 0
+    mean_shape_mse: float = math.nan
+    finished: bool = False
+
+
+@dataclass(frozen=True)
+class Run:
+    """An experiment made real: data, network, optimizer and how far they have come."""
+
+    experiment: Experiment
+    device: torch.device
+    table: contest.LandmarkTable
+    table_hash: str
+    split_rule: str
+    training_rows: np.ndarray
+    validation_rows: np.ndarray
+    training: Samples
+    validation: Samples
+    permutation: np.ndarray | None
+    mean_shape: Tensor
+    network: networks.Network
+    optimizer: torch.optim.Optimizer
+    progress: Progress
+    wandb_id: str | None
+
+    @property
+    def batches_per_epoch(self) -> int:
+        batch = min(self.experiment.train.batch, len(self.training_rows))
+        return len(self.training_rows) // batch
+
+    @property
+    def total_steps(self) -> int:
+        steps = self.experiment.train.epochs * self.batches_per_epoch
+        return min(steps, self.experiment.train.max_steps or steps)
+
+
+def prepare(experiment: Experiment, saved: checkpoint.Checkpoint | None = None) -> Run:
+    """Reads and checks everything that a run needs, from the start or from a checkpoint.
+
+    Raises:
+        ValueError: data or options that cannot be used, or data that changed since the checkpoint.
+    """
+    device = distributed.start(chosen_device(experiment.train.device))
+    folder = contest.find_folder(experiment.data.root)
+    table = contest.read_landmarks(folder.train_table, progress=True)
+    paths = contest.image_paths(folder.train_images, table.names, table.path)
+    table_hash = _table_hash(table)
+    if saved is None:
+        split = contest.split_rows(
+            table.names,
+            rule=experiment.data.split,
+            share=experiment.data.validation,
+            person_pattern=experiment.data.person_pattern,
+        )
+        held_out, rule = split.validation, split.rule
+    else:
+        if saved.table_hash != table_hash:
+            raise ValueError(f"{table.path} is not the table that this run was started with")
+        held_out, rule = np.zeros(len(paths), bool), "as stored with the run"
+        held_out[saved.validation_rows.numpy()] = True
+    training_rows, validation_rows = np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+    margin = margin_for(experiment.crop, experiment.augment)
+    training = Samples(paths, table.points_image, experiment.crop, margin)
+    validation = Samples(paths, table.points_image, experiment.crop)
+    mirrors = experiment.augment.mirror > 0
+    permutation = topology.mirror_permutation(table.num_landmarks) if mirrors else None
+
+    torch.manual_seed(_seed_of(experiment.seed, 0))
+    network = networks.build(experiment.model, experiment.crop, table.num_landmarks).to(device)
+    optimizer = _optimizer(experiment, network)
+    progress = Progress()
+    if saved is None:
+        mean_shape = torch.from_numpy(mean_shape_crop(validation, training_rows))
+    else:
+        network.load_state_dict(saved.network)
+        optimizer.load_state_dict(saved.optimizer)
+        progress = Progress(**saved.progress)
+        mean_shape = saved.mean_shape_crop
+    return Run(
+        experiment, device, table, table_hash, rule, training_rows, validation_rows, training,
+        validation, permutation, mean_shape, network, optimizer, progress,
+        saved.wandb_id if saved else None,
+    )  # fmt: skip
+
+
+def train(run: Run, folder: Path) -> dict[str, Any]:
+    """Trains to the end of the budget; returns the run's summary, which the folder holds too.
+
+    Raises:
+        ValueError: a picture cannot be read, or loss or gradient is not finite; the pictures are
+            named and the last checkpoint stays.
+    """
+    if distributed.rank() > 0:
+        return _epochs(run, folder, None)
+    folder.mkdir(parents=True, exist_ok=True)
+    experiment, window = run.experiment, run.experiment.wandb
+    _write_json(folder / "config.json", to_dict(experiment))
+    _write_json(
+        folder / "split.json",
+        {"rule": run.split_rule, "validation": [run.table.names[r] for r in run.validation_rows]},
+    )
+    with Record(
+        folder,
+        mode=window.mode,
+        project=window.project,
+        entity=window.entity,
+        name=f"{experiment.name}-{folder.name}",
+        group=window.group or experiment.name,
+        job_type=window.job_type,
+        tags=window.tags,
+        wandb_id=run.wandb_id,
+        after_step=run.progress.step if run.wandb_id else -1,
+    ) as record:
+        summary = _epochs(run, folder, record)
+        record.finish(summary)
+    return summary
+
+
+def _epochs(run: Run, folder: Path, record: Record | None) -> dict[str, Any]:
+    progress, settings = run.progress, run.experiment.train
+    begin = time.monotonic() - progress.seconds
+    model = DistributedDataParallel(run.network) if distributed.world() > 1 else run.network
+    if record:
+        _save(run, folder / "last.pt", record)
+    while not progress.finished:
+        watch, epoch_begin = Stopwatch(run.device), time.monotonic()
+        _one_epoch(run, model, folder, record, watch, begin)
+
+        validation_begin = time.monotonic()
+        errors = _validated(run, watch)
+        progress.validation_seconds = time.monotonic() - validation_begin
+        scores = evaluate.summary(errors)
+        mse, progress.mean_shape_mse = scores["mse"], scores["mean_shape_mse"]
+        if better := mse < progress.best_mse:
+            progress.best_mse, progress.best_epoch = mse, progress.epoch + 1
+        losses = distributed.gather(progress.loss_sum)
+        row = {
+            "epoch": progress.epoch + 1,
+            "train/loss": sum(losses) / len(losses) / max(progress.batch, 1),
+            "val/mse": mse,
+            "val/nme_percent": scores["nme_percent"],
+            "val/peak": scores["mean_peak"],
+            "lr": run.optimizer.param_groups[0]["lr"],
+        }
+        progress.epoch, progress.batch, progress.loss_sum = progress.epoch + 1, 0, 0.0
+        progress.seconds = time.monotonic() - begin
+        patience = settings.patience or math.inf
+        progress.finished = distributed.from_first(
+            _used(run, begin) >= 1 or progress.epoch - progress.best_epoch >= patience
+        )
+        if record:
+            row = {name: value for name, value in row.items() if value is not None}
+            row |= _time_shares(watch, time.monotonic() - epoch_begin)
+            _alarm_if_black(row)
+            if progress.finished or progress.epoch % run.experiment.wandb.pictures_every == 1:
+                record.picture("validation", progress.step, prediction_sheet(run))
+            record.log(progress.step, row)
+            _tell(run, row)
+            if better:
+                _save(run, folder / "best.pt", record)
+            _save(run, folder / "last.pt", record)
+    return {
+        "best_mse": progress.best_mse,
+        "best_epoch": progress.best_epoch,
+        "mean_shape_mse": progress.mean_shape_mse,
+        "epochs": progress.epoch,
+        "steps": progress.step,
+        "minutes": progress.seconds / 60,
+    }
+
+
+def _one_epoch(
+    run: Run, model: nn.Module, folder: Path, record: Record | None, watch: Stopwatch, begin: float
+) -> None:
+    """Training until the epoch or the budget is over, from the batch where `progress` stands."""
+    progress, settings, seed = run.progress, run.experiment.train, run.experiment.seed
+    batches = shuffled_batches(
+        run.training_rows, settings.batch, seed, progress.epoch,
+        distributed.rank(), distributed.world(),
+    )  # fmt: skip
+    loading = load(run.training, batches[progress.batch :], run.experiment.data.workers, run.device)
+    bar = tqdm(
+        total=len(batches), initial=progress.batch, desc=f"epoch {progress.epoch + 1}",
+        unit="batch", leave=False, disable=None if distributed.rank() == 0 else True,
+    )  # fmt: skip
+    last_checkpoint = time.monotonic()
+    model.train()
+    with bar:
+        for sample in watch.waiting("data", loading):
+            loss = _step(run, model, sample, watch, begin)
+            progress.loss_sum += loss
+            progress.batch += 1
+            progress.step += 1
+            bar.update()
+            bar.set_postfix(loss=f"{progress.loss_sum / progress.batch:.4g}", refresh=False)
+            progress.seconds = time.monotonic() - begin
+            if _used(run, begin) >= 1:
+                break
+            minutes = (time.monotonic() - last_checkpoint) / 60
+            if record and progress.batch < len(batches) and minutes >= settings.checkpoint_minutes:
+                _save(run, folder / "last.pt", record)
+                last_checkpoint = time.monotonic()
+
+
+def _step(run: Run, model: nn.Module, sample: Sample, watch: Stopwatch, begin: float) -> float:
+    """One batch: augment, forward, loss, backward, update. Returns the loss."""
+    experiment, progress = run.experiment, run.progress
+    rate = experiment.optimizer.lr * learning_rate(
+        experiment.schedule, _used(run, begin), progress.epoch
+    )
+    for group in run.optimizer.param_groups:
+        group["lr"] = rate
+    torch.manual_seed(_seed_of(experiment.seed, 1 + progress.step, distributed.rank()))
+    with watch("data"):
+        changes = augment.draw(
+            experiment.augment, experiment.seed, progress.epoch, sample.row.tolist()
+        )
+        crops, image_from_crop, points_image = (
+            t.to(run.device, non_blocking=True) for t in sample[:3]
+        )
+        crop_hw = experiment.crop.height, experiment.crop.width
+        batch = augment.augmented(
+            crops, image_from_crop, points_image, crop_hw, changes, run.permutation
+        )
+    with watch("network"), autocast(run.device, experiment.train.precision):
+        output = model(batch.images)
+    with watch("loss"):
+        loss = run.network.loss(output, batch.points_crop, batch.weights)
+    with watch("network"):
+        run.optimizer.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(
+            run.network.parameters(), experiment.optimizer.clip_norm or math.inf
+        )
+        value, gradient = torch.stack([loss.detach().double(), norm.double()]).tolist()
+        if not (math.isfinite(value) and math.isfinite(gradient)):
+            raise ValueError(_not_finite(run, sample, output, batch, value, gradient))
+        run.optimizer.step()
+    return value
+
+
+def learning_rate(schedule: Schedule, used: float, epoch: int) -> float:
+    """The factor of the top learning rate, in [0, 1].
+
+    used: part of the budget that is used up, >= 0; epoch: epochs that are over.
+    """
+    factor = min(1.0, used / schedule.warmup) if schedule.warmup else 1.0
+    match schedule.kind:
+        case "cosine":
+            through = (used - schedule.warmup) / (1 - schedule.warmup)
+            return factor * (0.5 + 0.5 * math.cos(math.pi * min(max(through, 0.0), 1.0)))
+        case "step":
+            return factor * schedule.gamma**epoch
+        case "constant":
+            return factor
+
+
+def _used(run: Run, begin: float) -> float:
+    """The part of the budget that is used up: of the steps, or of the minutes where that is more."""
+    used = run.progress.step / run.total_steps
+    minutes = run.experiment.train.max_minutes
+    if minutes:
+        training = max(60 * minutes - run.progress.validation_seconds, 1e-9)
+        used = max(used, distributed.from_first(time.monotonic() - begin) / training)
+    return used
+
+
+def _validated(run: Run, watch: Stopwatch) -> evaluate.Errors:
+    distributed.same_everywhere(run.network.buffers())
+    return evaluate.measure(
+        run.network, run.validation, run.validation_rows, run.mean_shape,
+        batch=run.experiment.train.batch, workers=run.experiment.data.workers, device=run.device,
+        precision=run.experiment.train.precision, watch=watch,
+    )  # fmt: skip
+
+
+def rehearse(run: Run) -> str:
+    """One training step's shapes and its peak memory, measured; the run is spent with it."""
+    batches = shuffled_batches(run.training_rows, run.experiment.train.batch, 0, 0)
+    sample = next(iter(load(run.training, batches[:1], 0, run.device)))
+    before = _peak_memory(run.device)
+    run.network.train()
+    _step(run, run.network, sample, Stopwatch(run.device), time.monotonic())
+    grown = _peak_memory(run.device) - before
+    lines = [
+        f"crops         {tuple(sample.crop.shape)} uint8 with a margin of {run.training.margin} px",
+        f"points        {tuple(sample.points_image.shape)}",
+        f"input         {(len(sample.crop), 3, run.experiment.crop.height, run.experiment.crop.width)}",
+        f"memory        {grown / 2**20:.0f} MiB more at the peak of one step (measured)",
+    ]
+    return "\n".join(lines)
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def prediction_sheet(run: Run) -> np.ndarray:
+    """Validation pictures, predicted landmarks above and the truth in green below."""
+    chosen = run.validation_rows[
+        np.linspace(0, len(run.validation_rows) - 1, NUM_PICTURES).astype(int)
+    ]
+    found = next(
+        predict(
+            run.network, run.validation, np.unique(chosen), batch=NUM_PICTURES, workers=0,
+            device=run.device, precision=run.experiment.train.precision,
+        )
+    )  # fmt: skip
+    groups = topology.groups(run.table.num_landmarks)
+    predicted, truth = [], []
+    for row, points in zip(found.rows.tolist(), found.points_image, strict=True):
+        image = contest.read_image(run.validation.paths[row])
+        tile = contain((image.shape[0], image.shape[1]), (256, 192))
+        shown = cut(image, tile)
+        labels = torch.from_numpy(run.table.points_image[row])
+        predicted.append(
+            draw.draw_landmarks(shown, tile.to_crop(torch.from_numpy(points)).numpy(), groups)
+        )
+        truth.append(draw.draw_landmarks(shown, tile.to_crop(labels).numpy(), groups, draw.TRUTH))
+    return draw.sheet([*predicted, *truth], columns=len(predicted))
+
+
+def _save(run: Run, path: Path, record: Record) -> None:
+    checkpoint.save(
+        path,
+        checkpoint.Checkpoint(
+            config=to_dict(run.experiment),
+            num_landmarks=run.table.num_landmarks,
+            network=run.network.state_dict(),
+            optimizer=run.optimizer.state_dict(),
+            progress=asdict(run.progress),
+            validation_rows=torch.from_numpy(run.validation_rows),
+            table_hash=run.table_hash,
+            mean_shape_crop=run.mean_shape,
+            wandb_id=record.wandb_id,
+        ),
+    )
+
+
+def _optimizer(experiment: Experiment, network: nn.Module) -> torch.optim.Optimizer:
+    settings = experiment.optimizer
+    shared = {"lr": settings.lr, "weight_decay": settings.weight_decay}
+    match settings.kind:
+        case "adamw":
+            return torch.optim.AdamW(network.parameters(), **shared, amsgrad=settings.amsgrad)
+        case "adam":
+            return torch.optim.Adam(network.parameters(), **shared, amsgrad=settings.amsgrad)
+        case "sgd":
+            return torch.optim.SGD(network.parameters(), **shared, momentum=settings.momentum)
+
+
+def chosen_device(name: str) -> torch.device:
+    """The device that `train.device` asks for; auto is the GPU where there is one.
+
+    Raises:
+        ValueError: cuda is asked for and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("train.device is cuda, but torch sees no GPU; use --train.device cpu")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def _seed_of(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+
+
+def _table_hash(table: contest.LandmarkTable) -> str:
+    digest = hashlib.sha256("\n".join(table.names).encode())
+    digest.update(np.ascontiguousarray(table.points_image))
+    return digest.hexdigest()
+
+
+def _not_finite(
+    run: Run, sample: Sample, output: Any, batch: augment.Batch, loss: float, gradient: float
+) -> str:
+    """Why the run stops, with the pictures whose own loss is not finite, or else the whole batch."""
+    names = [run.table.names[row] for row in sample.row.tolist()]
+
+    def loss_of(i: int) -> float:
+        one = (
+            Maps(output[0][i : i + 1], *output[1:])
+            if isinstance(output, Maps)
+            else output[i : i + 1]
+        )
+        with torch.no_grad():
+            return float(
+                run.network.loss(one, batch.points_crop[i : i + 1], batch.weights[i : i + 1])
+            )
+
+    offending = [name for i, name in enumerate(names) if not math.isfinite(loss_of(i))]
+    return (
+        f"step {run.progress.step + 1} (epoch {run.progress.epoch + 1}): the loss is {loss} and the "
+        f"gradient's norm {gradient}. Pictures: {', '.join(offending or names)}. If their labels "
+        "are right, lower optimizer.lr or set optimizer.clip_norm; last.pt holds the last good state."
+    )
+
+
+def _alarm_if_black(row: dict[str, Any]) -> None:
+    if row.get("val/peak", 1.0) < BLACK_PEAK:
+        logger.warning(
+            f"the heatmaps are nearly black: their mean peak is {row['val/peak']:.3f}, targets have "
+            "1. Likely causes: a learning rate that is too high or too low, model.weight_map 0, a "
+            "model.sigma below 1, or labels that do not belong to their pictures."
+        )
+
+
+def _time_shares(watch: Stopwatch, seconds: float) -> dict[str, float]:
+    shares = {f"time/{name}": part / seconds for name, part in watch.seconds().items()}
+    return {"time/seconds": seconds, **shares}
+
+
+def _tell(run: Run, row: dict[str, Any]) -> None:
+    shares = ", ".join(
+        f"{name.removeprefix('time/')} {100 * share:.0f} %"
+        for name, share in row.items()
+        if name.startswith("time/") and name != "time/seconds"
+    )
+    logger.info(
+        f"epoch {row['epoch']:3d}  loss {row['train/loss']:.4g}  val MSE {row['val/mse']:8.3f} px²"
+        f"  (best {run.progress.best_mse:.3f})  NME {row.get('val/nme_percent', math.nan):.2f} %"
+        f"  lr {row['lr']:.1e}  {row['time/seconds']:.0f} s: {shares}"
+    )
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    with write_atomically(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=2) + "\n")
+
+
+__all__ = ["Progress", "Run", "chosen_device", "learning_rate", "prepare", "train"]

@@ -1,0 +1,118 @@
+"""No person validates and trains, and the same table is always split the same way."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from heatmap.contest import PERSON_PATTERN, read_landmarks, split_rows
+
+FACES68 = Path(__file__).parents[3] / "shared" / "data" / "faces68"
+
+
+def names_of(num_people: int, num_pictures: int = 3) -> list[str]:
+    return [f"Jo_{who}_{which}.jpg" for who in range(num_people) for which in range(num_pictures)]
+
+
+def people_in(names: list[str], chosen: np.ndarray) -> set[str]:
+    return {name.rpartition("_")[0] for name, taken in zip(names, chosen, strict=True) if taken}
+
+
+def test_no_person_is_on_both_sides() -> None:
+    names = names_of(50)
+    split = split_rows(names, rule="person")
+    assert split.validation.shape == (150,)
+    assert split.validation.dtype == bool
+    assert not people_in(names, split.validation) & people_in(names, ~split.validation)
+    assert split.validation.sum() == 30
+    assert split.rule == "by person (50 people, 10 in validation)"
+
+
+def test_the_split_by_person_does_not_depend_on_the_rows_order() -> None:
+    names = names_of(50)
+    shuffled = list(np.random.default_rng(0).permutation(names))
+    chosen, chosen_again = split_rows(names), split_rows(shuffled)
+    assert people_in(names, chosen.validation) == people_in(shuffled, chosen_again.validation)
+
+
+def test_the_split_by_person_is_this_one() -> None:
+    names = names_of(12)
+    assert people_in(names, split_rows(names).validation) == {"Jo_5", "Jo_10", "Jo_11"}
+
+
+def test_a_larger_share_takes_more_people_and_keeps_the_others() -> None:
+    names = names_of(50)
+    small, large = (
+        people_in(names, split_rows(names, share=share).validation) for share in (0.1, 0.5)
+    )
+    assert small < large
+
+
+def test_a_pattern_tells_the_person() -> None:
+    names = [f"{which}-{who}.png" for who in "abcdefghijklm" for which in range(2)]
+    split = split_rows(names, person_pattern=r"\d+-(\w)")
+    assert split.rule.startswith("by person (13 people")
+    assert (split.validation[0::2] == split.validation[1::2]).all()
+
+
+def test_order_validates_with_the_last_rows_as_the_organisers_did() -> None:
+    split = split_rows(names_of(50), rule="order", share=0.2)
+    np.testing.assert_array_equal(np.flatnonzero(split.validation), np.arange(120, 150))
+    assert split.rule == "by order (the last 30 of 150 rows)"
+    whole = split_rows(["x.jpg"] * 393_930, rule="order", share=0.2)
+    assert (~whole.validation).sum() == 315_144
+    assert split_rows(["x.jpg"] * 10, rule="order", share=0.9).validation.sum() == 9
+
+
+@pytest.mark.parametrize(
+    ("names", "rule"),
+    [
+        (names_of(10), "by person"),
+        (names_of(9), "by order"),
+        ([*names_of(50), "0123456789abcdef.jpg"], "by order"),
+        ([f"{number:032x}.jpg" for number in range(100)], "by order"),
+    ],
+)
+def test_auto_splits_by_person_where_the_names_allow_it(names: list[str], rule: str) -> None:
+    assert split_rows(names, rule="auto").rule.startswith(rule)
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "essential"),
+    [
+        (names_of(9), {"share": 0}, "between 0 and 1, got 0"),
+        (names_of(9), {"share": 1.0}, "between 0 and 1, got 1"),
+        (names_of(9), {"share": np.nan}, "between 0 and 1, got nan"),
+        ([*names_of(9), "x.jpg"], {"rule": "person"}, r"'x.jpg' does not match.*\(\.\+\)_"),
+        (names_of(9), {"rule": "person", "person_pattern": r"(\d+)_"}, "'Jo_0_0.jpg' does not"),
+        (names_of(1), {"rule": "person"}, "3 pictures show 1 person"),
+        (names_of(2), {"rule": "person", "share": 0.9}, "nobody would be left to train on"),
+        (names_of(9), {"rule": "person", "person_pattern": "("}, "'\\(' is not valid"),
+        (names_of(9), {"rule": "person", "person_pattern": ".+"}, "needs a group"),
+        (["a.jpg"], {"rule": "order"}, "cannot split 1 rows"),
+        (names_of(9), {"rule": "order", "share": 1e-12}, "cannot split 27 rows"),
+        ([], {}, "cannot split 0 rows"),
+        (names_of(1), {"share": 0.9}, "cannot split 3 rows"),
+    ],
+)
+def test_what_cannot_be_split_is_refused(names: list[str], options: dict, essential: str) -> None:
+    with pytest.raises(ValueError, match=essential):
+        split_rows(names, **options)
+
+
+def test_a_group_that_takes_no_part_tells_no_person() -> None:
+    with pytest.raises(ValueError, match=r"'b_0\.jpg' does not match"):
+        split_rows(["a_0.jpg", "b_0.jpg"], rule="person", person_pattern="(a)?")
+
+
+@pytest.mark.skipif(not FACES68.is_dir(), reason="the faces68 data are not beside the repository")
+def test_real_people_are_on_one_side() -> None:
+    names = read_landmarks(FACES68 / "train" / "landmarks.csv").names
+    split = split_rows(names, rule="auto", share=0.2, person_pattern=PERSON_PATTERN)
+    validating, training = people_in(names, split.validation), people_in(names, ~split.validation)
+    assert not validating & training
+    assert (
+        split.rule
+        == f"by person ({len(validating | training)} people, {len(validating)} in validation)"
+    )
+    assert 0.2 <= split.validation.mean() < 0.22
