@@ -40,7 +40,7 @@ class Checkpoint:
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
-    """Writes the checkpoint; a process that is killed meanwhile leaves the old file in its place."""
+    """Writes the checkpoint; a process killed meanwhile leaves the old file in its place."""
     with write_atomically(path) as temporary:
         torch.save({f.name: getattr(checkpoint, f.name) for f in fields(checkpoint)}, temporary)
 

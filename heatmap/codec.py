@@ -41,7 +41,7 @@ def gaussian_factors(
     """The two factors of every target: target[..., y, x] = along_y[..., y] along_x[..., x].
 
     Args:
-        points_heatmap: (..., 2) finite, in heatmap pixels; moved to within `REACH` sigma of the map.
+        points_heatmap: (..., 2) finite heatmap pixels; moved to within `REACH` sigma of the map.
         sigma: in heatmap pixels.
 
     Returns:
@@ -84,7 +84,7 @@ def decode(heatmaps: Tensor, sigma: float) -> Decoded:
     on the peak's height, there is no temperature to choose, and what lies outside the window cannot
     pull the point to the middle. Along an axis on which the window leaves the map its mean would be
     biased; there the vertex of a parabola through the logarithms of three neighbouring sums of the
-    window is taken, which is exact for a Gaussian and reaches up to `REACH` sigma beyond the border.
+    window is taken, which is exact for a Gaussian and reaches `REACH` sigma beyond the border.
     A map without any positive value has its peak pixel as its point.
 
     Args:

@@ -7,6 +7,7 @@ train.py --resume RUN
 import importlib.util
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -98,6 +99,8 @@ def load_experiment(path: Path) -> Experiment:
 
 def failing_politely(action: Callable[[], None]) -> int:
     """Runs the action of a tool; a user's mistake becomes one message and exit code 1."""
+    # before torch is imported: its threads wait asleep, or a busy machine makes them 50 times slower
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
     logger.setLevel(logging.INFO)
     try:
@@ -173,8 +176,8 @@ def _sizes(run: "Run") -> str:
     """What a run is made of, as lines that line up."""
     experiment, parameters = run.experiment, sum(p.numel() for p in run.network.parameters())
     lines = [
-        f"data          {len(run.training_rows)} training and {len(run.validation_rows)} validation "
-        f"pictures, {run.table.num_landmarks} landmarks",
+        f"data          {len(run.training_rows)} training and {len(run.validation_rows)} "
+        f"validation pictures, {run.table.num_landmarks} landmarks",
         f"split         {run.split_rule}",
         f"network       {type(experiment.model).__name__} on {experiment.model.encoder}, "
         f"{parameters / 1e6:.2f} M parameters, {run.device}",

@@ -1,8 +1,8 @@
 """An experiment, typed: frozen, keyword-only dataclasses that check themselves.
 
-An experiment file builds one `Experiment`; a variant is made with `dataclasses.replace`. The command
-line overrides single fields (`--train.epochs 5`). Nothing here imports torch, so that `--help`
-answers at once.
+An experiment file builds one `Experiment`; a variant is made with `dataclasses.replace`. The
+command line overrides single fields (`--train.epochs 5`). Nothing here imports torch, so that
+`--help` answers at once.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ class Data:
     root: Path = Path("data")
     """Folder that holds train/landmarks.csv, train/images, test/ (or contest01_data with these)."""
     split: Literal["auto", "person", "order"] = "auto"
-    """Validation rows: whole persons, or the last rows of the table; auto: by person if names allow."""
+    """Validation rows: whole persons, or the table's last rows; auto: by person if names allow."""
     validation: float = 0.2
     """Share of the rows that is held out."""
     person_pattern: str = "(.+)_[^_]+$"
@@ -86,7 +86,7 @@ class Augment:
 
 @dataclass(frozen=True, kw_only=True)
 class UNet:
-    """The heatmap road: a U-Net whose features, times one embedding a landmark, are the heatmaps."""
+    """The heatmap road: a U-Net whose features, times an embedding a landmark, are heatmaps."""
 
     encoder: str = "resnet34"
     """Any encoder of segmentation_models_pytorch, or tu-NAME for one of timm's."""
@@ -270,4 +270,4 @@ def from_dict(kind: type[T], values: dict[str, Any]) -> T:
 
 def _kinds(hint: Any) -> list[type]:
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    return [option for option in options if dataclasses.is_dataclass(option)]
+    return [o for o in options if isinstance(o, type) and dataclasses.is_dataclass(o)]

@@ -2,7 +2,9 @@
 
 import csv
 import json
+import logging
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,14 @@ import torch
 from tqdm import tqdm
 
 from heatmap import contest, distributed, topology
+from heatmap.checkpoint import load_trained
 from heatmap.files import write_atomically
 from heatmap.networks import Network
 from heatmap.predict import predict
 from heatmap.samples import Samples
 from heatmap.stopwatch import Stopwatch
+
+logger = logging.getLogger("heatmap")
 
 # Shorter side of the picture in pixels: the upper ends of the size classes.
 SIZE_CLASSES = (125, 175, 250, 350)
@@ -25,7 +30,7 @@ SIZE_CLASSES = (125, 175, 250, 350)
 class Errors:
     """What a network got wrong, one row a picture, in the order of the table's rows.
 
-    rows: (N,); mse: (N,) float64 mean squared error over labelled coordinates in px² of the picture;
+    rows: (N,); mse: (N,) float64 mean squared error over labelled coordinates, px² of the picture;
     nme: (N,) mean point error over the normaliser; normaliser: its name; distance: (N, P) float32
     point errors in px, NaN where unlabelled; peak: (N, P) heights of the heatmap peaks, NaN on the
     direct road; mean_shape_mse: (N,) as mse, for the mean training shape; image_hw: (N, 2).
@@ -53,7 +58,7 @@ def measure(
     precision: str,
     watch: Stopwatch | None = None,
 ) -> Errors:
-    """The network's errors on the labelled rows, each counted once however many processes there are.
+    """The network's errors on the rows, each counted once however many processes there are.
 
     Raises:
         ValueError: a picture cannot be read; the message names it.
@@ -104,7 +109,7 @@ def summary(errors: Errors) -> dict[str, Any]:
     shorter = errors.image_hw.min(1)
     edges = (0, *SIZE_CLASSES, np.inf)
     sizes = {}
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in pairwise(edges):
         chosen = (shorter >= low) & (shorter < high)
         name = (
             f"under {high} px"
@@ -153,7 +158,7 @@ def _number(value: float | np.ndarray) -> float | None:
 
 
 def write(folder: Path, errors: Errors, names: list[str], scores: dict[str, Any]) -> None:
-    """Writes evaluation.json, per_image.csv and errors.npz into the folder, each whole or not at all."""
+    """Writes evaluation.json, per_image.csv and errors.npz into the folder, each atomically."""
     with write_atomically(folder / "evaluation.json") as temporary:
         temporary.write_text(json.dumps(scores, indent=2) + "\n")
     with (
@@ -165,9 +170,8 @@ def write(folder: Path, errors: Errors, names: list[str], scores: dict[str, Any]
             ["file_name", "mse", "nme", "mean_shape_mse", "mean_peak", "width", "height"]
         )
         for i, row in enumerate(errors.rows):
-            numbers = (
-                errors.mse[i], errors.nme[i], errors.mean_shape_mse[i], _nanmean(errors.peak[i], None)
-            )  # fmt: skip
+            peak = _nanmean(errors.peak[i], None)
+            numbers = errors.mse[i], errors.nme[i], errors.mean_shape_mse[i], peak
             cells = [f"{number:.6f}" if np.isfinite(number) else "" for number in numbers]
             table.writerow([names[row], *cells, errors.image_hw[i, 1], errors.image_hw[i, 0]])
     with (
@@ -202,3 +206,48 @@ def table(scores: dict[str, Any]) -> str:
     ]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value:>12}".rstrip() for name, value in rows)
+
+
+def evaluate_run(
+    path: Path, data: Path | None, device: torch.device
+) -> tuple[dict[str, Any], Path]:
+    """Scores a run on its validation rows, or on another contest's labelled rows.
+
+    Writes evaluation.json, per_image.csv and errors.npz into the run folder; for other data into
+    evaluation-NAME inside it.
+
+    Args:
+        path: run folder or checkpoint file; data: contest folder, None for the run's own.
+
+    Returns:
+        The scores, as `summary` gives them, and the folder that holds them.
+
+    Raises:
+        ValueError: no checkpoint, no labelled data, or another number of landmarks.
+    """
+    trained = load_trained(path)
+    experiment = trained.experiment
+    root = data or experiment.data.root
+    folder = contest.find_folder(root)
+    labels = contest.read_landmarks(folder.train_table, progress=True)
+    if labels.num_landmarks != trained.network.num_landmarks:
+        raise ValueError(
+            f"{labels.path} has {labels.num_landmarks} landmarks, the network of {path} predicts "
+            f"{trained.network.num_landmarks}"
+        )
+    out = trained.path.parent
+    if labels.fingerprint() == trained.checkpoint.table_hash:
+        rows = trained.checkpoint.validation_rows.numpy()
+    else:
+        rows = np.arange(len(labels.names))
+        out = out / f"evaluation-{root.resolve().name}"
+        logger.info(f"{labels.path} is not what the run was trained on: all its rows are scored")
+    paths = contest.image_paths(folder.train_images, labels.names, labels.path)
+    errors = measure(
+        trained.network.to(device), Samples(paths, labels.points_image, experiment.crop), rows,
+        trained.mean_shape_crop, batch=experiment.train.batch, workers=experiment.data.workers,
+        device=device, precision=experiment.train.precision,
+    )  # fmt: skip
+    scores = summary(errors)
+    write(out, errors, labels.names, scores)
+    return scores, out

@@ -37,13 +37,13 @@ Colour = tuple[float, float, float]
 # From light to dark; a person's skin lies between two neighbours.
 _SKINS = np.array(
     [
-        (0.97, 0.86, 0.78),
-        (0.94, 0.78, 0.67),
-        (0.87, 0.69, 0.56),
-        (0.77, 0.57, 0.42),
-        (0.62, 0.43, 0.31),
-        (0.46, 0.30, 0.21),
-        (0.30, 0.20, 0.15),
+        (0.96, 0.83, 0.76),
+        (0.93, 0.76, 0.67),
+        (0.87, 0.67, 0.55),
+        (0.77, 0.55, 0.41),
+        (0.62, 0.42, 0.30),
+        (0.46, 0.29, 0.20),
+        (0.30, 0.19, 0.14),
     ]
 )
 _HAIRS = np.array(
@@ -442,7 +442,7 @@ class _Canvas:
         return _noise(rng, self.height, self.width, cell * self.unit)
 
 
-_FINER = 4
+_FINER = 3
 
 
 def _cover(
@@ -450,21 +450,20 @@ def _cover(
 ) -> np.ndarray:
     """(h, w) float32, the share of each pixel in the window from `low` to `high` that is covered.
 
-    Counted on a grid 4 times finer: OpenCV's own antialiasing makes polygons 0.6 px too large.
+    Counted on a grid 3 times finer: OpenCV's own antialiasing makes polygons 0.6 px too large.
     """
     width, height = high - low
     fine = np.zeros((height * _FINER, width * _FINER), np.uint8)
     fixed_point = 4
-    corners = [
-        np.round(((polygon - low + 0.5) * _FINER - 0.5) * 2**fixed_point).astype(np.int32)
-        for polygon in polygons
-    ]
+    corners = ((np.concatenate(polygons) - low + 0.5) * _FINER - 0.5) * 2**fixed_point
+    ends = np.cumsum([len(polygon) for polygon in polygons])[:-1]
+    fine_polygons = np.split(np.round(corners).astype(np.int32), ends)
     if line_px is None:
-        for polygon in corners:  # one by one: together, overlaps would be holes
+        for polygon in fine_polygons:  # one by one: together, overlaps would be holes
             cv2.fillPoly(fine, [polygon], 255, shift=fixed_point)
     else:
         thickness = max(1, round(line_px * _FINER))
-        cv2.polylines(fine, corners, False, 255, thickness, shift=fixed_point)
+        cv2.polylines(fine, fine_polygons, False, 255, thickness, shift=fixed_point)
     small = cv2.resize(fine, (int(width), int(height)), interpolation=cv2.INTER_AREA)
     return small.astype(np.float32) / 255
 
@@ -483,7 +482,7 @@ def _tinted(values: np.ndarray, colour: Colour | np.ndarray) -> np.ndarray:
 
 # ------------------------------------------------------------------------------------- drawing
 
-_CANVAS_HEIGHTS = 280, 440
+_CANVAS_HEIGHTS = 264, 400
 
 
 @dataclass
@@ -541,9 +540,8 @@ def draw(face: Face) -> tuple[np.ndarray, np.ndarray]:
     _paint_skin(painting)
     _paint_wrinkles(painting)
     _paint_nose(painting)
-    for side in (0, 1):
-        _paint_eye(painting, side)
-        _paint_brow(painting, side)
+    _paint_eyes(painting)
+    _paint_brows(painting)
     _paint_mouth(painting)
     _paint_hair_in_front(painting)
     _paint_glasses(painting)
@@ -683,17 +681,22 @@ def _paint_ears(painting: _Painting) -> None:
 
 
 def _blob(
-    places: np.ndarray, at: np.ndarray, offset: tuple[float, float], reach: tuple[float, float]
+    x: np.ndarray,
+    y: np.ndarray,
+    at: np.ndarray,
+    offset: tuple[float, float],
+    reach: tuple[float, float],
 ) -> np.ndarray:
-    """(...) a smooth bump over (..., 2) `places`, 1 at `at + offset`."""
-    return np.exp(-(((places - at - offset) / reach) ** 2).sum(-1))
+    """(...) a smooth bump over places (x, y), 1 at `at + offset`."""
+    centre_x, centre_y = at + offset
+    return np.exp(-(((x - centre_x) / reach[0]) ** 2) - ((y - centre_y) / reach[1]) ** 2)
 
 
 def _paint_skin(painting: _Painting) -> None:
     """Skin within the outline, shaded and coloured on a coarse grid that knows the head's form."""
     face, head, canvas, rng = painting.face, painting.head, painting.canvas, painting.rng
     look, light = face.look, face.light
-    rows, columns = 64, round(64 * canvas.width / canvas.height)
+    rows, columns = 56, round(56 * canvas.width / canvas.height)
     grid = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), -1) + 0.5
     places = head.unproject(grid * (face.camera.width / columns, face.camera.height / rows) - 0.5)
 
@@ -708,18 +711,18 @@ def _paint_skin(painting: _Painting) -> None:
     halfway = light.direction + toward_camera
     gloss = np.maximum(normal @ (halfway / np.linalg.norm(halfway)), 0) ** 30
 
-    x, y = places[..., 0], places[..., 1]
+    x, y = np.ascontiguousarray(places[..., 0]), np.ascontiguousarray(places[..., 1])
     marks = head.points_head[:, :2]
     nose_base, lip_bottom = marks[580], marks[920]
-    hollows = 0.16 * _blob(places, nose_base, (0, 0.03), (0.3, 0.1))
-    hollows += 0.18 * _blob(places, lip_bottom, (0, 0.1), (0.26, 0.08))
-    blush = 0.35 * _blob(places, nose_base, (0, -0.17), (0.22, 0.16))
+    hollows = 0.16 * _blob(x, y, nose_base, (0, 0.03), (0.3, 0.1))
+    hollows += 0.18 * _blob(x, y, lip_bottom, (0, 0.1), (0.26, 0.08))
+    blush = 0.35 * _blob(x, y, nose_base, (0, -0.17), (0.22, 0.16))
     for sign, eye, side in zip((-1, 1), EYES, NOSE_SIDES, strict=True):
         eye_centre, wing = marks[eye].mean(0), marks[side][32]
-        hollows += 0.12 * _blob(places, eye_centre, (-sign * 0.1, -0.02), (0.3, 0.16))
-        hollows += 0.08 * _blob(places, eye_centre, (-sign * 0.1, 0.17), (0.2, 0.07))
-        hollows += 0.15 * _blob(places, wing, (sign * 0.05, -0.02), (0.07, 0.14))
-        blush += _blob(places, eye_centre, (sign * 0.14, 0.56), (0.3, 0.24))
+        hollows += 0.12 * _blob(x, y, eye_centre, (-sign * 0.1, -0.02), (0.3, 0.16))
+        hollows += 0.08 * _blob(x, y, eye_centre, (-sign * 0.1, 0.17), (0.2, 0.07))
+        hollows += 0.15 * _blob(x, y, wing, (sign * 0.05, -0.02), (0.07, 0.14))
+        blush += _blob(x, y, eye_centre, (sign * 0.14, 0.56), (0.3, 0.24))
     shade *= 1 - np.minimum(hollows, 0.5)
     redness = 0.22 * look.blush * blush[..., None] * (-0.1, 0.7, 0.55)
     colour = look.skin * (1 - redness) * shade[..., None] + 0.14 * gloss[..., None]
@@ -801,56 +804,54 @@ def _paint_nose(painting: _Painting) -> None:
         canvas.fill([nostril], painting.skin(0.13), opacity=0.85, soft=0.015)
 
 
-def _paint_eye(painting: _Painting, side: int) -> None:
-    canvas, head = painting.canvas, painting.head
+def _paint_eyes(painting: _Painting) -> None:
+    canvas, head, points = painting.canvas, painting.head, painting.points
     look, light = painting.face.look, painting.face.light
-    opening, lid = painting.points[EYES[side]], painting.points[LIDS[side]]
-    upper_lid, lower_lid, tear_duct = lid[:33], lid[32:], lid[30:35].mean(0)
+    openings, lids = [points[eye] for eye in EYES], [points[lid] for lid in LIDS]
+    upper_lids, lower_lids = [lid[:33] for lid in lids], [lid[32:] for lid in lids]
     black, dark = (0.05, 0.04, 0.035), painting.skin(0.35)
     lift = painting.on_skin(0.5, -0.05) - painting.on_skin(0.5, 0.0)
-    canvas.fill([lid], dark, opacity=0.45, soft=0.02)
-    canvas.stroke([upper_lid[3:-2] + lift], dark, 0.014, opacity=0.5, soft=0.012)
+    canvas.fill(lids, dark, opacity=0.45, soft=0.02)
+    canvas.stroke([lid[3:-2] + lift for lid in upper_lids], dark, 0.014, opacity=0.5, soft=0.012)
 
     level = 0.35 + 0.65 * light.ambient
-    canvas.fill([opening], _colour(np.array(look.eye_white) * level))
-    pupil = head.points_head[PUPILS[side]]
+    canvas.fill(openings, _colour(np.array(look.eye_white) * level))
 
-    def disc(radius: float) -> np.ndarray:
-        outline = _ellipse(pupil[:2], radius * np.eye(2), 32)
-        return painting.in_head(np.concatenate([outline, np.full((32, 1), pupil[2])], -1))
+    def discs(radius: float) -> list[np.ndarray]:
+        outline = np.pad(_ellipse(np.zeros(2), radius * np.eye(2), 32), ((0, 0), (0, 1)))
+        return [painting.in_head(head.points_head[pupil] + outline) for pupil in PUPILS]
 
     for radius, share, soft in ((0.095, 0.55, 0.0), (0.082, 1.0, 0.006), (0.055, 1.3, 0.012)):
         shade = _colour(np.array(look.iris) * share * level)
-        canvas.fill([disc(radius)], shade, inside=[opening], soft=soft)
-    canvas.fill([disc(0.038)], (0.02, 0.02, 0.02), inside=[opening])
+        canvas.fill(discs(radius), shade, inside=openings, soft=soft)
+    canvas.fill(discs(0.038), (0.02, 0.02, 0.02), inside=openings)
     toward_light = 0.035 * canvas.unit * np.array(light.direction[:2])
-    glint = _disc(painting.points[PUPILS[side]] + toward_light, 0.018 * canvas.unit)
-    canvas.fill([glint], (1, 1, 1), opacity=0.9, inside=[opening])
-    canvas.stroke([upper_lid], black, 0.05, opacity=0.45, soft=0.02, inside=[opening])
-    canvas.stroke([upper_lid], black, 0.024, opacity=0.4 + 0.6 * look.lashes)
-    canvas.stroke([lower_lid], dark, 0.012, opacity=0.35 + 0.3 * look.lashes, soft=0.005)
-    corner = _disc(tear_duct, 0.02 * canvas.unit)
-    canvas.fill([corner], _colour(np.array(look.skin) * (0.8, 0.5, 0.45)), soft=0.01)
+    glints = [_disc(points[pupil] + toward_light, 0.018 * canvas.unit) for pupil in PUPILS]
+    canvas.fill(glints, (1, 1, 1), opacity=0.9, inside=openings)
+    canvas.stroke(upper_lids, black, 0.05, opacity=0.45, soft=0.02, inside=openings)
+    canvas.stroke(upper_lids, black, 0.024, opacity=0.4 + 0.6 * look.lashes)
+    canvas.stroke(lower_lids, dark, 0.012, opacity=0.35 + 0.3 * look.lashes, soft=0.005)
+    tear_ducts = [_disc(lid[30:35].mean(0), 0.02 * canvas.unit) for lid in lids]
+    canvas.fill(tear_ducts, _colour(np.array(look.skin) * (0.8, 0.5, 0.45)), soft=0.01)
 
 
-def _paint_brow(painting: _Painting, side: int) -> None:
-    """A brow: a soft ground and hairs that slant from the lower edge outwards to the upper."""
+def _paint_brows(painting: _Painting) -> None:
+    """Brows: a soft ground, and hairs that slant from the lower edge outwards to the upper."""
     canvas, rng = painting.canvas, painting.rng
-    brow, colour = painting.points[BROWS[side]], np.array(painting.face.look.brows)
-    canvas.fill([brow], _colour(colour), opacity=0.75, soft=0.006)
-    upper, lower = brow[:32], brow[:31:-1]  # both from the outer end
-    root = rng.integers(0, 31, 60)
-    tip = np.maximum(root - 4, 0)
-    low, high = rng.uniform(0, 1, (60, 1)), rng.uniform(0, 0.5, (60, 1))
-    hairs = np.stack(
-        [
-            upper[root] + low * (lower[root] - upper[root]),
-            upper[tip] + low * high * (lower[tip] - upper[tip]),
-        ],
-        1,
-    )
-    canvas.stroke(list(hairs[:40]), _colour(0.7 * colour), 0.01, opacity=0.6, inside=[brow])
-    canvas.stroke(list(hairs[40:]), _colour(1.3 * colour + 0.03), 0.01, opacity=0.4, inside=[brow])
+    brows, colour = [painting.points[brow] for brow in BROWS], np.array(painting.face.look.brows)
+    canvas.fill(brows, _colour(colour), opacity=0.75, soft=0.006)
+    hairs: list[np.ndarray] = []
+    for brow in brows:
+        upper, lower = brow[:32], brow[:31:-1]  # both from the outer end
+        root = rng.integers(0, 31, 60)
+        tip = np.maximum(root - 4, 0)
+        low, high = rng.uniform(0, 1, (60, 1)), rng.uniform(0, 0.5, (60, 1))
+        start = upper[root] + low * (lower[root] - upper[root])
+        end = upper[tip] + low * high * (lower[tip] - upper[tip])
+        hairs += list(np.stack([start, end], 1))
+    canvas.stroke(hairs[::3], _colour(1.3 * colour + 0.03), 0.01, opacity=0.4, inside=brows)
+    dark_hairs = hairs[1::3] + hairs[2::3]
+    canvas.stroke(dark_hairs, _colour(0.7 * colour), 0.01, opacity=0.6, inside=brows)
 
 
 def _paint_mouth(painting: _Painting) -> None:
@@ -953,9 +954,10 @@ def _photograph(painting: _Painting) -> np.ndarray:
         small = cv2.resize(plane, (width, height), interpolation=interpolation)
         if camera.blur_px > 0.25:
             small = cv2.GaussianBlur(small, (0, 0), camera.blur_px)
-        exposed = np.clip(small * np.float32(gain) + np.float32(camera.noise) * grain, 0, 1)
-        planes.append(cv2.pow(exposed, light.gamma) * 255 + 0.5)
-    picture = cv2.merge(planes).astype(np.uint8)
+        exposed = small * np.float32(255 * gain) + np.float32(255 * camera.noise) * grain
+        planes.append(np.clip(exposed, 0, 255).astype(np.uint8))
+    tones = np.round(255 * np.linspace(0, 1, 256) ** light.gamma).astype(np.uint8)
+    picture = cv2.LUT(cv2.merge(planes), tones)
     if camera.grey:
         picture[:] = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None]
     left, top, right, bottom = camera.borders

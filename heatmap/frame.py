@@ -54,7 +54,7 @@ class Frame:
 
 
 def cover(image_hw: tuple[int, int], crop_hw: tuple[int, int]) -> Frame:
-    """The centre crop that the picture fills: scaled until it covers the crop, long ends cut off."""
+    """The centre crop that the picture fills: scaled to cover the crop, long ends cut off."""
     factor = max(crop_hw[0] / image_hw[0], crop_hw[1] / image_hw[1])
     return _centred(image_hw, crop_hw, factor)
 
@@ -93,7 +93,7 @@ def resizing(from_hw: tuple[int, int], to_hw: tuple[int, int]) -> Tensor:
 
 
 def apply(matrix: Tensor, points: Tensor) -> Tensor:
-    """(..., P, 2) float64: the (..., 3, 3) affine applied to (..., P, 2) points, NaN staying NaN."""
+    """(..., P, 2) float64: the (..., 3, 3) affine applied to (..., P, 2) points; NaN stays NaN."""
     points = points.to(matrix)
     return points @ matrix[..., :2, :2].mT + matrix[..., None, :2, 2]
 

@@ -175,7 +175,8 @@ class Head:
         x, y = points[..., 0] / self.shape.face_width, points[..., 1] - _FACE_CENTRE_Y
         height = np.where(y < 0, 2.05, 2.5)
         inside = 1 - (x / 1.3) ** 2 - (y / height) ** 2
-        z = 1.05 * np.sqrt(np.maximum(inside, 0.02))
+        inside = (inside + np.sqrt(inside**2 + 0.01)) / 2  # never negative, always falling outwards
+        z = 1.05 * np.sqrt(inside)
         if not relief:
             return z
         tip = 0.58 + self.shape.nose_length / 2
@@ -195,9 +196,9 @@ class Head:
             z = z + amount * across * np.exp(-(((y - centre_y) / reach_y) ** 2))
         return z
 
-    def lift(self, points: np.ndarray) -> np.ndarray:
+    def lift(self, points: np.ndarray, *, relief: bool = True) -> np.ndarray:
         """(..., 3): (..., 2) points of the head frame, laid on the skin."""
-        return np.concatenate([points, self.depth(points)[..., None]], -1)
+        return np.concatenate([points, self.depth(points, relief=relief)[..., None]], -1)
 
     def project(self, points: np.ndarray) -> np.ndarray:
         """(..., 2) points_image of (..., 3) points of the head frame."""
@@ -206,9 +207,9 @@ class Head:
         return self.pose.scale_px * grown @ self._roll.T + self._offset
 
     def place(self, x: np.ndarray | float, y: np.ndarray | float) -> np.ndarray:
-        """(..., 2) points_image of places on the skin, named in the template's coordinates."""
-        points = np.stack(np.broadcast_arrays(x, y), -1).astype(np.float64)
-        return self.project(self.lift(self._identity(points)))
+        """(..., 2) points_image of places on the mask, named in the template's coordinates."""
+        points = self._identity(np.stack(np.broadcast_arrays(x, y), -1).astype(np.float64))
+        return self.project(self.lift(points, relief=False))
 
     def unproject(self, points_image: np.ndarray) -> np.ndarray:
         """(..., 2) head-frame x and y of the skin seen at `points_image`.
@@ -219,7 +220,7 @@ class Head:
         rolled = (points_image - self._offset) / self.pose.scale_px @ self._roll
         inverse = np.linalg.inv(self.rotation[:2, :2])
         points = rolled
-        for _ in range(12):
+        for _ in range(9):
             z = self.depth(points, relief=False)
             turned_z = points @ self.rotation[2, :2] + z * self.rotation[2, 2]
             flat = rolled / (1 + self.pose.perspective * turned_z)[..., None]
@@ -235,12 +236,9 @@ class Head:
         """
         middle = np.array([0.0, _FACE_CENTRE_Y])
         share = np.linspace(1, 0.6, 24)[:, None, None]
-        candidates = middle + share * (points - middle)
-        candidates = np.concatenate(
-            [candidates, self.depth(candidates, relief=False)[..., None]], -1
-        )
+        candidates = self.lift(middle + share * (points - middle), relief=False)
         projected = self.project(candidates)
-        outwards = projected[0] - self.project(np.append(middle, self.depth(middle, relief=False)))
+        outwards = projected[0] - self.project(self.lift(middle, relief=False))
         furthest = np.einsum("snk,nk->sn", projected, outwards).argmax(0)
         return candidates[furthest, np.arange(len(points))]
 

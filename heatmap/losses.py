@@ -16,8 +16,8 @@ def adaptive_wing(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
     With d = |prediction - target| and q = alpha - target, the loss is
     omega log(1 + (d / epsilon)^q) below d = theta and its tangent above. With c = min(d, theta) and
-    t = (c / epsilon)^q both branches are one expression, since the tangent's slope is the slope at c:
-    omega log(1 + t) + slope (d - c), slope = omega q t / (c (1 + t)).
+    t = (c / epsilon)^q both branches are one expression, since the tangent's slope is the slope at
+    c: omega log(1 + t) + slope (d - c), slope = omega q t / (c (1 + t)).
 
     Args:
         prediction: heatmap heights, any shape and float dtype; half types are computed in float32.

@@ -21,7 +21,8 @@ BLOCK_VALUES = {"cpu": 2**20, "cuda": 2**26}
 
 
 class Maps(NamedTuple):
-    """P heatmaps of each of B pictures: map[b, p, y, x] = embeddings[p] · features[b, :, y, x] + bias[p].
+    """P heatmaps of each of B pictures:
+    map[b, p, y, x] = embeddings[p] · features[b, :, y, x] + bias[p].
 
     features: (B, C, H, W), any float dtype; embeddings: (P, C); bias: (P,).
     """
@@ -52,12 +53,12 @@ def adaptive_wing_loss(
         weight_map: extra weight of pixels where the target, dilated by one pixel, is at least 0.2.
 
     Returns:
-        Scalar, float32 (float64 for float64 features), differentiable once with respect to the maps.
+        Scalar, float32 (float64 for float64 features), differentiable once in the maps.
 
     Source: Wang, Bo, Fuxin 2019, https://arxiv.org/abs/1904.07399.
     """
     arguments = (*maps, points_heatmap, weights, sigma, weight_map)
-    return _BlockedLoss.apply(*arguments)  # type: ignore[no-untyped-call]
+    return _BlockedLoss.apply(*arguments)
 
 
 @torch.no_grad()

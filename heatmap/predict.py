@@ -64,9 +64,10 @@ def predict(
                 output = network(inputs.images)
             with watch("decode"):
                 found = network.decode(output)
-                covariance = found.covariance_crop
-                if covariance is not None:
-                    covariance = inputs.frame.covariance_to_image(covariance).cpu().numpy()
+                covariance = None
+                if found.covariance_crop is not None:
+                    spread = inputs.frame.covariance_to_image(found.covariance_crop)
+                    covariance = spread.cpu().numpy()
                 landmarks = Landmarks(
                     sample.row.numpy(),
                     inputs.frame.to_image(found.points_crop).cpu().numpy(),

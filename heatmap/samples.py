@@ -119,7 +119,7 @@ def shuffled_batches(
 def batches_in_order(
     rows: np.ndarray, batch: int, rank: int = 0, world: int = 1
 ) -> list[list[int]]:
-    """Every row once, in batches that are the same for any number of processes, dealt out in turn."""
+    """Every row once; the batches are the same for any number of processes, dealt out in turn."""
     starts = range(rank * batch, len(rows), world * batch)
     return [rows[start : start + batch].tolist() for start in starts]
 

@@ -1,10 +1,9 @@
 """The training loop, the same for both roads.
 
-Learning rate, order, augmentation and dropout are functions of (seed, epoch, row, step), so a run that
-was killed and resumed ends with the same bits as one that was not.
+Learning rate, order, augmentation and dropout are functions of (seed, epoch, row, step), so a run
+that was killed and resumed ends with the same bits as one that was not.
 """
 
-import hashlib
 import json
 import logging
 import math
@@ -23,7 +22,7 @@ from tqdm import tqdm
 from heatmap import augment, checkpoint, contest, distributed, draw, evaluate, networks, topology
 from heatmap.config import Experiment, Schedule, to_dict
 from heatmap.files import write_atomically
-from heatmap.frame import Frame, contain
+from heatmap.frame import contain
 from heatmap.maps import Maps
 from heatmap.predict import autocast, predict
 from heatmap.record import Record
@@ -106,7 +105,7 @@ def prepare(experiment: Experiment, saved: checkpoint.Checkpoint | None = None) 
     folder = contest.find_folder(experiment.data.root)
     table = contest.read_landmarks(folder.train_table, progress=True)
     paths = contest.image_paths(folder.train_images, table.names, table.path)
-    table_hash = _table_hash(table)
+    table_hash = table.fingerprint()
     if saved is None:
         split = contest.split_rows(
             table.names,
@@ -319,7 +318,7 @@ def learning_rate(schedule: Schedule, used: float, epoch: int) -> float:
 
 
 def _used(run: Run, begin: float) -> float:
-    """The part of the budget that is used up: of the steps, or of the minutes where that is more."""
+    """The part of the budget that is used up: of the steps, or of the minutes if that is more."""
     used = run.progress.step / run.total_steps
     minutes = run.experiment.train.max_minutes
     if minutes:
@@ -345,10 +344,11 @@ def rehearse(run: Run) -> str:
     run.network.train()
     _step(run, run.network, sample, Stopwatch(run.device), time.monotonic())
     grown = _peak_memory(run.device) - before
+    crop_hw = run.experiment.crop.height, run.experiment.crop.width
     lines = [
         f"crops         {tuple(sample.crop.shape)} uint8 with a margin of {run.training.margin} px",
         f"points        {tuple(sample.points_image.shape)}",
-        f"input         {(len(sample.crop), 3, run.experiment.crop.height, run.experiment.crop.width)}",
+        f"input         {(len(sample.crop), 3, *crop_hw)}",
         f"memory        {grown / 2**20:.0f} MiB more at the peak of one step (measured)",
     ]
     return "\n".join(lines)
@@ -404,14 +404,14 @@ def _save(run: Run, path: Path, record: Record) -> None:
 
 def _optimizer(experiment: Experiment, network: nn.Module) -> torch.optim.Optimizer:
     settings = experiment.optimizer
-    shared = {"lr": settings.lr, "weight_decay": settings.weight_decay}
+    parameters, lr, decay = network.parameters(), settings.lr, settings.weight_decay
     match settings.kind:
         case "adamw":
-            return torch.optim.AdamW(network.parameters(), **shared, amsgrad=settings.amsgrad)
+            return torch.optim.AdamW(parameters, lr, weight_decay=decay, amsgrad=settings.amsgrad)
         case "adam":
-            return torch.optim.Adam(network.parameters(), **shared, amsgrad=settings.amsgrad)
+            return torch.optim.Adam(parameters, lr, weight_decay=decay, amsgrad=settings.amsgrad)
         case "sgd":
-            return torch.optim.SGD(network.parameters(), **shared, momentum=settings.momentum)
+            return torch.optim.SGD(parameters, lr, momentum=settings.momentum, weight_decay=decay)
 
 
 def chosen_device(name: str) -> torch.device:
@@ -431,16 +431,10 @@ def _seed_of(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
-def _table_hash(table: contest.LandmarkTable) -> str:
-    digest = hashlib.sha256("\n".join(table.names).encode())
-    digest.update(np.ascontiguousarray(table.points_image))
-    return digest.hexdigest()
-
-
 def _not_finite(
     run: Run, sample: Sample, output: Any, batch: augment.Batch, loss: float, gradient: float
 ) -> str:
-    """Why the run stops, with the pictures whose own loss is not finite, or else the whole batch."""
+    """Why the run stops, with the pictures whose own loss is not finite, or all of the batch."""
     names = [run.table.names[row] for row in sample.row.tolist()]
 
     def loss_of(i: int) -> float:
@@ -456,18 +450,19 @@ def _not_finite(
 
     offending = [name for i, name in enumerate(names) if not math.isfinite(loss_of(i))]
     return (
-        f"step {run.progress.step + 1} (epoch {run.progress.epoch + 1}): the loss is {loss} and the "
-        f"gradient's norm {gradient}. Pictures: {', '.join(offending or names)}. If their labels "
-        "are right, lower optimizer.lr or set optimizer.clip_norm; last.pt holds the last good state."
+        f"step {run.progress.step + 1} (epoch {run.progress.epoch + 1}): the loss is {loss} and "
+        f"the gradient's norm {gradient}. Pictures: {', '.join(offending or names)}. If their "
+        "labels are right, lower optimizer.lr or set optimizer.clip_norm; last.pt holds the last "
+        "good state."
     )
 
 
 def _alarm_if_black(row: dict[str, Any]) -> None:
     if row.get("val/peak", 1.0) < BLACK_PEAK:
         logger.warning(
-            f"the heatmaps are nearly black: their mean peak is {row['val/peak']:.3f}, targets have "
-            "1. Likely causes: a learning rate that is too high or too low, model.weight_map 0, a "
-            "model.sigma below 1, or labels that do not belong to their pictures."
+            f"the heatmaps are nearly black: their mean peak is {row['val/peak']:.3f}, targets "
+            "have 1. Likely causes: a learning rate that is too high or too low, model.weight_map "
+            "0, a model.sigma below 1, or labels that do not belong to their pictures."
         )
 
 

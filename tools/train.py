@@ -1,4 +1,4 @@
-"""Train an experiment: train.py experiments/unet.py --data.root DIR --out RUN [--field value ...]."""
+"""Train an experiment, or go on with a run that was stopped; `--help` shows how."""
 
 import sys
 

@@ -5,6 +5,7 @@ in row i + 2. Blank rows are an error except at the end of a file, which keeps t
 """
 
 import csv
+import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -37,6 +38,12 @@ class LandmarkTable:
     @property
     def num_landmarks(self) -> int:
         return self.points_image.shape[1]
+
+    def fingerprint(self) -> str:
+        """SHA-256 of names and points: equal where a split or a run fits the table."""
+        digest = hashlib.sha256("\n".join(self.names).encode())
+        digest.update(np.ascontiguousarray(self.points_image).data)
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True)

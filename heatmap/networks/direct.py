@@ -20,8 +20,8 @@ class DirectNetwork(Network):
 
     def __init__(self, model: config.Direct, num_landmarks: int, height: int, width: int) -> None:
         super().__init__(num_landmarks)
-        self.encoder = load_encoder(model.encoder, model.weights)
-        self.head = nn.Linear(self.encoder.out_channels[-1], 2 * num_landmarks)
+        self.encoder, channels = load_encoder(model.encoder, model.weights)
+        self.head = nn.Linear(channels[-1], 2 * num_landmarks)
         self.register_buffer("centre", torch.tensor([width - 1, height - 1]) / 2, persistent=False)
         self.register_buffer("extent", torch.tensor([width, height]) / 2, persistent=False)
 

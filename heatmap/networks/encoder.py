@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 
-def load_encoder(name: str, weights: str) -> nn.Module:
-    """An encoder for RGB pictures; its `out_channels` tell the channels of its features.
+def load_encoder(name: str, weights: str) -> tuple[nn.Module, tuple[int, ...]]:
+    """An encoder for RGB pictures and the channels of its features, from stride 1 to 32.
 
     Args:
         name: one of segmentation_models_pytorch's encoders, or "tu-NAME" for one of timm's.
@@ -41,7 +41,7 @@ def load_encoder(name: str, weights: str) -> nn.Module:
         raise ValueError(f"encoder {name!r}: {error}") from None
     if is_file:
         _load_file(encoder, Path(weights))
-    return encoder
+    return encoder, tuple(encoder.out_channels)
 
 
 def _load_file(encoder: nn.Module, path: Path) -> None:

@@ -24,10 +24,10 @@ class UNetNetwork(Network):
     def __init__(self, model: config.UNet, num_landmarks: int) -> None:
         super().__init__(num_landmarks)
         self.stride, self.sigma, self.weight_map = model.stride, model.sigma, model.weight_map
-        self.encoder = load_encoder(model.encoder, model.weights)
+        self.encoder, channels = load_encoder(model.encoder, model.weights)
         num_blocks = NUM_BLOCKS[model.stride]
         self.decoder = UnetDecoder(
-            encoder_channels=self.encoder.out_channels,
+            encoder_channels=channels,
             decoder_channels=(*DECODER_CHANNELS[: num_blocks - 1], model.width),
             n_blocks=num_blocks,
             add_center_block=model.encoder.startswith("vgg"),

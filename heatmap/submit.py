@@ -1,0 +1,82 @@
+"""A trained network and the contest's test pictures -> a submission file."""
+
+import logging
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from heatmap import contest
+from heatmap.checkpoint import Trained
+from heatmap.predict import predict
+from heatmap.samples import Samples
+
+logger = logging.getLogger("heatmap")
+
+
+def submit(
+    trained: Trained,
+    root: Path,
+    out: Path,
+    *,
+    rounding: Literal["round", "truncate", "none"],
+    missing: Literal["stop", "mean-shape"],
+    device: torch.device,
+) -> int:
+    """Predicts every test picture and writes the asked landmarks; returns the number of rows.
+
+    Args:
+        root: the contest's folder.
+        rounding: as `contest.write_submission` takes it.
+        missing: what a test picture that is absent or cannot be read does: "stop", or "mean-shape",
+            which answers with the mean training shape, placed as in the other test pictures.
+
+    Raises:
+        ValueError: a picture cannot be read, or the file's rules are broken; no file is written.
+    """
+    folder = contest.find_folder(root)
+    asked = contest.read_asked_points(folder.test_points, trained.network.num_landmarks)
+    names, lost = asked.names, list[str]()
+    if missing == "mean-shape":
+        names, lost = _sorted_out(folder.test_images, asked.names)
+        if not names:
+            raise ValueError(f"{folder.test_images}: none of the test pictures can be read")
+    paths = contest.image_paths(folder.test_images, names, asked.path)
+
+    num_landmarks, experiment = trained.network.num_landmarks, trained.experiment
+    nothing = np.broadcast_to(np.float32(np.nan), (len(paths), num_landmarks, 2)).copy()
+    points_image = np.empty((len(paths), num_landmarks, 2), np.float32)
+    mean_shape = np.zeros((num_landmarks, 2))
+    with tqdm(total=len(paths), desc="predict", unit="img", leave=False, disable=None) as bar:
+        for found in predict(
+            trained.network.to(device), Samples(paths, nothing, experiment.crop),
+            np.arange(len(paths)), batch=experiment.train.batch, workers=experiment.data.workers,
+            device=device, precision=experiment.train.precision,
+        ):  # fmt: skip
+            points_image[found.rows] = found.points_image
+            mean_shape += found.frame.to_image(trained.mean_shape_crop).sum(0).numpy() / len(paths)
+            bar.update(len(found.rows))
+    if lost:
+        logger.warning(
+            f"{len(lost)} of {len(asked.names)} test pictures cannot be read and get the mean "
+            f"shape: {', '.join(lost[:10])}{' ...' if len(lost) > 10 else ''}"
+        )
+        filling = np.broadcast_to(mean_shape, (len(lost), num_landmarks, 2))
+        points_image = np.concatenate([points_image, filling])
+    contest.write_submission(out, asked, [*names, *lost], points_image, rounding=rounding)
+    return len(asked.names)
+
+
+def _sorted_out(images: Path, names: list[str]) -> tuple[list[str], list[str]]:
+    """The names of the pictures that can be read, and of those that cannot."""
+    readable: list[str] = []
+    lost: list[str] = []
+    for name in tqdm(names, desc="check pictures", unit="img", leave=False, disable=None):
+        try:
+            contest.read_image(images / name)
+            readable.append(name)
+        except ValueError:
+            lost.append(name)
+    return readable, lost

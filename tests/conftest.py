@@ -1,0 +1,64 @@
+"""What several test files share: an environment without network, and contests to work on."""
+
+import os
+
+# Before anything imports torch, which reads the first when its threads start. Threads that spin
+# while they wait take the time of the test's other processes.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from heatmap.contest import Folder, write_asked_points, write_landmarks
+
+
+@pytest.fixture(scope="session")
+def faces68() -> Path:
+    """The folder of the real faces with 68 landmarks; not part of the repository."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "data" / "faces68"
+    if not folder.is_dir():
+        pytest.skip(f"the real faces are not there ({folder})")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_contest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The root of a contest to read and not to change: 12 training and 5 test pictures.
+
+    7 landmarks, each a dot of its own colour; pictures of many sizes; several pictures a person.
+    One landmark of the third picture is unlabelled. 3 landmarks of each test picture are asked for.
+    """
+    contest = Folder(root=tmp_path_factory.mktemp("tiny_contest"))
+    contest.train_images.mkdir(parents=True)
+    contest.test_images.mkdir(parents=True)
+    generator = np.random.default_rng(7)
+    names = [f"{person}_{k}.jpg" for person in ("ada", "bo", "cy", "dee") for k in range(3)]
+    points = np.stack([_draw_dots(contest.train_images / name, generator) for name in names])
+    points[2, 4] = np.nan
+    write_landmarks(contest.train_table, names, points)
+
+    names = [f"eve_{k}.jpg" for k in range(5)]
+    for name in names:
+        _draw_dots(contest.test_images / name, generator)
+    write_asked_points(contest.test_points, names, generator.integers(0, 7, (5, 3)))
+    return contest.root
+
+
+def _draw_dots(path: Path, generator: np.random.Generator) -> np.ndarray:
+    """Writes a picture of 7 dots in a ring and gives their (7, 2) centres."""
+    height, width = generator.integers(60, 130, 2)
+    angle = np.arange(7) * 2 * np.pi / 7 + generator.uniform(-0.3, 0.3)
+    ring = np.stack([np.cos(angle), np.sin(angle)], -1) * generator.uniform(0.2, 0.35)
+    points = np.array([width, height]) / 2 + ring * min(height, width)
+    image = np.full((height, width, 3), generator.integers(20, 90, 3), np.uint8)
+    for index, (x, y) in enumerate(points):
+        colour = [80 + 170 * (index + 1 >> bit & 1) for bit in range(3)]
+        centre = round(x * 16), round(y * 16)  # 4 fractional bits
+        cv2.circle(image, centre, min(height, width) * 16 // 20, colour, -1, cv2.LINE_AA, 4)
+    assert cv2.imwrite(str(path), image)
+    return points

@@ -1,0 +1,126 @@
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from heatmap import losses
+
+THETA, OMEGA, EPSILON, ALPHA = 0.5, 14.0, 1.0, 2.1
+
+
+def constants(target: Tensor) -> tuple[Tensor, Tensor]:
+    """A and C of the paper's linear branch, in float64."""
+    power = ALPHA - target.double()
+    ratio = torch.tensor(THETA / EPSILON, dtype=torch.float64)
+    slope = OMEGA / (1 + ratio**power) * power * ratio ** (power - 1) / EPSILON
+    return slope, THETA * slope - OMEGA * torch.log(1 + ratio**power)
+
+
+def as_in_the_paper(prediction: Tensor, target: Tensor) -> Tensor:
+    """The two branches as printed in arXiv:1904.07399, in float64."""
+    prediction, target = prediction.double(), target.double()
+    distance = (target - prediction).abs()
+    slope, offset = constants(target)
+    # the branch that is not taken must not poison the gradient of the other at distance 0
+    curved = OMEGA * torch.log(1 + (distance.clamp_min(1e-300) / EPSILON) ** (ALPHA - target))
+    return torch.where(distance < THETA, curved, slope * distance - offset)
+
+
+def slope_in_the_paper(prediction: Tensor, target: Tensor) -> Tensor:
+    prediction = prediction.double().requires_grad_()
+    (slope,) = torch.autograd.grad(as_in_the_paper(prediction, target).sum(), prediction)
+    return slope
+
+
+@pytest.fixture
+def heights() -> tuple[Tensor, Tensor]:
+    """(41, 601) float32 predictions and targets; no distance is 0 and none is THETA."""
+    target, distance = torch.meshgrid(
+        torch.linspace(0, 1, 41), torch.linspace(-3, 3, 601) + 0.0037, indexing="ij"
+    )
+    return target + distance, target
+
+
+@pytest.mark.parametrize(
+    ("target", "slope", "offset"), [(0, 11.121, 2.626), (0.5, 11.113, 1.565), (1, 9.798, -0.4615)]
+)
+def test_the_reference_has_the_papers_constants(target: float, slope: float, offset: float) -> None:
+    a, c = constants(torch.tensor(target))
+    assert a.item() == pytest.approx(slope, abs=6e-4)
+    assert c.item() == pytest.approx(offset, abs=6e-4)
+
+
+def test_the_loss_has_the_papers_values() -> None:
+    loss, _ = losses.adaptive_wing(torch.tensor([1.0, 0.25]), torch.tensor([0.0, 0.0]))
+    # a line with slope 11.121 less 2.626; 14 ln(1 + 0.25^2.1)
+    assert loss.tolist() == pytest.approx([8.4959, 14 * math.log(1 + 0.25**2.1)], rel=2e-5)
+
+
+def test_the_loss_equals_the_papers_two_branches(heights: tuple[Tensor, Tensor]) -> None:
+    loss, _ = losses.adaptive_wing(*heights)
+    expected = as_in_the_paper(*heights)
+    assert loss.dtype == torch.float32
+    assert ((loss - expected).abs() / expected).max() < 1e-6
+
+
+def test_the_slope_equals_the_derivative_of_the_paper(heights: tuple[Tensor, Tensor]) -> None:
+    _, slope = losses.adaptive_wing(*heights)
+    expected = slope_in_the_paper(*heights)
+    assert (slope - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+def test_in_float64_loss_and_slope_are_exact(heights: tuple[Tensor, Tensor]) -> None:
+    prediction, target = heights[0].double(), heights[1].double()
+    loss, slope = losses.adaptive_wing(prediction, target)
+    assert loss.dtype == slope.dtype == torch.float64
+    assert torch.allclose(loss, as_in_the_paper(prediction, target), rtol=1e-12, atol=0)
+    expected = slope_in_the_paper(prediction, target)
+    assert torch.allclose(slope, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("side", [-1, 1])
+@pytest.mark.parametrize("target", [0.0, 0.3, 1.0])
+def test_value_and_slope_are_continuous_at_theta(side: int, target: float) -> None:
+    gap = 1e-9
+    targets = torch.full((2,), target, dtype=torch.float64)
+    distance = torch.tensor([THETA - gap, THETA + gap], dtype=torch.float64)
+    loss, slope = losses.adaptive_wing(targets + side * distance, targets)
+    assert loss.diff().abs().item() < 30 * gap
+    assert slope.diff().abs().item() < 60 * gap
+    assert (side * slope > 9).all()
+
+
+def test_equal_heights_cost_nothing_and_pull_nowhere() -> None:
+    target = torch.linspace(0, 1, 7)
+    loss, slope = losses.adaptive_wing(target.clone(), target)
+    assert torch.equal(slope, torch.zeros(7))
+    assert loss.max() < 1e-12
+
+
+def test_the_arguments_stay_as_they_are() -> None:
+    prediction, target = torch.rand(3, 5), torch.rand(3, 5)
+    kept = prediction.clone(), target.clone()
+    losses.adaptive_wing(prediction, target)
+    assert torch.equal(prediction, kept[0])
+    assert torch.equal(target, kept[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_loss_and_slope_are_finite_whatever_the_prediction(dtype: torch.dtype) -> None:
+    largest = torch.finfo(dtype).max if dtype in (torch.float16, torch.bfloat16) else 1e30
+    heights = [0, 1, THETA, 1 - THETA, 1 + THETA, 1e-7, 1e-30, 1e4, largest / 20]
+    prediction = torch.tensor([s * h for h in heights for s in (1, -1)], dtype=dtype)[:, None]
+    target = torch.tensor([0.0, 1e-30, 1e-7, 0.5, 1 - 1e-7, 1.0])
+    loss, slope = losses.adaptive_wing(prediction, target.to(dtype))
+    assert loss.dtype == slope.dtype == torch.promote_types(dtype, torch.float32)
+    for weight in (0, 1, 10):
+        assert (weight * loss).isfinite().all()
+        assert (weight * slope).isfinite().all()
+    assert (loss >= 0).all()
+
+
+def test_the_squared_error_is_the_mean_over_x_and_y() -> None:
+    points = torch.tensor([[[1.0, 2.0], [0.0, 0.0], [5.0, 1.0]]])
+    truth = torch.tensor([[[1.0, 2.0], [3.0, 4.0], [5.0, 3.0]]])
+    assert losses.squared_error(points, truth).tolist() == [[0.0, 12.5, 2.0]]
