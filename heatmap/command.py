@@ -99,7 +99,7 @@ def load_experiment(path: Path) -> Experiment:
 
 def failing_politely(action: Callable[[], None]) -> int:
     """Runs the action of a tool; a user's mistake becomes one message and exit code 1."""
-    # before torch is imported: its threads wait asleep, or a busy machine makes them 50 times slower
+    # before torch is imported: its threads wait asleep, else a busy machine slows them 50 times
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
     logger.setLevel(logging.INFO)

@@ -7,6 +7,7 @@ a camera's faults. The features are polygons of the landmarks themselves.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 
 import cv2
 import numpy as np
@@ -409,8 +410,8 @@ class _Canvas:
         margin = 2 + 3 * soft_px + (line_px or 0)
         corners = np.concatenate(polygons)
         limit = (self.width, self.height)
-        low = np.clip(np.floor(corners.min(0) - margin), 0, limit).astype(int)
-        high = np.clip(np.ceil(corners.max(0) + margin) + 1, 0, limit).astype(int)
+        low = np.maximum(corners.min(0) - margin, 0).astype(int)
+        high = np.minimum(corners.max(0) + margin + 2, limit).astype(int)
         if (high <= low).any():
             return
         cover = _cover(polygons, low, high, line_px)
@@ -456,8 +457,9 @@ def _cover(
     fine = np.zeros((height * _FINER, width * _FINER), np.uint8)
     fixed_point = 4
     corners = ((np.concatenate(polygons) - low + 0.5) * _FINER - 0.5) * 2**fixed_point
-    ends = np.cumsum([len(polygon) for polygon in polygons])[:-1]
-    fine_polygons = np.split(np.round(corners).astype(np.int32), ends)
+    corners = np.round(corners).astype(np.int32)
+    ends = accumulate((len(polygon) for polygon in polygons), initial=0)
+    fine_polygons = [corners[start:end] for start, end in pairwise(ends)]
     if line_px is None:
         for polygon in fine_polygons:  # one by one: together, overlaps would be holes
             cv2.fillPoly(fine, [polygon], 255, shift=fixed_point)

@@ -407,11 +407,17 @@ def _optimizer(experiment: Experiment, network: nn.Module) -> torch.optim.Optimi
     parameters, lr, decay = network.parameters(), settings.lr, settings.weight_decay
     match settings.kind:
         case "adamw":
-            return torch.optim.AdamW(parameters, lr, weight_decay=decay, amsgrad=settings.amsgrad)
+            return torch.optim.AdamW(
+                parameters, lr, weight_decay=decay, amsgrad=settings.amsgrad, fused=True
+            )
         case "adam":
-            return torch.optim.Adam(parameters, lr, weight_decay=decay, amsgrad=settings.amsgrad)
+            return torch.optim.Adam(
+                parameters, lr, weight_decay=decay, amsgrad=settings.amsgrad, fused=True
+            )
         case "sgd":
-            return torch.optim.SGD(parameters, lr, momentum=settings.momentum, weight_decay=decay)
+            return torch.optim.SGD(
+                parameters, lr, momentum=settings.momentum, weight_decay=decay, fused=True
+            )
 
 
 def chosen_device(name: str) -> torch.device:

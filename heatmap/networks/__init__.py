@@ -5,6 +5,8 @@ neither know nor care which road was taken. This is the only folder that imports
 segmentation_models_pytorch.
 """
 
+import torch
+
 from heatmap import config
 from heatmap.networks.direct import DirectNetwork
 from heatmap.networks.network import CropPrediction, Network
@@ -19,8 +21,10 @@ def build(model: config.UNet | config.Direct, crop: config.Crop, num_landmarks: 
     Raises:
         ValueError: unknown encoder, or weights that cannot be had.
     """
+    network: Network
     match model:
         case config.UNet():
-            return UNetNetwork(model, num_landmarks)
+            network = UNetNetwork(model, num_landmarks)
         case config.Direct():
-            return DirectNetwork(model, num_landmarks, crop.height, crop.width)
+            network = DirectNetwork(model, num_landmarks, crop.height, crop.width)
+    return network.to(memory_format=torch.channels_last)

@@ -1,0 +1,19 @@
+"""Does the main road work here, from drawn faces to a submission, in a few minutes on any machine?
+
+Run      bash tools/quickstart.sh
+Against  the mean shape, and the nearest training picture
+"""
+
+from dataclasses import replace
+
+from experiments import unet
+from heatmap.config import Augment, Crop, Train, UNet
+
+EXPERIMENT = replace(
+    unet.EXPERIMENT,
+    name="quickstart",
+    crop=Crop(height=96, width=96),
+    model=UNet(encoder="resnet18", weights="none", stride=4, width=96, sigma=1.2),
+    augment=Augment(mirror=0.5, rotate_deg=10, scale=0.1, brightness=0.1, contrast=0.1),
+    train=Train(epochs=100, max_minutes=3.5, batch=16),
+)

@@ -1,0 +1,312 @@
+import math
+from typing import Any
+
+import pytest
+import reference
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from heatmap import codec, maps
+from heatmap.maps import Maps
+
+PICTURES, CHANNELS, LANDMARKS, HEIGHT, WIDTH = 3, 4, 11, 17, 13
+ROW, MAP = LANDMARKS * WIDTH, HEIGHT * WIDTH
+SIGMA, WEIGHT_MAP = 1.5, 10.0
+BLOCKS = {
+    "less than a row": 1,
+    "some rows": 5 * ROW,
+    "one picture": LANDMARKS * MAP,
+    "two pictures": 2 * LANDMARKS * MAP,
+    "everything": 2**20,
+}
+
+
+@pytest.fixture
+def problem() -> tuple[Maps, Tensor, Tensor]:
+    """float64 maps, points in and around them, and weights of many sizes."""
+    generator = torch.Generator().manual_seed(1)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    some_maps = Maps(
+        normal(PICTURES, CHANNELS, HEIGHT, WIDTH), 0.3 * normal(LANDMARKS, CHANNELS), normal(LANDMARKS)
+    )
+    size = torch.tensor([WIDTH, HEIGHT])
+    points = (1.2 * torch.rand(PICTURES, LANDMARKS, 2, generator=generator) - 0.1) * size
+    weights = 2 * torch.rand(PICTURES, LANDMARKS, generator=generator)
+    return some_maps, points.double(), weights.double()
+
+
+def cast(some_maps: Maps, dtype: torch.dtype) -> Maps:
+    return Maps(*(t.detach().to(dtype) for t in some_maps))
+
+
+def loss_of(some_maps: Maps, points: Tensor, weights: Tensor, weight_map: float = 10.0) -> Tensor:
+    return maps.adaptive_wing_loss(
+        some_maps, points, weights, sigma=SIGMA, weight_map=weight_map
+    )
+
+
+def loss_and_gradients(
+    some_maps: Maps, points: Tensor, weights: Tensor, **settings: float
+) -> tuple[Tensor, Maps]:
+    leaves = Maps(*(t.detach().requires_grad_() for t in some_maps))
+    loss = loss_of(leaves, points, weights, **settings)
+    return loss.detach(), Maps(*torch.autograd.grad(loss, leaves))
+
+
+def reference_loss(
+    some_maps: Maps, points: Tensor, weights: Tensor, weight_map: float = WEIGHT_MAP
+) -> Tensor:
+    """The same number from whole maps in float64, by autograd and the paper's formulas."""
+    features, embeddings, bias = (t.double() for t in some_maps)
+    heights = torch.einsum("bchw,pc->bphw", features, embeddings) + bias[:, None, None]
+    points = points.double()
+    reach = 1.5 * SIGMA
+    x = points[..., 0].clamp(-reach, WIDTH - 1 + reach)[..., None, None]
+    y = points[..., 1].clamp(-reach, HEIGHT - 1 + reach)[..., None, None]
+    grid_y, grid_x = torch.arange(HEIGHT)[:, None], torch.arange(WIDTH)
+    target = torch.exp(-((grid_x - x) ** 2 + (grid_y - y) ** 2) / (2 * SIGMA**2))
+    near = functional.max_pool2d(target, 3, stride=1, padding=1) >= 0.2
+    loss = reference.adaptive_wing(heights, target) * (1 + weight_map * near)
+    return (loss * weights[..., None, None]).sum() / (PICTURES * LANDMARKS * MAP)
+
+
+def reference_gradients(some_maps: Maps, *arguments: Tensor, **settings: float) -> Maps:
+    leaves = Maps(*(t.detach().double().requires_grad_() for t in some_maps))
+    return Maps(*torch.autograd.grad(reference_loss(leaves, *arguments, **settings), leaves))
+
+
+def assert_close(some: Maps, others: Maps, tolerance: float) -> None:
+    """Within `tolerance` of the largest value of each."""
+    for one, other in zip(some, others, strict=True):
+        assert (one.double() - other.double()).abs().max() <= tolerance * other.abs().max()
+
+
+@pytest.fixture(params=BLOCKS.values(), ids=BLOCKS.keys())
+def block_values(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setitem(maps.BLOCK_VALUES, "cpu", request.param)
+    return request.param
+
+
+# the loss
+
+
+@pytest.mark.parametrize("weight_map", [0.0, 10.0])
+def test_loss_and_gradients_are_those_of_whole_maps(
+    problem: Any, weight_map: float, block_values: int
+) -> None:
+    loss, gradients = loss_and_gradients(*problem, weight_map=weight_map)
+    expected = reference_loss(*problem, weight_map=weight_map)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
+    assert_close(gradients, reference_gradients(*problem, weight_map=weight_map), 1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_lower_precision_costs_the_loss_next_to_nothing(
+    problem: Any, dtype: torch.dtype, block_values: int
+) -> None:
+    some_maps, points, weights = problem
+    some_maps = cast(some_maps, dtype)
+    loss, gradients = loss_and_gradients(some_maps, points.float(), weights.float())
+    assert loss.dtype == torch.float32
+    assert {g.dtype for g in gradients} == {dtype}
+    expected = reference_loss(some_maps, points.float(), weights.float())
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    tolerance = 1e-5 if dtype == torch.float32 else 2**-8  # the gradients' own rounding
+    assert_close(gradients, reference_gradients(some_maps, points.float(), weights), tolerance)
+
+
+def test_gradcheck(problem: Any) -> None:
+    some_maps, points, weights = problem
+    features, embeddings, bias = some_maps
+    leaves = [t.clone().requires_grad_() for t in (features[:2, :, :5, :7], embeddings[:3], bias[:3])]
+    points = points[:2, :3] / 2
+    assert torch.autograd.gradcheck(
+        lambda *tensors: loss_of(Maps(*tensors), points, weights[:2, :3]), leaves
+    )
+
+
+def test_autocast_changes_no_bit(problem: Any) -> None:
+    some_maps, points, weights = problem
+    some_maps = cast(some_maps, torch.bfloat16)._replace(embeddings=some_maps.embeddings.float())
+    expected = loss_and_gradients(some_maps, points, weights)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, gradients = loss_and_gradients(some_maps, points, weights)
+    assert torch.equal(loss, expected[0])
+    assert all(torch.equal(a, b) for a, b in zip(gradients, expected[1], strict=True))
+    assert gradients.features.dtype == torch.bfloat16
+    assert gradients.embeddings.dtype == torch.float32
+
+
+def test_without_gradient_the_loss_is_the_same(problem: Any) -> None:
+    loss, _ = loss_and_gradients(*problem)
+    assert torch.equal(loss_of(*problem), loss)
+    with torch.no_grad():
+        some_maps, *rest = problem
+        without = loss_of(Maps(*(t.clone().requires_grad_() for t in some_maps)), *rest)
+    assert torch.equal(without, loss)
+    assert not without.requires_grad
+
+
+def test_parts_that_learn_nothing_get_no_gradient(problem: Any) -> None:
+    some_maps, points, weights = problem
+    embeddings = some_maps.embeddings.clone().requires_grad_()
+    loss_of(some_maps._replace(embeddings=embeddings), points, weights).backward()
+    assert some_maps.features.grad is None
+    _, expected = loss_and_gradients(*problem)
+    assert embeddings.grad is not None
+    assert torch.equal(embeddings.grad, expected.embeddings)
+
+
+def test_what_is_done_to_the_loss_is_done_to_its_gradients(problem: Any) -> None:
+    some_maps, points, weights = problem
+    leaves = Maps(*(t.clone().requires_grad_() for t in some_maps))
+    (-3 * loss_of(leaves, points, weights)).backward()
+    _, expected = loss_and_gradients(*problem)
+    for leaf, gradient in zip(leaves, expected, strict=True):
+        assert torch.allclose(leaf.grad, -3 * gradient, rtol=1e-12)
+
+
+def test_weights_multiply_the_loss_and_its_gradients(problem: Any) -> None:
+    some_maps, points, weights = problem
+    loss, gradients = loss_and_gradients(some_maps, points, weights)
+    tripled, tripled_gradients = loss_and_gradients(some_maps, points, 3 * weights)
+    assert tripled.item() == pytest.approx(3 * loss.item(), rel=1e-12)
+    assert_close(tripled_gradients, Maps(*(3 * g for g in gradients)), 1e-12)
+
+
+def test_the_divisor_is_constant_so_that_parts_add_up(problem: Any) -> None:
+    some_maps, points, weights = problem
+    whole, whole_gradients = loss_and_gradients(some_maps, points, weights)
+    chosen = torch.rand(weights.shape, generator=torch.Generator().manual_seed(2)) < 0.3
+    some, some_gradients = loss_and_gradients(some_maps, points, weights * chosen)
+    rest, rest_gradients = loss_and_gradients(some_maps, points, weights * ~chosen)
+    assert (some + rest).item() == pytest.approx(whole.item(), rel=1e-12)
+    added = Maps(*(a + b for a, b in zip(some_gradients, rest_gradients, strict=True)))
+    assert_close(added, whole_gradients, 1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("somewhere", [math.nan, 0.0, 5.3, -1e30, math.inf])
+def test_a_masked_landmark_can_lie_anywhere(
+    problem: Any, dtype: torch.dtype, somewhere: float, block_values: int
+) -> None:
+    some_maps, points, weights = problem
+    some_maps, masked = cast(some_maps, dtype), weights.clone()
+    masked[:, 4], masked[1, 7] = 0, 0
+    moved = torch.where(masked[..., None] == 0, somewhere, points)
+    loss, gradients = loss_and_gradients(some_maps, moved, masked)
+    expected_loss, expected = loss_and_gradients(some_maps, points, masked)
+    assert torch.equal(loss, expected_loss)
+    assert all(torch.equal(a, b) for a, b in zip(gradients, expected, strict=True))
+    assert gradients.embeddings[4].abs().max() == 0
+    assert gradients.bias[4] == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_masked_landmark_changes_no_other_gradient_by_a_bit(
+    problem: Any, dtype: torch.dtype, block_values: int
+) -> None:
+    some_maps, points, weights = problem
+    some_maps, masked = cast(some_maps, dtype), weights.clone()
+    masked[:, 4] = 0
+    _, gradients = loss_and_gradients(some_maps, points, masked)
+    _, expected = loss_and_gradients(some_maps, points, weights)
+    others = [p for p in range(LANDMARKS) if p != 4]
+    assert torch.equal(gradients.embeddings[others], expected.embeddings[others])
+    assert torch.equal(gradients.bias[others], expected.bias[others])
+
+
+def test_a_batch_without_any_label_teaches_nothing(problem: Any) -> None:
+    some_maps, points, weights = problem
+    loss, gradients = loss_and_gradients(some_maps, points * math.nan, 0 * weights)
+    assert loss == 0
+    assert all(g.abs().max() == 0 for g in gradients)
+
+
+# decoding
+
+
+def test_decoding_is_that_of_whole_maps(problem: Any, block_values: int) -> None:
+    some_maps = cast(problem[0], torch.float32)
+    decoded = maps.decode(some_maps, SIGMA)
+    expected = codec.decode(maps.whole(some_maps), SIGMA)
+    assert [tuple(part.shape) for part in decoded] == [
+        (PICTURES, LANDMARKS, 2),
+        (PICTURES, LANDMARKS),
+        (PICTURES, LANDMARKS, 2, 2),
+    ]
+    for one, other in zip(decoded, expected, strict=True):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_whole_maps_are_inner_products_in_full_precision(problem: Any) -> None:
+    features, embeddings, bias = some_maps = cast(problem[0], torch.bfloat16)
+    heights = maps.whole(some_maps)
+    assert heights.dtype == torch.float32
+    expected = functional.conv2d(
+        features.double(), embeddings.double()[:, :, None, None], bias.double()
+    )
+    assert torch.allclose(heights.double(), expected, atol=1e-5)
+
+
+def test_decoding_needs_no_gradient(problem: Any) -> None:
+    some_maps = Maps(*(t.requires_grad_() for t in cast(problem[0], torch.float32)))
+    assert not any(part.requires_grad for part in maps.decode(some_maps, SIGMA))
+
+
+# whole maps never exist
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the most values that any tensor had that was made inside."""
+
+    num_values = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        made = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, Tensor):
+                values = tensor.untyped_storage().nbytes() // tensor.element_size()
+                self.num_values = max(self.num_values, values)
+        return made
+
+
+MANY_LANDMARKS, BLOCK = 61, 4 * 61 * WIDTH  # some rows; much larger than features and factors
+
+
+@pytest.fixture
+def many_maps(monkeypatch: pytest.MonkeyPatch) -> Maps:
+    monkeypatch.setitem(maps.BLOCK_VALUES, "cpu", BLOCK)
+    assert PICTURES * MANY_LANDMARKS * MAP > 10 * BLOCK
+    return Maps(
+        torch.randn(PICTURES, CHANNELS, HEIGHT, WIDTH).requires_grad_(),
+        torch.randn(MANY_LANDMARKS, CHANNELS).requires_grad_(),
+        torch.randn(MANY_LANDMARKS).requires_grad_(),
+    )
+
+
+def test_the_loss_and_its_gradient_never_hold_more_than_one_block(many_maps: Maps) -> None:
+    points = 10 * torch.rand(PICTURES, MANY_LANDMARKS, 2)
+    with LargestTensor() as largest:
+        loss_of(many_maps, points, torch.ones(PICTURES, MANY_LANDMARKS)).backward()
+    assert BLOCK // 2 < largest.num_values <= BLOCK
+
+
+def test_decoding_never_holds_more_than_one_block(many_maps: Maps) -> None:
+    with LargestTensor() as largest:
+        maps.decode(many_maps, SIGMA)
+    assert BLOCK // 2 < largest.num_values <= BLOCK
+
+
+def test_holding_whole_maps_would_be_noticed(many_maps: Maps) -> None:
+    with LargestTensor() as largest, torch.no_grad():
+        maps.whole(many_maps)
+    assert largest.num_values == PICTURES * MANY_LANDMARKS * MAP

@@ -1,0 +1,298 @@
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from heatmap import augment, config, frame, samples
+from heatmap.contest import find_folder, image_paths, read_image, read_landmarks
+from heatmap.frame import Frame
+from heatmap.samples import Sample, Samples, batches_in_order, shuffled_batches
+
+CROP = config.Crop(height=48, width=36)
+CPU = torch.device("cpu")
+EYE = torch.eye(3, dtype=torch.float64)
+
+
+def tiny_samples(root: Path, **settings: Any) -> Samples:
+    contest = find_folder(root)
+    table = read_landmarks(contest.train_table)
+    paths = image_paths(contest.train_images, table.names, contest.train_table)
+    return Samples(paths, table.points_image, **({"crop": CROP} | settings))
+
+
+# cut
+
+
+def blob(height: int, width: int, x: float, y: float, sigma: float) -> np.ndarray:
+    """(height, width, 3) uint8 Gaussian spot."""
+    along_y = np.exp(-0.5 * ((np.arange(height) - y) / sigma) ** 2)
+    along_x = np.exp(-0.5 * ((np.arange(width) - x) / sigma) ** 2)
+    return np.repeat((250 * np.outer(along_y, along_x)).round().astype(np.uint8)[..., None], 3, -1)
+
+
+def centroid(image: np.ndarray) -> list[float]:
+    y, x = np.mgrid[: image.shape[0], : image.shape[1]]
+    weights = image[..., 0].astype(float)
+    return [(x * weights).sum() / weights.sum(), (y * weights).sum() / weights.sum()]
+
+
+@pytest.mark.parametrize("rule", [frame.cover, frame.contain], ids=["cover", "contain"])
+def test_what_the_photograph_shows_at_a_point_the_crop_shows_at_that_point(rule: Any) -> None:
+    generator = np.random.default_rng(1)
+    shrinks = []
+    while len(shrinks) < 60:
+        height, width = generator.integers(60, 1401, 2).tolist()
+        here = rule((height, width), tuple(generator.integers(32, 257, 2).tolist()))
+        here = here.padded(int(generator.integers(0, 30)))
+        shrink = here.image_from_crop[0, 0].item()
+        sigma = max(3 * shrink, 2)
+        x, y = generator.uniform(0, width), generator.uniform(0, height)
+        x_crop, y_crop = here.to_crop(torch.tensor([[x, y]])).tolist()[0]
+        room_image = min(x, width - 1 - x, y, height - 1 - y)
+        room_crop = min(x_crop, here.width - 1 - x_crop, y_crop, here.height - 1 - y_crop)
+        if min(room_image, room_crop * shrink) > 4 * sigma:
+            crop = samples.cut(blob(height, width, x, y, sigma), here)
+            assert crop.shape == (here.height, here.width, 3)
+            assert centroid(crop) == pytest.approx([x_crop, y_crop], abs=0.05)
+            shrinks.append(shrink)
+    assert min(shrinks) < 0.7
+    assert max(shrinks) > 5
+
+
+@pytest.mark.parametrize("image_hw", [(60, 45), (601, 433), (1400, 1000)])
+def test_beside_the_picture_the_crop_is_black(image_hw: tuple[int, int]) -> None:
+    here = frame.contain(image_hw, (96, 128)).padded(10)
+    crop = samples.cut(np.full((*image_hw, 3), 255, np.uint8), here)
+    y, x = np.mgrid[: here.height, : here.width]
+    points_image = here.to_image(torch.from_numpy(np.stack([x, y], -1)).flatten(0, 1)).numpy()
+    # how far inside the picture's edges, in crop pixels
+    size = np.array(image_hw[::-1])
+    room = np.minimum(points_image + 0.5, size - 0.5 - points_image).min(-1)
+    room = (room / here.image_from_crop[0, 0].item()).reshape(here.height, here.width)
+    assert (crop[room < -1] == 0).all()
+    assert (crop[room > 1] == 255).all()
+    assert (room < -1).any() and (room > 1).any()
+
+
+def test_detail_finer_than_the_crop_becomes_grey_not_a_pattern() -> None:
+    y, x = np.mgrid[:801, :1203]
+    chequer = np.repeat(((x + y) % 2 * 255).astype(np.uint8)[..., None], 3, -1)
+    for crop_hw in [(64, 96), (100, 75), (190, 331)]:
+        crop = samples.cut(chequer, frame.cover((801, 1203), crop_hw)).astype(float)
+        assert crop.mean() == pytest.approx(127.5, abs=2)
+        assert crop.std() < 12
+
+
+def test_colours_keep_their_channels_at_any_size() -> None:
+    for size in (20, 300):
+        image = np.empty((size, size, 3), np.uint8)
+        image[:] = (10, 120, 230)
+        crop = samples.cut(image, frame.cover((size, size), (40, 56)))
+        assert np.abs(crop[2:-2, 2:-2].astype(int) - (10, 120, 230)).max() <= 1
+
+
+# samples
+
+
+def test_a_sample_is_the_picture_in_its_frame(tiny_contest: Path) -> None:
+    some = tiny_samples(tiny_contest, margin=5)
+    for row in range(len(some)):
+        sample, image = some[row], read_image(some.paths[row])
+        assert sample.row == row
+        assert sample.image_hw.tolist() == list(image.shape[:2])
+        assert sample.crop.shape == (3, CROP.height + 10, CROP.width + 10)
+        here = frame.cover(image.shape[:2], (CROP.height, CROP.width)).padded(5)
+        assert torch.equal(sample.image_from_crop, here.image_from_crop)
+        assert np.array_equal(sample.points_image, some.points_image[row], equal_nan=True)
+        assert np.array_equal(sample.crop.permute(1, 2, 0), samples.cut(image, here))
+
+
+def test_the_crop_rule_is_the_experiments(tiny_contest: Path) -> None:
+    crop = config.Crop(height=64, width=32, rule="contain")
+    sample = tiny_samples(tiny_contest, crop=crop)[0]
+    expected = frame.contain(tuple(sample.image_hw.tolist()), (64, 32))
+    assert torch.equal(sample.image_from_crop, expected.image_from_crop)
+
+
+# loading
+
+
+def batches(some: Samples, workers: int) -> list[Sample]:
+    return list(samples.load(some, [[3, 1, 4], [11, 5], [9, 2, 6]], workers, CPU))
+
+
+def test_the_number_of_workers_changes_no_bit(tiny_contest: Path) -> None:
+    some = tiny_samples(tiny_contest, margin=3)
+    here, by_workers = batches(some, 0), batches(some, 2)
+    assert [batch.row.tolist() for batch in here] == [[3, 1, 4], [11, 5], [9, 2, 6]]
+    for one, other in zip(here, by_workers, strict=True):
+        assert torch.equal(one.crop, other.crop)
+        assert torch.equal(one.image_from_crop, other.image_from_crop)
+        assert np.array_equal(one.points_image, other.points_image, equal_nan=True)
+        assert torch.equal(one.row, other.row)
+        assert torch.equal(one.image_hw, other.image_hw)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_loading_draws_nothing_from_the_global_generator(tiny_contest: Path, workers: int) -> None:
+    before = torch.get_rng_state()
+    batches(tiny_samples(tiny_contest), workers)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_picture_that_cannot_be_read_is_named(
+    tiny_contest: Path, tmp_path: Path, workers: int
+) -> None:
+    some = tiny_samples(tiny_contest)
+    broken = tmp_path / "cut_short.jpg"
+    broken.write_bytes(some.paths[5].read_bytes()[:200])
+    paths = [*some.paths]
+    paths[5] = broken
+    with pytest.raises(ValueError, match="cut_short.jpg: the picture") as caught:
+        batches(Samples(paths, some.points_image, CROP), workers)
+    assert str(caught.value).startswith(str(broken))
+    assert "Traceback" not in str(caught.value)
+
+
+# batches
+
+
+def test_the_order_of_an_epoch_is_a_function_of_seed_and_epoch() -> None:
+    rows = np.arange(100, 140)
+    first = shuffled_batches(rows, 8, seed=1, epoch=2)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    assert shuffled_batches(rows, 8, seed=1, epoch=2) == first
+    assert shuffled_batches(rows, 8, seed=1, epoch=3) != first
+    assert shuffled_batches(rows, 8, seed=2, epoch=2) != first
+    assert shuffled_batches(rows, 8, seed=2, epoch=1) != first
+    assert sum(first, []) != sorted(sum(first, []))
+
+
+@pytest.mark.parametrize(("num_rows", "batch"), [(40, 8), (41, 8), (47, 8), (7, 12), (1, 1)])
+def test_an_epoch_has_each_row_at_most_once_in_full_batches(num_rows: int, batch: int) -> None:
+    rows = np.arange(100, 100 + num_rows)
+    dealt = shuffled_batches(rows, batch, seed=1, epoch=2)
+    assert {len(one) for one in dealt} == {min(batch, num_rows)}
+    assert len(dealt) == max(1, num_rows // batch)
+    flat = sum(dealt, [])
+    assert len(set(flat)) == len(flat)
+    assert set(flat) <= set(rows.tolist())
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_processes_share_every_training_batch(world: int) -> None:
+    rows = np.arange(100, 141)
+    alone = shuffled_batches(rows, 6, seed=1, epoch=2)
+    parts = [shuffled_batches(rows, 6, 1, 2, rank, world) for rank in range(world)]
+    for step, batch in enumerate(alone):
+        shares = [part[step] for part in parts]
+        assert {len(share) for share in shares} == {6 // world}
+        assert sorted(sum(shares, [])) == sorted(batch)
+
+
+def test_a_batch_that_cannot_be_shared_evenly_is_refused() -> None:
+    with pytest.raises(ValueError, match="batch of 8 cannot be divided evenly between 3 processes"):
+        shuffled_batches(np.arange(40), 8, 1, 2, rank=0, world=3)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("num_rows", [1, 17, 24])
+def test_batches_in_order_cover_every_row_once(num_rows: int, world: int) -> None:
+    rows = np.arange(100, 100 + num_rows)
+    alone = batches_in_order(rows, 4)
+    assert sum(alone, []) == rows.tolist()
+    parts = [batches_in_order(rows, 4, rank, world) for rank in range(world)]
+    assert sorted(sum(parts, [])) == alone
+
+
+# mean shape
+
+
+def test_the_mean_shape_is_the_mean_of_the_labels_in_the_crop(tiny_contest: Path) -> None:
+    some = tiny_samples(tiny_contest, margin=5)
+    rows = np.array([2, 0, 7])  # row 2 lacks landmark 4
+    shapes = []
+    for row in rows:
+        here = frame.cover(read_image(some.paths[row]).shape[:2], (CROP.height, CROP.width))
+        shapes.append(here.to_crop(torch.from_numpy(some.points_image[row])).numpy())
+    mean = samples.mean_shape_crop(some, rows)
+    assert mean == pytest.approx(np.nanmean(shapes, 0), abs=1e-9)
+    assert mean[4] == pytest.approx((shapes[1][4] + shapes[2][4]) / 2, abs=1e-9)
+
+
+def test_a_landmark_that_nobody_labels_is_expected_in_the_middle(tiny_contest: Path) -> None:
+    some = tiny_samples(tiny_contest)
+    mean = samples.mean_shape_crop(some, np.array([2]))
+    assert mean[4].tolist() == [17.5, 23.5]
+
+
+def test_the_mean_shape_of_many_pictures_takes_some_evenly(tiny_contest: Path) -> None:
+    some = tiny_samples(tiny_contest)
+    few = samples.mean_shape_crop(some, np.arange(11), most=3)
+    assert np.array_equal(few, samples.mean_shape_crop(some, np.array([0, 5, 10])))
+
+
+# margin
+
+
+def test_the_margin_is_as_wide_as_the_augmentation_can_reach() -> None:
+    generator = np.random.default_rng(2)
+    for _ in range(200):
+        crop = config.Crop(height=int(generator.integers(32, 300)), width=int(generator.integers(32, 300)))
+        settings = config.Augment(
+            mirror=1,
+            rotate_deg=generator.choice([0.0, generator.uniform(0, 180)]),
+            scale=generator.choice([0.0, generator.uniform(0, 1)]),
+            shift=generator.choice([0.0, generator.uniform(0, 0.5)]),
+        )
+        angles = np.radians(settings.rotate_deg) * generator.choice([-1, 1, 0, 0.5, -0.7], 64)
+        count = len(angles)
+        changes = augment.Changes(
+            mirrored=generator.random(count) < 0.5,
+            angle=angles,
+            scale=np.full(count, 1 / (1 + settings.scale)),
+            shift=settings.shift * generator.choice([-1.0, 1.0], (count, 2)),
+            brightness=np.zeros(count),
+            contrast=np.ones(count),
+            saturation=np.ones(count),
+        )
+        padded = Frame(EYE, crop.height, crop.width).padded(samples.margin_for(crop, settings))
+        crops = torch.zeros(1, 1, 1, 1, dtype=torch.uint8).expand(
+            count, 3, padded.height, padded.width
+        )
+        # seen from the padded crop, so that the new frame leads back to it
+        new = augment.Frame(padded_from_new(crops, crop, changes), crop.height, crop.width)
+        right, bottom = crop.width - 0.5, crop.height - 0.5
+        corners = torch.tensor([[-0.5, -0.5], [right, -0.5], [-0.5, bottom], [right, bottom]])
+        reached = new.to_image(corners)
+        assert reached.min() >= -0.5 - 1e-9
+        assert (reached <= torch.tensor([padded.width, padded.height]) - 0.5 + 1e-9).all()
+
+
+def padded_from_new(
+    crops: torch.Tensor, crop: config.Crop, changes: augment.Changes
+) -> torch.Tensor:
+    batch = augment.augmented(
+        crops,
+        EYE.expand(len(crops), 3, 3),
+        torch.zeros(len(crops), 1, 2),
+        (crop.height, crop.width),
+        changes,
+        None,
+    )
+    return batch.frame.image_from_crop
+
+
+def test_no_augmentation_needs_no_margin() -> None:
+    assert samples.margin_for(CROP, config.Augment(mirror=0.5, brightness=0.5)) == 0
+
+
+def test_the_loader_survives_opencv_with_threads(tiny_contest: Path) -> None:
+    cv2.setNumThreads(2)
+    some = tiny_samples(tiny_contest)
+    assert len(batches(some, 2)) == 3

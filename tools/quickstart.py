@@ -1,0 +1,58 @@
+"""The whole road on a synthetic contest: draw, train, evaluate, submit, look."""
+
+import json
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from heatmap.command import failing_politely, load_experiment
+
+HERE = Path("quickstart")
+CONTEST, RUN, SUBMISSION = HERE / "contest", HERE / "run", HERE / "submission.csv"
+COUNT, TEST_COUNT, SEED = 2400, 300, 0
+
+
+def quickstart() -> None:
+    """Every step that has not been done yet, then the table."""
+    from heatmap import checkpoint, contest, evaluate, submit, synthetic, train
+    from heatmap.draw import sheet
+
+    begin = time.monotonic()
+    if not CONTEST.exists():
+        print(f"drawing {COUNT} training and {TEST_COUNT} test faces with 971 landmarks")
+        synthetic.make_contest(
+            CONTEST, count=COUNT, seed=SEED, test_count=TEST_COUNT, workers=2, progress=True
+        )
+    experiment = load_experiment(Path("experiments/quickstart.py"))
+    experiment = replace(experiment, data=replace(experiment.data, root=CONTEST))
+    if not (RUN / "summary.json").exists():
+        print(f"training for {experiment.train.max_minutes} minutes; Ctrl+C stops, again goes on")
+        last = RUN / "last.pt"
+        saved = checkpoint.load(last) if last.exists() else None
+        train.train(train.prepare(experiment, saved), RUN)
+    device = train.chosen_device("auto")
+    scores, _ = evaluate.evaluate_run(RUN, None, device)
+    trained = checkpoint.load_trained(RUN)
+    submit.submit(
+        trained, CONTEST, SUBMISSION, rounding="round", missing="stop", device=device
+    )
+    score = contest.score_submission(SUBMISSION, CONTEST / "withheld" / "solution.csv")
+    minutes = (time.monotonic() - begin) / 60
+
+    rows = [
+        ("contest MSE of the submission", f"{score.mse:.2f} px²"),
+        ("contest MSE on validation", f"{scores['mse']:.2f} px²"),
+        ("  of the mean shape there", f"{scores['mean_shape_mse']:.2f} px²"),
+        ("time", f"{minutes:.1f} minutes"),
+        ("the run", str(RUN)),
+        ("the submission", str(SUBMISSION)),
+        ("pictures of predictions", str(PICTURE)),
+        ("next: your own data", "python tools/train.py experiments/unet.py --data.root DIR --out RUN"),
+    ]
+    width = max(len(name) for name, _ in rows)
+    print("\n".join(f"{name:<{width}}  {value}" for name, value in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(failing_politely(quickstart))

@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Draws a synthetic contest, trains a small U-Net on it, scores it and shows what it sees.
+set -eu
+source "$(dirname "$0")/setup.sh"
+
+exec "$python" tools/quickstart.py "$@"

@@ -1,0 +1,34 @@
+# Sourced by the other scripts: a virtual environment in .venv with heatmap and its test tools.
+# Installs once; a second run finds the stamp of the same setup.cfg and installs nothing.
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root"
+
+fail() {
+    echo "error: $1" >&2
+    exit 1
+}
+
+find_python() {
+    for candidate in "${PYTHON:-}" python3 python3.13 python3.12 python3.11 python; do
+        if [ -n "$candidate" ] && "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+    done
+    fail "Python 3.11 or newer is needed and was not found; install it, or name it: PYTHON=/path/to/python bash $0"
+}
+
+python=$root/.venv/bin/python
+stamp=$root/.venv/heatmap.stamp
+if ! cmp -s setup.cfg "$stamp"; then
+    if [ ! -x "$python" ]; then
+        base=$(find_python) || exit 1
+        "$base" -m venv .venv >/dev/null 2>&1 ||
+            { rm -rf .venv; fail "$base has no working venv module; on Debian or Ubuntu: apt install python3-venv"; }
+    fi
+    echo "Installing into .venv: about 2.7 GB of downloads on Linux (torch comes with CUDA), 0.5 GB elsewhere."
+    "$python" -m pip install --disable-pip-version-check --progress-bar on -e ".[test]" ||
+        fail "the installation failed; the lines above say why. Run the command again to go on."
+    cp setup.cfg "$stamp"
+fi
