@@ -15,9 +15,10 @@ from tqdm import tqdm
 from heatmap import contest, distributed, topology
 from heatmap.checkpoint import load_trained
 from heatmap.files import write_atomically
+from heatmap.frame import Frame
 from heatmap.networks import Network
 from heatmap.predict import predict
-from heatmap.samples import Samples
+from heatmap.samples import Samples, load
 from heatmap.stopwatch import Stopwatch
 
 logger = logging.getLogger("heatmap")
@@ -251,3 +252,36 @@ def evaluate_run(
     scores = summary(errors)
     write(out, errors, labels.names, scores)
     return scores, out
+
+
+def nearest_picture_mse(path: Path) -> float:
+    """The contest's score on a run's validation rows for an answer that looks nothing but alike.
+
+    Every picture gets the landmarks, placed as in its crop, of the training picture whose crop is
+    nearest in 16 x 16 pixels. A network that learned something must be well below.
+    """
+    trained = load_trained(path)
+    folder = contest.find_folder(trained.experiment.data.root)
+    labels = contest.read_landmarks(folder.train_table)
+    paths = contest.image_paths(folder.train_images, labels.names, labels.path)
+    samples = Samples(paths, labels.points_image, trained.experiment.crop)
+    batches = [[row] for row in range(len(paths))]
+    thumbnails, frames = [], []
+    reading = load(samples, batches, trained.experiment.data.workers, torch.device("cpu"))
+    for sample in tqdm(reading, total=len(paths), desc="nearest", leave=False, disable=None):
+        small = torch.nn.functional.interpolate(sample.crop.float(), (16, 16), mode="area")
+        thumbnails.append(small.flatten())
+        frames.append(Frame(sample.image_from_crop[0], *sample.crop.shape[-2:]))
+    validation = trained.checkpoint.validation_rows
+    training = torch.ones(len(paths), dtype=torch.bool)
+    training[validation] = False
+    candidates = torch.nonzero(training)[:, 0]
+    pixels = torch.stack(thumbnails)
+    nearest = candidates[torch.cdist(pixels[validation], pixels[candidates]).argmin(1)]
+    points_image = torch.from_numpy(labels.points_image)
+    predicted = [
+        frames[row].to_image(frames[other].to_crop(points_image[other])).numpy()
+        for row, other in zip(validation.tolist(), nearest.tolist(), strict=True)
+    ]
+    truth = labels.points_image[validation.numpy()].astype(np.float64)
+    return contest.contest_mse(contest.squared_errors(np.stack(predicted), truth))

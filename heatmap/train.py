@@ -19,7 +19,17 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from heatmap import augment, checkpoint, contest, distributed, draw, evaluate, networks, topology
+from heatmap import (
+    augment,
+    checkpoint,
+    contest,
+    distributed,
+    draw,
+    evaluate,
+    machine,
+    networks,
+    topology,
+)
 from heatmap.config import Experiment, Schedule, to_dict
 from heatmap.files import write_atomically
 from heatmap.frame import contain
@@ -161,6 +171,8 @@ def train(run: Run, folder: Path) -> dict[str, Any]:
         folder / "split.json",
         {"rule": run.split_rule, "validation": [run.table.names[r] for r in run.validation_rows]},
     )
+    if not (folder / "machine.json").exists():
+        _write_json(folder / "machine.json", machine.describe(run.device))
     with Record(
         folder,
         mode=window.mode,

@@ -1,6 +1,5 @@
 """The whole road on a synthetic contest: draw, train, evaluate, submit, look."""
 
-import json
 import sys
 import time
 from dataclasses import replace
@@ -16,7 +15,6 @@ COUNT, TEST_COUNT, SEED = 2400, 300, 0
 def quickstart() -> None:
     """Every step that has not been done yet, then the table."""
     from heatmap import checkpoint, contest, evaluate, submit, synthetic, train
-    from heatmap.draw import sheet
 
     begin = time.monotonic()
     if not CONTEST.exists():
@@ -29,26 +27,33 @@ def quickstart() -> None:
     if not (RUN / "summary.json").exists():
         print(f"training for {experiment.train.max_minutes} minutes; Ctrl+C stops, again goes on")
         last = RUN / "last.pt"
-        saved = checkpoint.load(last) if last.exists() else None
-        train.train(train.prepare(experiment, saved), RUN)
+        train.train(
+            train.prepare(experiment, checkpoint.load(last) if last.exists() else None), RUN
+        )
     device = train.chosen_device("auto")
     scores, _ = evaluate.evaluate_run(RUN, None, device)
-    trained = checkpoint.load_trained(RUN)
     submit.submit(
-        trained, CONTEST, SUBMISSION, rounding="round", missing="stop", device=device
+        checkpoint.load_trained(RUN),
+        CONTEST,
+        SUBMISSION,
+        rounding="round",
+        missing="stop",
+        device=device,
     )
     score = contest.score_submission(SUBMISSION, CONTEST / "withheld" / "solution.csv")
+    nearest = evaluate.nearest_picture_mse(RUN)
     minutes = (time.monotonic() - begin) / 60
 
     rows = [
         ("contest MSE of the submission", f"{score.mse:.2f} px²"),
         ("contest MSE on validation", f"{scores['mse']:.2f} px²"),
-        ("  of the mean shape there", f"{scores['mean_shape_mse']:.2f} px²"),
+        ("  of the mean shape", f"{scores['mean_shape_mse']:.2f} px²"),
+        ("  of the nearest training picture", f"{nearest:.2f} px²"),
         ("time", f"{minutes:.1f} minutes"),
-        ("the run", str(RUN)),
-        ("the submission", str(SUBMISSION)),
-        ("pictures of predictions", str(PICTURE)),
-        ("next: your own data", "python tools/train.py experiments/unet.py --data.root DIR --out RUN"),
+        ("the run", f"{RUN}"),
+        ("pictures of predictions", f"{max((RUN / 'pictures').glob('*.jpg'))}"),
+        ("the submission", f"{SUBMISSION}"),
+        ("next", "python tools/train.py experiments/unet.py --data.root DIR --out RUN"),
     ]
     width = max(len(name) for name, _ in rows)
     print("\n".join(f"{name:<{width}}  {value}" for name, value in rows))

@@ -1,0 +1,53 @@
+"""What a run ran on, for results that can be traced."""
+
+import datetime
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """Date, commit of this program, hardware and versions, JSON-able.
+
+    commit: of the checkout that this package lies in, with "+" where it had changes; None outside
+    of one.
+    """
+    processor = _processor()
+    if device.type == "cuda":
+        processor = torch.cuda.get_device_name(device)
+    return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "commit": _commit(),
+        "device": device.type,
+        "processor": processor,
+        "cpu_cores": len(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str | None:
+    def git(*arguments: str) -> str:
+        command, here = ["git", *arguments], Path(__file__).parent
+        done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        changed = "+" if git("status", "--porcelain", "-uno") else ""
+        return git("rev-parse", "--short=10", "HEAD") + changed
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,55 @@
+"""A table of runs, best first: the results section of the README is this output."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from heatmap.command import failing_politely
+
+
+def results(runs: Annotated[tuple[Path, ...], tyro.conf.Positional]) -> None:
+    """Print a Markdown table of finished runs.
+
+    Args:
+        runs: run folders.
+    """
+    rows = sorted((_row(run) for run in runs), key=lambda row: row[0])
+    header = ["run", "network", "val MSE px²", "mean shape", "epochs", "minutes", "hardware"]
+    header += ["date", "commit"]
+    print("| " + " | ".join(header) + " |")
+    print("|" + "---|" * len(header))
+    for _, cells in rows:
+        print("| " + " | ".join(cells) + " |")
+
+
+def _row(run: Path) -> tuple[float, list[str]]:
+    try:
+        summary, machine, config = (
+            json.loads((run / f"{name}.json").read_text())
+            for name in ("summary", "machine", "config")
+        )
+    except FileNotFoundError as error:
+        missing = Path(error.filename).name
+        raise ValueError(f"{run}: not a finished run ({missing} is missing)") from None
+    model = config["model"]
+    crop = f"{config['crop']['height']}×{config['crop']['width']}"
+    return summary["best_mse"], [
+        config["name"],
+        f"{model['type']} {model['encoder']}, weights {model['weights']}, {crop}",
+        f"**{summary['best_mse']:.2f}**",
+        f"{summary['mean_shape_mse']:.1f}",
+        str(summary["epochs"]),
+        f"{summary['minutes']:.0f}",
+        f"{machine['cpu_cores']} cores, {machine['processor']}"
+        if machine["device"] == "cpu"
+        else machine["processor"],
+        machine["date"],
+        str(machine["commit"]),
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(failing_politely(lambda: tyro.cli(results)))
