@@ -484,7 +484,7 @@ def _tinted(values: np.ndarray, colour: Colour | np.ndarray) -> np.ndarray:
 
 # ------------------------------------------------------------------------------------- drawing
 
-_CANVAS_HEIGHTS = 264, 400
+_CANVAS_HEIGHTS = 248, 380
 
 
 @dataclass

@@ -226,7 +226,7 @@ def _epochs(run: Run, folder: Path, record: Record | None) -> dict[str, Any]:
             row = {name: value for name, value in row.items() if value is not None}
             row |= _time_shares(watch, time.monotonic() - epoch_begin)
             _alarm_if_black(row)
-            if progress.finished or progress.epoch % run.experiment.wandb.pictures_every == 1:
+            if progress.finished or (progress.epoch - 1) % run.experiment.wandb.pictures_every == 0:
                 record.picture("validation", progress.step, prediction_sheet(run))
             record.log(progress.step, row)
             _tell(run, row)
@@ -335,7 +335,7 @@ def _used(run: Run, begin: float) -> float:
     minutes = run.experiment.train.max_minutes
     if minutes:
         training = max(60 * minutes - run.progress.validation_seconds, 1e-9)
-        used = max(used, distributed.from_first(time.monotonic() - begin) / training)
+        used = max(used, distributed.from_first((time.monotonic() - begin) / training))
     return used
 
 
