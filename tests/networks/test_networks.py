@@ -1,0 +1,301 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from heatmap import config, networks
+from heatmap.networks import Network
+
+MODELS = {
+    "resnet18 at stride 4": config.UNet(encoder="resnet18", weights="none", stride=4, width=9),
+    "resnet18 at stride 2": config.UNet(encoder="resnet18", weights="none", stride=2, width=9),
+    "resnet18 at stride 1": config.UNet(encoder="resnet18", weights="none", stride=1, width=9),
+    "densenet121 at stride 4": config.UNet(encoder="densenet121", weights="none", width=9),
+    "direct": config.Direct(encoder="resnet18", weights="none"),
+}
+HEATMAP_MODELS = {name: model for name, model in MODELS.items() if name != "direct"}
+HEIGHT, WIDTH, LANDMARKS, PICTURES = 96, 64, 7, 3
+CROP = config.Crop(height=HEIGHT, width=WIDTH)
+
+every_model = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS.keys())
+every_heatmap_model = pytest.mark.parametrize(
+    "model", HEATMAP_MODELS.values(), ids=HEATMAP_MODELS.keys()
+)
+
+
+def build(model: Any, crop: config.Crop = CROP, num_landmarks: int = LANDMARKS) -> Network:
+    torch.manual_seed(1)
+    return networks.build(model, crop, num_landmarks)
+
+
+def pictures(height: int = HEIGHT, width: int = WIDTH) -> Tensor:
+    return torch.rand(PICTURES, 3, height, width, generator=torch.Generator().manual_seed(2))
+
+
+def some_points() -> Tensor:
+    points = torch.rand(PICTURES, LANDMARKS, 2, generator=torch.Generator().manual_seed(3))
+    return points.double() * torch.tensor([WIDTH, HEIGHT])
+
+
+def output_tensors(output: Any) -> list[Tensor]:
+    return [output] if isinstance(output, Tensor) else list(output)
+
+
+# the contract
+
+
+@every_model
+@pytest.mark.parametrize("num_landmarks", [1, 12])
+def test_every_landmark_of_every_picture_gets_a_point(model: Any, num_landmarks: int) -> None:
+    network = build(model, num_landmarks=num_landmarks).eval()
+    assert network.num_landmarks == num_landmarks
+    with torch.no_grad():
+        predicted = network.decode(network(pictures()))
+    assert predicted.points_crop.shape == (PICTURES, num_landmarks, 2)
+    assert predicted.points_crop.dtype == torch.float32
+    if isinstance(model, config.Direct):
+        assert predicted.peak is None
+        assert predicted.covariance_crop is None
+    else:
+        assert predicted.peak.shape == (PICTURES, num_landmarks)
+        assert predicted.covariance_crop.shape == (PICTURES, num_landmarks, 2, 2)
+
+
+@every_model
+def test_the_loss_reaches_every_weight(model: Any) -> None:
+    network = build(model).train()
+    loss = network.loss(network(pictures()), some_points(), torch.ones(PICTURES, LANDMARKS))
+    assert loss.shape == ()
+    assert loss.item() > 0
+    loss.backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+    first = next(iter(network.encoder.parameters()))
+    assert first.shape[1] == 3, "the first layer sees the picture"
+    assert first.grad.abs().max() > 0
+
+
+@every_model
+def test_evaluation_is_deterministic_and_pictures_do_not_see_each_other(model: Any) -> None:
+    network = build(model).eval()
+    with torch.no_grad():
+        one, again = (output_tensors(network(pictures()))[0] for _ in range(2))
+        alone = output_tensors(network(pictures()[1:2]))[0]
+    assert torch.equal(one, again)
+    assert torch.allclose(alone[0], one[1], atol=1e-4)
+
+
+@every_model
+def test_saved_weights_make_the_same_network(model: Any, tmp_path: Path) -> None:
+    network = build(model).eval()
+    torch.save(network.state_dict(), tmp_path / "weights.pt")
+    torch.manual_seed(99)
+    other = networks.build(model, CROP, LANDMARKS).eval()
+    with torch.no_grad():
+        expected = output_tensors(network(pictures()))
+        assert not torch.equal(output_tensors(other(pictures()))[0], expected[0])
+        other.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True), strict=True)
+        for one, same in zip(output_tensors(other(pictures())), expected, strict=True):
+            assert torch.equal(one, same)
+
+
+@every_model
+def test_bf16_changes_the_points_little_and_their_type_not_at_all(model: Any) -> None:
+    network = build(model).eval()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        output = network(pictures())
+        predicted = network.decode(output)
+        loss = network.loss(output, some_points(), torch.ones(PICTURES, LANDMARKS))
+    assert predicted.points_crop.dtype == loss.dtype == torch.float32
+    assert predicted.points_crop.isfinite().all()
+    with torch.no_grad():
+        exact = network.loss(network(pictures()), some_points(), torch.ones(PICTURES, LANDMARKS))
+    assert loss.item() == pytest.approx(exact.item(), rel=0.05)
+
+
+@every_model
+def test_an_unlabelled_landmark_costs_nothing(model: Any) -> None:
+    network = build(model).eval()
+    points, weights = some_points(), torch.ones(PICTURES, LANDMARKS)
+    points[1, 4], weights[1, 4] = torch.nan, 0
+    elsewhere = points.clone()
+    elsewhere[1, 4] = 1000
+    with torch.no_grad():
+        output = network(pictures())
+        loss = network.loss(output, points, weights)
+        assert loss.isfinite()
+        assert loss == network.loss(output, elsewhere, weights)
+        assert network.loss(output, points * torch.nan, 0 * weights) == 0
+
+
+@every_model
+def test_decoding_makes_no_gradient(model: Any) -> None:
+    network = build(model).eval()
+    assert not network.decode(network(pictures())).points_crop.requires_grad
+
+
+def test_the_pictures_are_normalised_as_pretrained_encoders_expect() -> None:
+    network = build(MODELS["direct"])
+    grey = torch.full((1, 3, 2, 5), 0.5)
+    expected = [(0.5 - 0.485) / 0.229, (0.5 - 0.456) / 0.224, (0.5 - 0.406) / 0.225]
+    assert network.normalised(grey)[0, :, 1, 3].tolist() == pytest.approx(expected)
+
+
+# the heatmap road
+
+
+@every_heatmap_model
+@pytest.mark.parametrize("size", [(96, 72), (64, 160), (100, 84)])
+def test_features_have_the_pictures_size_divided_by_the_stride(
+    model: config.UNet, size: tuple[int, int]
+) -> None:
+    height, width = size
+    network = build(model, config.Crop(height=height, width=width)).eval()
+    with torch.no_grad():
+        output = network(pictures(height, width))
+    expected = (PICTURES, model.width, height // model.stride, width // model.stride)
+    assert output.features.shape == expected
+    assert output.embeddings.shape == (LANDMARKS, model.width)
+    assert output.bias.shape == (LANDMARKS,)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4])
+def test_a_peak_is_decoded_where_it_lies_in_the_crop(stride: int) -> None:
+    model = config.UNet(encoder="resnet18", weights="none", stride=stride, width=LANDMARKS, sigma=2)
+    network = build(model)
+    truth = torch.stack(
+        [
+            torch.linspace(0.3, 0.7, LANDMARKS) * WIDTH + 0.3,
+            torch.linspace(0.6, 0.4, LANDMARKS) * HEIGHT - 0.2,
+        ],
+        -1,
+    )
+    y, x = torch.meshgrid(torch.arange(HEIGHT), torch.arange(WIDTH), indexing="ij")
+    # a spot of 2 heatmap pixels, drawn in the crop and averaged over each heatmap pixel's crop pixels
+    variance = (2 * stride) ** 2 - (stride**2 - 1) / 12
+    squares = (x - truth[:, 0, None, None]) ** 2 + (y - truth[:, 1, None, None]) ** 2
+    spots = torch.nn.functional.avg_pool2d(torch.exp(-squares / (2 * variance)), stride)
+    one_feature_each = type(network(pictures()))(
+        spots[None], torch.eye(LANDMARKS), torch.zeros(LANDMARKS)
+    )
+    predicted = network.decode(one_feature_each)
+    assert (predicted.points_crop[0] - truth).abs().max() < 0.02 * stride
+    expected = (2 * stride) ** 2 * torch.eye(2).expand(LANDMARKS, 2, 2)
+    assert (predicted.covariance_crop[0] - expected).abs().max() < 0.05 * (2 * stride) ** 2
+    assert (predicted.peak[0] - spots.amax((1, 2))).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4])
+def test_the_loss_is_lowest_for_the_maps_that_the_decoder_reads_exactly(stride: int) -> None:
+    model = config.UNet(encoder="resnet18", weights="none", stride=stride, width=LANDMARKS, sigma=2)
+    network = build(model)
+    truth = some_points()
+    y, x = torch.meshgrid(
+        torch.arange(HEIGHT // stride), torch.arange(WIDTH // stride), indexing="ij"
+    )
+    centre = (truth + 0.5) / stride - 0.5
+    squares = (x - centre[..., 0, None, None]) ** 2 + (y - centre[..., 1, None, None]) ** 2
+    targets = torch.exp(-squares / 8).float()
+    output = type(network(pictures()))(targets, torch.eye(LANDMARKS), torch.zeros(LANDMARKS))
+    weights = torch.ones(PICTURES, LANDMARKS)
+    assert network.loss(output, truth, weights) < 1e-5
+    assert network.loss(output, truth + 0.5 * stride, weights) > 0.01
+    assert (network.decode(output).points_crop - truth).abs().max() < 0.01 * stride
+
+
+# the direct road
+
+
+def test_a_direct_network_starts_in_the_middle_and_errs_in_crop_pixels() -> None:
+    network = build(MODELS["direct"]).eval()
+    assert isinstance(network, networks.DirectNetwork)
+    torch.nn.init.zeros_(network.head.weight)
+    torch.nn.init.zeros_(network.head.bias)
+    with torch.no_grad():
+        output = network(pictures())
+    middle = torch.tensor([(WIDTH - 1) / 2, (HEIGHT - 1) / 2])
+    assert torch.equal(output, middle.expand(PICTURES, LANDMARKS, 2))
+    assert torch.equal(network.decode(output).points_crop, output)
+
+    off = output.double() + torch.tensor([3.0, -4.0])
+    assert network.loss(output, off, torch.ones(PICTURES, LANDMARKS)).item() == pytest.approx(12.5)
+    half = torch.ones(PICTURES, LANDMARKS)
+    half[:, 3:] = 0
+    assert network.loss(output, off, half).item() == pytest.approx(12.5 * 3 / LANDMARKS)
+
+
+def test_a_direct_networks_outputs_are_halves_of_the_crop() -> None:
+    network = build(MODELS["direct"]).eval()
+    assert isinstance(network, networks.DirectNetwork)
+    torch.nn.init.zeros_(network.head.weight)
+    with torch.no_grad():
+        network.head.bias.copy_(torch.tensor([1.0, -1.0] * LANDMARKS))
+        output = network(pictures())
+    assert output[2, 5].tolist() == [WIDTH - 0.5, -0.5]  # the crop's right edge and its top
+
+
+# encoders and their weights
+
+
+def test_an_unknown_encoder_is_answered_with_the_nearest() -> None:
+    with pytest.raises(ValueError, match=r"no encoder 'resnet81'; did you mean .*resnet18"):
+        build(config.UNet(encoder="resnet81", weights="none"))
+    with pytest.raises(ValueError, match="encoder 'tu-resnot18'"):
+        build(config.Direct(encoder="tu-resnot18", weights="none"))
+
+
+def test_unknown_pretrained_weights_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"model.weights 'imagenot'.*imagenet"):
+        build(config.UNet(encoder="resnet18", weights="imagenot"))
+
+
+def test_without_network_the_way_out_is_offered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ValueError, match=r"could not be fetched .*--model\.weights none"):
+        build(config.UNet(encoder="resnet18", weights="imagenet"))
+
+
+def save_weights(path: Path, network: Network) -> dict[str, Tensor]:
+    state = {name: t.contiguous() for name, t in network.encoder.state_dict().items()}
+    if path.suffix == ".safetensors":
+        save_file(state, path)
+    else:
+        torch.save(state, path)
+    return state
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".pth"])
+def test_an_encoder_starts_from_a_local_file(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"weights{suffix}"
+    state = save_weights(path, build(MODELS["direct"]))
+    torch.manual_seed(99)
+    model = config.UNet(encoder="resnet18", weights=str(path))
+    network = networks.build(model, CROP, LANDMARKS)
+    for name, tensor in network.encoder.state_dict().items():
+        assert torch.equal(tensor, state[name]), name
+
+
+def test_weights_of_another_encoder_do_not_fit(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_weights(path, build(MODELS["direct"]))
+    with pytest.raises(ValueError, match=r"weights\.safetensors does not fit the encoder"):
+        build(config.UNet(encoder="densenet121", weights=str(path)))
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_a_file_that_holds_no_weights_is_refused_by_name(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"weights{suffix}"
+    with pytest.raises(ValueError, match=f"weights{suffix}: there is no such file"):
+        build(config.UNet(encoder="resnet18", weights=str(path)))
+    path.write_bytes(b"not weights at all")
+    with pytest.raises(ValueError, match=f"weights{suffix} does not fit"):
+        build(config.UNet(encoder="resnet18", weights=str(path)))

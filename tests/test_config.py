@@ -1,0 +1,120 @@
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from heatmap import config
+from heatmap.config import Experiment
+
+UNET = Experiment(
+    name="faces",
+    seed=3,
+    data=config.Data(root=Path("some") / "where", split="person", workers=0),
+    crop=config.Crop(height=96, width=72, rule="contain"),
+    augment=config.Augment(mirror=0.5, rotate_deg=20),
+    model=config.UNet(encoder="densenet121", weights="none", stride=2, width=48, sigma=2),
+    optimizer=config.Optimizer(kind="sgd", clip_norm=1.5),
+    schedule=config.Schedule(kind="step", gamma=0.5),
+    train=config.Train(max_minutes=1.5, patience=3, precision="bf16"),
+    wandb=config.Wandb(mode="off", tags=("a", "b")),
+)
+DIRECT = dataclasses.replace(UNET, model=config.Direct(encoder="resnet34"))
+
+
+@pytest.mark.parametrize("experiment", [UNET, DIRECT, Experiment(name="all defaults")])
+def test_an_experiment_survives_json(experiment: Experiment) -> None:
+    values = json.loads(json.dumps(config.to_dict(experiment)))
+    assert config.from_dict(Experiment, values) == experiment
+
+
+def test_the_kind_of_the_model_is_written_down() -> None:
+    assert config.to_dict(UNET)["model"]["type"] == "UNet"
+    assert config.to_dict(DIRECT)["model"] == {
+        "type": "Direct",
+        "encoder": "resnet34",
+        "weights": "imagenet",
+    }
+
+
+def test_what_is_not_given_has_its_default() -> None:
+    read = config.from_dict(Experiment, {"name": "short", "train": {"epochs": 3}})
+    assert read == Experiment(name="short", train=config.Train(epochs=3))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"name": "a", "sed": 1}, "Experiment has no field 'sed'; did you mean 'seed'"),
+        ({"name": "a", "train": {"epoch": 1}}, "Train has no field 'epoch'; did you mean 'epochs'"),
+        (
+            {"name": "a", "model": {"type": "UNet", "strid": 2}},
+            "UNet has no field 'strid'; did you mean 'stride'",
+        ),
+        ({"name": "a", "model": {"type": "Direct", "stride": 2}}, "Direct has no field 'stride'"),
+        ({"name": "a", "model": {"type": "Unet"}}, "Experiment.model has no type 'Unet'"),
+    ],
+)
+def test_a_misspelt_name_is_answered_with_the_nearest(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        config.from_dict(Experiment, values)
+
+
+WRONG = [
+    (config.Data, {"validation": 0.0}, "data.validation"),
+    (config.Data, {"validation": 1.0}, "data.validation"),
+    (config.Data, {"workers": -1}, "data.workers"),
+    (config.Crop, {"height": 31}, "crop.height"),
+    (config.Crop, {"width": 31}, "crop.width"),
+    (config.Augment, {"mirror": 1.1}, "augment.mirror"),
+    (config.Augment, {"rotate_deg": 181}, "augment.rotate_deg"),
+    *((config.Augment, {f.name: -0.1}, f.name) for f in dataclasses.fields(config.Augment)),
+    *(
+        (config.Augment, {name: 1.1}, f"augment.{name}")
+        for name in ("scale", "shift", "brightness", "contrast", "saturation")
+    ),
+    (config.UNet, {"width": 0}, "model.width"),
+    (config.UNet, {"sigma": 0.4}, "model.sigma"),
+    (config.UNet, {"sigma": 11}, "model.sigma"),
+    (config.UNet, {"weight_map": -1}, "model.weight_map"),
+    (config.Optimizer, {"lr": 0}, "optimizer.lr"),
+    (config.Optimizer, {"weight_decay": -1}, "optimizer.weight_decay"),
+    (config.Optimizer, {"momentum": 1}, "optimizer.momentum"),
+    (config.Optimizer, {"clip_norm": 0}, "optimizer.clip_norm"),
+    (config.Schedule, {"warmup": 1}, "schedule.warmup"),
+    (config.Schedule, {"gamma": 0}, "schedule.gamma"),
+    (config.Schedule, {"gamma": 1.1}, "schedule.gamma"),
+    (config.Train, {"epochs": 0}, "train.epochs"),
+    (config.Train, {"batch": 0}, "train.batch"),
+    (config.Train, {"max_minutes": 0}, "train.max_minutes"),
+    (config.Train, {"max_steps": 0}, "train.max_steps"),
+    (config.Train, {"patience": 0}, "train.patience"),
+    (config.Train, {"checkpoint_minutes": -1}, "train.checkpoint_minutes"),
+    (Experiment, {"name": ""}, "name"),
+    (Experiment, {"name": "a", "seed": -1}, "seed"),
+]
+
+
+@pytest.mark.parametrize(("kind", "values", "field"), WRONG)
+def test_a_value_that_makes_no_sense_is_refused_by_name(
+    kind: Any, values: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(ValueError, match=field):
+        kind(**values)
+
+
+def test_a_variant_is_checked_like_the_original() -> None:
+    with pytest.raises(ValueError, match=r"train\.epochs must be at least 1, not 0"):
+        dataclasses.replace(UNET.train, epochs=0)
+
+
+@pytest.mark.parametrize("module", ["heatmap.config", "heatmap.command", "heatmap"])
+def test_the_command_line_does_not_wait_for_torch(module: str) -> None:
+    program = f"import sys, {module}; print(sorted({{'torch', 'wandb', 'cv2'}} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
