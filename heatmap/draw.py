@@ -25,7 +25,7 @@ def draw_landmarks(
         image: (H, W, 3) uint8 RGB; points_image: (P, 2), NaN is not drawn.
     """
     drawn = image.copy()
-    radius = max(image.shape[:2]) / 400
+    radius = max(1.0, max(image.shape[:2]) / 400)
     for index, members in enumerate(groups.values()):
         rgb = colour or COLOURS[index % len(COLOURS)]
         for x, y in points_image[members.start : members.stop]:

@@ -101,6 +101,7 @@ class _BlockedLoss(torch.autograd.Function):
         return loss
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         return (*(upstream[0].to(g.dtype) * g for g in ctx.saved_tensors), None, None, None, None)
 

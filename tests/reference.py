@@ -1,4 +1,4 @@
-"""The adaptive wing loss as printed, in float64 and without the library: what tests compare with."""
+"""The adaptive wing loss as printed, in float64, for tests to compare with."""
 
 import torch
 from torch import Tensor

@@ -175,7 +175,7 @@ def test_a_peak_is_decoded_where_it_lies_in_the_crop(stride: int) -> None:
         -1,
     )
     y, x = torch.meshgrid(torch.arange(HEIGHT), torch.arange(WIDTH), indexing="ij")
-    # a spot of 2 heatmap pixels, drawn in the crop and averaged over each heatmap pixel's crop pixels
+    # drawn in the crop's pixels; their average in a heatmap pixel widens the spot to sigma 2
     variance = (2 * stride) ** 2 - (stride**2 - 1) / 12
     squares = (x - truth[:, 0, None, None]) ** 2 + (y - truth[:, 1, None, None]) ** 2
     spots = torch.nn.functional.avg_pool2d(torch.exp(-squares / (2 * variance)), stride)

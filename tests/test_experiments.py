@@ -1,0 +1,171 @@
+"""Every experiment runs, through the same commands that a person types."""
+
+import csv
+import json
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from heatmap import contest
+from heatmap.synthetic import make_contest
+
+ROOT = Path(__file__).resolve().parents[1]
+EXPERIMENTS = sorted((ROOT / "experiments").glob("*.py"))
+
+Tool = Callable[..., int]
+
+
+@pytest.fixture
+def tool(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Tool:
+    """Runs a tool as a person would, from another folder; returns the exit code."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(name: str, *arguments: object) -> int:
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            runpy.run_path(str(ROOT / "tools" / f"{name}.py"), run_name="__main__")
+        return int(stopped.value.code or 0)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A synthetic contest with 971 landmarks: 15 training and 4 test pictures."""
+    root = tmp_path_factory.mktemp("faces") / "contest"
+    make_contest(root, count=15, seed=5, test_count=4)
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_contest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder of one short training on the tiny contest."""
+    from heatmap.command import main
+
+    run = tmp_path_factory.mktemp("trained") / "run"
+    options = ["--model.encoder", "resnet18", "--model.width", "8", "--augment.mirror", "0"]
+    arguments = [str(ROOT / "experiments" / "unet.py"), "--out", str(run), *options]
+    assert main([*arguments, *short(tiny_contest)]) == 0
+    return run
+
+
+def short(data: Path) -> list[str]:
+    """Options for two steps of training on the CPU."""
+    return [
+        "--data.root", str(data), "--data.workers", "0", "--model.weights", "none",
+        "--train.max-steps", "2", "--train.batch", "4", "--train.device", "cpu",
+        "--crop.height", "64", "--crop.width", "64", "--wandb.mode", "off",
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda path: path.stem)
+def test_an_experiment_trains_is_scored_and_submits(
+    experiment: Path, tool: Tool, faces: Path, tmp_path: Path
+) -> None:
+    run, submission = tmp_path / "run", tmp_path / "submission.csv"
+    assert tool("train", experiment, "--out", run, *short(faces)) == 0
+    assert json.loads((run / "summary.json").read_text())["steps"] == 2
+    assert tool("evaluate", run, "--device", "cpu", "--json", tmp_path / "scores.json") == 0
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert scores["pictures"] == 3 and scores["mse"] > 0
+    assert tool("submit", run, "--out", submission, "--device", "cpu") == 0
+    solution = faces / "withheld" / "solution.csv"
+    assert contest.score_submission(submission, solution).mse > 0
+    assert tool("evaluate", submission, "--solution", solution) == 0
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda path: path.stem)
+def test_an_experiment_says_what_it_asks_and_how_to_run_it(experiment: Path) -> None:
+    text = experiment.read_text()
+    question, _, rest = text.removeprefix('"""').partition("\n")
+    assert question.endswith(("?", "."))
+    for word in ("Run ", "Against ", "Cost ", "Outcome "):
+        assert f"\n{word}" in rest, word
+
+
+def test_the_scores_of_a_run_are_in_its_files(trained: Path, tool: Tool) -> None:
+    assert tool("evaluate", trained, "--device", "cpu") == 0
+    scores = json.loads((trained / "evaluation.json").read_text())
+    rows = list(csv.DictReader((trained / "per_image.csv").read_text().splitlines()))
+    assert np.mean([float(row["mse"]) for row in rows]) == pytest.approx(scores["mse"], abs=1e-5)
+    assert {row["file_name"] for row in rows} == set(
+        json.loads((trained / "split.json").read_text())["validation"]
+    )
+    best = json.loads((trained / "summary.json").read_text())["best_mse"]
+    assert scores["mse"] == pytest.approx(best, rel=1e-6)
+    assert np.load(trained / "errors.npz")["distance"].shape == (len(rows), 7)
+
+
+def test_other_data_is_scored_whole_and_apart(
+    trained: Path, tool: Tool, tiny_contest: Path, tmp_path: Path
+) -> None:
+    other = contest.Folder(root=tmp_path / "other")
+    other.train_table.parent.mkdir(parents=True)
+    mine = contest.Folder(root=tiny_contest)
+    other.train_images.symlink_to(mine.train_images)
+    table = contest.read_landmarks(mine.train_table)
+    contest.write_landmarks(other.train_table, table.names[:5], table.points_image[:5] + 1)
+    assert tool("evaluate", trained, "--data", other.root, "--device", "cpu") == 0
+    scores = json.loads((trained / "evaluation-other" / "evaluation.json").read_text())
+    assert scores["pictures"] == 5
+
+
+def test_a_submission_is_joined_by_name_and_in_the_asked_order(
+    trained: Path, tool: Tool, tiny_contest: Path, tmp_path: Path
+) -> None:
+    for rounding in ("round", "truncate", "none"):
+        out = tmp_path / f"{rounding}.csv"
+        assert tool("submit", trained, "--out", out, "--rounding", rounding, "--device", "cpu") == 0
+    asked = contest.read_asked_points(contest.Folder(root=tiny_contest).test_points, 7)
+    exact, rounded, cut = (
+        contest.read_submission(tmp_path / f"{name}.csv") for name in ("none", "round", "truncate")
+    )
+    assert exact.names == rounded.names == asked.names
+    np.testing.assert_array_equal(np.trunc(exact.points_image), cut.points_image)
+    assert np.abs(exact.points_image - rounded.points_image).max() <= 0.5001
+    same = asked.indices[:, :, None] == asked.indices[:, None, :]
+    for row, first, second in np.argwhere(same):
+        np.testing.assert_array_equal(
+            exact.points_image[row, first], exact.points_image[row, second]
+        )
+
+
+def test_an_unreadable_test_picture_stops_or_gets_the_mean_shape(
+    trained: Path, tool: Tool, tiny_contest: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    mine, torn = contest.Folder(root=tiny_contest), contest.Folder(root=tmp_path / "torn")
+    torn.test_images.mkdir(parents=True)
+    torn.test_points.write_bytes(mine.test_points.read_bytes())
+    for path in mine.test_images.iterdir():
+        content = path.read_bytes()
+        (torn.test_images / path.name).write_bytes(
+            content[: len(content) // 2] if path.name == "eve_3.jpg" else content
+        )
+    out = tmp_path / "submission.csv"
+    common = ("submit", trained, "--data", torn.root, "--out", out, "--device", "cpu")
+    assert tool(*common) == 1
+    assert "eve_3.jpg" in capsys.readouterr().err and not out.exists()
+    assert tool(*common, "--missing", "mean-shape") == 0
+    assert "eve_3.jpg" in caplog.text
+    assert contest.read_submission(out).names == [f"eve_{k}.jpg" for k in range(5)]
+
+
+def test_wrong_uses_say_what_is_wrong(
+    trained: Path, tool: Tool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tool("evaluate", tmp_path / "nothing") == 1
+    assert "no such checkpoint" in capsys.readouterr().err
+    assert tool("evaluate", trained, "--solution", tmp_path / "solution.csv") == 1
+    assert "--solution go together" in capsys.readouterr().err
+    assert tool("submit", trained, "--roundin", "none") == 2
+    assert "--rounding" in capsys.readouterr().err
+    assert tool("results", trained) == 0
+    assert "| unet | UNet resnet18" in capsys.readouterr().out
+    assert tool("results", tmp_path) == 1
+    assert "not a finished run" in capsys.readouterr().err
