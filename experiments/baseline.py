@@ -1,8 +1,8 @@
 """What does the direct road reach: the organisers' ResNet, pooled, linear to coordinates?
 
 Run      python tools/train.py experiments/baseline.py --data.root DIR --out RUN
-Against  experiments/unet.py: network, loss and optimizer are the organisers' (squared error in crop
-         pixels, Adam with amsgrad at 1e-3), data, crop, augmentation and schedule are those of unet.
+Against  experiments/unet.py: network, loss and optimizer are the organisers' (squared error in
+         crop pixels, Adam with amsgrad at 1e-3); data, crop, augmentation and schedule are unet's.
          As the organisers ran it: --augment.mirror 0 --augment.rotate-deg 0 --augment.scale 0
          --augment.shift 0 --augment.brightness 0 --augment.contrast 0 --augment.saturation 0
          --schedule.kind constant --schedule.warmup 0 --train.batch 512 --train.epochs 1

@@ -34,7 +34,8 @@ class Changes:
     """One draw of every random change for B samples.
 
     mirrored: (B,) bool; angle: radians, clockwise on the screen; scale: factor of the face's size;
-    shift: (B, 2) of the window, in fractions of the crop; brightness: added; contrast, saturation: factors.
+    shift: (B, 2) of the window, in fractions of the crop; brightness: added; contrast, saturation:
+    factors.
     """
 
     mirrored: np.ndarray

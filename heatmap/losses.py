@@ -24,7 +24,8 @@ def adaptive_wing(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         target: the same shape, in [0, 1].
 
     Returns:
-        Loss (>= 0 but for rounding) and d loss / d prediction, of the prediction's shape, float32 or float64.
+        Loss (>= 0 but for rounding) and d loss / d prediction, of the prediction's shape, float32
+        or float64.
 
     Source: Wang, Bo, Fuxin 2019, https://arxiv.org/abs/1904.07399; the constants are the paper's.
     """

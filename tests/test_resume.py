@@ -31,7 +31,7 @@ EXPERIMENT = Experiment(
     data=Data(split="order", validation=0.25, workers=0),
     crop=Crop(height=32, width=48),
     augment=Augment(mirror=0.5, rotate_deg=20, scale=0.2, shift=0.1, brightness=0.2, contrast=0.2),
-    model=UNet(encoder="resnet18", weights="none", stride=4, width=6),
+    model=UNet(encoder="tu-test_resnet", weights="none", stride=4, width=6),
     train=Train(epochs=2, batch=2, device="cpu", checkpoint_minutes=0),
     wandb=Wandb(mode="off"),
 )
@@ -90,6 +90,7 @@ def run_tool(arguments: list[str], kill: Callable[[], None] | None) -> None:
 
 def tool(arguments: list[str], kill: Callable[[], None] | None) -> None:
     torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # for the workers, as in any other process
     if kill:
         kill()
     sys.argv = ["train.py", *arguments]
@@ -185,7 +186,7 @@ def test_killed_inside_the_write_of_a_checkpoint(
     start: Callable[..., None], uninterrupted: Path, tmp_path: Path, number: int
 ) -> None:
     start(tmp_path / "run", kill=partial(inside_checkpoint, number))
-    for path in (tmp_path / "run").glob("*.pt"):
+    for path in (tmp_path / "run").glob("[!.]*.pt"):
         checkpoint.load(path)
     resume(tmp_path / "run")
     assert_same(tmp_path / "run", uninterrupted)
