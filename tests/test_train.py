@@ -1,0 +1,480 @@
+import json
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from heatmap import augment, checkpoint, config, evaluate, train
+from heatmap.config import (
+    Augment, Crop, Data, Direct, Experiment, Optimizer, Schedule, Train, UNet, Wandb,
+)  # fmt: skip
+from heatmap.contest import Folder, write_landmarks
+from heatmap.faces import draw_face
+from heatmap.networks import UNetNetwork
+from heatmap.predict import predict
+from heatmap.record import read_metrics
+from heatmap.samples import shuffled_batches
+
+NUM_TRAINING, BATCH = 9, 2
+STEPS_AN_EPOCH = NUM_TRAINING // BATCH
+
+ENCODER = "tu-test_resnet"
+
+
+@pytest.fixture
+def tiny(tiny_contest: Path) -> Experiment:
+    """An experiment of an instant, but for real: 9 pictures to train on, 3 to validate."""
+    return Experiment(
+        name="tiny",
+        data=Data(root=tiny_contest, split="order", validation=0.25, workers=0),
+        crop=Crop(height=32, width=48),
+        augment=Augment(rotate_deg=10, scale=0.1, brightness=0.1),
+        model=UNet(encoder=ENCODER, weights="none", width=6),
+        train=Train(epochs=2, batch=BATCH, device="cpu"),
+        wandb=Wandb(mode="off"),
+    )
+
+
+def trained(experiment: Experiment, folder: Path) -> train.Run:
+    run = train.prepare(experiment)
+    train.train(run, folder)
+    return run
+
+
+# ------------------------------------------------------------------------------ learning rate
+
+
+def rates(schedule: Schedule, epoch: int = 0) -> np.ndarray:
+    """At every hundredth of the budget."""
+    return np.array([train.learning_rate(schedule, i / 100, epoch) for i in range(101)])
+
+
+def test_cosine_rises_to_the_top_and_falls_to_zero() -> None:
+    factors = rates(Schedule(kind="cosine", warmup=0.2))
+    np.testing.assert_allclose(factors[:21], np.arange(21) / 20, atol=1e-12)
+    assert (np.diff(factors[20:]) < 0).all()
+    assert factors[60] == pytest.approx(0.5)
+    assert factors[100] == pytest.approx(0, abs=1e-12)
+    assert train.learning_rate(Schedule(kind="cosine"), 1.3, 0) == pytest.approx(0, abs=1e-12)
+
+
+def test_without_warm_up_the_first_step_has_the_top_rate() -> None:
+    for kind in ("cosine", "step", "constant"):
+        assert train.learning_rate(Schedule(kind=kind, warmup=0), 0, 0) == 1
+
+
+def test_step_multiplies_after_every_epoch() -> None:
+    schedule = Schedule(kind="step", warmup=0, gamma=0.3)
+    for epoch in range(4):
+        np.testing.assert_allclose(rates(schedule, epoch), 0.3**epoch)
+
+
+def test_constant_stays() -> None:
+    assert (rates(Schedule(kind="constant", warmup=0), 7) == 1).all()
+    assert (rates(Schedule(kind="constant", warmup=0.5))[50:] == 1).all()
+
+
+def test_the_optimizer_gets_the_scheduled_rate(
+    tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, step = [], torch.optim.SGD.step
+
+    def spy(self: torch.optim.SGD, *arguments: Any) -> Any:
+        seen.append([group["lr"] for group in self.param_groups])
+        return step(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", spy)
+    schedule = Schedule(kind="cosine", warmup=0.5)
+    optimizer = Optimizer(kind="sgd", lr=0.02)
+    run = trained(replace(tiny, schedule=schedule, optimizer=optimizer), tmp_path)
+    assert run.total_steps == 2 * STEPS_AN_EPOCH == len(seen)
+    expected = [
+        [0.02 * train.learning_rate(schedule, i / len(seen), 0)] for i in range(len(seen))
+    ]
+    np.testing.assert_allclose(seen, expected)
+    assert [row["lr"] for row in read_metrics(tmp_path)] == [seen[3][0], seen[7][0]]
+
+
+# ------------------------------------------------------------------------------------- budgets
+
+
+def test_max_steps_ends_the_run_inside_an_epoch(tiny: Experiment, tmp_path: Path) -> None:
+    steps = STEPS_AN_EPOCH + 1
+    run = trained(replace(tiny, train=replace(tiny.train, epochs=9, max_steps=steps)), tmp_path)
+    assert run.progress.step == steps
+    assert [row["step"] for row in read_metrics(tmp_path)] == [STEPS_AN_EPOCH, steps]
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["steps"], summary["epochs"]) == (steps, 2)
+
+
+@pytest.mark.parametrize("validation_seconds", [1, 3, 10])
+def test_minutes_end_the_run_with_the_rate_annealed(
+    tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, validation_seconds: int
+) -> None:
+    """A step takes a second on a clock of our own, a validation some."""
+    clock = SimpleNamespace(now=1e6)
+    monkeypatch.setattr(train, "time", SimpleNamespace(monotonic=lambda: clock.now))
+
+    def taking(seconds: float, function: Callable[..., Any]) -> Callable[..., Any]:
+        def slow(*arguments: Any, **options: Any) -> Any:
+            clock.now += seconds
+            return function(*arguments, **options)
+
+        return slow
+
+    monkeypatch.setattr(augment, "draw", taking(1, augment.draw))
+    monkeypatch.setattr(evaluate, "measure", taking(validation_seconds, evaluate.measure))
+    settings = replace(tiny.train, epochs=1000, max_minutes=1)
+    trained(replace(tiny, schedule=Schedule(kind="cosine"), train=settings), tmp_path)
+    assert clock.now - 1e6 == pytest.approx(60, abs=4)
+    rows = read_metrics(tmp_path)
+    assert rows[-1]["lr"] < 0.03 * tiny.optimizer.lr
+    assert max(row["lr"] for row in rows) > 0.8 * tiny.optimizer.lr
+    minutes = json.loads((tmp_path / "summary.json").read_text())["minutes"]
+    assert minutes == pytest.approx((clock.now - 1e6) / 60, abs=0.02)
+
+
+def scripted_scores(monkeypatch: pytest.MonkeyPatch, scores: list[float]) -> None:
+    """The validations find these errors, one after the other."""
+    remaining, summary = iter(scores), evaluate.summary
+    monkeypatch.setattr(evaluate, "summary", lambda e: summary(e) | {"mse": next(remaining)})
+
+
+def test_patience_ends_the_run_and_the_best_stays(
+    tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted_scores(monkeypatch, [5, 4, 4.5, 4, 3])
+    trained(replace(tiny, train=replace(tiny.train, epochs=9, patience=2)), tmp_path)
+    assert [row["val/mse"] for row in read_metrics(tmp_path)] == [5, 4, 4.5, 4]
+    assert checkpoint.load(tmp_path / "best.pt").progress["epoch"] == 2
+    assert checkpoint.load(tmp_path / "last.pt").progress["epoch"] == 4
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["best_epoch"], summary["best_mse"], summary["epochs"]) == (2, 4, 4)
+
+
+# ---------------------------------------------------------------------------- what a step does
+
+
+@pytest.mark.parametrize("clip_norm", [None, 1e-3])
+def test_gradients_are_clipped_to_the_norm_asked_for(
+    tiny: Experiment, tmp_path: Path, clip_norm: float | None
+) -> None:
+    experiment = replace(
+        tiny,
+        optimizer=Optimizer(kind="sgd", lr=1, momentum=0, weight_decay=0, clip_norm=clip_norm),
+        schedule=Schedule(kind="constant", warmup=0),
+        train=replace(tiny.train, max_steps=1),
+    )
+    run = train.prepare(experiment)
+    before = [p.detach().clone() for p in run.network.parameters()]
+    train.train(run, tmp_path)
+    moved = [p.detach() - b for p, b in zip(run.network.parameters(), before, strict=True)]
+    length = math.sqrt(sum(float(m.double().square().sum()) for m in moved))
+    if clip_norm:
+        assert length == pytest.approx(clip_norm, rel=1e-3)
+    else:
+        assert length > 0.01
+
+
+@pytest.mark.parametrize("kind", ["adamw", "adam", "sgd"])
+def test_every_optimizer_brings_the_loss_down(
+    tiny: Experiment, tmp_path: Path, kind: str
+) -> None:
+    lr = 0.02 if kind == "sgd" else 2e-3
+    trained(replace(tiny, optimizer=Optimizer(kind=kind, lr=lr)), tmp_path)
+    first, last = read_metrics(tmp_path)
+    assert last["train/loss"] < 0.9 * first["train/loss"]
+
+
+def test_the_row_holds_the_mean_loss_of_its_epoch(
+    tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses, loss = [], UNetNetwork.loss
+
+    def spy(self: UNetNetwork, *arguments: Any) -> torch.Tensor:
+        value = loss(self, *arguments)
+        losses.append(value.item())
+        return value
+
+    monkeypatch.setattr(UNetNetwork, "loss", spy)
+    trained(tiny, tmp_path)
+    means = np.reshape(losses, (2, STEPS_AN_EPOCH)).mean(1)
+    found = [row["train/loss"] for row in read_metrics(tmp_path)]
+    np.testing.assert_allclose(found, means, rtol=1e-12)
+
+
+def test_bf16_is_for_the_network_alone(
+    tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features, losses, loss = set(), set(), UNetNetwork.loss
+
+    def spy(self: UNetNetwork, output: Any, *arguments: Any) -> torch.Tensor:
+        value = loss(self, output, *arguments)
+        features.add(output.features.dtype)
+        losses.add(value.dtype)
+        return value
+
+    monkeypatch.setattr(UNetNetwork, "loss", spy)
+    run = trained(replace(tiny, train=replace(tiny.train, precision="bf16")), tmp_path)
+    assert (features, losses) == ({torch.bfloat16}, {torch.float32})
+    assert {p.dtype for p in run.network.parameters()} == {torch.float32}
+    first, last = read_metrics(tmp_path)
+    assert last["train/loss"] < first["train/loss"]
+    assert math.isfinite(last["val/mse"])
+
+
+def test_the_direct_road_takes_the_same_loop(tiny: Experiment, tmp_path: Path) -> None:
+    direct = replace(tiny, model=Direct(encoder=ENCODER, weights="none"), augment=Augment())
+    trained(replace(direct, train=replace(tiny.train, epochs=25)), tmp_path)
+    rows = read_metrics(tmp_path)
+    assert rows[-1]["train/loss"] < 0.3 * rows[0]["train/loss"]
+    assert "val/peak" not in rows[-1]
+    scores, _ = evaluate.evaluate_run(tmp_path, None, torch.device("cpu"))
+    assert scores["mse"] == min(row["val/mse"] for row in rows)
+
+
+# ------------------------------------------------------------------------------- what it stores
+
+
+def test_the_best_checkpoint_belongs_to_the_best_row(tiny: Experiment, tmp_path: Path) -> None:
+    trained(replace(tiny, train=replace(tiny.train, epochs=5)), tmp_path)
+    rows = read_metrics(tmp_path)
+    best = min(rows, key=lambda row: row["val/mse"])
+    scores, _ = evaluate.evaluate_run(tmp_path, None, torch.device("cpu"))
+    assert scores["mse"] == best["val/mse"]
+    assert scores["nme_percent"] == best["val/nme_percent"]
+    assert checkpoint.load_trained(tmp_path).checkpoint.progress["epoch"] == best["epoch"]
+    last, _ = evaluate.evaluate_run(tmp_path / "last.pt", None, torch.device("cpu"))
+    assert last["mse"] == rows[-1]["val/mse"]
+
+
+def test_the_run_folder_says_what_was_run_and_on_which_split(
+    tiny: Experiment, tmp_path: Path
+) -> None:
+    experiment = replace(tiny, data=replace(tiny.data, split="person"))
+    run = trained(experiment, tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    assert config.from_dict(Experiment, values) == experiment
+    split = json.loads((tmp_path / "split.json").read_text())
+    assert split["rule"].startswith("by person (4 people, ")
+    assert split["validation"] == [run.table.names[row] for row in run.validation_rows]
+    people = [{run.table.names[row].split("_")[0] for row in rows}
+              for rows in (run.training_rows, run.validation_rows)]  # fmt: skip
+    assert not people[0] & people[1]
+    assert checkpoint.load(tmp_path / "last.pt").validation_rows.tolist() == list(
+        run.validation_rows
+    )
+
+
+def test_a_row_tells_the_share_of_time_in_each_part(tiny: Experiment, tmp_path: Path) -> None:
+    trained(tiny, tmp_path)
+    for row in read_metrics(tmp_path):
+        shares = [row[f"time/{part}"] for part in ("data", "network", "loss", "decode")]
+        assert min(shares) > 0
+        assert sum(shares) <= 1
+        assert row["time/seconds"] > 0
+
+
+@pytest.mark.parametrize(("every", "expected"), [(1, [1, 2, 3, 4]), (2, [1, 3, 4]), (9, [1, 4])])
+def test_predictions_are_drawn_every_few_epochs_and_at_the_end(
+    tiny: Experiment, tmp_path: Path, every: int, expected: list[int]
+) -> None:
+    settings = replace(tiny.train, epochs=4)
+    wandb = Wandb(mode="off", pictures_every=every)
+    trained(replace(tiny, train=settings, wandb=wandb), tmp_path)
+    pictures = sorted((tmp_path / "pictures").glob("*.jpg"))
+    steps = [int(path.stem.rpartition("_")[2]) for path in pictures]
+    assert steps == [STEPS_AN_EPOCH * epoch for epoch in expected]
+    assert cv2.imread(str(pictures[0])).std() > 10
+
+
+# --------------------------------------------------------------------------- when things go wrong
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_picture(
+    tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward, calls = UNetNetwork.forward, []
+
+    def forward_with_a_hole(self: UNetNetwork, images: torch.Tensor) -> Any:
+        output = forward(self, images)
+        calls.append(len(images))
+        if len(calls) < 3:
+            return output
+        hole = torch.zeros_like(output.features)
+        hole[1, :, 2, 3] = torch.nan
+        return output._replace(features=output.features + hole)
+
+    monkeypatch.setattr(UNetNetwork, "forward", forward_with_a_hole)
+    run = train.prepare(tiny)
+    with pytest.raises(ValueError, match="step 3 .*the loss is nan") as caught:
+        train.train(run, tmp_path)
+    innocent, offender = shuffled_batches(run.training_rows, BATCH, 0, 0)[2]
+    assert run.table.names[offender] in str(caught.value)
+    assert run.table.names[innocent] not in str(caught.value)
+    assert checkpoint.load(tmp_path / "last.pt").progress["step"] < 3
+    assert not (tmp_path / "summary.json").exists()
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run(
+    tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss = UNetNetwork.loss
+
+    def steep(self: UNetNetwork, *arguments: Any) -> torch.Tensor:
+        value = loss(self, *arguments)
+        return value + (self.bias.sum() - self.bias.sum().detach()) * 1e38 * 1e38
+
+    monkeypatch.setattr(UNetNetwork, "loss", steep)
+    run = train.prepare(tiny)
+    before = {name: tensor.clone() for name, tensor in run.network.named_parameters()}
+    with pytest.raises(ValueError, match=r"the gradient's norm (inf|nan)") as caught:
+        train.train(run, tmp_path)
+    for row in shuffled_batches(run.training_rows, BATCH, 0, 0)[0]:
+        assert run.table.names[row] in str(caught.value)
+    assert all(torch.equal(tensor, before[n]) for n, tensor in run.network.named_parameters())
+
+
+def test_an_exploding_learning_rate_leaves_a_checkpoint_that_loads(
+    tiny: Experiment, tmp_path: Path
+) -> None:
+    experiment = replace(
+        tiny,
+        optimizer=Optimizer(kind="sgd", lr=1e25),
+        schedule=Schedule(kind="constant", warmup=0),
+        train=replace(tiny.train, checkpoint_minutes=0),
+    )
+    with pytest.raises(ValueError, match=r"Pictures: .*\.jpg.*lower optimizer\.lr"):
+        trained(experiment, tmp_path)
+    checkpoint.load(tmp_path / "last.pt")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_picture_that_cannot_be_read_stops_the_run_by_its_name(
+    tiny: Experiment, tmp_path: Path, workers: int
+) -> None:
+    here = Folder(root=tmp_path / "contest")
+    here.train_images.mkdir(parents=True)
+    there = Folder(root=tiny.data.root)
+    here.train_table.write_bytes(there.train_table.read_bytes())
+    for path in there.train_images.iterdir():
+        content = path.read_bytes()
+        cut = len(content) // 2 if path.name == "bo_1.jpg" else None
+        (here.train_images / path.name).write_bytes(content[:cut])
+    run = train.prepare(tiny)
+    data = replace(tiny.data, root=here.root, workers=workers)
+    sizes = train.mean_shape_crop  # it reads all pictures of so small a contest, too early
+    train.mean_shape_crop = lambda *_: np.zeros((7, 2))
+    try:
+        run = train.prepare(replace(tiny, data=data))
+    finally:
+        train.mean_shape_crop = sizes
+    with pytest.raises(ValueError, match=r"bo_1\.jpg: the picture cannot be decoded") as caught:
+        train.train(run, tmp_path / "run")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("height", "is_alarm"), [(0.0, True), (0.04, True), (0.06, False)])
+def test_an_alarm_tells_of_black_heatmaps(
+    tiny: Experiment,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    height: float,
+    is_alarm: bool,
+) -> None:
+    optimizer = Optimizer(kind="sgd", lr=1e-9, weight_decay=0)
+    run = train.prepare(replace(tiny, optimizer=optimizer))
+    with torch.no_grad():
+        run.network.embeddings.zero_()
+        run.network.bias.fill_(height)
+    with caplog.at_level(logging.WARNING, "heatmap"):
+        train.train(run, tmp_path)
+    alarms = [record.message for record in caplog.records if "black" in record.message]
+    assert len(alarms) == (2 if is_alarm else 0)
+    assert all("learning rate" in alarm for alarm in alarms)
+
+
+# ------------------------------------------------------------------------------ drawn faces
+
+
+def contest_of_faces(root: Path, num_faces: int, copies: int, landmarks: slice) -> Folder:
+    """Drawn faces, each under several names, with one more at the end."""
+    folder = Folder(root=root)
+    folder.train_images.mkdir(parents=True)
+    names, points = [], []
+    for index in range(num_faces + 1):
+        image, points_image = draw_face(5, index)
+        for copy in range(copies if index < num_faces else 1):
+            names.append(f"{index}-{copy}.png")
+            points.append(points_image[landmarks])
+            path = folder.train_images / names[-1]
+            assert cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    write_landmarks(folder.train_table, names, np.stack(points))
+    return folder
+
+
+class LargestTensor(TorchDispatchMode):
+    """The number of values in the largest tensor that any call made."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = call(*args, **(kwargs or {}))
+        for made in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(made, torch.Tensor) and not any(s == 0 for s in made.stride()):
+                self.largest = max(self.largest, made.numel())
+        return result
+
+
+def test_training_and_validation_never_hold_all_heatmaps(tiny: Experiment, tmp_path: Path) -> None:
+    contest = contest_of_faces(tmp_path / "faces", 8, 1, slice(None))
+    experiment = replace(
+        tiny,
+        data=Data(root=contest.root, split="order", validation=0.5, workers=0),
+        crop=Crop(height=64, width=96),
+        model=UNet(encoder=ENCODER, weights="none", stride=1, width=6),
+        train=replace(tiny.train, batch=4, max_steps=1),
+    )
+    run = train.prepare(experiment)
+    whole = 4 * 971 * 64 * 96
+    with LargestTensor() as seen:
+        train.train(run, tmp_path / "run")
+    assert 0 < seen.largest < whole / 8
+
+
+@pytest.mark.slow
+def test_eight_drawn_faces_are_learnt_by_heart(tiny: Experiment, tmp_path: Path) -> None:
+    contest = contest_of_faces(tmp_path / "faces", 8, 10, slice(None, None, 10))
+    experiment = replace(
+        tiny,
+        data=Data(root=contest.root, split="order", validation=0.01, workers=0),
+        crop=Crop(height=64, width=64, rule="contain"),
+        augment=Augment(),
+        model=UNet(encoder=ENCODER, weights="none", stride=4, width=64),
+        optimizer=Optimizer(lr=3e-3, weight_decay=0),
+        train=Train(epochs=20, batch=8, device="cpu"),
+    )
+    run = trained(experiment, tmp_path / "run")
+    rows = run.training_rows[::10]
+    found = next(
+        predict(
+            run.network, run.validation, rows, batch=8, workers=0, device=run.device,
+            precision="fp32",
+        )
+    )  # fmt: skip
+    points_crop, truth_crop = (
+        found.frame.to_crop(torch.from_numpy(points)).numpy()
+        for points in (found.points_image, run.table.points_image[rows])
+    )
+    distance = np.linalg.norm(points_crop - truth_crop, axis=-1) / experiment.model.stride
+    assert distance.shape == (8, 98)
+    assert distance.mean() < 0.1
