@@ -84,13 +84,17 @@ def reference(pictures: Pictures) -> dict[str, Any]:
     """All scores by hand, picture by picture, in float64."""
     mse, mean_shape, nme, groups, sizes = [], [], [], {}, {}
     groups_of = GROUPS.get(pictures.truth.shape[1], {"all": range(pictures.truth.shape[1])})
-    for truth, (height, width) in zip(pictures.truth.astype(np.float64), pictures.sizes):
+    for truth, (height, width) in zip(
+        pictures.truth.astype(np.float64), pictures.sizes, strict=True
+    ):
         seen = np.isfinite(truth[:, 0])
         if not seen.any():
             continue
         difference = crop_to_image(np.float32(pictures.predicted), height, width) - truth
         mse.append((difference[seen] ** 2).mean())
-        mean_shape.append(((crop_to_image(pictures.shape, height, width) - truth)[seen] ** 2).mean())
+        mean_shape.append(
+            ((crop_to_image(pictures.shape, height, width) - truth)[seen] ** 2).mean()
+        )
         if len(truth) == 68:
             length = np.hypot(*(truth[36] - truth[45]))
         else:
@@ -264,5 +268,5 @@ def test_data_with_another_number_of_landmarks_are_refused(
 ) -> None:
     table = read_landmarks(other_contest.train_table)
     write_landmarks(other_contest.train_table, table.names, table.points_image[:, :5])
-    with pytest.raises(ValueError, match="5 landmarks.* predicts 7"):
+    with pytest.raises(ValueError, match=r"5 landmarks.* predicts 7"):
         evaluate.evaluate_run(run_folder, other_contest.root, torch.device("cpu"))
