@@ -20,7 +20,7 @@ from heatmap.config import Experiment
 
 if TYPE_CHECKING:
     from heatmap.checkpoint import Checkpoint
-    from heatmap.train import Run
+    from heatmap.run import Run
 
 logger = logging.getLogger("heatmap")
 
@@ -146,9 +146,10 @@ def _resume(folder: Path) -> None:
 
 def _run(experiment: Experiment, folder: Path, saved: "Checkpoint | None" = None) -> None:
     from heatmap import distributed, train
+    from heatmap.run import prepare
 
     try:
-        run = train.prepare(experiment, saved)
+        run = prepare(experiment, saved)
         if distributed.is_first():
             logger.info(f"{_sizes(run)}\nrun folder    {folder}")
         summary = train.train(run, folder)
@@ -164,10 +165,11 @@ def _run(experiment: Experiment, folder: Path, saved: "Checkpoint | None" = None
 
 def _dry_run(experiment: Experiment, out: Path) -> None:
     from heatmap import train
+    from heatmap.run import prepare
 
     del out
     logger.info(json.dumps(config.to_dict(experiment), indent=2))
-    run = train.prepare(experiment)
+    run = prepare(experiment)
     logger.info(_sizes(run))
     logger.info(train.rehearse(run))
 

@@ -1,7 +1,6 @@
 """How good a network is: the contest's score, NME and the rest, per picture, group and size."""
 
 import csv
-import json
 import logging
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,7 +13,7 @@ from tqdm import tqdm
 
 from heatmap import contest, distributed, topology
 from heatmap.checkpoint import load_trained
-from heatmap.files import write_atomically
+from heatmap.files import write_atomically, write_json
 from heatmap.frame import Frame
 from heatmap.networks import Network
 from heatmap.predict import predict
@@ -160,8 +159,7 @@ def _number(value: float | np.ndarray) -> float | None:
 
 def write(folder: Path, errors: Errors, names: list[str], scores: dict[str, Any]) -> None:
     """Writes evaluation.json, per_image.csv and errors.npz into the folder, each atomically."""
-    with write_atomically(folder / "evaluation.json") as temporary:
-        temporary.write_text(json.dumps(scores, indent=2) + "\n")
+    write_json(folder / "evaluation.json", scores)
     with (
         write_atomically(folder / "per_image.csv") as temporary,
         temporary.open("w", newline="") as file,

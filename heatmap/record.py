@@ -14,7 +14,6 @@ be killed; the run never waits for it, except a limited time at its end.
 
 import json
 import logging
-import math
 import os
 import re
 import secrets
@@ -27,7 +26,7 @@ from typing import Any, Literal, Self
 import cv2
 import numpy as np
 
-from heatmap.files import write_atomically
+from heatmap.files import finite, write_atomically, write_json
 
 logger = logging.getLogger("heatmap")
 
@@ -75,7 +74,7 @@ class Record:
             "name": name,
             "mode": mode,
         }
-        _write_json(folder / "wandb.json", about)
+        write_json(folder / "wandb.json", about)
         self._mirror = None if mode == "off" else self._started_mirror(after_step)
 
     def __enter__(self) -> Self:
@@ -108,7 +107,7 @@ class Record:
 
     def finish(self, summary: Mapping[str, Any], timeout: float = 30.0) -> None:
         """Writes summary.json and gives the mirror `timeout` seconds to send what is left."""
-        _write_json(self.folder / "summary.json", summary)
+        write_json(self.folder / "summary.json", summary)
         self._end_mirror(timeout)
 
     def close(self, timeout: float = 10.0) -> None:
@@ -186,21 +185,4 @@ def rewind(folder: Path, step: int) -> None:
 
 
 def _line(row: Mapping[str, Any]) -> str:
-    return json.dumps(_finite(row), allow_nan=False) + "\n"
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    with write_atomically(path) as temporary:
-        text = json.dumps(_finite(content), indent=2, allow_nan=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
-
-
-def _finite(value: Any) -> Any:
-    """The same value with null for NaN and infinities, which JSON does not have."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return value
+    return json.dumps(finite(row), allow_nan=False) + "\n"

@@ -4,155 +4,32 @@ Learning rate, order, augmentation and dropout are functions of (seed, epoch, ro
 that was killed and resumed ends with the same bits as one that was not.
 """
 
-import json
 import logging
 import math
 import resource
 import time
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from heatmap import (
-    augment,
-    checkpoint,
-    contest,
-    distributed,
-    draw,
-    evaluate,
-    machine,
-    networks,
-    topology,
-)
-from heatmap.config import Experiment, Schedule, to_dict
-from heatmap.files import write_atomically
-from heatmap.frame import contain
+from heatmap import augment, distributed, evaluate, machine
+from heatmap.config import Schedule, to_dict
+from heatmap.files import write_json
 from heatmap.maps import Maps
-from heatmap.predict import autocast, predict
+from heatmap.pictures import prediction_sheet
+from heatmap.predict import autocast
 from heatmap.record import Record
-from heatmap.samples import (
-    Sample,
-    Samples,
-    cut,
-    load,
-    margin_for,
-    mean_shape_crop,
-    shuffled_batches,
-)
+from heatmap.run import Run, save, seed_of
+from heatmap.samples import Sample, load, shuffled_batches
 from heatmap.stopwatch import Stopwatch
 
 logger = logging.getLogger("heatmap")
 
 BLACK_PEAK = 0.05  # mean peak height under which maps count as collapsed
-NUM_PICTURES = 8
-
-
-@dataclass
-class Progress:
-    """How far a run has come; part of every checkpoint.
-
-    epoch: epochs that are over; batch: batches of the next one that are done, with loss_sum their
-    losses; step: optimizer steps in all; seconds: of training and validation over all resumes;
-    validation_seconds: of the last validation.
-    """
-
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
-    loss_sum: float = 0.0
-    seconds: float = 0.0
-    validation_seconds: float = 0.0
-    best_mse: float = math.inf
-    best_epoch: int = 0
-    mean_shape_mse: float = math.nan
-    finished: bool = False
-
-
-@dataclass(frozen=True)
-class Run:
-    """An experiment made real: data, network, optimizer and how far they have come."""
-
-    experiment: Experiment
-    device: torch.device
-    table: contest.LandmarkTable
-    table_hash: str
-    split_rule: str
-    training_rows: np.ndarray
-    validation_rows: np.ndarray
-    training: Samples
-    validation: Samples
-    permutation: np.ndarray | None
-    mean_shape: Tensor
-    network: networks.Network
-    optimizer: torch.optim.Optimizer
-    progress: Progress
-    wandb_id: str | None
-
-    @property
-    def batches_per_epoch(self) -> int:
-        batch = min(self.experiment.train.batch, len(self.training_rows))
-        return len(self.training_rows) // batch
-
-    @property
-    def total_steps(self) -> int:
-        steps = self.experiment.train.epochs * self.batches_per_epoch
-        return min(steps, self.experiment.train.max_steps or steps)
-
-
-def prepare(experiment: Experiment, saved: checkpoint.Checkpoint | None = None) -> Run:
-    """Reads and checks everything that a run needs, from the start or from a checkpoint.
-
-    Raises:
-        ValueError: data or options that cannot be used, or data that changed since the checkpoint.
-    """
-    device = distributed.start(chosen_device(experiment.train.device))
-    folder = contest.find_folder(experiment.data.root)
-    table = contest.read_landmarks(folder.train_table, progress=True)
-    paths = contest.image_paths(folder.train_images, table.names, table.path)
-    table_hash = table.fingerprint()
-    if saved is None:
-        split = contest.split_rows(
-            table.names,
-            rule=experiment.data.split,
-            share=experiment.data.validation,
-            person_pattern=experiment.data.person_pattern,
-        )
-        held_out, rule = split.validation, split.rule
-    else:
-        if saved.table_hash != table_hash:
-            raise ValueError(f"{table.path} is not the table that this run was started with")
-        held_out, rule = np.zeros(len(paths), bool), "as stored with the run"
-        held_out[saved.validation_rows.numpy()] = True
-    training_rows, validation_rows = np.flatnonzero(~held_out), np.flatnonzero(held_out)
-
-    margin = margin_for(experiment.crop, experiment.augment)
-    training = Samples(paths, table.points_image, experiment.crop, margin)
-    validation = Samples(paths, table.points_image, experiment.crop)
-    mirrors = experiment.augment.mirror > 0
-    permutation = topology.mirror_permutation(table.num_landmarks) if mirrors else None
-
-    torch.manual_seed(_seed_of(experiment.seed, 0))
-    network = networks.build(experiment.model, experiment.crop, table.num_landmarks).to(device)
-    optimizer = _optimizer(experiment, network)
-    progress = Progress()
-    if saved is None:
-        mean_shape = torch.from_numpy(mean_shape_crop(validation, training_rows))
-    else:
-        network.load_state_dict(saved.network)
-        optimizer.load_state_dict(saved.optimizer)
-        progress = Progress(**saved.progress)
-        mean_shape = saved.mean_shape_crop
-    return Run(
-        experiment, device, table, table_hash, rule, training_rows, validation_rows, training,
-        validation, permutation, mean_shape, network, optimizer, progress,
-        saved.wandb_id if saved else None,
-    )  # fmt: skip
 
 
 def train(run: Run, folder: Path) -> dict[str, Any]:
@@ -166,13 +43,13 @@ def train(run: Run, folder: Path) -> dict[str, Any]:
         return _epochs(run, folder, None)
     folder.mkdir(parents=True, exist_ok=True)
     experiment, window = run.experiment, run.experiment.wandb
-    _write_json(folder / "config.json", to_dict(experiment))
-    _write_json(
+    write_json(folder / "config.json", to_dict(experiment))
+    write_json(
         folder / "split.json",
         {"rule": run.split_rule, "validation": [run.table.names[r] for r in run.validation_rows]},
     )
     if not (folder / "machine.json").exists():
-        _write_json(folder / "machine.json", machine.describe(run.device))
+        write_json(folder / "machine.json", machine.describe(run.device))
     with Record(
         folder,
         mode=window.mode,
@@ -195,7 +72,7 @@ def _epochs(run: Run, folder: Path, record: Record | None) -> dict[str, Any]:
     begin = time.monotonic() - progress.seconds
     model = DistributedDataParallel(run.network) if distributed.world() > 1 else run.network
     if record:
-        _save(run, folder / "last.pt", record)
+        save(run, folder / "last.pt", record.wandb_id)
     while not progress.finished:
         watch, epoch_begin = Stopwatch(run.device), time.monotonic()
         _one_epoch(run, model, folder, record, watch, begin)
@@ -231,8 +108,8 @@ def _epochs(run: Run, folder: Path, record: Record | None) -> dict[str, Any]:
             record.log(progress.step, row)
             _tell(run, row)
             if better:
-                _save(run, folder / "best.pt", record)
-            _save(run, folder / "last.pt", record)
+                save(run, folder / "best.pt", record.wandb_id)
+            save(run, folder / "last.pt", record.wandb_id)
     return {
         "best_mse": progress.best_mse,
         "best_epoch": progress.best_epoch,
@@ -272,7 +149,7 @@ def _one_epoch(
                 break
             minutes = (time.monotonic() - last_checkpoint) / 60
             if record and progress.batch < len(batches) and minutes >= settings.checkpoint_minutes:
-                _save(run, folder / "last.pt", record)
+                save(run, folder / "last.pt", record.wandb_id)
                 last_checkpoint = time.monotonic()
 
 
@@ -284,7 +161,7 @@ def _step(run: Run, model: nn.Module, sample: Sample, watch: Stopwatch, begin: f
     )
     for group in run.optimizer.param_groups:
         group["lr"] = rate
-    torch.manual_seed(_seed_of(experiment.seed, 1 + progress.step, distributed.rank()))
+    torch.manual_seed(seed_of(experiment.seed, 1 + progress.step, distributed.rank()))
     with watch("data"):
         changes = augment.draw(
             experiment.augment, experiment.seed, progress.epoch, sample.row.tolist()
@@ -348,107 +225,6 @@ def _validated(run: Run, watch: Stopwatch) -> evaluate.Errors:
     )  # fmt: skip
 
 
-def rehearse(run: Run) -> str:
-    """One training step's shapes and its peak memory, measured; the run is spent with it."""
-    batches = shuffled_batches(run.training_rows, run.experiment.train.batch, 0, 0)
-    sample = next(iter(load(run.training, batches[:1], 0, run.device)))
-    before = _peak_memory(run.device)
-    run.network.train()
-    _step(run, run.network, sample, Stopwatch(run.device), time.monotonic())
-    grown = _peak_memory(run.device) - before
-    crop_hw = run.experiment.crop.height, run.experiment.crop.width
-    lines = [
-        f"crops         {tuple(sample.crop.shape)} uint8 with a margin of {run.training.margin} px",
-        f"points        {tuple(sample.points_image.shape)}",
-        f"input         {(len(sample.crop), 3, *crop_hw)}",
-        f"memory        {grown / 2**20:.0f} MiB more at the peak of one step (measured)",
-    ]
-    return "\n".join(lines)
-
-
-def _peak_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def prediction_sheet(run: Run) -> np.ndarray:
-    """Validation pictures, predicted landmarks above and the truth in green below."""
-    chosen = run.validation_rows[
-        np.linspace(0, len(run.validation_rows) - 1, NUM_PICTURES).astype(int)
-    ]
-    found = next(
-        predict(
-            run.network, run.validation, np.unique(chosen), batch=NUM_PICTURES, workers=0,
-            device=run.device, precision=run.experiment.train.precision,
-        )
-    )  # fmt: skip
-    groups = topology.groups(run.table.num_landmarks)
-    predicted, truth = [], []
-    for row, points in zip(found.rows.tolist(), found.points_image, strict=True):
-        image = contest.read_image(run.validation.paths[row])
-        tile = contain((image.shape[0], image.shape[1]), (256, 192))
-        shown = cut(image, tile)
-        labels = torch.from_numpy(run.table.points_image[row])
-        predicted.append(
-            draw.draw_landmarks(shown, tile.to_crop(torch.from_numpy(points)).numpy(), groups)
-        )
-        truth.append(draw.draw_landmarks(shown, tile.to_crop(labels).numpy(), groups, draw.TRUTH))
-    return draw.sheet([*predicted, *truth], columns=len(predicted))
-
-
-def _save(run: Run, path: Path, record: Record) -> None:
-    checkpoint.save(
-        path,
-        checkpoint.Checkpoint(
-            config=to_dict(run.experiment),
-            num_landmarks=run.table.num_landmarks,
-            network=run.network.state_dict(),
-            optimizer=run.optimizer.state_dict(),
-            progress=asdict(run.progress),
-            validation_rows=torch.from_numpy(run.validation_rows),
-            table_hash=run.table_hash,
-            mean_shape_crop=run.mean_shape,
-            wandb_id=record.wandb_id,
-        ),
-    )
-
-
-def _optimizer(experiment: Experiment, network: nn.Module) -> torch.optim.Optimizer:
-    settings = experiment.optimizer
-    parameters, lr, decay = network.parameters(), settings.lr, settings.weight_decay
-    match settings.kind:
-        case "adamw":
-            return torch.optim.AdamW(
-                parameters, lr, weight_decay=decay, amsgrad=settings.amsgrad, fused=True
-            )
-        case "adam":
-            return torch.optim.Adam(
-                parameters, lr, weight_decay=decay, amsgrad=settings.amsgrad, fused=True
-            )
-        case "sgd":
-            return torch.optim.SGD(
-                parameters, lr, momentum=settings.momentum, weight_decay=decay, fused=True
-            )
-
-
-def chosen_device(name: str) -> torch.device:
-    """The device that `train.device` asks for; auto is the GPU where there is one.
-
-    Raises:
-        ValueError: cuda is asked for and there is none.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("train.device is cuda, but torch sees no GPU; use --train.device cpu")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
-
-
-def _seed_of(*numbers: int) -> int:
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
-
-
 def _not_finite(
     run: Run, sample: Sample, output: Any, batch: augment.Batch, loss: float, gradient: float
 ) -> str:
@@ -473,6 +249,30 @@ def _not_finite(
         "labels are right, lower optimizer.lr or set optimizer.clip_norm; last.pt holds the last "
         "good state."
     )
+
+
+def rehearse(run: Run) -> str:
+    """One training step's shapes and its peak memory, measured; the run is spent with it."""
+    batches = shuffled_batches(run.training_rows, run.experiment.train.batch, 0, 0)
+    sample = next(iter(load(run.training, batches[:1], 0, run.device)))
+    before = _peak_memory(run.device)
+    run.network.train()
+    _step(run, run.network, sample, Stopwatch(run.device), time.monotonic())
+    grown = _peak_memory(run.device) - before
+    crop_hw = run.experiment.crop.height, run.experiment.crop.width
+    lines = [
+        f"crops         {tuple(sample.crop.shape)} uint8 with a margin of {run.training.margin} px",
+        f"points        {tuple(sample.points_image.shape)}",
+        f"input         {(len(sample.crop), 3, *crop_hw)}",
+        f"memory        {grown / 2**20:.0f} MiB more at the peak of one step (measured)",
+    ]
+    return "\n".join(lines)
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _alarm_if_black(row: dict[str, Any]) -> None:
@@ -500,11 +300,3 @@ def _tell(run: Run, row: dict[str, Any]) -> None:
         f"  (best {run.progress.best_mse:.3f})  NME {row.get('val/nme_percent', math.nan):.2f} %"
         f"  lr {row['lr']:.1e}  {row['time/seconds']:.0f} s: {shares}"
     )
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    with write_atomically(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=2) + "\n")
-
-
-__all__ = ["Progress", "Run", "chosen_device", "learning_rate", "prepare", "train"]

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from heatmap import checkpoint, config, networks, train
+from heatmap import checkpoint, config, networks
 from heatmap.checkpoint import Checkpoint
 from heatmap.contest import Folder, read_landmarks, write_landmarks
+from heatmap.run import prepare
 
 EXPERIMENT = config.Experiment(
     name="tiny",
@@ -231,7 +232,7 @@ def test_data_that_changed_since_are_refused(
     saved = tiny_checkpoint(table_hash=table.fingerprint(), progress={})
 
     write_landmarks(changed.train_table, names, points)
-    run = train.prepare(experiment, saved)
+    run = prepare(experiment, saved)
     assert run.validation_rows.tolist() == [1, 4]  # the checkpoint's, not the rule's
 
     match change:
@@ -247,4 +248,4 @@ def test_data_that_changed_since_are_refused(
             names[:2], points[:2] = names[1::-1], points[1::-1].copy()
     write_landmarks(changed.train_table, names, points)
     with pytest.raises(ValueError, match=r"landmarks\.csv.* not the table"):
-        train.prepare(experiment, saved)
+        prepare(experiment, saved)

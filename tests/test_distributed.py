@@ -147,6 +147,7 @@ from pathlib import Path
 import torch
 from heatmap import checkpoint, config, distributed, train
 from heatmap.command import load_experiment
+from heatmap.run import prepare
 
 file, root, out, minutes = sys.argv[1:]
 experiment = load_experiment(Path(file))
@@ -154,7 +155,7 @@ experiment = replace(experiment, data=replace(experiment.data, root=Path(root)))
 if float(minutes):
     settings = replace(experiment.train, epochs=100000, max_minutes=float(minutes))
     experiment = replace(experiment, train=settings)
-run = train.prepare(experiment)
+run = prepare(experiment)
 train.train(run, Path(out))
 torch.save(run.network.state_dict(), f"{out}-{distributed.rank()}.pt")
 distributed.stop()

@@ -13,6 +13,7 @@ from torch import Tensor
 from heatmap import checkpoint, config, evaluate, train
 from heatmap.contest import Folder, read_landmarks, write_landmarks
 from heatmap.networks import CropPrediction, Network
+from heatmap.run import prepare
 from heatmap.samples import Samples
 from heatmap.topology import GROUPS
 
@@ -227,7 +228,7 @@ def run_folder(tiny_contest: Path, tmp_path_factory: pytest.TempPathFactory) -> 
         wandb=config.Wandb(mode="off"),
     )
     folder = tmp_path_factory.mktemp("runs") / "tiny"
-    train.train(train.prepare(experiment), folder)
+    train.train(prepare(experiment), folder)
     return folder
 
 

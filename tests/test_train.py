@@ -31,6 +31,7 @@ from heatmap.faces import draw_face
 from heatmap.networks import UNetNetwork
 from heatmap.predict import predict
 from heatmap.record import read_metrics
+from heatmap.run import Run, prepare
 from heatmap.samples import shuffled_batches
 
 NUM_TRAINING, BATCH = 9, 2
@@ -53,8 +54,8 @@ def tiny(tiny_contest: Path) -> Experiment:
     )
 
 
-def trained(experiment: Experiment, folder: Path) -> train.Run:
-    run = train.prepare(experiment)
+def trained(experiment: Experiment, folder: Path) -> Run:
+    run = prepare(experiment)
     train.train(run, folder)
     return run
 
@@ -181,7 +182,7 @@ def test_gradients_are_clipped_to_the_norm_asked_for(
         schedule=Schedule(kind="constant", warmup=0),
         train=replace(tiny.train, max_steps=1),
     )
-    run = train.prepare(experiment)
+    run = prepare(experiment)
     before = [p.detach().clone() for p in run.network.parameters()]
     train.train(run, tmp_path)
     moved = [p.detach() - b for p, b in zip(run.network.parameters(), before, strict=True)]
@@ -320,7 +321,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_picture(
         return output._replace(features=output.features + hole)
 
     monkeypatch.setattr(UNetNetwork, "forward", forward_with_a_hole)
-    run = train.prepare(tiny)
+    run = prepare(tiny)
     with pytest.raises(ValueError, match=r"step 3 .*the loss is nan") as caught:
         train.train(run, tmp_path)
     innocent, offender = shuffled_batches(run.training_rows, BATCH, 0, 0)[2]
@@ -340,7 +341,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run(
         return value + (self.bias.sum() - self.bias.sum().detach()) * 1e38 * 1e38
 
     monkeypatch.setattr(UNetNetwork, "loss", steep)
-    run = train.prepare(tiny)
+    run = prepare(tiny)
     before = {name: tensor.clone() for name, tensor in run.network.named_parameters()}
     with pytest.raises(ValueError, match=r"the gradient's norm (inf|nan)") as caught:
         train.train(run, tmp_path)
@@ -376,8 +377,8 @@ def test_a_picture_that_cannot_be_read_stops_the_run_by_its_name(
         cut = len(content) // 2 if path.name == "bo_1.jpg" else None
         (here.train_images / path.name).write_bytes(content[:cut])
     # the mean shape reads all pictures of so small a contest, long before the first step
-    monkeypatch.setattr(train, "mean_shape_crop", lambda *_: np.zeros((7, 2)))
-    run = train.prepare(replace(tiny, data=replace(tiny.data, root=here.root, workers=workers)))
+    monkeypatch.setattr("heatmap.run.mean_shape_crop", lambda *_: np.zeros((7, 2)))
+    run = prepare(replace(tiny, data=replace(tiny.data, root=here.root, workers=workers)))
     with pytest.raises(ValueError, match=r"bo_1\.jpg: the picture cannot be decoded") as caught:
         train.train(run, tmp_path / "run")
     assert "\n" not in str(caught.value)
@@ -392,7 +393,7 @@ def test_an_alarm_tells_of_black_heatmaps(
     is_alarm: bool,
 ) -> None:
     optimizer = Optimizer(kind="sgd", lr=1e-9, weight_decay=0)
-    run = train.prepare(replace(tiny, optimizer=optimizer))
+    run = prepare(replace(tiny, optimizer=optimizer))
     with torch.no_grad():
         run.network.embeddings.zero_()
         run.network.bias.fill_(height)
@@ -444,7 +445,7 @@ def test_training_and_validation_never_hold_all_heatmaps(tiny: Experiment, tmp_p
         model=UNet(encoder=ENCODER, weights="none", stride=1, width=6),
         train=replace(tiny.train, batch=4, max_steps=1),
     )
-    run = train.prepare(experiment)
+    run = prepare(experiment)
     whole = 4 * 971 * 64 * 96
     with LargestTensor() as seen:
         train.train(run, tmp_path / "run")

@@ -1,6 +1,5 @@
 """Score a run or a submission."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -40,15 +39,14 @@ def evaluate(
         print(f"pictures     {len(score.names)}\ncontest MSE  {score.mse:.5f} px²")
     else:
         from heatmap.evaluate import evaluate_run, table
-        from heatmap.train import chosen_device
+        from heatmap.run import chosen_device
 
         scores, folder = evaluate_run(what, data, chosen_device(device))
         print(f"{table(scores)}\nper picture: {folder / 'per_image.csv'}")
     if json_file is not None:
-        from heatmap.files import write_atomically
+        from heatmap.files import write_json
 
-        with write_atomically(json_file) as temporary:
-            temporary.write_text(json.dumps(scores, indent=2) + "\n")
+        write_json(json_file, scores)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ COUNT, TEST_COUNT, SEED = 2400, 300, 0
 
 def quickstart() -> None:
     """Every step that has not been done yet, then the table."""
-    from heatmap import checkpoint, contest, evaluate, submit, synthetic, train
+    from heatmap import checkpoint, contest, evaluate, run, submit, synthetic, train
 
     begin = time.monotonic()
     if not CONTEST.exists():
@@ -27,10 +27,9 @@ def quickstart() -> None:
     if not (RUN / "summary.json").exists():
         print(f"training for {experiment.train.max_minutes} minutes; Ctrl+C stops, again goes on")
         last = RUN / "last.pt"
-        train.train(
-            train.prepare(experiment, checkpoint.load(last) if last.exists() else None), RUN
-        )
-    device = train.chosen_device("auto")
+        saved = checkpoint.load(last) if last.exists() else None
+        train.train(run.prepare(experiment, saved), RUN)
+    device = run.chosen_device("auto")
     scores, _ = evaluate.evaluate_run(RUN, None, device)
     submit.submit(
         checkpoint.load_trained(RUN),

@@ -29,8 +29,8 @@ def submit(
         device: where the network runs.
     """
     from heatmap.checkpoint import load_trained
+    from heatmap.run import chosen_device
     from heatmap.submit import submit as write
-    from heatmap.train import chosen_device
 
     trained = load_trained(run)
     root = data or trained.experiment.data.root

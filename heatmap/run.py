@@ -1,0 +1,169 @@
+"""An experiment made real: data read and split, network and optimizer built or taken up again."""
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from heatmap import checkpoint, contest, distributed, networks, topology
+from heatmap.config import Experiment, to_dict
+from heatmap.samples import Samples, margin_for, mean_shape_crop
+
+
+@dataclass
+class Progress:
+    """How far a run has come; part of every checkpoint.
+
+    epoch: epochs that are over; batch: batches of the next one that are done, with loss_sum their
+    losses; step: optimizer steps in all; seconds: of training and validation over all resumes;
+    validation_seconds: of the last validation.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    seconds: float = 0.0
+    validation_seconds: float = 0.0
+    best_mse: float = math.inf
+    best_epoch: int = 0
+    mean_shape_mse: float = math.nan
+    finished: bool = False
+
+
+@dataclass(frozen=True)
+class Run:
+    """An experiment made real: data, network, optimizer and how far they have come."""
+
+    experiment: Experiment
+    device: torch.device
+    table: contest.LandmarkTable
+    table_hash: str
+    split_rule: str
+    training_rows: np.ndarray
+    validation_rows: np.ndarray
+    training: Samples
+    validation: Samples
+    permutation: np.ndarray | None
+    mean_shape: Tensor
+    network: networks.Network
+    optimizer: torch.optim.Optimizer
+    progress: Progress
+    wandb_id: str | None
+
+    @property
+    def batches_per_epoch(self) -> int:
+        batch = min(self.experiment.train.batch, len(self.training_rows))
+        return len(self.training_rows) // batch
+
+    @property
+    def total_steps(self) -> int:
+        steps = self.experiment.train.epochs * self.batches_per_epoch
+        return min(steps, self.experiment.train.max_steps or steps)
+
+
+def prepare(experiment: Experiment, saved: checkpoint.Checkpoint | None = None) -> Run:
+    """Reads and checks everything that a run needs, from the start or from a checkpoint.
+
+    Raises:
+        ValueError: data or options that cannot be used, or data that changed since the checkpoint.
+    """
+    device = distributed.start(chosen_device(experiment.train.device))
+    folder = contest.find_folder(experiment.data.root)
+    table = contest.read_landmarks(folder.train_table, progress=True)
+    paths = contest.image_paths(folder.train_images, table.names, table.path)
+    table_hash = table.fingerprint()
+    if saved is None:
+        split = contest.split_rows(
+            table.names,
+            rule=experiment.data.split,
+            share=experiment.data.validation,
+            person_pattern=experiment.data.person_pattern,
+        )
+        held_out, rule = split.validation, split.rule
+    else:
+        if saved.table_hash != table_hash:
+            raise ValueError(f"{table.path} is not the table that this run was started with")
+        held_out, rule = np.zeros(len(paths), bool), "as stored with the run"
+        held_out[saved.validation_rows.numpy()] = True
+    training_rows, validation_rows = np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+    margin = margin_for(experiment.crop, experiment.augment)
+    training = Samples(paths, table.points_image, experiment.crop, margin)
+    validation = Samples(paths, table.points_image, experiment.crop)
+    mirrors = experiment.augment.mirror > 0
+    permutation = topology.mirror_permutation(table.num_landmarks) if mirrors else None
+
+    torch.manual_seed(seed_of(experiment.seed, 0))
+    network = networks.build(experiment.model, experiment.crop, table.num_landmarks).to(device)
+    optimizer = _optimizer(experiment, network)
+    progress = Progress()
+    if saved is None:
+        mean_shape = torch.from_numpy(mean_shape_crop(validation, training_rows))
+    else:
+        network.load_state_dict(saved.network)
+        optimizer.load_state_dict(saved.optimizer)
+        progress = Progress(**saved.progress)
+        mean_shape = saved.mean_shape_crop
+    return Run(
+        experiment, device, table, table_hash, rule, training_rows, validation_rows, training,
+        validation, permutation, mean_shape, network, optimizer, progress,
+        saved.wandb_id if saved else None,
+    )  # fmt: skip
+
+
+def save(run: Run, path: Path, wandb_id: str) -> None:
+    """Writes the run as it stands, whole or not at all."""
+    checkpoint.save(
+        path,
+        checkpoint.Checkpoint(
+            config=to_dict(run.experiment),
+            num_landmarks=run.table.num_landmarks,
+            network=run.network.state_dict(),
+            optimizer=run.optimizer.state_dict(),
+            progress=asdict(run.progress),
+            validation_rows=torch.from_numpy(run.validation_rows),
+            table_hash=run.table_hash,
+            mean_shape_crop=run.mean_shape,
+            wandb_id=wandb_id,
+        ),
+    )
+
+
+def chosen_device(name: str) -> torch.device:
+    """The device that `train.device` asks for; auto is the GPU where there is one.
+
+    Raises:
+        ValueError: cuda is asked for and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("train.device is cuda, but torch sees no GPU; use --train.device cpu")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def seed_of(*numbers: int) -> int:
+    """A seed for torch's global generator, different for different numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+
+
+def _optimizer(experiment: Experiment, network: nn.Module) -> torch.optim.Optimizer:
+    settings = experiment.optimizer
+    parameters, lr, decay = network.parameters(), settings.lr, settings.weight_decay
+    match settings.kind:
+        case "adamw":
+            return torch.optim.AdamW(
+                parameters, lr, weight_decay=decay, amsgrad=settings.amsgrad, fused=True
+            )
+        case "adam":
+            return torch.optim.Adam(
+                parameters, lr, weight_decay=decay, amsgrad=settings.amsgrad, fused=True
+            )
+        case "sgd":
+            return torch.optim.SGD(
+                parameters, lr, momentum=settings.momentum, weight_decay=decay, fused=True
+            )
