@@ -1,6 +1,7 @@
 """Checkpoints: written whole or not at all, and free of code when they are read."""
 
 import pickle
+import zipfile
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,11 @@ def load(path: Path) -> Checkpoint:
     if not path.is_file():
         raise ValueError(f"{path}: there is no such checkpoint")
     try:
+        with zipfile.ZipFile(path) as archive:  # torch itself checks no checksums
+            if damaged := archive.testzip():
+                raise zipfile.BadZipFile(f"{damaged} is damaged")
         values = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path}: not a readable checkpoint ({reason})") from None
     expected = {f.name for f in fields(Checkpoint)}
