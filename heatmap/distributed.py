@@ -64,6 +64,14 @@ def gather(value: T) -> list[T]:
     return boxes  # type: ignore[return-value]
 
 
+def mean(tensor: torch.Tensor) -> torch.Tensor:
+    """The mean over the processes, in place; every process must ask."""
+    if world() > 1:
+        distributed.all_reduce(tensor)
+        tensor /= world()
+    return tensor
+
+
 def same_everywhere(tensors: Iterable[torch.Tensor]) -> None:
     """Gives every process the values that process 0 has, in place."""
     if world() > 1:

@@ -65,7 +65,8 @@ def measure(
     """
     rank, world = distributed.rank(), distributed.world()
     parts = []
-    bar = tqdm(total=len(rows), desc="evaluate", unit="img", leave=False, disable=None)
+    hidden = None if rank == 0 else True
+    bar = tqdm(total=len(rows), desc="evaluate", unit="img", leave=False, disable=hidden)
     with bar:
         for found in predict(
             network, samples, rows, batch=batch, workers=workers, device=device,
@@ -86,7 +87,7 @@ def measure(
                     "image_hw": found.image_hw,
                 }
             )
-            bar.update(len(found.rows) * world)
+            bar.update(min(len(found.rows) * world, len(rows) - bar.n))
     everything = [part for parts in distributed.gather(parts) for part in parts]
     joined = {name: np.concatenate([part[name] for part in everything]) for name in everything[0]}
     order = np.argsort(joined["rows"])
@@ -237,6 +238,11 @@ def evaluate_run(
     out = trained.path.parent
     if labels.fingerprint() == trained.checkpoint.table_hash:
         rows = trained.checkpoint.validation_rows.numpy()
+    elif data is None:
+        raise ValueError(
+            f"{labels.path} is not the table that the run was trained on, so its validation rows "
+            f"are not known; to score all rows of it, name it: --data {root}"
+        )
     else:
         rows = np.arange(len(labels.names))
         out = out / f"evaluation-{root.resolve().name}"

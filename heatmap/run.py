@@ -1,7 +1,7 @@
 """An experiment made real: data read and split, network and optimizer built or taken up again."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from heatmap import checkpoint, contest, distributed, networks, topology
 from heatmap.config import Experiment, to_dict
-from heatmap.samples import Samples, margin_for, mean_shape_crop
+from heatmap.samples import Samples, margin_for, mean_shape_crop, shuffled_batches
 
 
 @dataclass
@@ -90,6 +90,8 @@ def prepare(experiment: Experiment, saved: checkpoint.Checkpoint | None = None) 
         held_out, rule = np.zeros(len(paths), bool), "as stored with the run"
         held_out[saved.validation_rows.numpy()] = True
     training_rows, validation_rows = np.flatnonzero(~held_out), np.flatnonzero(held_out)
+    # a batch that the processes cannot share is refused before anything is written
+    shuffled_batches(training_rows, experiment.train.batch, 0, 0, 0, distributed.world())
 
     margin = margin_for(experiment.crop, experiment.augment)
     training = Samples(paths, table.points_image, experiment.crop, margin)
@@ -98,7 +100,8 @@ def prepare(experiment: Experiment, saved: checkpoint.Checkpoint | None = None) 
     permutation = topology.mirror_permutation(table.num_landmarks) if mirrors else None
 
     torch.manual_seed(seed_of(experiment.seed, 0))
-    network = networks.build(experiment.model, experiment.crop, table.num_landmarks).to(device)
+    model = replace(experiment.model, weights="none") if saved else experiment.model
+    network = networks.build(model, experiment.crop, table.num_landmarks).to(device)
     optimizer = _optimizer(experiment, network)
     progress = Progress()
     if saved is None:

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -20,7 +21,7 @@ from heatmap import augment, distributed, evaluate, machine
 from heatmap.config import Schedule, to_dict
 from heatmap.files import write_json
 from heatmap.maps import Maps
-from heatmap.pictures import prediction_sheet
+from heatmap.pictures import evenly_spaced, prediction_sheet
 from heatmap.predict import autocast
 from heatmap.record import Record
 from heatmap.run import Run, save, seed_of
@@ -30,6 +31,7 @@ from heatmap.stopwatch import Stopwatch
 logger = logging.getLogger("heatmap")
 
 BLACK_PEAK = 0.05  # mean peak height under which maps count as collapsed
+NUM_PICTURES = 8
 
 
 def train(run: Run, folder: Path) -> dict[str, Any]:
@@ -84,10 +86,9 @@ def _epochs(run: Run, folder: Path, record: Record | None) -> dict[str, Any]:
         mse, progress.mean_shape_mse = scores["mse"], scores["mean_shape_mse"]
         if better := mse < progress.best_mse:
             progress.best_mse, progress.best_epoch = mse, progress.epoch + 1
-        losses = distributed.gather(progress.loss_sum)
         row = {
             "epoch": progress.epoch + 1,
-            "train/loss": sum(losses) / len(losses) / max(progress.batch, 1),
+            "train/loss": progress.loss_sum / max(progress.batch, 1),
             "val/mse": mse,
             "val/nme_percent": scores["nme_percent"],
             "val/peak": scores["mean_peak"],
@@ -104,7 +105,7 @@ def _epochs(run: Run, folder: Path, record: Record | None) -> dict[str, Any]:
             row |= _time_shares(watch, time.monotonic() - epoch_begin)
             _alarm_if_black(row)
             if progress.finished or (progress.epoch - 1) % run.experiment.wandb.pictures_every == 0:
-                record.picture("validation", progress.step, prediction_sheet(run))
+                record.picture("validation", progress.step, _validation_sheet(run))
             record.log(progress.step, row)
             _tell(run, row)
             if better:
@@ -154,7 +155,7 @@ def _one_epoch(
 
 
 def _step(run: Run, model: nn.Module, sample: Sample, watch: Stopwatch, begin: float) -> float:
-    """One batch: augment, forward, loss, backward, update. Returns the loss."""
+    """One batch: augment, forward, loss, backward, update. Returns the loss of all processes."""
     experiment, progress = run.experiment, run.progress
     rate = experiment.optimizer.lr * learning_rate(
         experiment.schedule, _used(run, begin), progress.epoch
@@ -183,7 +184,8 @@ def _step(run: Run, model: nn.Module, sample: Sample, watch: Stopwatch, begin: f
         norm = nn.utils.clip_grad_norm_(
             run.network.parameters(), experiment.optimizer.clip_norm or math.inf
         )
-        value, gradient = torch.stack([loss.detach().double(), norm.double()]).tolist()
+        numbers = torch.stack([loss.detach().double(), norm.double()])
+        value, gradient = distributed.mean(numbers).tolist()
         if not (math.isfinite(value) and math.isfinite(gradient)):
             raise ValueError(_not_finite(run, sample, output, batch, value, gradient))
         run.optimizer.step()
@@ -225,6 +227,12 @@ def _validated(run: Run, watch: Stopwatch) -> evaluate.Errors:
     )  # fmt: skip
 
 
+def _validation_sheet(run: Run) -> np.ndarray:
+    rows = evenly_spaced(run.validation_rows, NUM_PICTURES).tolist()
+    paths, labels = [run.validation.paths[row] for row in rows], run.table.points_image[rows]
+    return prediction_sheet(run.network, run.experiment, paths, run.device, labels)
+
+
 def _not_finite(
     run: Run, sample: Sample, output: Any, batch: augment.Batch, loss: float, gradient: float
 ) -> str:
@@ -242,7 +250,8 @@ def _not_finite(
                 run.network.loss(one, batch.points_crop[i : i + 1], batch.weights[i : i + 1])
             )
 
-    offending = [name for i, name in enumerate(names) if not math.isfinite(loss_of(i))]
+    found = distributed.gather([n for i, n in enumerate(names) if not math.isfinite(loss_of(i))])
+    offending = [name for part in found for name in part]
     return (
         f"step {run.progress.step + 1} (epoch {run.progress.epoch + 1}): the loss is {loss} and "
         f"the gradient's norm {gradient}. Pictures: {', '.join(offending or names)}. If their "

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -154,6 +155,16 @@ def test_an_unreadable_test_picture_stops_or_gets_the_mean_shape(
     assert tool(*common, "--missing", "mean-shape") == 0
     assert "eve_3.jpg" in caplog.text
     assert contest.read_submission(out).names == [f"eve_{k}.jpg" for k in range(5)]
+
+
+def test_predictions_are_drawn_on_test_pictures(
+    trained: Path, tool: Tool, tiny_contest: Path, faces: Path, tmp_path: Path
+) -> None:
+    for data, count, shown in ((tiny_contest, 3, 3), (faces, 9, 4)):
+        out = tmp_path / f"{count}.png"
+        common = ("predict", trained, "--data", data, "--out", out, "--device", "cpu")
+        assert tool(*common, "--count", count) == 0
+        assert cv2.imread(str(out)).shape == (256, shown * 196 - 4, 3)
 
 
 def test_wrong_uses_say_what_is_wrong(

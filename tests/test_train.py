@@ -124,6 +124,7 @@ def test_max_steps_ends_the_run_inside_an_epoch(tiny: Experiment, tmp_path: Path
     assert (summary["steps"], summary["epochs"]) == (steps, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("validation_seconds", [3, 12, 30])
 def test_minutes_end_the_run_with_the_rate_annealed(
     tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, validation_seconds: int
@@ -193,6 +194,7 @@ def test_gradients_are_clipped_to_the_norm_asked_for(
         assert length > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["adamw", "adam", "sgd"])
 def test_every_optimizer_brings_the_loss_down(tiny: Experiment, tmp_path: Path, kind: str) -> None:
     lr = 0.02 if kind == "sgd" else 2e-3
@@ -238,6 +240,7 @@ def test_bf16_is_for_the_network_alone(
     assert math.isfinite(last["val/mse"])
 
 
+@pytest.mark.slow
 def test_the_direct_road_takes_the_same_loop(tiny: Experiment, tmp_path: Path) -> None:
     direct = replace(tiny, model=Direct(encoder=ENCODER, weights="none"), augment=Augment())
     trained(replace(direct, train=replace(tiny.train, epochs=12)), tmp_path)
@@ -251,6 +254,7 @@ def test_the_direct_road_takes_the_same_loop(tiny: Experiment, tmp_path: Path) -
 # ------------------------------------------------------------------------------- what it stores
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_belongs_to_the_best_row(tiny: Experiment, tmp_path: Path) -> None:
     trained(replace(tiny, train=replace(tiny.train, epochs=5)), tmp_path)
     rows = read_metrics(tmp_path)
@@ -290,6 +294,7 @@ def test_a_row_tells_the_share_of_time_in_each_part(tiny: Experiment, tmp_path: 
         assert row["time/seconds"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("every", "expected"), [(1, [1, 2, 3, 4]), (2, [1, 3, 4]), (9, [1, 4])])
 def test_predictions_are_drawn_every_few_epochs_and_at_the_end(
     tiny: Experiment, tmp_path: Path, every: int, expected: list[int]
@@ -364,6 +369,7 @@ def test_an_exploding_learning_rate_leaves_a_checkpoint_that_loads(
     checkpoint.load(tmp_path / "last.pt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_picture_that_cannot_be_read_stops_the_run_by_its_name(
     tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
@@ -384,6 +390,7 @@ def test_a_picture_that_cannot_be_read_stops_the_run_by_its_name(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("height", "is_alarm"), [(0.0, True), (0.04, True), (0.06, False)])
 def test_an_alarm_tells_of_black_heatmaps(
     tiny: Experiment,
@@ -436,6 +443,7 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
+@pytest.mark.slow
 def test_training_and_validation_never_hold_all_heatmaps(tiny: Experiment, tmp_path: Path) -> None:
     contest = contest_of_faces(tmp_path / "faces", 8, 1, slice(None))
     experiment = replace(
