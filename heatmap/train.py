@@ -44,6 +44,8 @@ def train(run: Run, folder: Path) -> dict[str, Any]:
     if distributed.rank() > 0:
         return _epochs(run, folder, None)
     folder.mkdir(parents=True, exist_ok=True)
+    for torn in folder.glob(".*.pt"):  # what a kill left of a checkpoint in the making
+        torn.unlink()
     experiment, window = run.experiment, run.experiment.wandb
     write_json(folder / "config.json", to_dict(experiment))
     write_json(
