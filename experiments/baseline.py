@@ -6,6 +6,8 @@ Against  experiments/unet.py: network, loss and optimizer are the organisers' (s
          As the organisers ran it: --augment.mirror 0 --augment.rotate-deg 0 --augment.scale 0
          --augment.shift 0 --augment.brightness 0 --augment.contrast 0 --augment.saturation 0
          --schedule.kind constant --schedule.warmup 0 --train.batch 512 --train.epochs 1
+Cost     On 2 CPU cores about 20 ms a picture with resnet18 at 128 px.
+Outcome  open
 """
 
 from dataclasses import replace

@@ -2,6 +2,8 @@
 
 Run      bash tools/quickstart.sh
 Against  the mean shape, and the nearest training picture
+Cost     5 minutes on 2 CPU cores: 0.8 of drawing, 3.5 of training, the rest of scoring
+Outcome  submission 13.9 px², validation 14.8 px²; mean shape 221.8, nearest training picture 309.2
 """
 
 from dataclasses import replace

@@ -228,14 +228,14 @@ def test_a_direct_network_starts_in_the_middle_and_errs_in_crop_pixels() -> None
     assert network.loss(output, off, half).item() == pytest.approx(12.5 * 3 / LANDMARKS)
 
 
-def test_a_direct_networks_outputs_are_halves_of_the_crop() -> None:
+def test_a_direct_networks_outputs_are_crop_pixels_from_the_centre() -> None:
     network = build(MODELS["direct"]).eval()
     assert isinstance(network, networks.DirectNetwork)
     torch.nn.init.zeros_(network.head.weight)
     with torch.no_grad():
-        network.head.bias.copy_(torch.tensor([1.0, -1.0] * LANDMARKS))
+        network.head.bias.copy_(torch.tensor([3.0, -1.0] * LANDMARKS))
         output = network(pictures())
-    assert output[2, 5].tolist() == [WIDTH - 0.5, -0.5]  # the crop's right edge and its top
+    assert output[2, 5].tolist() == [(WIDTH - 1) / 2 + 3, (HEIGHT - 1) / 2 - 1]
 
 
 # encoders and their weights
