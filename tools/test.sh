@@ -6,4 +6,4 @@ source "$(dirname "$0")/setup.sh"
 "$python" -m ruff format --check .
 "$python" -m ruff check .
 "$python" -m mypy
-exec "$python" -m pytest "$@"
+exec "$python" -m pytest -n 2 --dist loadfile "$@"
