@@ -53,7 +53,7 @@ def load(path: Path) -> Checkpoint:
         ValueError: missing, damaged, not a checkpoint of this program, or of another format.
     """
     if not path.is_file():
-        raise ValueError(f"{path}: there is no such checkpoint")
+        raise ValueError(f"{path}: there is no such checkpoint; a run is named by its folder")
     try:
         with zipfile.ZipFile(path) as archive:  # torch itself checks no checksums
             if damaged := archive.testzip():

@@ -17,6 +17,7 @@ import tyro
 
 from heatmap import config
 from heatmap.config import Experiment
+from heatmap.files import read_json
 
 if TYPE_CHECKING:
     from heatmap.checkpoint import Checkpoint
@@ -68,13 +69,17 @@ def main(arguments: Sequence[str]) -> int:
         action = _dry_run if dry_run else _train
         return failing_politely(lambda: action(experiment, out))
 
-    return tyro.cli(
-        command,
-        args=list(arguments[1:]),
-        prog=f"train.py {arguments[0]}",
-        description=module.__doc__,
-        config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff),
-    )
+    try:
+        return tyro.cli(
+            command,
+            args=list(arguments[1:]),
+            prog=f"train.py {arguments[0]}",
+            description=module.__doc__,
+            config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff),
+        )
+    except ValueError as error:  # from Experiment itself; tyro reports those of its parts
+        sys.stderr.write(f"{error}\n")
+        return 2
 
 
 def load_experiment(path: Path) -> Experiment:
@@ -90,7 +95,10 @@ def load_experiment(path: Path) -> Experiment:
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever a person's own file may do wrong
+        raise ValueError(f"{path}: {type(error).__name__}: {error}") from error
     experiment = getattr(module, "EXPERIMENT", None)
     if not isinstance(experiment, Experiment):
         raise ValueError(f"{path}: defines no EXPERIMENT = Experiment(...)")
@@ -106,10 +114,11 @@ def failing_politely(action: Callable[[], None]) -> int:
     try:
         action()
     except (ValueError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
+        if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+            sys.stderr.write(f"error: {error}\n")
         return 1
     except KeyboardInterrupt:
-        sys.stderr.write("stopped\n")
+        sys.stderr.write("stopped; a training goes on with train.py --resume RUN\n")
         return 1
     return 0
 
@@ -140,8 +149,7 @@ def _resume(folder: Path) -> None:
         saved = checkpoint.load(folder / "last.pt")
         _run(config.from_dict(Experiment, saved.config), folder, saved)
     else:  # it was stopped before its first checkpoint
-        values = json.loads((folder / "config.json").read_text())
-        _run(config.from_dict(Experiment, values), folder)
+        _run(config.from_dict(Experiment, read_json(folder / "config.json")), folder)
 
 
 def _run(experiment: Experiment, folder: Path, saved: "Checkpoint | None" = None) -> None:
@@ -168,8 +176,8 @@ def _dry_run(experiment: Experiment, out: Path) -> None:
     from heatmap.run import prepare
 
     del out
-    logger.info(json.dumps(config.to_dict(experiment), indent=2))
     run = prepare(experiment)
+    logger.info(json.dumps(config.to_dict(experiment), indent=2))
     logger.info(_sizes(run))
     logger.info(train.rehearse(run))
 

@@ -44,6 +44,21 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The values that `write_json` wrote.
+
+    Raises:
+        ValueError: missing, or not such a file.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: not a readable file of a run ({error})") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: not a file of a run (it holds no named values)")
+    return values
+
+
 def finite(value: Any) -> Any:
     """The same value with null for NaN and infinities, which JSON does not have."""
     if isinstance(value, float):

@@ -93,6 +93,13 @@ def prepare(experiment: Experiment, saved: checkpoint.Checkpoint | None = None) 
     # a batch that the processes cannot share is refused before anything is written
     shuffled_batches(training_rows, experiment.train.batch, 0, 0, 0, distributed.world())
 
+    for part, rows in (("training", training_rows), ("validation", validation_rows)):
+        if not np.isfinite(table.points_image[rows]).any():
+            raise ValueError(
+                f"{table.path}: none of the {len(rows)} {part} rows ({rule}) has a label; label "
+                "some, or split in another way (data.split, data.validation)"
+            )
+
     margin = margin_for(experiment.crop, experiment.augment)
     training = Samples(paths, table.points_image, experiment.crop, margin)
     validation = Samples(paths, table.points_image, experiment.crop)

@@ -37,6 +37,13 @@ def submit(
         ValueError: a picture cannot be read, or the file's rules are broken; no file is written.
     """
     folder = contest.find_folder(root)
+    if folder.train_table.is_file():
+        num_labelled = contest.count_landmarks(folder.train_table)
+        if num_labelled != trained.network.num_landmarks:
+            raise ValueError(
+                f"{folder.train_table} has {num_labelled} landmarks, the network of {trained.path} "
+                f"predicts {trained.network.num_landmarks}"
+            )
     asked = contest.read_asked_points(folder.test_points, trained.network.num_landmarks)
     names, lost = asked.names, list[str]()
     if missing == "mean-shape":

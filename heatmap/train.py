@@ -222,6 +222,12 @@ def _used(run: Run, begin: float) -> float:
 
 def _validated(run: Run, watch: Stopwatch) -> evaluate.Errors:
     distributed.same_everywhere(run.network.buffers())
+    weights = torch.stack([p.detach().abs().max() for p in run.network.parameters()])
+    if not torch.isfinite(weights).all():
+        raise ValueError(
+            f"the network's weights are no longer finite after step {run.progress.step}: training "
+            "diverged; lower optimizer.lr or set optimizer.clip_norm"
+        )
     return evaluate.measure(
         run.network, run.validation, run.validation_rows, run.mean_shape,
         batch=run.experiment.train.batch, workers=run.experiment.data.workers, device=run.device,

@@ -180,3 +180,51 @@ def test_wrong_uses_say_what_is_wrong(
     assert "| unet | UNet resnet18" in capsys.readouterr().out
     assert tool("results", tmp_path) == 1
     assert "not a finished run" in capsys.readouterr().err
+
+
+def test_another_scheme_of_landmarks_is_refused(
+    trained: Path, tool: Tool, faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "submission.csv"
+    assert tool("submit", trained, "--data", faces, "--out", out, "--device", "cpu") == 1
+    assert "971 landmarks" in capsys.readouterr().err and not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("import nothing_here", "ModuleNotFoundError"),
+        ("EXPERIMENT = 1 +", "SyntaxError"),
+        ("from heatmap.config import Train\nEXPERIMENT = Train(epoch=3)", "epoch"),
+        ("x = 1", "no EXPERIMENT"),
+    ],
+)
+def test_a_broken_experiment_file_is_named(
+    content: str, words: str, tool: Tool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "broken.py"
+    file.write_text(content)
+    assert tool("train", file) == 2
+    message = capsys.readouterr().err
+    assert str(file) in message and words in message
+
+
+def test_a_bad_seed_is_wrong_usage(tool: Tool, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tool("train", ROOT / "experiments" / "unet.py", "--seed", "-1") == 2
+    assert "seed must not be negative" in capsys.readouterr().err
+
+
+def test_a_contest_without_labels_is_refused_before_training(
+    tool: Tool, tiny_contest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blank, mine = contest.Folder(root=tmp_path / "blank"), contest.Folder(root=tiny_contest)
+    blank.train_table.parent.mkdir(parents=True)
+    blank.train_images.symlink_to(mine.train_images)
+    table = contest.read_landmarks(mine.train_table)
+    points = table.points_image.copy()
+    points[9:] = np.nan
+    contest.write_landmarks(blank.train_table, table.names, points)
+    run, options = tmp_path / "run", ["--data.split", "order", "--augment.mirror", "0"]
+    experiment = ROOT / "experiments" / "baseline.py"
+    assert tool("train", experiment, "--out", run, *short(blank.root), *options) == 1
+    assert "3 validation rows" in capsys.readouterr().err and not run.exists()

@@ -245,7 +245,7 @@ def test_the_direct_road_takes_the_same_loop(tiny: Experiment, tmp_path: Path) -
     direct = replace(tiny, model=Direct(encoder=ENCODER, weights="none"), augment=Augment())
     trained(replace(direct, train=replace(tiny.train, epochs=12)), tmp_path)
     rows = read_metrics(tmp_path)
-    assert rows[-1]["train/loss"] < 0.5 * rows[0]["train/loss"]
+    assert rows[-1]["train/loss"] < 0.9 * rows[0]["train/loss"]
     assert "val/peak" not in rows[-1]
     scores, _ = evaluate.evaluate_run(tmp_path, None, torch.device("cpu"))
     assert scores["mse"] == min(row["val/mse"] for row in rows)

@@ -5,6 +5,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import tyro
+
 from heatmap.command import failing_politely, load_experiment
 
 HERE = Path("quickstart")
@@ -13,7 +15,7 @@ COUNT, TEST_COUNT, SEED = 2400, 300, 0
 
 
 def quickstart() -> None:
-    """Every step that has not been done yet, then the table."""
+    """Do every step that has not been done yet, in the folder quickstart, and show the scores."""
     from heatmap import checkpoint, contest, evaluate, run, submit, synthetic, train
 
     begin = time.monotonic()
@@ -59,4 +61,4 @@ def quickstart() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(failing_politely(quickstart))
+    sys.exit(failing_politely(lambda: tyro.cli(quickstart)))

@@ -1,6 +1,5 @@
 """A table of runs, best first: the results section of the README is this output."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +15,8 @@ def results(runs: Annotated[tuple[Path, ...], tyro.conf.Positional]) -> None:
     Args:
         runs: run folders.
     """
+    if not runs:
+        raise ValueError("name at least one run folder")
     rows = sorted((_row(run) for run in runs), key=lambda row: row[0])
     header = ["run", "network", "val MSE px²", "mean shape", "epochs", "minutes", "hardware"]
     header += ["date", "commit"]
@@ -26,14 +27,13 @@ def results(runs: Annotated[tuple[Path, ...], tyro.conf.Positional]) -> None:
 
 
 def _row(run: Path) -> tuple[float, list[str]]:
-    try:
-        summary, machine, config = (
-            json.loads((run / f"{name}.json").read_text())
-            for name in ("summary", "machine", "config")
-        )
-    except FileNotFoundError as error:
-        missing = Path(error.filename).name
-        raise ValueError(f"{run}: not a finished run ({missing} is missing)") from None
+    from heatmap.files import read_json
+
+    if not (run / "summary.json").is_file():
+        raise ValueError(f"{run}: not a finished run (summary.json is missing)")
+    summary, machine, config = (
+        read_json(run / f"{name}.json") for name in ("summary", "machine", "config")
+    )
     model = config["model"]
     crop = f"{config['crop']['height']}×{config['crop']['width']}"
     return summary["best_mse"], [

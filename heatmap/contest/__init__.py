@@ -31,6 +31,7 @@ from heatmap.contest.submission import (
 from heatmap.contest.table import (
     AskedPoints,
     LandmarkTable,
+    count_landmarks,
     read_asked_points,
     read_landmarks,
     write_asked_points,
@@ -46,6 +47,7 @@ __all__ = [
     "Submission",
     "SubmissionScore",
     "contest_mse",
+    "count_landmarks",
     "find_folder",
     "image_paths",
     "read_asked_points",

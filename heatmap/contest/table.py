@@ -7,6 +7,7 @@ in row i + 2. Blank rows are an error except at the end of a file, which keeps t
 import csv
 import hashlib
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from tqdm import tqdm
 
 from heatmap.files import write_atomically
 
+_DELIMITERS, _PREFIXES = "\t,", ("Point_", "Point_M")  # of a landmark table
+_FARTHEST = 1e6  # pixels from the origin; no picture is so large
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _NAME_COLUMNS = ("file_name", "filename")
 _NUMBER = re.compile(r"[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|inf|infinity)", re.ASCII | re.IGNORECASE)
@@ -57,6 +60,18 @@ class AskedPoints:
     path: Path
     names: list[str]
     indices: np.ndarray
+
+
+def count_landmarks(path: Path) -> int:
+    """The number of landmarks that the header of a table names.
+
+    Raises:
+        ValueError: no such table, or not the header of one.
+    """
+    _require_file(path)
+    with path.open("rb") as file:
+        _, columns = _read_header(path, file.readline(), _DELIMITERS, _PREFIXES)
+    return (len(columns) - 1) // 2
 
 
 def read_landmarks(path: Path, progress: bool = False) -> LandmarkTable:
@@ -148,8 +163,8 @@ def read_points(
     path: Path,
     dtype: type[np.floating],
     *,
-    delimiters: str = "\t,",
-    prefixes: Sequence[str] = ("Point_", "Point_M"),
+    delimiters: str = _DELIMITERS,
+    prefixes: Sequence[str] = _PREFIXES,
     progress: bool = False,
 ) -> tuple[list[str], np.ndarray]:
     """The names (N) and the points (N, P, 2) of any table with one picture a row; NaN = empty.
@@ -193,7 +208,7 @@ def read_points(
             _add_name(rows_by_name, _decode(name, where), row, where)
             numbers = _parse_numbers(cells, delimiter, dtype)
             if numbers is None or len(numbers) != len(columns) - 1:
-                numbers = _parse_cells(_decode(line, where).split(delimiter), columns, dtype, where)
+                numbers = _parse_cells(_decode(line, where).split(delimiter), columns, where)
             points[row - 2] = numbers.reshape(-1, 2)
     if not rows_by_name:
         raise ValueError(f"{path}: the table has a header but no rows")
@@ -253,6 +268,10 @@ def _read_header(
     if not text:
         raise ValueError(f"{path}, row 1: the file is empty or begins with a blank row")
     delimiter = next((delimiter for delimiter in delimiters if delimiter in text), None)
+    if text in _NAME_COLUMNS:
+        raise ValueError(f"{path}, row 1: there are no landmark columns, such as {prefixes[0]}0_X")
+    if '"' in text:
+        raise ValueError(f"{path}, row 1: the cells are in quotes; write the table without them")
     if delimiter is None:
         wanted = " or ".join({"\t": "TAB", ",": "comma"}[delimiter] for delimiter in delimiters)
         raise ValueError(f"{path}, row 1: the header is not separated by {wanted}: {text[:60]!r}")
@@ -313,7 +332,7 @@ def _check_name(name: str, delimiter: str) -> None:
 
 
 def _parse_numbers(cells: bytes, delimiter: str, dtype: type[np.floating]) -> np.ndarray | None:
-    """The numbers of a row, or None unless every cell holds a finite one.
+    """The numbers of a row, or None unless every cell holds one that can be a coordinate.
 
     numpy's C reader is as fast as `np.fromstring`, which takes an empty cell for 0 or -1.
     """
@@ -321,27 +340,23 @@ def _parse_numbers(cells: bytes, delimiter: str, dtype: type[np.floating]) -> np
         return None
     try:
         # Reading integers is twice as fast, and nearly all tables hold nothing else.
-        return np.loadtxt([cells], np.int32, delimiter=delimiter, comments=None, ndmin=1)
+        numbers = np.loadtxt([cells], np.int32, delimiter=delimiter, comments=None, ndmin=1)
     except ValueError:
-        pass
-    try:
-        numbers = np.loadtxt([cells], dtype, delimiter=delimiter, comments=None, ndmin=1)
-    except ValueError:
-        return None
-    return numbers if np.isfinite(numbers).all() else None
+        try:
+            numbers = np.loadtxt([cells], dtype, delimiter=delimiter, comments=None, ndmin=1)
+        except ValueError:
+            return None
+    return numbers if max(-numbers.min(), numbers.max()) <= _FARTHEST else None
 
 
-def _parse_cells(
-    cells: Sequence[str], columns: Sequence[str], dtype: type[np.floating], where: str
-) -> np.ndarray:
+def _parse_cells(cells: Sequence[str], columns: Sequence[str], where: str) -> np.ndarray:
     """The numbers of a row read cell by cell: empty ones are NaN, and what is wrong is named."""
     if len(cells) != len(columns):
         raise ValueError(f"{where}: {len(cells)} cells where the header has {len(columns)}")
-    largest = float(np.finfo(dtype).max)
     numbers = np.empty(len(columns) - 1)
     for position, column in enumerate(columns[1:]):
         try:
-            numbers[position] = _parse_cell(cells[position + 1].strip(), largest)
+            numbers[position] = _parse_cell(cells[position + 1].strip())
         except ValueError as error:
             raise ValueError(f"{where}, column {column}: {error}") from error
     empty = np.isnan(numbers)
@@ -356,7 +371,7 @@ def _parse_cells(
     return numbers
 
 
-def _parse_cell(text: str, largest: float) -> float:
+def _parse_cell(text: str) -> float:
     if not text:
         return np.nan
     if text.lower().lstrip("+-") == "nan":
@@ -364,8 +379,10 @@ def _parse_cell(text: str, largest: float) -> float:
     if not _NUMBER.fullmatch(text):
         raise ValueError(f"{text!r} is not a number")
     number = float(text)
-    if abs(number) > largest:
+    if math.isinf(number):
         raise ValueError(f"{text!r} is not finite")
+    if abs(number) > _FARTHEST:
+        raise ValueError(f"{text!r} is no coordinate in a picture; is a decimal point missing?")
     return number
 
 

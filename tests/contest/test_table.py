@@ -146,7 +146,7 @@ def test_names_that_could_not_be_read_are_not_written(tmp_path: Path, name: str)
         ("\t50\t", "\tinf\t", ["row 3, column Point_0_X", "'inf' is not finite"]),
         ("\t50\t", "\t-Infinity\t", ["row 3, column Point_0_X", "'-Infinity' is not finite"]),
         ("\t50\t", "\t1e999\t", ["row 3, column Point_0_X", "'1e999' is not finite"]),
-        ("\t50\t", "\t1e39\t", ["row 3, column Point_0_X", "'1e39' is not finite"]),
+        ("\t50\t", "\t1e39\t", ["row 3, column Point_0_X", "'1e39' is no coordinate"]),
         ("\t70\t80", "\t\t80", ["row 3, column Point_1_X", "empty", "Point_1_Y is not"]),
         ("\t70\t80", "\t70\t", ["row 3, column Point_1_Y", "empty", "Point_1_X is not"]),
         ("sub/c.jpg", "a.jpg", ["row 4, column file_name", "'a.jpg'", "row 2"]),
@@ -187,7 +187,7 @@ def test_a_table_without_rows_is_refused(tmp_path: Path, end: str) -> None:
 
 
 def test_a_header_without_points_is_refused(tmp_path: Path) -> None:
-    refuses(save(tmp_path, "file_name\na.jpg\n"), "row 1", "not separated")
+    refuses(save(tmp_path, "file_name\na.jpg\n"), "row 1", "no landmark columns")
 
 
 def test_text_in_another_encoding_is_refused(tmp_path: Path) -> None:
