@@ -48,12 +48,13 @@ def train(run: Run, folder: Path) -> dict[str, Any]:
         torn.unlink()
     experiment, window = run.experiment, run.experiment.wandb
     write_json(folder / "config.json", to_dict(experiment))
-    write_json(
-        folder / "split.json",
-        {"rule": run.split_rule, "validation": [run.table.names[r] for r in run.validation_rows]},
-    )
-    if not (folder / "machine.json").exists():
-        write_json(folder / "machine.json", machine.describe(run.device))
+    held_out = [run.table.names[row] for row in run.validation_rows]
+    for name, values in (
+        ("split.json", {"rule": run.split_rule, "validation": held_out}),
+        ("machine.json", machine.describe(run.device)),
+    ):
+        if not (folder / name).exists():  # a resumed run keeps those of its start
+            write_json(folder / name, values)
     with Record(
         folder,
         mode=window.mode,

@@ -17,7 +17,7 @@ def make(
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")],
     *,
     count: int,
-    seed: int,
+    seed: int = 0,
     test_count: int | None = None,
     workers: int = os.cpu_count() or 1,
 ) -> None:
