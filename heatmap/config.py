@@ -7,6 +7,7 @@ command line overrides single fields (`--train.epochs 5`). Nothing here imports 
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -136,7 +137,7 @@ class Optimizer:
     """Gradients longer than this are shortened to it."""
 
     def __post_init__(self) -> None:
-        _check(0 < self.lr <= 100, f"optimizer.lr must be in (0, 100], not {self.lr}")
+        _check(0 < self.lr < math.inf, f"optimizer.lr must be positive, not {self.lr}")
         _check(self.weight_decay >= 0, "optimizer.weight_decay must not be negative")
         _check(0 <= self.momentum < 1, f"optimizer.momentum must be in [0, 1), not {self.momentum}")
         _check(self.clip_norm is None or self.clip_norm > 0, "optimizer.clip_norm must be positive")

@@ -121,7 +121,7 @@ def test_the_command_line_starts_without_torch(room: str) -> None:
     slow = {"torch", "cv2", "numpy", "kornia", "wandb", "segmentation_models_pytorch"}
     assert not {name.split(".")[0] for name in found} & slow
     package = {name for name in found if name.split(".")[0] == "heatmap"}
-    assert package <= {"heatmap", "heatmap.config"}
+    assert package <= {"heatmap", "heatmap.config", "heatmap.files"}
 
 
 def test_there_is_no_room_for_odds_and_ends() -> None:
