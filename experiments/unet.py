@@ -2,8 +2,8 @@
 
 Run      python tools/train.py experiments/unet.py --data.root DIR --out RUN
 Against  experiments/baseline.py
-Cost     On 2 CPU cores about 45 ms a picture with resnet18 at 128 px (2,899 pictures of 68
-         landmarks: about 2 minutes an epoch on an idle machine).
+Cost     On 2 CPU cores, resnet18 at 128 px, 68 landmarks: 146 to 265 s an epoch of 2,899 pictures
+         with its validation, on a machine that did other work as well (the run below).
 Outcome  faces68, random weights, 30 minutes on 2 CPU cores, validation by person: 5.50 px² (mean
          shape: 127.35), with --model.weights none --model.encoder resnet18 --model.width 68
          --train.batch 16 --train.epochs 1000 --train.max-minutes 30. The score was still falling:

@@ -27,7 +27,7 @@ if ! cmp -s setup.cfg "$stamp"; then
         "$base" -m venv .venv >/dev/null 2>&1 ||
             { rm -rf .venv; fail "$base has no working venv module; on Debian or Ubuntu: apt install python3-venv"; }
     fi
-    echo "Installing into .venv: about 2.7 GB of downloads on Linux (torch comes with CUDA), 0.5 GB elsewhere."
+    echo "Installing into .venv: about 2.7 GB of downloads on Linux, where torch comes with CUDA; less elsewhere."
     "$python" -m pip install --disable-pip-version-check --progress-bar on -e ".[test]" ||
         fail "the installation failed; the lines above say why. Run the command again to go on."
     cp setup.cfg "$stamp"
