@@ -11,6 +11,7 @@ Shapes: H x W heatmap pixels; leading axes are free.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 REACH = 1.5
+FAINT = 0.05  # peaks below this are as good as black; the global decoder's temperature stops here
 
 
 class Decoded(NamedTuple):
@@ -72,78 +74,193 @@ def render(points_heatmap: Tensor, height: int, width: int, sigma: float) -> Ten
     return along_y[..., :, None] * along_x[..., None, :]
 
 
-def window_radius(sigma: float) -> int:
-    """Half width of the decoder's window: 2.5 sigma, where squared heights have fallen to 0.2 %."""
-    return math.ceil(2.5 * sigma)
+def decode(heatmaps: Tensor, sigma: float, decoder: str = "window") -> Decoded:
+    """Landmarks of whole maps; `heatmap.maps.decode` does the same without ever having them whole.
 
+    window: soft-argmax within a window round the peak. The softmax is taken of 2 log h, that is,
+        the weights are max(h, 0)². The answer does not depend on the peak's height, there is no
+        temperature to choose, and what lies outside the window cannot pull the point to the
+        middle. Along an axis on which the window leaves the map its mean would be biased; there
+        the vertex of a parabola through the logarithms of three neighbouring sums of the window
+        is taken, which is exact for a Gaussian and reaches `REACH` sigma beyond the border.
+    parabola: the vertex of a parabola through the logarithms of the peak and its two neighbours,
+        along each axis. Exact for a Gaussian, cheapest, most sensitive to noise.
+    global: `soft_argmax` over the whole map, with the temperature that follows the peak's height.
 
-def decode(heatmaps: Tensor, sigma: float) -> Decoded:
-    """Landmarks by soft-argmax within a window round each map's peak.
-
-    The softmax is taken of 2 log h, that is, the weights are max(h, 0)². The answer does not depend
-    on the peak's height, there is no temperature to choose, and what lies outside the window cannot
-    pull the point to the middle. Along an axis on which the window leaves the map its mean would be
-    biased; there the vertex of a parabola through the logarithms of three neighbouring sums of the
-    window is taken, which is exact for a Gaussian and reaches `REACH` sigma beyond the border.
-    A map without any positive value has its peak pixel as its point.
+    A map without any positive value has its peak pixel as its point (window and parabola).
 
     Args:
         heatmaps: (..., H, W), any float dtype; computed in float32 or better. H, W >= 3.
         sigma: of the targets that the maps were trained on, in heatmap pixels.
     """
+    leading, (height, width) = heatmaps.shape[:-2], heatmaps.shape[-2:]
     maps = heatmaps.to(torch.promote_types(heatmaps.dtype, torch.float32))
-    leading, (height, width) = maps.shape[:-2], maps.shape[-2:]
-    assert min(height, width) >= 3, f"a {height} x {width} map is too small to decode"
     maps = maps.reshape(-1, height, width)
-    each = torch.arange(len(maps), device=maps.device)
+    windows = _around_peaks(maps, window_radius(sigma, decoder))
+    match decoder:
+        case "window":
+            decoded = _window_soft_argmax(windows, (height, width), sigma)
+        case "parabola":
+            decoded = _log_parabola(windows, (height, width), sigma)
+        case "global":
+            steepness = sharpness(height, width, sigma)
+            points, covariance = soft_argmax(maps, steepness / windows.peak.clamp_min(FAINT))
+            decoded = Decoded(points, windows.peak, steepness * covariance)
+        case _:
+            raise AssertionError(f"there is no decoder {decoder!r}")
+    return Decoded(*(part.reshape(leading + part.shape[1:]) for part in decoded))
 
+
+class _Windows(NamedTuple):
+    """The surroundings of the peaks of n maps; all that a local decoder needs.
+
+    values: (n, w, w) heights, 0 beyond the map; row, column: (n,) int64, the peak's pixel, which
+    is the window's middle; peak: (n,) its height.
+    """
+
+    values: Tensor
+    row: Tensor
+    column: Tensor
+    peak: Tensor
+
+
+def window_radius(sigma: float, decoder: str) -> int:
+    """Half width of the window that a decoder looks at.
+
+    2.5 sigma for the window decoder, where squared heights have fallen to 0.2 %; 2 for the
+    parabola, whose three pixels move inwards at the border; the global one looks at no window.
+    """
+    return {"window": math.ceil(2.5 * sigma), "parabola": 2, "global": 0}[decoder]
+
+
+def _around_peaks(maps: Tensor, radius: int) -> _Windows:
+    """The windows of (n, H, W) maps in float32 or float64; H, W >= 3."""
+    height, width = maps.shape[1:]
+    assert min(height, width) >= 3, f"a {height} x {width} map is too small to decode"
+    each = torch.arange(len(maps), device=maps.device)
     # two stages: the maximum of every row is one fast reduction, what remains is small
     row = maps.amax(-1).argmax(-1)
     column = maps[each, row].argmax(-1)
-    peak = maps[each, row, column]
 
-    offsets = torch.arange(-window_radius(sigma), window_radius(sigma) + 1, device=maps.device)
-    y, x = row[:, None] + offsets, column[:, None] + offsets  # (n, window) each
+    offsets = torch.arange(-radius, radius + 1, device=maps.device)
+    y, x = row[:, None] + offsets, column[:, None] + offsets  # (n, w) each
+    start = y.clamp(0, height - 1) * width
+    pixel = (start[:, :, None] + x.clamp(0, width - 1)[:, None, :]).flatten(1)
+    values = maps.flatten(1).gather(1, pixel).unflatten(1, (len(offsets), -1))
     inside = _inside(y, height)[:, :, None] & _inside(x, width)[:, None, :]
-    window = maps[
-        each[:, None, None], y.clamp(0, height - 1)[:, :, None], x.clamp(0, width - 1)[:, None, :]
-    ]
-    weights = window.clamp_min(0).square() * inside  # (n, window, window)
-    total = weights.sum((-2, -1)).clamp_min(torch.finfo(weights.dtype).tiny)
+    return _Windows(values.mul_(inside), row, column, maps[each, row, column])
 
-    def mean(marginal: Tensor) -> Tensor:
-        return marginal @ offsets.to(marginal.dtype) / total
 
-    along_x, along_y = weights.sum(-2), weights.sum(-1)
-    offset_x, offset_y = mean(along_x), mean(along_y)
-    from_mean_x = offsets - offset_x[:, None]
-    from_mean_y = offsets - offset_y[:, None]
-    variance_x = (along_x * from_mean_x.square()).sum(-1)
-    variance_y = (along_y * from_mean_y.square()).sum(-1)
-    shared = torch.einsum("nyx,ny,nx->n", weights, from_mean_y, from_mean_x)
-    second = torch.stack([variance_x, shared, shared, variance_y], -1).unflatten(-1, (2, 2))
-    covariance = 2 * second / total[:, None, None]  # the square of a Gaussian is half as wide
+def sharpness(height: int, width: int, sigma: float) -> float:
+    """What a target's height is multiplied by before the global softmax.
 
-    point_x = _at_border(along_x, x, width, sigma, column + offset_x)
-    point_y = _at_border(along_y, y, height, sigma, row + offset_y)
-    points = torch.stack([point_x, point_y], -1)
-    return Decoded(
-        points.reshape(*leading, 2), peak.reshape(leading), covariance.reshape(*leading, 2, 2)
+    The background of a target, H W pixels of weight 1, pulls the point to the map's middle against
+    the peak's weight of about 2 pi sigma² exp(k) / k. The answer is the k at which this pull is
+    0.02 heatmap pixels for a landmark at the border: more would only sharpen the peak below the
+    pixel grid.
+    """
+    pull = height * width * max(height, width) / 2 / (0.02 * 2 * math.pi * sigma**2)
+    steepness = math.log(pull)
+    for _ in range(20):  # converges by a factor of k each time
+        steepness = math.log(pull * steepness)
+    return steepness
+
+
+def soft_argmax(heatmaps: Tensor, steepness: Tensor | float) -> tuple[Tensor, Tensor]:
+    """Mean and covariance of softmax(steepness * heatmap) over all pixels, differentiable.
+
+    Args:
+        heatmaps: (..., H, W) in float32 or float64.
+        steepness: a number, or (...) one for every map.
+
+    Returns:
+        points_heatmap (..., 2) and covariance (..., 2, 2) in square heatmap pixels.
+
+    Source: Sun et al. 2018, https://arxiv.org/abs/1711.08229; covariance: Nibali et al. 2018,
+    https://arxiv.org/abs/1801.07372.
+    """
+    factor = torch.as_tensor(steepness, dtype=heatmaps.dtype, device=heatmaps.device)
+    share = (factor[..., None] * heatmaps.flatten(-2)).softmax(-1)
+    return mean_and_covariance(share @ pixel_moments(heatmaps), heatmaps.shape[-2:])
+
+
+def pixel_moments(heatmaps: Tensor) -> Tensor:
+    """(H W, 5): x, y, x², xy, y² of every pixel of (..., H, W) maps, of their dtype.
+
+    Measured from the map's middle, so that a variance is no difference of large numbers.
+    """
+    height, width = heatmaps.shape[-2:]
+    y, x = (
+        torch.arange(size, dtype=heatmaps.dtype, device=heatmaps.device) - (size - 1) / 2
+        for size in (height, width)
     )
+    y, x = y[:, None].expand(height, width), x.expand(height, width)
+    return torch.stack([x, y, x * x, x * y, y * y], -1).flatten(0, 1)
+
+
+def mean_and_covariance(moments: Tensor, map_hw: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """(..., 2) and (..., 2, 2) from (..., 5) expected `pixel_moments`."""
+    mean, (xx, xy, yy) = moments[..., :2], moments[..., 2:].unbind(-1)
+    second = torch.stack([xx, xy, xy, yy], -1).unflatten(-1, (2, 2))
+    middle = torch.tensor([map_hw[1] - 1, map_hw[0] - 1], device=moments.device) / 2
+    return mean + middle, second - mean[..., :, None] * mean[..., None, :]
+
+
+def _window_soft_argmax(windows: _Windows, map_hw: tuple[int, int], sigma: float) -> Decoded:
+    values, row, column, peak = windows
+    size = values.shape[-1]
+    offsets = torch.arange(size, device=values.device) - size // 2
+    weights = values.clamp_min(0).square()
+    along_x, along_y = weights.sum(-2), weights.sum(-1)
+    total = along_x.sum(-1).clamp_min(torch.finfo(weights.dtype).tiny)
+
+    step = offsets.to(weights.dtype)
+    x, y = along_x @ step / total, along_y @ step / total
+    xx, yy = along_x @ step.square() / total, along_y @ step.square() / total
+    xy = weights.flatten(1) @ (step[:, None] * step).flatten() / total
+    second = torch.stack([xx - x * x, xy - x * y, xy - x * y, yy - y * y], -1)
+    covariance = 2 * second.unflatten(-1, (2, 2))  # the square of a Gaussian is half as wide
+
+    points = []
+    for profile, pixel, mean, length in (
+        (along_x, column, x, map_hw[1]),
+        (along_y, row, y, map_hw[0]),
+    ):
+        vertex, curvature = _vertex(profile, pixel, length, sigma)
+        cut = (pixel < size // 2) | (pixel >= length - size // 2)
+        points.append(torch.where(cut & (curvature < 0), vertex, pixel + mean))
+    return Decoded(torch.stack(points, -1), peak, covariance)
+
+
+def _log_parabola(windows: _Windows, map_hw: tuple[int, int], sigma: float) -> Decoded:
+    values, row, column, peak = windows
+    middle = values.shape[-1] // 2
+    points, variances = [], []
+    for profile, pixel, length in (
+        (values[:, middle, :], column, map_hw[1]),
+        (values[:, :, middle], row, map_hw[0]),
+    ):
+        vertex, curvature = _vertex(profile, pixel, length, sigma)
+        points.append(torch.where(curvature < 0, vertex, pixel.to(vertex.dtype)))
+        variances.append(torch.where(curvature < 0, -1 / curvature, 0))
+    return Decoded(torch.stack(points, -1), peak, torch.stack(variances, -1).diag_embed())
+
+
+def _vertex(profile: Tensor, pixel: Tensor, length: int, sigma: float) -> tuple[Tensor, Tensor]:
+    """Where the parabola through the logarithms of three values has its top, and its curvature.
+
+    profile: (n, w) along one axis of the map, its middle at `pixel` (n,) of `length`; the three
+    are those round the middle, moved into the map at its border. The curvature is 0 where there is
+    no top: a value that is not positive, or a valley.
+    """
+    centre = pixel.clamp(1, length - 2)
+    first = (centre - 1 - pixel + profile.shape[1] // 2)[:, None]
+    three = profile.gather(1, first + torch.arange(3, device=profile.device))
+    left, middle, right = three.clamp_min(torch.finfo(profile.dtype).tiny).log().unbind(1)
+    curvature = (left + right - 2 * middle).clamp_max(0) * (three > 0).all(-1)
+    vertex = centre + 0.5 * (left - right) / curvature
+    return vertex.clamp(-REACH * sigma, length - 1 + REACH * sigma), curvature
 
 
 def _inside(index: Tensor, size: int) -> Tensor:
     return (index >= 0) & (index < size)
-
-
-def _at_border(marginal: Tensor, index: Tensor, size: int, sigma: float, mean: Tensor) -> Tensor:
-    """`mean` (n,), but the log-parabola's vertex where the window (n, window) leaves the map."""
-    middle = index[:, index.shape[1] // 2].clamp(1, size - 2)
-    first = (middle - 1 - index[:, 0])[:, None]
-    three = marginal.gather(1, first + torch.arange(3, device=marginal.device))
-    left, centre, right = three.clamp_min(torch.finfo(marginal.dtype).tiny).log().unbind(1)
-    curvature = left + right - 2 * centre
-    vertex = middle + 0.5 * (left - right) / curvature
-    vertex = vertex.clamp(-REACH * sigma, size - 1 + REACH * sigma)
-    cut = ~_inside(index, size).all(-1) & (curvature < 0) & (three > 0).all(-1)
-    return torch.where(cut, vertex, mean)

@@ -100,8 +100,13 @@ class UNet:
     than there are landmarks) the maps cannot show every landmark sharply."""
     sigma: float = 1.5
     """Standard deviation of the target Gaussians in heatmap pixels."""
+    loss: Literal["adaptive_wing", "mse"] = "adaptive_wing"
+    """Of every heatmap pixel."""
     weight_map: float = 10.0
-    """Extra weight of the pixels near a landmark in the adaptive wing loss; 0 is the plain loss."""
+    """Extra weight of the pixels near a landmark in the loss; 0 is the plain loss."""
+    decoder: Literal["window", "parabola", "global"] = "window"
+    """How maps become points: soft-argmax in a window round the peak, the vertex of a parabola
+    through the peak's logarithms, or soft-argmax over the whole map."""
 
     def __post_init__(self) -> None:
         _check(self.width >= 1, f"model.width must be at least 1, not {self.width}")
@@ -170,8 +175,13 @@ class Train:
     """Steps after which the run ends, however many epochs that is."""
     batch: int = 32
     """Pictures a step, over all processes."""
+    accumulate: int = 1
+    """Parts that a step's batch is worked off in, one after the other, to save memory; batch
+    normalisation sees the parts."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of the network; rendering, loss and decoding are float32 always."""
+    compile: Literal["off", "loss", "all"] = "loss"
+    """What is compiled before the first step: the loss's arithmetic, or the network as well."""
     patience: int | None = None
     """Epochs without a better validation score after which the run stops."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -181,6 +191,12 @@ class Train:
     def __post_init__(self) -> None:
         _check(self.epochs >= 1, f"train.epochs must be at least 1, not {self.epochs}")
         _check(self.batch >= 1, f"train.batch must be at least 1, not {self.batch}")
+        _check(self.accumulate >= 1, f"train.accumulate must be at least 1, not {self.accumulate}")
+        _check(
+            self.batch % self.accumulate == 0,
+            f"train.batch ({self.batch}) must be a multiple of train.accumulate "
+            f"({self.accumulate})",
+        )
         for name in ("max_minutes", "max_steps", "patience"):
             value = getattr(self, name)
             _check(value is None or value > 0, f"train.{name} must be positive, not {value}")

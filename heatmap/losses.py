@@ -43,6 +43,13 @@ def adaptive_wing(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return loss, residual.sign_().mul_(slope)
 
 
+def squared(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """The squared error of every pixel, and its slope; shapes and types as `adaptive_wing`."""
+    dtype = torch.promote_types(prediction.dtype, torch.float32)
+    residual = prediction.to(dtype) - target.to(dtype)
+    return residual.square(), residual.mul_(2)
+
+
 def squared_error(points: Tensor, truth: Tensor) -> Tensor:
     """(..., P) mean of the squared x and y distances, in square units of the points' frame."""
     return (points - truth).square().mean(-1)

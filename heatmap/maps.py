@@ -8,16 +8,21 @@ walks over pictures and rows, decoding over pictures and landmarks (it needs who
 Shapes: B pictures, C feature channels, P landmarks, H x W heatmap pixels.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from heatmap import codec, losses
+from heatmap import codec, compiling, losses
 
 # Heatmap values in one block: 4 MiB of them stay in a CPU's cache, a GPU wants fewer launches.
 BLOCK_VALUES = {"cpu": 2**20, "cuda": 2**26}
+
+# (prediction, target) -> (loss, slope), pixel by pixel; see `heatmap.losses`
+Pointwise = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class Maps(NamedTuple):
@@ -32,16 +37,44 @@ class Maps(NamedTuple):
     bias: Tensor
 
 
+class Targets(NamedTuple):
+    """Target Gaussians of n maps and the weights of their pixels, as factors along y and x.
+
+    along_y, wide_y: (n, H); along_x, wide_x: (n, W); the wide ones are dilated by a pixel.
+    weights: (n,), multiply the slope; weight_map: extra weight of the pixels where the dilated
+    target is at least `losses.FOREGROUND`.
+    """
+
+    along_y: Tensor
+    along_x: Tensor
+    wide_y: Tensor
+    wide_x: Tensor
+    weights: Tensor
+    weight_map: float
+
+    def rows(self, chosen: slice) -> "Targets":
+        """The targets of some rows of the maps."""
+        return self._replace(along_y=self.along_y[:, chosen], wide_y=self.wide_y[:, chosen])
+
+
 def whole(maps: Maps) -> Tensor:
     """(B, P, H, W) all maps at once, for pictures of a few of them."""
     features, embeddings, bias = _in_full_precision(maps)
-    return torch.einsum("pc,bchw->bphw", embeddings, features) + bias[:, None, None]
+    height = features.shape[2]
+    return _heights(features.flatten(2), embeddings, bias).unflatten(2, (height, -1))
 
 
-def adaptive_wing_loss(
-    maps: Maps, points_heatmap: Tensor, weights: Tensor, *, sigma: float, weight_map: float
+def loss(
+    maps: Maps,
+    points_heatmap: Tensor,
+    weights: Tensor,
+    *,
+    sigma: float,
+    weight_map: float = 0.0,
+    pointwise: Pointwise = losses.adaptive_wing,
+    compiled: bool = False,
 ) -> Tensor:
-    """The weighted adaptive wing loss of the maps against Gaussians at the landmarks.
+    """The weighted loss of the maps against Gaussians at the landmarks.
 
     The sum over all pixels is divided by B P H W whatever the weights are, so that a landmark of
     weight 0 changes no other landmark's gradient. The gradient is computed together with the loss.
@@ -51,59 +84,122 @@ def adaptive_wing_loss(
         weights: (B, P) >= 0, multiply the loss; 0 for an unlabelled landmark.
         sigma: of the target Gaussians in heatmap pixels.
         weight_map: extra weight of pixels where the target, dilated by one pixel, is at least 0.2.
+        pointwise: the loss of a pixel and its slope.
+        compiled: compile the arithmetic of a block; where there is no compiler it runs as it is.
 
     Returns:
         Scalar, float32 (float64 for float64 features), differentiable once in the maps.
-
-    Source: Wang, Bo, Fuxin 2019, https://arxiv.org/abs/1904.07399.
     """
-    arguments = (*maps, points_heatmap, weights, sigma, weight_map)
-    return _BlockedLoss.apply(*arguments)
+    block_loss = compiled_loss_of_block if compiled else loss_of_block
+    return _BlockedLoss.apply(
+        *maps, points_heatmap, weights, sigma, weight_map, pointwise, block_loss
+    )
+
+
+def loss_of_block(heights: Tensor, targets: Targets, pointwise: Pointwise) -> tuple[Tensor, Tensor]:
+    """Loss and slope of n maps that are there: all of the arithmetic between the two products.
+
+    Args:
+        heights: (n, H, W) in float32 or float64; may be overwritten.
+
+    Returns:
+        Loss (n,) of each map, not multiplied by its weight, and the slope of the weighted loss
+        (n, H, W).
+    """
+    along_y, along_x, wide_y, wide_x, weights, weight_map = targets
+    loss, slope = pointwise(heights, along_y[:, :, None] * along_x[:, None, :])
+    if weight_map:
+        near = wide_y[:, :, None] * wide_x[:, None, :] >= losses.FOREGROUND
+        emphasis = near.to(loss.dtype).mul_(weight_map).add_(1)
+        loss, slope = loss.mul_(emphasis), slope.mul_(emphasis)
+    return loss.sum((1, 2)), slope.mul_(weights[:, None, None])
+
+
+compiled_loss_of_block = compiling.compiled(loss_of_block)
+
+
+def targets_of(
+    points_heatmap: Tensor,
+    weights: Tensor,
+    map_hw: tuple[int, int],
+    sigma: float,
+    weight_map: float,
+) -> Targets:
+    """The targets of (n, 2) points, of their dtype; those of weight 0 may be anything."""
+    # 0 times NaN is not 0
+    points_heatmap = torch.where(weights[:, None] > 0, points_heatmap, 0)
+    along_y, along_x = codec.gaussian_factors(points_heatmap, *map_hw, sigma)
+    wide = codec.dilated(along_y), codec.dilated(along_x)
+    return Targets(along_y, along_x, *wide, weights, weight_map)
 
 
 @torch.no_grad()
-def decode(maps: Maps, sigma: float) -> codec.Decoded:
+def decode(maps: Maps, sigma: float, decoder: str = "window") -> codec.Decoded:
     """`codec.decode` of all maps, (B, P, ...), block by block."""
     features, embeddings, bias = maps
     num_landmarks, (height, width) = len(bias), features.shape[-2:]
     block_landmarks = max(1, min(num_landmarks, _block_values(features) // (height * width)))
     block_pictures = max(1, _block_values(features) // (height * width * num_landmarks))
     rows = []
-    for some in features.split(block_pictures):
-        parts = [
-            codec.decode(whole(Maps(some, *part)), sigma)
-            for part in zip(
-                embeddings.split(block_landmarks), bias.split(block_landmarks), strict=True
-            )
-        ]
-        rows.append([torch.cat(tensors, 1) for tensors in zip(*parts, strict=True)])
+    with torch.autocast(features.device.type, enabled=False):
+        for some in features.split(block_pictures):
+            parts = [
+                codec.decode(whole(Maps(some, *part)), sigma, decoder)
+                for part in zip(
+                    embeddings.split(block_landmarks), bias.split(block_landmarks), strict=True
+                )
+            ]
+            rows.append([torch.cat(tensors, 1) for tensors in zip(*parts, strict=True)])
     return codec.Decoded(*(torch.cat(tensors) for tensors in zip(*rows, strict=True)))
+
+
+def soft_argmax(maps: Maps, steepness: Tensor | float) -> tuple[Tensor, Tensor]:
+    """`codec.soft_argmax` of all maps, with its gradient, and without any map.
+
+    The mean under a softmax is attention: the query is the embedding, the keys are the pixels'
+    features, the values their coordinates and the products of these. (The bias is the same for all
+    pixels of a map and falls out.)
+
+    Args:
+        steepness: a number, or (B, P).
+
+    Returns:
+        points_heatmap (B, P, 2) and covariance (B, P, 2, 2) in square heatmap pixels, float32
+        (float64 for float64 features).
+    """
+    with torch.autocast(maps.features.device.type, enabled=False):
+        features, embeddings, _ = _in_full_precision(maps)
+        pictures, channels, *map_hw = features.shape
+        factor = torch.as_tensor(steepness, dtype=features.dtype, device=features.device)
+        query = embeddings * factor.expand(pictures, len(embeddings))[..., None]
+        key, value = features.flatten(2).mT, codec.pixel_moments(features)
+        # one head size for all three, or torch chooses the road that makes every map
+        size = 8 * math.ceil(max(channels, value.shape[1]) / 8)
+        query, key, value = (
+            functional.pad(t, (0, size - t.shape[-1])).unsqueeze(-3)
+            for t in (query, key, value.expand(pictures, -1, -1))
+        )
+        mixed = functional.scaled_dot_product_attention(query, key, value, scale=1.0)
+        return codec.mean_and_covariance(mixed.squeeze(-3)[..., :5], map_hw)
 
 
 class _BlockedLoss(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        features: Tensor,
-        embeddings: Tensor,
-        bias: Tensor,
-        points_heatmap: Tensor,
-        weights: Tensor,
-        sigma: float,
-        weight_map: float,
+        ctx: Any, features: Tensor, embeddings: Tensor, bias: Tensor, *arguments: Any
     ) -> Tensor:
-        maps = Maps(features, embeddings, bias)
         with torch.autocast(features.device.type, enabled=False):
-            loss, gradients = _loss_and_gradients(
-                maps, points_heatmap, weights, sigma, weight_map, any(ctx.needs_input_grad)
+            value, gradients = _loss_and_gradients(
+                Maps(features, embeddings, bias), *arguments, any(ctx.needs_input_grad)
             )
         ctx.save_for_backward(*gradients)
-        return loss
+        return value
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        return (*(upstream[0].to(g.dtype) * g for g in ctx.saved_tensors), None, None, None, None)
+        gradients = (upstream[0].to(g.dtype) * g for g in ctx.saved_tensors)
+        return (*gradients, *(None for _ in ctx.needs_input_grad[3:]))
 
 
 def _loss_and_gradients(
@@ -112,45 +208,63 @@ def _loss_and_gradients(
     weights: Tensor,
     sigma: float,
     weight_map: float,
+    pointwise: Pointwise,
+    block_loss: Callable[..., tuple[Tensor, Tensor]],
     with_gradients: bool,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     (pictures, _, height, width), num_landmarks = maps.features.shape, len(maps.bias)
-    features, embeddings, bias = maps
-    dtype = torch.promote_types(features.dtype, torch.float32)
-    embeddings, bias, weights = embeddings.to(dtype), bias.to(dtype), weights.to(dtype)
-    # a point of weight 0 may be NaN, and 0 times NaN is not 0
-    points_heatmap = torch.where(weights[..., None] > 0, points_heatmap, 0).to(dtype)
-    along_y, along_x = codec.gaussian_factors(points_heatmap, height, width, sigma)
-    wide_y, wide_x = codec.dilated(along_y), codec.dilated(along_x)
-    scale = 1 / (pictures * num_landmarks * height * width)
+    dtype = torch.promote_types(maps.features.dtype, torch.float32)
+    embeddings, bias, points_heatmap = (
+        t.to(dtype) for t in (maps.embeddings, maps.bias, points_heatmap)
+    )
+    scaled = weights.to(dtype) / (pictures * num_landmarks * height * width)
 
-    loss = torch.zeros((), dtype=torch.float64, device=features.device)
-    gradients = tuple(torch.zeros_like(t, dtype=dtype) for t in maps) if with_gradients else ()
-    for some, rows in _blocks(pictures, height, num_landmarks * width, _block_values(features)):
-        block = features[some, :, rows].to(dtype).flatten(2)  # (b, C, pixels)
-        prediction = torch.baddbmm(bias[:, None], embeddings.expand(len(block), -1, -1), block)
-        target = along_y[some, :, rows, None] * along_x[some, :, None]  # (b, P, rows, W)
-        value, slope = losses.adaptive_wing(prediction, target.flatten(2))
-        near = (wide_y[some, :, rows, None] * wide_x[some, :, None]).ge_(losses.FOREGROUND)
-        weight = near.mul_(weight_map).add_(1).flatten(2) * (weights[some, :, None] * scale)
-        loss += value.mul_(weight).sum()
-        if with_gradients:
-            slope *= weight
-            gradients[0][some, :, rows] = (embeddings.T @ slope).unflatten(2, (-1, width))
-            gradients[1].add_(torch.einsum("bpn,bcn->pc", slope, block))
-            gradients[2].add_(slope.sum((0, 2)))
-    return loss.to(dtype), tuple(g.to(t.dtype) for g, t in zip(gradients, maps, strict=False))
+    total = torch.zeros((), dtype=torch.float64, device=maps.features.device)
+    of_features = torch.empty_like(maps.features) if with_gradients else None
+    of_embeddings, of_bias = torch.zeros_like(embeddings), torch.zeros_like(bias)
+    for some, all_rows in _blocks(
+        pictures, height, num_landmarks * width, _block_values(maps.features)
+    ):
+        targets = targets_of(
+            points_heatmap[some].flatten(0, 1), scaled[some].flatten(),
+            (height, width), sigma, weight_map,
+        )  # fmt: skip
+        for rows in all_rows:
+            block = maps.features[some, :, rows].to(dtype).flatten(2)  # (b, C, pixels)
+            heights = _heights(block, embeddings, bias).view(-1, rows.stop - rows.start, width)
+            value, slope = block_loss(heights, targets.rows(rows), pointwise)
+            total += (value * targets.weights).sum(dtype=torch.float64)
+            if of_features is not None:
+                slope = slope.view(len(block), num_landmarks, -1)
+                of_features[some, :, rows] = (embeddings.T @ slope).unflatten(2, (-1, width))
+                of_embeddings += (slope @ block.mT).sum(0)
+                of_bias += slope.sum((0, 2))
+    gradients = () if of_features is None else (of_features, of_embeddings, of_bias)
+    return total.to(dtype), tuple(g.to(t.dtype) for g, t in zip(gradients, maps, strict=False))
+
+
+def _heights(features: Tensor, embeddings: Tensor, bias: Tensor) -> Tensor:
+    """(b, P, n) from (b, C, n) features."""
+    return torch.baddbmm(bias[:, None], embeddings.expand(len(features), -1, -1), features)
 
 
 def _blocks(
     pictures: int, height: int, values_per_row: int, block_values: int
-) -> Iterator[tuple[slice, slice]]:
-    """Slices of pictures and of map rows: several whole pictures, or some rows of one."""
-    block_pictures = max(1, block_values // (values_per_row * height))
-    block_rows = min(height, max(1, block_values // values_per_row))
+) -> Iterator[tuple[slice, list[slice]]]:
+    """Some pictures, and slices of their rows: several whole pictures, or rows of one.
+
+    Blocks are as equal as they can be, for a compiled loss sees few shapes then.
+    """
+    block_pictures = _even(pictures, block_values // (values_per_row * height))
+    block_rows = _even(height, block_values // values_per_row)
+    rows = [slice(row, min(row + block_rows, height)) for row in range(0, height, block_rows)]
     for picture in range(0, pictures, block_pictures):
-        for row in range(0, height, block_rows):
-            yield slice(picture, picture + block_pictures), slice(row, row + block_rows)
+        yield slice(picture, min(picture + block_pictures, pictures)), rows
+
+
+def _even(count: int, largest: int) -> int:
+    """The size of parts that are as many as parts of the largest size would be."""
+    return math.ceil(count / math.ceil(count / max(1, largest)))
 
 
 def _block_values(features: Tensor) -> int:

@@ -109,6 +109,7 @@ def prepare(experiment: Experiment, saved: checkpoint.Checkpoint | None = None) 
     torch.manual_seed(seed_of(experiment.seed, 0))
     model = replace(experiment.model, weights="none") if saved else experiment.model
     network = networks.build(model, experiment.crop, table.num_landmarks).to(device)
+    network.compiled_parts = experiment.train.compile
     optimizer = _optimizer(experiment, network)
     progress = Progress()
     if saved is None:

@@ -8,6 +8,9 @@ import logging
 import math
 import resource
 import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -177,22 +180,35 @@ def _step(run: Run, model: nn.Module, sample: Sample, watch: Stopwatch, begin: f
         batch = augment.augmented(
             crops, image_from_crop, points_image, crop_hw, changes, run.permutation
         )
-    with watch("network"), autocast(run.device, experiment.train.precision):
-        output = model(batch.images)
-    with watch("loss"):
-        loss = run.network.loss(output, batch.points_crop, batch.weights)
+    run.optimizer.zero_grad()
+    total = torch.zeros((), dtype=torch.float64, device=run.device)
+    for part, is_last in _parts(batch, experiment.train.accumulate):
+        with nullcontext() if is_last or model is run.network else model.no_sync():
+            with watch("network"), autocast(run.device, experiment.train.precision):
+                output = model(part.images)
+            with watch("loss"):
+                loss = run.network.loss(output, part.points_crop, part.weights)
+                loss = loss * (len(part.images) / len(batch.images))
+            with watch("network"):
+                loss.backward()
+        total += loss.detach()
     with watch("network"):
-        run.optimizer.zero_grad()
-        loss.backward()
         norm = nn.utils.clip_grad_norm_(
             run.network.parameters(), experiment.optimizer.clip_norm or math.inf
         )
-        numbers = torch.stack([loss.detach().double(), norm.double()])
-        value, gradient = distributed.mean(numbers).tolist()
+        value, gradient = distributed.mean(torch.stack([total, norm.double()])).tolist()
         if not (math.isfinite(value) and math.isfinite(gradient)):
-            raise ValueError(_not_finite(run, sample, output, batch, value, gradient))
+            raise ValueError(_not_finite(run, sample, batch, value, gradient))
         run.optimizer.step()
     return value
+
+
+def _parts(batch: augment.Batch, count: int) -> Iterator[tuple[augment.Batch, bool]]:
+    """The batch in that many parts, and whether it is the last."""
+    parts = [tensor.chunk(count) for tensor in (batch.images, batch.points_crop, batch.weights)]
+    for i, (images, points_crop, weights) in enumerate(zip(*parts, strict=True)):
+        part = replace(batch, images=images, points_crop=points_crop, weights=weights)
+        yield part, i + 1 == len(parts[0])
 
 
 def learning_rate(schedule: Schedule, used: float, epoch: int) -> float:
@@ -242,24 +258,26 @@ def _validation_sheet(run: Run) -> np.ndarray:
     return prediction_sheet(run.network, run.experiment, paths, run.device, labels)
 
 
+@torch.no_grad()
 def _not_finite(
-    run: Run, sample: Sample, output: Any, batch: augment.Batch, loss: float, gradient: float
+    run: Run, sample: Sample, batch: augment.Batch, loss: float, gradient: float
 ) -> str:
     """Why the run stops, with the pictures whose own loss is not finite, or all of the batch."""
     names = [run.table.names[row] for row in sample.row.tolist()]
-
-    def loss_of(i: int) -> float:
-        one = (
-            Maps(output[0][i : i + 1], *output[1:])
-            if isinstance(output, Maps)
-            else output[i : i + 1]
-        )
-        with torch.no_grad():
-            return float(
-                run.network.loss(one, batch.points_crop[i : i + 1], batch.weights[i : i + 1])
+    losses = []
+    for part, _ in _parts(batch, run.experiment.train.accumulate):
+        output = run.network(part.images)
+        for i in range(len(part.images)):
+            one = slice(i, i + 1)
+            mine = (
+                output._replace(features=output.features[one])
+                if isinstance(output, Maps)
+                else output[one]
             )
-
-    found = distributed.gather([n for i, n in enumerate(names) if not math.isfinite(loss_of(i))])
+            losses.append(float(run.network.loss(mine, part.points_crop[one], part.weights[one])))
+    found = distributed.gather(
+        [name for name, loss in zip(names, losses, strict=True) if not math.isfinite(loss)]
+    )
     offending = [name for part in found for name in part]
     return (
         f"step {run.progress.step + 1} (epoch {run.progress.epoch + 1}): the loss is {loss} and "

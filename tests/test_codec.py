@@ -215,7 +215,7 @@ def test_no_map_can_send_a_point_beyond_the_reach(sigma: float) -> None:
 def test_what_lies_outside_the_window_pulls_nothing() -> None:
     sigma, point = 1.5, torch.tensor([[14.3, 20.8]])
     alone = rendered(point, sigma)
-    radius = codec.window_radius(sigma)
+    radius = codec.window_radius(sigma, "window")
     littered = torch.full_like(alone, 0.9)
     rows, columns = slice(21 - radius, 22 + radius), slice(14 - radius, 15 + radius)
     littered[:, rows, columns] = alone[:, rows, columns]
@@ -296,7 +296,7 @@ def test_the_peak_is_the_highest_value_of_the_map() -> None:
 
 @SIGMAS
 def test_the_spread_of_a_target_is_sigma_squared(sigma: float) -> None:
-    points = inside(np.random.default_rng(34), 300, border=codec.window_radius(sigma) + 1)
+    points = inside(np.random.default_rng(34), 300, border=codec.window_radius(sigma, "window") + 1)
     covariance = codec.decode(0.4 * rendered(points, sigma), sigma).covariance
     assert torch.allclose(
         covariance, sigma**2 * torch.eye(2).expand(300, 2, 2), rtol=0.01, atol=0.01 * sigma**2
@@ -322,7 +322,7 @@ def test_the_spread_comes_home_turned_and_scaled(sigma: float) -> None:
         image_from_crop = frame.cover((1200, 500), (96, 64)).image_from_crop.clone()
         a = torch.from_numpy(generator.normal(size=(2, 2))) * 3
         image_from_crop[:2, :2] = a
-        points = inside(generator, 20, border=codec.window_radius(sigma) + 1)
+        points = inside(generator, 20, border=codec.window_radius(sigma, "window") + 1)
         covariance_heatmap = codec.decode(rendered(points, sigma), sigma).covariance
         home = Frame(image_from_crop, 96, 64).covariance_to_image(covariance_heatmap * stride**2)
         expected = (sigma * stride) ** 2 * a @ a.T

@@ -48,7 +48,7 @@ def cast(some_maps: Maps, dtype: torch.dtype) -> Maps:
 
 
 def loss_of(some_maps: Maps, points: Tensor, weights: Tensor, weight_map: float = 10.0) -> Tensor:
-    return maps.adaptive_wing_loss(some_maps, points, weights, sigma=SIGMA, weight_map=weight_map)
+    return maps.loss(some_maps, points, weights, sigma=SIGMA, weight_map=weight_map)
 
 
 def loss_and_gradients(

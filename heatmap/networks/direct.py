@@ -23,7 +23,7 @@ class DirectNetwork(Network):
         self.head = nn.Linear(channels[-1], 2 * num_landmarks)
         self.register_buffer("centre", torch.tensor([width - 1, height - 1]) / 2, persistent=False)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def layers(self, images: Tensor) -> Tensor:
         """(B, P, 2) float32 landmarks in crop pixels."""
         features = self.encoder(self.normalised(images))[-1]
         pooled = reduce(features, "b c h w -> b c", "mean")

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from heatmap.compiling import compiled
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -25,10 +27,14 @@ class CropPrediction(NamedTuple):
 
 
 class Network(nn.Module, ABC):
-    """`forward` makes the road's output from pictures; `loss` and `decode` know how to read it."""
+    """`forward` makes the road's output from pictures; `loss` and `decode` know how to read it.
+
+    compiled_parts: off, loss (the arithmetic of the loss) or all (the layers as well).
+    """
 
     mean: Tensor
     std: Tensor
+    compiled_parts: str = "off"
 
     def __init__(self, num_landmarks: int) -> None:
         super().__init__()
@@ -41,9 +47,14 @@ class Network(nn.Module, ABC):
         # channels last is the faster layout for convolutions, on CPUs and GPUs
         return ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
-    @abstractmethod
     def forward(self, images: Tensor) -> Any:
         """The road's output for (B, 3, H, W) float RGB in [0, 1]."""
+        run = _compiled_layers if self.compiled_parts == "all" else _layers
+        return run(self, images)
+
+    @abstractmethod
+    def layers(self, images: Tensor) -> Any:
+        """What `forward` gives, layer by layer."""
 
     @abstractmethod
     def loss(self, output: Any, points_crop: Tensor, weights: Tensor) -> Tensor:
@@ -58,3 +69,10 @@ class Network(nn.Module, ABC):
     @abstractmethod
     def decode(self, output: Any) -> CropPrediction:
         """The landmarks that the output stands for, without gradient."""
+
+
+def _layers(network: Network, images: Tensor) -> Any:
+    return network.layers(images)
+
+
+_compiled_layers = compiled(_layers)

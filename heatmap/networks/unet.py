@@ -4,7 +4,7 @@ import torch
 from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
 from torch import Tensor, nn
 
-from heatmap import config, frame, maps
+from heatmap import config, frame, losses, maps
 from heatmap.maps import Maps
 from heatmap.networks.encoder import load_encoder
 from heatmap.networks.network import CropPrediction, Network
@@ -12,6 +12,8 @@ from heatmap.networks.network import CropPrediction, Network
 # Decoder channels from stride 16 down to stride 1, as in smp; the last block has `width` instead.
 DECODER_CHANNELS = (256, 128, 64, 32, 16)
 NUM_BLOCKS = {1: 5, 2: 4, 4: 3}
+
+POINTWISE = {"adaptive_wing": losses.adaptive_wing, "mse": losses.squared}
 
 
 class UNetNetwork(Network):
@@ -24,6 +26,7 @@ class UNetNetwork(Network):
     def __init__(self, model: config.UNet, num_landmarks: int) -> None:
         super().__init__(num_landmarks)
         self.stride, self.sigma, self.weight_map = model.stride, model.sigma, model.weight_map
+        self.pointwise, self.landmark_decoder = POINTWISE[model.loss], model.decoder
         self.encoder, channels = load_encoder(model.encoder, model.weights)
         num_blocks = NUM_BLOCKS[model.stride]
         self.decoder = UnetDecoder(
@@ -38,25 +41,27 @@ class UNetNetwork(Network):
         self.embeddings = nn.Parameter(torch.randn(num_landmarks, model.width) / model.width)
         self.bias = nn.Parameter(torch.zeros(num_landmarks))
 
-    def forward(self, images: Tensor) -> Maps:
+    def layers(self, images: Tensor) -> Maps:
         """Features (B, width, H / stride, W / stride) with embeddings (P, width) and bias (P,)."""
         features = self.decoder(self.encoder(self.normalised(images)))
         return Maps(features, self.embeddings, self.bias)
 
     def loss(self, output: Maps, points_crop: Tensor, weights: Tensor) -> Tensor:
-        """Adaptive wing loss of the heatmaps, divided by pictures, landmarks and pixels."""
+        """The heatmaps' loss, divided by pictures, landmarks and pixels."""
         heatmap_from_crop = torch.linalg.inv(frame.crop_from_heatmap(self.stride))
-        return maps.adaptive_wing_loss(
+        return maps.loss(
             output,
             frame.apply(heatmap_from_crop.to(points_crop.device), points_crop),
             weights,
             sigma=self.sigma,
             weight_map=self.weight_map,
+            pointwise=self.pointwise,
+            compiled=self.compiled_parts != "off",
         )
 
     def decode(self, output: Maps) -> CropPrediction:
-        """Soft-argmax in a window round each map's peak, in crop pixels."""
-        decoded = maps.decode(output, self.sigma)
+        """What the decoder reads off the maps, in crop pixels."""
+        decoded = maps.decode(output, self.sigma, self.landmark_decoder)
         crop_from_heatmap = frame.crop_from_heatmap(self.stride).to(decoded.peak.device)
         points_crop = frame.apply(crop_from_heatmap, decoded.points_heatmap)
         return CropPrediction(
