@@ -18,8 +18,8 @@ from torch.nn import functional
 
 from heatmap import codec, compiling, losses
 
-# Heatmap values in one block: 4 MiB of them stay in a CPU's cache, a GPU wants fewer launches.
-BLOCK_VALUES = {"cpu": 2**20, "cuda": 2**26}
+# Heatmap values in one block: 2 MiB of them stay in a CPU's cache, a GPU wants fewer launches.
+BLOCK_VALUES = {"cpu": 2**19, "cuda": 2**26}
 
 # (prediction, target) -> (loss, slope), pixel by pixel; see `heatmap.losses`
 Pointwise = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -52,9 +52,12 @@ class Targets(NamedTuple):
     weights: Tensor
     weight_map: float
 
-    def rows(self, chosen: slice) -> "Targets":
-        """The targets of some rows of the maps."""
-        return self._replace(along_y=self.along_y[:, chosen], wide_y=self.wide_y[:, chosen])
+    def tile(self, rows: slice, columns: slice) -> "Targets":
+        """The targets of a part of the maps."""
+        along_y, along_x, wide_y, wide_x, *rest = self
+        return Targets(
+            along_y[:, rows], along_x[:, columns], wide_y[:, rows], wide_x[:, columns], *rest
+        )
 
 
 def whole(maps: Maps) -> Tensor:
@@ -77,7 +80,8 @@ def loss(
     """The weighted loss of the maps against Gaussians at the landmarks.
 
     The sum over all pixels is divided by B P H W whatever the weights are, so that a landmark of
-    weight 0 changes no other landmark's gradient. The gradient is computed together with the loss.
+    weight 0 changes no other landmark's gradient. The gradient is computed together with the loss;
+    beyond it and the maps, no more than a block of maps is ever held.
 
     Args:
         points_heatmap: (B, P, 2) in heatmap pixels; those of weight 0 may be NaN.
@@ -188,18 +192,22 @@ class _BlockedLoss(torch.autograd.Function):
     def forward(
         ctx: Any, features: Tensor, embeddings: Tensor, bias: Tensor, *arguments: Any
     ) -> Tensor:
+        maps = Maps(features, embeddings, bias)
+        ctx.save_for_backward(*maps)
+        ctx.arguments = arguments
         with torch.autocast(features.device.type, enabled=False):
-            value, gradients = _loss_and_gradients(
-                Maps(features, embeddings, bias), *arguments, any(ctx.needs_input_grad)
-            )
-        ctx.save_for_backward(*gradients)
+            value, ctx.gradients = _loss_and_gradients(maps, *arguments, any(ctx.needs_input_grad))
         return value
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        gradients = (upstream[0].to(g.dtype) * g for g in ctx.saved_tensors)
-        return (*gradients, *(None for _ in ctx.needs_input_grad[3:]))
+        # given away and scaled where they lie: a copy would double the features' gradient
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None:  # a retained graph, once more
+            with torch.autocast(upstream[0].device.type, enabled=False):
+                _, gradients = _loss_and_gradients(Maps(*ctx.saved_tensors), *ctx.arguments, True)
+        return (*(g.mul_(upstream[0]) for g in gradients), *(None for _ in ctx.arguments))
 
 
 def _loss_and_gradients(
@@ -212,32 +220,33 @@ def _loss_and_gradients(
     block_loss: Callable[..., tuple[Tensor, Tensor]],
     with_gradients: bool,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    (pictures, _, height, width), num_landmarks = maps.features.shape, len(maps.bias)
+    (pictures, channels, height, width), num_landmarks = maps.features.shape, len(maps.bias)
     dtype = torch.promote_types(maps.features.dtype, torch.float32)
     embeddings, bias, points_heatmap = (
         t.to(dtype) for t in (maps.embeddings, maps.bias, points_heatmap)
     )
     scaled = weights.to(dtype) / (pictures * num_landmarks * height * width)
 
+    block_values = _block_values(maps.features)
     total = torch.zeros((), dtype=torch.float64, device=maps.features.device)
     of_features = torch.empty_like(maps.features) if with_gradients else None
     of_embeddings, of_bias = torch.zeros_like(embeddings), torch.zeros_like(bias)
-    for some, all_rows in _blocks(
-        pictures, height, num_landmarks * width, _block_values(maps.features)
-    ):
+    for some, tiles in _blocks(pictures, max(num_landmarks, channels), height, width, block_values):
         targets = targets_of(
             points_heatmap[some].flatten(0, 1), scaled[some].flatten(),
             (height, width), sigma, weight_map,
         )  # fmt: skip
-        for rows in all_rows:
-            block = maps.features[some, :, rows].to(dtype).flatten(2)  # (b, C, pixels)
-            heights = _heights(block, embeddings, bias).view(-1, rows.stop - rows.start, width)
-            value, slope = block_loss(heights, targets.rows(rows), pointwise)
+        for rows, columns in tiles:
+            tile = maps.features[some, :, rows, columns].to(dtype)  # (b, C, rows, columns)
+            pixels = tile.flatten(2)
+            heights = _heights(pixels, embeddings, bias).flatten(0, 1).unflatten(1, tile.shape[2:])
+            value, slope = block_loss(heights, targets.tile(rows, columns), pointwise)
             total += (value * targets.weights).sum(dtype=torch.float64)
             if of_features is not None:
-                slope = slope.view(len(block), num_landmarks, -1)
-                of_features[some, :, rows] = (embeddings.T @ slope).unflatten(2, (-1, width))
-                of_embeddings += (slope @ block.mT).sum(0)
+                slope = slope.view(len(tile), num_landmarks, -1)
+                of_features[some, :, rows, columns] = (embeddings.T @ slope).view_as(tile)
+                for of_picture in slope @ pixels.mT:
+                    of_embeddings += of_picture
                 of_bias += slope.sum((0, 2))
     gradients = () if of_features is None else (of_features, of_embeddings, of_bias)
     return total.to(dtype), tuple(g.to(t.dtype) for g, t in zip(gradients, maps, strict=False))
@@ -249,22 +258,26 @@ def _heights(features: Tensor, embeddings: Tensor, bias: Tensor) -> Tensor:
 
 
 def _blocks(
-    pictures: int, height: int, values_per_row: int, block_values: int
-) -> Iterator[tuple[slice, list[slice]]]:
-    """Some pictures, and slices of their rows: several whole pictures, or rows of one.
+    pictures: int, depth: int, height: int, width: int, block_values: int
+) -> Iterator[tuple[slice, list[tuple[slice, slice]]]]:
+    """Some pictures, and the tiles (rows, columns) of their maps, `depth` values a pixel.
 
-    Blocks are as equal as they can be, for a compiled loss sees few shapes then.
+    Several whole pictures, or some rows of one, or a part of a row. Blocks are as equal as they can
+    be, for a compiled loss sees few shapes then.
     """
-    block_pictures = _even(pictures, block_values // (values_per_row * height))
-    block_rows = _even(height, block_values // values_per_row)
-    rows = [slice(row, min(row + block_rows, height)) for row in range(0, height, block_rows)]
-    for picture in range(0, pictures, block_pictures):
-        yield slice(picture, min(picture + block_pictures, pictures)), rows
+    tiles = [
+        (rows, columns)
+        for rows in _slices(height, block_values // (depth * width))
+        for columns in _slices(width, block_values // depth)
+    ]
+    for some in _slices(pictures, block_values // (depth * width * height)):
+        yield some, tiles
 
 
-def _even(count: int, largest: int) -> int:
-    """The size of parts that are as many as parts of the largest size would be."""
-    return math.ceil(count / math.ceil(count / max(1, largest)))
+def _slices(length: int, longest: int) -> list[slice]:
+    """Slices of 0 to `length`, as many as slices of the longest would be, but of equal length."""
+    step = math.ceil(length / math.ceil(length / max(1, longest)))
+    return [slice(start, min(start + step, length)) for start in range(0, length, step)]
 
 
 def _block_values(features: Tensor) -> int:
