@@ -11,27 +11,30 @@ logger = logging.getLogger("heatmap")
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_failures: list[str] = []  # names of functions that could not be compiled here
+
 
 def compiled(function: Callable[P, R]) -> Callable[P, R]:
     """The function, compiled at its first call, once for all shapes.
 
-    Where it cannot be compiled this is said once, and from then on it runs as it is.
+    Where that fails, as without a compiler, this is said once, and all functions run as they are.
     """
     fast = torch.compile(function, dynamic=True)
-    broken = False
 
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        nonlocal broken
-        if not broken:
+        if not _failures:
             try:
                 return fast(*args, **kwargs)
             except torch._dynamo.exc.TorchDynamoException as error:
-                broken = True
-                reason = str(error).strip().splitlines()[0]
-                logger.warning(
-                    f"{function.__name__} is not compiled and runs slower ({reason}). A C++ "
-                    "compiler is needed on CPUs; --train.compile off silences this."
-                )
+                _give_up(function.__name__, str(error).strip().splitlines()[0])
         return function(*args, **kwargs)
 
     return call
+
+
+def _give_up(name: str, reason: str) -> None:
+    _failures.append(name)
+    logger.warning(
+        f"{name} is not compiled and runs slower ({reason}). A C++ compiler is needed on CPUs; "
+        "--train.compile off silences this."
+    )

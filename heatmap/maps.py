@@ -38,10 +38,10 @@ class Maps(NamedTuple):
 
 
 class Targets(NamedTuple):
-    """Target Gaussians of n maps and the weights of their pixels, as factors along y and x.
+    """Target Gaussians of P maps of b pictures, and the weights of their pixels, as factors.
 
-    along_y, wide_y: (n, H); along_x, wide_x: (n, W); the wide ones are dilated by a pixel.
-    weights: (n,), multiply the slope; weight_map: extra weight of the pixels where the dilated
+    along_y, wide_y: (b, P, H); along_x, wide_x: (b, P, W); the wide ones are dilated by a pixel.
+    weights: (b, P), multiply the slope; weight_map: extra weight of the pixels where the dilated
     target is at least `losses.FOREGROUND`.
     """
 
@@ -53,11 +53,19 @@ class Targets(NamedTuple):
     weight_map: float
 
     def tile(self, rows: slice, columns: slice) -> "Targets":
-        """The targets of a part of the maps."""
+        """The targets of a part of the maps, as tensors of their own.
+
+        A compiled function is compiled anew for views that lie in memory in another way.
+        """
         along_y, along_x, wide_y, wide_x, *rest = self
+
+        def part(factor: Tensor, chosen: slice) -> Tensor:
+            return torch.narrow_copy(factor, -1, chosen.start, chosen.stop - chosen.start)
+
         return Targets(
-            along_y[:, rows], along_x[:, columns], wide_y[:, rows], wide_x[:, columns], *rest
-        )
+            part(along_y, rows), part(along_x, columns),
+            part(wide_y, rows), part(wide_x, columns), *rest,
+        )  # fmt: skip
 
 
 def whole(maps: Maps) -> Tensor:
@@ -101,22 +109,22 @@ def loss(
 
 
 def loss_of_block(heights: Tensor, targets: Targets, pointwise: Pointwise) -> tuple[Tensor, Tensor]:
-    """Loss and slope of n maps that are there: all of the arithmetic between the two products.
+    """Loss and slope of maps that are there: all of the arithmetic between the two products.
 
     Args:
-        heights: (n, H, W) in float32 or float64; may be overwritten.
+        heights: (b, P, H W) in float32 or float64; may be overwritten.
 
     Returns:
-        Loss (n,) of each map, not multiplied by its weight, and the slope of the weighted loss
-        (n, H, W).
+        Loss (b, P) of each map, not multiplied by its weight, and the slope of the weighted loss
+        (b, P, H W).
     """
     along_y, along_x, wide_y, wide_x, weights, weight_map = targets
-    loss, slope = pointwise(heights, along_y[:, :, None] * along_x[:, None, :])
+    loss, slope = pointwise(heights, (along_y[..., :, None] * along_x[..., None, :]).flatten(2))
     if weight_map:
-        near = wide_y[:, :, None] * wide_x[:, None, :] >= losses.FOREGROUND
+        near = (wide_y[..., :, None] * wide_x[..., None, :]).flatten(2) >= losses.FOREGROUND
         emphasis = near.to(loss.dtype).mul_(weight_map).add_(1)
         loss, slope = loss.mul_(emphasis), slope.mul_(emphasis)
-    return loss.sum((1, 2)), slope.mul_(weights[:, None, None])
+    return loss.sum(2), slope.mul_(weights[..., None])
 
 
 compiled_loss_of_block = compiling.compiled(loss_of_block)
@@ -129,12 +137,12 @@ def targets_of(
     sigma: float,
     weight_map: float,
 ) -> Targets:
-    """The targets of (n, 2) points, of their dtype; those of weight 0 may be anything."""
+    """The targets of (b, P, 2) points, of their dtype; those of weight 0 may be anything."""
     # 0 times NaN is not 0
-    points_heatmap = torch.where(weights[:, None] > 0, points_heatmap, 0)
+    points_heatmap = torch.where(weights[..., None] > 0, points_heatmap, 0)
     along_y, along_x = codec.gaussian_factors(points_heatmap, *map_hw, sigma)
     wide = codec.dilated(along_y), codec.dilated(along_x)
-    return Targets(along_y, along_x, *wide, weights, weight_map)
+    return Targets(along_y, along_x, *wide, weights.clone(), weight_map)
 
 
 @torch.no_grad()
@@ -232,18 +240,15 @@ def _loss_and_gradients(
     of_features = torch.empty_like(maps.features) if with_gradients else None
     of_embeddings, of_bias = torch.zeros_like(embeddings), torch.zeros_like(bias)
     for some, tiles in _blocks(pictures, max(num_landmarks, channels), height, width, block_values):
-        targets = targets_of(
-            points_heatmap[some].flatten(0, 1), scaled[some].flatten(),
-            (height, width), sigma, weight_map,
-        )  # fmt: skip
+        map_hw = height, width
+        targets = targets_of(points_heatmap[some], scaled[some], map_hw, sigma, weight_map)
         for rows, columns in tiles:
             tile = maps.features[some, :, rows, columns].to(dtype)  # (b, C, rows, columns)
             pixels = tile.flatten(2)
-            heights = _heights(pixels, embeddings, bias).flatten(0, 1).unflatten(1, tile.shape[2:])
+            heights = _heights(pixels, embeddings, bias)
             value, slope = block_loss(heights, targets.tile(rows, columns), pointwise)
             total += (value * targets.weights).sum(dtype=torch.float64)
             if of_features is not None:
-                slope = slope.view(len(tile), num_landmarks, -1)
                 of_features[some, :, rows, columns] = (embeddings.T @ slope).view_as(tile)
                 for of_picture in slope @ pixels.mT:
                     of_embeddings += of_picture
