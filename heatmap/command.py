@@ -64,7 +64,7 @@ def main(arguments: Sequence[str]) -> int:
 
         Args:
             out: the run folder; it must not hold a run yet.
-            dry_run: show the config, the sizes and one batch, and train nothing.
+            dry_run: show the config, the sizes and the memory it would need, and train nothing.
         """
         action = _dry_run if dry_run else _train
         return failing_politely(lambda: action(experiment, out))
@@ -172,18 +172,17 @@ def _run(experiment: Experiment, folder: Path, saved: "Checkpoint | None" = None
 
 
 def _dry_run(experiment: Experiment, out: Path) -> None:
-    from heatmap import train
     from heatmap.run import prepare
 
     del out
-    run = prepare(experiment)
     logger.info(json.dumps(config.to_dict(experiment), indent=2))
-    logger.info(_sizes(run))
-    logger.info(train.rehearse(run))
+    logger.info(_sizes(prepare(experiment)))
 
 
 def _sizes(run: "Run") -> str:
-    """What a run is made of, as lines that line up."""
+    """What a run is made of and the memory it needs, as lines that line up."""
+    from heatmap import plan
+
     experiment, parameters = run.experiment, sum(p.numel() for p in run.network.parameters())
     lines = [
         f"data          {len(run.training_rows)} training and {len(run.validation_rows)} "
@@ -195,7 +194,7 @@ def _sizes(run: "Run") -> str:
     ]
     if isinstance(experiment.model, config.UNet):
         lines += _map_sizes(experiment, experiment.model, run.table.num_landmarks)
-    return "\n".join(lines)
+    return "\n".join([*lines, plan.table(experiment, run.table.num_landmarks, run.device)])
 
 
 def _map_sizes(experiment: Experiment, model: config.UNet, num_landmarks: int) -> list[str]:

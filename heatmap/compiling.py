@@ -1,4 +1,4 @@
-"""torch.compile where there is a compiler, and the same arithmetic as it stands where there is not."""
+"""torch.compile where there is a compiler; without one, the same arithmetic as it stands."""
 
 import logging
 from collections.abc import Callable

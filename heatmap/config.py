@@ -178,6 +178,9 @@ class Train:
     accumulate: int = 1
     """Parts that a step's batch is worked off in, one after the other, to save memory; batch
     normalisation sees the parts."""
+    pixel_weights: bool = False
+    """Weigh every picture by the area that a crop pixel covers in the photograph, so that errors
+    count in the photograph's own pixels, as in the contest's score."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of the network; rendering, loss and decoding are float32 always."""
     compile: Literal["off", "loss", "all"] = "loss"

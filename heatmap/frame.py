@@ -43,6 +43,10 @@ class Frame:
         linear = self.image_from_crop[..., None, :2, :2]
         return linear @ covariance_crop.double() @ linear.mT
 
+    def pixel_area(self) -> Tensor:
+        """(...) float64 square pixels of the photograph that a crop pixel covers."""
+        return torch.linalg.det(self.image_from_crop[..., :2, :2]).abs()
+
     def padded(self, margin: int) -> "Frame":
         """The crop with `margin` pixels more on every side, at the same scale."""
         crop_from_padded = translation(-margin, -margin)

@@ -3,6 +3,7 @@
 import datetime
 import os
 import platform
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,22 @@ def describe(device: torch.device) -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that a process can still get on the device; None where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    free = []
+    meminfo, group = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+    if meminfo.exists():
+        kibibytes = re.search(r"^MemAvailable:\s+(\d+)", meminfo.read_text(), re.MULTILINE)
+        free += [1024 * int(kibibytes[1])] if kibibytes else []
+    if (group / "memory.max").exists():  # a container's own limit
+        limit = (group / "memory.max").read_text().strip()
+        used = int((group / "memory.current").read_text())
+        free += [int(limit) - used] if limit != "max" else []
+    return min(free, default=None)
 
 
 def _processor() -> str:

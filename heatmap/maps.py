@@ -57,15 +57,20 @@ class Targets(NamedTuple):
 
         A compiled function is compiled anew for views that lie in memory in another way.
         """
-        along_y, along_x, wide_y, wide_x, *rest = self
 
         def part(factor: Tensor, chosen: slice) -> Tensor:
             return torch.narrow_copy(factor, -1, chosen.start, chosen.stop - chosen.start)
 
-        return Targets(
-            part(along_y, rows), part(along_x, columns),
-            part(wide_y, rows), part(wide_x, columns), *rest,
-        )  # fmt: skip
+        return self._replace(
+            along_y=part(self.along_y, rows),
+            along_x=part(self.along_x, columns),
+            wide_y=part(self.wide_y, rows),
+            wide_x=part(self.wide_x, columns),
+        )
+
+
+# (heights, targets, pointwise) -> (loss, slope); see `loss_of_block`
+BlockLoss = Callable[[Tensor, Targets, Pointwise], tuple[Tensor, Tensor]]
 
 
 def whole(maps: Maps) -> Tensor:
@@ -83,7 +88,7 @@ def loss(
     sigma: float,
     weight_map: float = 0.0,
     pointwise: Pointwise = losses.adaptive_wing,
-    compiled: bool = False,
+    block_loss: BlockLoss | None = None,
 ) -> Tensor:
     """The weighted loss of the maps against Gaussians at the landmarks.
 
@@ -97,12 +102,12 @@ def loss(
         sigma: of the target Gaussians in heatmap pixels.
         weight_map: extra weight of pixels where the target, dilated by one pixel, is at least 0.2.
         pointwise: the loss of a pixel and its slope.
-        compiled: compile the arithmetic of a block; where there is no compiler it runs as it is.
+        block_loss: the arithmetic of a block, `loss_of_block` or `compiled_loss_of_block`.
 
     Returns:
         Scalar, float32 (float64 for float64 features), differentiable once in the maps.
     """
-    block_loss = compiled_loss_of_block if compiled else loss_of_block
+    block_loss = block_loss or loss_of_block
     return _BlockedLoss.apply(
         *maps, points_heatmap, weights, sigma, weight_map, pointwise, block_loss
     )
@@ -204,7 +209,7 @@ class _BlockedLoss(torch.autograd.Function):
         ctx.save_for_backward(*maps)
         ctx.arguments = arguments
         with torch.autocast(features.device.type, enabled=False):
-            value, ctx.gradients = _loss_and_gradients(maps, *arguments, any(ctx.needs_input_grad))
+            value, ctx.gradients = _loss_and_gradients(any(ctx.needs_input_grad), maps, *arguments)
         return value
 
     @staticmethod
@@ -214,19 +219,19 @@ class _BlockedLoss(torch.autograd.Function):
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:  # a retained graph, once more
             with torch.autocast(upstream[0].device.type, enabled=False):
-                _, gradients = _loss_and_gradients(Maps(*ctx.saved_tensors), *ctx.arguments, True)
+                _, gradients = _loss_and_gradients(True, Maps(*ctx.saved_tensors), *ctx.arguments)
         return (*(g.mul_(upstream[0]) for g in gradients), *(None for _ in ctx.arguments))
 
 
 def _loss_and_gradients(
+    with_gradients: bool,
     maps: Maps,
     points_heatmap: Tensor,
     weights: Tensor,
     sigma: float,
     weight_map: float,
     pointwise: Pointwise,
-    block_loss: Callable[..., tuple[Tensor, Tensor]],
-    with_gradients: bool,
+    block_loss: BlockLoss,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     (pictures, channels, height, width), num_landmarks = maps.features.shape, len(maps.bias)
     dtype = torch.promote_types(maps.features.dtype, torch.float32)

@@ -110,7 +110,7 @@ def prepare(experiment: Experiment, saved: checkpoint.Checkpoint | None = None) 
     model = replace(experiment.model, weights="none") if saved else experiment.model
     network = networks.build(model, experiment.crop, table.num_landmarks).to(device)
     network.compiled_parts = experiment.train.compile
-    optimizer = _optimizer(experiment, network)
+    optimizer = optimizer_for(experiment, network)
     progress = Progress()
     if saved is None:
         mean_shape = torch.from_numpy(mean_shape_crop(validation, training_rows))
@@ -162,7 +162,8 @@ def seed_of(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
-def _optimizer(experiment: Experiment, network: nn.Module) -> torch.optim.Optimizer:
+def optimizer_for(experiment: Experiment, network: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer that the experiment asks for, of all of the network's parameters."""
     settings = experiment.optimizer
     parameters, lr, decay = network.parameters(), settings.lr, settings.weight_decay
     match settings.kind:

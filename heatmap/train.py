@@ -6,7 +6,6 @@ that was killed and resumed ends with the same bits as one that was not.
 
 import logging
 import math
-import resource
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -20,7 +19,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from heatmap import augment, distributed, evaluate, machine
+from heatmap import augment, distributed, evaluate, machine, plan
 from heatmap.config import Schedule, to_dict
 from heatmap.files import write_json
 from heatmap.maps import Maps
@@ -145,7 +144,8 @@ def _one_epoch(
     model.train()
     with bar:
         for sample in watch.waiting("data", loading):
-            loss = _step(run, model, sample, watch, begin)
+            with plan.saying_what_helps(run.experiment, run.table.num_landmarks, run.device):
+                loss = step(run, model, sample, watch, begin)
             progress.loss_sum += loss
             progress.batch += 1
             progress.step += 1
@@ -160,8 +160,11 @@ def _one_epoch(
                 last_checkpoint = time.monotonic()
 
 
-def _step(run: Run, model: nn.Module, sample: Sample, watch: Stopwatch, begin: float) -> float:
-    """One batch: augment, forward, loss, backward, update. Returns the loss of all processes."""
+def step(run: Run, model: nn.Module, sample: Sample, watch: Stopwatch, begin: float) -> float:
+    """One batch: augment, forward, loss, backward, update. Returns the loss of all processes.
+
+    model: the run's network, or what distributes it. begin: when training began, monotonic seconds.
+    """
     experiment, progress = run.experiment, run.progress
     rate = experiment.optimizer.lr * learning_rate(
         experiment.schedule, _used(run, begin), progress.epoch
@@ -180,10 +183,14 @@ def _step(run: Run, model: nn.Module, sample: Sample, watch: Stopwatch, begin: f
         batch = augment.augmented(
             crops, image_from_crop, points_image, crop_hw, changes, run.permutation
         )
+        if experiment.train.pixel_weights:
+            area = batch.frame.pixel_area().to(batch.weights)
+            batch = replace(batch, weights=batch.weights * area[:, None])
     run.optimizer.zero_grad()
     total = torch.zeros((), dtype=torch.float64, device=run.device)
     for part, is_last in _parts(batch, experiment.train.accumulate):
-        with nullcontext() if is_last or model is run.network else model.no_sync():
+        distributed_model = model if isinstance(model, DistributedDataParallel) else None
+        with distributed_model.no_sync() if distributed_model and not is_last else nullcontext():
             with watch("network"), autocast(run.device, experiment.train.precision):
                 output = model(part.images)
             with watch("loss"):
@@ -285,30 +292,6 @@ def _not_finite(
         "labels are right, lower optimizer.lr or set optimizer.clip_norm; last.pt holds the last "
         "good state."
     )
-
-
-def rehearse(run: Run) -> str:
-    """One training step's shapes and its peak memory, measured; the run is spent with it."""
-    batches = shuffled_batches(run.training_rows, run.experiment.train.batch, 0, 0)
-    sample = next(iter(load(run.training, batches[:1], 0, run.device)))
-    before = _peak_memory(run.device)
-    run.network.train()
-    _step(run, run.network, sample, Stopwatch(run.device), time.monotonic())
-    grown = _peak_memory(run.device) - before
-    crop_hw = run.experiment.crop.height, run.experiment.crop.width
-    lines = [
-        f"crops         {tuple(sample.crop.shape)} uint8 with a margin of {run.training.margin} px",
-        f"points        {tuple(sample.points_image.shape)}",
-        f"input         {(len(sample.crop), 3, *crop_hw)}",
-        f"memory        {grown / 2**20:.0f} MiB more at the peak of one step (measured)",
-    ]
-    return "\n".join(lines)
-
-
-def _peak_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _alarm_if_black(row: dict[str, Any]) -> None:
