@@ -124,12 +124,14 @@ def loss_of_block(heights: Tensor, targets: Targets, pointwise: Pointwise) -> tu
         (b, P, H W).
     """
     along_y, along_x, wide_y, wide_x, weights, weight_map = targets
-    loss, slope = pointwise(heights, (along_y[..., :, None] * along_x[..., None, :]).flatten(2))
+    # rows and columns stay apart: an index that must be divided keeps a compiler from vectors
+    heights = heights.view(*along_y.shape, along_x.shape[-1])
+    loss, slope = pointwise(heights, along_y[..., :, None] * along_x[..., None, :])
     if weight_map:
-        near = (wide_y[..., :, None] * wide_x[..., None, :]).flatten(2) >= losses.FOREGROUND
+        near = wide_y[..., :, None] * wide_x[..., None, :] >= losses.FOREGROUND
         emphasis = near.to(loss.dtype).mul_(weight_map).add_(1)
         loss, slope = loss.mul_(emphasis), slope.mul_(emphasis)
-    return loss.sum(2), slope.mul_(weights[..., None])
+    return loss.sum((2, 3)), slope.mul_(weights[..., None, None]).flatten(2)
 
 
 compiled_loss_of_block = compiling.compiled(loss_of_block)
@@ -155,8 +157,8 @@ def decode(maps: Maps, sigma: float, decoder: str = "window") -> codec.Decoded:
     """`codec.decode` of all maps, (B, P, ...), block by block."""
     features, embeddings, bias = maps
     num_landmarks, (height, width) = len(bias), features.shape[-2:]
-    block_landmarks = max(1, min(num_landmarks, _block_values(features) // (height * width)))
-    block_pictures = max(1, _block_values(features) // (height * width * num_landmarks))
+    block_landmarks = max(1, min(num_landmarks, block_values(features) // (height * width)))
+    block_pictures = max(1, block_values(features) // (height * width * num_landmarks))
     rows = []
     with torch.autocast(features.device.type, enabled=False):
         for some in features.split(block_pictures):
@@ -240,11 +242,11 @@ def _loss_and_gradients(
     )
     scaled = weights.to(dtype) / (pictures * num_landmarks * height * width)
 
-    block_values = _block_values(maps.features)
+    most = block_values(maps.features)
     total = torch.zeros((), dtype=torch.float64, device=maps.features.device)
     of_features = torch.empty_like(maps.features) if with_gradients else None
     of_embeddings, of_bias = torch.zeros_like(embeddings), torch.zeros_like(bias)
-    for some, tiles in _blocks(pictures, max(num_landmarks, channels), height, width, block_values):
+    for some, tiles in _blocks(pictures, max(num_landmarks, channels), height, width, most):
         map_hw = height, width
         targets = targets_of(points_heatmap[some], scaled[some], map_hw, sigma, weight_map)
         for rows, columns in tiles:
@@ -290,7 +292,8 @@ def _slices(length: int, longest: int) -> list[slice]:
     return [slice(start, min(start + step, length)) for start in range(0, length, step)]
 
 
-def _block_values(features: Tensor) -> int:
+def block_values(features: Tensor) -> int:
+    """Heatmap values in one block on the tensor's device."""
     return BLOCK_VALUES.get(features.device.type, BLOCK_VALUES["cuda"])
 
 

@@ -1,0 +1,77 @@
+"""Race heatmap against its peers and the machine's limits."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from heatmap.command import failing_politely
+
+
+def bench(
+    what: Annotated[
+        Literal["decode", "loss", "step", "predict", "data", "all"], tyro.conf.Positional
+    ] = "all",
+    *,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    landmarks: int = 971,
+    size: tuple[int, ...] = (),
+    batch: tuple[int, ...] = (),
+    encoder: str = "resnet34",
+    seconds: float = 4.0,
+    json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
+    markdown: bool = False,
+) -> None:
+    """Measure time, memory and error of one part or of all.
+
+    Args:
+        what: decode and loss on maps, a training step, prediction, or reading pictures.
+        landmarks: maps a picture.
+        size: of the heatmaps of decode and loss; on CUDA 64 and 128 unless given, else 64.
+        batch: pictures; on CUDA 64 and 256 for decode and loss and 64 else, on CPUs 8.
+        encoder: of step, predict and data.
+        seconds: of measuring, for every contender.
+        json_file: also write the results here.
+        markdown: print tables for a README.
+    """
+    from heatmap import machine
+    from heatmap.bench import RACES, Settings, step_profile, table, to_json
+    from heatmap.files import write_json
+    from heatmap.run import chosen_device
+
+    where = chosen_device(device)
+    on_gpu = where.type == "cuda"
+    if landmarks < 1 or any(n < 1 for n in (*size, *batch)) or seconds <= 0:
+        raise ValueError("--landmarks, --size, --batch and --seconds must be positive")
+    sizes = size or ((64, 128) if on_gpu else (64,))
+    batches = batch or ((64, 256) if on_gpu else (8,))
+    about = machine.describe(where)
+    print(
+        f"{about['processor']}, {about['cpu_cores']} cores, torch {about['torch']} with "
+        f"{about['threads']} threads, {about['date']}, commit {about['commit']}\n"
+    )
+    results = []
+    for name in RACES if what == "all" else (what,):
+        on_maps = name in ("decode", "loss")
+        for some_batch in batches if on_maps else batches[:1]:
+            for some_size in sizes if on_maps else sizes[:1]:
+                settings = Settings(
+                    device=where,
+                    batch=some_batch,
+                    landmarks=landmarks,
+                    size=some_size,
+                    seconds=seconds,
+                    encoder=encoder,
+                )
+                for part in RACES[name](settings):
+                    print(table(part, markdown=markdown), flush=True)
+                    results += part
+        if name == "step" and on_gpu:
+            print(step_profile(settings))
+    if json_file is not None:
+        write_json(json_file, {"machine": about, "results": to_json(results)})
+
+
+if __name__ == "__main__":
+    sys.exit(failing_politely(lambda: tyro.cli(bench)))
