@@ -15,7 +15,7 @@ from heatmap import contest, distributed, topology
 from heatmap.checkpoint import load_trained
 from heatmap.files import write_atomically, write_json
 from heatmap.frame import Frame
-from heatmap.networks import Network
+from heatmap.networks import Network, UNetNetwork
 from heatmap.predict import predict
 from heatmap.samples import Samples, load
 from heatmap.stopwatch import Stopwatch
@@ -209,23 +209,29 @@ def table(scores: dict[str, Any]) -> str:
 
 
 def evaluate_run(
-    path: Path, data: Path | None, device: torch.device
+    path: Path, data: Path | None, device: torch.device, decoder: str | None = None
 ) -> tuple[dict[str, Any], Path]:
     """Scores a run on its validation rows, or on another contest's labelled rows.
 
-    Writes evaluation.json, per_image.csv and errors.npz into the run folder; for other data into
-    evaluation-NAME inside it.
+    Writes evaluation.json, per_image.csv and errors.npz into the run folder; for other data, or
+    another decoder, into evaluation-NAME inside it.
 
     Args:
         path: run folder or checkpoint file; data: contest folder, None for the run's own.
+        decoder: as in `config.UNet`; None for the run's own.
 
     Returns:
         The scores, as `summary` gives them, and the folder that holds them.
 
     Raises:
-        ValueError: no checkpoint, no labelled data, or another number of landmarks.
+        ValueError: no checkpoint, no labelled data, another number of landmarks, or a decoder for
+            a network without heatmaps.
     """
     trained = load_trained(path)
+    if decoder is not None:
+        if not isinstance(trained.network, UNetNetwork):
+            raise ValueError(f"{path} is of a network without heatmaps; it needs no --decoder")
+        trained.network.landmark_decoder = decoder
     experiment = trained.experiment
     root = data or experiment.data.root
     folder = contest.find_folder(root)
@@ -247,6 +253,8 @@ def evaluate_run(
         rows = np.arange(len(labels.names))
         out = out / f"evaluation-{root.resolve().name}"
         logger.info(f"{labels.path} is not what the run was trained on: all its rows are scored")
+    if decoder is not None:
+        out = out / f"evaluation-{decoder}"
     paths = contest.image_paths(folder.train_images, labels.names, labels.path)
     errors = measure(
         trained.network.to(device), Samples(paths, labels.points_image, experiment.crop), rows,

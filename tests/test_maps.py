@@ -1,4 +1,8 @@
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +13,7 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from heatmap import codec, maps
+from heatmap import codec, losses, maps
 from heatmap.maps import Maps
 
 PICTURES, CHANNELS, LANDMARKS, HEIGHT, WIDTH = 3, 4, 11, 17, 13
@@ -231,7 +235,164 @@ def test_a_batch_without_any_label_teaches_nothing(problem: Any) -> None:
     assert all(g.abs().max() == 0 for g in gradients)
 
 
+def test_squared_error_runs_in_the_same_machinery(problem: Any, block_values: int) -> None:
+    some_maps, points, weights = problem
+    leaves = Maps(*(t.clone().requires_grad_() for t in some_maps))
+    loss = maps.loss(leaves, points, weights, sigma=SIGMA, pointwise=losses.squared)
+    gradients = Maps(*torch.autograd.grad(loss, leaves))
+    exact = Maps(*(t.clone().requires_grad_() for t in some_maps))
+    reach = 1.5 * SIGMA
+    high = torch.tensor([WIDTH, HEIGHT]) - 1 + reach
+    inside = torch.minimum(points.clamp_min(-reach), high)
+    heights = torch.einsum("bchw,pc->bphw", exact.features, exact.embeddings)
+    heights = heights + exact.bias[:, None, None]
+    squares = (heights - codec.render(inside, HEIGHT, WIDTH, SIGMA)).square().mean((2, 3))
+    expected = (squares * weights).mean()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
+    assert_close(gradients, Maps(*torch.autograd.grad(expected, exact)), 1e-12)
+
+
+def test_a_retained_graph_gives_its_gradient_again(problem: Any) -> None:
+    some_maps, points, weights = problem
+    leaves = Maps(*(t.clone().requires_grad_() for t in some_maps))
+    loss = loss_of(leaves, points, weights)
+    first = torch.autograd.grad(loss, leaves, retain_graph=True)
+    second = torch.autograd.grad(3 * loss, leaves)
+    for one, other in zip(first, second, strict=True):
+        assert torch.allclose(3 * one, other, rtol=1e-12)
+
+
+def test_a_checkpointed_network_gets_the_same_gradients(problem: Any) -> None:
+    some_maps, points, weights = problem
+    _, expected = loss_and_gradients(*problem)
+    leaves = Maps(*(t.clone().requires_grad_() for t in some_maps))
+    loss = torch.utils.checkpoint.checkpoint(
+        lambda *tensors: loss_of(Maps(*tensors), points, weights), *leaves, use_reentrant=False
+    )
+    loss.backward()
+    for leaf, gradient in zip(leaves, expected, strict=True):
+        assert torch.equal(leaf.grad, gradient)
+
+
+def test_heatmap_and_coordinate_loss_add_up_in_one_step(problem: Any) -> None:
+    some_maps, points, weights = problem
+
+    def coordinates(leaves: Maps) -> Tensor:
+        return (maps.soft_argmax(leaves, 2.0)[0] - points).square().mean()
+
+    leaves = Maps(*(t.clone().requires_grad_() for t in some_maps))
+    (loss_of(leaves, points, weights) + coordinates(leaves)).backward()
+    _, of_maps = loss_and_gradients(*problem)
+    alone = Maps(*(t.clone().requires_grad_() for t in some_maps))
+    coordinates(alone).backward()
+    assert torch.allclose(leaves.features.grad, of_maps.features + alone.features.grad, rtol=1e-9)
+    assert torch.allclose(
+        leaves.embeddings.grad, of_maps.embeddings + alone.embeddings.grad, rtol=1e-9
+    )
+    assert torch.equal(leaves.bias.grad, of_maps.bias)  # a softmax does not see it
+
+
+def test_parts_of_a_batch_add_up_to_its_gradient(problem: Any) -> None:
+    some_maps, points, weights = problem
+    _, expected = loss_and_gradients(*problem)
+    leaves = Maps(*(t.clone().requires_grad_() for t in some_maps))
+    for rows in (slice(0, 2), slice(2, 3)):
+        part = leaves._replace(features=leaves.features[rows])
+        count = rows.stop - rows.start
+        (loss_of(part, points[rows], weights[rows]) * count / PICTURES).backward()
+    for leaf, gradient in zip(leaves, expected, strict=True):
+        assert torch.allclose(leaf.grad, gradient, rtol=1e-9)
+
+
+# compiled
+
+
+@pytest.mark.slow
+def test_the_compiled_loss_is_the_same_and_compiled_few_times_for_all_shapes(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    torch._dynamo.reset()
+    counted = torch._dynamo.utils.counters["stats"]
+    before = counted["unique_graphs"]
+    shapes = [(3, 11, 17, 13), (2, 11, 17, 13), (5, 7, 9, 21), (3, 971, 32, 32), (2, 2000, 16, 24)]
+    shapes += [(1, 971, 32, 32), (1, 68, 64, 64), (4, 68, 24, 40)]
+    for pictures, landmarks, height, width in shapes:
+        some_maps = Maps(
+            torch.randn(pictures, 4, height, width),
+            torch.randn(landmarks, 4),
+            torch.randn(landmarks),
+        )
+        points = 20 * torch.rand(pictures, landmarks, 2)
+        found = []
+        for block_loss in (maps.loss_of_block, maps.compiled_loss_of_block):
+            leaves = Maps(*(t.clone().requires_grad_() for t in some_maps))
+            loss = maps.loss(
+                leaves, points, torch.ones(pictures, landmarks),
+                sigma=SIGMA, weight_map=WEIGHT_MAP, block_loss=block_loss,
+            )  # fmt: skip
+            found.append((loss.item(), Maps(*torch.autograd.grad(loss, leaves))))
+        (loss, gradients), (compiled_loss, compiled_gradients) = found
+        assert compiled_loss == pytest.approx(loss, rel=1e-5)
+        assert_close(compiled_gradients, gradients, 1e-5)
+    assert not [r for r in caplog.records if r.name == "heatmap"]  # compiled indeed
+    # one for several pictures, one for a single one
+    assert 1 <= counted["unique_graphs"] - before <= 2
+
+
+WITHOUT_COMPILER = """
+import logging, torch
+logging.basicConfig(format="%(message)s")
+from heatmap import maps
+some = maps.Maps(torch.randn(2, 4, 9, 7, requires_grad=True), torch.randn(5, 4), torch.randn(5))
+points, weights = 7 * torch.rand(2, 5, 2), torch.ones(2, 5)
+one, other, again = (
+    maps.loss(some, points, weights, sigma=1.5, block_loss=f).item()
+    for f in (maps.loss_of_block, maps.compiled_loss_of_block, maps.compiled_loss_of_block)
+)
+assert one == other == again
+"""
+
+
+@pytest.mark.slow
+def test_without_a_compiler_it_runs_as_it_is_and_says_so_once(tmp_path: Any) -> None:
+    environment = {"CXX": str(tmp_path / "no-compiler"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_COMPILER],
+        env=os.environ | environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("loss_of_block is not compiled and runs slower") == 1
+    assert "--train.compile off" in done.stderr
+
+
 # decoding
+
+
+@pytest.mark.parametrize("decoder", ["window", "parabola", "global"])
+def test_every_decoder_is_that_of_whole_maps(problem: Any, decoder: str, block_values: int) -> None:
+    some_maps = cast(problem[0], torch.float32)
+    decoded = maps.decode(some_maps, SIGMA, decoder)
+    expected = codec.decode(maps.whole(some_maps), SIGMA, decoder)
+    assert (decoded.points_heatmap - expected.points_heatmap).abs().max() < 1e-4
+
+
+def test_soft_argmax_and_its_gradient_are_those_of_whole_maps(problem: Any) -> None:
+    steepness = torch.rand(PICTURES, LANDMARKS, dtype=torch.float64) + 0.5
+    direction = torch.randn(PICTURES, LANDMARKS, 2, dtype=torch.float64)
+    gradients = []
+    for function in (maps.soft_argmax, lambda some, k: codec.soft_argmax(maps.whole(some), k)):
+        leaves = Maps(*(t.clone().requires_grad_() for t in problem[0]))
+        points, covariance = function(leaves, steepness)
+        value = (points * direction).sum() + covariance.sum()
+        gradients.append((points, covariance, *torch.autograd.grad(value, leaves[:2])))
+    for one, other in zip(*gradients, strict=True):
+        assert torch.allclose(one, other, rtol=1e-9, atol=1e-9)
+
+
+def test_in_single_precision_soft_argmax_errs_by_less_than_a_ten_thousandth(problem: Any) -> None:
+    points, _ = maps.soft_argmax(cast(problem[0], torch.float32), 2.0)
+    expected, _ = codec.soft_argmax(maps.whole(problem[0]), 2.0)
+    assert (points - expected).abs().max() < 1e-4
 
 
 def test_decoding_is_that_of_whole_maps(problem: Any, block_values: int) -> None:
@@ -312,3 +473,48 @@ def test_holding_whole_maps_would_be_noticed(many_maps: Maps) -> None:
     with LargestTensor() as largest, torch.no_grad():
         maps.whole(many_maps)
     assert largest.num_values == PICTURES * MANY_LANDMARKS * MAP
+
+
+def test_soft_argmax_never_makes_the_maps(many_maps: Maps) -> None:
+    with LargestTensor() as largest:
+        maps.soft_argmax(many_maps, 1.0)[0].sum().backward()
+    assert largest.num_values < MANY_LANDMARKS * MAP
+
+
+PEAK = """
+import re, sys, torch
+from heatmap import maps
+landmarks, compiled = int(sys.argv[1]), sys.argv[2] == "compiled"
+block_loss = maps.compiled_loss_of_block if compiled else maps.loss_of_block
+
+def peak_mib(pictures, landmarks, height, width, channels=128):
+    features = torch.randn(pictures, channels, height, width)
+    features = features.contiguous(memory_format=torch.channels_last).requires_grad_()
+    embeddings = torch.randn(landmarks, channels, requires_grad=True)
+    bias = torch.zeros(landmarks, requires_grad=True)
+    points, weights = width * torch.rand(pictures, landmarks, 2), torch.ones(pictures, landmarks)
+    before = resident_mib("VmRSS")
+    some = maps.Maps(features, embeddings, bias)
+    maps.loss(some, points, weights, sigma=1.5, weight_map=10.0, block_loss=block_loss).backward()
+    gradients = sum(t.grad.nbytes for t in some)
+    return resident_mib("VmHWM") - before - gradients / 2**20
+
+def resident_mib(which):
+    with open("/proc/self/status") as status:
+        return int(re.search(which + r":\\s+(\\d+) kB", status.read())[1]) / 1024
+
+peak_mib(2, 3, 5, 7), peak_mib(1, 3, 5, 7)  # libraries, threads and compiled code are not counted
+print(peak_mib(8, landmarks, 64, 64))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize("how", ["eager", "compiled"])
+@pytest.mark.parametrize("landmarks", [1, 971, 10_000])
+def test_the_loss_takes_less_than_64_mib_beyond_its_gradients(landmarks: int, how: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, str(landmarks), how],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert 0 < float(done.stdout) < 64

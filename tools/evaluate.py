@@ -14,6 +14,7 @@ def evaluate(
     *,
     data: Path | None = None,
     solution: Path | None = None,
+    decoder: Literal["window", "parabola", "global"] | None = None,
     json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
@@ -24,6 +25,7 @@ def evaluate(
         data: contest folder; by default the one the run was trained on. Of other data all labelled
             pictures are scored.
         solution: the withheld answers that a submission is scored against, as Kaggle would.
+        decoder: how the maps become points, if not as in the run's training.
         json_file: also write the scores here.
         device: where the network runs.
     """
@@ -41,7 +43,7 @@ def evaluate(
         from heatmap.evaluate import evaluate_run, table
         from heatmap.run import chosen_device
 
-        scores, folder = evaluate_run(what, data, chosen_device(device))
+        scores, folder = evaluate_run(what, data, chosen_device(device), decoder)
         print(f"{table(scores)}\nper picture: {folder / 'per_image.csv'}")
     if json_file is not None:
         from heatmap.files import write_json

@@ -30,7 +30,8 @@ class UNetNetwork(Network):
     def __init__(self, model: config.UNet, num_landmarks: int) -> None:
         super().__init__(num_landmarks)
         self.stride, self.sigma, self.weight_map = model.stride, model.sigma, model.weight_map
-        self.pointwise, self.landmark_decoder = POINTWISE[model.loss], model.decoder
+        self.pointwise = POINTWISE[model.loss]
+        self.landmark_decoder: str = model.decoder
         self.encoder, channels = load_encoder(model.encoder, model.weights)
         num_blocks = NUM_BLOCKS[model.stride]
         self.decoder = UnetDecoder(
