@@ -260,6 +260,7 @@ def _loss_and_gradients(
                 for of_picture in slope @ pixels.mT:
                     of_embeddings += of_picture
                 of_bias += slope.sum((0, 2))
+        del targets  # before the next ones are made
     gradients = () if of_features is None else (of_features, of_embeddings, of_bias)
     return total.to(dtype), tuple(g.to(t.dtype) for g, t in zip(gradients, maps, strict=False))
 
