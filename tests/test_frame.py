@@ -225,3 +225,11 @@ def test_covariances_come_home_as_the_points_around_them_do() -> None:
     home = here.covariance_to_image(covariance(points_crop).float())
     assert home.shape == (3, 5, 2, 2)
     assert torch.allclose(home, covariance(points_image), rtol=1e-5, atol=1e-5)
+
+
+def test_the_area_of_a_crop_pixel_is_that_of_its_square_in_the_photograph() -> None:
+    crop = frame.cover((300, 200), (96, 64))
+    corners = crop.to_image(torch.tensor([[3.0, 5.0], [4.0, 5.0], [3.0, 6.0]]))
+    (a, b), (c, d) = (corners[1:] - corners[0]).tolist()
+    assert crop.pixel_area().item() == pytest.approx(abs(a * d - b * c), rel=1e-12)
+    assert crop.pixel_area().item() == pytest.approx(3.125**2)

@@ -1,6 +1,7 @@
 import json
 import logging
 import math
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -28,11 +29,12 @@ from heatmap.config import (
 )
 from heatmap.contest import Folder, write_landmarks
 from heatmap.faces import draw_face
-from heatmap.networks import UNetNetwork
+from heatmap.networks import DirectNetwork, UNetNetwork
 from heatmap.predict import predict
 from heatmap.record import read_metrics
 from heatmap.run import Run, prepare
-from heatmap.samples import shuffled_batches
+from heatmap.samples import load, shuffled_batches
+from heatmap.stopwatch import Stopwatch
 
 NUM_TRAINING, BATCH = 9, 2
 STEPS_AN_EPOCH = NUM_TRAINING // BATCH
@@ -201,6 +203,52 @@ def test_every_optimizer_brings_the_loss_down(tiny: Experiment, tmp_path: Path, 
     trained(replace(tiny, optimizer=Optimizer(kind=kind, lr=lr)), tmp_path)
     first, last = read_metrics(tmp_path)
     assert last["train/loss"] < 0.9 * first["train/loss"]
+
+
+def gradients_of_a_step(experiment: Experiment) -> list[torch.Tensor]:
+    """Of the first training batch, with the network's running statistics instead of the batch's."""
+    run = prepare(experiment)
+    run.network.eval()
+    batches = shuffled_batches(run.training_rows, experiment.train.batch, 0, 0)
+    sample = next(iter(load(run.training, batches[:1], 0, run.device)))
+    train.step(run, run.network, sample, Stopwatch(run.device), time.monotonic())
+    return [p.grad for p in run.network.parameters() if p.grad is not None]
+
+
+def test_a_batch_in_parts_has_the_gradient_of_the_whole(tiny: Experiment) -> None:
+    whole, parts = (
+        gradients_of_a_step(replace(tiny, train=replace(tiny.train, batch=6, accumulate=count)))
+        for count in (1, 3)
+    )
+    for one, other in zip(whole, parts, strict=True):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-5 * one.abs().max().item())
+
+
+def test_pixel_weights_make_errors_count_in_the_photographs_pixels(
+    tiny: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = []
+
+    def spy(network: DirectNetwork, output: Any, points_crop: Any, weights: Any) -> Any:
+        given.append(weights)
+        return plain(network, output, points_crop, weights)
+
+    plain = DirectNetwork.loss
+    monkeypatch.setattr(DirectNetwork, "loss", spy)
+    still = replace(
+        tiny,
+        augment=Augment(),
+        model=Direct(encoder=ENCODER, weights="none"),
+        train=replace(tiny.train, pixel_weights=True),
+    )
+    gradients_of_a_step(still)
+    run = prepare(still)
+    rows = shuffled_batches(run.training_rows, BATCH, 0, 0)[0]
+    for row, weights in zip(rows, given[0], strict=True):
+        image_from_crop = run.validation[row].image_from_crop
+        labelled = torch.from_numpy(np.isfinite(run.table.points_image[row]).all(-1))
+        area = image_from_crop[0, 0] * image_from_crop[1, 1]
+        assert torch.allclose(weights.double(), labelled * area, rtol=1e-6)
 
 
 def test_the_row_holds_the_mean_loss_of_its_epoch(
