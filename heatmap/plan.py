@@ -26,6 +26,9 @@ from heatmap.run import optimizer_for
 # heap's gaps grow with the step, compiler and data do not; bf16 is worked off in float32 copies.
 CPU_GAPS, CPU_FIXED, CPU_COPIES = 1.13, 130 * 2**20, 0.7
 
+# Blocks of maps that the loss holds at once: heights, slopes and a product, or every intermediate.
+BLOCKS_COMPILED, BLOCKS_EAGER = 3, 10
+
 MIB = 2**20
 
 
@@ -37,8 +40,6 @@ def peak_bytes(experiment: Experiment, num_landmarks: int, device: torch.device)
     """
     bare = replace(experiment.model, weights="none")
     network = networks.build(bare, experiment.crop, num_landmarks)
-    if isinstance(network, networks.UNetNetwork) and experiment.train.compile != "off":
-        network.block_loss = _fused_block
     fake = FakeTensorMode()
     _make_fake(network, fake, device)
     with fake, _Live() as live:
@@ -129,17 +130,38 @@ def _step(
         rows = slice(part, None, train.accumulate)
         with autocast(device, train.precision):
             output = network(images[rows])
-        network.loss(output, points_crop[rows], weights[rows]).backward()
+        if isinstance(output, maps.Maps):  # all blocks are alike: one tells as much as a thousand
+            values = min(maps.block_values(output.features), _map_values(output))
+            copies = BLOCKS_EAGER if train.compile == "off" else BLOCKS_COMPILED
+            loss = _LossOfOneBlock.apply(*output, copies * values)
+        else:
+            loss = network.loss(output, points_crop[rows], weights[rows])
+        loss.backward()
         del output
     nn.utils.clip_grad_norm_(network.parameters(), experiment.optimizer.clip_norm or 1.0)
     optimizer.step()
 
 
-def _fused_block(
-    heights: Tensor, targets: maps.Targets, pointwise: maps.Pointwise
-) -> tuple[Tensor, Tensor]:
-    """The tensors that the compiled arithmetic of a block makes."""
-    return heights.new_empty(heights.shape[:2]), torch.empty_like(heights)
+class _LossOfOneBlock(torch.autograd.Function):
+    """Makes the tensors that `maps.loss` makes, for one block."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, features: Tensor, embeddings: Tensor, bias: Tensor, block_values: int
+    ) -> Tensor:
+        ctx.gradients = [torch.empty_like(t) for t in (features, embeddings, bias)]
+        torch.empty(block_values, device=features.device)
+        return torch.zeros((), device=features.device)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        gradients, ctx.gradients = ctx.gradients, None
+        return (*gradients, None)
+
+
+def _map_values(output: maps.Maps) -> int:
+    pictures, _, height, width = output.features.shape
+    return pictures * len(output.bias) * height * width
 
 
 def _make_fake(network: nn.Module, fake: FakeTensorMode, device: torch.device) -> None:

@@ -8,6 +8,8 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Compiling takes seconds in every process that a test starts; the tests of it switch it on.
+os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
 os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
 
 from pathlib import Path

@@ -309,8 +309,9 @@ def test_parts_of_a_batch_add_up_to_its_gradient(problem: Any) -> None:
 
 @pytest.mark.slow
 def test_the_compiled_loss_is_the_same_and_compiled_few_times_for_all_shapes(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(torch._dynamo.config, "disable", False)
     torch._dynamo.reset()
     counted = torch._dynamo.utils.counters["stats"]
     before = counted["unique_graphs"]
@@ -355,7 +356,11 @@ assert one == other == again
 
 @pytest.mark.slow
 def test_without_a_compiler_it_runs_as_it_is_and_says_so_once(tmp_path: Any) -> None:
-    environment = {"CXX": str(tmp_path / "no-compiler"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    environment = {
+        "TORCH_COMPILE_DISABLE": "0",
+        "CXX": str(tmp_path / "no-compiler"),
+        "TORCHINDUCTOR_CACHE_DIR": str(tmp_path),
+    }
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_COMPILER],
         env=os.environ | environment, capture_output=True, text=True,
@@ -515,6 +520,7 @@ print(peak_mib(8, landmarks, 64, 64))
 def test_the_loss_takes_less_than_64_mib_beyond_its_gradients(landmarks: int, how: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", PEAK, str(landmarks), how],
+        env=os.environ | {"TORCH_COMPILE_DISABLE": "0"},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert 0 < float(done.stdout) < 64

@@ -21,11 +21,7 @@ class UNetNetwork(Network):
 
     Source: Ronneberger, Fischer, Brox 2015, https://arxiv.org/abs/1505.04597, in smp's form; the
     1 x 1 convolution at its end is kept apart as `embeddings` and `bias`.
-
-    block_loss: the arithmetic of a block of maps, where it is not the one of `compiled_parts`.
     """
-
-    block_loss: maps.BlockLoss | None = None
 
     def __init__(self, model: config.UNet, num_landmarks: int) -> None:
         super().__init__(num_landmarks)
@@ -61,11 +57,10 @@ class UNetNetwork(Network):
             sigma=self.sigma,
             weight_map=self.weight_map,
             pointwise=self.pointwise,
-            block_loss=self.block_loss or self._block_loss(),
+            block_loss=maps.loss_of_block
+            if self.compiled_parts == "off"
+            else maps.compiled_loss_of_block,
         )
-
-    def _block_loss(self) -> maps.BlockLoss:
-        return maps.loss_of_block if self.compiled_parts == "off" else maps.compiled_loss_of_block
 
     def decode(self, output: Maps) -> CropPrediction:
         """What the decoder reads off the maps, in crop pixels."""
