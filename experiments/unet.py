@@ -7,7 +7,7 @@ Cost     On 2 CPU cores, resnet18 at 128 px, 68 landmarks: 146 to 265 s an epoch
 Outcome  faces68, random weights, 30 minutes on 2 CPU cores, validation by person: 5.50 px² (mean
          shape: 127.35), with --model.weights none --model.encoder resnet18 --model.width 68
          --train.batch 16 --train.epochs 1000 --train.max-minutes 30. The score was still falling:
-         these were 8 epochs.
+         these were 8 epochs. Stride, width, sigma, weight map and decoder: experiments/README.md.
 """
 
 from heatmap.config import Augment, Experiment, Optimizer, Train, UNet

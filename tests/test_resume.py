@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from heatmap import checkpoint
+from heatmap import checkpoint, distributed
 from heatmap.contest import Folder, read_landmarks, write_landmarks
 from heatmap.record import read_metrics
 
@@ -107,6 +107,11 @@ def before_call(n: int, owner: Any, name: str) -> None:
     setattr(owner, name, lambda *a, **k: die() if next(calls) == n else original(*a, **k))
 
 
+def before_update(n: int) -> None:
+    """Has this process killed in the n-th step, when the gradient is there and not yet used."""
+    before_call(n, distributed, "mean")
+
+
 def inside_checkpoint(n: int) -> None:
     """Has this process killed when half of its n-th checkpoint is written."""
     calls, original = itertools.count(1), torch.save
@@ -173,7 +178,7 @@ def test_another_seed_does_change_it(
 def test_killed_at_a_step_and_resumed(
     start: Callable[..., None], uninterrupted: Path, tmp_path: Path, step: int, workers: int
 ) -> None:
-    kill = partial(before_call, step, torch.optim.AdamW, "step")
+    kill = partial(before_update, step)
     start(tmp_path / "run", "--data.workers", str(workers), kill=kill)
     resume(tmp_path / "run")
     assert_same(tmp_path / "run", uninterrupted)
@@ -207,7 +212,7 @@ def test_killed_before_a_file_takes_its_place(
 def test_killed_again_and_again(
     start: Callable[..., None], uninterrupted: Path, tmp_path: Path
 ) -> None:
-    second_step = partial(before_call, 2, torch.optim.AdamW, "step")
+    second_step = partial(before_update, 2)
     start(tmp_path / "run", kill=second_step)
     for _ in range(5):
         resume(tmp_path / "run", kill=second_step)
@@ -227,7 +232,7 @@ def test_a_finished_run_is_left_as_it_is(uninterrupted: Path) -> None:
 def test_a_killed_run_keeps_its_id_in_weights_and_biases(
     start: Callable[..., None], tmp_path: Path
 ) -> None:
-    kill = partial(before_call, 3, torch.optim.AdamW, "step")
+    kill = partial(before_update, 3)
     start(tmp_path / "run", kill=kill)
     before = json.loads((tmp_path / "run" / "wandb.json").read_text())["id"]
     assert checkpoint.load(tmp_path / "run" / "last.pt").wandb_id == before
@@ -245,7 +250,7 @@ def test_resuming_needs_no_start_weights(
         if name.startswith("encoder.")
     }
     torch.save(encoder, tmp_path / "start.pt")
-    kill = partial(before_call, 3, torch.optim.AdamW, "step")
+    kill = partial(before_update, 3)
     start(tmp_path / "run", "--model.weights", str(tmp_path / "start.pt"), kill=kill)
     (tmp_path / "start.pt").unlink()
     resume(tmp_path / "run")
