@@ -28,7 +28,7 @@ class Stubborn(Network):
         super().__init__(len(points_crop))
         self.points_crop, self.has_peaks = points_crop.float(), has_peaks
 
-    def forward(self, images: Tensor) -> Tensor:
+    def layers(self, images: Tensor) -> Tensor:
         assert not self.training
         return images.mean((1, 2, 3))
 
