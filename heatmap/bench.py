@@ -35,7 +35,7 @@ except ImportError:
     dsntnn = None
 
 SIGMA, WEIGHT_MAP = 1.5, 10.0
-BETA = 20.0  # of the peers' softmax; the best of 12 to 60 for a peak of 0.8 (CONTEST-like noise)
+BETA = 20.0  # of the peers' softmax: lower pulls points to the middle, higher to the pixel grid
 OURS, PEER, LIMIT = "ours", "peer", "limit"
 
 

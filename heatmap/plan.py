@@ -22,7 +22,7 @@ from heatmap.config import Experiment
 from heatmap.predict import autocast
 from heatmap.run import optimizer_for
 
-# On CPUs, as measured on 16 trainings with 4 encoders (AMD EPYC with AVX2, torch 2.14, glibc): the
+# On CPUs, fitted to 12 bare steps and 4 trainings (AMD EPYC with AVX2, torch 2.14, glibc): the
 # heap's gaps grow with the step, compiler and data do not; bf16 is worked off in float32 copies.
 CPU_GAPS, CPU_FIXED, CPU_COPIES = 1.13, 130 * 2**20, 0.7
 
