@@ -257,8 +257,7 @@ def _loss_and_gradients(
             total += (value * targets.weights).sum(dtype=torch.float64)
             if of_features is not None:
                 of_features[some, :, rows, columns] = (embeddings.T @ slope).view_as(tile)
-                for of_picture in slope @ pixels.mT:
-                    of_embeddings += of_picture
+                of_embeddings.addbmm_(slope, pixels.mT)
                 of_bias += slope.sum((0, 2))
         del targets  # before the next ones are made
     gradients = () if of_features is None else (of_features, of_embeddings, of_bias)

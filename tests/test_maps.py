@@ -309,32 +309,32 @@ def test_parts_of_a_batch_add_up_to_its_gradient(problem: Any) -> None:
 
 @pytest.mark.slow
 def test_the_compiled_loss_is_the_same_and_compiled_few_times_for_all_shapes(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(torch._dynamo.config, "disable", False)
     torch._dynamo.reset()
     counted = torch._dynamo.utils.counters["stats"]
     before = counted["unique_graphs"]
     shapes = [(3, 11, 17, 13), (2, 11, 17, 13), (5, 7, 9, 21), (3, 971, 32, 32), (2, 2000, 16, 24)]
     shapes += [(1, 971, 32, 32), (1, 68, 64, 64), (4, 68, 24, 40)]
-    for pictures, landmarks, height, width in shapes:
-        some_maps = Maps(
-            torch.randn(pictures, 4, height, width),
-            torch.randn(landmarks, 4),
-            torch.randn(landmarks),
-        )
-        points = 20 * torch.rand(pictures, landmarks, 2)
-        found = []
-        for block_loss in (maps.loss_of_block, maps.compiled_loss_of_block):
-            leaves = Maps(*(t.clone().requires_grad_() for t in some_maps))
-            loss = maps.loss(
-                leaves, points, torch.ones(pictures, landmarks),
-                sigma=SIGMA, weight_map=WEIGHT_MAP, block_loss=block_loss,
-            )  # fmt: skip
-            found.append((loss.item(), Maps(*torch.autograd.grad(loss, leaves))))
-        (loss, gradients), (compiled_loss, compiled_gradients) = found
-        assert compiled_loss == pytest.approx(loss, rel=1e-5)
-        assert_close(compiled_gradients, gradients, 1e-5)
+    with torch._dynamo.config.patch(disable=False):
+        for pictures, landmarks, height, width in shapes:
+            some_maps = Maps(
+                torch.randn(pictures, 4, height, width),
+                torch.randn(landmarks, 4),
+                torch.randn(landmarks),
+            )
+            points = 20 * torch.rand(pictures, landmarks, 2)
+            found = []
+            for block_loss in (maps.loss_of_block, maps.compiled_loss_of_block):
+                leaves = Maps(*(t.clone().requires_grad_() for t in some_maps))
+                loss = maps.loss(
+                    leaves, points, torch.ones(pictures, landmarks),
+                    sigma=SIGMA, weight_map=WEIGHT_MAP, block_loss=block_loss,
+                )  # fmt: skip
+                found.append((loss.item(), Maps(*torch.autograd.grad(loss, leaves))))
+            (loss, gradients), (compiled_loss, compiled_gradients) = found
+            assert compiled_loss == pytest.approx(loss, rel=1e-5)
+            assert_close(compiled_gradients, gradients, 1e-5)
     assert not [r for r in caplog.records if r.name == "heatmap"]  # compiled indeed
     # one for several pictures, one for a single one
     assert 1 <= counted["unique_graphs"] - before <= 2
@@ -508,7 +508,9 @@ def resident_mib(which):
     with open("/proc/self/status") as status:
         return int(re.search(which + r":\\s+(\\d+) kB", status.read())[1]) / 1024
 
-peak_mib(2, 3, 5, 7), peak_mib(1, 3, 5, 7)  # libraries, threads and compiled code are not counted
+# libraries, threads and compiled code are not counted: several pictures, one, and one row of one
+for pictures, height in ((2, 5), (1, 5), (1, 1)):
+    peak_mib(pictures, min(landmarks, 3), height, 7)
 print(peak_mib(8, landmarks, 64, 64))
 """
 
@@ -516,11 +518,14 @@ print(peak_mib(8, landmarks, 64, 64))
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
 @pytest.mark.parametrize("how", ["eager", "compiled"])
-@pytest.mark.parametrize("landmarks", [1, 971, 10_000])
-def test_the_loss_takes_less_than_64_mib_beyond_its_gradients(landmarks: int, how: str) -> None:
+@pytest.mark.parametrize(("landmarks", "most"), [(1, 12), (971, 64), (10_000, 64)])
+def test_the_loss_takes_less_than_64_mib_beyond_its_gradients(
+    landmarks: int, most: float, how: str
+) -> None:
+    """The features alone are 16 MiB, so for one landmark not even a copy of them has room."""
     done = subprocess.run(
         [sys.executable, "-c", PEAK, str(landmarks), how],
         env=os.environ | {"TORCH_COMPILE_DISABLE": "0"},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert 0 < float(done.stdout) < 64
+    assert 0 < float(done.stdout) < most
