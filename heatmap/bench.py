@@ -8,9 +8,12 @@ the contestants' code is written, in operations on whole maps.
 
 import random
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -52,6 +55,18 @@ class Settings:
     size: int
     seconds: float
     encoder: str
+
+
+@contextmanager
+def spinning(count: int) -> Iterator[None]:
+    """As many other processes that take all of a core's time, as loading workers do."""
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
 
 
 @dataclass(frozen=True)
@@ -337,9 +352,7 @@ def _networks(settings: Settings) -> tuple[dict[int, networks.Network], Tensor, 
     built = {}
     for count in (1, settings.landmarks):
         torch.manual_seed(0)
-        network = networks.build(model, config.Crop(), count).to(settings.device)
-        network.compiled_parts = "loss"
-        built[count] = network
+        built[count] = networks.build(model, config.Crop(), count).to(settings.device)
     images = torch.rand(settings.batch, 3, 128, 128, device=settings.device)
     points = 128 * torch.rand(settings.batch, settings.landmarks, 2, device=settings.device)
     weights = torch.ones(settings.batch, settings.landmarks, device=settings.device)
@@ -351,15 +364,21 @@ def _precision(settings: Settings) -> Literal["fp32", "bf16"]:
 
 
 def step(settings: Settings) -> Iterator[list[Result]]:
-    """A training step of the U-Net on 128 x 128 pictures at stride 4: all landmarks against one."""
+    """A training step of the U-Net on 128 x 128 pictures at stride 4: all landmarks against one.
+
+    Every choice of `--train.compile` is in the race.
+    """
     built, images, points, weights = _networks(settings)
     optimizers = {n: torch.optim.AdamW(built[n].parameters(), 1e-4, fused=True) for n in built}
     precision = _precision(settings)
 
     def training(
-        count: int, loss_of: Callable[[networks.Network, Maps], Tensor]
+        count: int,
+        loss_of: Callable[[networks.Network, Maps], Tensor],
+        compiled_parts: str = "loss",
     ) -> Callable[[], None]:
         def action() -> None:
+            built[count].compiled_parts = compiled_parts
             optimizers[count].zero_grad()
             with autocast(settings.device, precision):
                 output = built[count](images)
@@ -379,7 +398,15 @@ def step(settings: Settings) -> Iterator[list[Result]]:
 
     name = f"{settings.landmarks} landmarks"
     contenders = [
-        Contender(name, OURS, training(settings.landmarks, ours), pictures=settings.batch),
+        *(
+            Contender(
+                f"{name}, compile {parts}",
+                OURS,
+                training(settings.landmarks, ours, parts),
+                pictures=settings.batch,
+            )
+            for parts in ("loss", "off", "all")
+        ),
         Contender(
             f"{name}, loss as printed",
             PEER,
@@ -527,6 +554,7 @@ def step_profile(settings: Settings, rows: int = 15) -> str:
     """What a training step with all landmarks spends its time on, as torch.profiler tells it."""
     built, images, points, weights = _networks(settings)
     network = built[settings.landmarks]
+    network.compiled_parts = "loss"
     optimizer = torch.optim.AdamW(network.parameters(), 1e-4, fused=True)
 
     def action() -> None:

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,8 +23,9 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
 def test_one_command_races_peers_and_limits(tmp_path: Path) -> None:
     out = tmp_path / "bench.json"
     small = "--batch", 2, "--landmarks", 7, "--size", 16, "--seconds", 0.01
-    done = run("decode", *small, "--device", "cpu", "--json", out, "--markdown")
+    done = run("decode", *small, "--device", "cpu", "--busy-cores", 1, "--json", out, "--markdown")
     assert done.returncode == 0, done.stderr
+    assert "busy cores: 1" in done.stdout
     assert "| decode 2×7×16×16" in done.stdout
     results = json.loads(out.read_text())["results"]
     assert [r["kind"] for r in results].count("peer") == 2
@@ -57,8 +59,22 @@ def test_the_printed_loss_is_the_one_that_is_raced() -> None:
     assert loss.sum().item() / heights.numel() == pytest.approx(printed.item(), rel=1e-5)
 
 
+@pytest.mark.skipif(not Path("/proc").exists(), reason="needs Linux's /proc")
+def test_other_processes_spin_while_it_measures_and_no_longer() -> None:
+    before = set(_children())
+    with bench.spinning(2):
+        started = set(_children()) - before
+        assert len(started) == 2
+    assert not started & set(_children())
+
+
+def _children() -> list[str]:
+    return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+
+
 def test_wrong_sizes_are_refused() -> None:
     done = run("decode", "--batch", 0)
     assert done.returncode == 1
     assert "must be positive" in done.stderr
+    assert "must not be negative" in run("decode", "--busy-cores", -1).stderr
     assert run("decoed").returncode == 2

@@ -20,6 +20,7 @@ def bench(
     batch: tuple[int, ...] = (),
     encoder: str = "resnet34",
     seconds: float = 4.0,
+    busy_cores: int = 0,
     json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
     markdown: bool = False,
 ) -> None:
@@ -32,11 +33,12 @@ def bench(
         batch: pictures; on CUDA 64 and 256 for decode and loss and 64 else, on CPUs 8.
         encoder: of step, predict and data.
         seconds: of measuring, for every contender.
+        busy_cores: this many other processes spin meanwhile, each on a core of its own.
         json_file: also write the results here.
         markdown: print tables for a README.
     """
     from heatmap import machine
-    from heatmap.bench import RACES, Settings, step_profile, table, to_json
+    from heatmap.bench import RACES, Settings, spinning, step_profile, table, to_json
     from heatmap.files import write_json
     from heatmap.run import chosen_device
 
@@ -44,12 +46,15 @@ def bench(
     on_gpu = where.type == "cuda"
     if landmarks < 1 or any(n < 1 for n in (*size, *batch)) or seconds <= 0:
         raise ValueError("--landmarks, --size, --batch and --seconds must be positive")
+    if busy_cores < 0:
+        raise ValueError(f"--busy-cores must not be negative, not {busy_cores}")
     sizes = size or ((64, 128) if on_gpu else (64,))
     batches = batch or ((64, 256) if on_gpu else (8,))
     about = machine.describe(where)
     print(
         f"{about['processor']}, {about['cpu_cores']} cores, torch {about['torch']} with "
-        f"{about['threads']} threads, {about['date']}, commit {about['commit']}\n"
+        f"{about['threads']} threads, {about['date']}, commit {about['commit']}"
+        f"{f', busy cores: {busy_cores}' if busy_cores else ''}\n"
     )
     results = []
     for name in RACES if what == "all" else (what,):
@@ -64,9 +69,10 @@ def bench(
                     seconds=seconds,
                     encoder=encoder,
                 )
-                for part in RACES[name](settings):
-                    print(table(part, markdown=markdown), flush=True)
-                    results += part
+                with spinning(busy_cores):
+                    for part in RACES[name](settings):
+                        print(table(part, markdown=markdown), flush=True)
+                        results += part
         if name == "step" and on_gpu:
             print(step_profile(settings))
     if json_file is not None:
