@@ -49,11 +49,19 @@ def gaussian_factors(
     Returns:
         along_y (..., H) and along_x (..., W), in [0, 1], of the points' dtype.
     """
+    along_y, along_x = log_gaussian_factors(points_heatmap, height, width, sigma)
+    return along_y.exp(), along_x.exp()
+
+
+def log_gaussian_factors(
+    points_heatmap: Tensor, height: int, width: int, sigma: float
+) -> tuple[Tensor, Tensor]:
+    """The logarithms of `gaussian_factors`, which stay finite far from the landmark."""
 
     def factor(centre: Tensor, size: int) -> Tensor:
         centre = centre.clamp(-REACH * sigma, size - 1 + REACH * sigma)
         grid = torch.arange(size, dtype=centre.dtype, device=centre.device)
-        return torch.exp(-0.5 * ((grid - centre[..., None]) / sigma).square())
+        return -0.5 * ((grid - centre[..., None]) / sigma).square()
 
     return factor(points_heatmap[..., 1], height), factor(points_heatmap[..., 0], width)
 
@@ -86,6 +94,8 @@ def decode(heatmaps: Tensor, sigma: float, decoder: str = "window") -> Decoded:
     parabola: the vertex of a parabola through the logarithms of the peak and its two neighbours,
         along each axis. Exact for a Gaussian, cheapest, most sensitive to noise.
     global: `soft_argmax` over the whole map, with the temperature that follows the peak's height.
+    softmax: `soft_argmax` over the whole map with the steepness of a peak of height 1, whatever
+        the height: what a network that is trained through `soft_argmax` itself expects.
 
     A map without any positive value has its peak pixel as its point (window and parabola).
 
@@ -106,6 +116,9 @@ def decode(heatmaps: Tensor, sigma: float, decoder: str = "window") -> Decoded:
             steepness = sharpness(height, width, sigma)
             points, covariance = soft_argmax(maps, steepness / windows.peak.clamp_min(FAINT))
             decoded = Decoded(points, windows.peak, steepness * covariance)
+        case "softmax":
+            points, covariance = soft_argmax(maps, sharpness(height, width, sigma))
+            decoded = Decoded(points, windows.peak, covariance)
         case _:
             raise AssertionError(f"there is no decoder {decoder!r}")
     return Decoded(*(part.reshape(leading + part.shape[1:]) for part in decoded))
@@ -128,9 +141,9 @@ def window_radius(sigma: float, decoder: str) -> int:
     """Half width of the window that a decoder looks at.
 
     2.5 sigma for the window decoder, where squared heights have fallen to 0.2 %; 2 for the
-    parabola, whose three pixels move inwards at the border; the global one looks at no window.
+    parabola, whose three pixels move inwards at the border; the others look at no window.
     """
-    return {"window": math.ceil(2.5 * sigma), "parabola": 2, "global": 0}[decoder]
+    return {"window": math.ceil(2.5 * sigma), "parabola": 2}.get(decoder, 0)
 
 
 def _around_peaks(maps: Tensor, radius: int) -> _Windows:

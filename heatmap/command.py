@@ -192,12 +192,12 @@ def _sizes(run: "Run") -> str:
         f"{parameters / 1e6:.2f} M parameters, {run.device}",
         f"steps         {run.batches_per_epoch} an epoch, at most {run.total_steps}",
     ]
-    if isinstance(experiment.model, config.UNet):
+    if isinstance(experiment.model, config.HeatmapModel):
         lines += _map_sizes(experiment, experiment.model, run.table.num_landmarks)
     return "\n".join([*lines, plan.table(experiment, run.table.num_landmarks, run.device)])
 
 
-def _map_sizes(experiment: Experiment, model: config.UNet, num_landmarks: int) -> list[str]:
+def _map_sizes(experiment: Experiment, model: config.HeatmapModel, num_landmarks: int) -> list[str]:
     height, width = experiment.crop.height // model.stride, experiment.crop.width // model.stride
     lines = [f"heatmaps      {num_landmarks} of {height} x {width}, sigma {model.sigma}"]
     needed = min(num_landmarks, round(0.25 * height * width / model.sigma**2))

@@ -85,9 +85,12 @@ class Augment:
             _check(getattr(self, name) <= 1, f"augment.{name} is a fraction of at most 1")
 
 
+PointLoss = Literal["mse", "mae", "smooth_l1", "wing"]
+
+
 @dataclass(frozen=True, kw_only=True)
-class UNet:
-    """The heatmap road: a U-Net whose features, times an embedding a landmark, are heatmaps."""
+class HeatmapModel:
+    """What every network of the heatmap road has: features, times an embedding a landmark."""
 
     encoder: str = "resnet34"
     """Any encoder of segmentation_models_pytorch, or tu-NAME for one of timm's."""
@@ -100,30 +103,90 @@ class UNet:
     than there are landmarks) the maps cannot show every landmark sharply."""
     sigma: float = 1.5
     """Standard deviation of the target Gaussians in heatmap pixels."""
-    loss: Literal["adaptive_wing", "mse"] = "adaptive_wing"
-    """Of every heatmap pixel."""
+    loss: Literal["adaptive_wing", "mse", "none"] = "adaptive_wing"
+    """Of every heatmap pixel; none trains on coordinates alone (coordinate_loss)."""
     weight_map: float = 10.0
     """Extra weight of the pixels near a landmark in the loss; 0 is the plain loss."""
-    decoder: Literal["window", "parabola", "global"] = "window"
+    coordinate_loss: PointLoss | Literal["none"] = "none"
+    """Of the soft-argmax of the maps, in crop pixels, trained end to end (integral regression)."""
+    coordinate_weight: float = 1.0
+    """Factor of the coordinate loss beside the others."""
+    divergence: float = 0.0
+    """Factor of the Jensen-Shannon divergence between the maps' softmax and the target Gaussians
+    (DSNT's regulariser)."""
+    decoder: Literal["window", "parabola", "global", "softmax"] = "window"
     """How maps become points: soft-argmax in a window round the peak, the vertex of a parabola
-    through the peak's logarithms, or soft-argmax over the whole map."""
+    through the peak's logarithms, soft-argmax over the whole map with a temperature that follows
+    the peak, or with the fixed one that coordinate_loss trains."""
 
     def __post_init__(self) -> None:
         _check(self.width >= 1, f"model.width must be at least 1, not {self.width}")
         _check(0.5 <= self.sigma <= 10, f"model.sigma must be in [0.5, 10], not {self.sigma}")
+        for name in ("weight_map", "coordinate_weight", "divergence"):
+            value = getattr(self, name)
+            _check(value >= 0, f"model.{name} must not be negative, not {value}")
+        on_coordinates = self.coordinate_loss != "none" or self.divergence > 0
         _check(
-            self.weight_map >= 0, f"model.weight_map must not be negative, not {self.weight_map}"
+            self.loss != "none" or on_coordinates,
+            "model.loss is none, so there is nothing to train on: set model.coordinate_loss",
+        )
+        _check(
+            self.loss != "none" or self.decoder == "softmax",
+            f"maps without a heatmap loss are read by model.decoder softmax, not {self.decoder}",
         )
 
 
 @dataclass(frozen=True, kw_only=True)
+class UNet(HeatmapModel):
+    """The heatmap road on any encoder, with a decoder that climbs back to the wanted stride."""
+
+    architecture: Literal["unet", "unetplusplus", "fpn", "linknet"] = "unet"
+    """Of the decoder: U-Net, U-Net++, feature pyramid or LinkNet."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.architecture == "fpn":
+            _check(
+                self.width % 32 == 0,
+                f"model.width must be a multiple of 32 for fpn, not {self.width}",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseUNet(HeatmapModel):
+    """The heatmap road by H-DenseUNet's 2-D network: a DenseNet whose raw blocks are added in."""
+
+    encoder: Literal["densenet121", "densenet161", "densenet169", "densenet201"] = "densenet161"
+    """densenet161 makes the paper's DenseUNet-167."""
+    dropout: float = 0.3
+    """Of the last stage at stride 1, as in the paper."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check(0 <= self.dropout < 1, f"model.dropout must be in [0, 1), not {self.dropout}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Direct:
-    """The direct road: encoder, pooled, linear to coordinates (the organisers' baseline)."""
+    """The direct road: encoder, pooled, fully connected to coordinates."""
 
     encoder: str = "resnet18"
     """Any encoder of segmentation_models_pytorch, or tu-NAME for one of timm's."""
     weights: str = "imagenet"
     """The encoder's start: a name of pretrained weights, a local file, or none (random)."""
+    hidden: int = 0
+    """Width of a layer with ReLU before the last one; 0 for none, as the organisers' baseline."""
+    dropout: float = 0.0
+    """Share of the last layer's inputs that is dropped in training."""
+    loss: PointLoss = "mse"
+    """Of the distances along x and y, in crop pixels."""
+
+    def __post_init__(self) -> None:
+        _check(self.hidden >= 0, f"model.hidden must not be negative, not {self.hidden}")
+        _check(0 <= self.dropout < 1, f"model.dropout must be in [0, 1), not {self.dropout}")
+
+
+Model = UNet | DenseUNet | Direct
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,7 +296,7 @@ class Experiment:
     data: Data = field(default_factory=Data)
     crop: Crop = field(default_factory=Crop)
     augment: Augment = field(default_factory=Augment)
-    model: UNet | Direct = field(default_factory=UNet)
+    model: Model = field(default_factory=UNet)
     optimizer: Optimizer = field(default_factory=Optimizer)
     schedule: Schedule = field(default_factory=Schedule)
     train: Train = field(default_factory=Train)

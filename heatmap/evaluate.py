@@ -15,7 +15,7 @@ from heatmap import contest, distributed, topology
 from heatmap.checkpoint import load_trained
 from heatmap.files import write_atomically, write_json
 from heatmap.frame import Frame
-from heatmap.networks import Network, UNetNetwork
+from heatmap.networks import HeatmapNetwork, Network
 from heatmap.predict import predict
 from heatmap.samples import Samples, load
 from heatmap.stopwatch import Stopwatch
@@ -218,7 +218,7 @@ def evaluate_run(
 
     Args:
         path: run folder or checkpoint file; data: contest folder, None for the run's own.
-        decoder: as in `config.UNet`; None for the run's own.
+        decoder: as in `config.HeatmapModel`; None for the run's own.
 
     Returns:
         The scores, as `summary` gives them, and the folder that holds them.
@@ -229,7 +229,7 @@ def evaluate_run(
     """
     trained = load_trained(path)
     if decoder is not None:
-        if not isinstance(trained.network, UNetNetwork):
+        if not isinstance(trained.network, HeatmapNetwork):
             raise ValueError(f"{path} is of a network without heatmaps; it needs no --decoder")
         trained.network.landmark_decoder = decoder
     experiment = trained.experiment

@@ -4,10 +4,14 @@ A heatmap loss returns its value and its slope, the derivative with respect to t
 because `heatmap.maps` adds up the gradient block by block while it computes the loss.
 """
 
+import math
+
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 OMEGA, THETA, EPSILON, ALPHA = 14.0, 0.5, 1.0, 2.1  # the paper's
+WING_WIDTH, WING_EPSILON = 10.0, 2.0  # in crop pixels
 FOREGROUND = 0.2  # of the dilated target: where the weight map is on
 
 
@@ -53,3 +57,27 @@ def squared(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 def squared_error(points: Tensor, truth: Tensor) -> Tensor:
     """(..., P) mean of the squared x and y distances, in square units of the points' frame."""
     return (points - truth).square().mean(-1)
+
+
+def absolute_error(points: Tensor, truth: Tensor) -> Tensor:
+    """(..., P) mean of the x and y distances, in units of the points' frame."""
+    return (points - truth).abs().mean(-1)
+
+
+def smooth_absolute_error(points: Tensor, truth: Tensor) -> Tensor:
+    """(..., P) mean over x and y of d² / 2 below d = 1 and d - 1/2 above, in the points' frame.
+
+    Source: Girshick 2015 (smooth L1), https://arxiv.org/abs/1504.08083.
+    """
+    return functional.smooth_l1_loss(points, truth, reduction="none").mean(-1)
+
+
+def wing(points: Tensor, truth: Tensor) -> Tensor:
+    """(..., P) mean over x and y of w ln(1 + d / e) below d = w and d - C above: w 10, e 2.
+
+    Source: Feng et al. 2018, https://arxiv.org/abs/1711.06753.
+    """
+    distance = (points - truth).abs()
+    near = WING_WIDTH * torch.log1p(distance / WING_EPSILON)
+    offset = WING_WIDTH - WING_WIDTH * math.log1p(WING_WIDTH / WING_EPSILON)
+    return torch.where(distance < WING_WIDTH, near, distance - offset).mean(-1)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from heatmap import codec, compiling, losses
 
@@ -200,6 +201,56 @@ def soft_argmax(maps: Maps, steepness: Tensor | float) -> tuple[Tensor, Tensor]:
         )
         mixed = functional.scaled_dot_product_attention(query, key, value, scale=1.0)
         return codec.mean_and_covariance(mixed.squeeze(-3)[..., :5], map_hw)
+
+
+def divergence(
+    maps: Maps, points_heatmap: Tensor, weights: Tensor, steepness: float, sigma: float
+) -> Tensor:
+    """The Jensen-Shannon divergence of every map's softmax from the Gaussian at its landmark.
+
+    Blocks of maps are made anew for the gradient, so that no more than one is ever held.
+
+    Args:
+        points_heatmap: (B, P, 2) in heatmap pixels; those of weight 0 may be NaN.
+        weights: (B, P) >= 0.
+        steepness: of the softmax; sigma: of the Gaussian in heatmap pixels.
+
+    Returns:
+        Scalar in nats (at most ln 2 for weights of 1), divided by pictures and landmarks, float32
+        (float64 for float64 features).
+
+    Source: Nibali et al. 2018, https://arxiv.org/abs/1801.07372.
+    """
+    with torch.autocast(maps.features.device.type, enabled=False):
+        features, embeddings, bias = _in_full_precision(maps)
+        height, width = features.shape[-2:]
+        points_heatmap = torch.where(weights[..., None] > 0, points_heatmap, 0).to(features)
+        total = features.new_zeros(())
+        most = max(1, block_values(features) // (height * width))
+        landmarks = [t.split(most, -dim) for t, dim in ((embeddings, 2), (bias, 1))]
+        pictures = max(1, most // len(bias))
+        batches = (t.split(pictures) for t in (features, points_heatmap, weights.to(features)))
+        for some, points, weighted in zip(*batches, strict=True):
+            parts = (*landmarks, points.split(most, 1), weighted.split(most, 1))
+            for rows, offsets, centres, factors in zip(*parts, strict=True):
+                total = total + checkpoint(
+                    _divergence_of_block, Maps(some, rows, offsets), centres, factors, steepness,
+                    sigma, use_reentrant=False,
+                )  # fmt: skip
+        return total / weights.numel()
+
+
+def _divergence_of_block(
+    maps: Maps, points_heatmap: Tensor, weights: Tensor, steepness: float, sigma: float
+) -> Tensor:
+    height, width = maps.features.shape[-2:]
+    found = (steepness * whole(maps)).flatten(2).log_softmax(-1)
+    factors = codec.log_gaussian_factors(points_heatmap, height, width, sigma)
+    y, x = (factor.log_softmax(-1) for factor in factors)
+    target = (y[..., :, None] + x[..., None, :]).flatten(2)
+    middle = torch.logaddexp(found, target) - math.log(2)
+    terms = found.exp() * (found - middle) + target.exp() * (target - middle)
+    return (0.5 * terms.sum(-1) * weights).sum()
 
 
 class _BlockedLoss(torch.autograd.Function):

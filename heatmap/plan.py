@@ -86,7 +86,7 @@ def _smaller(experiment: Experiment) -> Iterator[tuple[str, Experiment]]:
     if train.batch > 2 * train.accumulate:
         half = train.batch // 2 // train.accumulate * train.accumulate
         yield f"--train.batch {half}", replace(experiment, train=replace(train, batch=half))
-    if isinstance(model, config.UNet):
+    if isinstance(model, config.HeatmapModel):
         if model.stride < 4:
             coarser = replace(model, stride=2 if model.stride == 1 else 4)
             yield f"--model.stride {coarser.stride}", replace(experiment, model=coarser)

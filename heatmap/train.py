@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from heatmap import augment, distributed, evaluate, machine, plan
-from heatmap.config import Schedule, to_dict
+from heatmap.config import Model, Schedule, to_dict
 from heatmap.files import write_json
 from heatmap.maps import Maps
 from heatmap.pictures import evenly_spaced, prediction_sheet
@@ -108,7 +108,7 @@ def _epochs(run: Run, folder: Path, record: Record | None) -> dict[str, Any]:
         if record:
             row = {name: value for name, value in row.items() if value is not None}
             row |= _time_shares(watch, time.monotonic() - epoch_begin)
-            _alarm_if_black(row)
+            _alarm_if_black(run.experiment.model, row)
             if progress.finished or (progress.epoch - 1) % run.experiment.wandb.pictures_every == 0:
                 record.picture("validation", progress.step, _validation_sheet(run))
             record.log(progress.step, row)
@@ -294,8 +294,9 @@ def _not_finite(
     )
 
 
-def _alarm_if_black(row: dict[str, Any]) -> None:
-    if row.get("val/peak", 1.0) < BLACK_PEAK:
+def _alarm_if_black(model: Model, row: dict[str, Any]) -> None:
+    # a softmax alone asks for no height
+    if model.loss != "none" and row.get("val/peak", 1.0) < BLACK_PEAK:
         logger.warning(
             f"the heatmaps are nearly black: their mean peak is {row['val/peak']:.3f}, targets "
             "have 1. Likely causes: a learning rate that is too high or too low, model.weight_map "

@@ -37,6 +37,9 @@ def test_the_kind_of_the_model_is_written_down() -> None:
         "type": "Direct",
         "encoder": "resnet34",
         "weights": "imagenet",
+        "hidden": 0,
+        "dropout": 0.0,
+        "loss": "mse",
     }
 
 
@@ -80,6 +83,13 @@ WRONG = [
     (config.UNet, {"sigma": 0.4}, "model.sigma"),
     (config.UNet, {"sigma": 11}, "model.sigma"),
     (config.UNet, {"weight_map": -1}, "model.weight_map"),
+    (config.UNet, {"coordinate_weight": -1}, "model.coordinate_weight"),
+    (config.UNet, {"loss": "none"}, "nothing to train on: set model.coordinate_loss"),
+    (config.UNet, {"loss": "none", "coordinate_loss": "mse"}, "model.decoder softmax, not window"),
+    (config.UNet, {"architecture": "fpn", "width": 100}, "multiple of 32 for fpn, not 100"),
+    (config.DenseUNet, {"dropout": 1}, "model.dropout"),
+    (config.Direct, {"hidden": -1}, "model.hidden"),
+    (config.Direct, {"dropout": -0.1}, "model.dropout"),
     (config.Optimizer, {"lr": 0}, "optimizer.lr"),
     (config.Optimizer, {"weight_decay": -1}, "optimizer.weight_decay"),
     (config.Optimizer, {"momentum": 1}, "optimizer.momentum"),

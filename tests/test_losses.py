@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -111,3 +112,27 @@ def test_the_squared_error_is_the_mean_over_x_and_y() -> None:
     points = torch.tensor([[[1.0, 2.0], [0.0, 0.0], [5.0, 1.0]]])
     truth = torch.tensor([[[1.0, 2.0], [3.0, 4.0], [5.0, 3.0]]])
     assert losses.squared_error(points, truth).tolist() == [[0.0, 12.5, 2.0]]
+
+
+@pytest.mark.parametrize(
+    ("loss", "of_3", "of_16"),
+    [
+        (losses.squared_error, 9.0, 256.0),
+        (losses.absolute_error, 3.0, 16.0),
+        (losses.smooth_absolute_error, 2.5, 15.5),
+        # 10 ln(1 + 3 / 2), and 16 - (10 - 10 ln 6)
+        (losses.wing, 10 * math.log(2.5), 16 - 10 + 10 * math.log(6)),
+    ],
+)
+def test_losses_of_points_have_the_papers_values(loss: Any, of_3: float, of_16: float) -> None:
+    points = torch.tensor([[[3.0, -3.0], [16.0, -16.0], [0.0, 3.0]]], dtype=torch.float64)
+    found = loss(points, torch.zeros_like(points))
+    assert found.tolist()[0] == pytest.approx([of_3, of_16, of_3 / 2], rel=1e-12)
+    away = points.flatten(1).requires_grad_()
+    truth = torch.full((1, 6), 0.3, dtype=torch.float64)
+    assert torch.autograd.gradcheck(loss, (away, truth))
+
+
+def test_the_wing_loss_is_continuous_where_its_branches_meet() -> None:
+    points = torch.tensor([[10 - 1e-9] * 2, [10 + 1e-9] * 2], dtype=torch.float64)
+    assert losses.wing(points, torch.zeros_like(points)).diff().item() == pytest.approx(0, abs=1e-8)

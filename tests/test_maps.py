@@ -373,7 +373,7 @@ def test_without_a_compiler_it_runs_as_it_is_and_says_so_once(tmp_path: Any) -> 
 # decoding
 
 
-@pytest.mark.parametrize("decoder", ["window", "parabola", "global"])
+@pytest.mark.parametrize("decoder", ["window", "parabola", "global", "softmax"])
 def test_every_decoder_is_that_of_whole_maps(problem: Any, decoder: str, block_values: int) -> None:
     some_maps = cast(problem[0], torch.float32)
     decoded = maps.decode(some_maps, SIGMA, decoder)
@@ -392,6 +392,50 @@ def test_soft_argmax_and_its_gradient_are_those_of_whole_maps(problem: Any) -> N
         gradients.append((points, covariance, *torch.autograd.grad(value, leaves[:2])))
     for one, other in zip(*gradients, strict=True):
         assert torch.allclose(one, other, rtol=1e-9, atol=1e-9)
+
+
+def reference_divergence(
+    some_maps: Maps, points: Tensor, weights: Tensor, steepness: float
+) -> Tensor:
+    """As Nibali et al. print it: 1/2 KL(p, m) + 1/2 KL(q, m) with m = (p + q) / 2."""
+    found = (steepness * maps.whole(some_maps)).flatten(2).softmax(-1)
+    target = codec.render(points, HEIGHT, WIDTH, SIGMA).flatten(2)
+    target = target / target.sum(-1, keepdim=True)
+    middle = (found + target) / 2
+    terms = torch.special.xlogy(found, found / middle) + torch.special.xlogy(
+        target, target / middle
+    )
+    return (terms.sum(-1) / 2 * weights).sum() / weights.numel()
+
+
+def test_the_divergence_and_its_gradient_are_those_of_whole_maps(
+    problem: Any, block_values: int
+) -> None:
+    found = []
+    for function in (
+        lambda *given: maps.divergence(*given, 2.0, SIGMA),
+        lambda *given: reference_divergence(*given, 2.0),
+    ):
+        leaves = Maps(*(t.clone().requires_grad_() for t in problem[0]))
+        loss = function(leaves, *problem[1:])
+        found.append((loss.item(), torch.autograd.grad(loss, leaves[:2])))
+    (loss, gradients), (expected, expected_gradients) = found
+    assert loss == pytest.approx(expected, rel=1e-9)
+    assert 0 < loss < 2 * math.log(2)
+    for one, other in zip(gradients, expected_gradients, strict=True):
+        assert (one - other).abs().max() <= 1e-9 * other.abs().max()
+
+
+def test_the_divergence_is_0_for_the_targets_own_softmax() -> None:
+    points = torch.tensor([[[4.3, 7.2], [9.1, 3.4]]], dtype=torch.float64)
+    along_y, along_x = codec.log_gaussian_factors(points, HEIGHT, WIDTH, SIGMA)
+    logarithms = along_y[..., :, None] + along_x[..., None, :]
+    exact = Maps(logarithms, torch.eye(2).double(), torch.zeros(2).double())
+    assert maps.divergence(exact, points, torch.ones(1, 2), 1.0, SIGMA).item() < 1e-12
+    elsewhere = points + torch.tensor([2.0, 0.0])
+    assert maps.divergence(exact, elsewhere, torch.ones(1, 2), 1.0, SIGMA).item() > 0.1
+    nowhere = torch.full_like(points, torch.nan)
+    assert maps.divergence(exact, nowhere, torch.zeros(1, 2), 1.0, SIGMA).item() == 0
 
 
 def test_in_single_precision_soft_argmax_errs_by_less_than_a_ten_thousandth(problem: Any) -> None:
@@ -465,6 +509,14 @@ def test_the_loss_and_its_gradient_never_hold_more_than_one_block(many_maps: Map
     points = 10 * torch.rand(PICTURES, MANY_LANDMARKS, 2)
     with LargestTensor() as largest:
         loss_of(many_maps, points, torch.ones(PICTURES, MANY_LANDMARKS)).backward()
+    assert BLOCK // 2 < largest.num_values <= BLOCK
+
+
+def test_the_divergence_never_holds_more_than_one_block(many_maps: Maps) -> None:
+    points = 10 * torch.rand(PICTURES, MANY_LANDMARKS, 2)
+    with LargestTensor() as largest:
+        weights = torch.ones(PICTURES, MANY_LANDMARKS)
+        maps.divergence(many_maps, points, weights, 2.0, SIGMA).backward()
     assert BLOCK // 2 < largest.num_values <= BLOCK
 
 

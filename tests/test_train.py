@@ -29,7 +29,7 @@ from heatmap.config import (
 )
 from heatmap.contest import Folder, write_landmarks
 from heatmap.faces import draw_face
-from heatmap.networks import DirectNetwork, UNetNetwork
+from heatmap.networks import DirectNetwork, HeatmapNetwork
 from heatmap.predict import predict
 from heatmap.record import read_metrics
 from heatmap.run import Run, prepare
@@ -254,14 +254,14 @@ def test_pixel_weights_make_errors_count_in_the_photographs_pixels(
 def test_the_row_holds_the_mean_loss_of_its_epoch(
     tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    losses, loss = [], UNetNetwork.loss
+    losses, loss = [], HeatmapNetwork.loss
 
-    def spy(self: UNetNetwork, *arguments: Any) -> torch.Tensor:
+    def spy(self: HeatmapNetwork, *arguments: Any) -> torch.Tensor:
         value = loss(self, *arguments)
         losses.append(value.item())
         return value
 
-    monkeypatch.setattr(UNetNetwork, "loss", spy)
+    monkeypatch.setattr(HeatmapNetwork, "loss", spy)
     trained(tiny, tmp_path)
     means = np.reshape(losses, (2, STEPS_AN_EPOCH)).mean(1)
     found = [row["train/loss"] for row in read_metrics(tmp_path)]
@@ -271,15 +271,15 @@ def test_the_row_holds_the_mean_loss_of_its_epoch(
 def test_bf16_is_for_the_network_alone(
     tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    features, losses, loss = set(), set(), UNetNetwork.loss
+    features, losses, loss = set(), set(), HeatmapNetwork.loss
 
-    def spy(self: UNetNetwork, output: Any, *arguments: Any) -> torch.Tensor:
+    def spy(self: HeatmapNetwork, output: Any, *arguments: Any) -> torch.Tensor:
         value = loss(self, output, *arguments)
         features.add(output.features.dtype)
         losses.add(value.dtype)
         return value
 
-    monkeypatch.setattr(UNetNetwork, "loss", spy)
+    monkeypatch.setattr(HeatmapNetwork, "loss", spy)
     run = trained(replace(tiny, train=replace(tiny.train, precision="bf16")), tmp_path)
     assert (features, losses) == ({torch.bfloat16}, {torch.float32})
     assert {p.dtype for p in run.network.parameters()} == {torch.float32}
@@ -362,9 +362,9 @@ def test_predictions_are_drawn_every_few_epochs_and_at_the_end(
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_picture(
     tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forward, calls = UNetNetwork.forward, []
+    forward, calls = HeatmapNetwork.forward, []
 
-    def forward_with_a_hole(self: UNetNetwork, images: torch.Tensor) -> Any:
+    def forward_with_a_hole(self: HeatmapNetwork, images: torch.Tensor) -> Any:
         output = forward(self, images)
         calls.append(len(images))
         if len(calls) < 3:
@@ -373,7 +373,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_picture(
         hole[1, :, 2, 3] = torch.nan
         return output._replace(features=output.features + hole)
 
-    monkeypatch.setattr(UNetNetwork, "forward", forward_with_a_hole)
+    monkeypatch.setattr(HeatmapNetwork, "forward", forward_with_a_hole)
     run = prepare(tiny)
     with pytest.raises(ValueError, match=r"step 3 .*the loss is nan") as caught:
         train.train(run, tmp_path)
@@ -387,13 +387,13 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_picture(
 def test_a_gradient_that_is_not_finite_stops_the_run(
     tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loss = UNetNetwork.loss
+    loss = HeatmapNetwork.loss
 
-    def steep(self: UNetNetwork, *arguments: Any) -> torch.Tensor:
+    def steep(self: HeatmapNetwork, *arguments: Any) -> torch.Tensor:
         value = loss(self, *arguments)
         return value + (self.bias.sum() - self.bias.sum().detach()) * 1e38 * 1e38
 
-    monkeypatch.setattr(UNetNetwork, "loss", steep)
+    monkeypatch.setattr(HeatmapNetwork, "loss", steep)
     run = prepare(tiny)
     before = {name: tensor.clone() for name, tensor in run.network.named_parameters()}
     with pytest.raises(ValueError, match=r"the gradient's norm (inf|nan)") as caught:

@@ -14,7 +14,7 @@ def evaluate(
     *,
     data: Path | None = None,
     solution: Path | None = None,
-    decoder: Literal["window", "parabola", "global"] | None = None,
+    decoder: Literal["window", "parabola", "global", "softmax"] | None = None,
     json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:

@@ -8,14 +8,16 @@ segmentation_models_pytorch.
 import torch
 
 from heatmap import config
+from heatmap.networks.dense_unet import DenseUNetNetwork
 from heatmap.networks.direct import DirectNetwork
+from heatmap.networks.heatmap_network import HeatmapNetwork
 from heatmap.networks.network import CropPrediction, Network
 from heatmap.networks.unet import UNetNetwork
 
-__all__ = ["CropPrediction", "DirectNetwork", "Network", "UNetNetwork", "build"]
+__all__ = ["CropPrediction", "DirectNetwork", "HeatmapNetwork", "Network", "build"]
 
 
-def build(model: config.UNet | config.Direct, crop: config.Crop, num_landmarks: int) -> Network:
+def build(model: config.Model, crop: config.Crop, num_landmarks: int) -> Network:
     """The network that an experiment asks for, with its start weights loaded.
 
     Raises:
@@ -25,6 +27,8 @@ def build(model: config.UNet | config.Direct, crop: config.Crop, num_landmarks: 
     match model:
         case config.UNet():
             network = UNetNetwork(model, num_landmarks)
+        case config.DenseUNet():
+            network = DenseUNetNetwork(model, num_landmarks)
         case config.Direct():
             network = DirectNetwork(model, num_landmarks, crop.height, crop.width)
     return network.to(memory_format=torch.channels_last)

@@ -1,16 +1,16 @@
-"""The direct road: encoder, pooled, linear to coordinates."""
+"""The direct road: encoder, pooled, fully connected to coordinates."""
 
 import torch
 from einops import rearrange, reduce
 from torch import Tensor, nn
 
-from heatmap import config, losses
+from heatmap import config
 from heatmap.networks.encoder import load_encoder
-from heatmap.networks.network import CropPrediction, Network
+from heatmap.networks.network import CropPrediction, Network, point_loss
 
 
 class DirectNetwork(Network):
-    """The organisers' baseline: global average pooling and one linear layer of 2 P outputs.
+    """Global average pooling and one linear layer of 2 P outputs, or two with ReLU between.
 
     The outputs are in crop pixels from the crop's centre, so that a fresh layer starts there.
     """
@@ -19,22 +19,24 @@ class DirectNetwork(Network):
 
     def __init__(self, model: config.Direct, num_landmarks: int, height: int, width: int) -> None:
         super().__init__(num_landmarks)
-        self.encoder, channels = load_encoder(model.encoder, model.weights)
-        self.head = nn.Linear(channels[-1], 2 * num_landmarks)
+        self.kind = model.loss
+        self.encoder, (*_, channels) = load_encoder(model.encoder, model.weights)
+        hidden = [nn.Linear(channels, model.hidden), nn.ReLU()] if model.hidden else []
+        self.hidden = nn.Sequential(*hidden, nn.Dropout(model.dropout))
+        self.head = nn.Linear(model.hidden or channels, 2 * num_landmarks)
         self.register_buffer("centre", torch.tensor([width - 1, height - 1]) / 2, persistent=False)
 
     def layers(self, images: Tensor) -> Tensor:
         """(B, P, 2) float32 landmarks in crop pixels."""
         features = self.encoder(self.normalised(images))[-1]
         pooled = reduce(features, "b c h w -> b c", "mean")
-        outputs = rearrange(self.head(pooled), "b (p xy) -> b p xy", xy=2)
+        outputs = rearrange(self.head(self.hidden(pooled)), "b (p xy) -> b p xy", xy=2)
         return self.centre + outputs.float()
 
     def loss(self, output: Tensor, points_crop: Tensor, weights: Tensor) -> Tensor:
-        """Mean squared error in square crop pixels, divided by pictures and landmarks."""
-        truth = torch.where(weights[..., None] > 0, points_crop, 0).to(output.dtype)
-        return (losses.squared_error(output, truth) * weights).sum() / weights.numel()
+        """The model's loss in crop pixels, divided by pictures and landmarks."""
+        return point_loss(self.kind, output, points_crop, weights)
 
     def decode(self, output: Tensor) -> CropPrediction:
-        """The output itself; a direct network has nothing to say of its confidence."""
+        """The output as it is."""
         return CropPrediction(output.detach(), None, None)

@@ -6,10 +6,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from heatmap import config, losses
 from heatmap.compiling import compiled
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+POINT_LOSSES = {
+    "mse": losses.squared_error,
+    "mae": losses.absolute_error,
+    "smooth_l1": losses.smooth_absolute_error,
+    "wing": losses.wing,
+}
 
 
 class CropPrediction(NamedTuple):
@@ -76,3 +84,14 @@ def _layers(network: Network, images: Tensor) -> Any:
 
 
 _compiled_layers = compiled(_layers)
+
+
+def point_loss(
+    kind: config.PointLoss, points_crop: Tensor, truth_crop: Tensor, weights: Tensor
+) -> Tensor:
+    """Scalar loss of (B, P, 2) points, weighted by (B, P), divided by pictures and landmarks.
+
+    truth_crop: may be NaN where the weight is 0.
+    """
+    truth_crop = torch.where(weights[..., None] > 0, truth_crop, 0).to(points_crop.dtype)
+    return (POINT_LOSSES[kind](points_crop, truth_crop) * weights).sum() / weights.numel()

@@ -1,3 +1,5 @@
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +11,29 @@ from torch import Tensor
 from heatmap import config, networks
 from heatmap.networks import Network
 
+UNET = config.UNet(encoder="resnet18", weights="none", width=9)
+DENSE_UNET = config.DenseUNet(encoder="densenet121", weights="none", width=9)
+INTEGRAL = replace(UNET, loss="none", coordinate_loss="mse", divergence=1.0, decoder="softmax")
+DIRECT = config.Direct(encoder="resnet18", weights="none")
 MODELS = {
-    "resnet18 at stride 4": config.UNet(encoder="resnet18", weights="none", stride=4, width=9),
-    "resnet18 at stride 2": config.UNet(encoder="resnet18", weights="none", stride=2, width=9),
-    "resnet18 at stride 1": config.UNet(encoder="resnet18", weights="none", stride=1, width=9),
-    "densenet121 at stride 4": config.UNet(encoder="densenet121", weights="none", width=9),
-    "direct": config.Direct(encoder="resnet18", weights="none"),
+    "U-Net at stride 4": replace(UNET, stride=4),
+    "U-Net at stride 2": replace(UNET, stride=2),
+    "U-Net at stride 1": replace(UNET, stride=1),
+    "U-Net on densenet121": replace(UNET, encoder="densenet121"),
+    "U-Net++ at stride 4": replace(UNET, architecture="unetplusplus"),
+    "U-Net++ at stride 1": replace(UNET, architecture="unetplusplus", stride=1),
+    "FPN": replace(UNET, architecture="fpn", width=32),
+    "LinkNet at stride 2": replace(UNET, architecture="linknet", stride=2),
+    "DenseUNet at stride 4": DENSE_UNET,
+    "DenseUNet at stride 1": replace(DENSE_UNET, stride=1),
+    "integral regression": INTEGRAL,
+    "heatmaps and coordinates": replace(UNET, coordinate_loss="wing", coordinate_weight=0.1),
+    "direct": DIRECT,
+    "direct, two layers": replace(DIRECT, hidden=11, dropout=0.1, loss="smooth_l1"),
 }
-HEATMAP_MODELS = {name: model for name, model in MODELS.items() if name != "direct"}
+HEATMAP_MODELS = {
+    name: model for name, model in MODELS.items() if isinstance(model, config.HeatmapModel)
+}
 HEIGHT, WIDTH, LANDMARKS, PICTURES = 96, 64, 7, 3
 CROP = config.Crop(height=HEIGHT, width=WIDTH)
 
@@ -149,15 +166,16 @@ def test_the_pictures_are_normalised_as_pretrained_encoders_expect() -> None:
 
 
 @every_heatmap_model
-@pytest.mark.parametrize("size", [(96, 72), (64, 160), (100, 84)])
+@pytest.mark.parametrize("size", [(96, 72), (64, 160), (70, 101)])
 def test_features_have_the_pictures_size_divided_by_the_stride(
-    model: config.UNet, size: tuple[int, int]
+    model: config.HeatmapModel, size: tuple[int, int]
 ) -> None:
     height, width = size
     network = build(model, config.Crop(height=height, width=width)).eval()
     with torch.no_grad():
         output = network(pictures(height, width))
-    expected = (PICTURES, model.width, height // model.stride, width // model.stride)
+    rows, columns = (math.ceil(length / model.stride) for length in size)
+    expected = (PICTURES, model.width, rows, columns)
     assert output.features.shape == expected
     assert output.embeddings.shape == (LANDMARKS, model.width)
     assert output.bias.shape == (LANDMARKS,)
@@ -207,7 +225,88 @@ def test_the_loss_is_lowest_for_the_maps_that_the_decoder_reads_exactly(stride: 
     assert (network.decode(output).points_crop - truth).abs().max() < 0.01 * stride
 
 
+def test_dense_unet_167_is_the_papers_network() -> None:
+    with torch.device("meta"):
+        model = config.DenseUNet(weights="none", stride=1, width=64)
+        network = networks.build(model, config.Crop(height=224, width=224), 3)
+    convolutions = [m for m in network.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert len(convolutions) + 1 == 167  # and the embeddings, which are the last
+    stages = [m.out_channels for m in network.decoder.modules() if hasattr(m, "out_channels")]
+    assert stages == [64, 2208, 768, 384, 96, 96, 64]  # one projection, of the third block
+    encoder = sum(p.numel() for p in network.encoder.parameters())
+    decoder = sum(p.numel() for p in network.decoder.parameters())
+    assert round(encoder / 1e6, 1) == 26.5
+    assert round(decoder / 1e6, 1) == 23.1
+    pictures = torch.empty(2, 3, 224, 224, device="meta")
+    sizes = [tuple(f.shape[1:]) for f in network.pyramid(pictures)]
+    blocks = [(384, 56, 56), (768, 28, 28), (2112, 14, 14), (2208, 7, 7)]
+    assert sizes == [(96, 112, 112), *blocks]
+
+
+def test_an_integral_network_is_trained_and_read_by_the_same_softmax() -> None:
+    network = build(replace(INTEGRAL, width=LANDMARKS, divergence=0.0)).eval()
+    maps = type(network(pictures()))(
+        torch.randn(PICTURES, LANDMARKS, HEIGHT // 4, WIDTH // 4),
+        torch.eye(LANDMARKS),
+        torch.zeros(LANDMARKS),
+    )
+    points = network.decode(maps).points_crop
+    weights = torch.ones(PICTURES, LANDMARKS)
+    assert network.loss(maps, points, weights).item() < 1e-6
+    off = points + torch.tensor([3.0, -4.0])
+    assert network.loss(maps, off, weights).item() == pytest.approx(12.5, rel=1e-4)
+
+
+def test_losses_of_heatmaps_and_of_coordinates_add_up() -> None:
+    both = replace(UNET, coordinate_loss="mae", coordinate_weight=0.25, divergence=2.0)
+    network = build(both).eval()
+    weights = torch.ones(PICTURES, LANDMARKS)
+    with torch.no_grad():
+        output = network(pictures())
+
+        def loss(model: config.UNet) -> float:
+            network.model = model
+            return network.loss(output, some_points(), weights).item()
+
+        heatmaps = loss(UNET)
+        coordinates = loss(replace(both, divergence=0.0)) - heatmaps
+        divergence = loss(replace(both, coordinate_loss="none")) - heatmaps
+        assert min(coordinates, divergence) > 0.1
+        assert loss(both) == pytest.approx(heatmaps + coordinates + divergence, rel=1e-5)
+        twice = loss(replace(both, coordinate_weight=0.5, divergence=0.0)) - heatmaps
+        assert twice == pytest.approx(2 * coordinates, rel=1e-5)
+
+
+def test_an_encoder_that_would_put_maps_out_of_place_is_refused() -> None:
+    with torch.device("meta"):
+        network = build(replace(UNET, encoder="tu-inception_v4"))
+        with pytest.raises(ValueError, match="tu-inception_v4 does not halve pictures evenly"):
+            network(torch.empty(2, 3, 128, 160))
+
+
 # the direct road
+
+
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        "resnet34", "resnet50", "resnet101", "tu-resnext50_32x4d", "resnext101_32x8d",
+        "tu-wide_resnet101_2", "inceptionv4",
+    ],
+)  # fmt: skip
+def test_the_older_systems_encoders_take_either_road(encoder: str) -> None:
+    size = config.Crop(height=128, width=160)
+    for model in (
+        config.Direct(encoder=encoder, weights="none", hidden=512, dropout=0.1, loss="mae"),
+        config.UNet(encoder=encoder, weights="none"),
+    ):
+        with torch.device("meta"):
+            network = networks.build(model, size, 971)
+            output = network(torch.empty(2, 3, 128, 160))
+        expected = [(2, 971, 2)]
+        if isinstance(model, config.UNet):
+            expected = [(2, 128, 32, 40), (971, 128), (971,)]
+        assert [tuple(t.shape) for t in output_tensors(output)] == expected
 
 
 def test_a_direct_network_starts_in_the_middle_and_errs_in_crop_pixels() -> None:

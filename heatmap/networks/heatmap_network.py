@@ -1,0 +1,120 @@
+"""The heatmap road: networks whose output is features and landmark embeddings."""
+
+import math
+from abc import abstractmethod
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from heatmap import codec, config, frame, losses, maps
+from heatmap.maps import Maps
+from heatmap.networks.network import CropPrediction, Network, point_loss
+
+POINTWISE = {"adaptive_wing": losses.adaptive_wing, "mse": losses.squared}
+COARSEST = 32  # input pixels per pixel of every encoder's last features
+
+
+class HeatmapNetwork(Network):
+    """Features times embeddings are heatmaps; the 1 x 1 convolution at the end is kept apart.
+
+    `pyramid` and `decoder` give features at the model's stride. Where they have not `width`
+    channels, a 1 x 1 convolution with ReLU expands them: the rank of what maps can show is bounded
+    by the channels, and the nonlinearity lifts that bound.
+    """
+
+    bias: Tensor
+
+    def __init__(
+        self, model: config.HeatmapModel, num_landmarks: int, decoder: nn.Module, channels: int
+    ) -> None:
+        """decoder: from the features of `pyramid` to `channels` channels at the model's stride."""
+        super().__init__(num_landmarks)
+        self.model, self.stride, self.sigma = model, model.stride, model.sigma
+        self.landmark_decoder: str = model.decoder
+        self.decoder = decoder
+        self.expansion = nn.Sequential()
+        if channels != model.width:
+            self.expansion = nn.Sequential(
+                nn.Conv2d(channels, model.width, 1, bias=False),
+                nn.BatchNorm2d(model.width),
+                nn.ReLU(inplace=True),
+            )
+        for module in [*self.decoder.modules(), *self.expansion.modules()]:
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.kaiming_uniform_(module.weight, nonlinearity="relu")
+        self.embeddings = nn.Parameter(torch.randn(num_landmarks, model.width) / model.width)
+        if model.loss == "none":  # a softmax does not see it
+            self.register_buffer("bias", torch.zeros(num_landmarks))
+        else:
+            self.bias = nn.Parameter(torch.zeros(num_landmarks))
+
+    @abstractmethod
+    def pyramid(self, images: Tensor) -> list[Tensor]:
+        """The encoder's features of normalised pictures, finest first."""
+
+    def layers(self, images: Tensor) -> Maps:
+        """Features (B, width, H / stride, W / stride) with embeddings (P, width) and bias (P,).
+
+        Raises:
+            ValueError: an encoder whose features are not at strides 2, 4, 8, 16 and 32.
+        """
+        height, width = images.shape[-2:]
+        # decoders double what the encoder halved, so both must come out even
+        padding = 0, -width % COARSEST, 0, -height % COARSEST
+        padded = functional.pad(self.normalised(images), padding)
+        whole = self.expansion(self.decoder(self.pyramid(padded)))
+        expected = tuple(size // self.stride for size in padded.shape[-2:])
+        if whole.shape[-2:] != expected:
+            raise ValueError(
+                f"the encoder {self.model.encoder} does not halve pictures evenly, so its maps of "
+                f"{tuple(whole.shape[-2:])} pixels for {expected} would be out of place; choose "
+                "another encoder, or the direct road"
+            )
+        rows, columns = (math.ceil(size / self.stride) for size in (height, width))
+        return Maps(whole[..., :rows, :columns], self.embeddings, self.bias)
+
+    def loss(self, output: Maps, points_crop: Tensor, weights: Tensor) -> Tensor:
+        """The sum of the model's losses, each divided by pictures and landmarks.
+
+        Of the heatmaps (divided by their pixels, too), of the coordinates that their softmax gives,
+        and of the softmax's divergence from the target.
+        """
+        model, total = self.model, output.features.new_zeros((), dtype=torch.float32)
+        heatmap_from_crop = torch.linalg.inv(frame.crop_from_heatmap(self.stride))
+        points_heatmap = frame.apply(heatmap_from_crop.to(points_crop.device), points_crop)
+        if model.loss != "none":
+            compiled = self.compiled_parts != "off"
+            total = total + maps.loss(
+                output,
+                points_heatmap,
+                weights,
+                sigma=self.sigma,
+                weight_map=model.weight_map,
+                pointwise=POINTWISE[model.loss],
+                block_loss=maps.compiled_loss_of_block if compiled else maps.loss_of_block,
+            )
+        if model.coordinate_loss != "none":
+            found, _ = maps.soft_argmax(output, self._steepness(output))
+            crop_from_heatmap = frame.crop_from_heatmap(self.stride).to(found)
+            found_crop = found @ crop_from_heatmap[:2, :2].mT + crop_from_heatmap[:2, 2]
+            loss = point_loss(model.coordinate_loss, found_crop, points_crop, weights)
+            total = total + model.coordinate_weight * loss
+        if model.divergence:
+            total = total + model.divergence * maps.divergence(
+                output, points_heatmap, weights, self._steepness(output), self.sigma
+            )
+        return total
+
+    def _steepness(self, output: Maps) -> float:
+        height, width = output.features.shape[-2:]
+        return codec.sharpness(height, width, self.sigma)
+
+    def decode(self, output: Maps) -> CropPrediction:
+        """What the decoder reads off the maps, in crop pixels."""
+        decoded = maps.decode(output, self.sigma, self.landmark_decoder)
+        crop_from_heatmap = frame.crop_from_heatmap(self.stride).to(decoded.peak.device)
+        points_crop = frame.apply(crop_from_heatmap, decoded.points_heatmap)
+        return CropPrediction(
+            points_crop.float(), decoded.peak, decoded.covariance * self.stride**2
+        )
