@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from heatmap import contest
 from heatmap.checkpoint import Trained
+from heatmap.contest import kaggle15
 from heatmap.predict import predict
 from heatmap.samples import Samples
 
@@ -21,15 +22,19 @@ def submit(
     root: Path,
     out: Path,
     *,
-    rounding: Literal["round", "truncate", "none"],
+    rounding: Literal["auto", "round", "truncate", "none"],
     missing: Literal["stop", "mean-shape"],
     device: torch.device,
 ) -> int:
-    """Predicts every test picture and writes the asked landmarks; returns the number of rows.
+    """Predicts every test picture and writes what is asked for; returns the number of pictures.
+
+    A folder with test/IdLookupTable.csv is answered as Kaggle's facial keypoints are (`kaggle15`),
+    every other one as the contest is.
 
     Args:
         root: the contest's folder.
-        rounding: as `contest.write_submission` takes it.
+        rounding: as `contest.write_submission` takes it; "auto" is "round", and "none" where there
+            is a lookup table.
         missing: what a test picture that is absent or cannot be read does: "stop", or "mean-shape",
             which answers with the mean training shape, placed as in the other test pictures.
 
@@ -45,6 +50,9 @@ def submit(
                 f"predicts {trained.network.num_landmarks}"
             )
     asked = contest.read_asked_points(folder.test_points, trained.network.num_landmarks)
+    lookup = None
+    if folder.lookup_table.is_file():
+        lookup = kaggle15.read_lookup(folder.lookup_table, asked.names)
     names, lost = asked.names, list[str]()
     if missing == "mean-shape":
         names, lost = _sorted_out(folder.test_images, asked.names)
@@ -72,7 +80,13 @@ def submit(
         )
         filling = np.broadcast_to(mean_shape, (len(lost), num_landmarks, 2))
         points_image = np.concatenate([points_image, filling])
-    contest.write_submission(out, asked, [*names, *lost], points_image, rounding=rounding)
+    names = [*names, *lost]
+    if lookup is None:
+        rounding = "round" if rounding == "auto" else rounding
+        contest.write_submission(out, asked, names, points_image, rounding=rounding)
+    else:
+        rounding = "none" if rounding == "auto" else rounding
+        kaggle15.write_submission(out, lookup, names, points_image, rounding=rounding)
     return len(asked.names)
 
 

@@ -3,11 +3,8 @@
 import hashlib
 import math
 import multiprocessing
-import shutil
-import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +14,7 @@ from tqdm import tqdm
 
 from heatmap.contest import write_answers, write_asked_points, write_landmarks
 from heatmap.faces import draw, sample_face
+from heatmap.files import folder_when_complete
 
 NUM_ASKED = 30
 
@@ -60,7 +58,7 @@ def make_contest(
         if value < least:
             raise ValueError(f"{name} is {value}, but must be at least {least}")
 
-    with _folder_when_complete(out) as folder:
+    with folder_when_complete(out) as folder:
         train_images, test_images = folder / "train" / "images", folder / "test" / "images"
         for images in (train_images, test_images, folder / "withheld"):
             images.mkdir(parents=True)
@@ -122,22 +120,3 @@ def _map(write: partial[np.ndarray], jobs: list[tuple[Path, int]], workers: int)
     )
     with pool:
         yield from pool.map(write, jobs, chunksize=min(16, math.ceil(len(jobs) / workers)))
-
-
-@contextmanager
-def _folder_when_complete(out: Path) -> Iterator[Path]:
-    """A new folder beside `out` that takes its name at the end, or is removed on any failure."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(
-            f"{out} is there already and is not an empty folder; name another or remove it"
-        )
-    out = out.absolute()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        temporary.chmod(0o755)
-        yield temporary
-        temporary.replace(out)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise

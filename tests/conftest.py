@@ -12,6 +12,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
 os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
 
+import csv
+import zipfile
 from pathlib import Path
 
 import cv2
@@ -19,6 +21,7 @@ import numpy as np
 import pytest
 
 from heatmap.contest import Folder, write_asked_points, write_landmarks
+from heatmap.contest.kaggle15 import LANDMARKS
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +30,49 @@ def faces68() -> Path:
     folder = Path(__file__).resolve().parents[2] / "shared" / "data" / "faces68"
     if not folder.is_dir():
         pytest.skip(f"the real faces are not there ({folder})")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def faces15() -> Path:
+    """The folder of real faces in the form of Kaggle's facial keypoints; not in the repository."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "data" / "faces15"
+    if not folder.is_dir():
+        pytest.skip(f"the real faces are not there ({folder})")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def kaggle15_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as Kaggle's facial keypoints: 10 training and 4 test pictures; not to be changed.
+
+    The training pictures 3 and 6 have four landmarks only. The lookup table lies in an order of its
+    own, and asks for all of the first two test pictures and for two coordinates of the others.
+    """
+    folder = tmp_path_factory.mktemp("kaggle15")
+    generator = np.random.default_rng(15)
+    columns = [f"{landmark}_{axis}" for landmark in LANDMARKS for axis in "xy"]
+    pictures = [" ".join(map(str, generator.integers(0, 256, 96 * 96))) for _ in range(14)]
+    training: list[list[object]] = [[*columns, "Image"]]
+    for row, picture in enumerate(pictures[:10]):
+        numbers = [f"{number:.6f}" for number in generator.uniform(10, 86, 30)]
+        if row in (2, 5):
+            numbers[4:20] = [""] * 16
+            numbers[22:28] = [""] * 6
+        training.append([*numbers, picture])
+    test = [["ImageId", "Image"], *enumerate(pictures[10:], start=1)]
+    asked = [(image, column) for image in (1, 2) for column in columns]
+    asked += [(image, column) for image in (3, 4) for column in ("nose_tip_x", "nose_tip_y")]
+    lookup: list[list[object]] = [["RowId", "ImageId", "FeatureName", "Location"]]
+    for row, place in enumerate(generator.permutation(len(asked)).tolist(), start=1):
+        lookup.append([row, *asked[place], ""])
+    for name, rows in (("training", training), ("test", test), ("IdLookupTable", lookup)):
+        with (folder / f"{name}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows(rows)
+    for name in ("training", "test"):
+        with zipfile.ZipFile(folder / f"{name}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.write(folder / f"{name}.csv", f"{name}.csv")
+        (folder / f"{name}.csv").unlink()
     return folder
 
 

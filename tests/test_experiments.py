@@ -136,6 +136,39 @@ def test_a_submission_is_joined_by_name_and_in_the_asked_order(
         )
 
 
+@pytest.mark.slow
+def test_kaggles_facial_keypoints_are_converted_trained_on_and_answered(
+    tool: Tool, kaggle15_files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, run = tmp_path / "data", tmp_path / "run"
+    assert tool("data", "convert", "kaggle15", kaggle15_files, data) == 0
+    assert "10 training pictures, 8 with all 15 landmarks" in capsys.readouterr().out
+    options = ["--model.encoder", "resnet18", "--model.width", "8", "--augment.mirror", "0.5"]
+    experiment = ROOT / "experiments" / "unet.py"
+    assert tool("train", experiment, "--out", run, *options, *short(data)) == 0
+    answers = {}
+    for rounding in ("auto", "round"):
+        out = tmp_path / f"{rounding}.csv"
+        assert tool("submit", run, "--out", out, "--rounding", rounding, "--device", "cpu") == 0
+        answers[rounding] = list(csv.DictReader(out.read_text().splitlines()))
+    lookup = (kaggle15_files / "IdLookupTable.csv").read_text().splitlines()
+    asked = list(csv.DictReader(lookup))
+    for rows in answers.values():
+        assert [row["RowId"] for row in rows] == [row["RowId"] for row in asked]
+    exact, rounded = (
+        np.array([float(row["Location"]) for row in rows]) for rows in answers.values()
+    )
+    assert exact.min() >= 0 and exact.max() <= 96 and (exact != np.rint(exact)).any()
+    np.testing.assert_allclose(rounded, exact, atol=0.5001, rtol=0)
+    assert (rounded == np.rint(rounded)).all()
+
+    table = data / "test" / "IdLookupTable.csv"
+    table.write_text(table.read_text().replace(",4,nose_tip_x", ",5,nose_tip_x"))
+    assert tool("submit", run, "--out", tmp_path / "no.csv", "--device", "cpu") == 1
+    assert "there is no test picture 5 (00005.png)" in capsys.readouterr().err
+    assert not (tmp_path / "no.csv").exists()
+
+
 def test_an_unreadable_test_picture_stops_or_gets_the_mean_shape(
     trained: Path, tool: Tool, tiny_contest: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture,

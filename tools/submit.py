@@ -14,17 +14,21 @@ def submit(
     *,
     data: Path | None = None,
     out: Path = Path("submission.csv"),
-    rounding: Literal["round", "truncate", "none"] = "round",
+    rounding: Literal["auto", "round", "truncate", "none"] = "auto",
     missing: Literal["stop", "mean-shape"] = "stop",
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
     """Predict the test pictures and write the landmarks asked for.
 
+    Data that was converted from Kaggle's facial keypoints (it holds test/IdLookupTable.csv) is
+    answered in that contest's form: RowId, Location, within the picture.
+
     Args:
         run: a run folder or a checkpoint.
         data: contest folder; by default the one the run was trained on.
         out: the file, written whole and read back, or not at all.
-        rounding: to integers; truncate: toward zero, as the organisers did; none: decimals.
+        rounding: round: to integers; truncate: toward zero, as the organisers did; none: decimals;
+            auto: round, and none for Kaggle's facial keypoints.
         missing: what a test picture that cannot be read does: stop, or get the mean shape.
         device: where the network runs.
     """

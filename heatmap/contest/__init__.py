@@ -9,6 +9,8 @@
     sampleSubmission.csv     comma; file_name, Point_M0_X, Point_M0_Y, ...: M0 is the first landmark
                              asked for of that picture; a submission has the same form, and so has
                              the solution that the organisers keep
+    test/IdLookupTable.csv   only where `kaggle15` converted that other contest's files: the
+                             coordinates asked for, and the form of the submission
 
 The 2021/22 edition has the same inside a folder `contest01_data`. Points are in image pixels,
 (x, y), with the centre of the top-left pixel at (0, 0); here, and only here, NaN is an unlabelled

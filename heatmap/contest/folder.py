@@ -27,6 +27,11 @@ class Folder:
         return self.root / "test" / "images"
 
     @property
+    def lookup_table(self) -> Path:
+        """Kaggle's facial keypoints only: the coordinates that a submission holds instead."""
+        return self.root / "test" / "IdLookupTable.csv"
+
+    @property
     def sample_submission(self) -> Path:
         return self.root / "sampleSubmission.csv"
 

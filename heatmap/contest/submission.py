@@ -11,6 +11,8 @@ from heatmap.contest.score import contest_mse, squared_errors
 from heatmap.contest.table import AskedPoints, read_points, write_points
 from heatmap.files import write_atomically
 
+Rounding = Literal["round", "truncate", "none"]
+
 
 @dataclass(frozen=True)
 class Submission:
@@ -45,7 +47,7 @@ def write_submission(
     names: Sequence[str],
     points_image: np.ndarray,
     *,
-    rounding: Literal["round", "truncate", "none"] = "round",
+    rounding: Rounding = "round",
 ) -> None:
     """Writes the landmarks asked for, one row for each row of `asked` and in its order.
 
@@ -74,17 +76,24 @@ def write_submission(
     for name, answer in zip(asked.names, answers, strict=True):
         if not np.isfinite(answer).all():
             raise ValueError(f"{path}: not written, the prediction for {name!r} is not finite")
-    if rounding == "round":
-        answers = np.rint(answers)
-    elif rounding == "truncate":
-        answers = np.trunc(answers)
-
+    answers = rounded(answers, rounding)
     with write_atomically(path) as temporary:
         _write_answers(temporary, asked.names, answers)
         written = read_submission(temporary)
         # Four decimals are half of 1e-4 off at most.
         if written.names != asked.names or np.abs(written.points_image - answers).max() > 1e-4:
             raise OSError(f"{path}: not written, what was written does not read back the same")
+
+
+def rounded(values: np.ndarray, rounding: Rounding) -> np.ndarray:
+    """Coordinates to the integers that a submission holds, or as they are for "none"."""
+    match rounding:
+        case "round":
+            return np.rint(values)
+        case "truncate":
+            return np.trunc(values)
+        case "none":
+            return values
 
 
 def write_answers(path: Path, names: Sequence[str], points_image: np.ndarray) -> None:

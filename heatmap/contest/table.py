@@ -95,10 +95,10 @@ def write_landmarks(path: Path, names: Sequence[str], points_image: np.ndarray) 
     """Writes a training table: TAB, integers if all values are integral, empty cells for NaN.
 
     Args:
-        points_image: (N, P, 2); decimals are written to 4 places.
+        points_image: (N, P, 2); decimals are written to 6 places.
     """
     with write_atomically(path) as temporary:
-        write_points(temporary, names, points_image, delimiter="\t", prefix="Point_")
+        write_points(temporary, names, points_image, delimiter="\t", prefix="Point_", decimals=6)
 
 
 def read_asked_points(path: Path, num_landmarks: int) -> AskedPoints:
@@ -208,7 +208,7 @@ def read_points(
             _add_name(rows_by_name, _decode(name, where), row, where)
             numbers = _parse_numbers(cells, delimiter, dtype)
             if numbers is None or len(numbers) != len(columns) - 1:
-                numbers = _parse_cells(_decode(line, where).split(delimiter), columns, where)
+                numbers = parse_cells(_decode(line, where).split(delimiter), columns, where)
             points[row - 2] = numbers.reshape(-1, 2)
     if not rows_by_name:
         raise ValueError(f"{path}: the table has a header but no rows")
@@ -216,13 +216,20 @@ def read_points(
 
 
 def write_points(
-    path: Path, names: Sequence[str], points: np.ndarray, *, delimiter: str, prefix: str
+    path: Path,
+    names: Sequence[str],
+    points: np.ndarray,
+    *,
+    delimiter: str,
+    prefix: str,
+    decimals: int = 4,
 ) -> None:
     """Writes a table with one picture a row, in the form that `read_points` reads.
 
     Args:
-        points: (N, P, 2); decimals are written to 4 places, NaN as empty cells.
+        points: (N, P, 2); integers are written as such if all are integral, NaN as empty cells.
         prefix: what stands before the number in a point's column.
+        decimals: places that numbers are written to.
 
     Raises:
         ValueError: a name or a point that could not be read back.
@@ -232,14 +239,14 @@ def write_points(
             f"{path}: cannot write points that are infinite or of which only x or only y is known"
         )
     whole = bool((np.isnan(points) | (points == np.rint(points))).all())
-    number = "%d" if whole else "%.4f"
+    number = "%d" if whole else f"%.{decimals}f"
     columns = [f"{prefix}{index}_{axis}" for index in range(points.shape[1]) for axis in "XY"]
     with path.open("w", encoding="utf-8", newline="\n") as file:
         file.write(delimiter.join(["file_name", *columns]) + "\n")
         for name, row in zip(names, points, strict=True):
             _check_name(name, delimiter)
-            # Adding zero turns the -0 of a rounded -0.00001 into 0.
-            values = (np.round(row.ravel().astype(np.float64), 4) + 0.0).tolist()
+            # Adding zero turns the -0 of a rounded -0.00000001 into 0.
+            values = (np.round(row.ravel().astype(np.float64), decimals) + 0.0).tolist()
             cells = ["" if value != value else number % value for value in values]
             file.write(delimiter.join([name, *cells]) + "\n")
 
@@ -349,7 +356,7 @@ def _parse_numbers(cells: bytes, delimiter: str, dtype: type[np.floating]) -> np
     return numbers if max(-numbers.min(), numbers.max()) <= _FARTHEST else None
 
 
-def _parse_cells(cells: Sequence[str], columns: Sequence[str], where: str) -> np.ndarray:
+def parse_cells(cells: Sequence[str], columns: Sequence[str], where: str) -> np.ndarray:
     """The numbers of a row read cell by cell: empty ones are NaN, and what is wrong is named."""
     if len(cells) != len(columns):
         raise ValueError(f"{where}: {len(cells)} cells where the header has {len(columns)}")

@@ -96,8 +96,8 @@ def test_whole_numbers_are_written_as_in_the_contest(tmp_path: Path) -> None:
     path = tmp_path / "landmarks.csv"
     write_landmarks(path, NAMES, POINTS)
     assert path.read_bytes() == TABLE.encode()
-    write_landmarks(path, NAMES[:1], np.array([[[-0.25, -0.00001], [np.nan, np.nan]]]))
-    assert path.read_text().splitlines()[1] == "a.jpg\t-0.2500\t0.0000\t\t"
+    write_landmarks(path, NAMES[:1], np.array([[[-0.25, -0.0000001], [np.nan, np.nan]]]))
+    assert path.read_text().splitlines()[1] == "a.jpg\t-0.250000\t0.000000\t\t"
 
 
 @pytest.mark.parametrize("point", [[1, np.nan], [np.inf, 2]])
