@@ -74,7 +74,7 @@ ALLOWED = {
     "distributed": set(),
     "contest": {"contest", "files"},
     "maps": {"codec", "compiling", "losses"},
-    "networks": {"networks", "compiling", "config", "frame", "losses", "maps"},
+    "networks": {"networks", "codec", "compiling", "config", "frame", "losses", "maps"},
     "augment": {"config", "frame"},
     "samples": {"config", "contest", "frame"},
     "mirror": {"files"},
