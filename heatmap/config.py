@@ -292,10 +292,6 @@ class Experiment:
     def __post_init__(self) -> None:
         _check(self.seed >= 0, f"seed must not be negative, not {self.seed}")
         _check(bool(self.name), "name must not be empty")
-        _check(
-            self.crop.rule != "box" or self.data.boxes is not None,
-            "crop.rule is box, but there are no boxes: name their table in data.boxes",
-        )
 
 
 def to_dict(part: Any) -> dict[str, Any]:

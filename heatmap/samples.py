@@ -67,8 +67,11 @@ class Samples(Dataset[Sample]):
         Raises:
             ValueError: the experiment crops boxes, and their table cannot be read or lacks one.
         """
-        boxes = experiment.data.boxes if experiment.crop.rule == "box" else None
-        boxes_image = read_boxes(boxes, paths) if boxes else None
+        boxes_image = None
+        if experiment.crop.rule == "box":
+            if experiment.data.boxes is None:
+                raise ValueError("crop.rule is box; name the table of the boxes with --data.boxes")
+            boxes_image = read_boxes(experiment.data.boxes, paths)
         return cls(paths, points_image, experiment.crop, boxes_image)
 
     def __len__(self) -> int:

@@ -91,7 +91,6 @@ WRONG = [
     (config.Crop, {"box_scale": 0.0}, "crop.box_scale"),
     (config.Crop, {"trim_border": -1}, "crop.trim_border"),
     (config.Crop, {"trim_border": 255}, "crop.trim_border"),
-    (Experiment, {"name": "a", "crop": config.Crop(rule="box")}, "data.boxes"),
     *(
         (config.Augment, {name: 1.1}, f"augment.{name}")
         for name in (

@@ -216,6 +216,8 @@ def test_boxes_are_those_of_the_experiments_table(tiny_contest: Path, tmp_path: 
     table.write_text("\n".join(["file_name,x0,y0,x1,y1", *lines[:3]]))
     with pytest.raises(ValueError, match=rf"no row has a box for .*{plain.paths[3].name}"):
         Samples.of(experiment, plain.paths, plain.points_image)
+    with pytest.raises(ValueError, match=r"--data\.boxes"):
+        Samples.of(replace(experiment, data=config.Data()), plain.paths, plain.points_image)
     mean = samples.mean_shape_crop(some, np.array([0]))
     sample = some[0]
     expected = Frame(sample.image_from_crop, 48, 36).to_crop(sample.points_image)
