@@ -44,8 +44,25 @@ def main(arguments: Sequence[str]) -> int:
             )
             return 2
         return failing_politely(lambda: _resume(Path(arguments[1])))
-    if arguments[0].startswith("-"):
-        sys.stderr.write(f"the first argument is an experiment file, not {arguments[0]!r}\n{USAGE}")
+    return with_experiment("train.py", arguments, _training, USAGE)
+
+
+def with_experiment(
+    program: str,
+    arguments: Sequence[str],
+    command_for: Callable[[Experiment], Callable[..., int]],
+    usage: str,
+) -> int:
+    """Runs a command on the experiment of a file, whose fields the command line overrides.
+
+    Args:
+        arguments: the experiment file, then the options.
+        command_for: gives the command, whose first parameter is the experiment and whose others
+            become options; the command returns the exit code.
+    """
+    if not arguments or arguments[0].startswith("-"):
+        found = repr(arguments[0]) if arguments else "nothing"
+        sys.stderr.write(f"the first argument is an experiment file, not {found}\n{usage}")
         return 2
     try:
         experiment = load_experiment(Path(arguments[0]))
@@ -53,7 +70,20 @@ def main(arguments: Sequence[str]) -> int:
         sys.stderr.write(f"{error}\n")
         return 2
     module = sys.modules[_module_name(Path(arguments[0]))]
+    try:
+        return tyro.cli(
+            command_for(experiment),
+            args=list(arguments[1:]),
+            prog=f"{program} {arguments[0]}",
+            description=module.__doc__,
+            config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff),
+        )
+    except ValueError as error:  # from Experiment itself; tyro reports those of its parts
+        sys.stderr.write(f"{error}\n")
+        return 2
 
+
+def _training(experiment: Experiment) -> Callable[..., int]:
     def command(
         experiment: Annotated[Experiment, tyro.conf.arg(name="")] = experiment,
         *,
@@ -69,17 +99,7 @@ def main(arguments: Sequence[str]) -> int:
         action = _dry_run if dry_run else _train
         return failing_politely(lambda: action(experiment, out))
 
-    try:
-        return tyro.cli(
-            command,
-            args=list(arguments[1:]),
-            prog=f"train.py {arguments[0]}",
-            description=module.__doc__,
-            config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff),
-        )
-    except ValueError as error:  # from Experiment itself; tyro reports those of its parts
-        sys.stderr.write(f"{error}\n")
-        return 2
+    return command
 
 
 def load_experiment(path: Path) -> Experiment:

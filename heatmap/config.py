@@ -34,11 +34,18 @@ class Data:
     """Share of the rows that is held out."""
     person_pattern: str = "(.+)_[^_]+$"
     """Regular expression on the file name; its first group is the person."""
+    multiplier: int = 1
+    """Passes over the training rows in an epoch: every row comes this many times, each time with
+    random changes of its own."""
+    boxes: Path | None = None
+    """For crop.rule box: table (comma or TAB; file_name, x0, y0, x1, y1) with a face box for every
+    picture that is trained on, scored or submitted; two corners in the picture's pixels."""
     workers: int = 2
     """Processes that read pictures; 0 reads them in the training process."""
 
     def __post_init__(self) -> None:
         _check(0 < self.validation < 1, f"data.validation must be in (0, 1), not {self.validation}")
+        _check(self.multiplier >= 1, f"data.multiplier must be at least 1, not {self.multiplier}")
         _check(self.workers >= 0, f"data.workers must not be negative, not {self.workers}")
 
 
@@ -49,40 +56,83 @@ class Crop:
     height: int = 128
     width: int = 128
     """Size of the network's input in pixels."""
-    rule: Literal["cover", "contain"] = "cover"
+    rule: Literal["cover", "contain", "box"] = "cover"
     """cover: the crop is filled and the picture's long ends are cut off (the organisers' crop);
-    contain: the whole picture, with black beside it."""
+    contain: the whole picture, with black beside it; box: the whole box of data.boxes, with what
+    is around it."""
+    box_scale: float = 1.0
+    """For rule box: factor that enlarges the boxes about their middle."""
+    trim_border: int = 0
+    """Rows and columns at the picture's four sides whose every pixel has a channel mean of at most
+    this are border, and the rule works on what lies within; 0 leaves the picture as it is, 9 is a
+    good value for photographs padded with black."""
 
     def __post_init__(self) -> None:
         _check(min(self.height, self.width) >= 32, "crop.height and crop.width must be at least 32")
+        _check(
+            0 < self.box_scale < math.inf, f"crop.box_scale must be positive, not {self.box_scale}"
+        )
+        _check(
+            0 <= self.trim_border < 255,
+            f"crop.trim_border is a grey value from 0 to 254, not {self.trim_border}",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augment:
-    """Random changes of the training crops; 0 switches one off."""
+    """Random changes of the training crops, each drawn anew for every crop; 0 switches one off."""
 
     mirror: float = 0.0
     """Probability of a mirrored crop; left and right landmarks change names."""
     rotate_deg: float = 0.0
-    """Largest rotation to either side."""
+    """Largest rotation to either side; 180 is any rotation."""
     scale: float = 0.0
     """Largest change of size, as a fraction: 0.2 draws factors from 1/1.2 to 1.2."""
     shift: float = 0.0
     """Largest shift along each axis, as a fraction of the crop."""
+    aspect: float = 0.0
+    """Largest stretch of the face's width against its height, as a fraction: 0.2 draws factors
+    from 1/1.2 to 1.2; the area stays."""
+    fill: Literal["black", "edge", "noise", "mixed"] = "black"
+    """What a moved crop shows outside the photograph: black, the colours of the photograph's edge
+    carried on, noise, or mixed: edge for three crops of four and noise for the fourth. Crops that
+    are not changed, in validation and test, show black."""
     brightness: float = 0.0
-    """Largest change added to the pixels, as a fraction of white."""
+    """Largest change added to the pixels, as a fraction of white. Changes are uniform: 0.068 has
+    the spread of a normal one with a standard deviation of 10 of 255."""
     contrast: float = 0.0
-    """Largest change of contrast, as a fraction."""
+    """Largest change of contrast, as a fraction; 0.087 has the spread of a normal one with 0.05."""
     saturation: float = 0.0
     """Largest change of saturation, as a fraction; 1 reaches grey."""
+    hue: float = 0.0
+    """Largest turn of the colours, as a fraction of the colour circle; 0.5 is any turn."""
+    gray: float = 0.0
+    """Probability of a crop without colours."""
+    sharpness: float = 0.0
+    """Largest change of sharpness, as a fraction: 1 draws from smoothed to sharpened twice."""
+    blur: float = 0.0
+    """Largest standard deviation of a Gaussian blur, in crop pixels."""
+    noise: float = 0.0
+    """Largest standard deviation of Gaussian noise, as a fraction of white."""
+    jpeg: float = 0.0
+    """Largest loss of JPEG quality, as a fraction: 0.7 draws qualities from 100 down to 30."""
+    erase: float = 0.0
+    """Probability of a rectangle of one colour somewhere on the crop; landmarks under it stay."""
+    erase_area: tuple[float, float] = (0.01, 0.02)
+    """Smallest and largest area of that rectangle, as fractions of the crop."""
 
     def __post_init__(self) -> None:
+        limits = {"rotate_deg": 180.0, "hue": 0.5, "blur": 10.0}  # of the others: 1
         for name, value in vars(self).items():
-            _check(value >= 0, f"augment.{name} must not be negative, not {value}")
-        _check(self.mirror <= 1, f"augment.mirror is a probability, not {self.mirror}")
-        _check(self.rotate_deg <= 180, f"augment.rotate_deg is at most 180, not {self.rotate_deg}")
-        for name in ("scale", "shift", "brightness", "contrast", "saturation"):
-            _check(getattr(self, name) <= 1, f"augment.{name} is a fraction of at most 1")
+            if name not in ("fill", "erase_area"):
+                most = limits.get(name, 1.0)
+                _check(0 <= value <= most, f"augment.{name} must be in [0, {most:g}], not {value}")
+        smallest, largest = self.erase_area
+        _check(
+            0 < smallest <= largest <= 1,
+            "augment.erase_area must be two rising fractions from above 0 to 1, not "
+            f"{smallest} and {largest}",
+        )
 
 
 PointLoss = Literal["mse", "mae", "smooth_l1", "wing"]
@@ -344,7 +394,7 @@ def from_dict(kind: type[T], values: dict[str, Any]) -> T:
             if chosen is None:
                 raise ValueError(f"{kind.__name__}.{name} has no type {wanted!r}")
             arguments[name] = from_dict(chosen, rest)
-        elif hints[name] is Path:
+        elif hints[name] in (Path, Path | None) and value is not None:
             arguments[name] = Path(value)
         else:
             arguments[name] = tuple(value) if isinstance(value, list) else value

@@ -257,7 +257,7 @@ def evaluate_run(
         out = out / f"evaluation-{decoder}"
     paths = contest.image_paths(folder.train_images, labels.names, labels.path)
     errors = measure(
-        trained.network.to(device), Samples(paths, labels.points_image, experiment.crop), rows,
+        trained.network.to(device), Samples.of(experiment, paths, labels.points_image), rows,
         trained.mean_shape_crop, batch=experiment.train.batch, workers=experiment.data.workers,
         device=device, precision=experiment.train.precision,
     )  # fmt: skip
@@ -276,7 +276,7 @@ def nearest_picture_mse(path: Path) -> float:
     folder = contest.find_folder(trained.experiment.data.root)
     labels = contest.read_landmarks(folder.train_table)
     paths = contest.image_paths(folder.train_images, labels.names, labels.path)
-    samples = Samples(paths, labels.points_image, trained.experiment.crop)
+    samples = Samples.of(trained.experiment, paths, labels.points_image)
     batches = [[row] for row in range(len(paths))]
     thumbnails, frames = [], []
     reading = load(samples, batches, trained.experiment.data.workers, torch.device("cpu"))

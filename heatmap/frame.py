@@ -60,19 +60,37 @@ class Frame:
 def cover(image_hw: tuple[int, int], crop_hw: tuple[int, int]) -> Frame:
     """The centre crop that the picture fills: scaled to cover the crop, long ends cut off."""
     factor = max(crop_hw[0] / image_hw[0], crop_hw[1] / image_hw[1])
-    return _centred(image_hw, crop_hw, factor)
+    return _centred(_middle(image_hw), crop_hw, factor)
 
 
 def contain(image_hw: tuple[int, int], crop_hw: tuple[int, int]) -> Frame:
     """The centre crop that holds the whole picture, with something else beside it."""
     factor = min(crop_hw[0] / image_hw[0], crop_hw[1] / image_hw[1])
-    return _centred(image_hw, crop_hw, factor)
+    return _centred(_middle(image_hw), crop_hw, factor)
 
 
-def _centred(image_hw: tuple[int, int], crop_hw: tuple[int, int], factor: float) -> Frame:
-    to_centre = translation((image_hw[1] - 1) / 2, (image_hw[0] - 1) / 2)
-    from_centre = translation((1 - crop_hw[1]) / 2, (1 - crop_hw[0]) / 2)
-    return Frame(to_centre @ scaling(1 / factor) @ from_centre, *crop_hw)
+def around(
+    box_image: tuple[float, float, float, float], crop_hw: tuple[int, int], enlarged: float = 1.0
+) -> Frame:
+    """The crop that holds the whole box in its middle, with what is beside it.
+
+    Args:
+        box_image: x0, y0, x1, y1: opposite corners in image pixels.
+        enlarged: factor of the box's size about its middle.
+    """
+    x0, y0, x1, y1 = box_image
+    factor = min(crop_hw[0] / (y1 - y0), crop_hw[1] / (x1 - x0)) / enlarged
+    return _centred(((x0 + x1) / 2, (y0 + y1) / 2), crop_hw, factor)
+
+
+def _middle(size_hw: tuple[int, int]) -> tuple[float, float]:
+    return (size_hw[1] - 1) / 2, (size_hw[0] - 1) / 2
+
+
+def _centred(middle: tuple[float, float], crop_hw: tuple[int, int], factor: float) -> Frame:
+    """The crop with this image point in its middle, `factor` crop pixels per image pixel."""
+    x, y = _middle(crop_hw)
+    return Frame(translation(*middle) @ scaling(1 / factor) @ translation(-x, -y), *crop_hw)
 
 
 def crop_from_heatmap(stride: int) -> Tensor:

@@ -1,15 +1,18 @@
-"""What a network sees, for people: sheets of predicted landmarks on pictures."""
+"""What a network sees, for people: sheets of pictures with the landmarks it gives or is given."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
+from torch.utils.data import default_collate
 
-from heatmap import config, contest, draw, topology
+from heatmap import config, contest, draw, frame, topology
 from heatmap.frame import contain
 from heatmap.networks import Network
 from heatmap.predict import predict
+from heatmap.run import Pictures
 from heatmap.samples import Samples, cut
 
 TILE_HW = (256, 192)
@@ -42,7 +45,7 @@ def prediction_sheet(
     nothing = np.full((len(paths), network.num_landmarks, 2), np.nan, np.float32)
     found = next(
         predict(
-            network, Samples(paths, nothing, experiment.crop), np.arange(len(paths)),
+            network, Samples.of(experiment, paths, nothing), np.arange(len(paths)),
             batch=len(paths), workers=0, device=device, precision=experiment.train.precision,
         )
     )  # fmt: skip
@@ -58,3 +61,33 @@ def prediction_sheet(
             points = tile.to_crop(torch.from_numpy(labels[row])).numpy()
             truth.append(draw.draw_landmarks(shown, points, groups, draw.TRUTH))
     return draw.sheet([*predicted, *truth], columns=min(8, len(paths)))
+
+
+def training_sheet(pictures: Pictures, count: int, epoch: int) -> np.ndarray:
+    """One picture of many: training crops, changed as in training, with their landmarks.
+
+    Args:
+        count: of training pictures, evenly spaced through the table.
+        epoch: counted from 1; of its passes over the rows, the first is shown.
+
+    Returns:
+        uint8 RGB; crops are shown enlarged.
+
+    Raises:
+        ValueError: a picture cannot be read; the message names it.
+    """
+    rows = evenly_spaced(pictures.training_rows, count).tolist()
+    sample = default_collate([pictures.training[row] for row in rows])
+    passed = (epoch - 1) * pictures.experiment.data.multiplier
+    batch = pictures.augmented(sample, passed, torch.device("cpu"))
+    crop_hw = batch.frame.height, batch.frame.width
+    enlarged = max(1, round(TILE_HW[0] / max(crop_hw)))
+    shown_hw = crop_hw[0] * enlarged, crop_hw[1] * enlarged
+    points_shown = frame.apply(frame.resizing(crop_hw, shown_hw), batch.points_crop).numpy()
+    images = (255 * batch.images).round().byte().permute(0, 2, 3, 1).numpy()
+    groups = topology.groups(pictures.table.num_landmarks)
+    tiles = [
+        draw.draw_landmarks(cv2.resize(image, shown_hw[::-1]), points, groups)
+        for image, points in zip(images, points_shown, strict=True)
+    ]
+    return draw.sheet(tiles, columns=min(8, len(tiles)))

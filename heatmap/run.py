@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from heatmap import checkpoint, contest, distributed, networks, topology
+from heatmap import augment, checkpoint, contest, distributed, networks, topology
 from heatmap.config import Experiment, to_dict
-from heatmap.samples import Samples, margin_for, mean_shape_crop, shuffled_batches
+from heatmap.samples import Sample, Samples, margin_for, mean_shape_crop, shuffled_batches
 
 
 @dataclass
@@ -35,11 +35,10 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Run:
-    """An experiment made real: data, network, optimizer and how far they have come."""
+class Pictures:
+    """An experiment's pictures, read, checked and split."""
 
     experiment: Experiment
-    device: torch.device
     table: contest.LandmarkTable
     table_hash: str
     split_rule: str
@@ -48,6 +47,32 @@ class Run:
     training: Samples
     validation: Samples
     permutation: np.ndarray | None
+
+    @property
+    def batches_per_pass(self) -> int:
+        batch = min(self.experiment.train.batch, len(self.training_rows))
+        return len(self.training_rows) // batch
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return self.experiment.data.multiplier * self.batches_per_pass
+
+    def augmented(self, sample: Sample, passed: int, device: torch.device) -> augment.Batch:
+        """A batch of training samples as the network sees it after so many passes over the rows."""
+        experiment, rows = self.experiment, sample.row.tolist()
+        changes = augment.draw(experiment.augment, experiment.seed, passed, rows)
+        crops, image_from_crop, points_image = (t.to(device, non_blocking=True) for t in sample[:3])
+        crop_hw = experiment.crop.height, experiment.crop.width
+        return augment.augmented(
+            crops, image_from_crop, points_image, crop_hw, changes, self.permutation, sample.inner
+        )
+
+
+@dataclass(frozen=True)
+class Run(Pictures):
+    """An experiment made real: data, network, optimizer and how far they have come."""
+
+    device: torch.device
     mean_shape: Tensor
     network: networks.Network
     optimizer: torch.optim.Optimizer
@@ -55,9 +80,11 @@ class Run:
     wandb_id: str | None
 
     @property
-    def batches_per_epoch(self) -> int:
-        batch = min(self.experiment.train.batch, len(self.training_rows))
-        return len(self.training_rows) // batch
+    def passed(self) -> int:
+        """Passes over the training rows that are over."""
+        progress = self.progress
+        whole_epochs = progress.epoch * self.experiment.data.multiplier
+        return whole_epochs + progress.batch // self.batches_per_pass
 
     @property
     def total_steps(self) -> int:
@@ -65,13 +92,12 @@ class Run:
         return min(steps, self.experiment.train.max_steps or steps)
 
 
-def prepare(experiment: Experiment, saved: checkpoint.Checkpoint | None = None) -> Run:
-    """Reads and checks everything that a run needs, from the start or from a checkpoint.
+def read_pictures(experiment: Experiment, saved: checkpoint.Checkpoint | None = None) -> Pictures:
+    """Reads and checks the pictures that a run needs, from the start or from a checkpoint.
 
     Raises:
         ValueError: data or options that cannot be used, or data that changed since the checkpoint.
     """
-    device = distributed.start(chosen_device(experiment.train.device))
     folder = contest.find_folder(experiment.data.root)
     table = contest.read_landmarks(folder.train_table, progress=True)
     paths = contest.image_paths(folder.train_images, table.names, table.path)
@@ -90,9 +116,6 @@ def prepare(experiment: Experiment, saved: checkpoint.Checkpoint | None = None) 
         held_out, rule = np.zeros(len(paths), bool), "as stored with the run"
         held_out[saved.validation_rows.numpy()] = True
     training_rows, validation_rows = np.flatnonzero(~held_out), np.flatnonzero(held_out)
-    # a batch that the processes cannot share is refused before anything is written
-    shuffled_batches(training_rows, experiment.train.batch, 0, 0, 0, distributed.world())
-
     for part, rows in (("training", training_rows), ("validation", validation_rows)):
         if not np.isfinite(table.points_image[rows]).any():
             raise ValueError(
@@ -100,30 +123,53 @@ def prepare(experiment: Experiment, saved: checkpoint.Checkpoint | None = None) 
                 "some, or split in another way (data.split, data.validation)"
             )
 
-    margin = margin_for(experiment.crop, experiment.augment)
-    training = Samples(paths, table.points_image, experiment.crop, margin)
-    validation = Samples(paths, table.points_image, experiment.crop)
+    validation = Samples.of(experiment, paths, table.points_image)
+    training = replace(
+        validation,
+        margin=margin_for(experiment.crop, experiment.augment),
+        edge=experiment.augment.fill != "black",
+    )
     mirrors = experiment.augment.mirror > 0
     permutation = topology.mirror_permutation(table.num_landmarks) if mirrors else None
+    return Pictures(
+        experiment, table, table_hash, rule, training_rows, validation_rows, training, validation,
+        permutation,
+    )  # fmt: skip
+
+
+def prepare(experiment: Experiment, saved: checkpoint.Checkpoint | None = None) -> Run:
+    """Reads and checks everything that a run needs, from the start or from a checkpoint.
+
+    Raises:
+        ValueError: data or options that cannot be used, or data that changed since the checkpoint.
+    """
+    device = distributed.start(chosen_device(experiment.train.device))
+    pictures = read_pictures(experiment, saved)
+    # a batch that the processes cannot share is refused before anything is written
+    shuffled_batches(pictures.training_rows, experiment.train.batch, 0, 0, 0, distributed.world())
 
     torch.manual_seed(seed_of(experiment.seed, 0))
     model = replace(experiment.model, weights="none") if saved else experiment.model
-    network = networks.build(model, experiment.crop, table.num_landmarks).to(device)
+    network = networks.build(model, experiment.crop, pictures.table.num_landmarks).to(device)
     network.compiled_parts = experiment.train.compile
     optimizer = optimizer_for(experiment, network)
     progress = Progress()
     if saved is None:
-        mean_shape = torch.from_numpy(mean_shape_crop(validation, training_rows))
+        mean_shape = torch.from_numpy(mean_shape_crop(pictures.validation, pictures.training_rows))
     else:
         network.load_state_dict(saved.network)
         optimizer.load_state_dict(saved.optimizer)
         progress = Progress(**saved.progress)
         mean_shape = saved.mean_shape_crop
     return Run(
-        experiment, device, table, table_hash, rule, training_rows, validation_rows, training,
-        validation, permutation, mean_shape, network, optimizer, progress,
-        saved.wandb_id if saved else None,
-    )  # fmt: skip
+        **vars(pictures),
+        device=device,
+        mean_shape=mean_shape,
+        network=network,
+        optimizer=optimizer,
+        progress=progress,
+        wandb_id=saved.wandb_id if saved else None,
+    )
 
 
 def save(run: Run, path: Path, wandb_id: str) -> None:

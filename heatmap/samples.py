@@ -1,12 +1,13 @@
 """Table, pictures and crop rule -> one uint8 crop and its points; nothing else crosses the loader.
 
 A sample is the photograph shrunk, antialiased, to the crop's scale, with a margin round the crop as
-wide as the augmentation can reach. Targets are never made here.
+wide as the augmentation can reach. A black border is trimmed first, so that the crop rule and
+everything after it know the photograph within only. Targets are never made here.
 """
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from heatmap import config, frame
-from heatmap.contest import read_image
+from heatmap.contest import read_boxes, read_image
 from heatmap.frame import Frame
 
 
@@ -29,6 +30,8 @@ class Sample(NamedTuple):
     points_image: (P, 2) float32, NaN where unlabelled or unknown.
     image_hw: (2,) int64, the photograph's size.
     row: () int64, of the table.
+    inner: (4,) int64, the photograph without its border, all of it if none is trimmed: left, top,
+        right and bottom pixel, the latter two not included.
     """
 
     crop: Tensor
@@ -36,19 +39,40 @@ class Sample(NamedTuple):
     points_image: Tensor
     image_hw: Tensor
     row: Tensor
+    inner: Tensor
 
 
 @dataclass(frozen=True)
 class Samples(Dataset[Sample]):
     """The pictures of a table as samples, by row.
 
-    paths: N pictures; points_image: (N, P, 2) float32; margin: pixels round the crop.
+    paths: N pictures; points_image: (N, P, 2) float32; boxes_image: (N, 4) float64 corners x0, y0,
+    x1, y1, for the crop rule that takes them; margin: pixels round the crop; edge: outside the
+    photograph the colours of its edge are carried on, else it is black.
     """
 
     paths: Sequence[Path]
     points_image: np.ndarray
     crop: config.Crop
+    boxes_image: np.ndarray | None = None
     margin: int = 0
+    edge: bool = False
+
+    @classmethod
+    def of(
+        cls, experiment: config.Experiment, paths: Sequence[Path], points_image: np.ndarray
+    ) -> "Samples":
+        """The pictures as the experiment crops them for validation and test.
+
+        Raises:
+            ValueError: the experiment crops boxes, and their table cannot be read or lacks one.
+        """
+        boxes_image = None
+        if experiment.crop.rule == "box":
+            if experiment.data.boxes is None:
+                raise ValueError("crop.rule is box; name the table of the boxes with --data.boxes")
+            boxes_image = read_boxes(experiment.data.boxes, paths)
+        return cls(paths, points_image, experiment.crop, boxes_image)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -59,23 +83,60 @@ class Samples(Dataset[Sample]):
             ValueError: the picture cannot be read; the message names it.
         """
         image = read_image(self.paths[row])
-        rule = {"cover": frame.cover, "contain": frame.contain}[self.crop.rule]
-        frame_here = rule(image.shape[:2], (self.crop.height, self.crop.width)).padded(self.margin)
+        left, top, right, bottom = inner = within_border(image, self.crop.trim_border)
+        photograph = image[top:bottom, left:right]
+        here = self._crop_of(row, inner).padded(self.margin)
         return Sample(
-            torch.from_numpy(cut(image, frame_here)).permute(2, 0, 1),
-            frame_here.image_from_crop,
+            torch.from_numpy(cut(photograph, here, self.edge)).permute(2, 0, 1),
+            frame.translation(left, top) @ here.image_from_crop,
             torch.from_numpy(self.points_image[row]),
             torch.tensor(image.shape[:2]),
             torch.tensor(row),
+            torch.tensor(inner),
         )
 
+    def _crop_of(self, row: int, inner: tuple[int, int, int, int]) -> Frame:
+        """Where the crop sits in the picture without its border."""
+        left, top, right, bottom = inner
+        crop_hw = self.crop.height, self.crop.width
+        match self.crop.rule:
+            case "cover":
+                return frame.cover((bottom - top, right - left), crop_hw)
+            case "contain":
+                return frame.contain((bottom - top, right - left), crop_hw)
+            case "box":
+                assert self.boxes_image is not None
+                x0, y0, x1, y1 = self.boxes_image[row].tolist()
+                box = x0 - left, y0 - top, x1 - left, y1 - top
+                return frame.around(box, crop_hw, self.crop.box_scale)
 
-def cut(image: np.ndarray, crop: Frame) -> np.ndarray:
-    """(height, width, 3) uint8: what the photograph shows in the frame, antialiased, black outside.
+
+def within_border(image: np.ndarray, threshold: int) -> tuple[int, int, int, int]:
+    """The picture without its dark border: left, top, right and bottom, the latter two excluded.
+
+    A row or column is border where no pixel's channel mean exceeds the threshold; 0 leaves the
+    picture whole, and so does a picture that is border all over.
+
+    Args:
+        image: (H, W, 3) uint8.
+    """
+    height, width = image.shape[:2]
+    if threshold == 0:
+        return 0, 0, width, height
+    bright = image.sum(-1, dtype=np.uint16) > 3 * threshold
+    rows, columns = np.flatnonzero(bright.any(1)), np.flatnonzero(bright.any(0))
+    if len(rows) == 0:
+        return 0, 0, width, height
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def cut(image: np.ndarray, crop: Frame, edge: bool = False) -> np.ndarray:
+    """(height, width, 3) uint8: what the photograph shows in the frame, antialiased.
 
     Args:
         image: (H, W, 3) uint8.
         crop: an unbatched frame without rotation.
+        edge: outside the photograph the colours of its edge are carried on, else it is black.
     """
     image_from_crop = crop.image_from_crop.numpy()
     height, width = image.shape[:2]
@@ -90,17 +151,17 @@ def cut(image: np.ndarray, crop: Frame) -> np.ndarray:
         image_from_crop[:2],
         (crop.width, crop.height),
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_CONSTANT,
+        borderMode=cv2.BORDER_REPLICATE if edge else cv2.BORDER_CONSTANT,
     )
 
 
 def shuffled_batches(
     rows: np.ndarray, batch: int, seed: int, epoch: int, rank: int = 0, world: int = 1
 ) -> list[list[int]]:
-    """The epoch's batches of training rows, this process's part of each.
+    """The batches of one pass over the training rows, this process's part of each.
 
-    The order is a function of (seed, epoch). An incomplete last batch is left out; a batch larger
-    than the rows is cut to them.
+    The order is a function of (seed, epoch), where epoch counts passes. An incomplete last batch is
+    left out; a batch larger than the rows is cut to them.
 
     Raises:
         ValueError: a batch cannot be divided evenly between the processes.
@@ -155,7 +216,7 @@ def mean_shape_crop(samples: Samples, rows: np.ndarray, most: int = 1000) -> np.
     A landmark that none of them labels is put in the middle of the crop.
     """
     chosen = rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int)]
-    plain = Samples(samples.paths, samples.points_image, samples.crop)
+    plain = replace(samples, margin=0)
     size = samples.crop.height, samples.crop.width
     shapes = []
     for row in chosen.tolist():
@@ -169,12 +230,17 @@ def mean_shape_crop(samples: Samples, rows: np.ndarray, most: int = 1000) -> np.
 
 
 def margin_for(crop: config.Crop, augment: config.Augment) -> int:
-    """Pixels round the crop that a rotated, shrunk and shifted crop can reach."""
+    """Pixels round the crop that a rotated, shrunk, stretched and shifted crop can reach.
+
+    At most half the crop's longer side: what lies farther out is left to `augment.fill`, and the
+    loader never hands on more than four crops' pixels for one.
+    """
     half = np.array([crop.width, crop.height]) / 2
     angles = np.radians(np.linspace(0, augment.rotate_deg, 91))
     reach = max(
         (np.abs(np.cos(angles)) * half[0] + np.abs(np.sin(angles)) * half[1]).max() - half[0],
         (np.abs(np.cos(angles)) * half[1] + np.abs(np.sin(angles)) * half[0]).max() - half[1],
     )
-    grown = (reach + half.max()) * (1 + augment.scale) - half.max()
-    return math.ceil(grown + 2 * augment.shift * half.max())
+    stretch = (1 + augment.scale) * math.sqrt(1 + augment.aspect)
+    grown = (reach + half.max()) * stretch - half.max()
+    return min(math.ceil(grown + 2 * augment.shift * half.max()), math.ceil(half.max()))

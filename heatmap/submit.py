@@ -66,7 +66,7 @@ def submit(
     mean_shape = np.zeros((num_landmarks, 2))
     with tqdm(total=len(paths), desc="predict", unit="img", leave=False, disable=None) as bar:
         for found in predict(
-            trained.network.to(device), Samples(paths, nothing, experiment.crop),
+            trained.network.to(device), Samples.of(experiment, paths, nothing),
             np.arange(len(paths)), batch=experiment.train.batch, workers=experiment.data.workers,
             device=device, precision=experiment.train.precision,
         ):  # fmt: skip

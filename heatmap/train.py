@@ -131,10 +131,14 @@ def _one_epoch(
 ) -> None:
     """Training until the epoch or the budget is over, from the batch where `progress` stands."""
     progress, settings, seed = run.progress, run.experiment.train, run.experiment.seed
-    batches = shuffled_batches(
-        run.training_rows, settings.batch, seed, progress.epoch,
-        distributed.rank(), distributed.world(),
-    )  # fmt: skip
+    multiplier = run.experiment.data.multiplier
+    batches = [
+        batch
+        for passed in range(progress.epoch * multiplier, (progress.epoch + 1) * multiplier)
+        for batch in shuffled_batches(
+            run.training_rows, settings.batch, seed, passed, distributed.rank(), distributed.world()
+        )
+    ]
     loading = load(run.training, batches[progress.batch :], run.experiment.data.workers, run.device)
     bar = tqdm(
         total=len(batches), initial=progress.batch, desc=f"epoch {progress.epoch + 1}",
@@ -173,16 +177,7 @@ def step(run: Run, model: nn.Module, sample: Sample, watch: Stopwatch, begin: fl
         group["lr"] = rate
     torch.manual_seed(seed_of(experiment.seed, 1 + progress.step, distributed.rank()))
     with watch("data"):
-        changes = augment.draw(
-            experiment.augment, experiment.seed, progress.epoch, sample.row.tolist()
-        )
-        crops, image_from_crop, points_image = (
-            t.to(run.device, non_blocking=True) for t in sample[:3]
-        )
-        crop_hw = experiment.crop.height, experiment.crop.width
-        batch = augment.augmented(
-            crops, image_from_crop, points_image, crop_hw, changes, run.permutation
-        )
+        batch = run.augmented(sample, run.passed, run.device)
         if experiment.train.pixel_weights:
             area = batch.frame.pixel_area().to(batch.weights)
             batch = replace(batch, weights=batch.weights * area[:, None])

@@ -22,10 +22,16 @@ UNET = Experiment(
     train=config.Train(max_minutes=1.5, patience=3, precision="bf16"),
     wandb=config.Wandb(mode="off", tags=("a", "b")),
 )
+BOXES = dataclasses.replace(
+    UNET,
+    data=config.Data(boxes=Path("some") / "boxes.csv", multiplier=10),
+    crop=config.Crop(rule="box", box_scale=1.3, trim_border=9),
+    augment=config.Augment(fill="mixed", erase=0.5, erase_area=(0.01, 0.03)),
+)
 DIRECT = dataclasses.replace(UNET, model=config.Direct(encoder="resnet34"))
 
 
-@pytest.mark.parametrize("experiment", [UNET, DIRECT, Experiment(name="all defaults")])
+@pytest.mark.parametrize("experiment", [UNET, DIRECT, BOXES, Experiment(name="all defaults")])
 def test_an_experiment_survives_json(experiment: Experiment) -> None:
     values = json.loads(json.dumps(config.to_dict(experiment)))
     assert config.from_dict(Experiment, values) == experiment
@@ -74,10 +80,35 @@ WRONG = [
     (config.Crop, {"width": 31}, "crop.width"),
     (config.Augment, {"mirror": 1.1}, "augment.mirror"),
     (config.Augment, {"rotate_deg": 181}, "augment.rotate_deg"),
-    *((config.Augment, {f.name: -0.1}, f.name) for f in dataclasses.fields(config.Augment)),
+    *(
+        (config.Augment, {f.name: -0.1}, f.name)
+        for f in dataclasses.fields(config.Augment)
+        if f.type is float
+    ),
+    (config.Augment, {"hue": 0.6}, "augment.hue"),
+    (config.Augment, {"blur": 11}, "augment.blur"),
+    (config.Augment, {"erase_area": (0.0, 0.1)}, "augment.erase_area"),
+    (config.Augment, {"erase_area": (0.2, 0.1)}, "augment.erase_area"),
+    (config.Augment, {"erase_area": (0.2, 1.1)}, "augment.erase_area"),
+    (config.Data, {"multiplier": 0}, "data.multiplier"),
+    (config.Crop, {"box_scale": 0.0}, "crop.box_scale"),
+    (config.Crop, {"trim_border": -1}, "crop.trim_border"),
+    (config.Crop, {"trim_border": 255}, "crop.trim_border"),
     *(
         (config.Augment, {name: 1.1}, f"augment.{name}")
-        for name in ("scale", "shift", "brightness", "contrast", "saturation")
+        for name in (
+            "scale",
+            "shift",
+            "aspect",
+            "brightness",
+            "contrast",
+            "saturation",
+            "gray",
+            "sharpness",
+            "noise",
+            "jpeg",
+            "erase",
+        )
     ),
     (config.UNet, {"width": 0}, "model.width"),
     (config.UNet, {"sigma": 0.4}, "model.sigma"),

@@ -220,6 +220,19 @@ def test_killed_again_and_again(
     assert_same(tmp_path / "run", uninterrupted)
 
 
+@pytest.mark.parametrize("step", [3, 6])
+def test_an_epoch_of_two_passes_is_two_epochs_of_one_killed_or_not(
+    start: Callable[..., None], uninterrupted: Path, tmp_path: Path, step: int
+) -> None:
+    passes = ("--data.multiplier", "2", "--train.epochs", "1")
+    start(tmp_path / "run", *passes, kill=partial(before_update, step))
+    resume(tmp_path / "run")
+    weights, rows, last = results(tmp_path / "run")
+    assert weights == results(uninterrupted)[0]
+    assert [row["step"] for row in rows] == [STEPS]
+    assert last.progress["epoch"] == 1 and last.progress["step"] == STEPS
+
+
 def test_a_finished_run_is_left_as_it_is(uninterrupted: Path) -> None:
     def contents() -> dict[Path, bytes]:
         return {path: path.read_bytes() for path in uninterrupted.rglob("*") if path.is_file()}

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,158 @@ def test_colours_keep_their_channels_at_any_size() -> None:
         assert np.abs(crop[2:-2, 2:-2].astype(int) - (10, 120, 230)).max() <= 1
 
 
+def test_edge_carries_on_the_photographs_own_border() -> None:
+    image = np.random.default_rng(4).integers(0, 256, (50, 30, 3)).astype(np.uint8)
+    here = Frame(EYE, 50, 30).padded(20)  # a crop pixel is a picture's pixel
+    black, edge = samples.cut(image, here), samples.cut(image, here, edge=True)
+    assert np.array_equal(black, np.pad(image, ((20, 20), (20, 20), (0, 0))))
+    assert np.array_equal(edge, np.pad(image, ((20, 20), (20, 20), (0, 0)), "edge"))
+
+
+# border
+
+
+BORDER = {"left": 7, "top": 11, "right": 3, "bottom": 5}
+
+
+def bordered(grey: int, height: int = 60, width: int = 48) -> np.ndarray:
+    """A picture within a border whose pixels have channel means up to `grey`."""
+    generator = np.random.default_rng(5)
+    image = generator.integers(grey + 1, 256, (height, width, 3)).astype(np.uint8)
+    across = (BORDER["top"], BORDER["bottom"]), (BORDER["left"], BORDER["right"])
+    whole = np.pad(image, (*across, (0, 0)))
+    border = np.pad(np.zeros(image.shape[:2], bool), across, constant_values=True)
+    whole[border] = generator.permuted(np.array([[0, grey, 2 * grey]] * border.sum()), axis=1)
+    return whole
+
+
+def test_the_border_ends_at_the_threshold() -> None:
+    image = bordered(9)
+    height, width = image.shape[:2]
+    whole = 0, 0, width, height
+    inner = BORDER["left"], BORDER["top"], width - BORDER["right"], height - BORDER["bottom"]
+    assert samples.within_border(image, 9) == inner
+    assert samples.within_border(image, 8) == whole
+    assert samples.within_border(image, 0) == whole
+    image[0, 20] = (9, 9, 10)  # one pixel of a mean above 9 makes its row and column picture
+    assert samples.within_border(image, 9) == (inner[0], 0, *inner[2:])
+    assert samples.within_border(np.full((20, 30, 3), 9, np.uint8), 9) == (0, 0, 30, 20)
+    dot = np.zeros((20, 30, 3), np.uint8)
+    dot[4, 7, 2] = 30
+    assert samples.within_border(dot, 9) == (7, 4, 8, 5)
+
+
+@pytest.mark.parametrize("rule", ["cover", "contain"])
+def test_a_trimmed_picture_is_cropped_like_what_lies_within_and_points_come_home(
+    tmp_path: Path, rule: Any
+) -> None:
+    image = bordered(9)
+    top, bottom = BORDER["top"], image.shape[0] - BORDER["bottom"]
+    left, right = BORDER["left"], image.shape[1] - BORDER["right"]
+    points = np.float32([[[20.25, 30.5], [31, 18], [left, top]]])
+    crop = config.Crop(height=40, width=32, rule=rule, trim_border=9)
+    cv2.imwrite(str(tmp_path / "whole.png"), image)
+    cv2.imwrite(str(tmp_path / "within.png"), image[top:bottom, left:right])
+    whole = Samples([tmp_path / "whole.png"], points, crop)[0]
+    plain = replace(crop, trim_border=0)
+    within = Samples([tmp_path / "within.png"], points - np.float32([left, top]), plain)[0]
+    assert torch.equal(whole.crop, within.crop)
+    assert whole.inner.tolist() == [left, top, right, bottom]
+    assert whole.image_hw.tolist() == list(image.shape[:2])
+    frames = [Frame(sample.image_from_crop, 40, 32) for sample in (whole, within)]
+    points_crop = [
+        one.to_crop(sample.points_image)
+        for one, sample in zip(frames, (whole, within), strict=True)
+    ]
+    assert (points_crop[0] - points_crop[1]).abs().max() < 1e-6
+    home = frames[0].to_image(points_crop[1])
+    assert (home - whole.points_image).abs().max() < 1e-6
+    edge = Samples([tmp_path / "whole.png"], points, crop, margin=20, edge=True)[0].crop
+    assert edge.min() > 9, "the border is carried on, not the photograph's edge"
+
+
+def test_a_dot_within_a_border_is_found_where_its_coordinates_come_to(tmp_path: Path) -> None:
+    spot = np.maximum(blob(120, 90, 41.3, 52.6, 4), 10)
+    image = np.pad(spot, ((13, 4), (0, 21), (0, 0)))
+    cv2.imwrite(str(tmp_path / "spot.png"), image)
+    crop = config.Crop(height=64, width=48, trim_border=9)
+    sample = Samples([tmp_path / "spot.png"], np.float32([[[41.3, 65.6]]]), crop)[0]
+    expected = Frame(sample.image_from_crop, 64, 48).to_crop(sample.points_image)[0]
+    seen = np.clip(sample.crop.permute(1, 2, 0).numpy().astype(float) - 10, 0, None)
+    assert centroid(seen) == pytest.approx(expected.tolist(), abs=0.05)
+
+
+# boxes
+
+
+@pytest.mark.parametrize("trim_border", [0, 9])
+@pytest.mark.parametrize("crop_hw", [(64, 64), (128, 48), (48, 128)])
+def test_the_whole_box_is_seen_in_the_middle_at_its_own_proportions(
+    tmp_path: Path, crop_hw: tuple[int, int], trim_border: int
+) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), bordered(9, 200, 300))
+    boxes = np.array([[41.5, 60, 150, 133.25]])
+    crop = config.Crop(
+        height=crop_hw[0], width=crop_hw[1], rule="box", box_scale=1.25, trim_border=trim_border
+    )
+    nothing = np.full((1, 1, 2), np.nan, np.float32)
+    sample = Samples([tmp_path / "a.png"], nothing, crop, boxes)[0]
+    corners = torch.from_numpy(boxes.reshape(2, 2))
+    found = Frame(sample.image_from_crop, *crop_hw).to_crop(corners).numpy()
+    size = np.array(crop_hw[::-1])
+    assert found.mean(0) == pytest.approx((size - 1) / 2, abs=1e-6)
+    factors = (found[1] - found[0]) / (boxes[0, 2:] - boxes[0, :2])
+    assert factors[0] == pytest.approx(factors[1], abs=1e-6)
+    assert ((found[1] - found[0]) / size).max() == pytest.approx(1 / 1.25, abs=1e-6)
+
+
+def test_boxes_are_those_of_the_experiments_table(tiny_contest: Path, tmp_path: Path) -> None:
+    plain = tiny_samples(tiny_contest)
+    table = tmp_path / "boxes.csv"
+    lines = [f"{path.name},{10 + k},20,60.5,70" for k, path in enumerate(plain.paths)]
+    table.write_text("\n".join(["file_name,x0,y0,x1,y1", *reversed(lines)]))
+    experiment = config.Experiment(
+        name="boxes", data=config.Data(boxes=table), crop=replace(CROP, rule="box")
+    )
+    some = Samples.of(experiment, plain.paths, plain.points_image)
+    for row in (0, 5):
+        middle = Frame(some[row].image_from_crop, 48, 36).to_image(torch.tensor([[17.5, 23.5]]))
+        assert middle.tolist()[0] == pytest.approx([(70.5 + row) / 2, 45], abs=1e-6)
+    table.write_text("\n".join(["file_name,x0,y0,x1,y1", *lines[:3]]))
+    with pytest.raises(ValueError, match=rf"no row has a box for .*{plain.paths[3].name}"):
+        Samples.of(experiment, plain.paths, plain.points_image)
+    with pytest.raises(ValueError, match=r"--data\.boxes"):
+        Samples.of(replace(experiment, data=config.Data()), plain.paths, plain.points_image)
+    mean = samples.mean_shape_crop(some, np.array([0]))
+    sample = some[0]
+    expected = Frame(sample.image_from_crop, 48, 36).to_crop(sample.points_image)
+    assert mean == pytest.approx(expected.numpy(), abs=1e-6)
+
+
 # samples
+
+
+@pytest.mark.parametrize("crop_hw", [(128, 128), (224, 224), (256, 256), (166, 128)])
+def test_cover_fills_a_crop_of_any_size(tiny_contest: Path, crop_hw: tuple[int, int]) -> None:
+    crop = config.Crop(height=crop_hw[0], width=crop_hw[1])
+    some = tiny_samples(tiny_contest, crop=crop)
+    for row in (0, 4):
+        assert some[row].crop.shape == (3, *crop_hw)
+        assert some[row].crop.amax(0).min() > 0
+
+
+def test_a_letterbox_holds_the_whole_picture_with_black_beside_it(tmp_path: Path) -> None:
+    for name, (height, width) in {"wide": (60, 131), "tall": (300, 70)}.items():
+        cv2.imwrite(str(tmp_path / f"{name}.png"), np.full((height, width, 3), 200, np.uint8))
+    crop = config.Crop(height=224, width=288, rule="contain")
+    nothing = np.full((2, 1, 2), np.nan, np.float32)
+    some = Samples([tmp_path / "wide.png", tmp_path / "tall.png"], nothing, crop)
+    wide, tall = some[0].crop[0].numpy(), some[1].crop[0].numpy()
+    rows, columns = np.flatnonzero(wide[:, 144] > 100), np.flatnonzero(tall[112] > 100)
+    assert len(rows) == pytest.approx(60 * 288 / 131, abs=1.1)
+    assert len(columns) == pytest.approx(70 * 224 / 300, abs=1.1)
+    assert (wide[:, [0, -1]][rows] > 100).all() and (tall[[0, -1]][:, columns] > 100).all()
+    assert (wide[: rows[0] - 1] == 0).all() and (tall[:, columns[-1] + 2 :] == 0).all()
 
 
 def test_a_sample_is_the_picture_in_its_frame(tiny_contest: Path) -> None:
@@ -242,8 +394,8 @@ def test_the_mean_shape_of_many_pictures_takes_some_evenly(tiny_contest: Path) -
 
 
 def test_the_margin_is_as_wide_as_the_augmentation_can_reach() -> None:
-    generator = np.random.default_rng(2)
-    for _ in range(60):
+    generator, reached_all = np.random.default_rng(2), 0
+    while reached_all < 60:
         height, width = generator.integers(32, 97, 2).tolist()
         crop = config.Crop(height=height, width=width)
         settings = config.Augment(
@@ -251,19 +403,23 @@ def test_the_margin_is_as_wide_as_the_augmentation_can_reach() -> None:
             rotate_deg=generator.choice([0.0, generator.uniform(0, 180)]),
             scale=generator.choice([0.0, generator.uniform(0, 1)]),
             shift=generator.choice([0.0, generator.uniform(0, 0.5)]),
+            aspect=generator.choice([0.0, generator.uniform(0, 1)]),
         )
+        margin = samples.margin_for(crop, settings)
+        assert 0 <= margin <= max(height, width) / 2 + 0.5
+        if margin >= max(height, width) / 2:  # as wide as a margin gets
+            continue
+        reached_all += 1
         angles = np.radians(settings.rotate_deg) * generator.choice([-1, 1, 0, 0.5, -0.7], 8)
         count = len(angles)
-        changes = augment.Changes(
-            mirrored=generator.random(count) < 0.5,
+        changes = replace(
+            augment.draw(settings, 0, 0, list(range(count))),
             angle=angles,
             scale=np.full(count, 1 / (1 + settings.scale)),
             shift=settings.shift * generator.choice([-1.0, 1.0], (count, 2)),
-            brightness=np.zeros(count),
-            contrast=np.ones(count),
-            saturation=np.ones(count),
+            aspect=(1 + settings.aspect) ** generator.choice([-1.0, 1.0], count),
         )
-        padded = Frame(EYE, crop.height, crop.width).padded(samples.margin_for(crop, settings))
+        padded = Frame(EYE, crop.height, crop.width).padded(margin)
         crops = torch.zeros(1, 1, 1, 1, dtype=torch.uint8).expand(
             count, 3, padded.height, padded.width
         )
@@ -288,6 +444,13 @@ def padded_from_new(
         None,
     )
     return batch.frame.image_from_crop
+
+
+def test_any_angle_needs_a_margin_of_a_fifth_of_a_square() -> None:
+    square = config.Crop(height=224, width=224)
+    assert samples.margin_for(square, config.Augment(rotate_deg=180)) == 47
+    everything = config.Augment(rotate_deg=180, scale=1, shift=1, aspect=1)
+    assert samples.margin_for(square, everything) == 112
 
 
 def test_no_augmentation_needs_no_margin() -> None:

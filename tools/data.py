@@ -1,20 +1,24 @@
-"""Makes data to train on, or converts what others made."""
+"""Makes data to train on, converts what others made, and shows what training sees of it."""
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from heatmap.command import failing_politely
+from heatmap.command import failing_politely, with_experiment
+from heatmap.config import Experiment
 
-app = tyro.extras.SubcommandApp()
-convert = tyro.extras.SubcommandApp()
-app.command(convert, name="convert", help="Write another data set as a contest folder.")
+USAGE = """\
+usage: data.py make OUT --count N [--seed N] [--test-count N] [--workers N]
+       data.py convert kaggle15 SOURCE OUT [--incomplete keep|drop] [--limit N]
+       data.py show EXPERIMENT.py --data.root DIR [--out FILE] [--count N] [--field value ...]
+       data.py COMMAND --help             every option with its default
+"""
 
 
-@app.command
 def make(
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")],
     *,
@@ -36,6 +40,9 @@ def make(
 
     make_contest(out, count=count, seed=seed, test_count=test_count, workers=workers, progress=True)
     print(f"{out}: pictures and tables; the test pictures' landmarks are in withheld/solution.csv")
+
+
+convert = tyro.extras.SubcommandApp()
 
 
 @convert.command
@@ -77,5 +84,58 @@ def kaggle15(
         )
 
 
+def showing(experiment: Experiment) -> Callable[..., int]:
+    """The command that shows what training on this experiment sees."""
+
+    def show(
+        experiment: Annotated[Experiment, tyro.conf.arg(name="")] = experiment,
+        *,
+        out: Path = Path("sheet.jpg"),
+        count: int = 16,
+        epoch: int = 1,
+    ) -> int:
+        """Draw training crops, changed at random as in training, with their landmarks.
+
+        Args:
+            out: the picture to write, .jpg or .png.
+            count: how many training pictures, evenly spaced through the table.
+            epoch: the epoch whose changes are shown; each has changes of its own.
+        """
+        return failing_politely(lambda: write_sheet(experiment, out, count, epoch))
+
+    return show
+
+
+def write_sheet(experiment: Experiment, out: Path, count: int, epoch: int) -> None:
+    if min(count, epoch) < 1 or out.suffix not in (".jpg", ".png"):
+        raise ValueError("--count and --epoch must be at least 1, --out must end in .jpg or .png")
+    import cv2
+
+    from heatmap.files import write_atomically
+    from heatmap.pictures import training_sheet
+    from heatmap.run import read_pictures
+
+    sheet = training_sheet(read_pictures(experiment), count, epoch)
+    with write_atomically(out) as temporary:
+        cv2.imwrite(str(temporary), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+    print(out)
+
+
+def main(arguments: list[str]) -> int:
+    match arguments:
+        case ["make", *options]:
+            return failing_politely(lambda: tyro.cli(make, prog="data.py make", args=options))
+        case ["convert", *options]:
+            return failing_politely(lambda: convert.cli(prog="data.py convert", args=options))
+        case ["show", *options]:
+            return with_experiment("data.py show", options, showing, USAGE)
+        case ["-h" | "--help", *_]:
+            print(USAGE, end="")
+            return 0
+        case _:
+            print(USAGE, end="", file=sys.stderr)
+            return 2
+
+
 if __name__ == "__main__":
-    sys.exit(failing_politely(lambda: app.cli(description=__doc__)))
+    sys.exit(main(sys.argv[1:]))

@@ -143,6 +143,60 @@ def read_asked_points(path: Path, num_landmarks: int) -> AskedPoints:
     return AskedPoints(path=path, names=list(rows_by_name), indices=np.array(lists, np.int64))
 
 
+def read_boxes(path: Path, pictures: Sequence[Path]) -> np.ndarray:
+    """(N, 4) float64 boxes of these N pictures: x0, y0, x1, y1, opposite corners in image pixels.
+
+    The table's columns are file_name, x0, y0, x1, y1, separated by comma or TAB. A file name holds
+    as many of the picture's folders as tell it from others: "1.jpg" or "test/images/1.jpg".
+
+    Raises:
+        ValueError: anything else, or a picture without a box; the message names file and row, or
+            the picture.
+    """
+    columns = ["x0", "y0", "x1", "y1"]
+    rows = _csv_rows(path)
+    header = [cell.strip() for cell in rows[0]] if rows else []
+    if header[:1] not in ([name] for name in _NAME_COLUMNS) or header[1:] != columns:
+        raise ValueError(
+            f"{path}, row 1: expected the columns file_name, {', '.join(columns)}, found {header}"
+        )
+    rows_by_name: dict[str, int] = {}
+    boxes: dict[str, np.ndarray] = {}
+    for row, cells in enumerate(rows[1:], start=2):
+        where = f"{path}, row {row}"
+        if len(cells) != len(header):
+            raise ValueError(f"{where}: {len(cells)} cells where the header has {len(header)}")
+        _add_name(rows_by_name, cells[0], row, where)
+        box = _parse_box(cells[1:], columns, where)
+        if not (box[:2] < box[2:]).all():
+            raise ValueError(
+                f"{where}: the box from ({box[0]:g}, {box[1]:g}) to ({box[2]:g}, {box[3]:g}) is "
+                "empty; x0 must be below x1, and y0 below y1"
+            )
+        boxes[cells[0].strip()] = box
+    return np.array([_box_of(picture, boxes, path) for picture in pictures]).reshape(-1, 4)
+
+
+def _parse_box(cells: Sequence[str], columns: Sequence[str], where: str) -> np.ndarray:
+    box = np.empty(4)
+    for position, (cell, column) in enumerate(zip(cells, columns, strict=True)):
+        try:
+            box[position] = _parse_cell(cell.strip())
+        except ValueError as error:
+            raise ValueError(f"{where}, column {column}: {error}") from error
+        if np.isnan(box[position]):
+            raise ValueError(f"{where}, column {column}: the cell is empty")
+    return box
+
+
+def _box_of(picture: Path, boxes: dict[str, np.ndarray], path: Path) -> np.ndarray:
+    for first in range(len(picture.parts)):
+        name = "/".join(picture.parts[first:])
+        if name in boxes:
+            return boxes[name]
+    raise ValueError(f"{path}: no row has a box for {picture}; crop.rule box needs one")
+
+
 def write_asked_points(path: Path, names: Sequence[str], indices: np.ndarray) -> None:
     """Writes the table of the points asked for: TAB, lists as "[742, 385, 583]".
 

@@ -9,6 +9,7 @@ import pytest
 
 from heatmap.contest import (
     read_asked_points,
+    read_boxes,
     read_landmarks,
     write_asked_points,
     write_landmarks,
@@ -315,3 +316,47 @@ def test_real_tables_are_read() -> None:
     assert asked.indices.shape == (598, 30)
     assert not set(asked.names) & set(table.names)
     assert set(asked.names) == {path.name for path in (FACES68 / "test" / "images").iterdir()}
+
+
+# -------------------------------------------------------------------------------------- boxes
+
+BOXES = """file_name,x0,y0,x1,y1
+a.jpg,1,2,30,40.5
+test/images/b.jpg,-3,0,7,9
+train/images/b.jpg,5,6,7,8
+"""
+PICTURES = [Path("/data/train/images/b.jpg"), Path("/data/x/a.jpg"), Path("test/images/b.jpg")]
+
+
+@pytest.mark.parametrize("text", [BOXES, BOXES.replace(",", "\t"), "\ufeff" + BOXES + "\n\n"])
+def test_boxes_are_found_by_as_much_of_the_path_as_their_names_hold(
+    tmp_path: Path, text: str
+) -> None:
+    boxes = read_boxes(save(tmp_path, text), PICTURES)
+    assert boxes.dtype == np.float64
+    assert boxes.tolist() == [[5, 6, 7, 8], [1, 2, 30, 40.5], [-3, 0, 7, 9]]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "essentials"),
+    [
+        ("x0,y0", "x,y", ["row 1", "file_name, x0, y0, x1, y1"]),
+        ("a.jpg,1,2,30", "a.jpg,1,2", ["row 2", "4 cells where the header has 5"]),
+        ("a.jpg,1,2,30", "a.jpg,1,two,30", ["row 2, column y0", "'two' is not a number"]),
+        ("a.jpg,1,2,30", "a.jpg,1,,30", ["row 2, column y0", "empty"]),
+        ("a.jpg,1,2,30", "a.jpg,30,2,30", ["row 2", "the box from (30, 2) to (30, 40.5)"]),
+        ("a.jpg,1,2,30", "a.jpg,1,nan,30", ["row 2, column y0"]),
+        ("a.jpg", "train/images/b.jpg", ["row 4, column file_name", "row 2"]),
+        ("train/images/b.jpg", "c.jpg", ["no row has a box for /data/train/images/b.jpg"]),
+        (BOXES, "", ["row 1"]),
+    ],
+)
+def test_malformed_boxes_are_refused_with_their_place(
+    tmp_path: Path, old: str, new: str, essentials: list[str]
+) -> None:
+    assert old in BOXES
+    path = save(tmp_path, BOXES.replace(old, new))
+    with pytest.raises(ValueError, match=re.escape(str(path))) as error:
+        read_boxes(path, PICTURES)
+    for essential in essentials:
+        assert essential in str(error.value)
