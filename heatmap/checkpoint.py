@@ -12,7 +12,7 @@ from torch import Tensor
 from heatmap import config, networks
 from heatmap.files import write_atomically
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -263,25 +263,96 @@ class Optimizer:
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """The learning rate over the run, as a function of the part of the budget that is used."""
+    """The learning rate over a stage, as a factor of its top."""
 
-    kind: Literal["cosine", "step", "constant"] = "cosine"
-    """cosine: falls to zero at the end; step: times gamma after every epoch."""
+    kind: Literal["cosine", "step", "constant", "plateau", "onecycle", "cyclic"] = "cosine"
+    """cosine: falls to the floor; step: times gamma after every step_epochs; plateau: times gamma
+    when the validation score stops to improve; onecycle: rises from 1/25 over the warm-up, then
+    falls to nearly nothing; cyclic: up and down between floor and top, which shrinks by gamma every
+    step (exp_range)."""
     warmup: float = 0.05
-    """Part of the run over which the rate rises linearly from zero."""
+    """Part of the stage over which the rate rises from zero (onecycle: from 1/25); not of cyclic.
+    torch's OneCycleLR has 0.3."""
     gamma: float = 0.1
-    """Factor of the step schedule."""
+    """Factor of step, plateau and cyclic."""
+    floor: float = 0.0
+    """Lowest factor of cosine, step, plateau and cyclic."""
+    step_epochs: int = 1
+    """Of step."""
+    patience: int = 4
+    """Of plateau: epochs without a better score that are borne."""
+    threshold: float = 0.01
+    """Of plateau: what a better score is lower by, in square pixels."""
+    rise_steps: int = 2000
+    """Of cyclic: steps from the floor to the top, and as many back."""
 
     def __post_init__(self) -> None:
         _check(0 <= self.warmup < 1, f"schedule.warmup must be in [0, 1), not {self.warmup}")
         _check(0 < self.gamma <= 1, f"schedule.gamma must be in (0, 1], not {self.gamma}")
+        _check(0 <= self.floor < 1, f"schedule.floor must be in [0, 1), not {self.floor}")
+        for name in ("step_epochs", "rise_steps"):
+            value = getattr(self, name)
+            _check(value >= 1, f"schedule.{name} must be at least 1, not {value}")
+        for name in ("patience", "threshold"):
+            value = getattr(self, name)
+            _check(value >= 0, f"schedule.{name} must not be negative, not {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """Factors of the learning rate for the parts of a network; 0 freezes a part.
+
+    A frozen part gets no gradient, and its batch normalisation keeps its statistics.
+    """
+
+    block1: float = 1.0
+    """Of the encoder: what its first features (stride 2) need."""
+    block2: float = 1.0
+    block3: float = 1.0
+    block4: float = 1.0
+    block5: float = 1.0
+    decoder: float = 1.0
+    """Of the heatmap road."""
+    head: float = 1.0
+    """The fully connected layers, or the landmarks' embeddings."""
+
+    def __post_init__(self) -> None:
+        values = vars(self)
+        for name, value in values.items():
+            _check(value >= 0, f"rates.{name} must not be negative, not {value}")
+        _check(any(values.values()), "rates: with every part frozen there is nothing to train")
+
+
+FROZEN_ENCODER = Rates(block1=0, block2=0, block3=0, block4=0, block5=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A part of a run with its own learning rate and trainable parts; the optimizer starts anew."""
+
+    epochs: int
+    """Of max_minutes the stage gets the share that it has of all stages' epochs."""
+    lr: float | None = None
+    """Learning rate at the schedule's top; optimizer.lr unless given."""
+    schedule: Schedule = field(default_factory=Schedule)
+    rates: Rates = field(default_factory=Rates)
+    start: Literal["last", "best"] = "last"
+    """Weights to start from: those of the step before, or the best ones so far."""
+
+    def __post_init__(self) -> None:
+        _check(self.epochs >= 1, f"stage.epochs must be at least 1, not {self.epochs}")
+        _check(self.lr is None or self.lr > 0, f"stage.lr must be positive, not {self.lr}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
     """The loop and its budget: it ends at the epochs or at the minutes, whichever comes first."""
 
-    epochs: int = 20
+    epochs: int | None = None
+    """20 unless given; where the experiment has stages, these have their own."""
+    start: Path | None = None
+    """Run folder or checkpoint whose weights the network starts from; what does not fit another
+    number of landmarks is made anew."""
     max_minutes: float | None = None
     """Minutes of training and validation; the schedule anneals to them."""
     max_steps: int | None = None
@@ -300,12 +371,13 @@ class Train:
     """What is compiled before the first step: the loss's arithmetic, or the network as well."""
     patience: int | None = None
     """Epochs without a better validation score after which the run stops."""
+    keep_every: int | None = None
+    """Epochs between checkpoints that are kept under names of their own (epoch-10.pt)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     checkpoint_minutes: float = 10.0
     """Minutes between checkpoints inside an epoch; one is written after every epoch anyway."""
 
     def __post_init__(self) -> None:
-        _check(self.epochs >= 1, f"train.epochs must be at least 1, not {self.epochs}")
         _check(self.batch >= 1, f"train.batch must be at least 1, not {self.batch}")
         _check(self.accumulate >= 1, f"train.accumulate must be at least 1, not {self.accumulate}")
         _check(
@@ -313,7 +385,7 @@ class Train:
             f"train.batch ({self.batch}) must be a multiple of train.accumulate "
             f"({self.accumulate})",
         )
-        for name in ("max_minutes", "max_steps", "patience"):
+        for name in ("epochs", "max_minutes", "max_steps", "patience", "keep_every"):
             value = getattr(self, name)
             _check(value is None or value > 0, f"train.{name} must be positive, not {value}")
         _check(self.checkpoint_minutes >= 0, "train.checkpoint_minutes must not be negative")
@@ -349,12 +421,25 @@ class Experiment:
     model: Model = field(default_factory=UNet)
     optimizer: Optimizer = field(default_factory=Optimizer)
     schedule: Schedule = field(default_factory=Schedule)
+    """Of a run without stages."""
+    stages: tuple[Stage, ...] = ()
+    """One after the other; none for a run with one schedule that trains everything."""
     train: Train = field(default_factory=Train)
     wandb: Wandb = field(default_factory=Wandb)
 
     def __post_init__(self) -> None:
         _check(self.seed >= 0, f"seed must not be negative, not {self.seed}")
         _check(bool(self.name), "name must not be empty")
+        _check(
+            not self.stages or self.train.epochs is None,
+            "train.epochs and stages exclude each other: set the epochs of the stages "
+            "(--stages.0.epochs)",
+        )
+
+    @property
+    def all_stages(self) -> tuple[Stage, ...]:
+        """The stages, or the one that a run without stages is."""
+        return self.stages or (Stage(epochs=self.train.epochs or 20, schedule=self.schedule),)
 
 
 def to_dict(part: Any) -> dict[str, Any]:
@@ -368,8 +453,10 @@ def to_dict(part: Any) -> dict[str, Any]:
             values[f.name] = kind | to_dict(value)
         elif isinstance(value, Path):
             values[f.name] = str(value)
+        elif isinstance(value, tuple):
+            values[f.name] = [to_dict(v) if dataclasses.is_dataclass(v) else v for v in value]
         else:
-            values[f.name] = list(value) if isinstance(value, tuple) else value
+            values[f.name] = value
     return values
 
 
@@ -396,8 +483,12 @@ def from_dict(kind: type[T], values: dict[str, Any]) -> T:
             arguments[name] = from_dict(chosen, rest)
         elif hints[name] in (Path, Path | None) and value is not None:
             arguments[name] = Path(value)
+        elif isinstance(value, list):
+            (item, *_) = typing.get_args(hints[name])
+            is_part = dataclasses.is_dataclass(item)
+            arguments[name] = tuple(from_dict(item, v) if is_part else v for v in value)
         else:
-            arguments[name] = tuple(value) if isinstance(value, list) else value
+            arguments[name] = value
     return kind(**arguments)
 
 

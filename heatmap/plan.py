@@ -40,11 +40,11 @@ def peak_bytes(experiment: Experiment, num_landmarks: int, device: torch.device)
     """
     bare = replace(experiment.model, weights="none")
     network = networks.build(bare, experiment.crop, num_landmarks)
-    fake = FakeTensorMode()
+    parts, fake = network.parts(), FakeTensorMode()
     _make_fake(network, fake, device)
     with fake, _Live() as live:
         live.add([*network.parameters(), *network.buffers()])
-        optimizer = optimizer_for(experiment, network.train())
+        optimizer = optimizer_for(experiment, network.train(), parts)
         for _ in range(2):
             _step(experiment, network, optimizer, num_landmarks, device)
     if device.type == "cuda":

@@ -1,16 +1,20 @@
 """An experiment made real: data read and split, network and optimizer built or taken up again."""
 
+import logging
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from heatmap import augment, checkpoint, contest, distributed, networks, topology
 from heatmap.config import Experiment, to_dict
 from heatmap.samples import Sample, Samples, margin_for, mean_shape_crop, shuffled_batches
+
+logger = logging.getLogger("heatmap")
 
 
 @dataclass
@@ -19,7 +23,8 @@ class Progress:
 
     epoch: epochs that are over; batch: batches of the next one that are done, with loss_sum their
     losses; step: optimizer steps in all; seconds: of training and validation over all resumes;
-    validation_seconds: of the last validation.
+    validation_seconds: of the last validation; stage: the one that runs, begun at stage_epoch and
+    stage_step, with the scores of its validations.
     """
 
     epoch: int = 0
@@ -32,6 +37,10 @@ class Progress:
     best_epoch: int = 0
     mean_shape_mse: float = math.nan
     finished: bool = False
+    stage: int = 0
+    stage_epoch: int = 0
+    stage_step: int = 0
+    scores: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -88,7 +97,8 @@ class Run(Pictures):
 
     @property
     def total_steps(self) -> int:
-        steps = self.experiment.train.epochs * self.batches_per_epoch
+        epochs = sum(stage.epochs for stage in self.experiment.all_stages)
+        steps = epochs * self.batches_per_epoch
         return min(steps, self.experiment.train.max_steps or steps)
 
 
@@ -155,6 +165,8 @@ def prepare(experiment: Experiment, saved: checkpoint.Checkpoint | None = None) 
     optimizer = optimizer_for(experiment, network)
     progress = Progress()
     if saved is None:
+        if experiment.train.start is not None:
+            _start_from(experiment.train.start, network)
         mean_shape = torch.from_numpy(mean_shape_crop(pictures.validation, pictures.training_rows))
     else:
         network.load_state_dict(saved.network)
@@ -170,6 +182,23 @@ def prepare(experiment: Experiment, saved: checkpoint.Checkpoint | None = None) 
         progress=progress,
         wandb_id=saved.wandb_id if saved else None,
     )
+
+
+def _start_from(path: Path, network: networks.Network) -> None:
+    """Takes over the weights of another run; a head for other landmarks stays as it is."""
+    path = path / "best.pt" if path.is_dir() else path
+    own, found = network.state_dict(), checkpoint.load(path).network
+    fitting = {k: v for k, v in found.items() if k in own and v.shape == own[k].shape}
+    anew = [name for name in own if name not in fitting]
+    wrong = [name for name in anew if name.split(".")[0] not in network.HEAD]
+    if wrong:
+        raise ValueError(
+            f"train.start {path}: {len(wrong)} weights do not fit this network, such as "
+            f"{wrong[0]}; only the head may differ"
+        )
+    network.load_state_dict(fitting, strict=False)
+    if anew:
+        logger.warning(f"{path} has another head; made anew: {', '.join(anew)}")
 
 
 def save(run: Run, path: Path, wandb_id: str) -> None:
@@ -208,10 +237,19 @@ def seed_of(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
-def optimizer_for(experiment: Experiment, network: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer that the experiment asks for, of all of the network's parameters."""
+def optimizer_for(
+    experiment: Experiment,
+    network: networks.Network,
+    parts: dict[str, list[str]] | None = None,
+) -> torch.optim.Optimizer:
+    """The optimizer that the experiment asks for, with a group for each part of the network."""
     settings = experiment.optimizer
-    parameters, lr, decay = network.parameters(), settings.lr, settings.weight_decay
+    parameters: list[dict[str, Any]] = [
+        {"part": part, "params": [network.get_parameter(name) for name in names]}
+        for part, names in (parts or network.parts()).items()
+        if names
+    ]
+    lr, decay = settings.lr, settings.weight_decay
     match settings.kind:
         case "adamw":
             return torch.optim.AdamW(

@@ -19,15 +19,17 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from heatmap import augment, distributed, evaluate, machine, plan
-from heatmap.config import Model, Schedule, to_dict
+from heatmap import augment, checkpoint, distributed, evaluate, machine, plan
+from heatmap.config import Model, to_dict
 from heatmap.files import write_json
 from heatmap.maps import Maps
+from heatmap.networks import Network
 from heatmap.pictures import evenly_spaced, prediction_sheet
 from heatmap.predict import autocast
 from heatmap.record import Record
 from heatmap.run import Run, save, seed_of
 from heatmap.samples import Sample, load, shuffled_batches
+from heatmap.schedule import learning_rate, stage_at, used_of_stage
 from heatmap.stopwatch import Stopwatch
 
 logger = logging.getLogger("heatmap")
@@ -77,10 +79,16 @@ def train(run: Run, folder: Path) -> dict[str, Any]:
 def _epochs(run: Run, folder: Path, record: Record | None) -> dict[str, Any]:
     progress, settings = run.progress, run.experiment.train
     begin = time.monotonic() - progress.seconds
-    model = DistributedDataParallel(run.network) if distributed.world() > 1 else run.network
+    run.network.freeze(run.experiment.all_stages[progress.stage].rates)
+    model = _distributed(run.network)
     if record:
         save(run, folder / "last.pt", record.wandb_id)
     while not progress.finished:
+        if progress.batch == 0:
+            stage = distributed.from_first(stage_at(run.experiment, _used(run, begin)))
+            if stage != progress.stage:
+                _enter(run, stage, folder)
+                model = _distributed(run.network)
         watch, epoch_begin = Stopwatch(run.device), time.monotonic()
         _one_epoch(run, model, folder, record, watch, begin)
 
@@ -97,8 +105,9 @@ def _epochs(run: Run, folder: Path, record: Record | None) -> dict[str, Any]:
             "val/mse": mse,
             "val/nme_percent": scores["nme_percent"],
             "val/peak": scores["mean_peak"],
-            "lr": run.optimizer.param_groups[0]["lr"],
+            "lr": max(group["lr"] for group in run.optimizer.param_groups),
         }
+        progress.scores.append(mse)
         progress.epoch, progress.batch, progress.loss_sum = progress.epoch + 1, 0, 0.0
         progress.seconds = time.monotonic() - begin
         patience = settings.patience or math.inf
@@ -115,6 +124,8 @@ def _epochs(run: Run, folder: Path, record: Record | None) -> dict[str, Any]:
             _tell(run, row)
             if better:
                 save(run, folder / "best.pt", record.wandb_id)
+            if settings.keep_every and progress.epoch % settings.keep_every == 0:
+                save(run, folder / f"epoch-{progress.epoch}.pt", record.wandb_id)
             save(run, folder / "last.pt", record.wandb_id)
     return {
         "best_mse": progress.best_mse,
@@ -124,6 +135,28 @@ def _epochs(run: Run, folder: Path, record: Record | None) -> dict[str, Any]:
         "steps": progress.step,
         "minutes": progress.seconds / 60,
     }
+
+
+def _distributed(network: Network) -> nn.Module:
+    return DistributedDataParallel(network) if distributed.world() > 1 else network
+
+
+def _enter(run: Run, number: int, folder: Path) -> None:
+    """Begins a stage: its start weights, what it freezes, and an optimizer without a past."""
+    progress, stage = run.progress, run.experiment.all_stages[number]
+    progress.stage, progress.scores = number, []
+    progress.stage_epoch, progress.stage_step = progress.epoch, progress.step
+    if stage.start == "best" and distributed.rank() == 0:
+        run.network.load_state_dict(checkpoint.load(folder / "best.pt").network)
+    distributed.same_everywhere([*run.network.parameters(), *run.network.buffers()])
+    run.network.freeze(stage.rates)
+    run.optimizer.state.clear()
+    if distributed.rank() == 0:
+        frozen = [part for part, rate in vars(stage.rates).items() if rate == 0]
+        logger.info(
+            f"stage {number + 1} of {len(run.experiment.all_stages)}, from the {stage.start} "
+            f"weights; frozen: {', '.join(frozen) or 'nothing'}"
+        )
 
 
 def _one_epoch(
@@ -170,11 +203,16 @@ def step(run: Run, model: nn.Module, sample: Sample, watch: Stopwatch, begin: fl
     model: the run's network, or what distributes it. begin: when training began, monotonic seconds.
     """
     experiment, progress = run.experiment, run.progress
-    rate = experiment.optimizer.lr * learning_rate(
-        experiment.schedule, _used(run, begin), progress.epoch
+    stage = experiment.all_stages[progress.stage]
+    rate = (stage.lr or experiment.optimizer.lr) * learning_rate(
+        stage.schedule,
+        used_of_stage(experiment, progress.stage, _used(run, begin)),
+        epoch=progress.epoch - progress.stage_epoch,
+        step=progress.step - progress.stage_step,
+        scores=progress.scores,
     )
     for group in run.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * getattr(stage.rates, group["part"])
     torch.manual_seed(seed_of(experiment.seed, 1 + progress.step, distributed.rank()))
     with watch("data"):
         batch = run.augmented(sample, run.passed, run.device)
@@ -211,22 +249,6 @@ def _parts(batch: augment.Batch, count: int) -> Iterator[tuple[augment.Batch, bo
     for i, (images, points_crop, weights) in enumerate(zip(*parts, strict=True)):
         part = replace(batch, images=images, points_crop=points_crop, weights=weights)
         yield part, i + 1 == len(parts[0])
-
-
-def learning_rate(schedule: Schedule, used: float, epoch: int) -> float:
-    """The factor of the top learning rate, in [0, 1].
-
-    used: part of the budget that is used up, >= 0; epoch: epochs that are over.
-    """
-    factor = min(1.0, used / schedule.warmup) if schedule.warmup else 1.0
-    match schedule.kind:
-        case "cosine":
-            through = (used - schedule.warmup) / (1 - schedule.warmup)
-            return factor * (0.5 + 0.5 * math.cos(math.pi * min(max(through, 0.0), 1.0)))
-        case "step":
-            return factor * schedule.gamma**epoch
-        case "constant":
-            return factor
 
 
 def _used(run: Run, begin: float) -> float:

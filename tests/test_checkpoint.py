@@ -14,7 +14,7 @@ import torch
 from heatmap import checkpoint, config, networks
 from heatmap.checkpoint import Checkpoint
 from heatmap.contest import Folder, read_landmarks, write_landmarks
-from heatmap.run import prepare
+from heatmap.run import optimizer_for, prepare
 
 EXPERIMENT = config.Experiment(
     name="tiny",
@@ -27,7 +27,7 @@ EXPERIMENT = config.Experiment(
 def tiny_checkpoint(**changes: Any) -> Checkpoint:
     torch.manual_seed(3)
     network = networks.build(EXPERIMENT.model, EXPERIMENT.crop, 7)
-    optimizer = torch.optim.AdamW(network.parameters())
+    optimizer = optimizer_for(EXPERIMENT, network)
     network.embeddings.sum().backward()
     optimizer.step()
     values = {

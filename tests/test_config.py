@@ -148,7 +148,7 @@ def test_a_value_that_makes_no_sense_is_refused_by_name(
 
 
 def test_a_variant_is_checked_like_the_original() -> None:
-    with pytest.raises(ValueError, match=r"train\.epochs must be at least 1, not 0"):
+    with pytest.raises(ValueError, match=r"train\.epochs must be positive, not 0"):
         dataclasses.replace(UNET.train, epochs=0)
 
 

@@ -78,6 +78,7 @@ ALLOWED = {
     "augment": {"config", "frame"},
     "samples": {"config", "contest", "frame"},
     "mirror": {"files"},
+    "schedule": {"config"},
     "record": {"files", "mirror"},
 }
 

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from heatmap import augment, checkpoint, config, evaluate, train
 from heatmap.config import (
+    FROZEN_ENCODER,
     Augment,
     Crop,
     Data,
@@ -23,6 +24,7 @@ from heatmap.config import (
     Experiment,
     Optimizer,
     Schedule,
+    Stage,
     Train,
     UNet,
     Wandb,
@@ -34,12 +36,14 @@ from heatmap.predict import predict
 from heatmap.record import read_metrics
 from heatmap.run import Run, prepare
 from heatmap.samples import load, shuffled_batches
+from heatmap.schedule import learning_rate
 from heatmap.stopwatch import Stopwatch
 
 NUM_TRAINING, BATCH = 9, 2
 STEPS_AN_EPOCH = NUM_TRAINING // BATCH
 
 ENCODER = "tu-test_resnet"
+HEAD_ALONE = replace(FROZEN_ENCODER, decoder=0)
 
 
 @pytest.fixture
@@ -67,7 +71,7 @@ def trained(experiment: Experiment, folder: Path) -> Run:
 
 def rates(schedule: Schedule, epoch: int = 0) -> np.ndarray:
     """At every hundredth of the budget."""
-    return np.array([train.learning_rate(schedule, i / 100, epoch) for i in range(101)])
+    return np.array([learning_rate(schedule, i / 100, epoch=epoch) for i in range(101)])
 
 
 def test_cosine_rises_to_the_top_and_falls_to_zero() -> None:
@@ -76,12 +80,12 @@ def test_cosine_rises_to_the_top_and_falls_to_zero() -> None:
     assert (np.diff(factors[20:]) < 0).all()
     assert factors[60] == pytest.approx(0.5)
     assert factors[100] == pytest.approx(0, abs=1e-12)
-    assert train.learning_rate(Schedule(kind="cosine"), 1.3, 0) == pytest.approx(0, abs=1e-12)
+    assert learning_rate(Schedule(kind="cosine"), 1.3) == pytest.approx(0, abs=1e-12)
 
 
 def test_without_warm_up_the_first_step_has_the_top_rate() -> None:
     for kind in ("cosine", "step", "constant"):
-        assert train.learning_rate(Schedule(kind=kind, warmup=0), 0, 0) == 1
+        assert learning_rate(Schedule(kind=kind, warmup=0), 0) == 1
 
 
 def test_step_multiplies_after_every_epoch() -> None:
@@ -109,8 +113,8 @@ def test_the_optimizer_gets_the_scheduled_rate(
     optimizer = Optimizer(kind="sgd", lr=0.02)
     run = trained(replace(tiny, schedule=schedule, optimizer=optimizer), tmp_path)
     assert run.total_steps == 2 * STEPS_AN_EPOCH == len(seen)
-    expected = [[0.02 * train.learning_rate(schedule, i / len(seen), 0)] for i in range(len(seen))]
-    np.testing.assert_allclose(seen, expected)
+    expected = [[0.02 * learning_rate(schedule, i / len(seen))] for i in range(len(seen))]
+    np.testing.assert_allclose(seen, np.broadcast_to(expected, (len(seen), 7)))
     assert [row["lr"] for row in read_metrics(tmp_path)] == [seen[3][0], seen[7][0]]
 
 
@@ -535,3 +539,67 @@ def test_eight_drawn_faces_are_learnt_by_heart(tiny: Experiment, tmp_path: Path)
     distance = np.linalg.norm(points_crop - truth_crop, axis=-1) / experiment.model.stride
     assert distance.shape == (8, 98)
     assert distance.mean() < 0.1
+
+
+# ------------------------------------------------------------------------------------- stages
+
+
+def weights_of(path: Path) -> dict[str, torch.Tensor]:
+    return {k: v for k, v in checkpoint.load(path).network.items() if v.is_floating_point()}
+
+
+def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def test_a_stage_trains_what_it_does_not_freeze_with_its_own_rates(
+    tiny: Experiment, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "heatmap")
+    constant = Schedule(kind="constant", warmup=0)
+    stages = (
+        Stage(epochs=1, lr=0.01, schedule=constant, rates=FROZEN_ENCODER),
+        Stage(epochs=1, lr=0.002, schedule=constant, rates=replace(HEAD_ALONE, block2=0.1)),
+    )
+    staged = replace(tiny, stages=stages, train=replace(tiny.train, epochs=None, keep_every=1))
+    run = trained(staged, tmp_path)
+    assert "stage 2 of 2, from the last weights; frozen: block1, block3" in caplog.text
+    assert [row["lr"] for row in read_metrics(tmp_path)] == [0.01, 0.002]
+    start = {
+        k: v
+        for k, v in prepare(staged).network.state_dict().items()
+        if k in weights_of(tmp_path / "last.pt")
+    }
+    first, last = (weights_of(tmp_path / f"epoch-{n}.pt") for n in (1, 2))
+    assert {name.split(".")[0] for name in changed(start, first)} == {
+        "decoder",
+        "embeddings",
+        "bias",
+    }
+    blocks = run.network.parts()
+    trainable = {*blocks["block2"], *blocks["head"]}
+    statistics = {name for name in changed(first, last) if "running" in name}
+    assert changed(first, last) - statistics == trainable
+    owners = {name.rpartition(".")[0] for name in statistics}
+    assert owners <= {name.rpartition(".")[0] for name in trainable}
+
+
+def test_a_staged_run_starts_from_anothers_weights_and_makes_another_head_anew(
+    tiny: Experiment, tmp_path: Path, tiny_contest: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trained(tiny, tmp_path / "first")
+    warm = replace(tiny, train=replace(tiny.train, start=tmp_path / "first"))
+    best = weights_of(tmp_path / "first" / "best.pt")
+    network = prepare(warm).network
+    assert not changed(best, network.state_dict())
+
+    wide = replace(tiny.model, width=8)
+    with pytest.raises(ValueError, match=r"do not fit this network, such as .*only the head"):
+        prepare(replace(warm, model=wide))
+
+    saved = checkpoint.load(tmp_path / "first" / "best.pt")
+    fewer = {k: v[:5] if k in ("embeddings", "bias") else v for k, v in saved.network.items()}
+    checkpoint.save(tmp_path / "fewer.pt", replace(saved, network=fewer, num_landmarks=5))
+    network = prepare(replace(warm, train=replace(warm.train, start=tmp_path / "fewer.pt"))).network
+    assert "has another head; made anew: embeddings, bias" in caplog.text
+    assert changed(best, network.state_dict()) == {"embeddings", "bias"}

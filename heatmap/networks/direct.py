@@ -15,6 +15,7 @@ class DirectNetwork(Network):
     The outputs are in crop pixels from the crop's centre, so that a fresh layer starts there.
     """
 
+    HEAD = ("hidden", "head")
     centre: Tensor
 
     def __init__(self, model: config.Direct, num_landmarks: int, height: int, width: int) -> None:

@@ -23,6 +23,7 @@ class HeatmapNetwork(Network):
     by the channels, and the nonlinearity lifts that bound.
     """
 
+    HEAD = ("embeddings", "bias")
     bias: Tensor
 
     def __init__(

@@ -43,12 +43,44 @@ class Network(nn.Module, ABC):
     mean: Tensor
     std: Tensor
     compiled_parts: str = "off"
+    encoder: nn.Module
+    HEAD: tuple[str, ...]  # names of the modules and parameters that make the head
 
     def __init__(self, num_landmarks: int) -> None:
         super().__init__()
         self.num_landmarks = num_landmarks
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
+
+    def parts(self) -> dict[str, list[str]]:
+        """Names of the parameters of every part that `config.Rates` knows; they may be none.
+
+        A block of the encoder is what its features at one stride need beyond the finer ones.
+        """
+        parts: dict[str, list[str]] = {name: [] for name in vars(config.Rates())}
+        blocks = _blocks(self.encoder)
+        for name, _ in self.named_parameters():
+            top, _, below = name.partition(".")
+            if top == "encoder":
+                parts[f"block{blocks[below]}"].append(name)
+            else:
+                parts["head" if top in self.HEAD else "decoder"].append(name)
+        return parts
+
+    def freeze(self, rates: config.Rates) -> None:
+        """Makes the parts with a rate trainable, and the others not."""
+        for part, names in self.parts().items():
+            for name in names:
+                self.get_parameter(name).requires_grad_(getattr(rates, part) > 0)
+
+    def train(self, mode: bool = True) -> "Network":
+        """As of every module, but frozen ones stay in evaluation: their statistics are kept."""
+        super().train(mode)
+        for module in self.modules() if mode else ():
+            weights = list(module.parameters())
+            if weights and not any(w.requires_grad for w in weights):
+                module.eval()
+        return self
 
     def normalised(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) RGB in [0, 1], shifted and scaled as the pretrained encoders expect it."""
@@ -95,3 +127,28 @@ def point_loss(
     """
     truth_crop = torch.where(weights[..., None] > 0, truth_crop, 0).to(points_crop.dtype)
     return (POINT_LOSSES[kind](points_crop, truth_crop) * weights).sum() / weights.numel()
+
+
+def _blocks(encoder: nn.Module) -> dict[str, int]:
+    """Of every parameter, the first of the features at strides 2 to 32 that depends on it: 1 to 5.
+
+    What none depends on is of the last one.
+    """
+    names, weights = zip(*encoder.named_parameters(), strict=True)
+    trainable, training = [w.requires_grad for w in weights], encoder.training
+    encoder.eval().requires_grad_()
+    with torch.enable_grad():
+        features = encoder(torch.zeros(1, 3, 64, 64, device=weights[0].device))
+        found = [
+            torch.autograd.grad(f.sum(), weights, retain_graph=True, allow_unused=True)
+            if f.requires_grad
+            else [None] * len(weights)
+            for f in features[-5:]
+        ]
+    encoder.train(training)
+    for weight, was in zip(weights, trainable, strict=True):
+        weight.requires_grad_(was)
+    return {
+        name: next((k for k, g in enumerate(gradients, 1) if g is not None), 5)
+        for name, gradients in zip(names, zip(*found, strict=True), strict=True)
+    }

@@ -1,0 +1,88 @@
+"""The learning rate as a function of how far a run has come, so that a resume needs no state."""
+
+import math
+import warnings
+from collections.abc import Sequence
+
+import torch
+
+from heatmap.config import Experiment, Schedule
+
+ONE_CYCLE_START, ONE_CYCLE_END = 1 / 25, 1 / 25e4  # torch's and fastai's defaults
+
+
+def stage_at(experiment: Experiment, used: float) -> int:
+    """The stage that the run is in when this part of its budget, in [0, 1], is used up."""
+    begins = [begin for begin, _ in _spans(experiment)]
+    return max(i for i, begin in enumerate(begins) if begin <= used + 1e-9)
+
+
+def used_of_stage(experiment: Experiment, stage: int, used: float) -> float:
+    """The part of the stage's own budget that is used up, >= 0."""
+    begin, end = _spans(experiment)[stage]
+    return max(0.0, used - begin) / (end - begin)
+
+
+def _spans(experiment: Experiment) -> list[tuple[float, float]]:
+    """Where in the run's budget each stage begins and ends."""
+    epochs = [stage.epochs for stage in experiment.all_stages]
+    ends = [sum(epochs[: i + 1]) / sum(epochs) for i in range(len(epochs))]
+    return list(zip([0.0, *ends], ends, strict=False))
+
+
+def learning_rate(
+    schedule: Schedule, used: float, *, epoch: int = 0, step: int = 0, scores: Sequence[float] = ()
+) -> float:
+    """The factor of the stage's top learning rate, in [0, 1].
+
+    Args:
+        used: part of the stage's budget that is used up, >= 0.
+        epoch: epochs of the stage that are over; scores: their validation scores.
+        step: optimizer steps that the stage has made.
+
+    Sources: cosine: Loshchilov, Hutter 2016, https://arxiv.org/abs/1608.03983; onecycle: Smith,
+    Topin 2017, https://arxiv.org/abs/1708.07120, in torch's form; cyclic: Smith 2015,
+    https://arxiv.org/abs/1506.01186 (exp_range).
+    """
+    warmup, floor = schedule.warmup, schedule.floor
+    factor = min(1.0, used / warmup) if warmup else 1.0
+    through = min(max((used - warmup) / (1 - warmup), 0.0), 1.0)
+    match schedule.kind:
+        case "cosine":
+            return factor * _between(1.0, floor, through)
+        case "onecycle":
+            if used < warmup:
+                return _between(ONE_CYCLE_START, 1.0, factor)
+            return _between(1.0, ONE_CYCLE_END, through)
+        case "cyclic":
+            rises = step / schedule.rise_steps
+            height = 1 - abs(rises % 2 - 1)
+            return floor + (1 - floor) * height * schedule.gamma**step
+        case "step":
+            return factor * max(floor, schedule.gamma ** (epoch // schedule.step_epochs))
+        case "plateau":
+            return factor * _after_plateaus(schedule, scores)
+        case "constant":
+            return factor
+
+
+def _between(start: float, end: float, through: float) -> float:
+    """From start to end along half a cosine wave."""
+    return end + (start - end) * (0.5 + 0.5 * math.cos(math.pi * through))
+
+
+def _after_plateaus(schedule: Schedule, scores: Sequence[float]) -> float:
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer,
+        factor=schedule.gamma,
+        patience=schedule.patience,
+        threshold=schedule.threshold,
+        threshold_mode="abs",
+        min_lr=schedule.floor,
+    )
+    with warnings.catch_warnings():  # that no step was made
+        warnings.simplefilter("ignore")
+        for score in scores:
+            plateau.step(score)
+    return float(optimizer.param_groups[0]["lr"])
