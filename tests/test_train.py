@@ -584,6 +584,26 @@ def test_a_stage_trains_what_it_does_not_freeze_with_its_own_rates(
     assert owners <= {name.rpartition(".")[0] for name in trainable}
 
 
+def test_a_staged_run_that_is_resumed_ends_with_the_same_weights(
+    tiny: Experiment, tmp_path: Path
+) -> None:
+    stages = (
+        Stage(epochs=1, schedule=Schedule(kind="plateau"), rates=FROZEN_ENCODER),
+        Stage(epochs=2, lr=0.002, schedule=Schedule(kind="cyclic", rise_steps=3), start="best"),
+    )
+    settings = replace(tiny.train, epochs=None, keep_every=1)
+    staged = replace(tiny, stages=stages, train=settings)
+    trained(staged, tmp_path / "whole")
+    for epoch in (1, 2):  # at the border of the stages, and within the second
+        again = tmp_path / f"from-{epoch}"
+        again.mkdir()
+        (again / "best.pt").write_bytes((tmp_path / "whole" / "epoch-1.pt").read_bytes())
+        saved = checkpoint.load(tmp_path / "whole" / f"epoch-{epoch}.pt")
+        train.train(prepare(config.from_dict(Experiment, saved.config), saved), again)
+        whole, resumed = (weights_of(path / "last.pt") for path in (tmp_path / "whole", again))
+        assert not changed(whole, resumed)
+
+
 def test_a_staged_run_starts_from_anothers_weights_and_makes_another_head_anew(
     tiny: Experiment, tmp_path: Path, tiny_contest: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
