@@ -363,8 +363,8 @@ class Train:
     """Parts that a step's batch is worked off in, one after the other, to save memory; batch
     normalisation sees the parts."""
     pixel_weights: bool = False
-    """Weigh every picture by the area that a crop pixel covers in the photograph, so that errors
-    count in the photograph's own pixels, as in the contest's score."""
+    """Weigh every picture by the area that a crop pixel covers in the photograph (its side, for
+    losses that grow with the distance), so that errors count in the photograph's own pixels."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of the network; rendering, loss and decoding are float32 always."""
     compile: Literal["off", "loss", "all"] = "loss"

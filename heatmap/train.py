@@ -217,8 +217,10 @@ def step(run: Run, model: nn.Module, sample: Sample, watch: Stopwatch, begin: fl
     with watch("data"):
         batch = run.augmented(sample, run.passed, run.device)
         if experiment.train.pixel_weights:
-            area = batch.frame.pixel_area().to(batch.weights)
-            batch = replace(batch, weights=batch.weights * area[:, None])
+            scale = batch.frame.pixel_area().to(batch.weights)
+            if experiment.model.loss in ("mae", "smooth_l1", "wing"):
+                scale = scale.sqrt()  # these grow with a distance, not with its square
+            batch = replace(batch, weights=batch.weights * scale[:, None])
     run.optimizer.zero_grad()
     total = torch.zeros((), dtype=torch.float64, device=run.device)
     for part, is_last in _parts(batch, experiment.train.accumulate):

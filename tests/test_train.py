@@ -228,8 +228,9 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(tiny: Experiment) -> Non
         assert torch.allclose(one, other, rtol=1e-4, atol=1e-5 * one.abs().max().item())
 
 
+@pytest.mark.parametrize(("loss", "power"), [("mse", 1.0), ("mae", 0.5)])
 def test_pixel_weights_make_errors_count_in_the_photographs_pixels(
-    tiny: Experiment, monkeypatch: pytest.MonkeyPatch
+    tiny: Experiment, monkeypatch: pytest.MonkeyPatch, loss: config.PointLoss, power: float
 ) -> None:
     given = []
 
@@ -242,7 +243,7 @@ def test_pixel_weights_make_errors_count_in_the_photographs_pixels(
     still = replace(
         tiny,
         augment=Augment(),
-        model=Direct(encoder=ENCODER, weights="none"),
+        model=Direct(encoder=ENCODER, weights="none", loss=loss),
         train=replace(tiny.train, pixel_weights=True),
     )
     gradients_of_a_step(still)
@@ -252,7 +253,7 @@ def test_pixel_weights_make_errors_count_in_the_photographs_pixels(
         image_from_crop = run.validation[row].image_from_crop
         labelled = torch.from_numpy(np.isfinite(run.table.points_image[row]).all(-1))
         area = image_from_crop[0, 0] * image_from_crop[1, 1]
-        assert torch.allclose(weights.double(), labelled * area, rtol=1e-6)
+        assert torch.allclose(weights.double(), labelled * area**power, rtol=1e-6)
 
 
 def test_the_row_holds_the_mean_loss_of_its_epoch(
