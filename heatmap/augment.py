@@ -42,7 +42,8 @@ class Changes:
     erased: (B, 4) left, top, right, bottom of a rectangle in fractions of the crop, all 0 for none;
     erased_colour: (B, 3) in [0, 1].
     brightness: added; contrast, saturation: factors; hue: radians on the colour circle.
-    sharpness: 0 is smoothed, 1 as it is, 2 sharpened; blur: standard deviation in crop pixels;
+    sharpness: 0 is smoothed, 1 as it is, 2 sharpened; blur: standard deviation in crop pixels, of
+    a kernel of blur_reach pixels to each side, so that a sample's blur depends on no other's;
     noise: standard deviation; jpeg_quality: 0 to 100, 100 leaves the pixels alone; noise_seed:
     (B,) int64, of the pixels' noise.
     """
@@ -61,6 +62,7 @@ class Changes:
     hue: np.ndarray
     sharpness: np.ndarray
     blur: np.ndarray
+    blur_reach: int
     noise: np.ndarray
     jpeg_quality: np.ndarray
     noise_seed: np.ndarray
@@ -93,6 +95,7 @@ def draw(settings: config.Augment, seed: int, epoch: int, rows: list[int]) -> Ch
         hue=2 * np.pi * settings.hue * sides[:, 8],
         sharpness=1 + settings.sharpness * sides[:, 10],
         blur=settings.blur * uniform[:, 12],
+        blur_reach=math.ceil(4 * settings.blur),
         noise=settings.noise * uniform[:, 13],
         jpeg_quality=100 * (1 - settings.jpeg * uniform[:, 14]),
         noise_seed=(2.0**53 * uniform[:, 24]).astype(np.int64),
@@ -240,7 +243,7 @@ def _photographed(images: Tensor, changes: Changes) -> Tensor:
     """What lens, processing, sensor and file do to the pixels, in this order."""
     if (changes.blur != 0).any():
         sigma = torch.from_numpy(changes.blur).clamp_min(1e-3)[:, None].expand(-1, 2)
-        size = 2 * math.ceil(4 * changes.blur.max()) + 1
+        size = 2 * changes.blur_reach + 1
         images = kornia.filters.gaussian_blur2d(images, size, sigma, border_type="replicate")
     if (changes.sharpness != 1).any():
         images = kornia.enhance.sharpness(images, torch.from_numpy(changes.sharpness))

@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from heatmap import augment, checkpoint, distributed, evaluate, machine, plan
-from heatmap.config import Model, to_dict
+from heatmap.config import Model, Rates, to_dict
 from heatmap.files import write_json
 from heatmap.maps import Maps
 from heatmap.networks import Network
@@ -79,7 +79,7 @@ def train(run: Run, folder: Path) -> dict[str, Any]:
 def _epochs(run: Run, folder: Path, record: Record | None) -> dict[str, Any]:
     progress, settings = run.progress, run.experiment.train
     begin = time.monotonic() - progress.seconds
-    run.network.freeze(run.experiment.all_stages[progress.stage].rates)
+    _freeze(run.optimizer, run.experiment.all_stages[progress.stage].rates)
     model = _distributed(run.network)
     if record:
         save(run, folder / "last.pt", record.wandb_id)
@@ -149,7 +149,7 @@ def _enter(run: Run, number: int, folder: Path) -> None:
     if stage.start == "best" and distributed.rank() == 0:
         run.network.load_state_dict(checkpoint.load(folder / "best.pt").network)
     distributed.same_everywhere([*run.network.parameters(), *run.network.buffers()])
-    run.network.freeze(stage.rates)
+    _freeze(run.optimizer, stage.rates)
     run.optimizer.state.clear()
     if distributed.rank() == 0:
         frozen = [part for part, rate in vars(stage.rates).items() if rate == 0]
@@ -157,6 +157,13 @@ def _enter(run: Run, number: int, folder: Path) -> None:
             f"stage {number + 1} of {len(run.experiment.all_stages)}, from the {stage.start} "
             f"weights; frozen: {', '.join(frozen) or 'nothing'}"
         )
+
+
+def _freeze(optimizer: torch.optim.Optimizer, rates: Rates) -> None:
+    """Makes the parts with a rate trainable, and the others not."""
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            weight.requires_grad_(getattr(rates, group["part"]) > 0)
 
 
 def _one_epoch(

@@ -30,6 +30,7 @@ def experiment(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_changed_training_crops_are_shown_with_their_landmarks(
     experiment: Path, tiny_contest: Path, tmp_path: Path
 ) -> None:

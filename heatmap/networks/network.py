@@ -67,12 +67,6 @@ class Network(nn.Module, ABC):
                 parts["head" if top in self.HEAD else "decoder"].append(name)
         return parts
 
-    def freeze(self, rates: config.Rates) -> None:
-        """Makes the parts with a rate trainable, and the others not."""
-        for part, names in self.parts().items():
-            for name in names:
-                self.get_parameter(name).requires_grad_(getattr(rates, part) > 0)
-
     def train(self, mode: bool = True) -> "Network":
         """As of every module, but frozen ones stay in evaluation: their statistics are kept."""
         super().train(mode)
@@ -132,11 +126,11 @@ def point_loss(
 def _blocks(encoder: nn.Module) -> dict[str, int]:
     """Of every parameter, the first of the features at strides 2 to 32 that depends on it: 1 to 5.
 
-    What none depends on is of the last one.
+    What none depends on is of the last one. Nothing of the encoder may be frozen yet.
     """
     names, weights = zip(*encoder.named_parameters(), strict=True)
-    trainable, training = [w.requires_grad for w in weights], encoder.training
-    encoder.eval().requires_grad_()
+    training = encoder.training
+    encoder.eval()
     with torch.enable_grad():
         features = encoder(torch.zeros(1, 3, 64, 64, device=weights[0].device))
         found = [
@@ -146,8 +140,6 @@ def _blocks(encoder: nn.Module) -> dict[str, int]:
             for f in features[-5:]
         ]
     encoder.train(training)
-    for weight, was in zip(weights, trainable, strict=True):
-        weight.requires_grad_(was)
     return {
         name: next((k for k, g in enumerate(gradients, 1) if g is not None), 5)
         for name, gradients in zip(names, zip(*found, strict=True), strict=True)
