@@ -12,7 +12,7 @@ from torch import Tensor
 from heatmap import config, networks
 from heatmap.files import write_atomically
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,22 +22,31 @@ class Checkpoint:
     The random numbers of a run are functions of (seed, epoch, row) and (seed, step), so the seed in
     `config` and the counters in `progress` are the state of its generators.
 
-    config: of the experiment, by `config.to_dict`; network, optimizer: their state dicts; progress:
-    counters, best score and elapsed time; validation_rows: (V,) int64 rows of the table that are
-    held out; table_hash: of the table's names and points; mean_shape_crop: (P, 2) float64;
+    config: of the experiment, by `config.to_dict`; network, optimizer: their state dicts; averaged:
+    that of the network with the running mean of the weights, None without; progress: counters,
+    best score and elapsed time; validation_rows: (V,) int64 rows of the table that are held out;
+    picture_weights: (N,) float32 of all rows;
+    table_hash: of the table's names and points; mean_shape_crop: (P, 2) float64;
     wandb_id: of the run in Weights & Biases.
     """
 
     config: dict[str, Any]
     num_landmarks: int
     network: dict[str, Any]
+    averaged: dict[str, Any] | None = None
     optimizer: dict[str, Any]
     progress: dict[str, Any]
     validation_rows: Tensor
+    picture_weights: Tensor
     table_hash: str
     mean_shape_crop: Tensor
     wandb_id: str
     format: int = FORMAT
+
+    @property
+    def scored(self) -> dict[str, Any]:
+        """The weights that validation scored, to predict with and to start from."""
+        return self.network if self.averaged is None else self.averaged
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
@@ -94,7 +103,9 @@ def load_trained(run: Path) -> Trained:
         experiment = config.from_dict(config.Experiment, checkpoint.config)
         bare = replace(experiment.model, weights="none")
         network = networks.build(bare, experiment.crop, checkpoint.num_landmarks)
-        network.load_state_dict(checkpoint.network)
+        network.load_state_dict(checkpoint.scored)
     except (RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: does not fit this program: {error}") from None
+    if isinstance(network, networks.HeatmapNetwork):
+        network.sigma = checkpoint.progress["sigma"]
     return Trained(experiment, network.eval(), checkpoint.mean_shape_crop, checkpoint, path)

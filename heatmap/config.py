@@ -40,6 +40,9 @@ class Data:
     boxes: Path | None = None
     """For crop.rule box: table (comma or TAB; file_name, x0, y0, x1, y1) with a face box for every
     picture that is trained on, scored or submitted; two corners in the picture's pixels."""
+    weights: Path | None = None
+    """Table (comma or TAB; file_name, weight) of how much every training picture counts in the
+    loss; tools/data.py pose makes one in which turned heads count more."""
     workers: int = 2
     """Processes that read pictures; 0 reads them in the training process."""
 
@@ -153,6 +156,9 @@ class HeatmapModel:
     than there are landmarks) the maps cannot show every landmark sharply."""
     sigma: float = 1.5
     """Standard deviation of the target Gaussians in heatmap pixels."""
+    sigma_start: float | None = None
+    """Adaloss: the targets begin with this sigma, and while the training loss settles it shrinks,
+    epoch by epoch, to `sigma` at least."""
     loss: Literal["adaptive_wing", "mse", "none"] = "adaptive_wing"
     """Of every heatmap pixel; none trains on coordinates alone (coordinate_loss)."""
     weight_map: float = 10.0
@@ -172,6 +178,10 @@ class HeatmapModel:
     def __post_init__(self) -> None:
         _check(self.width >= 1, f"model.width must be at least 1, not {self.width}")
         _check(0.5 <= self.sigma <= 10, f"model.sigma must be in [0.5, 10], not {self.sigma}")
+        _check(
+            self.sigma_start is None or self.sigma <= self.sigma_start <= 10,
+            f"model.sigma_start must be in [model.sigma, 10], not {self.sigma_start}",
+        )
         for name in ("weight_map", "coordinate_weight", "divergence"):
             value = getattr(self, name)
             _check(value >= 0, f"model.{name} must not be negative, not {value}")
@@ -371,6 +381,9 @@ class Train:
     """What is compiled before the first step: the loss's arithmetic, or the network as well."""
     patience: int | None = None
     """Epochs without a better validation score after which the run stops."""
+    ema: float = 0.0
+    """Decay, a step, of a running mean of the weights (EMA), which is validated and kept in their
+    place; 0 for none, 0.999 is usual. It begins short: (1 + step) / (10 + step) at most."""
     keep_every: int | None = None
     """Epochs between checkpoints that are kept under names of their own (epoch-10.pt)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -388,6 +401,7 @@ class Train:
         for name in ("epochs", "max_minutes", "max_steps", "patience", "keep_every"):
             value = getattr(self, name)
             _check(value is None or value > 0, f"train.{name} must be positive, not {value}")
+        _check(0 <= self.ema < 1, f"train.ema must be in [0, 1), not {self.ema}")
         _check(self.checkpoint_minutes >= 0, "train.checkpoint_minutes must not be negative")
 
 

@@ -47,6 +47,8 @@ def peak_bytes(experiment: Experiment, num_landmarks: int, device: torch.device)
         optimizer = optimizer_for(experiment, network.train(), parts)
         for _ in range(2):
             _step(experiment, network, optimizer, num_landmarks, device)
+    if experiment.train.ema:
+        live.peak += sum(t.nbytes for t in network.state_dict().values())
     if device.type == "cuda":
         return live.peak
     copies = CPU_COPIES if experiment.train.precision == "bf16" else 0.0

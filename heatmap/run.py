@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from heatmap import augment, checkpoint, contest, distributed, networks, topology
 from heatmap.config import Experiment, to_dict
@@ -24,7 +25,8 @@ class Progress:
     epoch: epochs that are over; batch: batches of the next one that are done, with loss_sum their
     losses; step: optimizer steps in all; seconds: of training and validation over all resumes;
     validation_seconds: of the last validation; stage: the one that runs, begun at stage_epoch and
-    stage_step, with the scores of its validations.
+    stage_step, with the scores of its validations; losses: of every epoch; sigma: of the targets,
+    None on the direct road.
     """
 
     epoch: int = 0
@@ -41,6 +43,8 @@ class Progress:
     stage_epoch: int = 0
     stage_step: int = 0
     scores: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    sigma: float | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,7 @@ class Pictures:
     split_rule: str
     training_rows: np.ndarray
     validation_rows: np.ndarray
+    picture_weights: Tensor
     training: Samples
     validation: Samples
     permutation: np.ndarray | None
@@ -72,9 +77,11 @@ class Pictures:
         changes = augment.draw(experiment.augment, experiment.seed, passed, rows)
         crops, image_from_crop, points_image = (t.to(device, non_blocking=True) for t in sample[:3])
         crop_hw = experiment.crop.height, experiment.crop.width
-        return augment.augmented(
+        batch = augment.augmented(
             crops, image_from_crop, points_image, crop_hw, changes, self.permutation, sample.inner
         )
+        counts = self.picture_weights[sample.row].to(device)
+        return replace(batch, weights=batch.weights * counts[:, None])
 
 
 @dataclass(frozen=True)
@@ -84,9 +91,18 @@ class Run(Pictures):
     device: torch.device
     mean_shape: Tensor
     network: networks.Network
+    averaged: AveragedModel | None
     optimizer: torch.optim.Optimizer
     progress: Progress
     wandb_id: str | None
+
+    @property
+    def scored(self) -> networks.Network:
+        """The network that is validated and kept: with the running mean of the weights, if any."""
+        if self.averaged is None:
+            return self.network
+        assert isinstance(self.averaged.module, networks.Network)
+        return self.averaged.module
 
     @property
     def passed(self) -> int:
@@ -133,6 +149,12 @@ def read_pictures(experiment: Experiment, saved: checkpoint.Checkpoint | None = 
                 "some, or split in another way (data.split, data.validation)"
             )
 
+    picture_weights = torch.ones(len(paths))
+    if saved is not None:
+        picture_weights = saved.picture_weights
+    elif experiment.data.weights is not None:
+        read = contest.read_weights(experiment.data.weights, [paths[row] for row in training_rows])
+        picture_weights[training_rows] = torch.from_numpy(read).float()
     validation = Samples.of(experiment, paths, table.points_image)
     training = replace(
         validation,
@@ -142,8 +164,8 @@ def read_pictures(experiment: Experiment, saved: checkpoint.Checkpoint | None = 
     mirrors = experiment.augment.mirror > 0
     permutation = topology.mirror_permutation(table.num_landmarks) if mirrors else None
     return Pictures(
-        experiment, table, table_hash, rule, training_rows, validation_rows, training, validation,
-        permutation,
+        experiment, table, table_hash, rule, training_rows, validation_rows, picture_weights,
+        training, validation, permutation,
     )  # fmt: skip
 
 
@@ -173,21 +195,39 @@ def prepare(experiment: Experiment, saved: checkpoint.Checkpoint | None = None) 
         optimizer.load_state_dict(saved.optimizer)
         progress = Progress(**saved.progress)
         mean_shape = saved.mean_shape_crop
+    if isinstance(network, networks.HeatmapNetwork):
+        network.sigma = progress.sigma = progress.sigma or network.sigma
+    averaged = _running_mean(network, experiment.train.ema) if experiment.train.ema else None
+    if averaged and saved:
+        averaged.module.load_state_dict(saved.scored)
+        averaged.n_averaged.fill_(progress.step)
     return Run(
         **vars(pictures),
         device=device,
         mean_shape=mean_shape,
         network=network,
+        averaged=averaged,
         optimizer=optimizer,
         progress=progress,
         wandb_id=saved.wandb_id if saved else None,
     )
 
 
+def _running_mean(network: networks.Network, decay: float) -> AveragedModel:
+    """A copy of the network whose weights and statistics follow the network's, step by step."""
+
+    def follow(averaged: Any, current: Any, num_averaged: Any) -> None:
+        steps = int(num_averaged)
+        # the first weights are random, and a long mean would keep them for long
+        get_ema_multi_avg_fn(min(decay, (1 + steps) / (10 + steps)))(averaged, current, steps)
+
+    return AveragedModel(network, multi_avg_fn=follow, use_buffers=True)
+
+
 def _start_from(path: Path, network: networks.Network) -> None:
     """Takes over the weights of another run; a head for other landmarks stays as it is."""
     path = path / "best.pt" if path.is_dir() else path
-    own, found = network.state_dict(), checkpoint.load(path).network
+    own, found = network.state_dict(), checkpoint.load(path).scored
     fitting = {k: v for k, v in found.items() if k in own and v.shape == own[k].shape}
     anew = [name for name in own if name not in fitting]
     wrong = [name for name in anew if name.split(".")[0] not in network.HEAD]
@@ -209,9 +249,11 @@ def save(run: Run, path: Path, wandb_id: str) -> None:
             config=to_dict(run.experiment),
             num_landmarks=run.table.num_landmarks,
             network=run.network.state_dict(),
+            averaged=run.averaged.module.state_dict() if run.averaged else None,
             optimizer=run.optimizer.state_dict(),
             progress=asdict(run.progress),
             validation_rows=torch.from_numpy(run.validation_rows),
+            picture_weights=run.picture_weights,
             table_hash=run.table_hash,
             mean_shape_crop=run.mean_shape,
             wandb_id=wandb_id,

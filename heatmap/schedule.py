@@ -1,14 +1,19 @@
-"""The learning rate as a function of how far a run has come, so that a resume needs no state."""
+"""Learning rate, stage and sigma as functions of how far a run has come, so that a resume needs
+no state of theirs."""
 
 import math
 import warnings
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from heatmap.config import Experiment, Schedule
 
 ONE_CYCLE_START, ONE_CYCLE_END = 1 / 25, 1 / 25e4  # torch's and fastai's defaults
+
+# Adaloss: epochs whose losses are compared, rate of the change, and most change in heatmap pixels
+ADALOSS_EPOCHS, ADALOSS_RATE, ADALOSS_STEP = 3, 0.9, 0.5
 
 
 def stage_at(experiment: Experiment, used: float) -> int:
@@ -64,6 +69,23 @@ def learning_rate(
             return factor * _after_plateaus(schedule, scores)
         case "constant":
             return factor
+
+
+def adapted_sigma(sigma: float, losses: Sequence[float], smallest: float, largest: float) -> float:
+    """The next epoch's sigma by Adaloss: less where the losses scatter less than an epoch ago.
+
+    Source: Teixeira et al. 2019, https://arxiv.org/abs/1908.01070, with the update
+    0.9 (1 - V before / V), V the variance of the last three epochs' losses.
+
+    Args:
+        sigma: of the last epoch, in heatmap pixels; smallest, largest: its limits.
+        losses: mean training loss of every epoch so far.
+    """
+    if len(losses) <= ADALOSS_EPOCHS:
+        return sigma
+    before, now = np.var(losses[-ADALOSS_EPOCHS - 1 : -1]), np.var(losses[-ADALOSS_EPOCHS:])
+    change = ADALOSS_RATE * (1 - before / now) if now > 0 else -ADALOSS_STEP
+    return float(np.clip(sigma + np.clip(change, -ADALOSS_STEP, ADALOSS_STEP), smallest, largest))
 
 
 def _between(start: float, end: float, through: float) -> float:

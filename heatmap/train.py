@@ -20,16 +20,16 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from heatmap import augment, checkpoint, distributed, evaluate, machine, plan
-from heatmap.config import Model, Rates, to_dict
+from heatmap.config import HeatmapModel, Model, Rates, to_dict
 from heatmap.files import write_json
 from heatmap.maps import Maps
-from heatmap.networks import Network
+from heatmap.networks import HeatmapNetwork, Network
 from heatmap.pictures import evenly_spaced, prediction_sheet
 from heatmap.predict import autocast
 from heatmap.record import Record
 from heatmap.run import Run, save, seed_of
 from heatmap.samples import Sample, load, shuffled_batches
-from heatmap.schedule import learning_rate, stage_at, used_of_stage
+from heatmap.schedule import adapted_sigma, learning_rate, stage_at, used_of_stage
 from heatmap.stopwatch import Stopwatch
 
 logger = logging.getLogger("heatmap")
@@ -89,6 +89,7 @@ def _epochs(run: Run, folder: Path, record: Record | None) -> dict[str, Any]:
             if stage != progress.stage:
                 _enter(run, stage, folder)
                 model = _distributed(run.network)
+            _adapt_sigma(run)
         watch, epoch_begin = Stopwatch(run.device), time.monotonic()
         _one_epoch(run, model, folder, record, watch, begin)
 
@@ -106,8 +107,10 @@ def _epochs(run: Run, folder: Path, record: Record | None) -> dict[str, Any]:
             "val/nme_percent": scores["nme_percent"],
             "val/peak": scores["mean_peak"],
             "lr": max(group["lr"] for group in run.optimizer.param_groups),
+            "sigma": progress.sigma,
         }
         progress.scores.append(mse)
+        progress.losses.append(row["train/loss"])
         progress.epoch, progress.batch, progress.loss_sum = progress.epoch + 1, 0, 0.0
         progress.seconds = time.monotonic() - begin
         patience = settings.patience or math.inf
@@ -147,8 +150,10 @@ def _enter(run: Run, number: int, folder: Path) -> None:
     progress.stage, progress.scores = number, []
     progress.stage_epoch, progress.stage_step = progress.epoch, progress.step
     if stage.start == "best" and distributed.rank() == 0:
-        run.network.load_state_dict(checkpoint.load(folder / "best.pt").network)
+        run.network.load_state_dict(checkpoint.load(folder / "best.pt").scored)
     distributed.same_everywhere([*run.network.parameters(), *run.network.buffers()])
+    if stage.start == "best" and run.averaged:
+        run.averaged.module.load_state_dict(run.network.state_dict())
     _freeze(run.optimizer, stage.rates)
     run.optimizer.state.clear()
     if distributed.rank() == 0:
@@ -157,6 +162,19 @@ def _enter(run: Run, number: int, folder: Path) -> None:
             f"stage {number + 1} of {len(run.experiment.all_stages)}, from the {stage.start} "
             f"weights; frozen: {', '.join(frozen) or 'nothing'}"
         )
+
+
+def _adapt_sigma(run: Run) -> None:
+    """The targets' sigma for the next epoch, where it is not the same for all."""
+    progress, model = run.progress, run.experiment.model
+    if isinstance(model, HeatmapModel) and model.sigma_start is not None:
+        assert progress.sigma is not None
+        progress.sigma = adapted_sigma(
+            progress.sigma, progress.losses, model.sigma, model.sigma_start
+        )
+        for network in (run.network, run.scored):
+            assert isinstance(network, HeatmapNetwork)
+            network.sigma = progress.sigma
 
 
 def _freeze(optimizer: torch.optim.Optimizer, rates: Rates) -> None:
@@ -249,6 +267,8 @@ def step(run: Run, model: nn.Module, sample: Sample, watch: Stopwatch, begin: fl
         if not (math.isfinite(value) and math.isfinite(gradient)):
             raise ValueError(_not_finite(run, sample, batch, value, gradient))
         run.optimizer.step()
+        if run.averaged:
+            run.averaged.update_parameters(run.network)
     return value
 
 
@@ -272,6 +292,7 @@ def _used(run: Run, begin: float) -> float:
 
 def _validated(run: Run, watch: Stopwatch) -> evaluate.Errors:
     distributed.same_everywhere(run.network.buffers())
+    distributed.same_everywhere(run.scored.buffers())
     weights = torch.stack([p.detach().abs().max() for p in run.network.parameters()])
     if not torch.isfinite(weights).all():
         raise ValueError(
@@ -279,7 +300,7 @@ def _validated(run: Run, watch: Stopwatch) -> evaluate.Errors:
             "diverged; lower optimizer.lr or set optimizer.clip_norm"
         )
     return evaluate.measure(
-        run.network, run.validation, run.validation_rows, run.mean_shape,
+        run.scored, run.validation, run.validation_rows, run.mean_shape,
         batch=run.experiment.train.batch, workers=run.experiment.data.workers, device=run.device,
         precision=run.experiment.train.precision, watch=watch,
     )  # fmt: skip
@@ -288,7 +309,7 @@ def _validated(run: Run, watch: Stopwatch) -> evaluate.Errors:
 def _validation_sheet(run: Run) -> np.ndarray:
     rows = evenly_spaced(run.validation_rows, NUM_PICTURES).tolist()
     paths, labels = [run.validation.paths[row] for row in rows], run.table.points_image[rows]
-    return prediction_sheet(run.network, run.experiment, paths, run.device, labels)
+    return prediction_sheet(run.scored, run.experiment, paths, run.device, labels)
 
 
 @torch.no_grad()

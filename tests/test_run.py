@@ -76,5 +76,5 @@ def test_boxes_are_needed_for_every_picture_of_the_table(
     pictures = read_pictures(replace(boxed, augment=EVERYTHING))
     assert pictures.training[3].image_from_crop.isfinite().all()
     boxes.write_text("\n".join(lines[:-1]))
-    with pytest.raises(ValueError, match=f"no row has a box for .*{names[-1]}"):
+    with pytest.raises(ValueError, match=f"there is no row for .*{names[-1]}"):
         read_pictures(boxed)

@@ -214,7 +214,7 @@ def test_boxes_are_those_of_the_experiments_table(tiny_contest: Path, tmp_path: 
         middle = Frame(some[row].image_from_crop, 48, 36).to_image(torch.tensor([[17.5, 23.5]]))
         assert middle.tolist()[0] == pytest.approx([(70.5 + row) / 2, 45], abs=1e-6)
     table.write_text("\n".join(["file_name,x0,y0,x1,y1", *lines[:3]]))
-    with pytest.raises(ValueError, match=rf"no row has a box for .*{plain.paths[3].name}"):
+    with pytest.raises(ValueError, match=rf"there is no row for .*{plain.paths[3].name}"):
         Samples.of(experiment, plain.paths, plain.points_image)
     with pytest.raises(ValueError, match=r"--data\.boxes"):
         Samples.of(replace(experiment, data=config.Data()), plain.paths, plain.points_image)

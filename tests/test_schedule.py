@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from heatmap.config import Experiment, Schedule, Stage
-from heatmap.schedule import learning_rate, stage_at, used_of_stage
+from heatmap.schedule import adapted_sigma, learning_rate, stage_at, used_of_stage
 
 STEPS = 200
 
@@ -76,3 +76,20 @@ def test_stages_share_the_budget_by_their_epochs() -> None:
     assert used_of_stage(experiment, 2, 1.0) == pytest.approx(1.0)
     assert used_of_stage(experiment, 1, 0.3) == 0
     assert stage_at(Experiment(name="plain"), 0.7) == 0
+
+
+def test_sigma_shrinks_while_the_loss_settles_and_stays_in_its_limits() -> None:
+    """The update of Adaloss by hand: 0.9 (1 - V before / V), at most half a pixel an epoch."""
+    losses = [9.0, 7.0, 5.5, 4.5, 4.0]
+    assert adapted_sigma(5.0, losses[:3], 1.5, 6.0) == 5.0  # too few to compare
+    before, now = np.var([7.0, 5.5, 4.5]), np.var([5.5, 4.5, 4.0])
+    assert 0.9 * (1 - before / now) < -0.5
+    assert adapted_sigma(5.0, losses, 1.5, 6.0) == 4.5
+    slower = [9.0, 7.0, 5.1, 3.3, 1.6]
+    before, now = np.var(slower[1:4]), np.var(slower[2:])
+    expected = 5.0 + 0.9 * (1 - before / now)
+    assert 4.5 < expected < 5
+    assert adapted_sigma(5.0, slower, 1.5, 6.0) == pytest.approx(expected, abs=1e-12)
+    assert adapted_sigma(1.6, losses, 1.5, 6.0) == 1.5
+    assert adapted_sigma(5.0, losses[::-1], 1.5, 5.2) == 5.2  # scatters more: wider again
+    assert adapted_sigma(5.0, [2.0] * 4, 1.5, 6.0) == 4.5  # settled for good

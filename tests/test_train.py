@@ -36,7 +36,7 @@ from heatmap.predict import predict
 from heatmap.record import read_metrics
 from heatmap.run import Run, prepare
 from heatmap.samples import load, shuffled_batches
-from heatmap.schedule import learning_rate
+from heatmap.schedule import adapted_sigma, learning_rate
 from heatmap.stopwatch import Stopwatch
 
 NUM_TRAINING, BATCH = 9, 2
@@ -617,3 +617,89 @@ def test_a_staged_run_starts_from_anothers_weights_and_makes_another_head_anew(
     network = prepare(replace(warm, train=replace(warm.train, start=tmp_path / "fewer.pt"))).network
     assert "has another head; made anew: embeddings, bias" in caplog.text
     assert changed(best, network.state_dict()) == {"embeddings", "bias"}
+
+
+# ----------------------------------------------------------------- mean weights, sigma, weights
+
+
+def test_the_running_mean_of_the_weights_is_what_is_scored_and_kept(
+    tiny: Experiment, tmp_path: Path
+) -> None:
+    """Against the mean taken by hand from a checkpoint a step."""
+    settings = replace(tiny.train, epochs=4, max_steps=4, ema=0.15, keep_every=1)
+    one_step = replace(tiny, data=replace(tiny.data, validation=0.8), train=settings)
+    run = trained(one_step, tmp_path)
+    assert run.batches_per_epoch == 1
+    raw = [weights_of(tmp_path / f"epoch-{n}.pt") for n in (1, 2, 3, 4)]
+    expected = {name: tensor.clone() for name, tensor in raw[0].items()}
+    for step in (1, 2, 3):
+        decay = min(0.15, (1 + step) / (10 + step))  # the mean begins short
+        for name, tensor in expected.items():
+            tensor.lerp_(raw[step][name], 1 - decay)
+    last = checkpoint.load_trained(tmp_path / "last.pt")
+    kept, trained_on = last.network.state_dict(), last.checkpoint.network
+    for name, tensor in expected.items():
+        assert torch.allclose(kept[name], tensor, atol=1e-6)
+    assert any(not torch.allclose(kept[name], trained_on[name], atol=1e-6) for name in expected)
+
+    scored = evaluate.measure(
+        last.network, run.validation, run.validation_rows, run.mean_shape, batch=2, workers=0,
+        device=run.device, precision="fp32",
+    )  # fmt: skip
+    assert read_metrics(tmp_path)[-1]["val/mse"] == pytest.approx(scored.mse.mean(), rel=1e-5)
+
+
+def test_a_run_with_mean_weights_and_a_moving_sigma_is_resumed_to_the_same_bits(
+    tiny: Experiment, tmp_path: Path
+) -> None:
+    model = replace(tiny.model, sigma_start=4.0)
+    settings = replace(tiny.train, epochs=7, ema=0.9, keep_every=1)
+    trained(replace(tiny, model=model, train=settings), tmp_path / "whole")
+    metrics = read_metrics(tmp_path / "whole")
+    sigmas = [row["sigma"] for row in metrics]
+    assert sigmas[:4] == [4.0] * 4  # four losses are compared
+    assert sigmas[4] == pytest.approx(
+        adapted_sigma(4.0, [row["train/loss"] for row in metrics[:4]], 1.5, 4.0)
+    )
+    assert sigmas[4] < 4
+    saved = checkpoint.load(tmp_path / "whole" / "epoch-5.pt")
+    assert checkpoint.load_trained(tmp_path / "whole" / "epoch-5.pt").network.sigma == sigmas[4]
+    again = tmp_path / "again"
+    train.train(prepare(config.from_dict(Experiment, saved.config), saved), again)
+    assert [row["sigma"] for row in read_metrics(again)] == sigmas[5:]
+    whole, resumed = (checkpoint.load(p / "last.pt") for p in (tmp_path / "whole", again))
+    for name, tensor in whole.scored.items():
+        assert torch.equal(tensor, resumed.scored[name])
+        assert torch.equal(whole.network[name], resumed.network[name])
+
+
+def test_a_picture_counts_as_much_as_its_weight_says(
+    tiny: Experiment, tmp_path: Path
+) -> None:
+    names = prepare(tiny).table.names
+    settings = replace(tiny.train, batch=9, max_steps=1)
+
+    def after_a_step(weights: dict[str, float]) -> dict[str, torch.Tensor]:
+        lines = [f"{name}\t{weights.get(name, 1)}" for name in names[:NUM_TRAINING]]
+        path = tmp_path / "weights.tsv"
+        path.write_text("\n".join(["file_name\tweight", *lines]))
+        run = prepare(replace(tiny, data=replace(tiny.data, weights=path), train=settings))
+        (sample,) = load(run.training, [list(range(NUM_TRAINING))], 0, run.device)
+        batch = run.augmented(sample, 0, run.device)
+        output = run.network(batch.images)
+        run.network.loss(output, batch.points_crop, batch.weights).backward()
+        return {n: p.grad.clone() for n, p in run.network.named_parameters()}
+
+    plain = after_a_step({})
+    without = after_a_step({names[4]: 0})
+    twice = after_a_step({names[4]: 2})
+    for name, gradient in plain.items():  # the picture's own part, added once more
+        assert torch.allclose(twice[name] - gradient, gradient - without[name], atol=1e-4)
+    assert changed(plain, without)
+
+
+def test_a_picture_without_a_weight_stops_by_name(tiny: Experiment, tmp_path: Path) -> None:
+    path = tmp_path / "weights.csv"
+    path.write_text("file_name,weight\nada_0.jpg,1\n")
+    with pytest.raises(ValueError, match=r"weights.csv: there is no row for .*ada_1.jpg"):
+        prepare(replace(tiny, data=replace(tiny.data, weights=path)))

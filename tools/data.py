@@ -15,6 +15,7 @@ USAGE = """\
 usage: data.py make OUT --count N [--seed N] [--test-count N] [--workers N]
        data.py convert kaggle15 SOURCE OUT [--incomplete keep|drop] [--limit N]
        data.py show EXPERIMENT.py --data.root DIR [--out FILE] [--count N] [--field value ...]
+       data.py pose DIR [--out FILE] [--above 0.15] [--weight 2]
        data.py COMMAND --help             every option with its default
 """
 
@@ -121,12 +122,46 @@ def write_sheet(experiment: Experiment, out: Path, count: int, epoch: int) -> No
     print(out)
 
 
+def pose(
+    root: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
+    *,
+    out: Path = Path("weights.csv"),
+    above: float = 0.15,
+    weight: float = 2.0,
+) -> None:
+    """Tell from the landmarks how far heads are turned, and weigh pictures by it.
+
+    The table (file_name, angle, weight) is what --data.weights takes. The angle is the face's share
+    of the strongest change of shape, which in photographs of people is the turn to the side.
+
+    Args:
+        root: contest folder.
+        out: the table to write.
+        above: heads whose angle is larger, to either side, get the weight; the others get 1.
+        weight: of turned heads.
+    """
+    import numpy as np
+
+    from heatmap import contest
+    from heatmap.pose import turns
+
+    if above < 0 or weight < 0:
+        raise ValueError("--above and --weight must not be negative")
+    table = contest.read_landmarks(contest.find_folder(root).train_table, progress=True)
+    angles = turns(table.points_image)
+    turned = np.abs(angles) > above
+    contest.write_weights(out, table.names, angles, np.where(turned, weight, 1.0))
+    print(f"{out}: {len(turned)} pictures, {turned.sum()} of them turned by more than {above:g}")
+
+
 def main(arguments: list[str]) -> int:
     match arguments:
         case ["make", *options]:
             return failing_politely(lambda: tyro.cli(make, prog="data.py make", args=options))
         case ["convert", *options]:
             return failing_politely(lambda: convert.cli(prog="data.py convert", args=options))
+        case ["pose", *options]:
+            return failing_politely(lambda: tyro.cli(pose, prog="data.py pose", args=options))
         case ["show", *options]:
             return with_experiment("data.py show", options, showing, USAGE)
         case ["-h" | "--help", *_]:

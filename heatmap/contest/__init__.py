@@ -37,8 +37,10 @@ from heatmap.contest.table import (
     read_asked_points,
     read_boxes,
     read_landmarks,
+    read_weights,
     write_asked_points,
     write_landmarks,
+    write_weights,
 )
 
 __all__ = [
@@ -59,6 +61,7 @@ __all__ = [
     "read_landmarks",
     "read_solution",
     "read_submission",
+    "read_weights",
     "score_submission",
     "split_rows",
     "squared_errors",
@@ -66,4 +69,5 @@ __all__ = [
     "write_asked_points",
     "write_landmarks",
     "write_submission",
+    "write_weights",
 ]

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -146,55 +146,108 @@ def read_asked_points(path: Path, num_landmarks: int) -> AskedPoints:
 def read_boxes(path: Path, pictures: Sequence[Path]) -> np.ndarray:
     """(N, 4) float64 boxes of these N pictures: x0, y0, x1, y1, opposite corners in image pixels.
 
-    The table's columns are file_name, x0, y0, x1, y1, separated by comma or TAB. A file name holds
-    as many of the picture's folders as tell it from others: "1.jpg" or "test/images/1.jpg".
+    The table has the columns file_name, x0, y0, x1, y1, as `_numbers_of_pictures` reads them.
 
     Raises:
         ValueError: anything else, or a picture without a box; the message names file and row, or
             the picture.
     """
-    columns = ["x0", "y0", "x1", "y1"]
-    rows = _csv_rows(path)
-    header = [cell.strip() for cell in rows[0]] if rows else []
-    if header[:1] not in ([name] for name in _NAME_COLUMNS) or header[1:] != columns:
-        raise ValueError(
-            f"{path}, row 1: expected the columns file_name, {', '.join(columns)}, found {header}"
-        )
-    rows_by_name: dict[str, int] = {}
-    boxes: dict[str, np.ndarray] = {}
-    for row, cells in enumerate(rows[1:], start=2):
-        where = f"{path}, row {row}"
-        if len(cells) != len(header):
-            raise ValueError(f"{where}: {len(cells)} cells where the header has {len(header)}")
-        _add_name(rows_by_name, cells[0], row, where)
-        box = _parse_box(cells[1:], columns, where)
+
+    def check(box: np.ndarray, where: str) -> None:
         if not (box[:2] < box[2:]).all():
             raise ValueError(
                 f"{where}: the box from ({box[0]:g}, {box[1]:g}) to ({box[2]:g}, {box[3]:g}) is "
                 "empty; x0 must be below x1, and y0 below y1"
             )
-        boxes[cells[0].strip()] = box
-    return np.array([_box_of(picture, boxes, path) for picture in pictures]).reshape(-1, 4)
+
+    return _numbers_of_pictures(path, ["x0", "y0", "x1", "y1"], pictures, check)
 
 
-def _parse_box(cells: Sequence[str], columns: Sequence[str], where: str) -> np.ndarray:
-    box = np.empty(4)
+def read_weights(path: Path, pictures: Sequence[Path]) -> np.ndarray:
+    """(N,) float64 weights of these N pictures, >= 0.
+
+    The table has the columns file_name and weight, as `_numbers_of_pictures` reads them.
+
+    Raises:
+        ValueError: anything else, or a picture without a weight; the message names file and row, or
+            the picture.
+    """
+
+    def check(weight: np.ndarray, where: str) -> None:
+        if weight[0] < 0:
+            raise ValueError(f"{where}, column weight: {weight[0]:g} is negative")
+
+    return _numbers_of_pictures(path, ["weight"], pictures, check)[:, 0]
+
+
+def write_weights(
+    path: Path, names: Sequence[str], angles: np.ndarray, weights: np.ndarray
+) -> None:
+    """Writes a table for `read_weights`: comma; file_name, angle (empty where NaN), weight."""
+    with (
+        write_atomically(path) as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as file,
+    ):
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(["file_name", "angle", "weight"])
+        for name, angle, weight in zip(names, angles, weights, strict=True):
+            table.writerow([name, "" if math.isnan(angle) else f"{angle:.4f}", f"{weight:g}"])
+
+
+def _numbers_of_pictures(
+    path: Path,
+    columns: Sequence[str],
+    pictures: Sequence[Path],
+    check: Callable[[np.ndarray, str], None],
+) -> np.ndarray:
+    """(N, K) float64 values of these K columns for N pictures.
+
+    Columns are separated by comma or TAB; the first is file_name, others than these are not read.
+    A file name holds as many of the picture's folders as tell it from others: "1.jpg" or
+    "test/images/1.jpg".
+
+    Args:
+        check: raises ValueError for a row's values that cannot be; it is told where they stand.
+    """
+    rows = _csv_rows(path)
+    header = [cell.strip() for cell in rows[0]] if rows else []
+    if header[:1] not in ([name] for name in _NAME_COLUMNS) or not set(columns) <= set(header):
+        raise ValueError(
+            f"{path}, row 1: expected the columns file_name, {', '.join(columns)}, found {header}"
+        )
+    rows_by_name: dict[str, int] = {}
+    values: dict[str, np.ndarray] = {}
+    for row, cells in enumerate(rows[1:], start=2):
+        where = f"{path}, row {row}"
+        if len(cells) != len(header):
+            raise ValueError(f"{where}: {len(cells)} cells where the header has {len(header)}")
+        _add_name(rows_by_name, cells[0], row, where)
+        chosen = [cells[header.index(column)] for column in columns]
+        values[cells[0].strip()] = numbers = _parse_all(chosen, columns, where)
+        check(numbers, where)
+    found = [_of_picture(picture, values, path) for picture in pictures]
+    return np.array(found).reshape(-1, len(columns))
+
+
+def _parse_all(cells: Sequence[str], columns: Sequence[str], where: str) -> np.ndarray:
+    """The numbers of these cells, none of which may be empty."""
+    numbers = np.empty(len(cells))
     for position, (cell, column) in enumerate(zip(cells, columns, strict=True)):
         try:
-            box[position] = _parse_cell(cell.strip())
+            numbers[position] = _parse_cell(cell.strip())
         except ValueError as error:
             raise ValueError(f"{where}, column {column}: {error}") from error
-        if np.isnan(box[position]):
+        if np.isnan(numbers[position]):
             raise ValueError(f"{where}, column {column}: the cell is empty")
-    return box
+    return numbers
 
 
-def _box_of(picture: Path, boxes: dict[str, np.ndarray], path: Path) -> np.ndarray:
+def _of_picture(picture: Path, values: dict[str, np.ndarray], path: Path) -> np.ndarray:
     for first in range(len(picture.parts)):
         name = "/".join(picture.parts[first:])
-        if name in boxes:
-            return boxes[name]
-    raise ValueError(f"{path}: no row has a box for {picture}; crop.rule box needs one")
+        if name in values:
+            return values[name]
+    raise ValueError(f"{path}: there is no row for {picture}, and every picture needs one")
 
 
 def write_asked_points(path: Path, names: Sequence[str], indices: np.ndarray) -> None:

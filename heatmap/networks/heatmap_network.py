@@ -31,7 +31,8 @@ class HeatmapNetwork(Network):
     ) -> None:
         """decoder: from the features of `pyramid` to `channels` channels at the model's stride."""
         super().__init__(num_landmarks)
-        self.model, self.stride, self.sigma = model, model.stride, model.sigma
+        self.model, self.stride = model, model.stride
+        self.sigma = model.sigma_start or model.sigma
         self.landmark_decoder: str = model.decoder
         self.decoder = decoder
         self.expansion = nn.Sequential()

@@ -347,7 +347,7 @@ def test_boxes_are_found_by_as_much_of_the_path_as_their_names_hold(
         ("a.jpg,1,2,30", "a.jpg,30,2,30", ["row 2", "the box from (30, 2) to (30, 40.5)"]),
         ("a.jpg,1,2,30", "a.jpg,1,nan,30", ["row 2, column y0"]),
         ("a.jpg", "train/images/b.jpg", ["row 4, column file_name", "row 2"]),
-        ("train/images/b.jpg", "c.jpg", ["no row has a box for /data/train/images/b.jpg"]),
+        ("train/images/b.jpg", "c.jpg", ["there is no row for /data/train/images/b.jpg"]),
         (BOXES, "", ["row 1"]),
     ],
 )
