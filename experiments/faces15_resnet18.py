@@ -1,0 +1,38 @@
+"""How well does direct regression place 15 landmarks on small grey pictures?
+
+The first configuration of the 15-landmark project, for Kaggle's "facial-keypoints-detection":
+ResNet18, layers of 512, 256 and 30, the absolute error, ten changed copies of every picture an
+epoch, turned to any angle, and one cycle of the learning rate.
+
+Run      python tools/data.py convert kaggle15 facial-keypoints-detection.zip DIR --incomplete drop
+         python tools/train.py experiments/faces15_resnet18.py --data.root DIR --out RUN
+Against  experiments/faces15_unet.py. A short version, as its authors shipped it: --train.epochs 5
+         --train.batch 50 --optimizer.lr 0.007 --data.multiplier 1. The reduced set: convert with
+         --limit 200. Incomplete rows as well: without --incomplete drop
+Cost     15.4 GiB at the peak by the dry run on a CPU (15 landmarks, batch 625); the time was
+         not measured at full size
+Outcome  expected: below the mean shape within a few epochs; behind experiments/faces15_unet.py.
+"""
+
+from heatmap.config import Augment, Crop, Data, Direct, Experiment, Optimizer, Schedule, Train
+
+EXPERIMENT = Experiment(
+    name="faces15_resnet18",
+    data=Data(split="random", validation=0.15, multiplier=10),
+    crop=Crop(height=224, width=224),
+    augment=Augment(
+        rotate_deg=180,
+        scale=0.5,
+        shift=0.15,
+        fill="mixed",
+        brightness=0.5,
+        contrast=0.5,
+        sharpness=1.0,
+        erase=0.5,
+        erase_area=(0.01, 0.02),
+    ),
+    model=Direct(encoder="resnet18", weights="imagenet", hidden=256, loss="mae"),
+    optimizer=Optimizer(kind="adamw", lr=0.012, weight_decay=0.01),
+    schedule=Schedule(kind="onecycle", warmup=0.3),
+    train=Train(epochs=800, batch=625),
+)

@@ -1,0 +1,25 @@
+"""Does a deeper encoder, with a rate that goes up and down, place 15 landmarks better?
+
+The second configuration of the 15-landmark project: ResNet34, smaller batches, and a cyclic rate
+whose peaks shrink step by step (exp_range).
+
+Run      python tools/train.py experiments/faces15_resnet34.py --data.root DIR --out RUN
+Against  experiments/faces15_resnet18.py, where the data are made
+Cost     15.0 GiB at the peak by the dry run on a CPU (15 landmarks, batch 420); the time was
+         not measured at full size
+Outcome  expected: about that of experiments/faces15_resnet18.py.
+"""
+
+from dataclasses import replace
+
+from experiments import faces15_resnet18
+from heatmap.config import Optimizer, Schedule, Train
+
+EXPERIMENT = replace(
+    faces15_resnet18.EXPERIMENT,
+    name="faces15_resnet34",
+    model=replace(faces15_resnet18.EXPERIMENT.model, encoder="resnet34"),
+    optimizer=Optimizer(kind="adam", lr=0.012, weight_decay=0.0),
+    schedule=Schedule(kind="cyclic", warmup=0, gamma=0.99995, rise_steps=2400, floor=1e-4 / 0.012),
+    train=Train(epochs=800, batch=420),
+)

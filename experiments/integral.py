@@ -1,0 +1,31 @@
+"""What is left of the heatmap road when nothing says how a heatmap looks?
+
+Integral regression: the softmax of each map is read as a probability, its mean is the landmark, and
+the loss is on coordinates alone, with DSNT's divergence from a Gaussian to keep the map compact.
+
+Run      python tools/train.py experiments/integral.py --data.root DIR --out RUN
+Against  experiments/unet.py, trained on heatmaps. Without the divergence:
+         --model.divergence 0. Heatmaps and coordinates together: experiments/unet.py with
+         --model.coordinate-loss mae --model.coordinate-weight 0.1
+Cost     1.0 GiB at the peak by the dry run on a CPU (971 landmarks, batch 32); the time was
+         not measured at full size
+Outcome  expected: between experiments/baseline.py and experiments/unet.py.
+"""
+
+from dataclasses import replace
+
+from experiments import unet
+from heatmap.config import UNet
+
+EXPERIMENT = replace(
+    unet.EXPERIMENT,
+    name="integral",
+    model=UNet(
+        encoder="resnet34",
+        weights="imagenet",
+        loss="none",
+        coordinate_loss="mae",
+        divergence=1.0,
+        decoder="softmax",
+    ),
+)
