@@ -12,7 +12,7 @@ from torch import Tensor
 from heatmap import config, networks
 from heatmap.files import write_atomically
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,9 +23,9 @@ class Checkpoint:
     `config` and the counters in `progress` are the state of its generators.
 
     config: of the experiment, by `config.to_dict`; network, optimizer: their state dicts; progress:
-    counters, best score and elapsed time; validation_rows: (V,) int64 rows of the table that are
-    held out; table_hash: of the table's names and points; mean_shape_crop: (P, 2) float64;
-    wandb_id: of the run in Weights & Biases.
+    counters, best score and elapsed time; training_rows: (T,) int64 rows of the table that are
+    trained on; validation_rows: (V,) int64 those that are held out; table_hash: of the table's
+    names and points; mean_shape_crop: (P, 2) float64; wandb_id: of the run in Weights & Biases.
     """
 
     config: dict[str, Any]
@@ -33,6 +33,7 @@ class Checkpoint:
     network: dict[str, Any]
     optimizer: dict[str, Any]
     progress: dict[str, Any]
+    training_rows: Tensor
     validation_rows: Tensor
     table_hash: str
     mean_shape_crop: Tensor
