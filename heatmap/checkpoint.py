@@ -24,10 +24,10 @@ class Checkpoint:
 
     config: of the experiment, by `config.to_dict`; network, optimizer: their state dicts; averaged:
     that of the network with the running mean of the weights, None without; progress: counters,
-    best score and elapsed time; validation_rows: (V,) int64 rows of the table that are held out;
-    picture_weights: (N,) float32 of all rows;
-    table_hash: of the table's names and points; mean_shape_crop: (P, 2) float64;
-    wandb_id: of the run in Weights & Biases.
+    best score and elapsed time; training_rows: (T,) int64 rows of the table that are trained on;
+    validation_rows: (V,) int64 those that are held out; picture_weights: (N,) float32 of all rows;
+    table_hash: of the table's names and points; mean_shape_crop: (P, 2) float64; wandb_id: of the
+    run in Weights & Biases.
     """
 
     config: dict[str, Any]
@@ -36,6 +36,7 @@ class Checkpoint:
     averaged: dict[str, Any] | None = None
     optimizer: dict[str, Any]
     progress: dict[str, Any]
+    training_rows: Tensor
     validation_rows: Tensor
     picture_weights: Tensor
     table_hash: str

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -182,13 +182,18 @@ def _run(experiment: Experiment, folder: Path, saved: "Checkpoint | None" = None
             logger.info(f"{_sizes(run)}\nrun folder    {folder}")
         summary = train.train(run, folder)
         if distributed.is_first():
-            logger.info(
-                f"best validation MSE {summary['best_mse']:.3f} px² in epoch "
-                f"{summary['best_epoch']} of {summary['epochs']}; the mean shape's is "
-                f"{summary['mean_shape_mse']:.3f}; {summary['minutes']:.1f} minutes"
-            )
+            logger.info(f"{_outcome(summary)}; {summary['minutes']:.1f} minutes")
     finally:
         distributed.stop()
+
+
+def _outcome(summary: dict[str, Any]) -> str:
+    if summary["best_mse"] is None:
+        return f"trained on all rows, without a score, for {summary['epochs']} epochs"
+    return (
+        f"best validation MSE {summary['best_mse']:.3f} px² in epoch {summary['best_epoch']} of "
+        f"{summary['epochs']}; the mean shape's is {summary['mean_shape_mse']:.3f}"
+    )
 
 
 def _dry_run(experiment: Experiment, out: Path) -> None:
@@ -204,9 +209,10 @@ def _sizes(run: "Run") -> str:
     from heatmap import plan
 
     experiment, parameters = run.experiment, sum(p.numel() for p in run.network.parameters())
+    excluded = f", {len(run.excluded_rows)} excluded" if experiment.data.exclude else ""
     lines = [
         f"data          {len(run.training_rows)} training and {len(run.validation_rows)} "
-        f"validation pictures, {run.table.num_landmarks} landmarks",
+        f"validation pictures{excluded}, {run.table.num_landmarks} landmarks",
         f"split         {run.split_rule}",
         f"network       {type(experiment.model).__name__} on {experiment.model.encoder}, "
         f"{parameters / 1e6:.2f} M parameters, {run.device}",

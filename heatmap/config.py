@@ -28,10 +28,23 @@ class Data:
 
     root: Path = Path("data")
     """Folder that holds train/landmarks.csv, train/images, test/ (or contest01_data with these)."""
-    split: Literal["auto", "person", "order"] = "auto"
-    """Validation rows: whole persons, or the table's last rows; auto: by person if names allow."""
+    split: Literal["auto", "person", "order", "random"] = "auto"
+    """Validation rows: whole persons, the table's last rows, or random rows; auto: by person if
+    names allow, else the last."""
+    split_seed: int = 42
+    """Of the random rows; a seed of its own, so that runs with other seeds share their rows."""
     validation: float = 0.2
-    """Share of the rows that is held out."""
+    """Share of the rows that is held out. 0 trains on all rows: then there are no scores, and
+    best.pt is the state after the last finished epoch."""
+    folds: int | None = None
+    """Divide the rows, by the same rule, into so many parts of which one validates; validation is
+    not used then. Every row validates in one fold."""
+    fold: int = 0
+    """Of the folds, the part that validates, counted from 0; fold 0 is what a share of 1/folds
+    holds out."""
+    exclude: Path | None = None
+    """Table (comma or TAB, with a column file_name) of pictures not to train on, as those with bad
+    labels. Such pictures still validate, so that scores stay comparable."""
     person_pattern: str = "(.+)_[^_]+$"
     """Regular expression on the file name; its first group is the person."""
     multiplier: int = 1
@@ -47,9 +60,24 @@ class Data:
     """Processes that read pictures; 0 reads them in the training process."""
 
     def __post_init__(self) -> None:
-        _check(0 < self.validation < 1, f"data.validation must be in (0, 1), not {self.validation}")
+        _check(
+            0 <= self.validation < 1, f"data.validation must be in [0, 1), not {self.validation}"
+        )
+        _check(self.split_seed >= 0, f"data.split_seed must not be negative, not {self.split_seed}")
+        _check(
+            self.folds is None or self.folds >= 2,
+            f"data.folds must be at least 2, not {self.folds}",
+        )
+        _check(
+            0 <= self.fold < (self.folds or 1),
+            f"data.fold must be in [0, data.folds), not {self.fold} with data.folds {self.folds}",
+        )
         _check(self.multiplier >= 1, f"data.multiplier must be at least 1, not {self.multiplier}")
         _check(self.workers >= 0, f"data.workers must not be negative, not {self.workers}")
+
+    @property
+    def all_rows_train(self) -> bool:
+        return self.folds is None and self.validation == 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -449,6 +477,16 @@ class Experiment:
             "train.epochs and stages exclude each other: set the epochs of the stages "
             "(--stages.0.epochs)",
         )
+        stages = self.all_stages
+        for name, is_set in (
+            ("train.patience", self.train.patience is not None),
+            ("schedule.kind plateau", any(s.schedule.kind == "plateau" for s in stages)),
+            ("stage.start best", any(s.start == "best" for s in stages)),
+        ):
+            _check(
+                not (is_set and self.data.all_rows_train),
+                f"{name} needs validation scores, and with data.validation 0 there are none",
+            )
 
     @property
     def all_stages(self) -> tuple[Stage, ...]:

@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from heatmap import contest, distributed, topology
-from heatmap.checkpoint import load_trained
+from heatmap.checkpoint import Trained, load_trained
 from heatmap.files import write_atomically, write_json
 from heatmap.frame import Frame
 from heatmap.networks import HeatmapNetwork, Network
@@ -224,8 +224,8 @@ def evaluate_run(
         The scores, as `summary` gives them, and the folder that holds them.
 
     Raises:
-        ValueError: no checkpoint, no labelled data, another number of landmarks, or a decoder for
-            a network without heatmaps.
+        ValueError: no checkpoint, no labelled data, another number of landmarks, a run without
+            validation rows on its own data, or a decoder for a network without heatmaps.
     """
     trained = load_trained(path)
     if decoder is not None:
@@ -243,7 +243,7 @@ def evaluate_run(
         )
     out = trained.path.parent
     if labels.fingerprint() == trained.checkpoint.table_hash:
-        rows = trained.checkpoint.validation_rows.numpy()
+        rows = _validation_rows(trained)
     elif data is None:
         raise ValueError(
             f"{labels.path} is not the table that the run was trained on, so its validation rows "
@@ -266,13 +266,26 @@ def evaluate_run(
     return scores, out
 
 
+def _validation_rows(trained: Trained) -> np.ndarray:
+    if trained.experiment.data.all_rows_train:
+        raise ValueError(
+            f"{trained.path}: the run has no validation rows, since it was trained on all rows "
+            "(data.validation 0); name other data with --data"
+        )
+    return trained.checkpoint.validation_rows.numpy()
+
+
 def nearest_picture_mse(path: Path) -> float:
     """The contest's score on a run's validation rows for an answer that looks nothing but alike.
 
     Every picture gets the landmarks, placed as in its crop, of the training picture whose crop is
     nearest in 16 x 16 pixels. A network that learned something must be well below.
+
+    Raises:
+        ValueError: no checkpoint, or the run has no validation rows.
     """
     trained = load_trained(path)
+    validation = _validation_rows(trained)
     folder = contest.find_folder(trained.experiment.data.root)
     labels = contest.read_landmarks(folder.train_table)
     paths = contest.image_paths(folder.train_images, labels.names, labels.path)
@@ -284,10 +297,7 @@ def nearest_picture_mse(path: Path) -> float:
         small = torch.nn.functional.interpolate(sample.crop.float(), (16, 16), mode="area")
         thumbnails.append(small.flatten())
         frames.append(Frame(sample.image_from_crop[0], *sample.crop.shape[-2:]))
-    validation = trained.checkpoint.validation_rows
-    training = torch.ones(len(paths), dtype=torch.bool)
-    training[validation] = False
-    candidates = torch.nonzero(training)[:, 0]
+    candidates = trained.checkpoint.training_rows
     pixels = torch.stack(thumbnails)
     nearest = candidates[torch.cdist(pixels[validation], pixels[candidates]).argmin(1)]
     points_image = torch.from_numpy(labels.points_image)
@@ -295,5 +305,5 @@ def nearest_picture_mse(path: Path) -> float:
         frames[row].to_image(frames[other].to_crop(points_image[other])).numpy()
         for row, other in zip(validation.tolist(), nearest.tolist(), strict=True)
     ]
-    truth = labels.points_image[validation.numpy()].astype(np.float64)
+    truth = labels.points_image[validation].astype(np.float64)
     return contest.contest_mse(contest.squared_errors(np.stack(predicted), truth))

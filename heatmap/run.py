@@ -63,6 +63,12 @@ class Pictures:
     permutation: np.ndarray | None
 
     @property
+    def excluded_rows(self) -> np.ndarray:
+        """The rows that neither train nor validate."""
+        used = np.concatenate([self.training_rows, self.validation_rows])
+        return np.setdiff1d(np.arange(len(self.table.names)), used)
+
+    @property
     def batches_per_pass(self) -> int:
         batch = min(self.experiment.train.batch, len(self.training_rows))
         return len(self.training_rows) // batch
@@ -133,20 +139,30 @@ def read_pictures(experiment: Experiment, saved: checkpoint.Checkpoint | None = 
             table.names,
             rule=experiment.data.split,
             share=experiment.data.validation,
+            folds=experiment.data.folds,
+            fold=experiment.data.fold,
+            seed=experiment.data.split_seed,
             person_pattern=experiment.data.person_pattern,
         )
-        held_out, rule = split.validation, split.rule
+        rule, validation_rows = split.rule, np.flatnonzero(split.validation)
+        training_rows = np.flatnonzero(~split.validation)
+        if experiment.data.exclude is not None:
+            excluded = contest.read_excluded(experiment.data.exclude, table)
+            training_rows = np.setdiff1d(training_rows, excluded)
     else:
         if saved.table_hash != table_hash:
             raise ValueError(f"{table.path} is not the table that this run was started with")
-        held_out, rule = np.zeros(len(paths), bool), "as stored with the run"
-        held_out[saved.validation_rows.numpy()] = True
-    training_rows, validation_rows = np.flatnonzero(~held_out), np.flatnonzero(held_out)
-    for part, rows in (("training", training_rows), ("validation", validation_rows)):
+        rule, validation_rows = "as stored with the run", saved.validation_rows.numpy()
+        training_rows = saved.training_rows.numpy()
+    needed = {"training": training_rows}
+    if not experiment.data.all_rows_train:
+        needed["validation"] = validation_rows
+    for part, rows in needed.items():
         if not np.isfinite(table.points_image[rows]).any():
             raise ValueError(
                 f"{table.path}: none of the {len(rows)} {part} rows ({rule}) has a label; label "
-                "some, or split in another way (data.split, data.validation)"
+                "some, split in another way (data.split, data.validation) or exclude fewer "
+                "(data.exclude)"
             )
 
     picture_weights = torch.ones(len(paths))
@@ -252,6 +268,7 @@ def save(run: Run, path: Path, wandb_id: str) -> None:
             averaged=run.averaged.module.state_dict() if run.averaged else None,
             optimizer=run.optimizer.state_dict(),
             progress=asdict(run.progress),
+            training_rows=torch.from_numpy(run.training_rows),
             validation_rows=torch.from_numpy(run.validation_rows),
             picture_weights=run.picture_weights,
             table_hash=run.table_hash,

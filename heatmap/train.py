@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from heatmap import augment, checkpoint, distributed, evaluate, machine, plan
 from heatmap.config import HeatmapModel, Model, Rates, to_dict
-from heatmap.files import write_json
+from heatmap.files import finite, write_json
 from heatmap.maps import Maps
 from heatmap.networks import HeatmapNetwork, Network
 from heatmap.pictures import evenly_spaced, prediction_sheet
@@ -52,9 +52,11 @@ def train(run: Run, folder: Path) -> dict[str, Any]:
         torn.unlink()
     experiment, window = run.experiment, run.experiment.wandb
     write_json(folder / "config.json", to_dict(experiment))
-    held_out = [run.table.names[row] for row in run.validation_rows]
+    split: dict[str, Any] = {"rule": run.split_rule}
+    for part, rows in (("validation", run.validation_rows), ("excluded", run.excluded_rows)):
+        split[part] = [run.table.names[row] for row in rows]
     for name, values in (
-        ("split.json", {"rule": run.split_rule, "validation": held_out}),
+        ("split.json", split),
         ("machine.json", machine.describe(run.device)),
     ):
         if not (folder / name).exists():  # a resumed run keeps those of its start
@@ -78,6 +80,7 @@ def train(run: Run, folder: Path) -> dict[str, Any]:
 
 def _epochs(run: Run, folder: Path, record: Record | None) -> dict[str, Any]:
     progress, settings = run.progress, run.experiment.train
+    validates = not run.experiment.data.all_rows_train
     begin = time.monotonic() - progress.seconds
     _freeze(run.optimizer, run.experiment.all_stages[progress.stage].rates)
     model = _distributed(run.network)
@@ -93,23 +96,26 @@ def _epochs(run: Run, folder: Path, record: Record | None) -> dict[str, Any]:
         watch, epoch_begin = Stopwatch(run.device), time.monotonic()
         _one_epoch(run, model, folder, record, watch, begin)
 
-        validation_begin = time.monotonic()
-        errors = _validated(run, watch)
-        progress.validation_seconds = time.monotonic() - validation_begin
-        scores = evaluate.summary(errors)
-        mse, progress.mean_shape_mse = scores["mse"], scores["mean_shape_mse"]
-        if better := mse < progress.best_mse:
-            progress.best_mse, progress.best_epoch = mse, progress.epoch + 1
+        _settle(run)
+        scores: dict[str, Any] = {}
+        if validates:
+            validation_begin = time.monotonic()
+            scores = evaluate.summary(_validated(run, watch))
+            progress.validation_seconds = time.monotonic() - validation_begin
+            progress.mean_shape_mse = scores["mean_shape_mse"]
+            progress.scores.append(scores["mse"])
+        if better := not validates or scores["mse"] < progress.best_mse:
+            progress.best_mse = scores.get("mse", math.inf)
+            progress.best_epoch = progress.epoch + 1
         row = {
             "epoch": progress.epoch + 1,
             "train/loss": progress.loss_sum / max(progress.batch, 1),
-            "val/mse": mse,
-            "val/nme_percent": scores["nme_percent"],
-            "val/peak": scores["mean_peak"],
+            "val/mse": scores.get("mse"),
+            "val/nme_percent": scores.get("nme_percent"),
+            "val/peak": scores.get("mean_peak"),
             "lr": max(group["lr"] for group in run.optimizer.param_groups),
             "sigma": progress.sigma,
         }
-        progress.scores.append(mse)
         progress.losses.append(row["train/loss"])
         progress.epoch, progress.batch, progress.loss_sum = progress.epoch + 1, 0, 0.0
         progress.seconds = time.monotonic() - begin
@@ -121,7 +127,8 @@ def _epochs(run: Run, folder: Path, record: Record | None) -> dict[str, Any]:
             row = {name: value for name, value in row.items() if value is not None}
             row |= _time_shares(watch, time.monotonic() - epoch_begin)
             _alarm_if_black(run.experiment.model, row)
-            if progress.finished or (progress.epoch - 1) % run.experiment.wandb.pictures_every == 0:
+            every = run.experiment.wandb.pictures_every
+            if validates and (progress.finished or (progress.epoch - 1) % every == 0):
                 record.picture("validation", progress.step, _validation_sheet(run))
             record.log(progress.step, row)
             _tell(run, row)
@@ -130,7 +137,7 @@ def _epochs(run: Run, folder: Path, record: Record | None) -> dict[str, Any]:
             if settings.keep_every and progress.epoch % settings.keep_every == 0:
                 save(run, folder / f"epoch-{progress.epoch}.pt", record.wandb_id)
             save(run, folder / "last.pt", record.wandb_id)
-    return {
+    summary = {
         "best_mse": progress.best_mse,
         "best_epoch": progress.best_epoch,
         "mean_shape_mse": progress.mean_shape_mse,
@@ -138,6 +145,7 @@ def _epochs(run: Run, folder: Path, record: Record | None) -> dict[str, Any]:
         "steps": progress.step,
         "minutes": progress.seconds / 60,
     }
+    return finite(summary)
 
 
 def _distributed(network: Network) -> nn.Module:
@@ -290,7 +298,8 @@ def _used(run: Run, begin: float) -> float:
     return used
 
 
-def _validated(run: Run, watch: Stopwatch) -> evaluate.Errors:
+def _settle(run: Run) -> None:
+    """Makes the processes' networks the same after an epoch, and stops where training diverged."""
     distributed.same_everywhere(run.network.buffers())
     distributed.same_everywhere(run.scored.buffers())
     weights = torch.stack([p.detach().abs().max() for p in run.network.parameters()])
@@ -299,6 +308,9 @@ def _validated(run: Run, watch: Stopwatch) -> evaluate.Errors:
             f"the network's weights are no longer finite after step {run.progress.step}: training "
             "diverged; lower optimizer.lr or set optimizer.clip_norm"
         )
+
+
+def _validated(run: Run, watch: Stopwatch) -> evaluate.Errors:
     return evaluate.measure(
         run.scored, run.validation, run.validation_rows, run.mean_shape,
         batch=run.experiment.train.batch, workers=run.experiment.data.workers, device=run.device,
@@ -362,8 +374,13 @@ def _tell(run: Run, row: dict[str, Any]) -> None:
         for name, share in row.items()
         if name.startswith("time/") and name != "time/seconds"
     )
+    scores = ""
+    if "val/mse" in row:
+        scores = (
+            f"  val MSE {row['val/mse']:8.3f} px²  (best {run.progress.best_mse:.3f})"
+            f"  NME {row.get('val/nme_percent', math.nan):.2f} %"
+        )
     logger.info(
-        f"epoch {row['epoch']:3d}  loss {row['train/loss']:.4g}  val MSE {row['val/mse']:8.3f} px²"
-        f"  (best {run.progress.best_mse:.3f})  NME {row.get('val/nme_percent', math.nan):.2f} %"
+        f"epoch {row['epoch']:3d}  loss {row['train/loss']:.4g}{scores}"
         f"  lr {row['lr']:.1e}  {row['time/seconds']:.0f} s: {shares}"
     )

@@ -36,6 +36,7 @@ def tiny_checkpoint(**changes: Any) -> Checkpoint:
         "network": network.state_dict(),
         "optimizer": optimizer.state_dict(),
         "progress": {"epoch": 2, "best_mse": 1.5, "mean_shape_mse": float("nan"), "sigma": 1.5},
+        "training_rows": torch.tensor([0, 2, 3, 7, 8]),
         "validation_rows": torch.tensor([1, 4]),
         "picture_weights": torch.ones(6),
         "table_hash": "abc",
@@ -71,6 +72,7 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     assert repr(loaded.optimizer) == repr(saved.optimizer)
     assert torch.equal(loaded.mean_shape_crop, saved.mean_shape_crop)
     assert loaded.mean_shape_crop.dtype == torch.float64
+    assert loaded.training_rows.tolist() == [0, 2, 3, 7, 8]
     assert loaded.validation_rows.tolist() == [1, 4]
     assert (loaded.table_hash, loaded.wandb_id) == ("abc", "1a2b")
 
@@ -235,6 +237,7 @@ def test_data_that_changed_since_are_refused(
     write_landmarks(changed.train_table, names, points)
     run = prepare(experiment, saved)
     assert run.validation_rows.tolist() == [1, 4]  # the checkpoint's, not the rule's
+    assert run.training_rows.tolist() == [0, 2, 3, 7, 8]
 
     match change:
         case "point":

@@ -100,6 +100,10 @@ def test_without_arguments_the_usage_is_shown() -> None:
         (["--train.epochs", "many"], ["many"]),
         (["--train.precision", "fp8"], ["fp8", "bf16"]),
         (["--train.epochs", "0"], ["train.epochs must be positive, not 0"]),
+        (
+            ["--data.validation", "0", "--train.patience", "2"],
+            ["train.patience needs", "there are"],
+        ),
         (["--crop.height", "16"], ["crop.height and crop.width must be at least 32"]),
         (["surplus"], ["surplus"]),
         (["--out"], ["--out"]),

@@ -24,7 +24,9 @@ UNET = Experiment(
 )
 BOXES = dataclasses.replace(
     UNET,
-    data=config.Data(boxes=Path("some") / "boxes.csv", multiplier=10),
+    data=config.Data(
+        split="random", folds=5, fold=2, exclude=Path("bad.csv"), boxes=Path("boxes.csv")
+    ),
     crop=config.Crop(rule="box", box_scale=1.3, trim_border=9),
     augment=config.Augment(fill="mixed", erase=0.5, erase_area=(0.01, 0.03)),
 )
@@ -73,8 +75,13 @@ def test_a_misspelt_name_is_answered_with_the_nearest(values: dict[str, Any], me
 
 
 WRONG = [
-    (config.Data, {"validation": 0.0}, "data.validation"),
+    (config.Data, {"validation": -0.1}, "data.validation"),
     (config.Data, {"validation": 1.0}, "data.validation"),
+    (config.Data, {"split_seed": -1}, "data.split_seed"),
+    (config.Data, {"folds": 1}, "data.folds must be at least 2, not 1"),
+    (config.Data, {"folds": 5, "fold": 5}, "data.fold must be in .* not 5 with data.folds 5"),
+    (config.Data, {"folds": 5, "fold": -1}, "data.fold must be in"),
+    (config.Data, {"fold": 1}, "data.fold must be in .* not 1 with data.folds None"),
     (config.Data, {"workers": -1}, "data.workers"),
     (config.Crop, {"height": 31}, "crop.height"),
     (config.Crop, {"width": 31}, "crop.width"),
@@ -145,6 +152,28 @@ def test_a_value_that_makes_no_sense_is_refused_by_name(
 ) -> None:
     with pytest.raises(ValueError, match=field):
         kind(**values)
+
+
+PLATEAU = config.Schedule(kind="plateau")
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"train": config.Train(patience=2)}, "train.patience"),
+        ({"schedule": PLATEAU}, "plateau"),
+        ({"stages": (config.Stage(epochs=1), config.Stage(epochs=1, schedule=PLATEAU))}, "plateau"),
+        ({"stages": (config.Stage(epochs=1), config.Stage(epochs=1, start="best"))}, "start best"),
+    ],
+)
+def test_what_needs_scores_is_refused_where_all_rows_train(
+    changes: dict[str, Any], field: str
+) -> None:
+    everything = config.Data(validation=0)
+    Experiment(name="a", data=everything)
+    Experiment(name="a", data=config.Data(validation=0, folds=3), **changes)
+    with pytest.raises(ValueError, match=rf"{field} needs validation scores.*data\.validation 0"):
+        Experiment(name="a", data=everything, **changes)
 
 
 def test_a_variant_is_checked_like_the_original() -> None:

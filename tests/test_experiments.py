@@ -142,7 +142,9 @@ def test_kaggles_facial_keypoints_are_converted_trained_on_and_answered(
 ) -> None:
     data, run = tmp_path / "data", tmp_path / "run"
     assert tool("data", "convert", "kaggle15", kaggle15_files, data) == 0
-    assert "10 training pictures, 8 with all 15 landmarks" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "10 training pictures, 8 with all 15 landmarks" in said
+    assert "train with --data.split random" in said
     options = ["--model.encoder", "resnet18", "--model.width", "8", "--augment.mirror", "0.5"]
     experiment = ROOT / "experiments" / "unet.py"
     assert tool("train", experiment, "--out", run, *options, *short(data)) == 0
@@ -167,6 +169,41 @@ def test_kaggles_facial_keypoints_are_converted_trained_on_and_answered(
     assert tool("submit", run, "--out", tmp_path / "no.csv", "--device", "cpu") == 1
     assert "there is no test picture 5 (00005.png)" in capsys.readouterr().err
     assert not (tmp_path / "no.csv").exists()
+
+
+def test_a_run_on_all_rows_submits_and_stands_last_in_the_results(
+    tool: Tool, tiny_contest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    everything, fold, bad = (tmp_path / name for name in ("everything", "fold", "bad.csv"))
+    bad.write_text("file_name\nada_0.jpg\ncy_2.jpg\n")
+    common = (
+        "train", ROOT / "experiments" / "unet.py", *short(tiny_contest), "--augment.mirror", "0",
+        "--model.encoder", "tu-test_resnet", "--model.width", "8", "--data.exclude", bad,
+    )  # fmt: skip
+    assert tool(*common, "--out", everything, "--data.validation", "0") == 0
+    assert "10 training and 0 validation pictures, 2 excluded, 7 landmarks" in caplog.text
+    assert "split         none, all rows train" in caplog.text
+    assert "trained on all rows, without a score" in caplog.text
+    folds = ["--data.split", "person", "--data.folds", "4", "--data.fold", "3"]
+    assert tool(*common, "--out", fold, *folds) == 0
+    assert "by person (fold 3 of 4: 4 people, 1 in validation)" in caplog.text
+    assert len(json.loads((fold / "split.json").read_text())["validation"]) == 3
+
+    submission = tmp_path / "submission.csv"
+    assert tool("submit", everything, "--out", submission, "--device", "cpu") == 0
+    assert contest.read_submission(submission).names == [f"eve_{k}.jpg" for k in range(5)]
+    assert tool("evaluate", everything, "--device", "cpu") == 1
+    assert "no validation rows" in capsys.readouterr().err
+    assert tool("results", everything, fold) == 0
+    *_, scored, unscored = capsys.readouterr().out.splitlines()
+    assert float(scored.split(" | ")[2].strip("*")) > 0
+    assert unscored.split(" | ")[2:4] == ["-", "-"]
+
+    bad.write_text("file_name\nada_0.jpg\nzoe_0.jpg\n")
+    assert tool(*common, "--out", tmp_path / "no") == 1
+    assert "bad.csv, row 3, column file_name: 'zoe_0.jpg'" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
 
 
 def test_an_unreadable_test_picture_stops_or_gets_the_mean_shape(

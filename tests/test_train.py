@@ -31,10 +31,11 @@ from heatmap.config import (
 )
 from heatmap.contest import Folder, write_landmarks
 from heatmap.faces import draw_face
+from heatmap.frame import Frame
 from heatmap.networks import DirectNetwork, HeatmapNetwork
 from heatmap.predict import predict
 from heatmap.record import read_metrics
-from heatmap.run import Run, prepare
+from heatmap.run import Run, prepare, save
 from heatmap.samples import load, shuffled_batches
 from heatmap.schedule import adapted_sigma, learning_rate
 from heatmap.stopwatch import Stopwatch
@@ -361,6 +362,114 @@ def test_predictions_are_drawn_every_few_epochs_and_at_the_end(
     assert cv2.imread(str(pictures[0])).std() > 10
 
 
+# --------------------------------------------------------------------------- all rows, fewer rows
+
+
+def without_times(folder: Path) -> list[dict[str, Any]]:
+    return [{k: v for k, v in row.items() if k[:5] != "time/"} for row in read_metrics(folder)]
+
+
+@pytest.mark.parametrize("road", ["heatmaps", "direct"])
+def test_a_run_on_all_rows_has_no_scores_and_its_best_state_is_the_last(
+    tiny: Experiment, tmp_path: Path, caplog: pytest.LogCaptureFixture, road: str
+) -> None:
+    caplog.set_level("INFO", "heatmap")
+    model = tiny.model if road == "heatmaps" else Direct(encoder=ENCODER, weights="none")
+    settings = replace(tiny.train, max_steps=8)  # ends inside the second epoch
+    data = replace(tiny.data, validation=0)
+    run = prepare(replace(tiny, data=data, model=model, train=settings))
+    summary = train.train(run, tmp_path)
+    assert run.training_rows.tolist() == list(range(12))
+    rows = read_metrics(tmp_path)
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert not any(name.startswith("val/") for row in rows for name in row)
+    assert not (tmp_path / "pictures").exists()
+    assert "val MSE" not in caplog.text and "nan" not in caplog.text
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+    assert (summary["best_mse"], summary["mean_shape_mse"], summary["best_epoch"]) == (
+        None,
+        None,
+        2,
+    )
+    for path in tmp_path.glob("*.json*"):
+        assert not {"NaN", "Infinity"} & set(path.read_text().replace(",", " ").split()), path
+    assert not changed(weights_of(tmp_path / "best.pt"), weights_of(tmp_path / "last.pt"))
+    assert checkpoint.load_trained(tmp_path).checkpoint.progress["step"] == 8
+
+
+def test_a_run_on_all_rows_that_is_resumed_ends_with_the_same_weights(
+    tiny: Experiment, tmp_path: Path
+) -> None:
+    settings = replace(tiny.train, epochs=3, keep_every=1)
+    experiment = replace(tiny, data=replace(tiny.data, validation=0), train=settings)
+    trained(experiment, tmp_path / "whole")
+    saved = checkpoint.load(tmp_path / "whole" / "epoch-1.pt")
+    train.train(prepare(config.from_dict(Experiment, saved.config), saved), tmp_path / "again")
+    for name in ("best.pt", "last.pt"):
+        whole, resumed = (weights_of(tmp_path / folder / name) for folder in ("whole", "again"))
+        assert not changed(whole, resumed)
+    assert without_times(tmp_path / "again") == without_times(tmp_path / "whole")[1:]
+
+
+def test_a_run_on_all_rows_is_scored_on_other_data_only(
+    tiny: Experiment, tmp_path: Path, tiny_contest: Path
+) -> None:
+    cpu = torch.device("cpu")
+    trained(replace(tiny, data=replace(tiny.data, validation=0)), tmp_path / "run")
+    for data in (None, tiny_contest):
+        with pytest.raises(ValueError, match=r"run/best\.pt: .*no validation rows.* --data"):
+            evaluate.evaluate_run(tmp_path / "run", data, cpu)
+    with pytest.raises(ValueError, match="no validation rows"):
+        evaluate.nearest_picture_mse(tmp_path / "run")
+    other = contest_of_faces(tmp_path / "other", 4, 1, slice(7))
+    scores, _ = evaluate.evaluate_run(tmp_path / "run", other.root, cpu)
+    assert scores["pictures"] == 5 and scores["mse"] > 0
+
+
+def test_what_is_excluded_is_not_trained_on_but_still_validates(
+    tiny: Experiment, tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.csv"
+    bad.write_text("file_name,why\nada_1.jpg,blurred\ndee_2.jpg,two faces\nbo_0.jpg,\n")
+    settings = replace(tiny.train, keep_every=1)
+    experiment = replace(tiny, data=replace(tiny.data, exclude=bad), train=settings)
+    run = trained(experiment, tmp_path / "whole")
+    assert run.training_rows.tolist() == [0, 2, 4, 5, 6, 7, 8]
+    assert run.validation_rows.tolist() == [9, 10, 11]  # the last is dee_2
+    split = json.loads((tmp_path / "whole" / "split.json").read_text())
+    assert split["excluded"] == ["ada_1.jpg", "bo_0.jpg"]
+    assert split["validation"] == ["dee_0.jpg", "dee_1.jpg", "dee_2.jpg"]
+
+    bad.write_text("file_name\ncy_0.jpg\n")  # a resumed run keeps the rows of its start
+    saved = checkpoint.load(tmp_path / "whole" / "epoch-1.pt")
+    resumed = prepare(config.from_dict(Experiment, saved.config), saved)
+    train.train(resumed, tmp_path / "again")
+    assert resumed.training_rows.tolist() == run.training_rows.tolist()
+    paths = (tmp_path / folder / "last.pt" for folder in ("whole", "again"))
+    whole, again = (weights_of(path) for path in paths)
+    assert not changed(whole, again)
+
+    bad.write_text("\n".join(["file_name", *run.table.names]))
+    with pytest.raises(ValueError, match=r"none of the 0 training rows .*data\.exclude"):
+        prepare(experiment)
+
+
+def test_the_nearest_picture_is_one_that_was_trained_on(tiny: Experiment, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.csv"
+    everything = prepare(tiny)
+    kept, *others = everything.training_rows[[4, 0, 1, 2, 3, 5, 6, 7, 8]]
+    bad.write_text("\n".join(["file_name", *(everything.table.names[row] for row in others)]))
+    run = prepare(replace(tiny, data=replace(tiny.data, exclude=bad)))
+    save(run, tmp_path / "best.pt", "")
+    frames = [Frame(run.validation[row].image_from_crop, 32, 48) for row in range(12)]
+    points_crop = frames[kept].to_crop(torch.from_numpy(run.table.points_image[kept]))
+    errors = [
+        frames[row].to_image(points_crop).numpy() - run.table.points_image[row]
+        for row in run.validation_rows
+    ]
+    assert evaluate.nearest_picture_mse(tmp_path) == pytest.approx(np.square(errors).mean())
+
+
 # --------------------------------------------------------------------------- when things go wrong
 
 
@@ -673,9 +782,7 @@ def test_a_run_with_mean_weights_and_a_moving_sigma_is_resumed_to_the_same_bits(
         assert torch.equal(whole.network[name], resumed.network[name])
 
 
-def test_a_picture_counts_as_much_as_its_weight_says(
-    tiny: Experiment, tmp_path: Path
-) -> None:
+def test_a_picture_counts_as_much_as_its_weight_says(tiny: Experiment, tmp_path: Path) -> None:
     names = prepare(tiny).table.names
     settings = replace(tiny.train, batch=9, max_steps=1)
 

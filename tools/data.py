@@ -81,7 +81,7 @@ def kaggle15(
     if done.num_complete < done.num_training:
         print(
             "Kaggle's own table begins with its complete rows, and by default the last rows "
-            "validate; train with --data.person-pattern '(.+)' to draw them from the whole table"
+            "validate; train with --data.split random to draw them from the whole table"
         )
 
 

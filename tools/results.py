@@ -1,5 +1,9 @@
-"""A table of runs, best first: the results section of the README is this output."""
+"""A table of runs, best first and those without a score last.
 
+The results section of the README is this output.
+"""
+
+import math
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -36,11 +40,13 @@ def _row(run: Path) -> tuple[float, list[str]]:
     )
     model = config["model"]
     crop = f"{config['crop']['height']}×{config['crop']['width']}"
-    return summary["best_mse"], [
+    best, mean_shape = summary["best_mse"], summary["mean_shape_mse"]
+    scored = best is not None  # a run that trained on all rows has no scores
+    return best if scored else math.inf, [
         config["name"],
         f"{model['type']} {model['encoder']}, weights {model['weights']}, {crop}",
-        f"**{summary['best_mse']:.2f}**",
-        f"{summary['mean_shape_mse']:.1f}",
+        f"**{best:.2f}**" if scored else "-",
+        f"{mean_shape:.1f}" if scored else "-",
         str(summary["epochs"]),
         f"{summary['minutes']:.0f}",
         f"{machine['cpu_cores']} cores, {machine['processor']}"

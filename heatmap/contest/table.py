@@ -250,6 +250,34 @@ def _of_picture(picture: Path, values: dict[str, np.ndarray], path: Path) -> np.
     raise ValueError(f"{path}: there is no row for {picture}, and every picture needs one")
 
 
+def read_excluded(path: Path, table: LandmarkTable) -> np.ndarray:
+    """(E,) int64 rows of a training table whose pictures stand in a table of their own.
+
+    That one has a column file_name; it is separated by comma or TAB, a picture may stand in it more
+    than once, and its other columns mean nothing.
+
+    Raises:
+        ValueError: no such table or column, or a picture that the training table does not have; the
+            message names file and row.
+    """
+    rows = _csv_rows(path)
+    header = [cell.strip() for cell in rows[0]] if rows else []
+    column = next((i for i, cell in enumerate(header) if cell in _NAME_COLUMNS), None)
+    if column is None:
+        raise ValueError(f"{path}, row 1: expected a column file_name, found {header}")
+    index_of = {name: index for index, name in enumerate(table.names)}
+    excluded = set[int]()
+    for row, cells in enumerate(rows[1:], start=2):
+        where = f"{path}, row {row}"
+        if len(cells) != len(header):
+            raise ValueError(f"{where}: {len(cells)} cells where the header has {len(header)}")
+        name = cells[column].strip()
+        if name not in index_of:
+            raise ValueError(f"{where}, column file_name: {name!r} is not in {table.path}")
+        excluded.add(index_of[name])
+    return np.array(sorted(excluded), np.int64)
+
+
 def write_asked_points(path: Path, names: Sequence[str], indices: np.ndarray) -> None:
     """Writes the table of the points asked for: TAB, lists as "[742, 385, 583]".
 

@@ -1,12 +1,15 @@
 """No person validates and trains, and the same table is always split the same way."""
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 
 from heatmap.contest import PERSON_PATTERN, read_landmarks, split_rows
 
+RULES: tuple[Literal["auto", "person", "order", "random"], ...]
+RULES = "auto", "person", "order", "random"
 FACES68 = Path(__file__).parents[3] / "shared" / "data" / "faces68"
 
 
@@ -64,6 +67,59 @@ def test_order_validates_with_the_last_rows_as_the_organisers_did() -> None:
     assert split_rows(["x.jpg"] * 10, rule="order", share=0.9).validation.sum() == 9
 
 
+def test_random_rows_are_others_with_another_seed_and_as_many_as_by_order() -> None:
+    names = names_of(17)
+    split, again, other = (
+        split_rows(names, rule="random", share=0.3, seed=seed) for seed in (42, 42, 43)
+    )
+    np.testing.assert_array_equal(split.validation, again.validation)
+    assert (split.validation != other.validation).any()
+    by_order = split_rows(names, rule="order", share=0.3).validation
+    assert split.validation.sum() == other.validation.sum() == by_order.sum() == 16
+    assert 0 < (split.validation & by_order).sum() < 16  # neither the last rows nor the others
+    assert split.rule == "at random with seed 42 (16 of 51 rows)"
+
+
+UNEVEN = [f"P{who}_{which}.jpg" for who in range(23) for which in range(1 + who % 4)]
+
+
+@pytest.mark.parametrize("rule", ["person", "order", "random"])
+@pytest.mark.parametrize("folds", [2, 5, 7])
+def test_every_row_validates_in_one_fold_and_fold_0_is_the_plain_share(
+    rule: Literal["person", "order", "random"], folds: int
+) -> None:
+    splits = [split_rows(UNEVEN, rule=rule, folds=folds, fold=fold) for fold in range(folds)]
+    validation = np.stack([split.validation for split in splits])
+    assert validation.shape == (folds, len(UNEVEN))
+    assert (validation.sum(0) == 1).all()
+    sizes = validation.sum(1)
+    assert sizes.max() - sizes.min() <= (2 * 3 if rule == "person" else 1)
+    plain = split_rows(UNEVEN, rule=rule, share=1 / folds)
+    np.testing.assert_array_equal(splits[0].validation, plain.validation)
+    assert len({split.rule for split in splits}) == folds
+    assert f"(fold 1 of {folds}: " in splits[1].rule
+    if rule == "person":
+        for part in validation:
+            assert not people_in(UNEVEN, part) & people_in(UNEVEN, ~part)
+
+
+def test_folds_by_order_begin_at_the_tables_end() -> None:
+    parts = [
+        np.flatnonzero(split_rows(names_of(4), rule="order", folds=5, fold=fold).validation)
+        for fold in range(5)
+    ]
+    expected = [[9, 10, 11], [6, 7, 8], [4, 5], [2, 3], [0, 1]]
+    assert [part.tolist() for part in parts] == expected
+
+
+def test_without_a_share_all_rows_train() -> None:
+    for rule in RULES:
+        split = split_rows(names_of(3), rule=rule, share=0)
+        assert split.validation.tolist() == [False] * 9
+        assert split.rule == "none, all rows train"
+        assert split_rows(names_of(3), rule=rule, share=0, folds=3).validation.any()
+
+
 @pytest.mark.parametrize(
     ("names", "rule"),
     [
@@ -80,9 +136,21 @@ def test_auto_splits_by_person_where_the_names_allow_it(names: list[str], rule: 
 @pytest.mark.parametrize(
     ("names", "options", "essential"),
     [
-        (names_of(9), {"share": 0}, "between 0 and 1, got 0"),
-        (names_of(9), {"share": 1.0}, "between 0 and 1, got 1"),
-        (names_of(9), {"share": np.nan}, "between 0 and 1, got nan"),
+        (names_of(9), {"share": -0.1}, r"must be in \[0, 1\), not -0.1"),
+        (names_of(9), {"share": 1.0}, r"must be in \[0, 1\), not 1"),
+        (names_of(9), {"share": np.nan}, r"must be in \[0, 1\), not nan"),
+        (names_of(9), {"folds": 1}, "no fold 0 of 1"),
+        (names_of(9), {"folds": 3, "fold": 3}, "no fold 3 of 3"),
+        (names_of(9), {"folds": 3, "fold": -1}, "no fold -1 of 3"),
+        (names_of(2), {"rule": "order", "folds": 7}, "6 rows into 7 folds"),
+        (names_of(2), {"rule": "random", "folds": 7}, "6 rows into 7 folds"),
+        (names_of(4), {"rule": "person", "folds": 5}, "12 pictures of 4 people into 5 folds"),
+        (
+            [*names_of(2), *(f"Al_{which}.jpg" for which in range(60))],
+            {"rule": "person", "folds": 3},
+            "66 pictures of 3 people into 3 folds: nobody would be in fold 1; .*at random",
+        ),
+        (["a.jpg"], {"rule": "random"}, "cannot split 1 rows"),
         ([*names_of(9), "x.jpg"], {"rule": "person"}, r"'x.jpg' does not match.*\(\.\+\)_"),
         (names_of(9), {"rule": "person", "person_pattern": r"(\d+)_"}, "'Jo_0_0.jpg' does not"),
         (names_of(1), {"rule": "person"}, "3 pictures show 1 person"),

@@ -10,6 +10,7 @@ import pytest
 from heatmap.contest import (
     read_asked_points,
     read_boxes,
+    read_excluded,
     read_landmarks,
     write_asked_points,
     write_landmarks,
@@ -358,5 +359,51 @@ def test_malformed_boxes_are_refused_with_their_place(
     path = save(tmp_path, BOXES.replace(old, new))
     with pytest.raises(ValueError, match=re.escape(str(path))) as error:
         read_boxes(path, PICTURES)
+    for essential in essentials:
+        assert essential in str(error.value)
+
+
+# --------------------------------------------------------------------------------- left out
+
+EXCLUDED = "why,file_name\nblurred,sub/c.jpg\ntwo faces, a.jpg \nand cut,a.jpg\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        EXCLUDED,
+        EXCLUDED.replace(",", "\t"),
+        "\ufeff" + EXCLUDED.replace("\n", "\r\n") + "\n",
+        "filename\na.jpg\nsub/c.jpg",
+    ],
+)
+def test_the_pictures_to_leave_out_are_found_in_the_table(tmp_path: Path, text: str) -> None:
+    table = read_landmarks(save(tmp_path, TABLE))
+    path = tmp_path / "bad.csv"
+    path.write_bytes(text.encode())
+    assert read_excluded(path, table).tolist() == [0, 2]
+    path.write_text("file_name\n")
+    assert read_excluded(path, table).tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "essentials"),
+    [
+        ("file_name", "picture", ["row 1", "column file_name", "picture"]),
+        ("sub/c.jpg", "c.jpg", ["row 2, column file_name", "'c.jpg' is not in ", "landmarks.csv"]),
+        (" a.jpg ", "", ["row 3, column file_name", "'' is not in "]),
+        ("two faces", "two, faces", ["row 3", "3 cells where the header has 2"]),
+        (EXCLUDED, "", ["row 1"]),
+    ],
+)
+def test_malformed_tables_of_pictures_to_leave_out_are_refused_with_their_place(
+    tmp_path: Path, old: str, new: str, essentials: list[str]
+) -> None:
+    assert old in EXCLUDED
+    table = read_landmarks(save(tmp_path, TABLE))
+    path = tmp_path / "bad.csv"
+    path.write_text(EXCLUDED.replace(old, new))
+    with pytest.raises(ValueError, match=re.escape(str(path))) as error:
+        read_excluded(path, table)
     for essential in essentials:
         assert essential in str(error.value)
