@@ -39,7 +39,8 @@ class Data:
     random changes of its own."""
     boxes: Path | None = None
     """For crop.rule box: table (comma or TAB; file_name, x0, y0, x1, y1) with a face box for every
-    picture that is trained on, scored or submitted; two corners in the picture's pixels."""
+    picture that is trained on, two corners in the picture's pixels; that of other pictures is named
+    with --boxes when they are scored or submitted."""
     workers: int = 2
     """Processes that read pictures; 0 reads them in the training process."""
 

@@ -25,7 +25,7 @@ from heatmap.files import write_json
 from heatmap.maps import Maps
 from heatmap.networks import Network
 from heatmap.pictures import evenly_spaced, prediction_sheet
-from heatmap.predict import autocast
+from heatmap.predict import View, autocast
 from heatmap.record import Record
 from heatmap.run import Run, save, seed_of
 from heatmap.samples import Sample, load, shuffled_batches
@@ -279,9 +279,9 @@ def _validated(run: Run, watch: Stopwatch) -> evaluate.Errors:
             "diverged; lower optimizer.lr or set optimizer.clip_norm"
         )
     return evaluate.measure(
-        run.network, run.validation, run.validation_rows, run.mean_shape,
-        batch=run.experiment.train.batch, workers=run.experiment.data.workers, device=run.device,
-        precision=run.experiment.train.precision, watch=watch,
+        [View(run.network, run.validation, run.experiment.train.precision)], run.validation_rows,
+        run.mean_shape, batch=run.experiment.train.batch, workers=run.experiment.data.workers,
+        device=run.device, watch=watch,
     )  # fmt: skip
 
 

@@ -180,12 +180,7 @@ def read_boxes(path: Path, pictures: Sequence[Path]) -> np.ndarray:
 def _parse_box(cells: Sequence[str], columns: Sequence[str], where: str) -> np.ndarray:
     box = np.empty(4)
     for position, (cell, column) in enumerate(zip(cells, columns, strict=True)):
-        try:
-            box[position] = _parse_cell(cell.strip())
-        except ValueError as error:
-            raise ValueError(f"{where}, column {column}: {error}") from error
-        if np.isnan(box[position]):
-            raise ValueError(f"{where}, column {column}: the cell is empty")
+        box[position] = parse_number(cell, f"{where}, column {column}")
     return box
 
 
@@ -430,6 +425,17 @@ def parse_cells(cells: Sequence[str], columns: Sequence[str], where: str) -> np.
             "landmark leaves both empty"
         )
     return numbers
+
+
+def parse_number(text: str, where: str) -> float:
+    """The number of a cell that must hold one."""
+    try:
+        number = _parse_cell(text.strip())
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    if np.isnan(number):
+        raise ValueError(f"{where}: the cell is empty")
+    return number
 
 
 def _parse_cell(text: str) -> float:
