@@ -16,6 +16,8 @@ Outcome  expected: below the mean shape within a few epochs; behind experiments/
 
 from heatmap.config import Augment, Crop, Data, Direct, Experiment, Optimizer, Schedule, Train
 
+MODEL = Direct(encoder="resnet18", weights="imagenet", hidden=256, loss="mae")
+
 EXPERIMENT = Experiment(
     name="faces15_resnet18",
     data=Data(split="random", validation=0.15, multiplier=10),
@@ -31,7 +33,7 @@ EXPERIMENT = Experiment(
         erase=0.5,
         erase_area=(0.01, 0.02),
     ),
-    model=Direct(encoder="resnet18", weights="imagenet", hidden=256, loss="mae"),
+    model=MODEL,
     optimizer=Optimizer(kind="adamw", lr=0.012, weight_decay=0.01),
     schedule=Schedule(kind="onecycle", warmup=0.3),
     train=Train(epochs=800, batch=625),

@@ -18,7 +18,7 @@ from heatmap.config import Optimizer, Schedule, Train
 EXPERIMENT = replace(
     faces15_resnet18.EXPERIMENT,
     name="faces15_resnet34",
-    model=replace(faces15_resnet18.EXPERIMENT.model, encoder="resnet34"),
+    model=replace(faces15_resnet18.MODEL, encoder="resnet34"),
     optimizer=Optimizer(kind="adam", lr=0.012, weight_decay=0.0),
     schedule=Schedule(kind="cyclic", warmup=0, gamma=0.99995, rise_steps=2400, floor=1e-4 / 0.012),
     train=Train(epochs=800, batch=420),

@@ -19,12 +19,14 @@ from dataclasses import replace
 from experiments import baseline
 from heatmap.config import Augment, Crop, Direct, Optimizer, Schedule, Train
 
+MODEL = Direct(encoder="resnet50", weights="imagenet", loss="mae")
+
 EXPERIMENT = replace(
     baseline.EXPERIMENT,
     name="resnet50",
     crop=Crop(height=224, width=224, trim_border=9),
     augment=Augment(mirror=0.5, rotate_deg=30, brightness=0.068, contrast=0.087),
-    model=Direct(encoder="resnet50", weights="imagenet", loss="mae"),
+    model=MODEL,
     optimizer=Optimizer(kind="adamw", lr=3e-4, weight_decay=0.01, amsgrad=True),
     schedule=Schedule(
         kind="plateau",

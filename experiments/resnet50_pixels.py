@@ -16,6 +16,6 @@ from experiments import resnet50
 EXPERIMENT = replace(
     resnet50.EXPERIMENT,
     name="resnet50_pixels",
-    model=replace(resnet50.EXPERIMENT.model, loss="mse"),
+    model=replace(resnet50.MODEL, loss="mse"),
     train=replace(resnet50.EXPERIMENT.train, pixel_weights=True),
 )

@@ -13,5 +13,5 @@ from experiments import resnet50
 EXPERIMENT = replace(
     resnet50.EXPERIMENT,
     name="resnet50_wing",
-    model=replace(resnet50.EXPERIMENT.model, loss="wing"),
+    model=replace(resnet50.MODEL, loss="wing"),
 )

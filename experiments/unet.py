@@ -12,9 +12,11 @@ Outcome  faces68, random weights, 30 minutes on 2 CPU cores, validation by perso
 
 from heatmap.config import Augment, Experiment, Optimizer, Train, UNet
 
+MODEL = UNet(encoder="resnet34", weights="imagenet", stride=4, width=128, sigma=1.5)
+
 EXPERIMENT = Experiment(
     name="unet",
-    model=UNet(encoder="resnet34", weights="imagenet", stride=4, width=128, sigma=1.5),
+    model=MODEL,
     augment=Augment(
         mirror=0.5,
         rotate_deg=25,

@@ -15,5 +15,5 @@ from experiments import unet
 EXPERIMENT = replace(
     unet.EXPERIMENT,
     name="unet_adaloss",
-    model=replace(unet.EXPERIMENT.model, sigma_start=4.0),
+    model=replace(unet.MODEL, sigma_start=4.0),
 )

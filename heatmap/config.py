@@ -52,7 +52,8 @@ class Data:
     random changes of its own."""
     boxes: Path | None = None
     """For crop.rule box: table (comma or TAB; file_name, x0, y0, x1, y1) with a face box for every
-    picture that is trained on, scored or submitted; two corners in the picture's pixels."""
+    picture that is trained on, two corners in the picture's pixels; that of other pictures is named
+    with --boxes when they are scored or submitted."""
     weights: Path | None = None
     """Table (comma or TAB; file_name, weight) of how much every training picture counts in the
     loss; tools/data.py pose makes one in which turned heads count more."""

@@ -2,7 +2,9 @@
 
 import csv
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,11 @@ from tqdm import tqdm
 
 from heatmap import contest, distributed, topology
 from heatmap.checkpoint import Trained, load_trained
+from heatmap.ensemble import Ensemble
 from heatmap.files import write_atomically, write_json
 from heatmap.frame import Frame
-from heatmap.networks import HeatmapNetwork, Network
-from heatmap.predict import predict
+from heatmap.networks import HeatmapNetwork
+from heatmap.predict import View, predict
 from heatmap.samples import Samples, load
 from heatmap.stopwatch import Stopwatch
 
@@ -47,32 +50,35 @@ class Errors:
 
 
 def measure(
-    network: Network,
-    samples: Samples,
+    views: Sequence[View],
     rows: np.ndarray,
     mean_shape_crop: torch.Tensor,
     *,
     batch: int,
     workers: int,
     device: torch.device,
-    precision: str,
+    weighted: bool = False,
     watch: Stopwatch | None = None,
 ) -> Errors:
-    """The network's errors on the rows, each counted once however many processes there are.
+    """The errors of the merged views on the rows, each counted once by however many processes.
+
+    Args:
+        views, weighted: as `predict` takes them.
+        mean_shape_crop: (P, 2), in the first view's crops.
 
     Raises:
         ValueError: a picture cannot be read; the message names it.
     """
     rank, world = distributed.rank(), distributed.world()
-    parts = []
+    parts, labels = [], views[0].samples.points_image
     hidden = None if rank == 0 else True
     bar = tqdm(total=len(rows), desc="evaluate", unit="img", leave=False, disable=hidden)
     with bar:
         for found in predict(
-            network, samples, rows, batch=batch, workers=workers, device=device,
-            precision=precision, rank=rank, world=world, watch=watch,
+            views, rows, batch=batch, workers=workers, device=device, weighted=weighted,
+            rank=rank, world=world, watch=watch,
         ):  # fmt: skip
-            truth = samples.points_image[found.rows].astype(np.float64)
+            truth = labels[found.rows].astype(np.float64)
             distance = np.linalg.norm(found.points_image - truth, axis=-1)
             mean_shape = found.frame.to_image(mean_shape_crop).numpy()
             name, length = topology.normaliser(truth)
@@ -93,7 +99,7 @@ def measure(
     order = np.argsort(joined["rows"])
     joined = {name: values[order] for name, values in joined.items()}
     assert np.array_equal(joined["rows"], np.sort(rows)), "each row is counted once"
-    name, _ = topology.normaliser(samples.points_image[:1])
+    name, _ = topology.normaliser(labels[:1])
     return Errors(normaliser=name, **joined)
 
 
@@ -209,57 +215,60 @@ def table(scores: dict[str, Any]) -> str:
 
 
 def evaluate_run(
-    path: Path, data: Path | None, device: torch.device, decoder: str | None = None
+    ensemble: Ensemble, data: Path | None, device: torch.device, decoder: str | None = None
 ) -> tuple[dict[str, Any], Path]:
-    """Scores a run on its validation rows, or on another contest's labelled rows.
+    """Scores a run, or several as one, on validation rows or on another contest's labelled rows.
 
-    Writes evaluation.json, per_image.csv and errors.npz into the run folder; for other data, or
-    another decoder, into evaluation-NAME inside it.
+    Writes evaluation.json, per_image.csv and errors.npz into the first run's folder; for other
+    data, for anything but the plain run, or another decoder, into evaluation-NAME inside it.
 
     Args:
-        path: run folder or checkpoint file; data: contest folder, None for the run's own.
+        data: contest folder, None for the first run's own. Of a table that runs were trained on
+            the rows are scored that validate in all of these.
         decoder: as in `config.HeatmapModel`; None for the run's own.
 
     Returns:
         The scores, as `summary` gives them, and the folder that holds them.
 
     Raises:
-        ValueError: no checkpoint, no labelled data, another number of landmarks, a run without
-            validation rows on its own data, or a decoder for a network without heatmaps.
+        ValueError: no labelled data, another number of landmarks, a run without validation rows on
+            its own data, no row that validates in all runs, or a decoder for a network without
+            heatmaps.
     """
-    trained = load_trained(path)
     if decoder is not None:
-        if not isinstance(trained.network, HeatmapNetwork):
-            raise ValueError(f"{path} is of a network without heatmaps; it needs no --decoder")
-        trained.network.landmark_decoder = decoder
+        for run in ensemble.runs:
+            if not isinstance(run.network, HeatmapNetwork):
+                raise ValueError(
+                    f"{run.path} is of a network without heatmaps; it needs no --decoder"
+                )
+            run.network.landmark_decoder = decoder
+    trained = ensemble.runs[0]
     experiment = trained.experiment
     root = data or experiment.data.root
     folder = contest.find_folder(root)
     labels = contest.read_landmarks(folder.train_table, progress=True)
-    if labels.num_landmarks != trained.network.num_landmarks:
+    if labels.num_landmarks != ensemble.num_landmarks:
         raise ValueError(
-            f"{labels.path} has {labels.num_landmarks} landmarks, the network of {path} predicts "
-            f"{trained.network.num_landmarks}"
+            f"{labels.path} has {labels.num_landmarks} landmarks, the network of {trained.path} "
+            f"predicts {ensemble.num_landmarks}"
+        )
+    fingerprint = labels.fingerprint()
+    others = [run for run in ensemble.runs if run.checkpoint.table_hash != fingerprint]
+    if others and data is None:
+        raise ValueError(
+            f"{labels.path} is not the table that {others[0].path} was trained on, so its "
+            f"validation rows are not known; to score it all the same, name it: --data {root}"
         )
     out = trained.path.parent
-    if labels.fingerprint() == trained.checkpoint.table_hash:
-        rows = _validation_rows(trained)
-    elif data is None:
-        raise ValueError(
-            f"{labels.path} is not the table that the run was trained on, so its validation rows "
-            f"are not known; to score all rows of it, name it: --data {root}"
-        )
-    else:
-        rows = np.arange(len(labels.names))
+    if trained.checkpoint.table_hash != fingerprint:
         out = out / f"evaluation-{root.resolve().name}"
-        logger.info(f"{labels.path} is not what the run was trained on: all its rows are scored")
-    if decoder is not None:
-        out = out / f"evaluation-{decoder}"
+    if name := "-".join(filter(None, (ensemble.name, decoder))):
+        out = out / f"evaluation-{name}"
     paths = contest.image_paths(folder.train_images, labels.names, labels.path)
     errors = measure(
-        trained.network.to(device), Samples.of(experiment, paths, labels.points_image), rows,
+        ensemble.views(paths, labels.points_image, device), _rows_to_score(ensemble.runs, labels),
         trained.mean_shape_crop, batch=experiment.train.batch, workers=experiment.data.workers,
-        device=device, precision=experiment.train.precision,
+        device=device, weighted=ensemble.weighted,
     )  # fmt: skip
     scores = summary(errors)
     write(out, errors, labels.names, scores)
@@ -273,6 +282,23 @@ def _validation_rows(trained: Trained) -> np.ndarray:
             "(data.validation 0); name other data with --data"
         )
     return trained.checkpoint.validation_rows.numpy()
+
+
+def _rows_to_score(runs: Sequence[Trained], labels: contest.LandmarkTable) -> np.ndarray:
+    """The rows that validate in every run that was trained on this table; all if none was."""
+    fingerprint = labels.fingerprint()
+    own = [run for run in runs if run.checkpoint.table_hash == fingerprint]
+    if not own:
+        logger.info(f"{labels.path} is not what was trained on: all its rows are scored")
+        return np.arange(len(labels.names))
+    rows = reduce(np.intersect1d, [_validation_rows(run) for run in own])
+    if len(rows) == 0:
+        raise ValueError(
+            f"no row of {labels.path} validates in all of "
+            f"{', '.join(str(run.path) for run in own)}, so that none is new to all of them; score "
+            "them together on other data (--data), or each alone"
+        )
+    return rows
 
 
 def nearest_picture_mse(path: Path) -> float:

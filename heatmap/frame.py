@@ -56,6 +56,19 @@ class Frame:
             self.width + 2 * margin,
         )
 
+    def zoomed(self, zoom: float) -> "Frame":
+        """The crop about the same middle that shows everything `zoom` times as large."""
+        x, y = _middle((self.height, self.width))
+        crop_from_zoomed = translation(x, y) @ scaling(1 / zoom) @ translation(-x, -y)
+        crop_from_zoomed = crop_from_zoomed.to(self.image_from_crop)
+        return Frame(self.image_from_crop @ crop_from_zoomed, self.height, self.width)
+
+    def mirrored(self) -> "Frame":
+        """The crop seen in a mirror: x -> width - 1 - x."""
+        crop_from_mirrored = _matrix([[-1, 0, self.width - 1], [0, 1, 0], [0, 0, 1]])
+        crop_from_mirrored = crop_from_mirrored.to(self.image_from_crop)
+        return Frame(self.image_from_crop @ crop_from_mirrored, self.height, self.width)
+
 
 def cover(image_hw: tuple[int, int], crop_hw: tuple[int, int]) -> Frame:
     """The centre crop that the picture fills: scaled to cover the crop, long ends cut off."""

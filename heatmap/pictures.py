@@ -11,7 +11,7 @@ from torch.utils.data import default_collate
 from heatmap import config, contest, draw, frame, topology
 from heatmap.frame import contain
 from heatmap.networks import Network
-from heatmap.predict import predict
+from heatmap.predict import View, predict
 from heatmap.run import Pictures
 from heatmap.samples import Samples, cut
 
@@ -43,12 +43,9 @@ def prediction_sheet(
         ValueError: a picture cannot be read; the message names it.
     """
     nothing = np.full((len(paths), network.num_landmarks, 2), np.nan, np.float32)
-    found = next(
-        predict(
-            network, Samples.of(experiment, paths, nothing), np.arange(len(paths)),
-            batch=len(paths), workers=0, device=device, precision=experiment.train.precision,
-        )
-    )  # fmt: skip
+    view = View(network, Samples.of(experiment, paths, nothing), experiment.train.precision)
+    rows = np.arange(len(paths))
+    found = next(predict([view], rows, batch=len(paths), workers=0, device=device))
     groups = topology.groups(network.num_landmarks)
     predicted, truth = [], []
     for row, path in enumerate(paths):

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -20,6 +20,8 @@ from torch.utils.data import DataLoader, Dataset
 from heatmap import config, frame
 from heatmap.contest import read_boxes, read_image
 from heatmap.frame import Frame
+
+T = TypeVar("T")
 
 
 class Sample(NamedTuple):
@@ -47,14 +49,16 @@ class Samples(Dataset[Sample]):
     """The pictures of a table as samples, by row.
 
     paths: N pictures; points_image: (N, P, 2) float32; boxes_image: (N, 4) float64 corners x0, y0,
-    x1, y1, for the crop rule that takes them; margin: pixels round the crop; edge: outside the
-    photograph the colours of its edge are carried on, else it is black.
+    x1, y1, for the crop rule that takes them; zoom: factor that enlarges what the crop shows, about
+    its middle; margin: pixels round the crop; edge: outside the photograph the colours of its edge
+    are carried on, else it is black.
     """
 
     paths: Sequence[Path]
     points_image: np.ndarray
     crop: config.Crop
     boxes_image: np.ndarray | None = None
+    zoom: float = 1.0
     margin: int = 0
     edge: bool = False
 
@@ -82,10 +86,16 @@ class Samples(Dataset[Sample]):
         Raises:
             ValueError: the picture cannot be read; the message names it.
         """
-        image = read_image(self.paths[row])
+        return self.of_image(row, read_image(self.paths[row]))
+
+    def of_image(self, row: int, image: np.ndarray) -> Sample:
+        """The sample of this row, whose photograph (H, W, 3) has been read."""
         left, top, right, bottom = inner = within_border(image, self.crop.trim_border)
         photograph = image[top:bottom, left:right]
-        here = self._crop_of(row, inner).padded(self.margin)
+        here = self._crop_of(row, inner)
+        if self.zoom != 1:
+            here = here.zoomed(self.zoom)
+        here = here.padded(self.margin)
         return Sample(
             torch.from_numpy(cut(photograph, here, self.edge)).permute(2, 0, 1),
             frame.translation(left, top) @ here.image_from_crop,
@@ -109,6 +119,31 @@ class Samples(Dataset[Sample]):
                 x0, y0, x1, y1 = self.boxes_image[row].tolist()
                 box = x0 - left, y0 - top, x1 - left, y1 - top
                 return frame.around(box, crop_hw, self.crop.box_scale)
+
+    def cuts_as(self, other: "Samples") -> bool:
+        """Whether both cut the same crops from the same pictures."""
+        mine, others = ((some.crop, some.zoom, some.margin, some.edge) for some in (self, other))
+        if self.boxes_image is None or other.boxes_image is None:
+            return mine == others
+        return mine == others and np.array_equal(self.boxes_image, other.boxes_image)
+
+
+@dataclass(frozen=True)
+class Cuts(Dataset[list[Sample]]):
+    """Several crops of the same pictures, by row; each photograph is read once."""
+
+    several: Sequence[Samples]
+
+    def __len__(self) -> int:
+        return len(self.several[0])
+
+    def __getitem__(self, row: int) -> list[Sample]:
+        """
+        Raises:
+            ValueError: the picture cannot be read; the message names it.
+        """
+        image = read_image(self.several[0].paths[row])
+        return [samples.of_image(row, image) for samples in self.several]
 
 
 def within_border(image: np.ndarray, threshold: int) -> tuple[int, int, int, int]:
@@ -186,8 +221,8 @@ def batches_in_order(
 
 
 def load(
-    samples: Samples, batches: list[list[int]], workers: int, device: torch.device
-) -> Iterator[Sample]:
+    samples: Dataset[T], batches: list[list[int]], workers: int, device: torch.device
+) -> Iterator[T]:
     """The batches, read by `workers` processes; 0 reads them here.
 
     Raises:

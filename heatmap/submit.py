@@ -1,4 +1,4 @@
-"""A trained network and the contest's test pictures -> a submission file."""
+"""Trained networks and the contest's test pictures -> a submission file."""
 
 import logging
 from pathlib import Path
@@ -9,16 +9,15 @@ import torch
 from tqdm import tqdm
 
 from heatmap import contest
-from heatmap.checkpoint import Trained
 from heatmap.contest import kaggle15
+from heatmap.ensemble import Ensemble
 from heatmap.predict import predict
-from heatmap.samples import Samples
 
 logger = logging.getLogger("heatmap")
 
 
 def submit(
-    trained: Trained,
+    ensemble: Ensemble,
     root: Path,
     out: Path,
     *,
@@ -36,20 +35,22 @@ def submit(
         rounding: as `contest.write_submission` takes it; "auto" is "round", and "none" where there
             is a lookup table.
         missing: what a test picture that is absent or cannot be read does: "stop", or "mean-shape",
-            which answers with the mean training shape, placed as in the other test pictures.
+            which answers with the first run's mean training shape, placed as in the other test
+            pictures.
 
     Raises:
         ValueError: a picture cannot be read, or the file's rules are broken; no file is written.
     """
+    first, num_landmarks = ensemble.runs[0], ensemble.num_landmarks
     folder = contest.find_folder(root)
     if folder.train_table.is_file():
         num_labelled = contest.count_landmarks(folder.train_table)
-        if num_labelled != trained.network.num_landmarks:
+        if num_labelled != num_landmarks:
             raise ValueError(
-                f"{folder.train_table} has {num_labelled} landmarks, the network of {trained.path} "
-                f"predicts {trained.network.num_landmarks}"
+                f"{folder.train_table} has {num_labelled} landmarks, the network of {first.path} "
+                f"predicts {num_landmarks}"
             )
-    asked = contest.read_asked_points(folder.test_points, trained.network.num_landmarks)
+    asked = contest.read_asked_points(folder.test_points, num_landmarks)
     lookup = None
     if folder.lookup_table.is_file():
         lookup = kaggle15.read_lookup(folder.lookup_table, asked.names)
@@ -60,18 +61,17 @@ def submit(
             raise ValueError(f"{folder.test_images}: none of the test pictures can be read")
     paths = contest.image_paths(folder.test_images, names, asked.path)
 
-    num_landmarks, experiment = trained.network.num_landmarks, trained.experiment
     nothing = np.broadcast_to(np.float32(np.nan), (len(paths), num_landmarks, 2)).copy()
     points_image = np.empty((len(paths), num_landmarks, 2), np.float32)
     mean_shape = np.zeros((num_landmarks, 2))
     with tqdm(total=len(paths), desc="predict", unit="img", leave=False, disable=None) as bar:
         for found in predict(
-            trained.network.to(device), Samples.of(experiment, paths, nothing),
-            np.arange(len(paths)), batch=experiment.train.batch, workers=experiment.data.workers,
-            device=device, precision=experiment.train.precision,
+            ensemble.views(paths, nothing, device), np.arange(len(paths)),
+            batch=first.experiment.train.batch, workers=first.experiment.data.workers,
+            device=device, weighted=ensemble.weighted,
         ):  # fmt: skip
             points_image[found.rows] = found.points_image
-            mean_shape += found.frame.to_image(trained.mean_shape_crop).sum(0).numpy() / len(paths)
+            mean_shape += found.frame.to_image(first.mean_shape_crop).sum(0).numpy() / len(paths)
             bar.update(len(found.rows))
     if lost:
         logger.warning(

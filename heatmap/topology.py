@@ -81,7 +81,7 @@ def mirror_permutation(num_landmarks: int) -> np.ndarray:
     else:
         raise ValueError(
             f"no mirror permutation is known for {num_landmarks} landmarks (known: 971, 68, 15); "
-            "switch mirroring off with --augment.mirror 0"
+            "do without mirroring: train with --augment.mirror 0, predict without --tta mirror"
         )
     permutation = np.fromiter(chain.from_iterable(parts), np.int64)
     assert np.array_equal(permutation[permutation], np.arange(num_landmarks))

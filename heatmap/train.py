@@ -25,7 +25,7 @@ from heatmap.files import finite, write_json
 from heatmap.maps import Maps
 from heatmap.networks import HeatmapNetwork, Network
 from heatmap.pictures import evenly_spaced, prediction_sheet
-from heatmap.predict import autocast
+from heatmap.predict import View, autocast
 from heatmap.record import Record
 from heatmap.run import Run, save, seed_of
 from heatmap.samples import Sample, load, shuffled_batches
@@ -312,9 +312,9 @@ def _settle(run: Run) -> None:
 
 def _validated(run: Run, watch: Stopwatch) -> evaluate.Errors:
     return evaluate.measure(
-        run.scored, run.validation, run.validation_rows, run.mean_shape,
-        batch=run.experiment.train.batch, workers=run.experiment.data.workers, device=run.device,
-        precision=run.experiment.train.precision, watch=watch,
+        [View(run.scored, run.validation, run.experiment.train.precision)], run.validation_rows,
+        run.mean_shape, batch=run.experiment.train.batch, workers=run.experiment.data.workers,
+        device=run.device, watch=watch,
     )  # fmt: skip
 
 

@@ -90,6 +90,7 @@ import numpy as np, torch
 from heatmap import distributed, evaluate, networks
 from heatmap.config import Crop, UNet
 from heatmap.contest import Folder, image_paths, read_landmarks
+from heatmap.predict import View
 from heatmap.samples import Samples
 
 folder, out, device = Folder(root=Path(sys.argv[1])), sys.argv[2], torch.device("cpu")
@@ -99,9 +100,9 @@ paths = image_paths(folder.train_images, table.names, folder.train_table)
 torch.manual_seed(0)
 crop = Crop(height=32, width=48)
 model = UNet(encoder="tu-test_resnet", weights="none", width=6)
+view = View(networks.build(model, crop, 7), Samples(paths, table.points_image, crop))
 errors = evaluate.measure(
-    networks.build(model, crop, 7), Samples(paths, table.points_image, crop),
-    np.arange(17, 34), torch.ones(7, 2), batch=4, workers=0, device=device, precision="fp32",
+    [view], np.arange(17, 34), torch.ones(7, 2), batch=4, workers=0, device=device
 )
 mse = evaluate.summary(errors)["mse"]
 np.savez(f"{out}-{distributed.rank()}.npz", score=mse, **vars(errors))

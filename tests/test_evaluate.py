@@ -12,11 +12,14 @@ from torch import Tensor
 
 from heatmap import checkpoint, config, evaluate, train
 from heatmap.contest import Folder, read_landmarks, write_landmarks
+from heatmap.ensemble import Ensemble
 from heatmap.networks import CropPrediction, Network
+from heatmap.predict import View
 from heatmap.run import prepare
 from heatmap.samples import Samples
 from heatmap.topology import GROUPS
 
+CPU = torch.device("cpu")
 CROP = config.Crop(height=40, width=56)
 SHORTER_SIDES = (60, 124, 125, 174, 175, 249, 250, 349, 350, 420, 200, 90, 130)
 
@@ -75,9 +78,9 @@ class Pictures:
 
     def measured(self, network: Network, rows: list[int] | None = None, batch: int = 4) -> Any:
         return evaluate.measure(
-            network, self.samples, np.arange(len(self.truth)) if rows is None else np.array(rows),
+            [View(network, self.samples)],
+            np.arange(len(self.truth)) if rows is None else np.array(rows),
             torch.from_numpy(self.shape), batch=batch, workers=0, device=torch.device("cpu"),
-            precision="fp32",
         )  # fmt: skip
 
 
@@ -244,7 +247,7 @@ def other_contest(tiny_contest: Path, tmp_path: Path) -> Iterator[Folder]:
 
 
 def test_a_run_is_scored_on_its_own_validation_pictures(run_folder: Path) -> None:
-    scores, folder = evaluate.evaluate_run(run_folder, None, torch.device("cpu"))
+    scores, folder = evaluate.evaluate_run(Ensemble.load([run_folder]), None, CPU)
     assert folder == run_folder
     with (folder / "per_image.csv").open(newline="") as file:
         scored = [line["file_name"] for line in csv.DictReader(file)]
@@ -257,7 +260,8 @@ def test_on_other_data_every_labelled_picture_is_scored(
     run_folder: Path, other_contest: Folder
 ) -> None:
     own = (run_folder / "config.json").read_bytes()
-    scores, folder = evaluate.evaluate_run(run_folder, other_contest.root, torch.device("cpu"))
+    ensemble = Ensemble.load([run_folder])
+    scores, folder = evaluate.evaluate_run(ensemble, other_contest.root, CPU)
     assert scores["pictures"] == 12
     assert folder == run_folder / "evaluation-other"
     assert (folder / "errors.npz").exists()
@@ -270,4 +274,4 @@ def test_data_with_another_number_of_landmarks_are_refused(
     table = read_landmarks(other_contest.train_table)
     write_landmarks(other_contest.train_table, table.names, table.points_image[:, :5])
     with pytest.raises(ValueError, match=r"5 landmarks.* predicts 7"):
-        evaluate.evaluate_run(run_folder, other_contest.root, torch.device("cpu"))
+        evaluate.evaluate_run(Ensemble.load([run_folder]), other_contest.root, CPU)

@@ -30,10 +30,11 @@ from heatmap.config import (
     Wandb,
 )
 from heatmap.contest import Folder, write_landmarks
+from heatmap.ensemble import Ensemble
 from heatmap.faces import draw_face
 from heatmap.frame import Frame
 from heatmap.networks import DirectNetwork, HeatmapNetwork
-from heatmap.predict import predict
+from heatmap.predict import View, predict
 from heatmap.record import read_metrics
 from heatmap.run import Run, prepare, save
 from heatmap.samples import load, shuffled_batches
@@ -301,7 +302,7 @@ def test_the_direct_road_takes_the_same_loop(tiny: Experiment, tmp_path: Path) -
     rows = read_metrics(tmp_path)
     assert rows[-1]["train/loss"] < 0.9 * rows[0]["train/loss"]
     assert "val/peak" not in rows[-1]
-    scores, _ = evaluate.evaluate_run(tmp_path, None, torch.device("cpu"))
+    scores, _ = evaluate.evaluate_run(Ensemble.load([tmp_path]), None, torch.device("cpu"))
     assert scores["mse"] == min(row["val/mse"] for row in rows)
 
 
@@ -313,11 +314,13 @@ def test_the_best_checkpoint_belongs_to_the_best_row(tiny: Experiment, tmp_path:
     trained(replace(tiny, train=replace(tiny.train, epochs=5)), tmp_path)
     rows = read_metrics(tmp_path)
     best = min(rows, key=lambda row: row["val/mse"])
-    scores, _ = evaluate.evaluate_run(tmp_path, None, torch.device("cpu"))
+    scores, _ = evaluate.evaluate_run(Ensemble.load([tmp_path]), None, torch.device("cpu"))
     assert scores["mse"] == best["val/mse"]
     assert scores["nme_percent"] == best["val/nme_percent"]
     assert checkpoint.load_trained(tmp_path).checkpoint.progress["epoch"] == best["epoch"]
-    last, _ = evaluate.evaluate_run(tmp_path / "last.pt", None, torch.device("cpu"))
+    last, _ = evaluate.evaluate_run(
+        Ensemble.load([tmp_path / "last.pt"]), None, torch.device("cpu")
+    )
     assert last["mse"] == rows[-1]["val/mse"]
 
 
@@ -636,12 +639,8 @@ def test_eight_drawn_faces_are_learnt_by_heart(tiny: Experiment, tmp_path: Path)
     )
     run = trained(experiment, tmp_path / "run")
     rows = run.training_rows[::10]
-    found = next(
-        predict(
-            run.network, run.validation, rows, batch=8, workers=0, device=run.device,
-            precision="fp32",
-        )
-    )  # fmt: skip
+    view = View(run.network, run.validation)
+    found = next(predict([view], rows, batch=8, workers=0, device=run.device))
     points_crop, truth_crop = (
         found.frame.to_crop(torch.from_numpy(points)).numpy()
         for points in (found.points_image, run.table.points_image[rows])

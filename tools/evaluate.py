@@ -1,4 +1,4 @@
-"""Score a run or a submission."""
+"""Score a run, several as one, or a submission."""
 
 import sys
 from pathlib import Path
@@ -6,28 +6,44 @@ from typing import Annotated, Literal
 
 import tyro
 
-from heatmap.command import failing_politely
+from heatmap.command import TestTimeAugmentation, failing_politely
 
 
 def evaluate(
     what: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|SUBMISSION.csv")],
+    others: Annotated[
+        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[RUN ...]")
+    ] = (),
     *,
     data: Path | None = None,
     solution: Path | None = None,
     decoder: Literal["window", "parabola", "global", "softmax"] | None = None,
+    tta: TestTimeAugmentation = frozenset(),
+    weighted: tyro.conf.FlagCreatePairsOff[bool] = False,
+    boxes: Path | None = None,
     json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
     """Score a run on its validation pictures, or a submission against the solution.
 
+    Several runs are scored as the one answer that submit.py would write of them, on the pictures
+    that validate in all of them.
+
     Args:
         what: a run folder, a checkpoint, or a submission file (with --solution).
-        data: contest folder; by default the one the run was trained on. Of other data all labelled
-            pictures are scored.
+        others: more runs, with the same landmarks; crops and networks may differ.
+        data: contest folder; by default the one the first run was trained on. Of other data all
+            labelled pictures are scored.
         solution: the withheld answers that a submission is scored against, as Kaggle would.
         decoder: how the maps become points, if not as in the run's training.
+        tta: test-time augmentation: average over mirrored crops as well, over crops that show
+            everything 1.1 times smaller and larger, or over both (six views).
+        weighted: weigh every landmark by how sharp its heatmap is (inverse covariance), in place of
+            the plain mean.
+        boxes: for runs with crop.rule box: table of the pictures' boxes, in place of the one the
+            run was trained with.
         json_file: also write the scores here.
-        device: where the network runs.
+        device: where the networks run.
     """
     if (what.suffix == ".csv") != (solution is not None):
         raise ValueError(
@@ -36,14 +52,18 @@ def evaluate(
     if solution is not None:
         from heatmap import contest
 
+        if others or tta or weighted or boxes:
+            raise ValueError("a submission is scored alone, without --tta, --weighted or --boxes")
         score = contest.score_submission(what, solution)
         scores = {"pictures": len(score.names), "mse": score.mse}
         print(f"pictures     {len(score.names)}\ncontest MSE  {score.mse:.5f} px²")
     else:
+        from heatmap.ensemble import Ensemble
         from heatmap.evaluate import evaluate_run, table
         from heatmap.run import chosen_device
 
-        scores, folder = evaluate_run(what, data, chosen_device(device), decoder)
+        ensemble = Ensemble.load([what, *others], tta=tta, weighted=weighted, boxes=boxes)
+        scores, folder = evaluate_run(ensemble, data, chosen_device(device), decoder)
         print(f"{table(scores)}\nper picture: {folder / 'per_image.csv'}")
     if json_file is not None:
         from heatmap.files import write_json

@@ -15,6 +15,7 @@ def predict(
     data: Path,
     out: Path = Path("predictions.jpg"),
     count: int = 8,
+    boxes: Path | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
     """Draw predicted landmarks on test pictures, evenly spaced through the folder.
@@ -24,19 +25,21 @@ def predict(
         data: contest folder; its landmarks need not be those of the run.
         out: the picture to write, .jpg or .png.
         count: how many test pictures.
+        boxes: for a run with crop.rule box: table of the test pictures' boxes, in place of the one
+            the run was trained with.
         device: where the network runs.
     """
     import cv2
     import numpy as np
 
     from heatmap import contest, pictures
-    from heatmap.checkpoint import load_trained
+    from heatmap.ensemble import Ensemble
     from heatmap.files import write_atomically
     from heatmap.run import chosen_device
 
     if count < 1 or out.suffix not in (".jpg", ".png"):
         raise ValueError("--count must be at least 1, and --out must end in .jpg or .png")
-    trained, where = load_trained(run), chosen_device(device)
+    (trained,), where = Ensemble.load([run], boxes=boxes).runs, chosen_device(device)
     images = contest.find_folder(data).test_images
     if not images.is_dir() or not any(images.iterdir()):
         raise ValueError(f"{images}: there are no test pictures")

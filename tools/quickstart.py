@@ -17,6 +17,7 @@ COUNT, TEST_COUNT, SEED = 2400, 300, 0
 def quickstart() -> None:
     """Do every step that has not been done yet, in the folder quickstart, and show the scores."""
     from heatmap import checkpoint, contest, evaluate, run, submit, synthetic, train
+    from heatmap.ensemble import Ensemble
 
     begin = time.monotonic()
     if not CONTEST.exists():
@@ -32,15 +33,9 @@ def quickstart() -> None:
         saved = checkpoint.load(last) if last.exists() else None
         train.train(run.prepare(experiment, saved), RUN)
     device = run.chosen_device("auto")
-    scores, _ = evaluate.evaluate_run(RUN, None, device)
-    submit.submit(
-        checkpoint.load_trained(RUN),
-        CONTEST,
-        SUBMISSION,
-        rounding="round",
-        missing="stop",
-        device=device,
-    )
+    trained = Ensemble.load([RUN])
+    scores, _ = evaluate.evaluate_run(trained, None, device)
+    submit.submit(trained, CONTEST, SUBMISSION, rounding="round", missing="stop", device=device)
     score = contest.score_submission(SUBMISSION, CONTEST / "withheld" / "solution.csv")
     nearest = evaluate.nearest_picture_mse(RUN)
     minutes = (time.monotonic() - begin) / 60

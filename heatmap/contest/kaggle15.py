@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from heatmap.contest.folder import Folder
 from heatmap.contest.submission import Rounding, rounded
-from heatmap.contest.table import parse_cells, write_asked_points, write_landmarks
+from heatmap.contest.table import parse_cells, parse_number, write_asked_points, write_landmarks
 from heatmap.files import folder_when_complete, write_atomically
 
 LANDMARKS = (
@@ -176,20 +176,70 @@ def write_submission(
     for name, location in zip(lookup.names, found, strict=True):
         if not np.isfinite(location):
             raise ValueError(f"{path}: not written, the prediction for {name!r} is not finite")
-    locations = rounded(found.astype(np.float64).clip(0, SIDE), rounding)
+    locations = found.astype(np.float64).clip(0, SIDE)
+    _write_locations(path, lookup.row_ids, locations, rounding)
 
+
+def is_submission(path: Path) -> bool:
+    """Whether the file's header is that of this contest's submissions: RowId, Location.
+
+    Raises:
+        ValueError: there is no such file.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such submission")
+    with path.open("rb") as file:
+        return b"RowId" in file.readline()
+
+
+def average(submissions: Sequence[Path], out: Path, rounding: Rounding) -> int:
+    """The part of `average_submissions` that is about this form; returns the number of RowIds."""
+    row_ids, total = _read_locations(submissions[0])
+    for path in submissions[1:]:
+        other_ids, locations = _read_locations(path)
+        places = {row_id: place for place, row_id in enumerate(other_ids)}
+        different = sorted(set(row_ids) ^ places.keys())
+        if different:
+            where = path if different[0] in places else submissions[0]
+            raise ValueError(
+                f"{path} and {submissions[0]} answer different rows: {len(different)} RowIds are "
+                f"in one alone, such as {different[0]} in {where}"
+            )
+        total += locations[[places[row_id] for row_id in row_ids]]
+    _write_locations(out, row_ids, total / len(submissions), rounding)
+    return len(row_ids)
+
+
+def _read_locations(path: Path) -> tuple[list[int], np.ndarray]:
+    """The RowIds of a submission and their (N,) float64 locations."""
+    rows_by_id: dict[int, int] = {}
+    locations = []
+    for row, (row_id_text, location) in _rows(_File(path), ["RowId", "Location"]):
+        where = f"{path}, row {row}"
+        row_id = _parse_id(row_id_text, f"{where}, column RowId")
+        if row_id in rows_by_id:
+            raise ValueError(
+                f"{where}, column RowId: {row_id} stands in row {rows_by_id[row_id]} already"
+            )
+        rows_by_id[row_id] = row
+        locations.append(parse_number(location, f"{where}, column Location"))
+    return list(rows_by_id), np.array(locations)
+
+
+def _write_locations(
+    path: Path, row_ids: list[int], locations: np.ndarray, rounding: Rounding
+) -> None:
+    """Writes the rounded locations, and reads them back before the file gets its name."""
+    locations = rounded(locations, rounding)
     number = "%.4f" if rounding == "none" else "%d"
     with write_atomically(path) as temporary:
         with temporary.open("w", encoding="utf-8", newline="\n") as file:
             file.write("RowId,Location\n")
-            for row_id, location in zip(lookup.row_ids, locations.tolist(), strict=True):
+            for row_id, location in zip(row_ids, locations.tolist(), strict=True):
                 file.write(f"{row_id},{number % location}\n")
-        written = [cells for _, cells in _rows(_File(temporary), ["RowId", "Location"])]
-        read_back = np.array([float(location) for _, location in written])
+        written_ids, written = _read_locations(temporary)
         # Four decimals are half of 1e-4 off at most.
-        if [int(row_id) for row_id, _ in written] != lookup.row_ids or np.abs(
-            read_back - locations
-        ).max() > 1e-4:
+        if written_ids != row_ids or np.abs(written - locations).max() > 1e-4:
             raise OSError(f"{path}: not written, what was written does not read back the same")
 
 

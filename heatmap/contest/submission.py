@@ -76,12 +76,32 @@ def write_submission(
     for name, answer in zip(asked.names, answers, strict=True):
         if not np.isfinite(answer).all():
             raise ValueError(f"{path}: not written, the prediction for {name!r} is not finite")
-    answers = rounded(answers, rounding)
+    _write_checked(path, asked.names, rounded(answers, rounding))
+
+
+def average(submissions: Sequence[Path], out: Path, rounding: Rounding) -> int:
+    """The part of `average_submissions` that is about this form; returns the number of pictures."""
+    first = read_submission(submissions[0])
+    total = first.points_image.copy()
+    for path in submissions[1:]:
+        other = read_submission(path)
+        if other.points_image.shape[1] != total.shape[1]:
+            raise ValueError(
+                f"{path} holds {other.points_image.shape[1]} points for each picture, {first.path} "
+                f"{total.shape[1]}"
+            )
+        rows = _rows_in_order_of(first.names, other.names, f"{path}, joined to {first.path}")
+        total += other.points_image[rows]
+    _write_checked(out, first.names, rounded(total / len(submissions), rounding))
+    return len(first.names)
+
+
+def _write_checked(path: Path, names: list[str], answers: np.ndarray) -> None:
     with write_atomically(path) as temporary:
-        _write_answers(temporary, asked.names, answers)
+        _write_answers(temporary, names, answers)
         written = read_submission(temporary)
         # Four decimals are half of 1e-4 off at most.
-        if written.names != asked.names or np.abs(written.points_image - answers).max() > 1e-4:
+        if written.names != names or np.abs(written.points_image - answers).max() > 1e-4:
             raise OSError(f"{path}: not written, what was written does not read back the same")
 
 

@@ -233,12 +233,7 @@ def _parse_all(cells: Sequence[str], columns: Sequence[str], where: str) -> np.n
     """The numbers of these cells, none of which may be empty."""
     numbers = np.empty(len(cells))
     for position, (cell, column) in enumerate(zip(cells, columns, strict=True)):
-        try:
-            numbers[position] = _parse_cell(cell.strip())
-        except ValueError as error:
-            raise ValueError(f"{where}, column {column}: {error}") from error
-        if np.isnan(numbers[position]):
-            raise ValueError(f"{where}, column {column}: the cell is empty")
+        numbers[position] = parse_number(cell, f"{where}, column {column}")
     return numbers
 
 
@@ -511,6 +506,17 @@ def parse_cells(cells: Sequence[str], columns: Sequence[str], where: str) -> np.
             "landmark leaves both empty"
         )
     return numbers
+
+
+def parse_number(text: str, where: str) -> float:
+    """The number of a cell that must hold one."""
+    try:
+        number = _parse_cell(text.strip())
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    if np.isnan(number):
+        raise ValueError(f"{where}: the cell is empty")
+    return number
 
 
 def _parse_cell(text: str) -> float:

@@ -1,0 +1,128 @@
+"""Trained runs that answer together, and the views that they have of pictures."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from heatmap import topology
+from heatmap.checkpoint import Trained, load_trained
+from heatmap.networks import HeatmapNetwork
+from heatmap.predict import View
+from heatmap.samples import Samples
+
+ZOOMS = (1.0, 1 / 1.1, 1.1)  # of the test-time augmentation "scale"
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """One trained run or several whose landmarks are merged.
+
+    tta: test-time augmentations: "mirror" adds every crop as in a mirror, "scale" adds crops with
+    everything 1.1 times smaller and larger; both together make six views a run. weighted: as
+    `heatmap.predict.predict` takes it. boxes: the table that the runs were loaded with, if any.
+
+    Raises:
+        ValueError: the runs have different numbers of landmarks, these have no known mirror image,
+            or a run that is to be weighted has no heatmaps.
+    """
+
+    runs: tuple[Trained, ...]
+    tta: frozenset[str] = frozenset()
+    weighted: bool = False
+    boxes: Path | None = None
+
+    def __post_init__(self) -> None:
+        first = self.runs[0]
+        for run in self.runs:
+            if run.network.num_landmarks != self.num_landmarks:
+                raise ValueError(
+                    f"{first.path} predicts {self.num_landmarks} landmarks and {run.path} "
+                    f"{run.network.num_landmarks}; only runs with the same landmarks can be merged"
+                )
+            if self.weighted and not isinstance(run.network, HeatmapNetwork):
+                raise ValueError(
+                    f"{run.path} is of a network without heatmaps, which does not say how sure it "
+                    "is of a landmark; merge it without --weighted"
+                )
+        if "mirror" in self.tta:
+            topology.mirror_permutation(self.num_landmarks)
+
+    @classmethod
+    def load(
+        cls,
+        runs: Iterable[Path],
+        *,
+        tta: frozenset[str] = frozenset(),
+        weighted: bool = False,
+        boxes: Path | None = None,
+    ) -> "Ensemble":
+        """The runs of these folders or checkpoints.
+
+        Args:
+            boxes: table of the pictures' boxes, in place of the runs' own data.boxes.
+
+        Raises:
+            ValueError: as the class, or there is no checkpoint, or no run crops boxes.
+        """
+        loaded = [load_trained(run) for run in runs]
+        if boxes is not None:
+            if all(run.experiment.crop.rule != "box" for run in loaded):
+                raise ValueError(
+                    f"--boxes is for runs with crop.rule box; {loaded[0].path} has "
+                    f"{loaded[0].experiment.crop.rule}"
+                )
+            data = [replace(run.experiment.data, boxes=boxes) for run in loaded]
+            loaded = [
+                replace(run, experiment=replace(run.experiment, data=other))
+                for run, other in zip(loaded, data, strict=True)
+            ]
+        return cls(tuple(loaded), tta, weighted, boxes)
+
+    @property
+    def num_landmarks(self) -> int:
+        return self.runs[0].network.num_landmarks
+
+    @property
+    def name(self) -> str:
+        """What tells it from the first run alone, for a file's name; empty where nothing does."""
+        folders = [run.path.resolve() for run in self.runs[1:]]
+        others = "-".join(
+            path.parent.name if path.stem == "best" else f"{path.parent.name}-{path.stem}"
+            for path in folders
+        )
+        if len(others) > 150:  # a file's name has room for 255 bytes
+            others = f"{len(folders)}-others"
+        parts = [f"with-{others}"] if others else []
+        parts += sorted(self.tta)
+        parts += ["weighted"] if self.weighted else []
+        parts += [f"boxes-{self.boxes.stem}"] if self.boxes else []
+        return "-".join(parts)
+
+    def views(
+        self, paths: Sequence[Path], points_image: np.ndarray, device: torch.device
+    ) -> list[View]:
+        """Every run's views of the pictures, of which the first is plain.
+
+        The networks go to the device, and stay there.
+
+        Args:
+            points_image: (N, P, 2) truth in image pixels, NaN where unlabelled or unknown.
+
+        Raises:
+            ValueError: a run crops boxes, and their table cannot be read or lacks one.
+        """
+        views = []
+        zooms = ZOOMS if "scale" in self.tta else ZOOMS[:1]
+        sides = (False, True) if "mirror" in self.tta else (False,)
+        for run in self.runs:
+            network, precision = run.network.to(device), run.experiment.train.precision
+            samples = Samples.of(run.experiment, paths, points_image)
+            views += [
+                View(network, replace(samples, zoom=zoom), precision, mirrored)
+                for zoom, mirrored in product(zooms, sides)
+            ]
+        return views
