@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from heatmap import contest
+from heatmap.command import load_experiment
+from heatmap.config import DenseUNet
 from heatmap.synthetic import make_contest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -69,7 +71,10 @@ def test_an_experiment_trains_is_scored_and_submits(
     experiment: Path, tool: Tool, faces: Path, tmp_path: Path
 ) -> None:
     run, submission = tmp_path / "run", tmp_path / "submission.csv"
-    assert tool("train", experiment, "--out", run, *short(faces)) == 0
+    model = load_experiment(experiment).model
+    small = "densenet121" if isinstance(model, DenseUNet) else "tu-test_resnet"
+    options = [*short(faces), "--model.encoder", small]
+    assert tool("train", experiment, "--out", run, *options) == 0
     assert json.loads((run / "summary.json").read_text())["steps"] == 2
     assert tool("evaluate", run, "--device", "cpu", "--json", tmp_path / "scores.json") == 0
     scores = json.loads((tmp_path / "scores.json").read_text())

@@ -22,8 +22,8 @@ def results(runs: Annotated[tuple[Path, ...], tyro.conf.Positional]) -> None:
     if not runs:
         raise ValueError("name at least one run folder")
     rows = sorted((_row(run) for run in runs), key=lambda row: row[0])
-    header = ["run", "network", "val MSE px²", "mean shape", "epochs", "minutes", "hardware"]
-    header += ["date", "commit"]
+    header = ["run", "network", "seed", "val MSE px²", "mean shape", "epochs", "minutes"]
+    header += ["hardware", "date", "commit"]
     print("| " + " | ".join(header) + " |")
     print("|" + "---|" * len(header))
     for _, cells in rows:
@@ -45,6 +45,7 @@ def _row(run: Path) -> tuple[float, list[str]]:
     return best if scored else math.inf, [
         config["name"],
         f"{model['type']} {model['encoder']}, weights {model['weights']}, {crop}",
+        str(config["seed"]),
         f"**{best:.2f}**" if scored else "-",
         f"{mean_shape:.1f}" if scored else "-",
         str(summary["epochs"]),
