@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -95,7 +96,7 @@ def with_experiment(
             command_for(experiment),
             args=list(arguments[1:]),
             prog=f"{program} {arguments[0]}",
-            description=module.__doc__,
+            description=(module.__doc__ or "").partition("\n")[0],
             config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff),
         )
     except ValueError as error:  # from Experiment itself; tyro reports those of its parts
@@ -145,8 +146,12 @@ def load_experiment(path: Path) -> Experiment:
     return experiment
 
 
+class WrongUsage(ValueError):
+    """Options that cannot be, by themselves or together; the exit code is 2."""
+
+
 def failing_politely(action: Callable[[], None]) -> int:
-    """Runs the action of a tool; a user's mistake becomes one message and exit code 1."""
+    """Runs the action of a tool; a failure becomes one message and exit code 1, or 2."""
     # before torch is imported: its threads wait asleep, else a busy machine slows them 50 times
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
@@ -154,13 +159,37 @@ def failing_politely(action: Callable[[], None]) -> int:
     try:
         action()
     except (ValueError, OSError) as error:
-        if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
-            sys.stderr.write(f"error: {error}\n")
+        _say(_in_words(error))
+        return 2 if isinstance(error, WrongUsage) else 1
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        _say(f"there is too little memory ({_first_line(error)}): make something smaller")
         return 1
     except KeyboardInterrupt:
         sys.stderr.write("stopped; a training goes on with train.py --resume RUN\n")
         return 1
     return 0
+
+
+def _say(problem: str) -> None:
+    if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+        sys.stderr.write(f"error: {problem}\n")
+
+
+def _in_words(error: ValueError | OSError) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename2 or error.filename}: {error.strerror}"
+    return str(error)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    texts = "allocate memory", "out of memory"
+    return isinstance(error, MemoryError) or any(t in str(error).lower() for t in texts)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _module_name(path: Path) -> str:
@@ -173,7 +202,8 @@ def _train(experiment: Experiment, out: Path) -> None:
     held = any((out / name).exists() for name in ("config.json", "last.pt"))
     if held and distributed.is_first():
         raise ValueError(
-            f"{out} already holds a run; go on with --resume {out}, or choose another --out"
+            f"{out} already holds a run; go on with --resume {out}, choose another --out, or "
+            "delete it"
         )
     _run(experiment, out)
 
@@ -221,7 +251,8 @@ def _dry_run(experiment: Experiment, out: Path) -> None:
 
     del out
     logger.info(json.dumps(config.to_dict(experiment), indent=2))
-    logger.info(_sizes(prepare(experiment)))
+    bare = replace(experiment.model, weights="none")  # sizes need no weights
+    logger.info(_sizes(prepare(replace(experiment, model=bare))))
 
 
 def _sizes(run: "Run") -> str:
@@ -230,6 +261,10 @@ def _sizes(run: "Run") -> str:
 
     experiment, parameters = run.experiment, sum(p.numel() for p in run.network.parameters())
     excluded = f", {len(run.excluded_rows)} excluded" if experiment.data.exclude else ""
+    batch = min(experiment.train.batch, len(run.training_rows))
+    planned = replace(experiment, train=replace(experiment.train, batch=batch, accumulate=1))
+    if batch == experiment.train.batch:
+        planned = experiment
     lines = [
         f"data          {len(run.training_rows)} training and {len(run.validation_rows)} "
         f"validation pictures{excluded}, {run.table.num_landmarks} landmarks",
@@ -240,7 +275,7 @@ def _sizes(run: "Run") -> str:
     ]
     if isinstance(experiment.model, config.HeatmapModel):
         lines += _map_sizes(experiment, experiment.model, run.table.num_landmarks)
-    return "\n".join([*lines, plan.table(experiment, run.table.num_landmarks, run.device)])
+    return "\n".join([*lines, plan.table(planned, run.table.num_landmarks, run.device)])
 
 
 def _map_sizes(experiment: Experiment, model: config.HeatmapModel, num_landmarks: int) -> list[str]:

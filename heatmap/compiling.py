@@ -26,7 +26,7 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
             try:
                 return fast(*args, **kwargs)
             except torch._dynamo.exc.TorchDynamoException as error:
-                _give_up(function.__name__, str(error).strip().splitlines()[0])
+                _give_up(function.__name__, " ".join(str(error).strip().splitlines()[:2]).strip())
         return function(*args, **kwargs)
 
     return call
@@ -35,6 +35,5 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
 def _give_up(name: str, reason: str) -> None:
     _failures.append(name)
     logger.warning(
-        f"{name} is not compiled and runs slower ({reason}). A C++ compiler is needed on CPUs; "
-        "--train.compile off silences this."
+        f"{name} is not compiled and may run slower ({reason}). --train.compile off silences this."
     )

@@ -475,8 +475,8 @@ class Experiment:
         _check(bool(self.name), "name must not be empty")
         _check(
             not self.stages or self.train.epochs is None,
-            "train.epochs and stages exclude each other: set the epochs of the stages "
-            "(--stages.0.epochs)",
+            "train.epochs and stages exclude each other: every stage has its own "
+            "(--stages.0.epochs on the command line); leave train.epochs None",
         )
         stages = self.all_stages
         for name, is_set in (

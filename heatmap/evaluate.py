@@ -19,7 +19,7 @@ from heatmap.ensemble import Ensemble
 from heatmap.files import write_atomically, write_json
 from heatmap.frame import Frame
 from heatmap.networks import HeatmapNetwork
-from heatmap.predict import View, predict
+from heatmap.predict import Landmarks, View, predict
 from heatmap.samples import Samples, load
 from heatmap.stopwatch import Stopwatch
 
@@ -78,6 +78,7 @@ def measure(
             views, rows, batch=batch, workers=workers, device=device, weighted=weighted,
             rank=rank, world=world, watch=watch,
         ):  # fmt: skip
+            _check_finite(found, views[0].samples)
             truth = labels[found.rows].astype(np.float64)
             distance = np.linalg.norm(found.points_image - truth, axis=-1)
             mean_shape = found.frame.to_image(mean_shape_crop).numpy()
@@ -101,6 +102,16 @@ def measure(
     assert np.array_equal(joined["rows"], np.sort(rows)), "each row is counted once"
     name, _ = topology.normaliser(labels[:1])
     return Errors(normaliser=name, **joined)
+
+
+def _check_finite(found: Landmarks, samples: Samples) -> None:
+    finite = np.isfinite(found.points_image).all((1, 2))
+    if not finite.all():
+        raise ValueError(
+            f"the network predicts landmarks that are not finite, as for "
+            f"{samples.paths[found.rows[~finite][0]]}: its training diverged; lower optimizer.lr "
+            "or set optimizer.clip_norm"
+        )
 
 
 def summary(errors: Errors) -> dict[str, Any]:

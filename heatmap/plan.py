@@ -59,27 +59,34 @@ def table(experiment: Experiment, num_landmarks: int, device: torch.device) -> s
     """What the step needs, what there is, and what to change where it does not fit, as lines."""
     needed, free = peak_bytes(experiment, num_landmarks, device), machine.free_memory(device)
     of = f", of {free / MIB:,.0f} MiB free" if free is not None else ""
-    lines = [f"memory        {needed / MIB:,.0f} MiB at the peak, predicted, on {device}{of}"]
+    lines = [
+        f"memory        {needed / MIB:,.0f} MiB on top of the program, predicted, on {device}{of}"
+    ]
     if free is not None and needed > free:
         lines.append(f"does not fit  {advice(experiment, num_landmarks, device)}")
     return "\n".join(lines)
 
 
 def advice(experiment: Experiment, num_landmarks: int, device: torch.device) -> str:
-    """What of batch, stride and width to change for less memory, each with what it would need."""
-    choices = []
+    """What of batch, stride and width to change for less memory, each with what it would need.
+
+    Where it is known how much there is, only what fits.
+    """
+    choices, free = [], machine.free_memory(device)
     for option, smaller in _smaller(experiment):
         needed = peak_bytes(smaller, num_landmarks, device)
-        choices.append(f"{option} needs {needed / MIB:,.0f} MiB")
+        if free is None or needed <= free:
+            choices.append(f"{option} needs {needed / MIB:,.0f} MiB")
     if not choices:
-        return "use a smaller crop or encoder"
+        return "use a smaller crop or encoder: no batch, stride or width alone is small enough"
     return "choose one: " + "; ".join(choices)
 
 
 def _smaller(experiment: Experiment) -> Iterator[tuple[str, Experiment]]:
     """Options that need less memory, the mildest first."""
     train, model = experiment.train, experiment.model
-    parts = [n for n in range(train.accumulate + 1, train.batch // 2 + 1) if train.batch % n == 0]
+    most = min(train.batch // 2, 16 * train.accumulate)
+    parts = [n for n in range(train.accumulate + 1, most + 1) if train.batch % n == 0]
     for count in parts[:1] + parts[-1:] if len(parts) > 1 else parts:
         yield (
             f"--train.accumulate {count} (the same batch of {train.batch} in parts)",
@@ -128,7 +135,7 @@ def _step(
     points_crop = torch.empty(pictures, num_landmarks, 2, dtype=torch.float64, device=device)
     weights = torch.empty(pictures, num_landmarks, device=device)
     optimizer.zero_grad()
-    for part in range(train.accumulate):
+    for part in range(min(train.accumulate, 2)):  # later parts are like the second
         rows = slice(part, None, train.accumulate)
         with autocast(device, train.precision):
             output = network(images[rows])

@@ -285,7 +285,7 @@ def chosen_device(name: str) -> torch.device:
         ValueError: cuda is asked for and there is none.
     """
     if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("train.device is cuda, but torch sees no GPU; use --train.device cpu")
+        raise ValueError("cuda is asked for, but torch sees no GPU; ask for cpu")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)

@@ -202,8 +202,8 @@ def test_a_run_on_all_rows_submits_and_stands_last_in_the_results(
     assert "no validation rows" in capsys.readouterr().err
     assert tool("results", everything, fold) == 0
     *_, scored, unscored = capsys.readouterr().out.splitlines()
-    assert float(scored.split(" | ")[2].strip("*")) > 0
-    assert unscored.split(" | ")[2:4] == ["-", "-"]
+    assert float(scored.split(" | ")[3].strip("*")) > 0
+    assert unscored.split(" | ")[3:5] == ["-", "-"]
 
     bad.write_text("file_name\nada_0.jpg\nzoe_0.jpg\n")
     assert tool(*common, "--out", tmp_path / "no") == 1

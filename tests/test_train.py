@@ -421,11 +421,11 @@ def test_a_run_on_all_rows_is_scored_on_other_data_only(
     trained(replace(tiny, data=replace(tiny.data, validation=0)), tmp_path / "run")
     for data in (None, tiny_contest):
         with pytest.raises(ValueError, match=r"run/best\.pt: .*no validation rows.* --data"):
-            evaluate.evaluate_run(tmp_path / "run", data, cpu)
+            evaluate.evaluate_run(Ensemble.load([tmp_path / "run"]), data, cpu)
     with pytest.raises(ValueError, match="no validation rows"):
         evaluate.nearest_picture_mse(tmp_path / "run")
     other = contest_of_faces(tmp_path / "other", 4, 1, slice(7))
-    scores, _ = evaluate.evaluate_run(tmp_path / "run", other.root, cpu)
+    scores, _ = evaluate.evaluate_run(Ensemble.load([tmp_path / "run"]), other.root, cpu)
     assert scores["pictures"] == 5 and scores["mse"] > 0
 
 
@@ -751,8 +751,8 @@ def test_the_running_mean_of_the_weights_is_what_is_scored_and_kept(
     assert any(not torch.allclose(kept[name], trained_on[name], atol=1e-6) for name in expected)
 
     scored = evaluate.measure(
-        last.network, run.validation, run.validation_rows, run.mean_shape, batch=2, workers=0,
-        device=run.device, precision="fp32",
+        [View(last.network, run.validation)], run.validation_rows, run.mean_shape, batch=2,
+        workers=0, device=run.device,
     )  # fmt: skip
     assert read_metrics(tmp_path)[-1]["val/mse"] == pytest.approx(scored.mse.mean(), rel=1e-5)
 

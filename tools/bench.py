@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from heatmap.command import failing_politely
+from heatmap.command import WrongUsage, failing_politely
 
 
 def bench(
@@ -42,12 +42,14 @@ def bench(
     from heatmap.files import write_json
     from heatmap.run import chosen_device
 
+    if landmarks < 1 or any(n < 1 for n in batch) or seconds <= 0:
+        raise WrongUsage("--landmarks, --batch and --seconds must be positive")
+    if any(n < 8 for n in size):
+        raise WrongUsage("--size must be at least 8; smaller maps show no heatmap")
+    if busy_cores < 0:
+        raise WrongUsage(f"--busy-cores must not be negative, not {busy_cores}")
     where = chosen_device(device)
     on_gpu = where.type == "cuda"
-    if landmarks < 1 or any(n < 1 for n in (*size, *batch)) or seconds <= 0:
-        raise ValueError("--landmarks, --size, --batch and --seconds must be positive")
-    if busy_cores < 0:
-        raise ValueError(f"--busy-cores must not be negative, not {busy_cores}")
     sizes = size or ((64, 128) if on_gpu else (64,))
     batches = batch or ((64, 256) if on_gpu else (8,))
     about = machine.describe(where)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from heatmap.command import failing_politely, with_experiment
+from heatmap.command import WrongUsage, failing_politely, with_experiment
 from heatmap.config import Experiment
 
 USAGE = """\
@@ -109,7 +109,7 @@ def showing(experiment: Experiment) -> Callable[..., int]:
 
 def write_sheet(experiment: Experiment, out: Path, count: int, epoch: int) -> None:
     if min(count, epoch) < 1 or out.suffix not in (".jpg", ".png"):
-        raise ValueError("--count and --epoch must be at least 1, --out must end in .jpg or .png")
+        raise WrongUsage("--count and --epoch must be at least 1, --out must end in .jpg or .png")
     import cv2
 
     from heatmap.files import write_atomically
@@ -146,7 +146,7 @@ def pose(
     from heatmap.pose import turns
 
     if above < 0 or weight < 0:
-        raise ValueError("--above and --weight must not be negative")
+        raise WrongUsage("--above and --weight must not be negative")
     table = contest.read_landmarks(contest.find_folder(root).train_table, progress=True)
     angles = turns(table.points_image)
     turned = np.abs(angles) > above

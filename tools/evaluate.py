@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from heatmap.command import TestTimeAugmentation, failing_politely
+from heatmap.command import TestTimeAugmentation, WrongUsage, failing_politely
 
 
 def evaluate(
@@ -46,14 +46,14 @@ def evaluate(
         device: where the networks run.
     """
     if (what.suffix == ".csv") != (solution is not None):
-        raise ValueError(
+        raise WrongUsage(
             "a submission (.csv) and --solution go together; a run needs no --solution"
         )
     if solution is not None:
         from heatmap import contest
 
         if others or tta or weighted or boxes:
-            raise ValueError("a submission is scored alone, without --tta, --weighted or --boxes")
+            raise WrongUsage("a submission is scored alone, without --tta, --weighted or --boxes")
         score = contest.score_submission(what, solution)
         scores = {"pictures": len(score.names), "mse": score.mse}
         print(f"pictures     {len(score.names)}\ncontest MSE  {score.mse:.5f} px²")

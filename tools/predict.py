@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from heatmap.command import failing_politely
+from heatmap.command import WrongUsage, failing_politely
 
 
 def predict(
@@ -38,7 +38,7 @@ def predict(
     from heatmap.run import chosen_device
 
     if count < 1 or out.suffix not in (".jpg", ".png"):
-        raise ValueError("--count must be at least 1, and --out must end in .jpg or .png")
+        raise WrongUsage("--count must be at least 1, and --out must end in .jpg or .png")
     (trained,), where = Ensemble.load([run], boxes=boxes).runs, chosen_device(device)
     images = contest.find_folder(data).test_images
     if not images.is_dir() or not any(images.iterdir()):

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import tyro
 
-from heatmap.command import failing_politely
+from heatmap.command import WrongUsage, failing_politely
 
 
 def results(runs: Annotated[tuple[Path, ...], tyro.conf.Positional]) -> None:
@@ -20,7 +20,7 @@ def results(runs: Annotated[tuple[Path, ...], tyro.conf.Positional]) -> None:
         runs: run folders.
     """
     if not runs:
-        raise ValueError("name at least one run folder")
+        raise WrongUsage("name at least one run folder")
     rows = sorted((_row(run) for run in runs), key=lambda row: row[0])
     header = ["run", "network", "seed", "val MSE px²", "mean shape", "epochs", "minutes"]
     header += ["hardware", "date", "commit"]

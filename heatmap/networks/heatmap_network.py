@@ -63,8 +63,9 @@ class HeatmapNetwork(Network):
         """
         height, width = images.shape[-2:]
         # decoders double what the encoder halved, so both must come out even
-        padding = 0, -width % COARSEST, 0, -height % COARSEST
-        padded = functional.pad(self.normalised(images), padding)
+        # (the compiler knows no remainder)
+        right, below = ((n + COARSEST - 1) // COARSEST * COARSEST - n for n in (width, height))
+        padded = functional.pad(self.normalised(images), (0, right, 0, below))
         whole = self.expansion(self.decoder(self.pyramid(padded)))
         expected = tuple(size // self.stride for size in padded.shape[-2:])
         if whole.shape[-2:] != expected:

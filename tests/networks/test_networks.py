@@ -395,3 +395,21 @@ def test_a_file_that_holds_no_weights_is_refused_by_name(suffix: str, tmp_path: 
     path.write_bytes(b"not weights at all")
     with pytest.raises(ValueError, match=f"weights{suffix} does not fit"):
         build(config.UNet(encoder="resnet18", weights=str(path)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [UNET, DIRECT], ids=["U-Net", "direct"])
+def test_compiled_layers_give_what_the_layers_give_for_all_shapes(
+    model: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch._dynamo.reset()
+    network = build(replace(model, encoder="tu-test_resnet")).eval()
+    with torch._dynamo.config.patch(disable=False):
+        for height, width in ((HEIGHT, WIDTH), (50, 75)):
+            images = pictures(height, width)
+            network.compiled_parts = "off"
+            expected = output_tensors(network(images))
+            network.compiled_parts = "all"
+            for tensor, other in zip(output_tensors(network(images)), expected, strict=True):
+                assert torch.allclose(tensor, other, atol=1e-4)
+    assert not [r for r in caplog.records if r.name == "heatmap"]  # compiled indeed
