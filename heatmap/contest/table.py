@@ -189,10 +189,7 @@ def _box_of(picture: Path, boxes: dict[str, np.ndarray], path: Path) -> np.ndarr
         name = "/".join(picture.parts[first:])
         if name in boxes:
             return boxes[name]
-    raise ValueError(
-        f"{path}: no row has a box for {picture}, and crop.rule box needs one; name another table "
-        "with --data.boxes to train, with --boxes to score, submit or draw"
-    )
+    raise ValueError(f"{path}: no row has a box for {picture}; crop.rule box needs one")
 
 
 def write_asked_points(path: Path, names: Sequence[str], indices: np.ndarray) -> None:
