@@ -228,7 +228,7 @@ def test_what_cannot_be_merged_is_named(
         assert "'blur'" in capsys.readouterr().err
         assert tool(name) == 2
     assert not (tmp_path / "submission.csv").exists()
-    assert tool("evaluate", "s.csv", "--solution", "t.csv", "--weighted") == 1
+    assert tool("evaluate", "s.csv", "--solution", "t.csv", "--weighted") > 0
     assert "a submission is scored alone" in capsys.readouterr().err
 
 
