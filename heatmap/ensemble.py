@@ -120,7 +120,11 @@ class Ensemble:
         sides = (False, True) if "mirror" in self.tta else (False,)
         for run in self.runs:
             network, precision = run.network.to(device), run.experiment.train.precision
-            samples = Samples.of(run.experiment, paths, points_image)
+            try:
+                samples = Samples.of(run.experiment, paths, points_image)
+            except ValueError as error:  # its own boxes are those of the pictures it was trained on
+                hint = "" if self.boxes else "; the boxes of other pictures are named with --boxes"
+                raise ValueError(f"{error}{hint}") from None
             views += [
                 View(network, replace(samples, zoom=zoom), precision, mirrored)
                 for zoom, mirrored in product(zooms, sides)

@@ -13,7 +13,10 @@ os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
 os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
 
 import csv
+import runpy
+import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -40,6 +43,21 @@ def faces15() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the real faces are not there ({folder})")
     return folder
+
+
+@pytest.fixture
+def tool(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
+    """Runs a tool as a person would, from another folder; returns the exit code."""
+    tools = Path(__file__).resolve().parents[1] / "tools"
+    monkeypatch.chdir(tmp_path)
+
+    def run(name: str, *arguments: object) -> int:
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            runpy.run_path(str(tools / f"{name}.py"), run_name="__main__")
+        return int(stopped.value.code or 0)
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,6 @@
 
 import csv
 import json
-import runpy
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,20 +18,6 @@ ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.py"))
 
 Tool = Callable[..., int]
-
-
-@pytest.fixture
-def tool(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Tool:
-    """Runs a tool as a person would, from another folder; returns the exit code."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(name: str, *arguments: object) -> int:
-        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            runpy.run_path(str(ROOT / "tools" / f"{name}.py"), run_name="__main__")
-        return int(stopped.value.code or 0)
-
-    return run
 
 
 @pytest.fixture(scope="module")
