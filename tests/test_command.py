@@ -192,7 +192,7 @@ def test_a_dry_run_tells_everything_and_makes_nothing(
         "7 of 8 x 12",
     ):
         assert text in done.stdout[end:]
-    assert re.search(r"memory +\d+ MiB at the peak, predicted, on cpu", done.stdout)
+    assert re.search(r"memory +\d+ MiB on top of the program, predicted, on cpu", done.stdout)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["questions"]
 
 

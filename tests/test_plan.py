@@ -89,8 +89,10 @@ def test_the_direct_road_is_planned_too() -> None:
 
 def test_what_does_not_fit_is_said_with_what_to_change(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "does not fit" not in plan.table(TINY, 68, CPU)
-    monkeypatch.setattr(plan.machine, "free_memory", lambda device: 2**20)
+    free = plan.peak_bytes(TINY, 68, CPU) - 1
+    monkeypatch.setattr(plan.machine, "free_memory", lambda device: free)
     told = plan.table(TINY, 68, CPU)
+    assert "does not fit" in told
     for option in (
         "--train.accumulate 2",
         "--train.batch 6",
@@ -98,6 +100,10 @@ def test_what_does_not_fit_is_said_with_what_to_change(monkeypatch: pytest.Monke
         "--model.width 20",
     ):
         assert option in told
+    free = 2**20
+    told = plan.table(TINY, 68, CPU)
+    assert "use a smaller crop or encoder" in told
+    assert "--train.batch" not in told  # which would not fit either
 
 
 @pytest.mark.parametrize(
