@@ -74,7 +74,8 @@ def _children() -> list[str]:
 
 def test_wrong_sizes_are_refused() -> None:
     done = run("decode", "--batch", 0)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "must be positive" in done.stderr
     assert "must not be negative" in run("decode", "--busy-cores", -1).stderr
+    assert "--size must be at least 8" in run("decode", "--size", 1).stderr
     assert run("decoed").returncode == 2

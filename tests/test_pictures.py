@@ -55,7 +55,7 @@ def test_changed_training_crops_are_shown_with_their_landmarks(
         (["nothing.py"], 2, "nothing.py: there is no such experiment file"),
         (["EXPERIMENT", "--coun", "3"], 2, "--count"),
         (["EXPERIMENT", "--augment.hue", "2"], 2, "augment.hue must be in [0, 0.5]"),
-        (["EXPERIMENT", "--count", "0", "--data.root", "nowhere"], 1, "--count"),
+        (["EXPERIMENT", "--count", "0", "--data.root", "nowhere"], 2, "--count"),
     ],
 )
 def test_wrong_uses_say_what_is_wrong(
