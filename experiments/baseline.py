@@ -9,7 +9,7 @@ Against  experiments/unet.py: network, loss and optimizer are the organisers' (s
 Cost     On 2 CPU cores, resnet18 at 128 px: 134 to 282 s an epoch of 2,899 pictures with its
          validation, on a machine that did other work as well (the run below).
 Outcome  faces68, random weights, 26 minutes on 2 CPU cores that did other work as well, validation
-         by person: 25.55 px² (unet: 5.50, mean shape: 127.35), with --model.weights none
+         by person: 25.55 px² (mean shape: 127.35), with --model.weights none
          --train.batch 8 --train.epochs 1000 --train.max-minutes 26. These
          were 9 epochs.
 """

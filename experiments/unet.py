@@ -2,12 +2,12 @@
 
 Run      python tools/train.py experiments/unet.py --data.root DIR --out RUN
 Against  experiments/baseline.py
-Cost     On 2 CPU cores, resnet18 at 128 px, 68 landmarks: 146 to 265 s an epoch of 2,899 pictures
-         with its validation, on a machine that did other work as well (the run below).
-Outcome  faces68, random weights, 30 minutes on 2 CPU cores, validation by person: 5.50 px² (mean
-         shape: 127.35), with --model.weights none --model.encoder resnet18 --model.width 68
-         --train.batch 16 --train.epochs 1000 --train.max-minutes 30. The score was still falling:
-         these were 8 epochs. Stride, width, sigma, weight map and decoder: experiments/README.md.
+Cost     On 2 CPU cores, resnet18 at 128 px, 68 landmarks: 69 to 78 s an epoch of 2,899 pictures
+         with its validation (the run below).
+Outcome  faces68, random weights, 12 minutes on 2 CPU cores, validation by person: 4.98 px² (mean
+         shape: 127.35) after 10 epochs, with --model.weights none --model.encoder resnet18
+         --model.width 68 --train.batch 16 --train.epochs 1000 --train.max-minutes 12. Stride,
+         width, sigma, weight map and decoder: experiments/README.md.
 """
 
 from heatmap.config import Augment, Experiment, Optimizer, Train, UNet
