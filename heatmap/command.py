@@ -162,7 +162,9 @@ def failing_politely(action: Callable[[], None]) -> int:
         _say(_in_words(error))
         return 2 if isinstance(error, WrongUsage) else 1
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        from heatmap.machine import is_out_of_memory
+
+        if not is_out_of_memory(error):
             raise
         _say(f"there is too little memory ({_first_line(error)}): make something smaller")
         return 1
@@ -181,11 +183,6 @@ def _in_words(error: ValueError | OSError) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename2 or error.filename}: {error.strerror}"
     return str(error)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    texts = "allocate memory", "out of memory"
-    return isinstance(error, MemoryError) or any(t in str(error).lower() for t in texts)
 
 
 def _first_line(error: Exception) -> str:
@@ -261,10 +258,9 @@ def _sizes(run: "Run") -> str:
 
     experiment, parameters = run.experiment, sum(p.numel() for p in run.network.parameters())
     excluded = f", {len(run.excluded_rows)} excluded" if experiment.data.exclude else ""
-    batch = min(experiment.train.batch, len(run.training_rows))
-    planned = replace(experiment, train=replace(experiment.train, batch=batch, accumulate=1))
-    if batch == experiment.train.batch:
-        planned = experiment
+    parts = experiment.train.accumulate  # of a batch that is no larger than the rows
+    batch = max(parts, min(experiment.train.batch, len(run.training_rows)) // parts * parts)
+    planned = replace(experiment, train=replace(experiment.train, batch=batch))
     lines = [
         f"data          {len(run.training_rows)} training and {len(run.validation_rows)} "
         f"validation pictures{excluded}, {run.table.num_landmarks} landmarks",

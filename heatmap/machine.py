@@ -68,3 +68,9 @@ def _commit() -> str | None:
         return git("rev-parse", "--short=10", "HEAD") + changed
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether the error says that memory ran out, on the CPU or on a GPU."""
+    texts = "allocate memory", "out of memory"
+    return isinstance(error, MemoryError) or any(text in str(error).lower() for text in texts)

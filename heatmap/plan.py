@@ -63,16 +63,19 @@ def table(experiment: Experiment, num_landmarks: int, device: torch.device) -> s
         f"memory        {needed / MIB:,.0f} MiB on top of the program, predicted, on {device}{of}"
     ]
     if free is not None and needed > free:
-        lines.append(f"does not fit  {advice(experiment, num_landmarks, device)}")
+        lines.append(f"does not fit  {advice(experiment, num_landmarks, device, free)}")
     return "\n".join(lines)
 
 
-def advice(experiment: Experiment, num_landmarks: int, device: torch.device) -> str:
+def advice(
+    experiment: Experiment, num_landmarks: int, device: torch.device, free: int | None = None
+) -> str:
     """What of batch, stride and width to change for less memory, each with what it would need.
 
-    Where it is known how much there is, only what fits.
+    Args:
+        free: bytes that a choice may need at most; None names them all.
     """
-    choices, free = [], machine.free_memory(device)
+    choices = []
     for option, smaller in _smaller(experiment):
         needed = peak_bytes(smaller, num_landmarks, device)
         if free is None or needed <= free:
@@ -112,7 +115,7 @@ def saying_what_helps(
     try:
         yield
     except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+        if not machine.is_out_of_memory(error):
             raise
         reason = str(error).splitlines()[0]
         raise ValueError(
