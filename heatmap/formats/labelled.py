@@ -10,17 +10,8 @@ from typing import Literal
 import numpy as np
 
 PICTURE_SUFFIXES = (
-    ".bmp",
-    ".gif",
-    ".jpeg",
-    ".jpg",
-    ".pgm",
-    ".png",
-    ".ppm",
-    ".tif",
-    ".tiff",
-    ".webp",
-)
+    ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"
+)  # fmt: skip
 
 _NUMBERED = re.compile(r"(.+)#([1-9]\d*)(\.[^./]*)?")
 

@@ -22,6 +22,8 @@ from heatmap.files import folder_when_complete
 from heatmap.formats.labelled import LabelledFaces
 from heatmap.formats.pictures import place
 
+_MOST_LANDMARKS = 100_000  # where no training table says how many there are
+
 
 def write_contest(
     faces: LabelledFaces, out: Path, *, link: bool = False, progress: bool = False
@@ -57,7 +59,7 @@ def write_contest(
         ]
         targets = [folder / name for folder, name in zip(images, faces.names, strict=True)]
         if faces.boxes_image is not None:
-            names = [str(target.relative_to(root).as_posix()) for target in targets]
+            names = [target.relative_to(root).as_posix() for target in targets]
             write_boxes(folder.boxes, names, faces.boxes_image)
         place(faces.pictures, targets, link=link, progress=progress)
 
@@ -80,13 +82,12 @@ def read_contest(root: Path, *, boxes: Path | None = None, progress: bool = Fals
     left_out = {}
     num_landmarks = None
     if folder.train_table.is_file():
-        table = read_landmarks(folder.train_table, progress)
-        rows = np.arange(len(table.names))
+        table = read_landmarks(folder.train_table, progress=progress)
         num_landmarks = table.num_landmarks
         names += table.names
         pictures += image_paths(folder.train_images, table.names, folder.train_table)
-        points.append(table.points_image[rows])
-        is_test.append(np.zeros(len(rows), bool))
+        points.append(table.points_image[:])
+        is_test.append(np.zeros(len(table.names), bool))
     if folder.test_points.is_file():
         test_names, test_points = _read_test(folder, num_landmarks)
         if test_points is None:
@@ -106,7 +107,7 @@ def read_contest(root: Path, *, boxes: Path | None = None, progress: bool = Fals
     return LabelledFaces(
         names=names,
         pictures=pictures,
-        points_image=np.concatenate(points),
+        points_image=points[0] if len(points) == 1 else np.concatenate(points),
         is_test=np.concatenate(is_test),
         boxes_image=None if boxes is None else read_boxes(boxes, pictures),
         left_out=left_out,
@@ -121,7 +122,7 @@ def _read_test(
     folder: Folder, num_landmarks: int | None
 ) -> tuple[Sequence[str], np.ndarray | None]:
     """The names of the test pictures, and (N, P, 2) float32 landmarks where they are known."""
-    asked = read_asked_points(folder.test_points, num_landmarks or np.iinfo(np.int32).max)
+    asked = read_asked_points(folder.test_points, num_landmarks or _MOST_LANDMARKS)
     if not folder.solution.is_file():
         return asked.names, None
     solution = read_solution(folder.solution)

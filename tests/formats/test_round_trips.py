@@ -81,7 +81,7 @@ def faces_of(folder: Folder) -> dict[str, tuple[np.ndarray, bytes]]:
     np.put_along_axis(truth, asked.indices[..., None].repeat(2, -1), solution.points_image, 1)
     faces = {
         f"train/{name}": (points, (folder.train_images / name).read_bytes())
-        for name, points in zip(table.names, np.asarray(table.points_image), strict=True)
+        for name, points in zip(table.names, table.points_image[:], strict=True)
     }
     return faces | {
         f"test/{name}": (points, (folder.test_images / name).read_bytes())
