@@ -10,6 +10,8 @@ Shrinking goes by halves, which the JPEG decoder does on its way; one bilinear w
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -19,8 +21,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from heatmap import config, frame
+from heatmap import config, crop_cache, frame
 from heatmap.contest import Photograph, read_boxes
+from heatmap.crop_cache import CropCache, Cut
 from heatmap.frame import Frame
 
 T = TypeVar("T")
@@ -46,19 +49,6 @@ class Sample(NamedTuple):
     inner: Tensor
 
 
-class Cut(NamedTuple):
-    """What a sample shows of its photograph: everything in it that the pixels tell.
-
-    crop: (h, w, 3) uint8 RGB, margin included; image_from_crop: (3, 3) float64; image_hw, inner: as
-    in `Sample`.
-    """
-
-    crop: np.ndarray
-    image_from_crop: np.ndarray
-    image_hw: tuple[int, int]
-    inner: tuple[int, int, int, int]
-
-
 @dataclass(frozen=True)
 class Samples(Dataset[Sample]):
     """The pictures of a table as samples, by row.
@@ -66,7 +56,7 @@ class Samples(Dataset[Sample]):
     paths: N pictures; points_image: (N, P, 2) float32; boxes_image: (N, 4) float64 corners x0, y0,
     x1, y1, for the crop rule that takes them; zoom: factor that enlarges what the crop shows, about
     its middle; margin: pixels round the crop; edge: outside the photograph the colours of its edge
-    are carried on, else it is black.
+    are carried on, else it is black; cache_folder: of the files that `keep_crops` made.
     """
 
     paths: Sequence[Path]
@@ -76,6 +66,7 @@ class Samples(Dataset[Sample]):
     zoom: float = 1.0
     margin: int = 0
     edge: bool = False
+    cache_folder: Path | None = None
 
     @classmethod
     def of(
@@ -104,8 +95,16 @@ class Samples(Dataset[Sample]):
         (sample,) = Cuts([self])[row]
         return sample
 
+    def kept(self, row: int) -> Cut | None:
+        """What this row's sample shows of its photograph, if that is kept.
+
+        Raises:
+            ValueError: the picture may have changed and cannot be read; the message names it.
+        """
+        return self._cache.get(row, self.paths[row]) if self._cache else None
+
     def cut(self, row: int, photograph: Photograph) -> Cut:
-        """What this row's sample shows of its photograph.
+        """What this row's sample shows of its photograph, which is kept where that is wanted.
 
         Raises:
             ValueError: the picture cannot be decoded; the message names it.
@@ -130,7 +129,10 @@ class Samples(Dataset[Sample]):
         image_from_crop = here.image_from_crop
         if not is_whole:
             image_from_crop = frame.translation(left, top) @ image_from_crop
-        return Cut(crop, image_from_crop.numpy(), image_hw, inner)
+        found = Cut(crop, image_from_crop.numpy(), image_hw, inner)
+        if self._cache:
+            self._cache.put(row, photograph, found)
+        return found
 
     def sample(self, row: int, cut: Cut) -> Sample:
         """The sample of this row that shows this."""
@@ -158,6 +160,21 @@ class Samples(Dataset[Sample]):
                 box = x0 - left, y0 - top, x1 - left, y1 - top
                 return frame.around(box, crop_hw, self.crop.box_scale)
 
+    @cached_property
+    def _cache(self) -> CropCache | None:
+        """Only where a file was made for crops that are cut as these are."""
+        cache = self.cache_file() if self.cache_folder else None
+        return cache if cache and cache.path.exists() else None
+
+    def cache_file(self) -> CropCache:
+        """The file in the cache's folder for crops that are cut as these are."""
+        assert self.cache_folder is not None
+        height, width = (n + 2 * self.margin for n in (self.crop.height, self.crop.width))
+        way = repr((_WAY_OF_CUTTING, self.crop, self.zoom, self.margin, self.edge)).encode()
+        boxes = b"" if self.boxes_image is None else self.boxes_image.tobytes()
+        name = f"{height}x{width}-{blake2b(way + boxes, digest_size=8).hexdigest()}.crops"
+        return CropCache(self.cache_folder / name, height, width)
+
     def cuts_as(self, other: "Samples") -> bool:
         """Whether both cut the same crops from the same pictures."""
         mine, others = ((some.crop, some.zoom, some.margin, some.edge) for some in (self, other))
@@ -168,7 +185,7 @@ class Samples(Dataset[Sample]):
 
 @dataclass(frozen=True)
 class Cuts(Dataset[list[Sample]]):
-    """Several crops of the same pictures, by row; each photograph is read once."""
+    """Several crops of the same pictures, by row; each photograph is read once at most."""
 
     several: Sequence[Samples]
 
@@ -180,8 +197,37 @@ class Cuts(Dataset[list[Sample]]):
         Raises:
             ValueError: the picture cannot be read; the message names it.
         """
-        photograph = Photograph(self.several[0].paths[row])
-        return [samples.sample(row, samples.cut(row, photograph)) for samples in self.several]
+        photograph, found = None, []
+        for samples in self.several:
+            cut = samples.kept(row)
+            if cut is None:
+                photograph = photograph or Photograph(samples.paths[row])
+                cut = samples.cut(row, photograph)
+            found.append(samples.sample(row, cut))
+        return found
+
+
+def keep_crops(
+    folder: Path, images: Path, parts: Sequence[tuple[Samples, np.ndarray]]
+) -> list[Samples]:
+    """The samples, whose crops are kept in the folder once they are cut.
+
+    Args:
+        images: the folder of the pictures; those of each are kept apart.
+        parts: samples of the same pictures, with the rows of each that will be read.
+
+    Raises:
+        ValueError: the disk has no room for them.
+    """
+    home = blake2b(bytes(images.resolve()), digest_size=8).hexdigest()
+    kept = [replace(samples, cache_folder=folder / home) for samples, _ in parts]
+    rows_kept: dict[CropCache, np.ndarray] = {}
+    for samples, (_, rows) in zip(kept, parts, strict=True):
+        cache = samples.cache_file()
+        rows_kept[cache] = np.union1d(rows_kept.get(cache, []), rows)
+    counts = {cache: len(rows) for cache, rows in rows_kept.items()}
+    crop_cache.make(counts, len(kept[0]))
+    return kept
 
 
 def within_border(image: np.ndarray, threshold: int) -> tuple[int, int, int, int]:
@@ -226,6 +272,9 @@ def cut(image: np.ndarray, crop: Frame, edge: bool = False, reduction: int = 1) 
         borderMode=cv2.BORDER_REPLICATE if edge else cv2.BORDER_CONSTANT,
     )
 
+
+# Of all the code that decides a crop's pixels; a cache made by another one is not used.
+_WAY_OF_CUTTING = (1, cv2.__version__)
 
 # How much of the crop's resolution a reduced photograph must have. From 0.75 on, the crop comes
 # nearer to an area-resampled one than by a bilinear warp from twice the size, which lets through
@@ -340,17 +389,21 @@ def collate(items: Sequence[Any]) -> Any:
     return Sample(crops.permute(0, 3, 1, 2), *default_collate([sample[1:] for sample in items]))
 
 
+def mean_shape_rows(rows: np.ndarray, most: int = 1000) -> np.ndarray:
+    """At most so many of the rows, evenly spaced, for `mean_shape_crop` to read."""
+    return rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int)]
+
+
 def mean_shape_crop(samples: Samples, rows: np.ndarray, most: int = 1000) -> np.ndarray:
     """(P, 2) float64 mean landmarks of the rows in crop pixels (margin left out).
 
     Of at most `most` rows, evenly spaced: the pictures must be read for their sizes.
     A landmark that none of them labels is put in the middle of the crop.
     """
-    chosen = rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int)]
     plain = replace(samples, margin=0)
     size = samples.crop.height, samples.crop.width
     shapes = []
-    for row in chosen.tolist():
+    for row in mean_shape_rows(rows, most).tolist():
         sample = plain[row]
         shapes.append(Frame(sample.image_from_crop, *size).to_crop(sample.points_image).numpy())
     labelled = np.isfinite(shapes)
