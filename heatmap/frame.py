@@ -11,6 +11,7 @@ Affines are (..., 3, 3) float64 matrices on homogeneous (x, y, 1), named destina
 `image_from_crop @ crop_from_heatmap`; the inner names must match.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -70,9 +71,8 @@ class Frame:
         x = reduction x_reduced + (reduction - 1) / 2. The ratio of the two sizes would not do: what
         sticks out on the right and at the bottom makes a block of its own.
         """
-        reduced_from_image = scaling(1 / reduction, offset=(1 / reduction - 1) / 2)
-        image_from_crop = reduced_from_image.to(self.image_from_crop) @ self.image_from_crop
-        return Frame(image_from_crop, self.height, self.width)
+        reduced_from_image = _reduced_from_image(reduction).to(self.image_from_crop)
+        return Frame(reduced_from_image @ self.image_from_crop, self.height, self.width)
 
     def mirrored(self) -> "Frame":
         """The crop seen in a mirror: x -> width - 1 - x."""
@@ -105,6 +105,11 @@ def around(
     x0, y0, x1, y1 = box_image
     factor = min(crop_hw[0] / (y1 - y0), crop_hw[1] / (x1 - x0)) / enlarged
     return _centred(((x0 + x1) / 2, (y0 + y1) / 2), crop_hw, factor)
+
+
+@functools.cache
+def _reduced_from_image(reduction: int) -> Tensor:
+    return scaling(1 / reduction, offset=(1 / reduction - 1) / 2)
 
 
 def _middle(size_hw: tuple[int, int]) -> tuple[float, float]:

@@ -139,10 +139,10 @@ class Samples(Dataset[Sample]):
         return Sample(
             torch.from_numpy(cut.crop).permute(2, 0, 1),
             torch.from_numpy(cut.image_from_crop),
-            torch.tensor(self.points_image[row]),
-            torch.tensor(cut.image_hw),
+            torch.from_numpy(np.array(self.points_image[row], np.float32)),
+            torch.from_numpy(np.array(cut.image_hw)),
             torch.tensor(row),
-            torch.tensor(cut.inner),
+            torch.from_numpy(np.array(cut.inner)),
         )
 
     def _crop_of(self, row: int, inner: tuple[int, int, int, int]) -> Frame:
@@ -264,13 +264,15 @@ def cut(image: np.ndarray, crop: Frame, edge: bool = False, reduction: int = 1) 
         image, reduction = _halved(image), 2 * reduction
     if reduction > 1:
         crop = crop.reduced(reduction)
-    return cv2.warpAffine(
-        image,
-        crop.image_from_crop[:2].numpy(),
+    # OpenCV warps four channels in half the time that it takes for three, with the same result
+    warped = cv2.warpAffine(
+        cv2.cvtColor(image, cv2.COLOR_RGB2RGBA),
+        crop.image_from_crop.numpy()[:2],
         (crop.width, crop.height),
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_REPLICATE if edge else cv2.BORDER_CONSTANT,
     )
+    return cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB)
 
 
 # Of all the code that decides a crop's pixels; a cache made by another one is not used.
