@@ -278,9 +278,9 @@ def cut(image: np.ndarray, crop: Frame, edge: bool = False, reduction: int = 1) 
 # Of all the code that decides a crop's pixels; a cache made by another one is not used.
 _WAY_OF_CUTTING = (1, cv2.__version__)
 
-# How much of the crop's resolution a reduced photograph must have. From 0.75 on, the crop comes
-# nearer to an area-resampled one than by a bilinear warp from twice the size, which lets through
-# detail finer than the crop's pixels; it is faster, too.
+# How much of the crop's resolution a reduced photograph must have. From about 0.85 on the crop is
+# nearer to an area-resampled one than by a warp from twice the size, which lets through detail finer
+# than the crop's pixels: on faces68 at 0.98, a mean difference of 1.1 of 255 against 2.0.
 _RESOLUTION_KEPT = 0.9
 
 

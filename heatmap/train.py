@@ -254,7 +254,7 @@ def step(run: Run, model: nn.Module, sample: Sample, watch: Stopwatch, begin: fl
     for group in run.optimizer.param_groups:
         group["lr"] = rate * getattr(stage.rates, group["part"])
     torch.manual_seed(seed_of(experiment.seed, 1 + progress.step, distributed.rank()))
-    with watch("data"):
+    with watch("augment"):
         batch = run.augmented(sample, run.passed, run.device)
         if experiment.train.pixel_weights:
             scale = batch.frame.pixel_area().to(batch.weights)

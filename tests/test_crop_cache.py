@@ -1,8 +1,10 @@
 """With a cache of crops a run sees the same bits and no picture twice; what is broken is redone."""
 
 import logging
+import multiprocessing
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -157,6 +159,27 @@ def test_what_a_kill_left_of_a_row_is_not_used(
         assert_same(some[row], plain(contest)[row])
     assert content != cache.path.read_bytes()
     cache.path.write_bytes(content[: start + 1])  # rows are missing altogether
+    for row in ROWS:
+        assert_same(some[row], plain(contest)[row])
+
+
+def test_a_process_killed_while_it_writes_leaves_no_wrong_row(
+    contest: Path, tmp_path: Path
+) -> None:
+    some = kept(contest, tmp_path / "cache")
+    file = some.cache_file().path
+
+    def fill_again_and_again() -> None:
+        while True:
+            for row in ROWS:
+                some.cut(row, Photograph(some.paths[row]))
+
+    filling = multiprocessing.get_context("fork").Process(target=fill_again_and_again, daemon=True)
+    filling.start()
+    while file.stat().st_blocks == 0:
+        time.sleep(0.001)
+    filling.kill()
+    filling.join()
     for row in ROWS:
         assert_same(some[row], plain(contest)[row])
 
