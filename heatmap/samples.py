@@ -279,8 +279,8 @@ def cut(image: np.ndarray, crop: Frame, edge: bool = False, reduction: int = 1) 
 _WAY_OF_CUTTING = (1, cv2.__version__)
 
 # How much of the crop's resolution a reduced photograph must have. From about 0.85 on the crop is
-# nearer to an area-resampled one than by a warp from twice the size, which lets through detail finer
-# than the crop's pixels: on faces68 at 0.98, a mean difference of 1.1 of 255 against 2.0.
+# nearer to an area-resampled one than by a warp from twice the size, which lets through detail
+# finer than the crop's pixels: on faces68 at 0.98, a mean difference of 1.1 of 255 against 2.0.
 _RESOLUTION_KEPT = 0.9
 
 
