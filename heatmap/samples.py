@@ -109,26 +109,24 @@ class Samples(Dataset[Sample]):
         Raises:
             ValueError: the picture cannot be decoded; the message names it.
         """
-        height, width = image_hw = photograph.image_hw
-        left, top, right, bottom = inner = 0, 0, width, height
-        if self.crop.trim_border:
+        image_hw, trims = photograph.image_hw, self.crop.trim_border > 0
+        inner = 0, 0, image_hw[1], image_hw[0]
+        if trims:
             inner = within_border(photograph.pixels(1)[0], self.crop.trim_border)
-            left, top, right, bottom = inner
+        left, top, right, bottom = inner
         here = self._crop_of(row, inner)
         if self.zoom != 1:
             here = here.zoomed(self.zoom)
         if self.margin:
             here = here.padded(self.margin)
-        is_whole = inner == (0, 0, width, height)
-        pixels, reduction = photograph.pixels(min(8, _reduction(here)) if is_whole else 1)
+        pixels, reduction = photograph.pixels(1 if trims else min(8, _reduction(here)))
         if photograph.image_hw != image_hw:  # a header that misled was found out by decoding
             return self.cut(row, photograph)
-        if not is_whole:
-            pixels = pixels[top:bottom, left:right]
-        crop = cut(pixels, here, self.edge, reduction)
         image_from_crop = here.image_from_crop
-        if not is_whole:
+        if trims:
+            pixels = pixels[top:bottom, left:right]
             image_from_crop = frame.translation(left, top) @ image_from_crop
+        crop = cut(pixels, here, self.edge, reduction)
         found = Cut(crop, image_from_crop.numpy(), image_hw, inner)
         if self._cache:
             self._cache.put(row, photograph, found)
