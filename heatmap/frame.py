@@ -11,6 +11,7 @@ Affines are (..., 3, 3) float64 matrices on homogeneous (x, y, 1), named destina
 `image_from_crop @ crop_from_heatmap`; the inner names must match.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -63,6 +64,16 @@ class Frame:
         crop_from_zoomed = crop_from_zoomed.to(self.image_from_crop)
         return Frame(self.image_from_crop @ crop_from_zoomed, self.height, self.width)
 
+    def reduced(self, reduction: int) -> "Frame":
+        """The same crop in the photograph at 1/reduction of its size.
+
+        There a pixel stands for a block of reduction x reduction, counted from the top left, so
+        x = reduction x_reduced + (reduction - 1) / 2. The ratio of the two sizes would not do: what
+        sticks out on the right and at the bottom makes a block of its own.
+        """
+        reduced_from_image = _reduced_from_image(reduction).to(self.image_from_crop)
+        return Frame(reduced_from_image @ self.image_from_crop, self.height, self.width)
+
     def mirrored(self) -> "Frame":
         """The crop seen in a mirror: x -> width - 1 - x."""
         crop_from_mirrored = _matrix([[-1, 0, self.width - 1], [0, 1, 0], [0, 0, 1]])
@@ -96,6 +107,11 @@ def around(
     return _centred(((x0 + x1) / 2, (y0 + y1) / 2), crop_hw, factor)
 
 
+@functools.cache
+def _reduced_from_image(reduction: int) -> Tensor:
+    return scaling(1 / reduction, offset=(1 / reduction - 1) / 2)
+
+
 def _middle(size_hw: tuple[int, int]) -> tuple[float, float]:
     return (size_hw[1] - 1) / 2, (size_hw[0] - 1) / 2
 
@@ -103,7 +119,11 @@ def _middle(size_hw: tuple[int, int]) -> tuple[float, float]:
 def _centred(middle: tuple[float, float], crop_hw: tuple[int, int], factor: float) -> Frame:
     """The crop with this image point in its middle, `factor` crop pixels per image pixel."""
     x, y = _middle(crop_hw)
-    return Frame(translation(*middle) @ scaling(1 / factor) @ translation(-x, -y), *crop_hw)
+    shrink = 1 / factor
+    image_from_crop = _matrix(
+        [[shrink, 0, middle[0] - shrink * x], [0, shrink, middle[1] - shrink * y], [0, 0, 1]]
+    )
+    return Frame(image_from_crop, *crop_hw)
 
 
 def crop_from_heatmap(stride: int) -> Tensor:

@@ -6,14 +6,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import default_collate
 
 from heatmap import config, contest, draw, frame, topology
 from heatmap.frame import contain
 from heatmap.networks import Network
 from heatmap.predict import View, predict
 from heatmap.run import Pictures
-from heatmap.samples import Samples, cut
+from heatmap.samples import Samples, collate, cut
 
 TILE_HW = (256, 192)
 
@@ -74,7 +73,7 @@ def training_sheet(pictures: Pictures, count: int, epoch: int) -> np.ndarray:
         ValueError: a picture cannot be read; the message names it.
     """
     rows = evenly_spaced(pictures.training_rows, count).tolist()
-    sample = default_collate([pictures.training[row] for row in rows])
+    sample = collate([pictures.training[row] for row in rows])
     passed = (epoch - 1) * pictures.experiment.data.multiplier
     batch = pictures.augmented(sample, passed, torch.device("cpu"))
     crop_hw = batch.frame.height, batch.frame.width

@@ -13,7 +13,15 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from heatmap import augment, checkpoint, contest, distributed, networks, topology
 from heatmap.config import Experiment, to_dict
-from heatmap.samples import Sample, Samples, margin_for, mean_shape_crop, shuffled_batches
+from heatmap.samples import (
+    Sample,
+    Samples,
+    keep_crops,
+    margin_for,
+    mean_shape_crop,
+    mean_shape_rows,
+    shuffled_batches,
+)
 
 logger = logging.getLogger("heatmap")
 
@@ -177,6 +185,10 @@ def read_pictures(experiment: Experiment, saved: checkpoint.Checkpoint | None = 
         margin=margin_for(experiment.crop, experiment.augment),
         edge=experiment.augment.fill != "black",
     )
+    if experiment.data.crop_cache is not None:
+        plain_rows = np.union1d(validation_rows, mean_shape_rows(training_rows))
+        parts = [(validation, plain_rows), (training, training_rows)]
+        validation, training = keep_crops(experiment.data.crop_cache, folder.train_images, parts)
     mirrors = experiment.augment.mirror > 0
     permutation = topology.mirror_permutation(table.num_landmarks) if mirrors else None
     return Pictures(

@@ -28,7 +28,7 @@ from heatmap.pictures import evenly_spaced, prediction_sheet
 from heatmap.predict import View, autocast
 from heatmap.record import Record
 from heatmap.run import Run, save, seed_of
-from heatmap.samples import Sample, load, shuffled_batches
+from heatmap.samples import Loader, Sample, shuffled_batches
 from heatmap.schedule import adapted_sigma, learning_rate, stage_at, used_of_stage
 from heatmap.stopwatch import Stopwatch
 
@@ -84,6 +84,7 @@ def _epochs(run: Run, folder: Path, record: Record | None) -> dict[str, Any]:
     begin = time.monotonic() - progress.seconds
     _freeze(run.optimizer, run.experiment.all_stages[progress.stage].rates)
     model = _distributed(run.network)
+    loader = Loader(run.training, run.experiment.data.workers, run.device)
     if record:
         save(run, folder / "last.pt", record.wandb_id)
     while not progress.finished:
@@ -94,7 +95,7 @@ def _epochs(run: Run, folder: Path, record: Record | None) -> dict[str, Any]:
                 model = _distributed(run.network)
             _adapt_sigma(run)
         watch, epoch_begin = Stopwatch(run.device), time.monotonic()
-        _one_epoch(run, model, folder, record, watch, begin)
+        _one_epoch(run, model, loader, folder, record, watch, begin)
 
         _settle(run)
         scores: dict[str, Any] = {}
@@ -193,7 +194,13 @@ def _freeze(optimizer: torch.optim.Optimizer, rates: Rates) -> None:
 
 
 def _one_epoch(
-    run: Run, model: nn.Module, folder: Path, record: Record | None, watch: Stopwatch, begin: float
+    run: Run,
+    model: nn.Module,
+    loader: Loader[Sample],
+    folder: Path,
+    record: Record | None,
+    watch: Stopwatch,
+    begin: float,
 ) -> None:
     """Training until the epoch or the budget is over, from the batch where `progress` stands."""
     progress, settings, seed = run.progress, run.experiment.train, run.experiment.seed
@@ -205,7 +212,7 @@ def _one_epoch(
             run.training_rows, settings.batch, seed, passed, distributed.rank(), distributed.world()
         )
     ]
-    loading = load(run.training, batches[progress.batch :], run.experiment.data.workers, run.device)
+    loading = loader.load(batches[progress.batch :])
     bar = tqdm(
         total=len(batches), initial=progress.batch, desc=f"epoch {progress.epoch + 1}",
         unit="batch", leave=False, disable=None if distributed.rank() == 0 else True,
@@ -247,7 +254,7 @@ def step(run: Run, model: nn.Module, sample: Sample, watch: Stopwatch, begin: fl
     for group in run.optimizer.param_groups:
         group["lr"] = rate * getattr(stage.rates, group["part"])
     torch.manual_seed(seed_of(experiment.seed, 1 + progress.step, distributed.rank()))
-    with watch("data"):
+    with watch("augment"):
         batch = run.augmented(sample, run.passed, run.device)
         if experiment.train.pixel_weights:
             scale = batch.frame.pixel_area().to(batch.weights)

@@ -211,6 +211,20 @@ def test_resizing_sends_the_corners_of_the_picture_to_the_corners_of_the_new_one
         assert (moved - outer_corners(*to_hw)).abs().max() < 1e-9
 
 
+@pytest.mark.parametrize("reduction", [1, 2, 4, 8])
+def test_a_reduced_photograph_has_a_pixel_in_the_middle_of_its_block(reduction: int) -> None:
+    generator = np.random.default_rng(4)
+    here = Frame(random_affines(generator, 3), 40, 30)
+    pixels = torch.tensor([[0.0, 0.0], [3.0, 5.0]], dtype=torch.float64)
+    blocks = reduction * pixels[:, None] + torch.cartesian_prod(
+        torch.arange(reduction), torch.arange(reduction)
+    )
+    middles = blocks.double().mean(1)
+    found = here.reduced(reduction).to_crop(pixels)
+    assert (found - here.to_crop(middles)).abs().max() < 1e-9
+    assert (here.reduced(reduction).height, here.reduced(reduction).width) == (40, 30)
+
+
 def test_covariances_come_home_as_the_points_around_them_do() -> None:
     generator = np.random.default_rng(15)
     here = Frame(random_affines(generator, 3), 64, 48)

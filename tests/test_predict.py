@@ -181,7 +181,7 @@ def test_a_zoomed_crop_shows_its_middle_larger(noise: list[Path]) -> None:
 def test_every_photograph_is_read_once_and_cut_once_for_views_that_crop_alike(
     noise: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls: dict[str, int] = {"read_image": 0, "cut": 0}
+    calls: dict[str, int] = {"Photograph": 0, "cut": 0}
 
     def counting(name: str) -> Callable[..., Any]:
         function = getattr(samples, name)
@@ -199,7 +199,7 @@ def test_every_photograph_is_read_once_and_cut_once_for_views_that_crop_alike(
     crops = [one, replace(one, zoom=1.1), same, other, moved]
     views = [View(Stub(reads_dots), s, mirrored=m) for s in crops for m in (False, True)]
     together(views)
-    assert calls == {"read_image": len(noise), "cut": 4 * len(noise)}
+    assert calls == {"Photograph": len(noise), "cut": 4 * len(noise)}
 
 
 def test_roads_are_averaged_and_peaks_and_covariances_of_those_that_have_them(

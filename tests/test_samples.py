@@ -1,3 +1,4 @@
+import multiprocessing
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -9,7 +10,8 @@ import pytest
 import torch
 
 from heatmap import augment, config, frame, samples
-from heatmap.contest import find_folder, image_paths, read_image, read_landmarks
+from heatmap.contest import find_folder, image_paths, images, read_image, read_landmarks
+from heatmap.faces import draw_face
 from heatmap.frame import Frame
 from heatmap.samples import Sample, Samples, batches_in_order, shuffled_batches
 
@@ -74,9 +76,9 @@ def test_beside_the_picture_the_crop_is_black(image_hw: tuple[int, int]) -> None
     size = np.array(image_hw[::-1])
     room = np.minimum(points_image + 0.5, size - 0.5 - points_image).min(-1)
     room = (room / here.image_from_crop[0, 0].item()).reshape(here.height, here.width)
-    assert (crop[room < -1] == 0).all()
+    assert (crop[room < -2] == 0).all()
     assert (crop[room > 1] == 255).all()
-    assert (room < -1).any() and (room > 1).any()
+    assert (room < -2).any() and (room > 1).any()
 
 
 def test_detail_finer_than_the_crop_becomes_grey_not_a_pattern() -> None:
@@ -102,6 +104,82 @@ def test_edge_carries_on_the_photographs_own_border() -> None:
     black, edge = samples.cut(image, here), samples.cut(image, here, edge=True)
     assert np.array_equal(black, np.pad(image, ((20, 20), (20, 20), (0, 0))))
     assert np.array_equal(edge, np.pad(image, ((20, 20), (20, 20), (0, 0)), "edge"))
+
+
+@pytest.mark.parametrize("side", [250, 577, 601, 1003, 1100])
+def test_a_jpeg_decoded_small_keeps_every_point_in_its_place(tmp_path: Path, side: int) -> None:
+    crop = config.Crop(height=128, width=128)
+    generator = np.random.default_rng(side)
+    for height, width in ((side, side), (side, side + 30), (side + 41, side)):
+        points = generator.uniform(0.3, 0.7, (3, 2)) * (width, height)
+        nothing = np.full((1, 1, 2), np.nan, np.float32)
+        for x, y in points:
+            spot = blob(height, width, x, y, side / 40)
+            cv2.imwrite(str(tmp_path / "spot.jpg"), spot, [cv2.IMWRITE_JPEG_QUALITY, 97])
+            sample = Samples([tmp_path / "spot.jpg"], nothing, crop, margin=9, edge=True)[0]
+            here = Frame(sample.image_from_crop, 146, 146)
+            seen = np.clip(sample.crop.permute(1, 2, 0).numpy().astype(int) - 12, 0, None)
+            expected = here.to_crop(torch.tensor([[x, y]])).tolist()[0]
+            assert centroid(seen) == pytest.approx(expected, abs=0.06)
+            assert sample.image_hw.tolist() == [height, width]
+
+
+def by_area(image: np.ndarray, crop_hw: tuple[int, int]) -> np.ndarray:
+    """The cover crop of the whole photograph, every pixel the mean of what it covers."""
+    height, width = image.shape[:2]
+    here = frame.cover((height, width), crop_hw)
+    shrink = here.image_from_crop[0, 0].item()
+    small_hw = round(height / shrink), round(width / shrink)
+    small = cv2.resize(image, small_hw[::-1], interpolation=cv2.INTER_AREA)
+    small_from_crop = frame.resizing((height, width), small_hw) @ here.image_from_crop
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(small, small_from_crop[:2].numpy(), crop_hw[::-1], flags=flags)
+
+
+@pytest.mark.parametrize("form", ["jpg", "png"])
+@pytest.mark.parametrize("side", [210, 250, 400, 600])
+def test_a_crop_is_nearly_the_area_resampled_one(tmp_path: Path, side: int, form: str) -> None:
+    drawn, _ = draw_face(0, side)
+    image = cv2.resize(drawn, (side + 13, side), interpolation=cv2.INTER_CUBIC)
+    grain = np.random.default_rng(side).normal(0, 4, image.shape)
+    image = np.clip(image + grain, 0, 255).astype(np.uint8)
+    path = tmp_path / f"face.{form}"
+    cv2.imwrite(str(path), image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
+    nothing = np.full((1, 1, 2), np.nan, np.float32)
+    crop = Samples([path], nothing, config.Crop(height=128, width=128))[0].crop
+    reference = by_area(read_image(path), (128, 128))
+    assert np.abs(crop.permute(1, 2, 0).numpy() - reference.astype(float)).mean() < 3
+
+
+def test_crops_of_real_photographs_are_nearly_the_area_resampled_ones(faces68: Path) -> None:
+    paths = sorted((faces68 / "train" / "images").iterdir())[::300]
+    nothing = np.full((len(paths), 1, 2), np.nan, np.float32)
+    for crop in (config.Crop(height=128, width=128), CROP):
+        some = Samples(paths, nothing, crop)
+        errors = [
+            np.abs(
+                some[row].crop.permute(1, 2, 0).numpy()
+                - by_area(read_image(path), (crop.height, crop.width)).astype(float)
+            ).mean()
+            for row, path in enumerate(paths)
+        ]
+        assert np.mean(errors) < 3
+
+
+def test_a_header_that_misleads_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = np.random.default_rng(1).integers(0, 256, (300, 200, 3)).astype(np.uint8)
+    cv2.imwrite(str(tmp_path / "a.jpg"), image)
+    nothing = np.full((1, 1, 2), np.nan, np.float32)
+    some = Samples([tmp_path / "a.jpg"], nothing, CROP)
+    monkeypatch.setattr(images, "_jpeg_hw", lambda data: None)
+    plain = some[0]
+    monkeypatch.setattr(images, "_jpeg_hw", lambda data: (200, 300))
+    misled = some[0]
+    assert misled.image_hw.tolist() == [300, 200]
+    assert torch.equal(misled.crop, plain.crop)
+    assert torch.equal(misled.image_from_crop, plain.image_from_crop)
 
 
 # border
@@ -260,7 +338,8 @@ def test_a_sample_is_the_picture_in_its_frame(tiny_contest: Path) -> None:
         here = frame.cover(image.shape[:2], (CROP.height, CROP.width)).padded(5)
         assert torch.equal(sample.image_from_crop, here.image_from_crop)
         assert np.array_equal(sample.points_image, some.points_image[row], equal_nan=True)
-        assert np.array_equal(sample.crop.permute(1, 2, 0), samples.cut(image, here))
+        shown, whole = sample.crop.permute(1, 2, 0).numpy(), samples.cut(image, here)
+        assert np.abs(shown.astype(int) - whole).mean() < 1.5  # the decoder shrinks otherwise
 
 
 def test_the_crop_rule_is_the_experiments(tiny_contest: Path) -> None:
@@ -455,6 +534,33 @@ def test_any_angle_needs_a_margin_of_a_fifth_of_a_square() -> None:
 
 def test_no_augmentation_needs_no_margin() -> None:
     assert samples.margin_for(CROP, config.Augment(mirror=0.5, brightness=0.5)) == 0
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loader_reads_pass_after_pass_by_the_same_workers(
+    tiny_contest: Path, workers: int
+) -> None:
+    some = tiny_samples(tiny_contest)
+    others = set(multiprocessing.active_children())
+    loader = samples.Loader(some, workers, CPU)
+    given_up = loader.load([[0], [1], [2], [3], [4], [5], [6], [7]])
+    assert next(given_up).row.tolist() == [0]
+    started = set(multiprocessing.active_children()) - others
+    assert len(started) == workers
+    for dealt in ([[11, 2], [5]], [[8, 9, 10]]):
+        rows = [batch.row.tolist() for batch in loader.load(dealt)]
+        assert rows == dealt
+    assert set(multiprocessing.active_children()) - others == started
+
+
+def test_a_batch_holds_its_samples(tiny_contest: Path) -> None:
+    some = tiny_samples(tiny_contest, margin=2)
+    batch = samples.collate([some[4], some[1]])
+    for name, values in batch._asdict().items():
+        for value, row in zip(values, (4, 1), strict=True):
+            assert value.dtype == getattr(some[row], name).dtype
+            np.testing.assert_array_equal(value, getattr(some[row], name))
+    assert batch.crop.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_the_loader_survives_opencv_with_threads(tiny_contest: Path) -> None:

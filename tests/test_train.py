@@ -345,7 +345,7 @@ def test_the_run_folder_says_what_was_run_and_on_which_split(
 def test_a_row_tells_the_share_of_time_in_each_part(tiny: Experiment, tmp_path: Path) -> None:
     trained(tiny, tmp_path)
     for row in read_metrics(tmp_path):
-        shares = [row[f"time/{part}"] for part in ("data", "network", "loss", "decode")]
+        shares = [row[f"time/{part}"] for part in ("data", "augment", "network", "loss", "decode")]
         assert min(shares) > 0
         assert sum(shares) <= 1
         assert row["time/seconds"] > 0

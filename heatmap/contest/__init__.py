@@ -21,7 +21,7 @@ landmark.
 """
 
 from heatmap.contest.folder import Folder, find_folder
-from heatmap.contest.images import image_paths, read_image
+from heatmap.contest.images import Photograph, image_paths, read_image
 from heatmap.contest.score import contest_mse, squared_errors
 from heatmap.contest.split import PERSON_PATTERN, Split, split_rows
 from heatmap.contest.submission import (
@@ -53,6 +53,7 @@ __all__ = [
     "AskedPoints",
     "Folder",
     "LandmarkTable",
+    "Photograph",
     "Split",
     "Submission",
     "SubmissionScore",

@@ -1,42 +1,145 @@
 """The photographs: found and read."""
 
 import os
+import struct
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
 
 
-def read_image(path: Path) -> np.ndarray:
-    """The picture as a person sees it: (H, W, 3) uint8, RGB, turned as its EXIF says.
+class Photograph:
+    """A picture's file, read; it is decoded when its pixels are asked for, once for every size.
 
-    The format is told by the bytes, not by the name. Grey, palette and CMYK pictures become RGB,
-    16 bits become 8, alpha is dropped, and an animation gives its first frame.
+    The format is told by the bytes, not by the name. Pixels are RGB as a person sees the picture,
+    turned as its EXIF says. Grey, palette and CMYK pictures become RGB, 16 bits become 8, alpha is
+    dropped, and an animation gives its first frame.
+
+    path: of the file; data: its bytes; stat: what the system tells of it, taken before it was read.
+
+    Raises:
+        ValueError: the file is missing or empty.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with path.open("rb", buffering=0) as file:
+                self.stat = os.fstat(file.fileno())
+                self.data = file.read()
+        except OSError as error:
+            raise ValueError(f"{path}: the picture cannot be read: {error.strerror}") from error
+        if not self.data:
+            raise ValueError(f"{path}: the picture is an empty file")
+        self._header_hw = _jpeg_hw(self.data)
+        self._decoded: dict[int, np.ndarray] = {}
+
+    @property
+    def image_hw(self) -> tuple[int, int]:
+        """Height and width; those of a JPEG are read from its header."""
+        if self._header_hw:
+            return self._header_hw
+        height, width, _ = self.pixels(1)[0].shape
+        return height, width
+
+    def pixels(self, reduction: int) -> tuple[np.ndarray, int]:
+        """The picture at 1/reduction of its size, if it can be decoded so, and its reduction.
+
+        A JPEG can, at 1/2, 1/4 and 1/8: its blocks are decoded by a smaller inverse DCT. A pixel of
+        such a picture stands for reduction x reduction pixels, see `heatmap.frame.Frame.reduced`.
+        Everything else is decoded whole, and so is a JPEG that EXIF turns.
+
+        Returns:
+            (ceil(H / r), ceil(W / r), 3) uint8 RGB, and r: `reduction`, or 1.
+
+        Raises:
+            ValueError: the file is cut short or not a picture.
+        """
+        if self._header_hw is None:
+            reduction = 1
+        if reduction not in self._decoded:
+            image = self._decode(reduction)
+            if self._header_hw and image.shape[:2] != _ceil_div(self._header_hw, reduction):
+                self._header_hw = None  # it misled: the size is that of the pixels
+                return self.pixels(1)
+            self._decoded[reduction] = image
+        return self._decoded[reduction], reduction
+
+    def _decode(self, reduction: int) -> np.ndarray:
+        flags = cv2.IMREAD_COLOR_RGB | _REDUCED[reduction]
+        try:
+            # imdecode refuses a JPEG that is cut short; imread would fill the rest with grey.
+            image = cv2.imdecode(np.frombuffer(self.data, np.uint8), flags)
+        except cv2.error as error:
+            raise ValueError(f"{self.path}: the picture cannot be decoded: {error.err}") from error
+        if image is None:
+            beginning = self.data[:30]
+            if beginning.isascii() and beginning.decode().splitlines()[0].isprintable():
+                raise ValueError(
+                    f"{self.path}: this is text, not a picture; it begins {beginning!r}"
+                )
+            raise ValueError(
+                f"{self.path}: the picture cannot be decoded; its {len(self.data)} bytes are "
+                "damaged, cut short or of no known format"
+            )
+        return image
+
+
+# With a colour flag beside it, the one for grey asks for the size alone.
+_REDUCED = {
+    1: 0,
+    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
+    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
+}
+
+
+def read_image(path: Path) -> np.ndarray:
+    """The whole picture: (H, W, 3) uint8, RGB, as `Photograph` describes it.
 
     Raises:
         ValueError: the file is missing, empty, cut short or not a picture.
     """
-    try:
-        data = np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise ValueError(f"{path}: the picture cannot be read: {error.strerror}") from error
-    if data.size == 0:
-        raise ValueError(f"{path}: the picture is an empty file")
-    try:
-        # imdecode refuses a JPEG that is cut short; imread would fill the rest with grey.
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB)
-    except cv2.error as error:
-        raise ValueError(f"{path}: the picture cannot be decoded: {error.err}") from error
-    if image is None:
-        beginning = data[:30].tobytes()
-        if beginning.isascii() and beginning.decode().splitlines()[0].isprintable():
-            raise ValueError(f"{path}: this is text, not a picture; it begins {beginning!r}")
-        raise ValueError(
-            f"{path}: the picture cannot be decoded; its {data.size} bytes are damaged, cut short "
-            "or of no known format"
-        )
+    image, _ = Photograph(path).pixels(1)
     return image
+
+
+def _ceil_div(size_hw: tuple[int, int], by: int) -> tuple[int, int]:
+    return -(-size_hw[0] // by), -(-size_hw[1] // by)
+
+
+def _jpeg_hw(data: bytes) -> tuple[int, int] | None:
+    """Height and width by the header of a JPEG (ITU-T T.81, B.2.2); None for all else.
+
+    None, too, for a JPEG that EXIF turns: then these are not the sizes that a person sees.
+    """
+    if data[:2] != b"\xff\xd8":
+        return None
+    at = 2
+    while data[at : at + 1] == b"\xff" and at + 9 <= len(data):
+        marker = data[at + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a frame begins
+            height, width = struct.unpack_from(">HH", data, at + 5)
+            return (height, width) if height and width else None
+        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        if marker == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0" and _turns(data[at + 10 : end]):
+            return None
+        at = end
+    return None
+
+
+def _turns(tiff: bytes) -> bool:
+    """Whether an EXIF block has an orientation other than upright (TIFF 6.0, section 2)."""
+    order: Literal["little", "big"] = "little" if tiff[:2] == b"II" else "big"
+
+    def number(at: int, size: int) -> int:
+        return int.from_bytes(tiff[at : at + size], order)
+
+    first = number(4, 4)
+    entries = range(first + 2, first + 2 + 12 * number(first, 2), 12)
+    return any(number(at, 2) == 0x0112 and number(at + 8, 2) != 1 for at in entries)
 
 
 def image_paths(images: Path, names: Sequence[str], table: Path) -> list[Path]:

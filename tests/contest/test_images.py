@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from heatmap.contest import image_paths, read_image
+from heatmap.contest import Photograph, image_paths, read_image
 
 TABLE = Path("landmarks.csv")
 HEIGHT, WIDTH = 30, 22
@@ -111,6 +111,67 @@ def test_exif_turns_the_picture_as_a_person_sees_it(
     options = {"quality": 98} if form == "JPEG" else {}
     path = save(tmp_path, encode(Image.fromarray(picture()), form, exif=exif, **options))
     assert_close(read_image(path), shown(picture()))
+
+
+def large() -> Image.Image:
+    return Image.fromarray(cv2.resize(picture(), (211, 301), interpolation=cv2.INTER_CUBIC))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("options", [{"subsampling": 2}, {"subsampling": 0, "progressive": True}])
+@pytest.mark.parametrize("reduction", [1, 2, 4, 8])
+def test_a_jpeg_is_decoded_at_a_part_of_its_size(
+    tmp_path: Path, mode: str, options: dict, reduction: int
+) -> None:
+    path = save(tmp_path, encode(large().convert(mode), "JPEG", quality=97, **options))
+    photograph = Photograph(path)
+    assert photograph.image_hw == (301, 211)
+    pixels, found = photograph.pixels(reduction)
+    assert found == reduction
+    assert pixels.shape == (-(-301 // reduction), -(-211 // reduction), 3)
+    whole = read_image(path)
+    assert whole.shape == (301, 211, 3)
+    bottom, right = (size // reduction * reduction for size in whole.shape[:2])
+    means = whole[:bottom, :right].reshape(
+        bottom // reduction, reduction, right // reduction, reduction, 3
+    )
+    means = means.mean((1, 3)).round().astype(np.uint8)
+    assert_close(pixels[: means.shape[0], : means.shape[1]], means, tolerance=7)
+
+
+@pytest.mark.parametrize("form", ["PNG", "BMP", "TIFF", "WEBP"])
+def test_what_is_no_jpeg_is_decoded_whole(tmp_path: Path, form: str) -> None:
+    photograph = Photograph(save(tmp_path, encode(large(), form), "a.jpg"))
+    assert photograph.image_hw == (301, 211)
+    pixels, reduction = photograph.pixels(4)
+    assert reduction == 1
+    np.testing.assert_array_equal(pixels, read_image(photograph.path))
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("orientation", [None, 1, 3, 6])
+def test_a_jpeg_that_exif_turns_is_decoded_whole(
+    tmp_path: Path, orientation: int | None, order: str
+) -> None:
+    exif = Image.Exif()
+    exif.endian = order
+    exif[0x010F] = "a camera's maker"
+    if orientation:
+        exif[0x0112] = orientation
+    photograph = Photograph(save(tmp_path, encode(large(), "JPEG", exif=exif)))
+    assert photograph.image_hw == ((211, 301) if orientation == 6 else (301, 211))
+    assert photograph.pixels(4)[1] == (1 if orientation in (3, 6) else 4)
+
+
+@pytest.mark.parametrize("reduction", [2, 8])
+@pytest.mark.parametrize("kept", [0.03, 0.5, 0.9, 0.99, -2])
+def test_a_truncated_jpeg_is_refused_at_any_size(
+    tmp_path: Path, kept: float, reduction: int
+) -> None:
+    data = encode(large(), "JPEG")
+    path = save(tmp_path, data[: int(kept) if kept < 0 else int(kept * len(data))])
+    with pytest.raises(ValueError, match=re.escape(f"{path}: the picture cannot be decoded")):
+        Photograph(path).pixels(reduction)
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "BMP", "TIFF", "WEBP"])
