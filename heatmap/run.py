@@ -201,7 +201,7 @@ def prepare(experiment: Experiment, saved: checkpoint.Checkpoint | None = None) 
         {
             "the experiment": experiment,
             str(pictures.table.path): pictures.table_hash,
-            "the training rows": hashlib.sha256(pictures.training_rows).hexdigest(),
+            "the training rows": hashlib.sha256(pictures.training_rows.tobytes()).hexdigest(),
             "the last checkpoint": saved and saved.progress,
         }
     )

@@ -58,7 +58,7 @@ def submit(
     lookup = None
     if folder.lookup_table.is_file():
         lookup = kaggle15.read_lookup(folder.lookup_table, asked.names)
-    asked_hash = hashlib.sha256(asked.indices)
+    asked_hash = hashlib.sha256(asked.indices.tobytes())
     asked_hash.update("\n".join(asked.names).encode())
     distributed.must_agree({str(asked.path): asked_hash.hexdigest()} | ensemble.fingerprints())
 
