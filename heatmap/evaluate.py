@@ -31,7 +31,7 @@ SIZE_CLASSES = (125, 175, 250, 350)
 
 @dataclass(frozen=True)
 class Errors:
-    """What a network got wrong, one row a picture, in the order of the rows that were asked for.
+    """What a network got wrong, one row a picture, in the order of the table's rows.
 
     rows: (N,); mse: (N,) float64 mean squared error over labelled coordinates, px² of the picture;
     nme: (N,) mean point error over the normaliser; normaliser: its name; distance: (N, P) float32
@@ -72,6 +72,7 @@ def measure(
         ValueError: a picture cannot be read; the message names it.
     """
     rank, world = distributed.rank(), distributed.world()
+    rows = np.sort(rows)
     labels = views[0].samples.points_image
     parts = {field.name: list[np.ndarray]() for field in fields(Errors)}
     del parts["normaliser"]
