@@ -73,6 +73,7 @@ ALLOWED = {
     "files": set(),
     "distributed": set(),
     "contest": {"contest", "files"},
+    "formats": {"contest", "files", "formats"},
     "maps": {"codec", "compiling", "losses"},
     "networks": {"networks", "codec", "compiling", "config", "frame", "losses", "maps"},
     "augment": {"config", "frame"},

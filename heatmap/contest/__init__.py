@@ -9,6 +9,9 @@
     sampleSubmission.csv     comma; file_name, Point_M0_X, Point_M0_Y, ...: M0 is the first landmark
                              asked for of that picture; a submission has the same form, and so has
                              the solution that the organisers keep
+    withheld/solution.csv    only in folders that were drawn or converted from labelled data
+    boxes.csv                only in folders converted from data with boxes: file_name, x0, y0, x1,
+                             y1
     test/IdLookupTable.csv   only where `kaggle15` converted that other contest's files: the
                              coordinates asked for, and the form of the submission
 
@@ -40,6 +43,7 @@ from heatmap.contest.table import (
     read_landmarks,
     read_weights,
     write_asked_points,
+    write_boxes,
     write_landmarks,
     write_weights,
 )
@@ -69,6 +73,7 @@ __all__ = [
     "squared_errors",
     "write_answers",
     "write_asked_points",
+    "write_boxes",
     "write_landmarks",
     "write_submission",
     "write_weights",

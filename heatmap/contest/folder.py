@@ -35,6 +35,16 @@ class Folder:
     def sample_submission(self) -> Path:
         return self.root / "sampleSubmission.csv"
 
+    @property
+    def solution(self) -> Path:
+        """The landmarks asked for, where the folder was drawn or converted from labelled data."""
+        return self.root / "withheld" / "solution.csv"
+
+    @property
+    def boxes(self) -> Path:
+        """Only where converted data has boxes: those of all pictures, for `read_boxes`."""
+        return self.root / "boxes.csv"
+
 
 def find_folder(root: Path) -> Folder:
     """The contest's folder at `root`: the 2020 edition, or 2021/22 in its `contest01_data`.

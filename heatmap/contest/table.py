@@ -194,6 +194,22 @@ def write_weights(
             table.writerow([name, "" if math.isnan(angle) else f"{angle:.4f}", f"{weight:g}"])
 
 
+def write_boxes(path: Path, names: Sequence[str], boxes_image: np.ndarray) -> None:
+    """Writes a table for `read_boxes`: comma; file_name, x0, y0, x1, y1, to 6 decimals.
+
+    Args:
+        boxes_image: (N, 4) float64, as `read_boxes` gives them.
+    """
+    with (
+        write_atomically(path) as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as file,
+    ):
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(["file_name", "x0", "y0", "x1", "y1"])
+        for name, box in zip(names, boxes_image.round(6).tolist(), strict=True):
+            table.writerow([name, *(f"{number:.12g}" for number in box)])
+
+
 def _numbers_of_pictures(
     path: Path,
     columns: Sequence[str],
