@@ -129,7 +129,6 @@ def summary(errors: Errors) -> dict[str, Any]:
     whose NME is above 8 %, and area under the cumulative error curve up to there as a share of the
     best; groups and sizes: mean squared error of each landmark group and picture size class.
     """
-    squared = errors.distance.astype(np.float64) ** 2 / 2  # mean over x and y
     nme = errors.nme[np.isfinite(errors.nme)]
     groups = topology.groups(errors.distance.shape[1])
     shorter = errors.image_hw.min(1)
@@ -159,11 +158,16 @@ def summary(errors: Errors) -> dict[str, Any]:
         **{f"auc_{p}": _number(_auc(nme, p / 100)) if len(nme) else None for p in (8, 10)},
         "mean_peak": _number(_nanmean(errors.peak, None)),
         "groups": {
-            name: _number(_nanmean(_nanmean(squared[:, members.start : members.stop], 1), 0))
+            name: _number(_nanmean(_group_mse(errors.distance[:, members.start : members.stop]), 0))
             for name, members in groups.items()
         },
         "sizes": sizes,
     }
+
+
+def _group_mse(distance: np.ndarray) -> np.ndarray:
+    """(N,) px² of every picture; of one group at a time, since all in float64 would be large."""
+    return _nanmean(distance.astype(np.float64) ** 2 / 2, 1)  # the mean over x and y
 
 
 def _auc(nme: np.ndarray, limit: float) -> float:
