@@ -8,6 +8,7 @@ import importlib.util
 import json
 import logging
 import os
+import socket
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -88,7 +89,7 @@ def with_experiment(
     try:
         experiment = load_experiment(Path(arguments[0]))
     except ValueError as error:
-        sys.stderr.write(f"{error}\n")
+        _say(str(error))
         return 2
     module = sys.modules[_module_name(Path(arguments[0]))]
     try:
@@ -96,11 +97,12 @@ def with_experiment(
             command_for(experiment),
             args=list(arguments[1:]),
             prog=f"{program} {arguments[0]}",
+            console_outputs=is_first(),
             description=(module.__doc__ or "").partition("\n")[0],
             config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff),
         )
     except ValueError as error:  # from Experiment itself; tyro reports those of its parts
-        sys.stderr.write(f"{error}\n")
+        _say(str(error))
         return 2
 
 
@@ -151,32 +153,58 @@ class WrongUsage(ValueError):
 
 
 def failing_politely(action: Callable[[], None]) -> int:
-    """Runs the action of a tool; a failure becomes one message and exit code 1, or 2."""
+    """Runs the action of a tool; a failure becomes one message and exit code 1, or 2.
+
+    Of the processes that torchrun started the first tells what it does, and the first that fails
+    tells why. That one ends at once, without a word to those that wait for it; torchrun ends them.
+    """
     # before torch is imported: its threads wait asleep, else a busy machine slows them 50 times
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.INFO if is_first() else logging.ERROR)
     try:
         action()
+        if "RANK" in os.environ:
+            from heatmap import distributed
+
+            distributed.stop()
     except (ValueError, OSError) as error:
         _say(_in_words(error))
         return 2 if isinstance(error, WrongUsage) else 1
     except (MemoryError, RuntimeError) as error:
         from heatmap.machine import is_out_of_memory
 
-        if not is_out_of_memory(error):
+        if is_out_of_memory(error):
+            _say(f"there is too little memory ({_first_line(error)}): make something smaller")
+        elif _speaks():
             raise
-        _say(f"there is too little memory ({_first_line(error)}): make something smaller")
         return 1
     except KeyboardInterrupt:
-        sys.stderr.write("stopped; a training goes on with train.py --resume RUN\n")
+        if is_first():
+            sys.stderr.write("stopped; a training goes on with train.py --resume RUN\n")
         return 1
     return 0
 
 
+def is_first() -> bool:
+    """Whether this process is the only one, or the first of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def _say(problem: str) -> None:
-    if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
-        sys.stderr.write(f"error: {problem}\n")
+    if _speaks():
+        rank = os.environ.get("RANK")
+        where = f" in process {rank} on {socket.gethostname()}" if rank else ""
+        sys.stderr.write(f"error{where}: {problem}\n")
+
+
+def _speaks() -> bool:
+    """Whether this process, which fails, is to say so."""
+    if "RANK" not in os.environ:
+        return True
+    from heatmap import distributed
+
+    return distributed.fails_first()
 
 
 def _in_words(error: ValueError | OSError) -> str:
@@ -194,10 +222,8 @@ def _module_name(path: Path) -> str:
 
 
 def _train(experiment: Experiment, out: Path) -> None:
-    from heatmap import distributed
-
     held = any((out / name).exists() for name in ("config.json", "last.pt"))
-    if held and distributed.is_first():
+    if held and is_first():  # it may be this run's already, for the others
         raise ValueError(
             f"{out} already holds a run; go on with --resume {out}, choose another --out, or "
             "delete it"
@@ -220,18 +246,14 @@ def _resume(folder: Path) -> None:
 
 
 def _run(experiment: Experiment, folder: Path, saved: "Checkpoint | None" = None) -> None:
-    from heatmap import distributed, train
+    from heatmap import train
     from heatmap.run import prepare
 
-    try:
-        run = prepare(experiment, saved)
-        if distributed.is_first():
-            logger.info(f"{_sizes(run)}\nrun folder    {folder}")
-        summary = train.train(run, folder)
-        if distributed.is_first():
-            logger.info(f"{_outcome(summary)}; {summary['minutes']:.1f} minutes")
-    finally:
-        distributed.stop()
+    run = prepare(experiment, saved)
+    if is_first():
+        logger.info(f"{_sizes(run)}\nrun folder    {folder}")
+    summary = train.train(run, folder)
+    logger.info(f"{_outcome(summary)}; {summary['minutes']:.1f} minutes")
 
 
 def _outcome(summary: dict[str, Any]) -> str:

@@ -4,9 +4,13 @@ In a single process each is the identity.
 """
 
 import os
-from collections.abc import Iterable
+import socket
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
+from itertools import product
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import distributed
 
@@ -14,19 +18,32 @@ T = TypeVar("T")
 
 
 def start(device: torch.device) -> torch.device:
-    """Joins the processes that torchrun started, if it did; returns this process's device."""
+    """Joins the processes that torchrun started, if it did; returns this process's device.
+
+    What lies on GPUs goes over NCCL, everything else over gloo.
+
+    Raises:
+        ValueError: this host has fewer GPUs than processes.
+    """
     if "RANK" not in os.environ:
         return device
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        number, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if number >= gpus:
+            raise ValueError(
+                f"there are {gpus} GPUs for {os.environ['LOCAL_WORLD_SIZE']} processes on this "
+                f"host; start it with torchrun --nproc-per-node {gpus}"
+            )
+        device = torch.device("cuda", number)
         torch.cuda.set_device(device)
     if not distributed.is_initialized():
-        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        distributed.init_process_group(backend)
     return device
 
 
 def stop() -> None:
-    """Leaves the other processes."""
+    """Leaves the other processes; one that fails does not wait for them and just ends."""
     if distributed.is_initialized():
         distributed.destroy_process_group()
 
@@ -34,6 +51,26 @@ def stop() -> None:
 def is_first() -> bool:
     """Whether this process writes the files; true also before `start`."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def fails_first() -> bool:
+    """Whether this process, which fails, is the first that does and speaks for all; asked once.
+
+    torchrun's own store is asked, which needs no other process to answer. Where it does not answer,
+    everyone speaks.
+    """
+    if "RANK" not in os.environ:
+        return True
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    try:
+        store = distributed.TCPStore(
+            os.environ["MASTER_ADDR"],
+            int(os.environ["MASTER_PORT"]),
+            timeout=timedelta(seconds=10),
+        )
+        return store.add(f"heatmap/failures/{attempt}", 1) == 1
+    except (KeyError, distributed.DistError):
+        return True
 
 
 def rank() -> int:
@@ -62,6 +99,54 @@ def gather(value: T) -> list[T]:
     boxes: list[T | None] = [None] * world()
     distributed.all_gather_object(boxes, value)
     return boxes  # type: ignore[return-value]
+
+
+def joined(parts: Sequence[np.ndarray]) -> np.ndarray | None:
+    """On process 0 the parts (n, ...) of all as one array, one of each in turn; None on the others.
+
+    That is the order of `samples.batches_in_order`. Every process must ask; where there are any
+    parts, process 0 has one. They go into their places one by one: process 0 holds the result and
+    its own parts, the others hold theirs.
+    """
+    if world() == 1:
+        return np.concatenate(parts)
+    lengths = gather([len(part) for part in parts])
+    if rank() > 0:
+        for part in parts:
+            distributed.send(torch.from_numpy(np.ascontiguousarray(part)), 0)
+        return None
+    whole = np.empty((sum(map(sum, lengths)), *parts[0].shape[1:]), parts[0].dtype)
+    end = 0
+    for turn, process in product(range(len(parts)), range(world())):
+        if turn == len(lengths[process]):  # the last turn is not everyone's
+            continue
+        begin, end = end, end + lengths[process][turn]
+        if process == 0:
+            whole[begin:end] = parts[turn]
+        else:
+            distributed.recv(torch.from_numpy(whole[begin:end]), process)
+    return whole
+
+
+def must_agree(values: Mapping[str, object]) -> None:
+    """Checks that all processes, on whatever hosts, read the same; every process must ask.
+
+    Args:
+        values: what was read, by name, small or as a hash; their `repr` is compared.
+
+    Raises:
+        ValueError: on every process; the message says what differs between which hosts.
+    """
+    given = gather((socket.gethostname(), {name: repr(value) for name, value in values.items()}))
+    (first_host, first), *others = given
+    for process, (host, theirs) in enumerate(others, start=1):
+        for name, value in theirs.items():
+            if first.get(name) != value:
+                raise ValueError(
+                    f"{name}: process {process} on {host} has another than process 0 on "
+                    f"{first_host}; all hosts must see the same files, on a shared disk or as "
+                    "copies under the same path"
+                )
 
 
 def mean(tensor: torch.Tensor) -> torch.Tensor:

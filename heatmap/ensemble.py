@@ -1,5 +1,6 @@
 """Trained runs that answer together, and the views that they have of pictures."""
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -101,6 +102,14 @@ class Ensemble:
         parts += ["weighted"] if self.weighted else []
         parts += [f"boxes-{self.boxes.stem}"] if self.boxes else []
         return "-".join(parts)
+
+    def fingerprints(self) -> dict[str, str]:
+        """SHA-256 of every run's checkpoint, by its path."""
+        found = {}
+        for run in self.runs:
+            with run.path.open("rb") as file:
+                found[str(run.path)] = hashlib.file_digest(file, "sha256").hexdigest()
+        return found
 
     def views(
         self, paths: Sequence[Path], points_image: np.ndarray, device: torch.device

@@ -3,7 +3,7 @@
 import csv
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import reduce
 from itertools import pairwise
 from pathlib import Path
@@ -59,8 +59,10 @@ def measure(
     device: torch.device,
     weighted: bool = False,
     watch: Stopwatch | None = None,
-) -> Errors:
+) -> Errors | None:
     """The errors of the merged views on the rows, each counted once by however many processes.
+
+    Of several processes the first gets them, the others None.
 
     Args:
         views, weighted: as `predict` takes them.
@@ -70,7 +72,10 @@ def measure(
         ValueError: a picture cannot be read; the message names it.
     """
     rank, world = distributed.rank(), distributed.world()
-    parts, labels = [], views[0].samples.points_image
+    rows = np.sort(rows)
+    labels = views[0].samples.points_image
+    parts = {field.name: list[np.ndarray]() for field in fields(Errors)}
+    del parts["normaliser"]
     hidden = None if rank == 0 else True
     bar = tqdm(total=len(rows), desc="evaluate", unit="img", leave=False, disable=hidden)
     with bar:
@@ -83,25 +88,28 @@ def measure(
             distance = np.linalg.norm(found.points_image - truth, axis=-1)
             mean_shape = found.frame.to_image(mean_shape_crop).numpy()
             name, length = topology.normaliser(truth)
-            parts.append(
-                {
-                    "rows": found.rows,
-                    "mse": contest.squared_errors(found.points_image, truth),
-                    "nme": _nanmean(distance, 1) / length,
-                    "distance": distance.astype(np.float32),
-                    "peak": np.full_like(distance, np.nan) if found.peak is None else found.peak,
-                    "mean_shape_mse": contest.squared_errors(mean_shape, truth),
-                    "image_hw": found.image_hw,
-                }
-            )
+            errors = {
+                "rows": found.rows,
+                "mse": contest.squared_errors(found.points_image, truth),
+                "nme": _nanmean(distance, 1) / length,
+                "distance": distance.astype(np.float32),
+                "peak": np.full_like(distance, np.nan) if found.peak is None else found.peak,
+                "mean_shape_mse": contest.squared_errors(mean_shape, truth),
+                "image_hw": found.image_hw,
+            }
+            for name, values in errors.items():
+                parts[name].append(values)
             bar.update(min(len(found.rows) * world, len(rows) - bar.n))
-    everything = [part for parts in distributed.gather(parts) for part in parts]
-    joined = {name: np.concatenate([part[name] for part in everything]) for name in everything[0]}
-    order = np.argsort(joined["rows"])
-    joined = {name: values[order] for name, values in joined.items()}
-    assert np.array_equal(joined["rows"], np.sort(rows)), "each row is counted once"
+    whole = {}
+    for name in list(parts):
+        joined = distributed.joined(parts.pop(name))
+        if joined is not None:
+            whole[name] = joined
+    if not whole:
+        return None
+    assert np.array_equal(whole["rows"], rows), "each row is counted once"
     name, _ = topology.normaliser(labels[:1])
-    return Errors(normaliser=name, **joined)
+    return Errors(normaliser=name, **whole)
 
 
 def _check_finite(found: Landmarks, samples: Samples) -> None:
@@ -121,7 +129,6 @@ def summary(errors: Errors) -> dict[str, Any]:
     whose NME is above 8 %, and area under the cumulative error curve up to there as a share of the
     best; groups and sizes: mean squared error of each landmark group and picture size class.
     """
-    squared = errors.distance.astype(np.float64) ** 2 / 2  # mean over x and y
     nme = errors.nme[np.isfinite(errors.nme)]
     groups = topology.groups(errors.distance.shape[1])
     shorter = errors.image_hw.min(1)
@@ -151,11 +158,16 @@ def summary(errors: Errors) -> dict[str, Any]:
         **{f"auc_{p}": _number(_auc(nme, p / 100)) if len(nme) else None for p in (8, 10)},
         "mean_peak": _number(_nanmean(errors.peak, None)),
         "groups": {
-            name: _number(_nanmean(_nanmean(squared[:, members.start : members.stop], 1), 0))
+            name: _number(_nanmean(_group_mse(errors.distance[:, members.start : members.stop]), 0))
             for name, members in groups.items()
         },
         "sizes": sizes,
     }
+
+
+def _group_mse(distance: np.ndarray) -> np.ndarray:
+    """(N,) px² of every picture; of one group at a time, since all in float64 would be large."""
+    return _nanmean(distance.astype(np.float64) ** 2 / 2, 1)  # the mean over x and y
 
 
 def _auc(nme: np.ndarray, limit: float) -> float:
@@ -231,7 +243,8 @@ def evaluate_run(
     """Scores a run, or several as one, on validation rows or on another contest's labelled rows.
 
     Writes evaluation.json, per_image.csv and errors.npz into the first run's folder; for other
-    data, for anything but the plain run, or another decoder, into evaluation-NAME inside it.
+    data, for anything but the plain run, or another decoder, into evaluation-NAME inside it. Of
+    several processes each predicts its part, and the first writes.
 
     Args:
         data: contest folder, None for the first run's own. Of a table that runs were trained on
@@ -243,8 +256,8 @@ def evaluate_run(
 
     Raises:
         ValueError: no labelled data, another number of landmarks, a run without validation rows on
-            its own data, no row that validates in all runs, or a decoder for a network without
-            heatmaps.
+            its own data, no row that validates in all runs, a decoder for a network without
+            heatmaps, or processes that do not see the same files.
     """
     if decoder is not None:
         for run in ensemble.runs:
@@ -257,13 +270,14 @@ def evaluate_run(
     experiment = trained.experiment
     root = data or experiment.data.root
     folder = contest.find_folder(root)
-    labels = contest.read_landmarks(folder.train_table, progress=True)
+    labels = contest.read_landmarks(folder.train_table, progress=distributed.is_first())
     if labels.num_landmarks != ensemble.num_landmarks:
         raise ValueError(
             f"{labels.path} has {labels.num_landmarks} landmarks, the network of {trained.path} "
             f"predicts {ensemble.num_landmarks}"
         )
     fingerprint = labels.fingerprint()
+    distributed.must_agree({str(labels.path): fingerprint} | ensemble.fingerprints())
     others = [run for run in ensemble.runs if run.checkpoint.table_hash != fingerprint]
     if others and data is None:
         raise ValueError(
@@ -281,8 +295,9 @@ def evaluate_run(
         trained.mean_shape_crop, batch=experiment.train.batch, workers=experiment.data.workers,
         device=device, weighted=ensemble.weighted,
     )  # fmt: skip
-    scores = summary(errors)
-    write(out, errors, labels.names, scores)
+    scores = distributed.from_first(summary(errors) if errors else {})
+    if errors:
+        write(out, errors, labels.names, scores)
     return scores, out
 
 

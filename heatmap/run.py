@@ -1,5 +1,6 @@
 """An experiment made real: data read and split, network and optimizer built or taken up again."""
 
+import hashlib
 import logging
 import math
 from dataclasses import asdict, dataclass, field, replace
@@ -139,7 +140,7 @@ def read_pictures(experiment: Experiment, saved: checkpoint.Checkpoint | None = 
         ValueError: data or options that cannot be used, or data that changed since the checkpoint.
     """
     folder = contest.find_folder(experiment.data.root)
-    table = contest.read_landmarks(folder.train_table, progress=True)
+    table = contest.read_landmarks(folder.train_table, progress=distributed.is_first())
     paths = contest.image_paths(folder.train_images, table.names, table.path)
     table_hash = table.fingerprint()
     if saved is None:
@@ -201,12 +202,21 @@ def prepare(experiment: Experiment, saved: checkpoint.Checkpoint | None = None) 
     """Reads and checks everything that a run needs, from the start or from a checkpoint.
 
     Raises:
-        ValueError: data or options that cannot be used, or data that changed since the checkpoint.
+        ValueError: data or options that cannot be used, data that changed since the checkpoint, or
+            processes that do not see the same files.
     """
     device = distributed.start(chosen_device(experiment.train.device))
     pictures = read_pictures(experiment, saved)
     # a batch that the processes cannot share is refused before anything is written
     shuffled_batches(pictures.training_rows, experiment.train.batch, 0, 0, 0, distributed.world())
+    distributed.must_agree(
+        {
+            "the experiment": experiment,
+            str(pictures.table.path): pictures.table_hash,
+            "the training rows": hashlib.sha256(pictures.training_rows.tobytes()).hexdigest(),
+            "the last checkpoint": saved and saved.progress,
+        }
+    )
 
     torch.manual_seed(seed_of(experiment.seed, 0))
     model = replace(experiment.model, weights="none") if saved else experiment.model
@@ -217,7 +227,9 @@ def prepare(experiment: Experiment, saved: checkpoint.Checkpoint | None = None) 
     if saved is None:
         if experiment.train.start is not None:
             _start_from(experiment.train.start, network)
-        mean_shape = torch.from_numpy(mean_shape_crop(pictures.validation, pictures.training_rows))
+        first, rows = distributed.rank() == 0, pictures.training_rows
+        shape = mean_shape_crop(pictures.validation, rows) if first else np.empty(0)
+        mean_shape = torch.from_numpy(distributed.from_first(shape))
     else:
         network.load_state_dict(saved.network)
         optimizer.load_state_dict(saved.optimizer)

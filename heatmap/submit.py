@@ -1,14 +1,16 @@
 """Trained networks and the contest's test pictures -> a submission file."""
 
+import hashlib
 import logging
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import as_strided
 from tqdm import tqdm
 
-from heatmap import contest
+from heatmap import contest, distributed, frame
 from heatmap.contest import kaggle15
 from heatmap.ensemble import Ensemble
 from heatmap.predict import predict
@@ -28,7 +30,8 @@ def submit(
     """Predicts every test picture and writes what is asked for; returns the number of pictures.
 
     A folder with test/IdLookupTable.csv is answered as Kaggle's facial keypoints are (`kaggle15`),
-    every other one as the contest is.
+    every other one as the contest is. Of several processes each predicts its part, and the first
+    writes; the file is the same for any number of them.
 
     Args:
         root: the contest's folder.
@@ -39,7 +42,8 @@ def submit(
             pictures.
 
     Raises:
-        ValueError: a picture cannot be read, or the file's rules are broken; no file is written.
+        ValueError: a picture cannot be read, the file's rules are broken, or processes do not see
+            the same files; no file is written.
     """
     first, num_landmarks = ensemble.runs[0], ensemble.num_landmarks
     folder = contest.find_folder(root)
@@ -54,50 +58,81 @@ def submit(
     lookup = None
     if folder.lookup_table.is_file():
         lookup = kaggle15.read_lookup(folder.lookup_table, asked.names)
-    names, lost = asked.names, list[str]()
-    if missing == "mean-shape":
-        names, lost = _sorted_out(folder.test_images, asked.names)
-        if not names:
-            raise ValueError(f"{folder.test_images}: none of the test pictures can be read")
-    paths = contest.image_paths(folder.test_images, names, asked.path)
+    asked_hash = hashlib.sha256(asked.indices.tobytes())
+    asked_hash.update("\n".join(asked.names).encode())
+    distributed.must_agree({str(asked.path): asked_hash.hexdigest()} | ensemble.fingerprints())
 
-    nothing = np.broadcast_to(np.float32(np.nan), (len(paths), num_landmarks, 2)).copy()
-    points_image = np.empty((len(paths), num_landmarks, 2), np.float32)
-    mean_shape = np.zeros((num_landmarks, 2))
-    with tqdm(total=len(paths), desc="predict", unit="img", leave=False, disable=None) as bar:
-        for found in predict(
-            ensemble.views(paths, nothing, device), np.arange(len(paths)),
-            batch=first.experiment.train.batch, workers=first.experiment.data.workers,
-            device=device, weighted=ensemble.weighted,
-        ):  # fmt: skip
-            points_image[found.rows] = found.points_image
-            mean_shape += found.frame.to_image(first.mean_shape_crop).sum(0).numpy() / len(paths)
-            bar.update(len(found.rows))
+    lost = _unreadable(folder.test_images, asked.names) if missing == "mean-shape" else []
+    rows = np.setdiff1d(np.arange(len(asked.names)), lost)
+    if len(rows) == 0:
+        raise ValueError(f"{folder.test_images}: none of the test pictures can be read")
+    names = [asked.names[row] for row in rows]
+    paths = contest.image_paths(folder.test_images, names, asked.path)
+    indices = asked.indices
+    if lookup is not None:
+        indices = np.tile(np.arange(num_landmarks), (len(asked.names), 1))
+    found = _answers(ensemble, paths, indices[rows], device)
+    if found is None:
+        return len(asked.names)
+    answers = np.empty((len(asked.names), indices.shape[1], 2))
+    answers[rows], image_from_crop = found
     if lost:
+        some = ", ".join(asked.names[row] for row in lost[:10])
         logger.warning(
             f"{len(lost)} of {len(asked.names)} test pictures cannot be read and get the mean "
-            f"shape: {', '.join(lost[:10])}{' ...' if len(lost) > 10 else ''}"
+            f"shape: {some}{' ...' if len(lost) > 10 else ''}"
         )
-        filling = np.broadcast_to(mean_shape, (len(lost), num_landmarks, 2))
-        points_image = np.concatenate([points_image, filling])
-    names = [*names, *lost]
+        mean_shape = frame.apply(torch.from_numpy(image_from_crop), first.mean_shape_crop)
+        answers[lost] = mean_shape.numpy()[indices[lost]]
     if lookup is None:
         rounding = "round" if rounding == "auto" else rounding
-        contest.write_submission(out, asked, names, points_image, rounding=rounding)
+        contest.write_submission(out, asked, asked.names, answers, rounding=rounding)
     else:
         rounding = "none" if rounding == "auto" else rounding
-        kaggle15.write_submission(out, lookup, names, points_image, rounding=rounding)
+        kaggle15.write_submission(out, lookup, asked.names, answers, rounding=rounding)
     return len(asked.names)
 
 
-def _sorted_out(images: Path, names: list[str]) -> tuple[list[str], list[str]]:
-    """The names of the pictures that can be read, and of those that cannot."""
-    readable: list[str] = []
-    lost: list[str] = []
-    for name in tqdm(names, desc="check pictures", unit="img", leave=False, disable=None):
+def _answers(
+    ensemble: Ensemble, paths: list[Path], indices: np.ndarray, device: torch.device
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """The landmarks asked for (N, K, 2) float64 in image pixels, and the pictures' mean frame.
+
+    Of several processes the first gets them, the others None. Nothing else is kept of a picture.
+
+    Args:
+        indices: (N, K) landmarks asked for.
+    """
+    first, world = ensemble.runs[0], distributed.world()
+    # one shape of unknown landmarks, which all rows share
+    unknown = np.full((ensemble.num_landmarks, 2), np.nan, np.float32)
+    nothing = as_strided(unknown, (len(paths), *unknown.shape), (0, *unknown.strides))
+    answers, image_from_crop = [], []
+    hidden = None if distributed.rank() == 0 else True
+    bar = tqdm(total=len(paths), desc="predict", unit="img", leave=False, disable=hidden)
+    with bar:
+        for found in predict(
+            ensemble.views(paths, nothing, device), np.arange(len(paths)),
+            batch=first.experiment.train.batch, workers=first.experiment.data.workers,
+            device=device, weighted=ensemble.weighted, rank=distributed.rank(), world=world,
+        ):  # fmt: skip
+            answers.append(np.take_along_axis(found.points_image, indices[found.rows, :, None], 1))
+            image_from_crop.append(found.frame.image_from_crop.numpy())
+            bar.update(min(len(found.rows) * world, len(paths) - bar.n))
+    all_answers, all_frames = distributed.joined(answers), distributed.joined(image_from_crop)
+    if all_answers is None or all_frames is None:
+        return None
+    return all_answers, all_frames.mean(0)
+
+
+def _unreadable(images: Path, names: list[str]) -> list[int]:
+    """The rows of the pictures that cannot be read; every process looks at its part."""
+    lost = []
+    mine = range(distributed.rank(), len(names), distributed.world())
+    hidden = None if distributed.rank() == 0 else True
+    for row in tqdm(mine, desc="check pictures", unit="img", leave=False, disable=hidden):
         try:
-            contest.read_image(images / name)
-            readable.append(name)
+            contest.read_image(images / names[row])
         except ValueError:
-            lost.append(name)
-    return readable, lost
+            lost.append(row)
+    return sorted(row for part in distributed.gather(lost) for row in part)

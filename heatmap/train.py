@@ -101,7 +101,7 @@ def _epochs(run: Run, folder: Path, record: Record | None) -> dict[str, Any]:
         scores: dict[str, Any] = {}
         if validates:
             validation_begin = time.monotonic()
-            scores = evaluate.summary(_validated(run, watch))
+            scores = _validated(run, watch)
             progress.validation_seconds = time.monotonic() - validation_begin
             progress.mean_shape_mse = scores["mean_shape_mse"]
             progress.scores.append(scores["mse"])
@@ -317,12 +317,13 @@ def _settle(run: Run) -> None:
         )
 
 
-def _validated(run: Run, watch: Stopwatch) -> evaluate.Errors:
-    return evaluate.measure(
+def _validated(run: Run, watch: Stopwatch) -> dict[str, Any]:
+    errors = evaluate.measure(
         [View(run.scored, run.validation, run.experiment.train.precision)], run.validation_rows,
         run.mean_shape, batch=run.experiment.train.batch, workers=run.experiment.data.workers,
         device=run.device, watch=watch,
     )  # fmt: skip
+    return distributed.from_first(evaluate.summary(errors) if errors else {})
 
 
 def _validation_sheet(run: Run) -> np.ndarray:

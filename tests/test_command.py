@@ -1,13 +1,16 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from heatmap import checkpoint
+from heatmap import checkpoint, distributed
+from heatmap.command import failing_politely
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENT = '''
@@ -259,3 +262,38 @@ def test_the_repository_s_experiments_answer_from_any_folder(tmp_path: Path, nam
     done = train(ROOT / "experiments" / f"{name}.py", "--help", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "--data.root" in done.stdout
+
+
+# --------------------------------------------------------------------- of several processes one
+
+
+def test_the_first_process_that_fails_speaks_for_all(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing(rank: int, error: Exception) -> int:
+        def fail() -> None:
+            raise error
+
+        monkeypatch.setenv("RANK", str(rank))
+        return failing_politely(fail)
+
+    store = torch.distributed.TCPStore("localhost", 0, is_master=True)  # torchrun has one, too
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    monkeypatch.setenv("MASTER_PORT", str(store.port))
+    assert failing(3, ValueError("face.jpg is torn")) == 1
+    assert failing(1, OSError("face.jpg is torn")) == 1
+    assert failing(0, RuntimeError("Connection closed by peer")) == 1
+    error = capsys.readouterr().err
+    assert error == f"error in process 3 on {socket.gethostname()}: face.jpg is torn\n"
+
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")  # torchrun --max-restarts
+    with pytest.raises(RuntimeError, match="a bug"):
+        failing(0, RuntimeError("a bug"))
+
+
+def test_a_host_with_too_few_gpus_says_how_many_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for name, value in (("RANK", 6), ("LOCAL_RANK", 2), ("LOCAL_WORLD_SIZE", 4)):
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(ValueError, match=r"2 GPUs for 4 processes.*--nproc-per-node 2"):
+        distributed.start(torch.device("cuda"))

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 import torch
 
 from heatmap import checkpoint
-from heatmap.contest import Folder, write_landmarks
+from heatmap.contest import Folder, write_asked_points, write_landmarks
 from heatmap.record import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,15 +34,17 @@ EXPERIMENT = Experiment(
 )
 """
 NUM_VALIDATION = 17
+NUM_TEST = 7  # two batches: of three processes one has nothing to do
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A contest with 17 pictures to train on and 17 to validate, 7 landmarks each."""
+    """A contest with 17 pictures to train on, 17 to validate and 7 to answer, 7 landmarks each."""
     folder = Folder(root=tmp_path_factory.mktemp("contest"))
     folder.train_images.mkdir(parents=True)
+    folder.test_images.mkdir(parents=True)
     generator = np.random.default_rng(1)
     names = [f"{index:02}.png" for index in range(2 * NUM_VALIDATION)]
     points = generator.uniform(5, 50, (len(names), 7, 2))
@@ -52,6 +55,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             cv2.circle(image, (int(x), int(y)), 3, (200, 255, 90), -1)
         assert cv2.imwrite(str(folder.train_images / name), image)
     write_landmarks(folder.train_table, names, points)
+    for name in names[:NUM_TEST]:
+        shutil.copy(folder.train_images / name, folder.test_images / name)
+    indices = np.array([generator.permutation(7)[:3] for _ in range(NUM_TEST)])
+    write_asked_points(folder.test_points, names[:NUM_TEST], indices)
     return folder.root
 
 
@@ -64,10 +71,13 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def torchrun(num: int, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Runs a Python program in several processes."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc-per-node={num}", *map(str, arguments)]
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num}"]
+    return python(*launcher, *arguments)
+
+
+def python(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command,
+        [sys.executable, *map(str, arguments)],
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -79,63 +89,6 @@ def torchrun(num: int, *arguments: object) -> subprocess.CompletedProcess[str]:
 def train(num: int, *arguments: object) -> None:
     done = torchrun(num, ROOT / "tools" / "train.py", *arguments)
     assert done.returncode == 0, done.stderr[-3000:]
-
-
-# ------------------------------------------------------------------------------- evaluation
-
-EVALUATION = """
-import sys
-from pathlib import Path
-import numpy as np, torch
-from heatmap import distributed, evaluate, networks
-from heatmap.config import Crop, UNet
-from heatmap.contest import Folder, image_paths, read_landmarks
-from heatmap.predict import View
-from heatmap.samples import Samples
-
-folder, out, device = Folder(root=Path(sys.argv[1])), sys.argv[2], torch.device("cpu")
-distributed.start(device)
-table = read_landmarks(folder.train_table)
-paths = image_paths(folder.train_images, table.names, folder.train_table)
-torch.manual_seed(0)
-crop = Crop(height=32, width=48)
-model = UNet(encoder="tu-test_resnet", weights="none", width=6)
-view = View(networks.build(model, crop, 7), Samples(paths, table.points_image, crop))
-errors = evaluate.measure(
-    [view], np.arange(17, 34), torch.ones(7, 2), batch=4, workers=0, device=device
-)
-mse = evaluate.summary(errors)["mse"]
-np.savez(f"{out}-{distributed.rank()}.npz", score=mse, **vars(errors))
-distributed.stop()
-"""
-
-
-@pytest.fixture(scope="module")
-def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, np.ndarray]:
-    """What one process finds that torchrun did not start."""
-    folder = tmp_path_factory.mktemp("alone")
-    (folder / "program.py").write_text(EVALUATION)
-    subprocess.run(
-        [sys.executable, folder / "program.py", data, folder / "errors"],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        check=True,
-    )
-    return dict(np.load(folder / "errors-0.npz"))
-
-
-@pytest.mark.parametrize("num", [1, 2, 3])
-def test_evaluation_equals_that_of_one_process(
-    data: Path, tmp_path: Path, alone: dict[str, np.ndarray], num: int
-) -> None:
-    (tmp_path / "program.py").write_text(EVALUATION)
-    done = torchrun(num, tmp_path / "program.py", data, tmp_path / "errors")
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert len(list(tmp_path.glob("errors-*.npz"))) == num
-    for rank in range(num):
-        with np.load(tmp_path / f"errors-{rank}.npz") as found:
-            assert found["rows"].tolist() == list(range(NUM_VALIDATION, 2 * NUM_VALIDATION))
-            for name in ("score", "mse", "nme", "distance", "peak", "mean_shape_mse"):
-                np.testing.assert_allclose(found[name], alone[name], rtol=1e-9, err_msg=name)
 
 
 # --------------------------------------------------------------------------------- training
@@ -261,3 +214,141 @@ def test_a_run_is_not_overwritten_by_any_process(pair: Path, data: Path, experim
     assert done.returncode == 1
     assert "already holds a run" in done.stderr
     assert (pair / "last.pt").read_bytes() == before
+
+
+def test_two_hosts_train_what_one_does(
+    pair: Path, data: Path, experiment: Path, tmp_path: Path
+) -> None:
+    """Two torchruns of a process each, which know nothing of each other but an address."""
+    (tmp_path / "program.py").write_text(TRAINING)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
+    command += ["--rdzv-backend=c10d", f"--rdzv-endpoint=localhost:{port}", "--rdzv-id=two-hosts"]
+    command += [
+        str(tmp_path / "program.py"),
+        str(experiment),
+        str(data),
+        str(tmp_path / "run"),
+        "0",
+    ]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    hosts = [
+        subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    for host in hosts:
+        _, errors = host.communicate(timeout=200)
+        assert host.returncode == 0, errors[-3000:]
+    for rank in (0, 1):
+        assert_equal(parameters(tmp_path / f"run-{rank}.pt"), parameters(Path(f"{pair}-{rank}.pt")))
+    assert len(list(tmp_path.glob("run*/summary.json"))) == 1
+
+
+# ------------------------------------------------------------------- submission and evaluation
+
+SUBMIT, EVALUATE = ROOT / "tools" / "submit.py", ROOT / "tools" / "evaluate.py"
+SCORES = ("evaluation.json", "per_image.csv", "errors.npz", "scores.json")
+
+
+@pytest.fixture(scope="module")
+def torn(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The contest with two test pictures that cannot be read, both in the second batch."""
+    root = tmp_path_factory.mktemp("torn") / "contest"
+    shutil.copytree(data, root)
+    for name in ("04.png", "06.png"):
+        path = Folder(root=root).test_images / name
+        path.write_bytes(path.read_bytes()[:200])
+    return root
+
+
+# runs several commands one after the other, which is quicker than starting Python for each
+COMMANDS = """
+import json, runpy, sys
+from heatmap import distributed
+
+stop, distributed.stop = distributed.stop, lambda: None
+for command in json.loads(sys.argv[1]):
+    sys.argv = command
+    try:
+        runpy.run_path(command[0], run_name="__main__")
+    except SystemExit as ended:
+        assert not ended.code, command
+stop()
+"""
+
+
+def answered_and_scored(pair: Path, data: Path, torn: Path, folder: Path) -> list[str]:
+    """The program, and the commands that answer and score with a copy of the run."""
+    (folder / "program.py").write_text(COMMANDS)
+    run = shutil.copytree(pair, folder / "run")
+    submit = [SUBMIT, run, "--rounding", "none"]
+    commands = [
+        [*submit, "--data", data, "--out", folder / "whole.csv"],
+        [*submit, "--data", torn, "--out", folder / "torn.csv", "--missing", "mean-shape"],
+        [EVALUATE, run, "--json", run / "scores.json"],
+    ]
+    return [str(folder / "program.py"), json.dumps([list(map(str, c)) for c in commands])]
+
+
+@pytest.fixture(scope="module")
+def alone(pair: Path, data: Path, torn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of what one process writes that torchrun did not start."""
+    folder = tmp_path_factory.mktemp("alone")
+    done = python(*answered_and_scored(pair, data, torn, folder))
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.mark.parametrize("num", [2, 3])
+def test_several_processes_write_what_one_does(
+    pair: Path, data: Path, torn: Path, tmp_path: Path, alone: Path, num: int
+) -> None:
+    done = torchrun(num, *answered_and_scored(pair, data, torn, tmp_path))
+    assert done.returncode == 0, done.stderr[-3000:]
+    written = f"{tmp_path / 'whole.csv'}: {NUM_TEST} pictures, read back and checked"
+    for told_once in (written, "04.png, 06.png", "contest MSE"):
+        assert done.stdout.count(told_once) == 1
+    names = ["whole.csv", "torn.csv", *(f"run/{name}" for name in SCORES)]
+    for name in names:
+        assert (tmp_path / name).read_bytes() == (alone / name).read_bytes(), name
+    assert (alone / "whole.csv").read_bytes() != (alone / "torn.csv").read_bytes()
+
+
+def test_a_picture_that_one_process_cannot_read_ends_all_with_one_message(
+    pair: Path, torn: Path, tmp_path: Path
+) -> None:
+    done = torchrun(2, SUBMIT, pair, "--data", torn, "--out", tmp_path / "out.csv")
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.count("cannot be decoded") == done.stderr.count("error in process 1 on") == 1
+    assert "04.png" in done.stderr and "Gloo" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_hosts_with_other_files_are_told_so(pair: Path, data: Path, tmp_path: Path) -> None:
+    """Each process has a folder of its own, as hosts without a shared disk."""
+    for rank, name in enumerate(("00.png", "01.png")):
+        other = Folder(root=tmp_path / str(rank) / "data")
+        shutil.copytree(data, other.root)
+        write_asked_points(other.test_points, [name], np.array([[3, 5]]))
+    program = f"import os, runpy; os.chdir({str(tmp_path)!r} + '/' + os.environ['RANK'])\n"
+    program += f"runpy.run_path({str(SUBMIT)!r}, run_name='__main__')\n"
+    (tmp_path / "program.py").write_text(program)
+    done = torchrun(2, tmp_path / "program.py", pair, "--data", "data")
+    assert done.returncode == 1 and done.stderr.count("error in process") == 1
+    assert "test_points.csv: process 1 on" in done.stderr
+    assert not list(tmp_path.glob("*/submission.csv"))
+
+
+def test_a_process_that_dies_ends_the_others(pair: Path, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(
+        "import os, runpy, signal\n"
+        "from heatmap import predict\n"
+        "if os.environ['RANK'] == '1':\n"
+        "    predict._seen = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"runpy.run_path({str(SUBMIT)!r}, run_name='__main__')\n"
+    )
+    done = torchrun(2, tmp_path / "program.py", pair, "--data", data, "--out", tmp_path / "out.csv")
+    assert done.returncode == 1 and "SIGKILL" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["program.py"]

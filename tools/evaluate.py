@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from heatmap.command import TestTimeAugmentation, WrongUsage, failing_politely
+from heatmap.command import TestTimeAugmentation, WrongUsage, failing_politely, is_first
 
 
 def evaluate(
@@ -28,6 +28,9 @@ def evaluate(
 
     Several runs are scored as the one answer that submit.py would write of them, on the pictures
     that validate in all of them.
+
+    On several GPUs or hosts: torchrun --nproc-per-node GPUS tools/evaluate.py RUN ...; the pictures
+    are dealt out, and the files are the same.
 
     Args:
         what: a run folder, a checkpoint, or a submission file (with --solution).
@@ -56,20 +59,24 @@ def evaluate(
             raise WrongUsage("a submission is scored alone, without --tta, --weighted or --boxes")
         score = contest.score_submission(what, solution)
         scores = {"pictures": len(score.names), "mse": score.mse}
-        print(f"pictures     {len(score.names)}\ncontest MSE  {score.mse:.5f} px²")
+        told = f"pictures     {len(score.names)}\ncontest MSE  {score.mse:.5f} px²"
     else:
+        from heatmap import distributed
         from heatmap.ensemble import Ensemble
         from heatmap.evaluate import evaluate_run, table
         from heatmap.run import chosen_device
 
         ensemble = Ensemble.load([what, *others], tta=tta, weighted=weighted, boxes=boxes)
-        scores, folder = evaluate_run(ensemble, data, chosen_device(device), decoder)
-        print(f"{table(scores)}\nper picture: {folder / 'per_image.csv'}")
-    if json_file is not None:
-        from heatmap.files import write_json
+        where = distributed.start(chosen_device(device))
+        scores, folder = evaluate_run(ensemble, data, where, decoder)
+        told = f"{table(scores)}\nper picture: {folder / 'per_image.csv'}"
+    if is_first():
+        print(told)
+        if json_file is not None:
+            from heatmap.files import write_json
 
-        write_json(json_file, scores)
+            write_json(json_file, scores)
 
 
 if __name__ == "__main__":
-    sys.exit(failing_politely(lambda: tyro.cli(evaluate)))
+    sys.exit(failing_politely(lambda: tyro.cli(evaluate, console_outputs=is_first())))

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from heatmap.command import TestTimeAugmentation, failing_politely
+from heatmap.command import TestTimeAugmentation, failing_politely, is_first
 
 
 def submit(
@@ -32,6 +32,9 @@ def submit(
     Data that was converted from Kaggle's facial keypoints (it holds test/IdLookupTable.csv) is
     answered in that contest's form: RowId, Location, within the picture.
 
+    On several GPUs or hosts: torchrun --nproc-per-node GPUS tools/submit.py RUN ...; the pictures
+    are dealt out, and the file is the same.
+
     Args:
         run: a run folder or a checkpoint.
         others: more of them, with the same landmarks; crops and networks may differ.
@@ -48,16 +51,17 @@ def submit(
         missing: what a test picture that cannot be read does: stop, or get the mean shape.
         device: where the networks run.
     """
+    from heatmap import distributed
     from heatmap.ensemble import Ensemble
     from heatmap.run import chosen_device
     from heatmap.submit import submit as write
 
     ensemble = Ensemble.load([run, *others], tta=tta, weighted=weighted, boxes=boxes)
     root = data or ensemble.runs[0].experiment.data.root
-    rows = write(
-        ensemble, root, out, rounding=rounding, missing=missing, device=chosen_device(device)
-    )
-    print(f"{out}: {rows} pictures, read back and checked")
+    where = distributed.start(chosen_device(device))
+    rows = write(ensemble, root, out, rounding=rounding, missing=missing, device=where)
+    if is_first():
+        print(f"{out}: {rows} pictures, read back and checked")
 
 
 def average(
@@ -94,7 +98,9 @@ def main(arguments: list[str]) -> int:
         rest = [argument for argument in arguments if argument != "--average"]
         program = "submit.py --average"
         return failing_politely(lambda: tyro.cli(average, prog=program, args=rest))
-    return failing_politely(lambda: tyro.cli(submit, prog="submit.py", args=arguments))
+    return failing_politely(
+        lambda: tyro.cli(submit, prog="submit.py", args=arguments, console_outputs=is_first())
+    )
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def write_submission(
     path: Path,
     asked: AskedPoints,
     names: Sequence[str],
-    points_image: np.ndarray,
+    answers: np.ndarray,
     *,
     rounding: Rounding = "round",
 ) -> None:
@@ -56,23 +56,23 @@ def write_submission(
 
     Args:
         names: N file names of the predictions, in any order.
-        points_image: (N, P, 2), all landmarks of these pictures in image pixels.
+        answers: (N, K, 2) in image pixels, the landmarks asked for of each of these pictures.
         rounding: "round" to the nearest integer (a half to the even one), "truncate" toward zero
             as the organisers did, "none" for 4 decimals.
 
     Raises:
-        ValueError: names are missing, additional or duplicate, an index asked for is not among
-            the landmarks, or a point asked for is not finite.
+        ValueError: names are missing, additional or duplicate, there are more or fewer landmarks
+            than asked for, or one is not finite.
     """
-    if len(names) != len(points_image):
-        raise ValueError(f"{len(names)} file names for {len(points_image)} predictions")
-    if asked.indices.max() >= points_image.shape[1]:
+    if len(names) != len(answers):
+        raise ValueError(f"{len(names)} file names for {len(answers)} predictions")
+    if answers.shape[1:] != (asked.indices.shape[1], 2):
         raise ValueError(
-            f"{asked.path} asks for landmark {asked.indices.max()}, but the predictions hold "
-            f"{points_image.shape[1]} landmarks, 0 to {points_image.shape[1] - 1}"
+            f"{asked.path} asks for {asked.indices.shape[1]} landmarks of each picture, but the "
+            f"predictions hold {answers.shape[1]}"
         )
     rows = _rows_in_order_of(asked.names, names, f"the predictions for {asked.path}")
-    answers = points_image[rows[:, None], asked.indices].astype(np.float64)
+    answers = answers[rows].astype(np.float64)
     for name, answer in zip(asked.names, answers, strict=True):
         if not np.isfinite(answer).all():
             raise ValueError(f"{path}: not written, the prediction for {name!r} is not finite")
