@@ -57,6 +57,9 @@ class Data:
     weights: Path | None = None
     """Table (comma or TAB; file_name, weight) of how much every training picture counts in the
     loss; tools/data.py pose makes one in which turned heads count more."""
+    cache: Path | None = None
+    """Folder for what is read from the data once and kept for later starts; None is heatmap in the
+    user's cache, $XDG_CACHE_HOME or ~/.cache."""
     workers: int = 2
     """Processes that read pictures; 0 reads them in the training process."""
 

@@ -18,10 +18,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from heatmap import config, frame
-from heatmap.contest import read_boxes, read_image
+from heatmap.contest import Points, read_boxes, read_image
 from heatmap.frame import Frame
 
 T = TypeVar("T")
+
+Labels = np.ndarray | Points  # (N, P, 2), float32 by row
 
 
 class Sample(NamedTuple):
@@ -55,7 +57,7 @@ class Samples(Dataset[Sample]):
     """
 
     paths: Sequence[Path]
-    points_image: np.ndarray
+    points_image: Labels
     crop: config.Crop
     boxes_image: np.ndarray | None = None
     zoom: float = 1.0
@@ -64,7 +66,10 @@ class Samples(Dataset[Sample]):
 
     @classmethod
     def of(
-        cls, experiment: config.Experiment, paths: Sequence[Path], points_image: np.ndarray
+        cls,
+        experiment: config.Experiment,
+        paths: Sequence[Path],
+        points_image: Labels,
     ) -> "Samples":
         """The pictures as the experiment crops them for validation and test.
 

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import overload
 
 import cv2
 import numpy as np
@@ -39,7 +40,7 @@ def read_image(path: Path) -> np.ndarray:
     return image
 
 
-def image_paths(images: Path, names: Sequence[str], table: Path) -> list[Path]:
+def image_paths(images: Path, names: Sequence[str], table: Path) -> Sequence[Path]:
     """The path of every named picture, each of which exists inside the folder.
 
     Args:
@@ -74,7 +75,26 @@ def image_paths(images: Path, names: Sequence[str], table: Path) -> list[Path]:
         raise ValueError(
             f"{table}, row {row}, column file_name: there is no picture {name!r} in {images}{more}"
         )
-    return [images / name for name in names]
+    return _Paths(images, names)
+
+
+class _Paths(Sequence[Path]):
+    """The names in a folder, each of which becomes a path when it is asked for."""
+
+    def __init__(self, folder: Path, names: Sequence[str]) -> None:
+        self._folder, self._names = folder, names
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    @overload
+    def __getitem__(self, row: int) -> Path: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[Path]: ...
+    def __getitem__(self, row: int | slice) -> Path | list[Path]:
+        if isinstance(row, slice):
+            return [self._folder / name for name in self._names[row]]
+        return self._folder / self._names[row]
 
 
 def _plain_files(root: Path, folder: str) -> set[str]:
