@@ -340,15 +340,16 @@ def _blocks_of_text(
     row, blank_row = 2, None
     while text := file.read(_BLOCK) + file.readline():
         see(text)
-        num_rows = text.count(b"\n") + (not text.endswith(b"\n"))
         if rows := text.rstrip(b" \r\n"):
             if blank_row is not None:
                 raise _blank(path, blank_row)
             yield row, rows
-        num_filled = rows.count(b"\n") + 1 if rows else 0
-        if blank_row is None and num_filled < num_rows:
-            blank_row = row + num_filled
-        row += num_rows
+            row += rows.count(b"\n") + 1
+        ends = text.count(b"\n", len(rows)) + (not text.endswith(b"\n"))
+        num_blank = ends - 1 if rows else ends
+        if blank_row is None and num_blank:
+            blank_row = row
+        row += num_blank
 
 
 def _ahead(
