@@ -53,7 +53,7 @@ def turns(points_image: np.ndarray | Points) -> np.ndarray:
 
 
 def _blocks(rows: np.ndarray) -> list[np.ndarray]:
-    return np.array_split(rows, math.ceil(len(rows) / MOST_FITTED))
+    return np.array_split(rows, max(1, math.ceil(len(rows) / MOST_FITTED)))
 
 
 def _unit_shapes(points: np.ndarray) -> np.ndarray:

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
-from tqdm import tqdm
 
 UNLABELLED = np.iinfo(np.int16).min  # stands for NaN among int16
 _LARGEST = np.iinfo(np.int16).max
-_AT_ONCE = 512  # rows of a pass over all
+_AT_ONCE = 512  # rows
 
 
 class Names(Sequence[str]):
@@ -93,6 +92,11 @@ class Points:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return self[:].astype(dtype or self.dtype, copy=False)
 
+    def in_blocks(self) -> Iterator[np.ndarray]:
+        """All points in their order, some hundred rows at a time."""
+        for begin in range(0, len(self), _AT_ONCE):
+            yield self[begin : begin + _AT_ONCE]
+
 
 @dataclass(frozen=True)
 class LandmarkTable:
@@ -117,12 +121,15 @@ class LandmarkTable:
         return self.digest
 
 
-def digest_of(names: Names, points: Points, progress: bool = False) -> str:
-    """SHA-256 of the names, with newlines between them, and of the points as float32."""
+def digest_of(names: Names, blocks: Iterable[np.ndarray]) -> str:
+    """SHA-256 of the names, with newlines between them, and of the points.
+
+    Args:
+        blocks: of the points in their order, float32 with NaN.
+    """
     digest = hashlib.sha256(names.text[:-1].data)
-    begins = range(0, len(points), _AT_ONCE)
-    for begin in tqdm(begins, "Hashing the landmarks", delay=1, disable=not progress):
-        digest.update(points[begin : begin + _AT_ONCE].data)
+    for points in blocks:
+        digest.update(points.data)
     return digest.hexdigest()
 
 

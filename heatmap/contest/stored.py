@@ -37,6 +37,7 @@ from heatmap.files import flush_to_disk, folder_when_complete, read_json, write_
 logger = logging.getLogger("heatmap")
 
 _FORMAT = 1  # of the folder; another one's is read anew
+_AT_ONCE = 1 << 20  # numbers of the points
 _WORTH_KEEPING = 16 << 20  # bytes of text; less is read before anyone waits for it
 
 
@@ -85,7 +86,7 @@ def _in_memory(path: Path, progress: bool) -> LandmarkTable:
     are_whole = all(block.dtype == np.int16 for block in blocks)
     points = Points(joined(blocks, np.int16 if are_whole else np.float32))
     kept_names = Names.of(names)
-    return LandmarkTable(path, kept_names, points, digest_of(kept_names, points))
+    return LandmarkTable(path, kept_names, points, digest_of(kept_names, points.in_blocks()))
 
 
 def _kept(path: Path, cache: Path, progress: bool) -> LandmarkTable:
@@ -185,16 +186,14 @@ def _keep(folder: Path, path: Path, progress: bool) -> dict[str, Any]:
         names.text.tofile(names_file)
         if _stamp(path) != stamp:
             raise ValueError(f"{path} was changed while it was read; start again")
-        shape = len(names), num_landmarks, 2
-        points = Points(np.memmap(points_file, dtype, "r", shape=shape))
         note = {
             "format": _FORMAT,
             "source": str(path.resolve()),
             "stamp": stamp,
             "sha256": digest.hexdigest(),
-            "shape": shape,
+            "shape": (len(names), num_landmarks, 2),
             "dtype": np.dtype(dtype).name,
-            "fingerprint": digest_of(names, points, progress),
+            "fingerprint": digest_of(names, _blocks_in(points_file, dtype, progress)),
             "sizes": {kept.name: kept.stat().st_size for kept in (points_file, names_file)},
         }
         for kept in (points_file, names_file):
@@ -221,12 +220,21 @@ def _write_points(
     return Names.of(names), np.int16 if are_whole else np.float32, num_landmarks
 
 
+def _blocks_in(file: Path, dtype: type[np.generic], progress: bool) -> Iterator[np.ndarray]:
+    """The numbers in a file of points, as float32; mapped, they would count as memory in use."""
+    count = file.stat().st_size // np.dtype(dtype).itemsize
+    begins = range(0, count, _AT_ONCE)
+    with file.open("rb") as opened:
+        for _ in tqdm(begins, "Hashing the landmarks", delay=1, disable=not progress):
+            yield as_numbers(np.fromfile(opened, dtype, _AT_ONCE), np.float32)
+
+
 def _widen(file: BinaryIO) -> None:
     """Makes the int16 that were written float32, from the last to the first, in their own place."""
-    count, at_once = file.tell() // 2, 1 << 20
-    for begin in reversed(range(0, count, at_once)):
+    count = file.tell() // 2
+    for begin in reversed(range(0, count, _AT_ONCE)):
         file.seek(2 * begin)
-        stored = np.frombuffer(file.read(2 * min(at_once, count - begin)), np.int16)
+        stored = np.frombuffer(file.read(2 * min(_AT_ONCE, count - begin)), np.int16)
         file.seek(4 * begin)
         file.write(as_numbers(stored, np.float32).data)
     file.seek(4 * count)

@@ -75,7 +75,7 @@ def test_the_fingerprint_is_of_names_and_float32(num_rows: int) -> None:
     digest.update(numbers.tobytes())
     names = Names.of(given)
     for points in (Points(stored), Points(numbers)):
-        table = LandmarkTable(Path("a.csv"), names, points, digest_of(names, points))
+        table = LandmarkTable(Path("a.csv"), names, points, digest_of(names, points.in_blocks()))
         assert table.fingerprint() == digest.hexdigest()
         assert table.num_landmarks == 3
-    assert digest_of(Names.of([*given[:-1], "other"]), points) != table.digest
+    assert digest_of(Names.of([*given[:-1], "other"]), points.in_blocks()) != table.digest

@@ -32,6 +32,7 @@ POINTS[4, 1] = np.nan
 def all_tables_are_worth_keeping(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_WORTH_KEEPING", 0)
     monkeypatch.setattr(text_module, "_BLOCK", 100)  # some rows each
+    monkeypatch.setattr(module, "_AT_ONCE", 25)
 
 
 @pytest.fixture
