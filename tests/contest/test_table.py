@@ -35,6 +35,12 @@ def save(folder: Path, text: str | bytes) -> Path:
     return path
 
 
+@pytest.fixture(params=[1, 15, 1 << 20])
+def any_blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables are read row by row, in blocks that may end with a blank row, and whole."""
+    monkeypatch.setattr(module, "_BLOCK", request.param)
+
+
 def refuses(path: Path, *essentials: str) -> None:
     """Asserts that reading fails with the file and all the essentials in the message."""
     with pytest.raises(ValueError, match=re.escape(str(path))) as error:
@@ -60,6 +66,7 @@ def refuses(path: Path, *essentials: str) -> None:
         pytest.param(TABLE + "  ", id="spaces at the end"),
     ],
 )
+@pytest.mark.usefixtures("any_blocks")
 def test_every_form_of_the_table_gives_the_same(tmp_path: Path, text: str) -> None:
     table = read_landmarks(save(tmp_path, text))
     assert table.path == tmp_path / "landmarks.csv"
@@ -164,6 +171,7 @@ def test_names_that_could_not_be_read_are_not_written(tmp_path: Path, name: str)
         ("b.jpg", "C:b.jpg", ["row 3, column file_name", "absolute"]),
     ],
 )
+@pytest.mark.usefixtures("any_blocks")
 def test_a_malformed_table_is_refused_with_its_place(
     tmp_path: Path, old: str, new: str, essentials: list[str]
 ) -> None:
