@@ -61,12 +61,12 @@ def submit(
             raise ValueError(f"{folder.test_images}: none of the test pictures can be read")
     paths = contest.image_paths(folder.test_images, names, asked.path)
 
-    nothing = np.broadcast_to(np.float32(np.nan), (len(paths), num_landmarks, 2)).copy()
+    unknown = np.broadcast_to(np.float32(np.nan), (len(paths), num_landmarks, 2))
     points_image = np.empty((len(paths), num_landmarks, 2), np.float32)
     mean_shape = np.zeros((num_landmarks, 2))
     with tqdm(total=len(paths), desc="predict", unit="img", leave=False, disable=None) as bar:
         for found in predict(
-            ensemble.views(paths, nothing, device), np.arange(len(paths)),
+            ensemble.views(paths, contest.Points(unknown), device), np.arange(len(paths)),
             batch=first.experiment.train.batch, workers=first.experiment.data.workers,
             device=device, weighted=ensemble.weighted,
         ):  # fmt: skip

@@ -69,8 +69,8 @@ def parse_rows(
         else:
             numbers, nothing = last.astype(dtype), np.nan
     else:
-        decimals = _decimals(is_dot, is_digit, values, last, marks, dtype)
-        if decimals is None or decimals.max() > farthest:
+        decimals = _decimals(is_dot, is_digit, values, last, marks, dtype, farthest)
+        if decimals is None:
             return None
         numbers, nothing = decimals, np.nan
     np.negative(numbers, out=numbers, where=negative)
@@ -106,6 +106,7 @@ def _decimals(
     last: np.ndarray,
     marks: np.ndarray,
     dtype: type[np.floating],
+    farthest: float,
 ) -> np.ndarray | None:
     """The numbers of the cells between the marks without their signs, some of which have a dot."""
     is_token = is_dot.copy()
@@ -123,6 +124,8 @@ def _decimals(
     digits = before * _POWERS[places] + last
     # One division of exact numbers is rounded once, as it should be.
     numbers = digits / _POWERS[places].astype(np.float64)
+    if numbers.max() > farthest:
+        return None
     if digits.max() < 2**53:
         return numbers.astype(dtype)
     # More digits than a float64 holds: near enough, unless it lies between two of the asked type.
