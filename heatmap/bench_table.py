@@ -108,7 +108,7 @@ def epoch(path: Path, cache: Path, images: Path, workers: int) -> tuple[float, f
 
     table = read_landmarks(path, cache)
     order = np.random.default_rng(0).permutation(len(table.names))
-    batches = np.array_split(order, -(-len(order) // 64))
+    batches = np.array_split(order, -(-len(order) // 1024))
     rows: Any = _Rows(table, image_paths(images, table.names, path))
     first, growth, begin = dict[int, float](), 0.0, time.perf_counter()
     loader = DataLoader(rows, batch_size=None, sampler=batches, num_workers=workers)
