@@ -31,7 +31,19 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from torchvision.transforms.v2 import functional as transforms
 from tqdm import tqdm
 
-from heatmap import codec, config, faces, losses, maps, networks, run, samples, synthetic, train
+from heatmap import (
+    bench_table,
+    codec,
+    config,
+    faces,
+    losses,
+    maps,
+    networks,
+    run,
+    samples,
+    synthetic,
+    train,
+)
 from heatmap.contest import read_image
 from heatmap.maps import Maps
 from heatmap.predict import autocast
@@ -51,7 +63,7 @@ OURS, PEER, LIMIT = "ours", "peer", "limit"
 class Settings:
     """What is raced: B pictures, P landmarks, size x size heatmaps, and for how long.
 
-    seconds: of measuring for every contender, about.
+    seconds: of measuring for every contender, about; rows: of the training table.
     """
 
     device: torch.device
@@ -60,6 +72,7 @@ class Settings:
     size: int
     seconds: float
     encoder: str
+    rows: int = 20_000
 
 
 @contextmanager
@@ -116,6 +129,13 @@ def measure(title: str, contenders: list[Contender], settings: Settings) -> list
             rounds += 1
             bar.update()
     median = {name: statistics.median(values) for name, values in times.items()}
+    return _compared(title, contenders, median, peaks)
+
+
+def _compared(
+    title: str, contenders: list[Contender], median: dict[str, float], peaks: dict[str, float]
+) -> list[Result]:
+    """The results of the contenders, by name: median seconds, and peaks in MiB."""
 
     def best(kind: str) -> float | None:
         return min((median[c.name] for c in contenders if c.kind == kind), default=None)
@@ -686,7 +706,80 @@ def step_profile(settings: Settings, rows: int = 15) -> str:
     return profiled.key_averages().table(sort_by=by, row_limit=rows, max_name_column_width=50)
 
 
-RACES = {"decode": decode, "loss": loss, "step": step, "predict": predict, "data": data}
+# the training table
+
+
+def landmark_table(settings: Settings) -> Iterator[list[Result]]:
+    """A part of a table by the organisers' loop and ours, then the whole of it by ours.
+
+    Memory is what a process takes above its imports, files that are mapped among it.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        part, whole, images = folder / "part.csv", folder / "whole.csv", folder / "images"
+        num_part = min(settings.rows, 20_000)
+        bench_table.write_table(part, num_part, settings.landmarks)
+        yield _readers(part, num_part, settings)
+        part.unlink()
+        bench_table.write_table(whole, settings.rows, settings.landmarks)
+        bench_table.make_pictures(images, settings.rows)
+        yield _whole_table(whole, images, settings)
+
+
+def _readers(path: Path, num_rows: int, settings: Settings) -> list[Result]:
+    """The readers in turn, in random order, each time in a new process."""
+    cache = path.with_name("cache")
+    bench_table.alone(bench_table.start, path, cache)
+
+    def first_read() -> bench_table.Measured:
+        with tempfile.TemporaryDirectory(dir=path.parent) as empty:
+            return bench_table.alone(bench_table.start, path, Path(empty))
+
+    alone = bench_table.alone
+    contenders = [
+        Contender("first read", OURS, first_read),
+        Contender("later start", OURS, lambda: alone(bench_table.start, path, cache)),
+        Contender("organisers' loop", PEER, lambda: alone(bench_table.organisers_loop, path)),
+        Contender("reading the bytes", LIMIT, lambda: alone(bench_table.read_bytes, path)),
+    ]
+    contenders = [replace(contender, pictures=num_rows) for contender in contenders]
+    order, found = random.Random(0), {c.name: list[bench_table.Measured]() for c in contenders}
+    for _ in range(3):
+        for contender in order.sample(contenders, len(contenders)):
+            found[contender.name].append(contender.action())
+    median = {n: statistics.median(m.seconds for m in several) for n, several in found.items()}
+    peaks = {n: max(m.peak_mib for m in several) for n, several in found.items()}
+    return _compared(f"table {num_rows:,}×{settings.landmarks}", contenders, median, peaks)
+
+
+def _whole_table(path: Path, images: Path, settings: Settings, workers: int = 2) -> list[Result]:
+    alone, cache = bench_table.alone, path.with_name("cache")
+    first, later = (alone(bench_table.start, path, cache) for _ in range(2))
+    looked = alone(bench_table.look_for_pictures, path, cache, images)
+    epoch_seconds, growth = alone(bench_table.epoch, path, cache, images, workers).result
+    epoch_name = f"an epoch's rows by {workers} workers, growth of each"
+    rows = {
+        "first read": (first.seconds, first.peak_mib),
+        "later start": (later.seconds, later.peak_mib),
+        "looking for the pictures": (looked.result, looked.peak_mib),
+        epoch_name: (epoch_seconds, growth),
+    }
+    return _compared(
+        f"whole table {settings.rows:,}×{settings.landmarks}",
+        [Contender(name, OURS, lambda: None, pictures=settings.rows) for name in rows],
+        {name: seconds for name, (seconds, _) in rows.items()},
+        {name: mib for name, (_, mib) in rows.items()},
+    )
+
+
+RACES = {
+    "decode": decode,
+    "loss": loss,
+    "step": step,
+    "predict": predict,
+    "data": data,
+    "table": landmark_table,
+}
 
 
 def _size(settings: Settings) -> str:

@@ -61,6 +61,9 @@ class Data:
     """Folder to keep the crops in, so that from the second epoch on, and in the next run that cuts
     the same ones, no picture is decoded: 3 bytes a pixel, margin included, which is 49 KiB a
     picture for 128 x 128 without one."""
+    cache: Path | None = None
+    """Folder for what is read from the data once and kept for later starts; None is heatmap in the
+    user's cache, $XDG_CACHE_HOME or ~/.cache."""
     workers: int = 2
     """Processes that read pictures; 0 reads them in the training process."""
 

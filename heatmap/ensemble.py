@@ -6,14 +6,13 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from heatmap import topology
 from heatmap.checkpoint import Trained, load_trained
 from heatmap.networks import HeatmapNetwork
 from heatmap.predict import View
-from heatmap.samples import Samples
+from heatmap.samples import Labels, Samples
 
 ZOOMS = (1.0, 1 / 1.1, 1.1)  # of the test-time augmentation "scale"
 
@@ -112,7 +111,10 @@ class Ensemble:
         return found
 
     def views(
-        self, paths: Sequence[Path], points_image: np.ndarray, device: torch.device
+        self,
+        paths: Sequence[Path],
+        points_image: Labels,
+        device: torch.device,
     ) -> list[View]:
         """Every run's views of the pictures, of which the first is plain.
 

@@ -187,7 +187,7 @@ def _number(value: float | np.ndarray) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def write(folder: Path, errors: Errors, names: list[str], scores: dict[str, Any]) -> None:
+def write(folder: Path, errors: Errors, names: Sequence[str], scores: dict[str, Any]) -> None:
     """Writes evaluation.json, per_image.csv and errors.npz into the folder, each atomically."""
     write_json(folder / "evaluation.json", scores)
     with (
@@ -270,7 +270,9 @@ def evaluate_run(
     experiment = trained.experiment
     root = data or experiment.data.root
     folder = contest.find_folder(root)
-    labels = contest.read_landmarks(folder.train_table, progress=distributed.is_first())
+    labels = contest.read_landmarks(
+        folder.train_table, experiment.data.cache, progress=distributed.is_first()
+    )
     if labels.num_landmarks != ensemble.num_landmarks:
         raise ValueError(
             f"{labels.path} has {labels.num_landmarks} landmarks, the network of {trained.path} "
@@ -339,7 +341,7 @@ def nearest_picture_mse(path: Path) -> float:
     trained = load_trained(path)
     validation = _validation_rows(trained)
     folder = contest.find_folder(trained.experiment.data.root)
-    labels = contest.read_landmarks(folder.train_table)
+    labels = contest.read_landmarks(folder.train_table, trained.experiment.data.cache)
     paths = contest.image_paths(folder.train_images, labels.names, labels.path)
     samples = Samples.of(trained.experiment, paths, labels.points_image)
     batches = [[row] for row in range(len(paths))]
@@ -352,10 +354,9 @@ def nearest_picture_mse(path: Path) -> float:
     candidates = trained.checkpoint.training_rows
     pixels = torch.stack(thumbnails)
     nearest = candidates[torch.cdist(pixels[validation], pixels[candidates]).argmin(1)]
-    points_image = torch.from_numpy(labels.points_image)
-    predicted = [
-        frames[row].to_image(frames[other].to_crop(points_image[other])).numpy()
-        for row, other in zip(validation.tolist(), nearest.tolist(), strict=True)
-    ]
+    predicted = []
+    for row, other in zip(validation.tolist(), nearest.tolist(), strict=True):
+        points_crop = frames[other].to_crop(torch.from_numpy(labels.points_image[other]))
+        predicted.append(frames[row].to_image(points_crop).numpy())
     truth = labels.points_image[validation].astype(np.float64)
     return contest.contest_mse(contest.squared_errors(np.stack(predicted), truth))

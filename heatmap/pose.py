@@ -1,11 +1,15 @@
 """How far heads are turned, told from their landmarks alone."""
 
+import math
+
 import numpy as np
+
+from heatmap.contest import Points
 
 MOST_FITTED = 10_000
 
 
-def turns(points_image: np.ndarray) -> np.ndarray:
+def turns(points_image: np.ndarray | Points) -> np.ndarray:
     """(N,) float64: the turn of every head against the mean of all, about -0.5 to 0.5.
 
     Faces are moved, scaled to unit size (the root of the summed squared distances from the middle)
@@ -23,7 +27,10 @@ def turns(points_image: np.ndarray) -> np.ndarray:
     https://doi.org/10.1007/BF02291478.
     """
     found = np.full(len(points_image), np.nan)
-    whole = np.flatnonzero(np.isfinite(points_image).all((1, 2)))
+    is_whole = [
+        np.isfinite(points_image[some]).all((1, 2)) for some in _blocks(np.arange(len(found)))
+    ]
+    whole = np.flatnonzero(np.concatenate(is_whole))
     if len(whole) < 3:
         raise ValueError(
             f"{len(whole)} of {len(points_image)} faces have all their landmarks; their poses can "
@@ -39,10 +46,14 @@ def turns(points_image: np.ndarray) -> np.ndarray:
     strengths, changes = np.linalg.eigh(rest.T @ rest)
     if strengths[-1] <= 1e-12 * len(rest):
         raise ValueError("all faces have the same shape, so there are no poses to tell apart")
-    for some in np.array_split(whole, -(-len(whole) // MOST_FITTED)):
+    for some in _blocks(whole):
         shape = _rotated(_unit_shapes(points_image[some]), mean)
         found[some] = _real(shape - mean) @ changes[:, -1]
     return found
+
+
+def _blocks(rows: np.ndarray) -> list[np.ndarray]:
+    return np.array_split(rows, max(1, math.ceil(len(rows) / MOST_FITTED)))
 
 
 def _unit_shapes(points: np.ndarray) -> np.ndarray:

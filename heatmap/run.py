@@ -140,7 +140,9 @@ def read_pictures(experiment: Experiment, saved: checkpoint.Checkpoint | None = 
         ValueError: data or options that cannot be used, or data that changed since the checkpoint.
     """
     folder = contest.find_folder(experiment.data.root)
-    table = contest.read_landmarks(folder.train_table, progress=distributed.is_first())
+    table = contest.read_landmarks(
+        folder.train_table, experiment.data.cache, progress=distributed.is_first()
+    )
     paths = contest.image_paths(folder.train_images, table.names, table.path)
     table_hash = table.fingerprint()
     if saved is None:
@@ -167,7 +169,7 @@ def read_pictures(experiment: Experiment, saved: checkpoint.Checkpoint | None = 
     if not experiment.data.all_rows_train:
         needed["validation"] = validation_rows
     for part, rows in needed.items():
-        if not np.isfinite(table.points_image[rows]).any():
+        if not any(np.isfinite(table.points_image[row]).any() for row in rows):
             raise ValueError(
                 f"{table.path}: none of the {len(rows)} {part} rows ({rule}) has a label; label "
                 "some, split in another way (data.split, data.validation) or exclude fewer "
@@ -178,7 +180,9 @@ def read_pictures(experiment: Experiment, saved: checkpoint.Checkpoint | None = 
     if saved is not None:
         picture_weights = saved.picture_weights
     elif experiment.data.weights is not None:
-        read = contest.read_weights(experiment.data.weights, [paths[row] for row in training_rows])
+        read = contest.read_weights(
+            experiment.data.weights, [paths[row] for row in training_rows.tolist()]
+        )
         picture_weights[training_rows] = torch.from_numpy(read).float()
     validation = Samples.of(experiment, paths, table.points_image)
     training = replace(

@@ -22,11 +22,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from heatmap import config, crop_cache, frame
-from heatmap.contest import Photograph, read_boxes
+from heatmap.contest import Photograph, Points, read_boxes
 from heatmap.crop_cache import CropCache, Cut
 from heatmap.frame import Frame
 
 T = TypeVar("T")
+
+Labels = np.ndarray | Points  # (N, P, 2), float32 by row
 
 
 class Sample(NamedTuple):
@@ -60,7 +62,7 @@ class Samples(Dataset[Sample]):
     """
 
     paths: Sequence[Path]
-    points_image: np.ndarray
+    points_image: Labels
     crop: config.Crop
     boxes_image: np.ndarray | None = None
     zoom: float = 1.0
@@ -70,7 +72,10 @@ class Samples(Dataset[Sample]):
 
     @classmethod
     def of(
-        cls, experiment: config.Experiment, paths: Sequence[Path], points_image: np.ndarray
+        cls,
+        experiment: config.Experiment,
+        paths: Sequence[Path],
+        points_image: Labels,
     ) -> "Samples":
         """The pictures as the experiment crops them for validation and test.
 

@@ -2,12 +2,12 @@
 
 import hashlib
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from numpy.lib.stride_tricks import as_strided
 from tqdm import tqdm
 
 from heatmap import contest, distributed, frame
@@ -94,7 +94,7 @@ def submit(
 
 
 def _answers(
-    ensemble: Ensemble, paths: list[Path], indices: np.ndarray, device: torch.device
+    ensemble: Ensemble, paths: Sequence[Path], indices: np.ndarray, device: torch.device
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """The landmarks asked for (N, K, 2) float64 in image pixels, and the pictures' mean frame.
 
@@ -104,9 +104,7 @@ def _answers(
         indices: (N, K) landmarks asked for.
     """
     first, world = ensemble.runs[0], distributed.world()
-    # one shape of unknown landmarks, which all rows share
-    unknown = np.full((ensemble.num_landmarks, 2), np.nan, np.float32)
-    nothing = as_strided(unknown, (len(paths), *unknown.shape), (0, *unknown.strides))
+    nothing = np.broadcast_to(np.float32(np.nan), (len(paths), ensemble.num_landmarks, 2))
     answers, image_from_crop = [], []
     hidden = None if distributed.rank() == 0 else True
     bar = tqdm(total=len(paths), desc="predict", unit="img", leave=False, disable=hidden)

@@ -16,7 +16,7 @@ import csv
 import runpy
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -25,6 +25,15 @@ import pytest
 
 from heatmap.contest import Folder, write_asked_points, write_landmarks
 from heatmap.contest.kaggle15 import LANDMARKS
+
+
+@pytest.fixture(scope="session", autouse=True)
+def users_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder that takes the place of the user's own cache, also in processes that tests start."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder / "heatmap"
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,17 @@
 import json
+import operator
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from heatmap import bench, losses, maps
+from heatmap import bench, bench_table, losses, maps
+from heatmap.contest import image_paths, read_landmarks
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -37,10 +41,16 @@ def test_one_command_races_peers_and_limits(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("race", ["loss", "step", "predict", "data"])
+@pytest.mark.parametrize("race", ["loss", "step", "predict", "data", "table"])
 def test_every_race_runs(race: str) -> None:
     settings = bench.Settings(
-        device=torch.device("cpu"), batch=2, landmarks=5, size=16, seconds=0.01, encoder="resnet18"
+        device=torch.device("cpu"),
+        batch=2,
+        landmarks=5,
+        size=16,
+        seconds=0.01,
+        encoder="resnet18",
+        rows=70,
     )
     for results in bench.RACES[race](settings):
         assert all(r.milliseconds > 0 for r in results)
@@ -70,6 +80,31 @@ def test_other_processes_spin_while_it_measures_and_no_longer() -> None:
 
 def _children() -> list[str]:
     return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+
+
+def test_the_table_of_the_race_is_the_contests(tmp_path: Path) -> None:
+    path = tmp_path / "landmarks.csv"
+    bench_table.write_table(path, 2100, 3)
+    table = read_landmarks(path)  # which refuses a name that stands twice
+    assert table.points_image.shape == (2100, 3, 2)
+    assert table.points_image.stored.dtype == np.int16
+    bench_table.make_pictures(tmp_path / "images", 2100)
+    assert len(image_paths(tmp_path / "images", table.names, path)) == 2100
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="needs Linux's /proc")
+def test_memory_is_that_of_the_action_alone() -> None:
+    held = bytearray(300 << 20)
+    held[::4096] = b"x" * len(held[::4096])
+    for mib in (0, 50):
+        found = bench_table.alone(operator.mul, b"x", mib << 20)
+        assert len(found.result) == mib << 20
+        assert abs(found.peak_mib - mib) < 5
+
+
+def test_a_table_needs_rows(tool: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert tool("bench", "table", "--rows", 0) == 2
+    assert "--rows must be positive, not 0" in capsys.readouterr().err
 
 
 def test_wrong_sizes_are_refused() -> None:

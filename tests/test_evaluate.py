@@ -242,7 +242,7 @@ def other_contest(tiny_contest: Path, tmp_path: Path) -> Iterator[Folder]:
     other.train_table.parent.mkdir(parents=True)
     other.train_images.symlink_to(tiny.train_images)
     table = read_landmarks(tiny.train_table)
-    write_landmarks(other.train_table, table.names, table.points_image + 3)
+    write_landmarks(other.train_table, table.names, table.points_image[:] + 3)
     yield other
 
 

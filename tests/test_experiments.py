@@ -280,7 +280,7 @@ def test_a_contest_without_labels_is_refused_before_training(
     blank.train_table.parent.mkdir(parents=True)
     blank.train_images.symlink_to(mine.train_images)
     table = contest.read_landmarks(mine.train_table)
-    points = table.points_image.copy()
+    points = table.points_image[:]
     points[9:] = np.nan
     contest.write_landmarks(blank.train_table, table.names, points)
     run, options = tmp_path / "run", ["--data.split", "order", "--augment.mirror", "0"]

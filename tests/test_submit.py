@@ -193,7 +193,7 @@ def test_runs_of_different_folds_have_no_score_together_but_on_other_data(
     other.train_table.parent.mkdir(parents=True)
     other.train_images.symlink_to(mine.train_images)
     table = contest.read_landmarks(mine.train_table)
-    contest.write_landmarks(other.train_table, table.names, table.points_image + 3)
+    contest.write_landmarks(other.train_table, table.names, table.points_image[:] + 3)
     arguments = ["evaluate", runs["one"], fold, "--data", other.root, "--device", "cpu"]
     assert tool(*arguments) == 0
     folder = runs["one"] / "evaluation-other" / "evaluation-with-fold"

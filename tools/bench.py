@@ -11,7 +11,7 @@ from heatmap.command import WrongUsage, failing_politely
 
 def bench(
     what: Annotated[
-        Literal["decode", "loss", "step", "predict", "data", "all"], tyro.conf.Positional
+        Literal["decode", "loss", "step", "predict", "data", "table", "all"], tyro.conf.Positional
     ] = "all",
     *,
     device: Literal["auto", "cpu", "cuda"] = "auto",
@@ -19,6 +19,7 @@ def bench(
     size: tuple[int, ...] = (),
     batch: tuple[int, ...] = (),
     encoder: str = "resnet34",
+    rows: int = 20_000,
     seconds: float = 4.0,
     busy_cores: int = 0,
     json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
@@ -27,11 +28,13 @@ def bench(
     """Measure time, memory and error of one part or of all.
 
     Args:
-        what: decode and loss on maps, a training step, prediction, or reading pictures.
+        what: decode and loss on maps, a training step, prediction, or reading pictures or the
+            training table.
         landmarks: maps a picture.
         size: of the heatmaps of decode and loss; on CUDA 64 and 128 unless given, else 64.
         batch: pictures; on CUDA 64 and 256 for decode and loss and 64 else, on CPUs 8.
         encoder: of step, predict and data.
+        rows: of the table; the contest's has 393930, and takes 6 GB on disk for the while.
         seconds: of measuring, for every contender.
         busy_cores: this many other processes spin meanwhile, each on a core of its own.
         json_file: also write the results here.
@@ -46,6 +49,8 @@ def bench(
         raise WrongUsage("--landmarks, --batch and --seconds must be positive")
     if any(n < 8 for n in size):
         raise WrongUsage("--size must be at least 8; smaller maps show no heatmap")
+    if rows < 1:
+        raise WrongUsage(f"--rows must be positive, not {rows}")
     if busy_cores < 0:
         raise WrongUsage(f"--busy-cores must not be negative, not {busy_cores}")
     where = chosen_device(device)
@@ -70,6 +75,7 @@ def bench(
                     size=some_size,
                     seconds=seconds,
                     encoder=encoder,
+                    rows=rows,
                 )
                 with spinning(busy_cores):
                     for part in RACES[name](settings):

@@ -22,8 +22,10 @@ landmark.
 
 from heatmap.contest.folder import Folder, find_folder
 from heatmap.contest.images import Photograph, image_paths, read_image
+from heatmap.contest.landmarks import LandmarkTable, Names, Points
 from heatmap.contest.score import contest_mse, squared_errors
 from heatmap.contest.split import PERSON_PATTERN, Split, split_rows
+from heatmap.contest.stored import read_landmarks
 from heatmap.contest.submission import (
     Submission,
     SubmissionScore,
@@ -35,12 +37,10 @@ from heatmap.contest.submission import (
 )
 from heatmap.contest.table import (
     AskedPoints,
-    LandmarkTable,
     count_landmarks,
     read_asked_points,
     read_boxes,
     read_excluded,
-    read_landmarks,
     read_weights,
     write_asked_points,
     write_boxes,
@@ -53,7 +53,9 @@ __all__ = [
     "AskedPoints",
     "Folder",
     "LandmarkTable",
+    "Names",
     "Photograph",
+    "Points",
     "Split",
     "Submission",
     "SubmissionScore",

@@ -4,7 +4,7 @@ import os
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, overload
 
 import cv2
 import numpy as np
@@ -142,7 +142,7 @@ def _turns(tiff: bytes) -> bool:
     return any(number(at, 2) == 0x0112 and number(at + 8, 2) != 1 for at in entries)
 
 
-def image_paths(images: Path, names: Sequence[str], table: Path) -> list[Path]:
+def image_paths(images: Path, names: Sequence[str], table: Path) -> Sequence[Path]:
     """The path of every named picture, each of which exists inside the folder.
 
     Args:
@@ -177,7 +177,26 @@ def image_paths(images: Path, names: Sequence[str], table: Path) -> list[Path]:
         raise ValueError(
             f"{table}, row {row}, column file_name: there is no picture {name!r} in {images}{more}"
         )
-    return [images / name for name in names]
+    return _Paths(images, names)
+
+
+class _Paths(Sequence[Path]):
+    """The names in a folder, each of which becomes a path when it is asked for."""
+
+    def __init__(self, folder: Path, names: Sequence[str]) -> None:
+        self._folder, self._names = folder, names
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    @overload
+    def __getitem__(self, row: int) -> Path: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[Path]: ...
+    def __getitem__(self, row: int | slice) -> Path | list[Path]:
+        if isinstance(row, slice):
+            return [self._folder / name for name in self._names[row]]
+        return self._folder / self._names[row]
 
 
 def _plain_files(root: Path, folder: str) -> set[str]:

@@ -5,48 +5,34 @@ in row i + 2. Blank rows are an error except at the end of a file, which keeps t
 """
 
 import csv
-import hashlib
 import json
 import math
+import os
 import re
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
+from heatmap.contest.digits import parse_rows
+from heatmap.contest.landmarks import LandmarkTable, joined
 from heatmap.files import write_atomically
 
+T = TypeVar("T")
+
+_BLOCK = 1 << 18  # bytes of text parsed at once; what is made of them stays in a core's cache
+_THREADS = min(4, os.cpu_count() or 1)  # more would wait for the one that reads
 _DELIMITERS, _PREFIXES = "\t,", ("Point_", "Point_M")  # of a landmark table
 _FARTHEST = 1e6  # pixels from the origin; no picture is so large
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _NAME_COLUMNS = ("file_name", "filename")
 _NUMBER = re.compile(r"[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|inf|infinity)", re.ASCII | re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class LandmarkTable:
-    """The landmarks of every picture of a table.
-
-    names: file names, relative to the images folder, in the table's order.
-    points_image: (N, P, 2) float32, image pixels; NaN = unlabelled.
-    """
-
-    path: Path
-    names: list[str]
-    points_image: np.ndarray
-
-    @property
-    def num_landmarks(self) -> int:
-        return self.points_image.shape[1]
-
-    def fingerprint(self) -> str:
-        """SHA-256 of names and points: equal where a split or a run fits the table."""
-        digest = hashlib.sha256("\n".join(self.names).encode())
-        digest.update(np.ascontiguousarray(self.points_image).data)
-        return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -68,27 +54,10 @@ def count_landmarks(path: Path) -> int:
     Raises:
         ValueError: no such table, or not the header of one.
     """
-    _require_file(path)
+    require_file(path)
     with path.open("rb") as file:
         _, columns = _read_header(path, file.readline(), _DELIMITERS, _PREFIXES)
     return (len(columns) - 1) // 2
-
-
-def read_landmarks(path: Path, progress: bool = False) -> LandmarkTable:
-    """The training table: file_name, Point_0_X, Point_0_Y, Point_1_X, ...
-
-    Separated by TAB or comma, with or without a byte order mark, LF or CRLF; the first column may
-    be called filename and the points Point_M0_X; numbers are whole or decimal, and a landmark
-    with both cells empty is unlabelled. Holds one line beside the result.
-
-    Args:
-        progress: show a bar once the reading has taken a second.
-
-    Raises:
-        ValueError: anything else; the message names file, row and column.
-    """
-    names, points_image = read_points(path, np.float32, progress=progress)
-    return LandmarkTable(path=path, names=names, points_image=points_image)
 
 
 def write_landmarks(path: Path, names: Sequence[str], points_image: np.ndarray) -> None:
@@ -131,7 +100,7 @@ def read_asked_points(path: Path, num_landmarks: int) -> AskedPoints:
                 f"{where}: {len(cells)} cells where the header has 2; in a "
                 "comma-separated file the list of indices must stand in quotes"
             )
-        _add_name(rows_by_name, cells[0], row, where)
+        _add_name(rows_by_name, _checked_name(cells[0], where), row, path)
         lists.append(_parse_indices(cells[1], num_landmarks, f"{where}, column point_index_list"))
         if len(lists[-1]) != len(lists[0]):
             raise ValueError(
@@ -237,7 +206,7 @@ def _numbers_of_pictures(
         where = f"{path}, row {row}"
         if len(cells) != len(header):
             raise ValueError(f"{where}: {len(cells)} cells where the header has {len(header)}")
-        _add_name(rows_by_name, cells[0], row, where)
+        _add_name(rows_by_name, _checked_name(cells[0], where), row, path)
         chosen = [cells[header.index(column)] for column in columns]
         values[cells[0].strip()] = numbers = _parse_all(chosen, columns, where)
         check(numbers, where)
@@ -306,25 +275,50 @@ def write_asked_points(path: Path, names: Sequence[str], indices: np.ndarray) ->
 
 
 def read_points(
+    path: Path, dtype: type[np.floating], *, delimiters: str, prefixes: Sequence[str]
+) -> tuple[list[str], np.ndarray]:
+    """The names (N) and the points (N, P, 2) of any table with one picture a row; NaN = empty.
+
+    Args, Raises:
+        As `read_blocks`.
+    """
+    names: list[str] = []
+    blocks: list[np.ndarray] = []
+    for some_names, some_points in read_blocks(
+        path, dtype, delimiters=delimiters, prefixes=prefixes
+    ):
+        names += some_names
+        blocks.append(some_points)
+    return names, joined(blocks, dtype)
+
+
+def read_blocks(
     path: Path,
     dtype: type[np.floating],
     *,
     delimiters: str = _DELIMITERS,
     prefixes: Sequence[str] = _PREFIXES,
     progress: bool = False,
-) -> tuple[list[str], np.ndarray]:
-    """The names (N) and the points (N, P, 2) of any table with one picture a row; NaN = empty.
+    watch: Callable[[bytes], object] = len,
+) -> Iterator[tuple[list[str], np.ndarray]]:
+    """A table with one picture a row, block by block: names (n), and points (n, P, 2).
+
+    Separated by TAB or comma, with or without a byte order mark, LF or CRLF; the first column may
+    be called filename and the points Point_M0_X; numbers are whole or decimal, and a landmark
+    with both cells empty is unlabelled. The points of a block are int16, with `UNLABELLED` for
+    empty cells, or of the given type, with NaN for these. Threads parse some blocks ahead.
 
     Args:
-        dtype: of the points.
+        dtype: of the points, unless they are whole and small.
         delimiters: the separators that may be used, the likeliest first.
         prefixes: what may stand before the number in a point's column.
         progress: show a bar once the reading has taken a second.
+        watch: is shown all bytes of the file, in their order.
 
     Raises:
-        ValueError: see `read_landmarks`.
+        ValueError: anything else; the message names file, row and column.
     """
-    _require_file(path)
+    require_file(path)
     with (
         path.open("rb") as file,
         tqdm(
@@ -336,29 +330,92 @@ def read_points(
             disable=not progress,
         ) as bar,
     ):
-        most_rows = _count_line_ends(file)
-        file.seek(0)
-        delimiter, columns = _read_header(path, file.readline(), delimiters, prefixes)
-        bar.update(file.tell())
-        separator = delimiter.encode()
-        points = np.empty((most_rows, (len(columns) - 1) // 2, 2), dtype)
+
+        def see(text: bytes) -> None:
+            watch(text)
+            bar.update(len(text))
+
+        header = file.readline()
+        see(header)
+        delimiter, columns = _read_header(path, header, delimiters, prefixes)
+        parse = partial(_parse_block, path, delimiter, columns, dtype)
         rows_by_name: dict[str, int] = {}
-        for row, line in enumerate(file, start=2):
-            bar.update(len(line))
-            where = f"{path}, row {row}"
-            if not line.strip(b" \r\n"):
-                if any(rest.strip() for rest in file):
-                    raise ValueError(f"{where}: the row is blank, but others follow it")
-                break
-            name, _, cells = line.partition(separator)
-            _add_name(rows_by_name, _decode(name, where), row, where)
-            numbers = _parse_numbers(cells, delimiter, dtype)
-            if numbers is None or len(numbers) != len(columns) - 1:
-                numbers = parse_cells(_decode(line, where).split(delimiter), columns, where)
-            points[row - 2] = numbers.reshape(-1, 2)
+        for first_row, (names, points) in _ahead(parse, _blocks_of_text(path, file, see)):
+            for row, name in enumerate(names, first_row):
+                _add_name(rows_by_name, name, row, path)
+            yield names, points
     if not rows_by_name:
         raise ValueError(f"{path}: the table has a header but no rows")
-    return list(rows_by_name), points[: len(rows_by_name)]
+
+
+def _blocks_of_text(
+    path: Path, file: BinaryIO, see: Callable[[bytes], None]
+) -> Iterator[tuple[int, bytes]]:
+    """The rest of the file in blocks of whole rows without blank ones: the first one's number, and
+    the rows, with line ends between them."""
+    row, blank_row = 2, None
+    while text := file.read(_BLOCK) + file.readline():
+        see(text)
+        if rows := text.rstrip(b" \r\n"):
+            if blank_row is not None:
+                raise _blank(path, blank_row)
+            yield row, rows
+            row += rows.count(b"\n") + 1
+        ends = text.count(b"\n", len(rows)) + (not text.endswith(b"\n"))
+        num_blank = ends - 1 if rows else ends
+        if blank_row is None and num_blank:
+            blank_row = row
+        row += num_blank
+
+
+def _ahead(
+    parse: Callable[[int, bytes], T], blocks: Iterable[tuple[int, bytes]]
+) -> Iterator[tuple[int, T]]:
+    """The blocks in order, parsed, with the first one's number; threads are some blocks ahead."""
+    parsing = deque[tuple[int, Future[T]]]()
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for row, text in blocks:
+            parsing.append((row, pool.submit(parse, row, text)))
+            if len(parsing) > 2 * _THREADS:
+                first_row, result = parsing.popleft()
+                yield first_row, result.result()
+        for first_row, result in parsing:
+            yield first_row, result.result()
+
+
+def _parse_block(
+    path: Path,
+    delimiter: str,
+    columns: Sequence[str],
+    dtype: type[np.floating],
+    first_row: int,
+    text: bytes,
+) -> tuple[list[str], np.ndarray]:
+    """The names (n) and the points (n, P, 2) of these rows."""
+    if b"\r" in text:
+        text = text.replace(b"\r\n", b"\n")
+    names, lines, separator = list[str](), text.split(b"\n"), delimiter.encode()
+    rows = [line.partition(separator) for line in lines]
+    for row, (name, _, cells) in enumerate(rows, first_row):
+        if not cells and not name.strip(b" \r"):
+            raise _blank(path, row)
+        where = f"{path}, row {row}"
+        names.append(_checked_name(_decode(name, where), where))
+    num_cells = len(columns) - 1
+    numbers = parse_rows([cells for *_, cells in rows], num_cells, separator, dtype, _FARTHEST)
+    if numbers is None:
+        numbers = np.empty((len(rows), num_cells), dtype)
+        for index, (_, _, cells) in enumerate(rows):
+            parsed = _parse_numbers(cells, delimiter, dtype)
+            if parsed is None or len(parsed) != num_cells:
+                where = f"{path}, row {first_row + index}"
+                parsed = parse_cells(_decode(lines[index], where).split(delimiter), columns, where)
+            numbers[index] = parsed
+    return names, numbers.reshape(len(names), -1, 2)
+
+
+def _blank(path: Path, row: int) -> ValueError:
+    return ValueError(f"{path}, row {row}: the row is blank, but others follow it")
 
 
 def write_points(
@@ -397,13 +454,13 @@ def write_points(
             file.write(delimiter.join([name, *cells]) + "\n")
 
 
-def _require_file(path: Path) -> None:
+def require_file(path: Path) -> None:
+    """
+    Raises:
+        ValueError: there is no such file.
+    """
     if not path.is_file():
         raise ValueError(f"{path}: there is no such table")
-
-
-def _count_line_ends(file: BinaryIO) -> int:
-    return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))
 
 
 def _decode(text: bytes, where: str) -> str:
@@ -448,17 +505,22 @@ def _read_header(
     return delimiter, columns
 
 
-def _add_name(rows_by_name: dict[str, int], name: str, row: int, where: str) -> None:
-    """Notes in which row a name stands, unless it is a wrong name or stands in a row already."""
-    name = name.strip()
+def _checked_name(cell: str, where: str) -> str:
+    """The file name of a cell, unless it is a wrong one."""
+    name = cell.strip()
     wrong = _what_is_wrong(name)
     if wrong:
         raise ValueError(f"{where}, column file_name: {name!r} {wrong}")
-    if name in rows_by_name:
+    return name
+
+
+def _add_name(rows_by_name: dict[str, int], name: str, row: int, path: Path) -> None:
+    """Notes in which row a name stands, unless it stands in one already."""
+    first = rows_by_name.setdefault(name, row)
+    if first != row:
         raise ValueError(
-            f"{where}, column file_name: {name!r} stands in row {rows_by_name[name]} already"
+            f"{path}, row {row}, column file_name: {name!r} stands in row {first} already"
         )
-    rows_by_name[name] = row
 
 
 def _what_is_wrong(name: str) -> str | None:
@@ -487,7 +549,7 @@ def _check_name(name: str, delimiter: str) -> None:
 def _parse_numbers(cells: bytes, delimiter: str, dtype: type[np.floating]) -> np.ndarray | None:
     """The numbers of a row, or None unless every cell holds one that can be a coordinate.
 
-    numpy's C reader is as fast as `np.fromstring`, which takes an empty cell for 0 or -1.
+    numpy's C reader also takes spaces, plus signs and exponents.
     """
     if not cells:
         return None
@@ -552,7 +614,7 @@ def _parse_cell(text: str) -> float:
 
 def _csv_rows(path: Path) -> list[list[str]]:
     """The cells of a small table, without the blank rows at its end."""
-    _require_file(path)
+    require_file(path)
     with path.open(encoding="utf-8-sig", newline="") as file:
         try:
             delimiter = "\t" if "\t" in file.readline() else ","

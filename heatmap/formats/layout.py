@@ -78,7 +78,8 @@ def read_contest(root: Path, *, boxes: Path | None = None, progress: bool = Fals
         ValueError: a table is malformed, a picture is missing, or nothing is labelled.
     """
     folder = find_folder(root)
-    names, pictures, points, is_test = [], [], [], []
+    names, pictures = list[str](), list[Path]()
+    points, is_test = list[np.ndarray](), list[np.ndarray]()
     left_out = {}
     num_landmarks = None
     if folder.train_table.is_file():
