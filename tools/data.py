@@ -16,6 +16,7 @@ usage: data.py make OUT --count N [--seed N] [--test-count N] [--workers N]
        data.py convert kaggle15 SOURCE OUT [--incomplete keep|drop] [--limit N]
        data.py show EXPERIMENT.py --data.root DIR [--out FILE] [--count N] [--field value ...]
        data.py pose DIR [--out FILE] [--above 0.15] [--weight 2]
+       data.py split DIR [--out split.csv] [--rule RULE] [--share 0.2] [--folds N] [--seed N]
        data.py COMMAND --help             every option with its default
 """
 
@@ -154,6 +155,45 @@ def pose(
     print(f"{out}: {len(turned)} pictures, {turned.sum()} of them turned by more than {above:g}")
 
 
+def split(
+    root: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
+    *,
+    out: Path = Path("split.csv"),
+    rule: Literal["auto", "person", "order", "hash", "random"] = "auto",
+    share: float = 0.2,
+    folds: int | None = None,
+    person_pattern: str = "(.+)_[^_]+$",
+    seed: int = 42,
+    workers: int = os.cpu_count() or 1,
+) -> None:
+    """Divide the training rows, store it, and prove that the parts have nothing in common.
+
+    The table (file_name, and part or fold) is what --data.split-file takes. All pictures are read,
+    to compare their files. Where persons were to be kept apart and are not, the exit code is 1.
+
+    Args:
+        root: contest folder.
+        out: the table to write.
+        rule: whole persons, the table's last rows, those whose names have a low hash (rows keep
+            their side when others are added), or random rows; auto: by person if names allow, else
+            the last.
+        share: of the rows, that validates.
+        folds: so many parts, each of which validates once (--data.fold), in place of the share.
+        person_pattern: regular expression on the file name; its first group is the person.
+        seed: of the random rows.
+        workers: processes that read the pictures.
+    """
+    from heatmap.stored_split import store_split, table
+
+    if workers < 1 or not 0 < share < 1:
+        raise WrongUsage("--workers must be at least 1, --share between 0 and 1")
+    stored = store_split(
+        root, out, rule=rule, share=share, folds=folds, person_pattern=person_pattern, seed=seed,
+        workers=workers, progress=True,
+    )  # fmt: skip
+    print(f"{table(stored)}\n\n{out}: train on it with --data.split-file {out}")
+
+
 def main(arguments: list[str]) -> int:
     match arguments:
         case ["make", *options]:
@@ -162,6 +202,8 @@ def main(arguments: list[str]) -> int:
             return failing_politely(lambda: convert.cli(prog="data.py convert", args=options))
         case ["pose", *options]:
             return failing_politely(lambda: tyro.cli(pose, prog="data.py pose", args=options))
+        case ["split", *options]:
+            return failing_politely(lambda: tyro.cli(split, prog="data.py split", args=options))
         case ["show", *options]:
             return with_experiment("data.py show", options, showing, USAGE)
         case ["-h" | "--help", *_]:

@@ -20,7 +20,14 @@ landmark.
 from heatmap.contest.folder import Folder, find_folder
 from heatmap.contest.images import image_paths, read_image
 from heatmap.contest.score import contest_mse, squared_errors
-from heatmap.contest.split import PERSON_PATTERN, Split, split_rows
+from heatmap.contest.split import (
+    PERSON_PATTERN,
+    Split,
+    people_of,
+    read_split,
+    split_rows,
+    write_split,
+)
 from heatmap.contest.submission import (
     Submission,
     SubmissionScore,
@@ -56,12 +63,14 @@ __all__ = [
     "count_landmarks",
     "find_folder",
     "image_paths",
+    "people_of",
     "read_asked_points",
     "read_boxes",
     "read_excluded",
     "read_image",
     "read_landmarks",
     "read_solution",
+    "read_split",
     "read_submission",
     "read_weights",
     "score_submission",
@@ -70,6 +79,7 @@ __all__ = [
     "write_answers",
     "write_asked_points",
     "write_landmarks",
+    "write_split",
     "write_submission",
     "write_weights",
 ]

@@ -1,7 +1,7 @@
 """The photographs: found and read."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -39,23 +39,43 @@ def read_image(path: Path) -> np.ndarray:
     return image
 
 
-def image_paths(images: Path, names: Sequence[str], table: Path) -> list[Path]:
+def image_paths(
+    images: Path, names: Sequence[str], table: Path, rows: Iterable[int] | None = None
+) -> list[Path]:
     """The path of every named picture, each of which exists inside the folder.
 
     Args:
         images: folder of the pictures; it may itself be a link.
         names: one for each row of the table, in its order; may contain subfolders.
         table: where the names come from, for the message.
+        rows: indices of the names whose pictures are needed; all if None.
 
     Raises:
-        ValueError: the folder or a picture is missing, or a link leads out of the folder.
+        ValueError: the folder or a needed picture is missing, or a link leads out of the folder.
     """
     if not images.is_dir():
         raise ValueError(f"{images}: there is no such folder, but {table} names pictures in it")
+    wrong = list(misplaced(images, names, rows))
+    if wrong:
+        index, problem = wrong[0]
+        more = f"; {len(wrong) - 1} more pictures are missing or outside" if len(wrong) > 1 else ""
+        # row 1 is the header
+        raise ValueError(f"{table}, row {index + 2}, column file_name: {problem}{more}")
+    return [images / name for name in names]
+
+
+def misplaced(
+    images: Path, names: Sequence[str], rows: Iterable[int] | None = None
+) -> Iterator[tuple[int, str]]:
+    """The indices of the pictures that are not in their folder, and what is wrong with each.
+
+    Args:
+        images, names, rows: as `image_paths` takes them; the folder exists.
+    """
     root = images.resolve()
     plain_files: dict[str, set[str]] = {}
-    missing = []
-    for row, name in enumerate(names, start=2):  # row 1 is the header
+    for index in range(len(names)) if rows is None else rows:
+        name = names[index]
         folder, _, file = name.rpartition("/")
         if folder not in plain_files:
             plain_files[folder] = _plain_files(root, folder)
@@ -63,18 +83,9 @@ def image_paths(images: Path, names: Sequence[str], table: Path) -> list[Path]:
             continue
         target = (root / name).resolve()
         if not target.is_relative_to(root):
-            raise ValueError(
-                f"{table}, row {row}, column file_name: {name!r} leads out of {images}, to {target}"
-            )
-        if not target.is_file():
-            missing.append((row, name))
-    if missing:
-        row, name = missing[0]
-        more = f"; {len(missing) - 1} more pictures are missing" if len(missing) > 1 else ""
-        raise ValueError(
-            f"{table}, row {row}, column file_name: there is no picture {name!r} in {images}{more}"
-        )
-    return [images / name for name in names]
+            yield index, f"{name!r} leads out of {images}, to {target}"
+        elif not target.is_file():
+            yield index, f"there is no picture {name!r} in {images}"
 
 
 def _plain_files(root: Path, folder: str) -> set[str]:
