@@ -16,6 +16,7 @@ usage: data.py make OUT --count N [--seed N] [--test-count N] [--workers N]
        data.py convert kaggle15 SOURCE OUT [--incomplete keep|drop] [--limit N]
        data.py show EXPERIMENT.py --data.root DIR [--out FILE] [--count N] [--field value ...]
        data.py pose DIR [--out FILE] [--above 0.15] [--weight 2]
+       data.py check DIR [--json FILE] [--exclude-to FILE] [--workers N]
        data.py split DIR [--out split.csv] [--rule RULE] [--share 0.2] [--folds N] [--seed N]
        data.py COMMAND --help             every option with its default
 """
@@ -155,6 +156,46 @@ def pose(
     print(f"{out}: {len(turned)} pictures, {turned.sum()} of them turned by more than {above:g}")
 
 
+def check(
+    root: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
+    *,
+    json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
+    exclude_to: Path | None = None,
+    workers: int = os.cpu_count() or 1,
+) -> None:
+    """Check every row and every picture, and tell all problems at once.
+
+    Errors are what a training or a submission would stop at; where there are any, the exit code
+    is 1. Pictures that look alike are found by a perceptual hash, in training and test pictures
+    and between them.
+
+    Args:
+        root: contest folder.
+        json_file: also write everything here: every problem, every group of equal or like pictures.
+        exclude_to: also write the table that --data.exclude takes: training pictures that cannot
+            be read, whose landmarks cannot be right, or that are there twice with other landmarks.
+        workers: processes that read the pictures.
+    """
+    from heatmap import contest
+    from heatmap.check import check, text
+    from heatmap.files import write_json
+
+    if workers < 1:
+        raise WrongUsage("--workers must be at least 1")
+    report = check(root, workers=workers, progress=True)
+    print(text(report))
+    if json_file is not None:
+        write_json(json_file, report.to_json())
+    if exclude_to is not None:
+        excluded = report.excluded()
+        contest.write_excluded(exclude_to, excluded)
+        print(f"\n{exclude_to}: {len(excluded)} pictures to leave out with --data.exclude")
+    if report.num_errors:
+        raise ValueError(
+            f"training or a submission would stop at {report.num_errors} of these problems"
+        )
+
+
 def split(
     root: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
     *,
@@ -202,6 +243,8 @@ def main(arguments: list[str]) -> int:
             return failing_politely(lambda: convert.cli(prog="data.py convert", args=options))
         case ["pose", *options]:
             return failing_politely(lambda: tyro.cli(pose, prog="data.py pose", args=options))
+        case ["check", *options]:
+            return failing_politely(lambda: tyro.cli(check, prog="data.py check", args=options))
         case ["split", *options]:
             return failing_politely(lambda: tyro.cli(split, prog="data.py split", args=options))
         case ["show", *options]:

@@ -18,7 +18,7 @@ landmark.
 """
 
 from heatmap.contest.folder import Folder, find_folder
-from heatmap.contest.images import image_paths, read_image
+from heatmap.contest.images import image_paths, misplaced, read_image
 from heatmap.contest.score import contest_mse, squared_errors
 from heatmap.contest.split import (
     PERSON_PATTERN,
@@ -47,6 +47,7 @@ from heatmap.contest.table import (
     read_landmarks,
     read_weights,
     write_asked_points,
+    write_excluded,
     write_landmarks,
     write_weights,
 )
@@ -63,6 +64,7 @@ __all__ = [
     "count_landmarks",
     "find_folder",
     "image_paths",
+    "misplaced",
     "people_of",
     "read_asked_points",
     "read_boxes",
@@ -78,6 +80,7 @@ __all__ = [
     "squared_errors",
     "write_answers",
     "write_asked_points",
+    "write_excluded",
     "write_landmarks",
     "write_split",
     "write_submission",
