@@ -17,6 +17,7 @@ usage: data.py make OUT --count N [--seed N] [--test-count N] [--workers N]
        data.py show EXPERIMENT.py --data.root DIR [--out FILE] [--count N] [--field value ...]
        data.py pose DIR [--out FILE] [--above 0.15] [--weight 2]
        data.py check DIR [--json FILE] [--exclude-to FILE] [--workers N]
+       data.py stats DIR [--trim-border N] [--crop H W] [--out stats.png] [--json FILE]
        data.py split DIR [--out split.csv] [--rule RULE] [--share 0.2] [--folds N] [--seed N]
        data.py COMMAND --help             every option with its default
 """
@@ -196,6 +197,47 @@ def check(
         )
 
 
+def stats(
+    root: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
+    *,
+    trim_border: int = 0,
+    crop: Annotated[tuple[int, int] | None, tyro.conf.arg(metavar="H W")] = None,
+    out: Path = Path("stats.png"),
+    json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
+    workers: int = os.cpu_count() or 1,
+) -> None:
+    """Measure the pictures' channels, and plot sizes, landmark positions and head poses.
+
+    Means and standard deviations are over all pixels, in RGB with white at 1, and exact. The plots
+    are of whole pictures.
+
+    Args:
+        root: contest folder.
+        trim_border: leave a dark border out, as --crop.trim-border does; 9 is a good value.
+        crop: height and width of the crop to look at, as training cuts it; else whole pictures.
+        out: the picture to write, .png.
+        json_file: also write the channels here, with the exact sums.
+        workers: processes that read the pictures.
+    """
+    from heatmap.files import write_json
+    from heatmap.stats import measure, plot, text
+
+    if workers < 1 or out.suffix != ".png" or not 0 <= trim_border < 255:
+        raise WrongUsage(
+            "--workers must be at least 1, --trim-border from 0 to 254, and --out end in .png"
+        )
+    if crop is not None and min(crop) < 32:
+        raise WrongUsage("--crop takes a height and a width of at least 32")
+    statistics = measure(
+        root, trim_border=trim_border, crop_hw=crop, workers=workers, progress=True
+    )
+    print(text(statistics))
+    if json_file is not None:
+        write_json(json_file, statistics.to_json())
+    plot(statistics, out)
+    print(out)
+
+
 def split(
     root: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
     *,
@@ -245,6 +287,8 @@ def main(arguments: list[str]) -> int:
             return failing_politely(lambda: tyro.cli(pose, prog="data.py pose", args=options))
         case ["check", *options]:
             return failing_politely(lambda: tyro.cli(check, prog="data.py check", args=options))
+        case ["stats", *options]:
+            return failing_politely(lambda: tyro.cli(stats, prog="data.py stats", args=options))
         case ["split", *options]:
             return failing_politely(lambda: tyro.cli(split, prog="data.py split", args=options))
         case ["show", *options]:
