@@ -165,7 +165,8 @@ def check(root: Path, *, workers: int = 1, progress: bool = False) -> Report:
     first_of = {look.content: place for place, (_, _, look) in reversed([*enumerate(looked)])}
     same = _groups([first_of[look.content] for _, _, look in looked])
     alike = np.array([look.alike for _, _, look in looked], np.uint64)
-    near = [members for members in _groups(near_groups(alike)) if members not in same]
+    told = set(map(tuple, same))
+    near = [members for members in _groups(near_groups(alike)) if tuple(members) not in told]
     found = []
     for are_same, groups in ((True, same), (False, near)):
         members = [[looked[place][:2] for place in group] for group in groups]

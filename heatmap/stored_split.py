@@ -97,7 +97,8 @@ def store_split(
         person_pattern=person_pattern, workers=workers, progress=progress,
     )  # fmt: skip
     name = splits[0].rule.partition(" (")[0]
-    if name == "by person" and (shared.people or shared.pictures):
+    assert name != "by person" or not shared.people
+    if name == "by person" and shared.pictures:
         raise ValueError(
             f"{out}: the split was to keep persons apart, but {len(shared.pictures)} pictures "
             f"stand in several parts under different names, such as "

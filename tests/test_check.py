@@ -74,7 +74,7 @@ def test_all_problems_of_a_table_are_told_at_once(contest: Folder) -> None:
         (6, 5, "1e7"),
         (8, 14, "50\t60"),
         (9, 0, ""),
-        (12, 14, "70\n  "),
+        (10, 14, "70\n  "),
     )  # fmt: skip
     replaced(contest.test_points, (3, 1, "[1, 2]"), (4, 1, "[1, 2, 7]"), (5, 0, "eve_0.jpg"))
     report = check(contest.root)
@@ -87,7 +87,7 @@ def test_all_problems_of_a_table_are_told_at_once(contest: Folder) -> None:
         ("number", "train", 6),
         ("number of cells", "train", 8),
         ("file name", "train", 9),
-        ("blank row", "train", 13),
+        ("blank row", "train", 11),
         ("asked points", "test", 3),
         ("asked points", "test", 4),
         ("name twice", "test", 5),
@@ -99,7 +99,7 @@ def test_all_problems_of_a_table_are_told_at_once(contest: Folder) -> None:
         "row 4, column file_name: 'ada_0.jpg' stands in row 2 already",
         "row 5, column Point_0_X: the cell is empty, but Point_0_Y is not",
         "row 8: 16 cells where the header has 15",
-        "row 13: the row is blank",
+        "row 11: the row is blank",
         f"{contest.test_points}, row 3, column point_index_list: 2 indices, but the rows above",
         "row 4, column point_index_list: index 7 is out of range; there are 7 landmarks",
     ):

@@ -74,12 +74,12 @@ def misplaced(
     """
     root = images.resolve()
     plain_files: dict[str, set[str]] = {}
-    for index in range(len(names)) if rows is None else rows:
-        name = names[index]
+    needed = None if rows is None else frozenset(rows)
+    for index, name in enumerate(names):
         folder, _, file = name.rpartition("/")
         if folder not in plain_files:
             plain_files[folder] = _plain_files(root, folder)
-        if file in plain_files[folder]:
+        if file in plain_files[folder] or (needed is not None and index not in needed):
             continue
         target = (root / name).resolve()
         if not target.is_relative_to(root):
