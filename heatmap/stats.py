@@ -99,7 +99,7 @@ def measure(
     if crop_hw is not None:
         crop = Crop(height=crop_hw[0], width=crop_hw[1], trim_border=trim_border)
     folder = contest.find_folder(root)
-    paths: dict[str, list[Path]] = {}
+    paths: dict[str, Sequence[Path]] = {}
     table = None
     if folder.train_table.exists():
         table = contest.read_landmarks(folder.train_table, progress=progress)
