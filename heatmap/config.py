@@ -28,9 +28,14 @@ class Data:
 
     root: Path = Path("data")
     """Folder that holds train/landmarks.csv, train/images, test/ (or contest01_data with these)."""
-    split: Literal["auto", "person", "order", "random"] = "auto"
-    """Validation rows: whole persons, the table's last rows, or random rows; auto: by person if
-    names allow, else the last."""
+    split: Literal["auto", "person", "order", "hash", "random"] = "auto"
+    """Validation rows: whole persons, the table's last rows, those whose names have a low hash
+    (rows keep their side when others are added), or random rows; auto: by person if names allow,
+    else the last."""
+    split_file: Path | None = None
+    """In place of a rule: table (comma or TAB; file_name, and part: train or validation, or fold:
+    0, 1, ...) that names the side of every row; tools/data.py split makes one. Of its folds, `fold`
+    validates."""
     split_seed: int = 42
     """Of the random rows; a seed of its own, so that runs with other seeds share their rows."""
     validation: float = 0.2
@@ -77,15 +82,19 @@ class Data:
             f"data.folds must be at least 2, not {self.folds}",
         )
         _check(
-            0 <= self.fold < (self.folds or 1),
+            self.fold >= 0 and (self.split_file is not None or self.fold < (self.folds or 1)),
             f"data.fold must be in [0, data.folds), not {self.fold} with data.folds {self.folds}",
+        )
+        _check(
+            self.folds is None or self.split_file is None,
+            "data.split_file has its own folds; leave data.folds away",
         )
         _check(self.multiplier >= 1, f"data.multiplier must be at least 1, not {self.multiplier}")
         _check(self.workers >= 0, f"data.workers must not be negative, not {self.workers}")
 
     @property
     def all_rows_train(self) -> bool:
-        return self.folds is None and self.validation == 0
+        return self.split_file is None and self.folds is None and self.validation == 0
 
 
 @dataclass(frozen=True, kw_only=True)

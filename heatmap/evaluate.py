@@ -291,9 +291,10 @@ def evaluate_run(
         out = out / f"evaluation-{root.resolve().name}"
     if name := "-".join(filter(None, (ensemble.name, decoder))):
         out = out / f"evaluation-{name}"
-    paths = contest.image_paths(folder.train_images, labels.names, labels.path)
+    rows = _rows_to_score(ensemble.runs, labels)
+    paths = contest.image_paths(folder.train_images, labels.names, labels.path, rows.tolist())
     errors = measure(
-        ensemble.views(paths, labels.points_image, device), _rows_to_score(ensemble.runs, labels),
+        ensemble.views(paths, labels.points_image, device), rows,
         trained.mean_shape_crop, batch=experiment.train.batch, workers=experiment.data.workers,
         device=device, weighted=ensemble.weighted,
     )  # fmt: skip

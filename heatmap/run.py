@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from heatmap import augment, checkpoint, contest, distributed, networks, topology
-from heatmap.config import Experiment, to_dict
+from heatmap.config import Data, Experiment, to_dict
 from heatmap.samples import (
     Sample,
     Samples,
@@ -143,28 +143,32 @@ def read_pictures(experiment: Experiment, saved: checkpoint.Checkpoint | None = 
     table = contest.read_landmarks(
         folder.train_table, experiment.data.cache, progress=distributed.is_first()
     )
-    paths = contest.image_paths(folder.train_images, table.names, table.path)
     table_hash = table.fingerprint()
     if saved is None:
-        split = contest.split_rows(
-            table.names,
-            rule=experiment.data.split,
-            share=experiment.data.validation,
-            folds=experiment.data.folds,
-            fold=experiment.data.fold,
-            seed=experiment.data.split_seed,
-            person_pattern=experiment.data.person_pattern,
-        )
+        split = _split(experiment.data, table)
         rule, validation_rows = split.rule, np.flatnonzero(split.validation)
         training_rows = np.flatnonzero(~split.validation)
         if experiment.data.exclude is not None:
             excluded = contest.read_excluded(experiment.data.exclude, table)
             training_rows = np.setdiff1d(training_rows, excluded)
+            unreadable = [
+                row
+                for row in np.intersect1d(validation_rows, excluded).tolist()
+                if not _is_readable(folder.train_images / table.names[row])
+            ]
+            validation_rows = np.setdiff1d(validation_rows, unreadable)
+            if unreadable:
+                logger.warning(
+                    f"{len(unreadable)} excluded pictures cannot be read, so that they do not "
+                    "validate either"
+                )
     else:
         if saved.table_hash != table_hash:
             raise ValueError(f"{table.path} is not the table that this run was started with")
         rule, validation_rows = "as stored with the run", saved.validation_rows.numpy()
         training_rows = saved.training_rows.numpy()
+    used = np.concatenate([training_rows, validation_rows]).tolist()
+    paths = contest.image_paths(folder.train_images, table.names, table.path, used)
     needed = {"training": training_rows}
     if not experiment.data.all_rows_train:
         needed["validation"] = validation_rows
@@ -200,6 +204,28 @@ def read_pictures(experiment: Experiment, saved: checkpoint.Checkpoint | None = 
         experiment, table, table_hash, rule, training_rows, validation_rows, picture_weights,
         training, validation, permutation,
     )  # fmt: skip
+
+
+def _split(data: Data, table: contest.LandmarkTable) -> contest.Split:
+    if data.split_file is not None:
+        return contest.read_split(data.split_file, table, data.fold)
+    return contest.split_rows(
+        table.names,
+        rule=data.split,
+        share=data.validation,
+        folds=data.folds,
+        fold=data.fold,
+        seed=data.split_seed,
+        person_pattern=data.person_pattern,
+    )
+
+
+def _is_readable(path: Path) -> bool:
+    try:
+        contest.read_image(path)
+    except ValueError:
+        return False
+    return True
 
 
 def prepare(experiment: Experiment, saved: checkpoint.Checkpoint | None = None) -> Run:

@@ -1,10 +1,6 @@
 """Writes a synthetic contest: drawn faces in the contest's own files, the solution withheld."""
 
 import hashlib
-import math
-import multiprocessing
-from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +11,7 @@ from tqdm import tqdm
 from heatmap.contest import write_answers, write_asked_points, write_landmarks
 from heatmap.faces import draw, sample_face
 from heatmap.files import folder_when_complete
+from heatmap.parallel import in_processes
 
 NUM_ASKED = 30
 
@@ -66,7 +63,7 @@ def make_contest(
         jobs += [(test_images, _FIRST_TEST_FACE + index) for index in range(test_count)]
         names = [_file_name(seed, index) for _, index in jobs]
 
-        drawn = _map(partial(_write_picture, seed), jobs, workers)
+        drawn = in_processes(partial(_write_picture, seed), jobs, workers)
         bar = tqdm(drawn, total=len(jobs), unit="face", desc="drawing", disable=not progress)
         points = np.stack(list(bar))
 
@@ -105,18 +102,3 @@ def _write_picture(seed: int, job: tuple[Path, int]) -> np.ndarray:
     assert is_encoded
     (folder / _file_name(seed, index)).write_bytes(data.tobytes())
     return np.round(points_image).astype(np.int64)
-
-
-def _map(write: partial[np.ndarray], jobs: list[tuple[Path, int]], workers: int) -> Iterable:
-    """The results of all jobs in order, from this process or from several."""
-    if workers == 1:
-        yield from map(write, jobs)
-        return
-    pool = ProcessPoolExecutor(
-        workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=cv2.setNumThreads,
-        initargs=(1,),
-    )
-    with pool:
-        yield from pool.map(write, jobs, chunksize=min(16, math.ceil(len(jobs) / workers)))

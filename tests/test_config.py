@@ -81,6 +81,8 @@ WRONG = [
     (config.Data, {"folds": 1}, "data.folds must be at least 2, not 1"),
     (config.Data, {"folds": 5, "fold": 5}, "data.fold must be in .* not 5 with data.folds 5"),
     (config.Data, {"folds": 5, "fold": -1}, "data.fold must be in"),
+    (config.Data, {"split_file": Path("s.csv"), "fold": -1}, "data.fold must be in"),
+    (config.Data, {"split_file": Path("s.csv"), "folds": 2}, "data.split_file has its own folds"),
     (config.Data, {"fold": 1}, "data.fold must be in .* not 1 with data.folds None"),
     (config.Data, {"workers": -1}, "data.workers"),
     (config.Crop, {"height": 31}, "crop.height"),

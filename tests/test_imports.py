@@ -82,6 +82,11 @@ ALLOWED = {
     "mirror": {"files"},
     "schedule": {"config"},
     "record": {"files", "mirror"},
+    "parallel": set(),
+    "duplicates": set(),
+    "check": {"contest", "duplicates", "parallel", "samples"},
+    "stored_split": {"contest", "parallel"},
+    "stats": {"config", "contest", "files", "parallel", "pose", "samples"},
 }
 
 
@@ -116,6 +121,12 @@ def test_only_the_command_and_the_tools_know_tyro() -> None:
 def test_only_the_mirror_knows_wandb() -> None:
     assert importers("wandb") == {"heatmap/mirror.py"}
     assert "wandb" not in imports(PACKAGE / "mirror.py", at_module_level=True)
+
+
+def test_only_the_plots_know_matplotlib() -> None:
+    assert importers("matplotlib") == {"heatmap/stats.py"}
+    found = imports(PACKAGE / "stats.py", at_module_level=True)
+    assert "matplotlib" not in {name.split(".")[0] for name in found}
 
 
 @pytest.mark.parametrize("room", ["config", "command"])

@@ -22,6 +22,9 @@ usage: data.py make OUT --count N [--seed N] [--test-count N] [--workers N]
        data.py export udacity|ibug|wflw|helen194|coco DIR OUT [--boxes FILE] [--link]
        data.py show EXPERIMENT.py --data.root DIR [--out FILE] [--count N] [--field value ...]
        data.py pose DIR [--out FILE] [--above 0.15] [--weight 2]
+       data.py check DIR [--json FILE] [--exclude-to FILE] [--workers N]
+       data.py stats DIR [--trim-border N] [--crop H W] [--out stats.png] [--json FILE]
+       data.py split DIR [--out split.csv] [--rule RULE] [--share 0.2] [--folds N] [--seed N]
        data.py COMMAND --help             every option with its default
 """
 
@@ -330,6 +333,126 @@ def pose(
     print(f"{out}: {len(turned)} pictures, {turned.sum()} of them turned by more than {above:g}")
 
 
+def check(
+    root: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
+    *,
+    json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
+    exclude_to: Path | None = None,
+    workers: int = os.cpu_count() or 1,
+) -> None:
+    """Check every row and every picture, and tell all problems at once.
+
+    Errors are what a training or a submission would stop at; where there are any, the exit code
+    is 1. Pictures that look alike are found by a perceptual hash, in training and test pictures
+    and between them.
+
+    Args:
+        root: contest folder.
+        json_file: also write everything here: every problem, every group of equal or like pictures.
+        exclude_to: also write the table that --data.exclude takes: training pictures that cannot
+            be read, whose landmarks cannot be right, or that are there twice with other landmarks.
+        workers: processes that read the pictures.
+    """
+    from heatmap import contest
+    from heatmap.check import check, text
+    from heatmap.files import write_json
+
+    if workers < 1:
+        raise WrongUsage("--workers must be at least 1")
+    report = check(root, workers=workers, progress=True)
+    print(text(report))
+    if json_file is not None:
+        write_json(json_file, report.to_json())
+    if exclude_to is not None:
+        excluded = report.excluded()
+        contest.write_excluded(exclude_to, excluded)
+        print(f"\n{exclude_to}: {len(excluded)} pictures to leave out with --data.exclude")
+    if report.num_errors:
+        raise ValueError(
+            f"training or a submission would stop at {report.num_errors} of these problems"
+        )
+
+
+def stats(
+    root: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
+    *,
+    trim_border: int = 0,
+    crop: Annotated[tuple[int, int] | None, tyro.conf.arg(metavar="H W")] = None,
+    out: Path = Path("stats.png"),
+    json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
+    workers: int = os.cpu_count() or 1,
+) -> None:
+    """Measure the pictures' channels, and plot sizes, landmark positions and head poses.
+
+    Means and standard deviations are over all pixels, in RGB with white at 1, and exact. The plots
+    are of whole pictures.
+
+    Args:
+        root: contest folder.
+        trim_border: leave a dark border out, as --crop.trim-border does; 9 is a good value.
+        crop: height and width of the crop to look at, as training cuts it; else whole pictures.
+        out: the picture to write, .png.
+        json_file: also write the channels here, with the exact sums.
+        workers: processes that read the pictures.
+    """
+    from heatmap.files import write_json
+    from heatmap.stats import measure, plot, text
+
+    if workers < 1 or out.suffix != ".png" or not 0 <= trim_border < 255:
+        raise WrongUsage(
+            "--workers must be at least 1, --trim-border from 0 to 254, and --out end in .png"
+        )
+    if crop is not None and min(crop) < 32:
+        raise WrongUsage("--crop takes a height and a width of at least 32")
+    statistics = measure(
+        root, trim_border=trim_border, crop_hw=crop, workers=workers, progress=True
+    )
+    print(text(statistics))
+    if json_file is not None:
+        write_json(json_file, statistics.to_json())
+    plot(statistics, out)
+    print(out)
+
+
+def split(
+    root: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
+    *,
+    out: Path = Path("split.csv"),
+    rule: Literal["auto", "person", "order", "hash", "random"] = "auto",
+    share: float = 0.2,
+    folds: int | None = None,
+    person_pattern: str = "(.+)_[^_]+$",
+    seed: int = 42,
+    workers: int = os.cpu_count() or 1,
+) -> None:
+    """Divide the training rows, store it, and prove that the parts have nothing in common.
+
+    The table (file_name, and part or fold) is what --data.split-file takes. All pictures are read,
+    to compare their files. Where persons were to be kept apart and are not, the exit code is 1.
+
+    Args:
+        root: contest folder.
+        out: the table to write.
+        rule: whole persons, the table's last rows, those whose names have a low hash (rows keep
+            their side when others are added), or random rows; auto: by person if names allow, else
+            the last.
+        share: of the rows, that validates.
+        folds: so many parts, each of which validates once (--data.fold), in place of the share.
+        person_pattern: regular expression on the file name; its first group is the person.
+        seed: of the random rows.
+        workers: processes that read the pictures.
+    """
+    from heatmap.stored_split import store_split, table
+
+    if workers < 1 or not 0 < share < 1:
+        raise WrongUsage("--workers must be at least 1, --share between 0 and 1")
+    stored = store_split(
+        root, out, rule=rule, share=share, folds=folds, person_pattern=person_pattern, seed=seed,
+        workers=workers, progress=True,
+    )  # fmt: skip
+    print(f"{table(stored)}\n\n{out}: train on it with --data.split-file {out}")
+
+
 def main(arguments: list[str]) -> int:
     match arguments:
         case ["make", *options]:
@@ -340,6 +463,12 @@ def main(arguments: list[str]) -> int:
             return failing_politely(lambda: tyro.cli(export, prog="data.py export", args=options))
         case ["pose", *options]:
             return failing_politely(lambda: tyro.cli(pose, prog="data.py pose", args=options))
+        case ["check", *options]:
+            return failing_politely(lambda: tyro.cli(check, prog="data.py check", args=options))
+        case ["stats", *options]:
+            return failing_politely(lambda: tyro.cli(stats, prog="data.py stats", args=options))
+        case ["split", *options]:
+            return failing_politely(lambda: tyro.cli(split, prog="data.py split", args=options))
         case ["show", *options]:
             return with_experiment("data.py show", options, showing, USAGE)
         case ["-h" | "--help", *_]:

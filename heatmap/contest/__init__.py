@@ -21,10 +21,17 @@ landmark.
 """
 
 from heatmap.contest.folder import Folder, find_folder
-from heatmap.contest.images import Photograph, image_paths, read_image
+from heatmap.contest.images import Photograph, image_paths, misplaced, read_image
 from heatmap.contest.landmarks import LandmarkTable, Names, Points
 from heatmap.contest.score import contest_mse, squared_errors
-from heatmap.contest.split import PERSON_PATTERN, Split, split_rows
+from heatmap.contest.split import (
+    PERSON_PATTERN,
+    Split,
+    people_of,
+    read_split,
+    split_rows,
+    write_split,
+)
 from heatmap.contest.stored import read_landmarks
 from heatmap.contest.submission import (
     Submission,
@@ -44,6 +51,7 @@ from heatmap.contest.table import (
     read_weights,
     write_asked_points,
     write_boxes,
+    write_excluded,
     write_landmarks,
     write_weights,
 )
@@ -63,12 +71,15 @@ __all__ = [
     "count_landmarks",
     "find_folder",
     "image_paths",
+    "misplaced",
+    "people_of",
     "read_asked_points",
     "read_boxes",
     "read_excluded",
     "read_image",
     "read_landmarks",
     "read_solution",
+    "read_split",
     "read_submission",
     "read_weights",
     "score_submission",
@@ -77,7 +88,9 @@ __all__ = [
     "write_answers",
     "write_asked_points",
     "write_boxes",
+    "write_excluded",
     "write_landmarks",
+    "write_split",
     "write_submission",
     "write_weights",
 ]

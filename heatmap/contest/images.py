@@ -2,7 +2,7 @@
 
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, overload
 
@@ -142,42 +142,53 @@ def _turns(tiff: bytes) -> bool:
     return any(number(at, 2) == 0x0112 and number(at + 8, 2) != 1 for at in entries)
 
 
-def image_paths(images: Path, names: Sequence[str], table: Path) -> Sequence[Path]:
+def image_paths(
+    images: Path, names: Sequence[str], table: Path, rows: Iterable[int] | None = None
+) -> Sequence[Path]:
     """The path of every named picture, each of which exists inside the folder.
 
     Args:
         images: folder of the pictures; it may itself be a link.
         names: one for each row of the table, in its order; may contain subfolders.
         table: where the names come from, for the message.
+        rows: indices of the names whose pictures are needed; all if None.
 
     Raises:
-        ValueError: the folder or a picture is missing, or a link leads out of the folder.
+        ValueError: the folder or a needed picture is missing, or a link leads out of the folder.
     """
     if not images.is_dir():
         raise ValueError(f"{images}: there is no such folder, but {table} names pictures in it")
+    wrong = list(misplaced(images, names, rows))
+    if wrong:
+        index, problem = wrong[0]
+        more = f"; {len(wrong) - 1} more pictures are missing or outside" if len(wrong) > 1 else ""
+        # row 1 is the header
+        raise ValueError(f"{table}, row {index + 2}, column file_name: {problem}{more}")
+    return _Paths(images, names)
+
+
+def misplaced(
+    images: Path, names: Sequence[str], rows: Iterable[int] | None = None
+) -> Iterator[tuple[int, str]]:
+    """The indices of the pictures that are not in their folder, and what is wrong with each.
+
+    Args:
+        images, names, rows: as `image_paths` takes them; the folder exists.
+    """
     root = images.resolve()
     plain_files: dict[str, set[str]] = {}
-    missing = []
-    for row, name in enumerate(names, start=2):  # row 1 is the header
+    needed = None if rows is None else frozenset(rows)
+    for index, name in enumerate(names):
         folder, _, file = name.rpartition("/")
         if folder not in plain_files:
             plain_files[folder] = _plain_files(root, folder)
-        if file in plain_files[folder]:
+        if file in plain_files[folder] or (needed is not None and index not in needed):
             continue
         target = (root / name).resolve()
         if not target.is_relative_to(root):
-            raise ValueError(
-                f"{table}, row {row}, column file_name: {name!r} leads out of {images}, to {target}"
-            )
-        if not target.is_file():
-            missing.append((row, name))
-    if missing:
-        row, name = missing[0]
-        more = f"; {len(missing) - 1} more pictures are missing" if len(missing) > 1 else ""
-        raise ValueError(
-            f"{table}, row {row}, column file_name: there is no picture {name!r} in {images}{more}"
-        )
-    return _Paths(images, names)
+            yield index, f"{name!r} leads out of {images}, to {target}"
+        elif not target.is_file():
+            yield index, f"there is no picture {name!r} in {images}"
 
 
 class _Paths(Sequence[Path]):

@@ -1,14 +1,19 @@
 """Which rows validate and which train."""
 
+import csv
 import hashlib
 import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
+
+from heatmap.contest.table import LandmarkTable, _csv_rows
+from heatmap.files import write_atomically
 
 PERSON_PATTERN = r"(.+)_[^_]+$"  # what stands before the last "_" of the file name
 
@@ -28,7 +33,7 @@ class Split:
 def split_rows(
     names: Sequence[str],
     *,
-    rule: Literal["auto", "person", "order", "random"] = "auto",
+    rule: Literal["auto", "person", "order", "hash", "random"] = "auto",
     share: float = 0.2,
     folds: int | None = None,
     fold: int = 0,
@@ -41,8 +46,10 @@ def split_rows(
         names: the table's file names, in its order.
         rule: "person" keeps all pictures of a person on one side: people, in the order of a hash
             of their names, validate until `share` of the rows is reached. "order" validates with
-            the last rows, as the organisers did. "random" shuffles the rows first. "auto" is
-            "person" where every name tells one and there are at least ten, else "order".
+            the last rows, as the organisers did. "hash" validates with the rows whose file
+            names have a low SHA-256, so that each keeps its side whatever rows come or go. "random"
+            shuffles the rows first. "auto" is "person" where every name tells one and there are at
+            least ten, else "order".
         share: part of the rows that validates, in [0, 1); with 0 all rows train.
         folds: where given, the rows are divided into so many parts of about the same size, and
             `share` is not used. Part 0 is what a share of 1/folds holds out, and every row is in
@@ -66,8 +73,10 @@ def split_rows(
         return _by_order(len(names), share, folds, fold)
     if rule == "random":
         return _at_random(len(names), share, folds, fold, seed)
+    if rule == "hash":
+        return _by_hash(names, share, folds, fold)
 
-    people = _people(names, person_pattern)
+    people = people_of(names, person_pattern)
     if rule == "auto" and (None in people or len(set(people)) < 10):
         return _by_order(len(names), share, folds, fold)
     for name, person in zip(names, people, strict=True):
@@ -90,6 +99,30 @@ def _at_random(num_rows: int, share: float, folds: int | None, fold: int, seed: 
     validation = _first_rows(order, share, folds, fold)
     part = f"at random with seed {seed} ({_name(folds, fold)}"
     return Split(f"{part}{validation.sum()} of {num_rows} rows)", validation)
+
+
+def _by_hash(names: Sequence[str], share: float, folds: int | None, fold: int) -> Split:
+    """By the place of each name's hash in [0, 1), which no other row has a part in."""
+    digests = [hashlib.sha256(name.encode()).digest() for name in names]
+    places = np.array([int.from_bytes(digest[:6], "big") / 2**48 for digest in digests])
+    if folds is None:
+        validation = places < share
+        if validation.all() or not validation.any():
+            raise ValueError(
+                f"cannot split {len(names)} rows by hash with a validation share of {share}: one "
+                "side would be empty"
+            )
+    else:
+        fold_of = (places * folds).astype(int)
+        empty = set(range(folds)) - set(fold_of.tolist())
+        if empty:
+            raise ValueError(
+                f"cannot split {len(names)} rows by hash into {folds} folds: fold {min(empty)} "
+                "would be empty; use fewer folds"
+            )
+        validation = fold_of == fold
+    rule = f"by hash of the file name ({_name(folds, fold)}"
+    return Split(f"{rule}{validation.sum()} of {len(names)} rows)", validation)
 
 
 def _first_rows(order: np.ndarray, share: float, folds: int | None, fold: int) -> np.ndarray:
@@ -116,8 +149,15 @@ def _name(folds: int | None, fold: int) -> str:
     return "" if folds is None else f"fold {fold} of {folds}: "
 
 
-def _people(names: Sequence[str], pattern: str) -> list[str | None]:
-    """The person that each name tells, None where it tells none."""
+def people_of(names: Sequence[str], pattern: str = PERSON_PATTERN) -> list[str | None]:
+    """The person that each name tells, None where it tells none.
+
+    Args:
+        pattern: as `split_rows` takes it.
+
+    Raises:
+        ValueError: the pattern is not valid, or has no group.
+    """
     try:
         compiled = re.compile(pattern)
     except re.error as error:
@@ -158,3 +198,83 @@ def _by_person(people: Sequence[str], share: float, folds: int | None, fold: int
         f"by person ({_name(folds, fold)}{len(ordered)} people, {len(validating)} in validation)",
         np.array([person in validating for person in people]),
     )
+
+
+def write_split(path: Path, names: Sequence[str], fold_of: np.ndarray) -> None:
+    """Writes a table for `read_split`: comma; file_name, fold (int), or part where it is bool.
+
+    Args:
+        fold_of: (N,) int, the fold in which each row validates; or (N,) bool, True where a row
+            validates.
+    """
+    parts, column = fold_of.tolist(), "fold"
+    if fold_of.dtype == bool:
+        parts, column = ["validation" if validates else "train" for validates in parts], "part"
+    with (
+        write_atomically(path) as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as file,
+    ):
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(["file_name", column])
+        table.writerows(zip(names, parts, strict=True))
+
+
+def read_split(path: Path, table: LandmarkTable, fold: int = 0) -> Split:
+    """The split that a table (comma or TAB) stores, joined to the training table by file name.
+
+    It has a column file_name, and either part (train or validation) or fold (0, 1, ...).
+
+    Args:
+        fold: the one that validates, where the table has folds.
+
+    Raises:
+        ValueError: anything else, a row of the training table that is not named exactly once, or a
+            side that would be empty; the message names file and row, or the picture.
+    """
+    rows = _csv_rows(path)
+    header = [cell.strip() for cell in rows[0]] if rows else []
+    column = "fold" if "fold" in header else "part"
+    if not {"file_name", column} <= set(header) or {"fold", "part"} <= set(header):
+        raise ValueError(
+            f"{path}, row 1: expected the columns file_name and either part or fold, found {header}"
+        )
+    index_of = {name: index for index, name in enumerate(table.names)}
+    parts = np.full(len(index_of), -1)
+    for row, cells in enumerate(rows[1:], start=2):
+        where = f"{path}, row {row}"
+        if len(cells) != len(header):
+            raise ValueError(f"{where}: {len(cells)} cells where the header has {len(header)}")
+        name, part = (cells[header.index(wanted)].strip() for wanted in ("file_name", column))
+        index = index_of.get(name)
+        if index is None:
+            raise ValueError(f"{where}, column file_name: {name!r} is not in {table.path}")
+        if parts[index] >= 0:
+            raise ValueError(f"{where}, column file_name: {name!r} stands in a row above already")
+        parts[index] = _parse_part(part, column, f"{where}, column {column}")
+    if (parts < 0).any():
+        unnamed = np.flatnonzero(parts < 0)
+        raise ValueError(
+            f"{path}: {len(unnamed)} of the {len(parts)} pictures of {table.path} have no row, "
+            f"such as {table.names[unnamed[0]]!r}; make the split anew (tools/data.py split)"
+        )
+    if column == "part" and fold > 0:
+        raise ValueError(f"{path} has parts and no folds; leave data.fold 0, not {fold}")
+    validation = parts == (1 if column == "part" else fold)
+    named = "" if column == "part" else _name(int(parts.max()) + 1, fold)
+    if validation.all() or not validation.any():
+        raise ValueError(
+            f"{path}, column {column}: {named}{validation.sum()} of {len(parts)} rows validate, "
+            "but both training and validation need at least one"
+        )
+    return Split(f"as {path} says ({named}{validation.sum()} of {len(parts)} rows)", validation)
+
+
+def _parse_part(text: str, column: str, where: str) -> int:
+    """A fold's number; of parts 1 for validation and 0 for training."""
+    if column == "part":
+        if text not in ("train", "validation"):
+            raise ValueError(f"{where}: expected train or validation, found {text!r}")
+        return int(text == "validation")
+    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+        raise ValueError(f"{where}: expected the number of a fold, found {text!r}")
+    return int(text)

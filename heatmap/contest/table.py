@@ -10,7 +10,7 @@ import math
 import os
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -82,6 +82,20 @@ def read_asked_points(path: Path, num_landmarks: int) -> AskedPoints:
     Raises:
         ValueError: anything else; the message names file, row and column.
     """
+    rows_by_name: dict[str, int] = {}
+    lists: list[list[int]] = []
+    for row, cells in enumerate(asked_rows(path), start=2):
+        num_asked = len(lists[0]) if lists else None
+        lists.append(parse_asked_row(cells, rows_by_name, num_landmarks, num_asked, path, row))
+    return AskedPoints(path=path, names=list(rows_by_name), indices=np.array(lists, np.int64))
+
+
+def asked_rows(path: Path) -> list[list[str]]:
+    """The cells of the rows below the header of a table of asked points.
+
+    Raises:
+        ValueError: no such table, not the header of one, or no rows.
+    """
     rows = _csv_rows(path)
     header = [cell.strip() for cell in rows[0]] if rows else []
     if len(header) != 2 or header[0] not in _NAME_COLUMNS or header[1] != "point_index_list":
@@ -89,27 +103,41 @@ def read_asked_points(path: Path, num_landmarks: int) -> AskedPoints:
             f"{path}, row 1: expected the columns file_name and point_index_list, separated by a "
             f"TAB or a comma, found {header}"
         )
-    rows_by_name: dict[str, int] = {}
-    lists: list[list[int]] = []
-    for row, cells in enumerate(rows[1:], start=2):
-        where = f"{path}, row {row}"
-        if not cells:
-            raise ValueError(f"{where}: the row is blank, but others follow it")
-        if len(cells) != 2:
-            raise ValueError(
-                f"{where}: {len(cells)} cells where the header has 2; in a "
-                "comma-separated file the list of indices must stand in quotes"
-            )
-        _add_name(rows_by_name, _checked_name(cells[0], where), row, path)
-        lists.append(_parse_indices(cells[1], num_landmarks, f"{where}, column point_index_list"))
-        if len(lists[-1]) != len(lists[0]):
-            raise ValueError(
-                f"{where}, column point_index_list: {len(lists[-1])} indices, but row 2 "
-                f"has {len(lists[0])}; a submission needs the same number for every picture"
-            )
-    if not lists:
+    if len(rows) == 1:
         raise ValueError(f"{path}: the table has a header but no rows")
-    return AskedPoints(path=path, names=list(rows_by_name), indices=np.array(lists, np.int64))
+    return rows[1:]
+
+
+def parse_asked_row(
+    cells: Sequence[str],
+    rows_by_name: dict[str, int],
+    num_landmarks: int,
+    num_asked: int | None,
+    path: Path,
+    row: int,
+) -> list[int]:
+    """The landmarks that a row asks for, after its name was noted; what is wrong is named.
+
+    Args:
+        num_asked: landmarks that the rows above ask for; None if there are none.
+    """
+    where = f"{path}, row {row}"
+    if not cells:
+        raise ValueError(f"{where}: the row is blank, but others follow it")
+    if len(cells) != 2:
+        raise ValueError(
+            f"{where}: {len(cells)} cells where the header has 2; in a comma-separated file the "
+            "list of indices must stand in quotes"
+        )
+    _add_name(rows_by_name, _checked_name(cells[0], where), row, path)
+    where = f"{where}, column point_index_list"
+    indices = _parse_indices(cells[1], num_landmarks, where)
+    if num_asked is not None and len(indices) != num_asked:
+        raise ValueError(
+            f"{where}: {len(indices)} indices, but the rows above have {num_asked}; a submission "
+            "needs the same number for every picture"
+        )
+    return indices
 
 
 def read_boxes(path: Path, pictures: Sequence[Path]) -> np.ndarray:
@@ -256,6 +284,21 @@ def read_excluded(path: Path, table: LandmarkTable) -> np.ndarray:
             raise ValueError(f"{where}, column file_name: {name!r} is not in {table.path}")
         excluded.add(index_of[name])
     return np.array(sorted(excluded), np.int64)
+
+
+def write_excluded(path: Path, reasons: Mapping[str, Sequence[str]]) -> None:
+    """Writes a table for `read_excluded`: comma; file_name, reasons.
+
+    Args:
+        reasons: why each picture is left out, by file name.
+    """
+    with (
+        write_atomically(path) as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as file,
+    ):
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(["file_name", "reasons"])
+        table.writerows((name, "; ".join(why)) for name, why in reasons.items())
 
 
 def write_asked_points(path: Path, names: Sequence[str], indices: np.ndarray) -> None:

@@ -263,6 +263,14 @@ def test_missing_pictures_are_counted_and_the_first_is_named(images: Path) -> No
         image_paths(images, ["x.jpg"], TABLE)
 
 
+def test_pictures_that_are_not_needed_may_be_missing(images: Path) -> None:
+    names = ["a.jpg", "x.jpg", "sub/c.jpg", "y.jpg"]
+    paths = image_paths(images, names, TABLE, [2, 0])
+    assert list(paths) == [images / name for name in names]
+    with pytest.raises(ValueError, match=r"row 5, .*no picture 'y\.jpg' in \S+$"):
+        image_paths(images, names, TABLE, [0, 3])
+
+
 def test_a_missing_folder_is_named(images: Path) -> None:
     with pytest.raises(ValueError, match=r"absent: there is no such folder.*landmarks\.csv"):
         image_paths(images / "absent", ["a.jpg"], TABLE)

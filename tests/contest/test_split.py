@@ -6,10 +6,18 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from heatmap.contest import PERSON_PATTERN, read_landmarks, split_rows
+from heatmap.contest import (
+    PERSON_PATTERN,
+    LandmarkTable,
+    read_landmarks,
+    read_split,
+    split_rows,
+    write_landmarks,
+    write_split,
+)
 
-RULES: tuple[Literal["auto", "person", "order", "random"], ...]
-RULES = "auto", "person", "order", "random"
+RULES: tuple[Literal["auto", "person", "order", "hash", "random"], ...]
+RULES = "auto", "person", "order", "hash", "random"
 FACES68 = Path(__file__).parents[3] / "shared" / "data" / "faces68"
 
 
@@ -83,17 +91,34 @@ def test_random_rows_are_others_with_another_seed_and_as_many_as_by_order() -> N
 UNEVEN = [f"P{who}_{which}.jpg" for who in range(23) for which in range(1 + who % 4)]
 
 
-@pytest.mark.parametrize("rule", ["person", "order", "random"])
+def test_by_hash_rows_keep_their_side_when_the_table_changes() -> None:
+    names = names_of(200)
+    grown = [f"New_{number}.jpg" for number in range(77)] + names[::-1]
+    for options in ({"share": 0.3}, {"folds": 4, "fold": 2}):
+        sides = [
+            dict(zip(some, split_rows(some, rule="hash", **options).validation, strict=True))  # type: ignore[arg-type]
+            for some in (names, grown)
+        ]
+        assert sides[0] == {name: sides[1][name] for name in names}
+        assert 0.2 < np.mean(list(sides[1].values())) < 0.4
+    split = split_rows(names, rule="hash", share=0.3)
+    assert split.rule == f"by hash of the file name ({split.validation.sum()} of 600 rows)"
+    small = split_rows(names, rule="hash", share=0.1).validation
+    assert small.any() and not (small & ~split.validation).any()
+
+
+@pytest.mark.parametrize("rule", ["person", "order", "hash", "random"])
 @pytest.mark.parametrize("folds", [2, 5, 7])
 def test_every_row_validates_in_one_fold_and_fold_0_is_the_plain_share(
-    rule: Literal["person", "order", "random"], folds: int
+    rule: Literal["person", "order", "hash", "random"], folds: int
 ) -> None:
     splits = [split_rows(UNEVEN, rule=rule, folds=folds, fold=fold) for fold in range(folds)]
     validation = np.stack([split.validation for split in splits])
     assert validation.shape == (folds, len(UNEVEN))
     assert (validation.sum(0) == 1).all()
     sizes = validation.sum(1)
-    assert sizes.max() - sizes.min() <= (2 * 3 if rule == "person" else 1)
+    spread = {"person": 2 * 3, "order": 1, "random": 1, "hash": len(UNEVEN)}
+    assert sizes.max() - sizes.min() <= spread[rule]
     plain = split_rows(UNEVEN, rule=rule, share=1 / folds)
     np.testing.assert_array_equal(splits[0].validation, plain.validation)
     assert len({split.rule for split in splits}) == folds
@@ -151,6 +176,8 @@ def test_auto_splits_by_person_where_the_names_allow_it(names: list[str], rule: 
             "66 pictures of 3 people into 3 folds: nobody would be in fold 1; .*at random",
         ),
         (["a.jpg"], {"rule": "random"}, "cannot split 1 rows"),
+        (["a.jpg"], {"rule": "hash"}, "1 rows by hash with a validation share of 0.2: one side"),
+        (["a.jpg"], {"rule": "hash", "folds": 2}, "1 rows by hash into 2 folds: fold . would"),
         ([*names_of(9), "x.jpg"], {"rule": "person"}, r"'x.jpg' does not match.*\(\.\+\)_"),
         (names_of(9), {"rule": "person", "person_pattern": r"(\d+)_"}, "'Jo_0_0.jpg' does not"),
         (names_of(1), {"rule": "person"}, "3 pictures show 1 person"),
@@ -166,6 +193,57 @@ def test_auto_splits_by_person_where_the_names_allow_it(names: list[str], rule: 
 def test_what_cannot_be_split_is_refused(names: list[str], options: dict, essential: str) -> None:
     with pytest.raises(ValueError, match=essential):
         split_rows(names, **options)
+
+
+def table_of(folder: Path, names: list[str]) -> LandmarkTable:
+    path = folder / "landmarks.csv"
+    write_landmarks(path, names, np.zeros((len(names), 2, 2)))
+    return read_landmarks(path)
+
+
+def test_a_stored_split_is_read_back_by_file_name(tmp_path: Path) -> None:
+    names, path = ["a.jpg", "b,c.jpg", "d/e.jpg", "f.jpg", "g.jpg"], tmp_path / "new" / "split.csv"
+    validation = np.array([True, False, False, True, False])
+    write_split(path, names, validation)
+    assert path.read_text().splitlines()[:2] == ["file_name,part", "a.jpg,validation"]
+    split = read_split(path, table_of(tmp_path, names))
+    np.testing.assert_array_equal(split.validation, validation)
+    assert split.rule == f"as {path} says (2 of 5 rows)"
+    again = read_split(path, table_of(tmp_path, names[::-1]))
+    np.testing.assert_array_equal(again.validation, validation[::-1])
+
+    folds = np.array([2, 0, 1, 0, 2])
+    write_split(path, names, folds)
+    for fold in range(3):
+        split = read_split(path, table_of(tmp_path, names), fold)
+        np.testing.assert_array_equal(split.validation, folds == fold)
+        assert split.rule == f"as {path} says (fold {fold} of 3: {(folds == fold).sum()} of 5 rows)"
+
+
+@pytest.mark.parametrize(
+    ("text", "fold", "essential"),
+    [
+        ("file_name,side\na.jpg,train\n", 0, "row 1: expected the columns file_name and either"),
+        ("file_name,part,fold\na.jpg,train,1\n", 0, "row 1: expected the columns"),
+        ("", 0, "row 1: expected the columns"),
+        ("file_name,part\na.jpg\n", 0, "row 2: 1 cells where the header has 2"),
+        ("file_name,part\na.jpg,test\n", 0, "row 2, column part: expected train or validation"),
+        ("file_name,fold\na.jpg,-1\n", 0, "row 2, column fold: expected the number of a fold"),
+        ("file_name,part\nx.jpg,train\n", 0, r"row 2, column file_name: 'x.jpg' is not in .*land"),
+        ("file_name,part\na.jpg,train\na.jpg,train\n", 0, "row 3, .* 'a.jpg' stands in a row"),
+        ("file_name,part\na.jpg,train\n", 0, "1 of the 2 pictures .* no row, such as 'b.jpg'"),
+        ("file_name,part\na.jpg,train\nb.jpg,train\n", 0, "part: 0 of 2 rows validate"),
+        ("file_name,part\na.jpg,train\nb.jpg,validation\n", 1, "no folds; .*data.fold 0, not 1"),
+        ("file_name,fold\na.jpg,0\nb.jpg,1\n", 2, "fold 2 of 2: 0 of 2 rows validate"),
+    ],
+)
+def test_a_stored_split_that_does_not_fit_is_refused(
+    tmp_path: Path, text: str, fold: int, essential: str
+) -> None:
+    path = tmp_path / "split.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=f"^{path}.*{essential}"):
+        read_split(path, table_of(tmp_path, ["a.jpg", "b.jpg"]), fold)
 
 
 def test_a_group_that_takes_no_part_tells_no_person() -> None:
