@@ -57,6 +57,9 @@ class Data:
     weights: Path | None = None
     """Table (comma or TAB; file_name, weight) of how much every training picture counts in the
     loss; tools/data.py pose makes one in which turned heads count more."""
+    symmetry: Path | None = None
+    """File of tools/data.py symmetry with the mirror permutation and the groups of the landmarks;
+    971, 68 and 15 landmarks need none. The run keeps what it says."""
     workers: int = 2
     """Processes that read pictures; 0 reads them in the training process."""
 

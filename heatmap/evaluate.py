@@ -36,7 +36,8 @@ class Errors:
     rows: (N,); mse: (N,) float64 mean squared error over labelled coordinates, px² of the picture;
     nme: (N,) mean point error over the normaliser; normaliser: its name; distance: (N, P) float32
     point errors in px, NaN where unlabelled; peak: (N, P) heights of the heatmap peaks, NaN on the
-    direct road; mean_shape_mse: (N,) as mse, for the mean training shape; image_hw: (N, 2).
+    direct road; mean_shape_mse: (N,) as mse, for the mean training shape; image_hw: (N, 2). groups:
+    of the landmarks, by name.
     """
 
     rows: np.ndarray
@@ -47,6 +48,7 @@ class Errors:
     peak: np.ndarray
     mean_shape_mse: np.ndarray
     image_hw: np.ndarray
+    groups: dict[str, range]
 
 
 def measure(
@@ -101,7 +103,8 @@ def measure(
     joined = {name: values[order] for name, values in joined.items()}
     assert np.array_equal(joined["rows"], np.sort(rows)), "each row is counted once"
     name, _ = topology.normaliser(labels[:1])
-    return Errors(normaliser=name, **joined)
+    groups = topology.groups(labels.shape[1], views[0].scheme)
+    return Errors(normaliser=name, groups=groups, **joined)
 
 
 def _check_finite(found: Landmarks, samples: Samples) -> None:
@@ -123,7 +126,6 @@ def summary(errors: Errors) -> dict[str, Any]:
     """
     squared = errors.distance.astype(np.float64) ** 2 / 2  # mean over x and y
     nme = errors.nme[np.isfinite(errors.nme)]
-    groups = topology.groups(errors.distance.shape[1])
     shorter = errors.image_hw.min(1)
     edges = (0, *SIZE_CLASSES, np.inf)
     sizes = {}
@@ -152,7 +154,7 @@ def summary(errors: Errors) -> dict[str, Any]:
         "mean_peak": _number(_nanmean(errors.peak, None)),
         "groups": {
             name: _number(_nanmean(_nanmean(squared[:, members.start : members.stop], 1), 0))
-            for name, members in groups.items()
+            for name, members in errors.groups.items()
         },
         "sizes": sizes,
     }

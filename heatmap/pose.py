@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from heatmap import shape
+
 MOST_FITTED = 10_000
 
 
@@ -29,33 +31,13 @@ def turns(points_image: np.ndarray) -> np.ndarray:
             f"{len(whole)} of {len(points_image)} faces have all their landmarks; their poses can "
             "be told of three at least"
         )
-    fitted = whole[np.linspace(0, len(whole) - 1, min(len(whole), MOST_FITTED)).astype(int)]
-    shapes = _unit_shapes(points_image[fitted])
-    mean = shapes[0]
-    for _ in range(5):
-        mean = _rotated(shapes, mean).mean(0)
-        mean /= np.linalg.norm(mean)
-    rest = _real(_rotated(shapes, mean) - mean)
+    shapes = shape.of(points_image[shape.sample(whole, MOST_FITTED)])
+    mean = shape.mean_shape(shapes)
+    rest = shape.real(shape.onto(shapes, mean) - mean)
     strengths, changes = np.linalg.eigh(rest.T @ rest)
     if strengths[-1] <= 1e-12 * len(rest):
         raise ValueError("all faces have the same shape, so there are no poses to tell apart")
     for some in np.array_split(whole, -(-len(whole) // MOST_FITTED)):
-        shape = _rotated(_unit_shapes(points_image[some]), mean)
-        found[some] = _real(shape - mean) @ changes[:, -1]
+        lying = shape.onto(shape.of(points_image[some]), mean)
+        found[some] = shape.real(lying - mean) @ changes[:, -1]
     return found
-
-
-def _unit_shapes(points: np.ndarray) -> np.ndarray:
-    """(N, P) complex x + iy, about the middle and of unit size."""
-    shapes = points[..., 0].astype(np.float64) + 1j * points[..., 1]
-    shapes -= shapes.mean(1, keepdims=True)
-    return shapes / np.maximum(np.linalg.norm(shapes, axis=1, keepdims=True), 1e-12)
-
-
-def _rotated(shapes: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """The shapes, each turned to lie on the mean as well as it can."""
-    return shapes * np.exp(-1j * np.angle(shapes @ mean.conj()))[:, None]
-
-
-def _real(shapes: np.ndarray) -> np.ndarray:
-    return np.concatenate([shapes.real, shapes.imag], 1)
