@@ -27,7 +27,7 @@ def real(shapes: np.ndarray) -> np.ndarray:
     return np.concatenate([shapes.real, shapes.imag], -1)
 
 
-def _complex(reals: np.ndarray) -> np.ndarray:
+def from_real(reals: np.ndarray) -> np.ndarray:
     x, y = np.split(reals, 2, -1)
     return x + 1j * y
 
@@ -89,7 +89,7 @@ def mean_shape(shapes: np.ndarray) -> np.ndarray:
     mean = _unit(shapes[labelled.argmax()])
     for _ in range(6):
         lying = onto(shapes, mean)
-        distance = np.sqrt(_nanmean(np.abs(lying - mean) ** 2, 1))
+        distance = np.sqrt(nanmean(np.abs(lying - mean) ** 2, 1))
         usual = np.nanmedian(distance)
         weight = np.nan_to_num(np.minimum(1, FAR * usual / np.maximum(distance, 1e-12)) ** 2)
         has = np.isfinite(lying)
@@ -106,7 +106,7 @@ def _unit(shape: np.ndarray) -> np.ndarray:
     return shape / max(np.sqrt(np.nansum(np.abs(shape) ** 2)), 1e-12)
 
 
-def _nanmean(values: np.ndarray, axis: int) -> np.ndarray:
+def nanmean(values: np.ndarray, axis: int) -> np.ndarray:
     """The mean of what is not NaN; NaN where nothing is."""
     has = np.isfinite(values)
     count = has.sum(axis)
@@ -170,7 +170,7 @@ class ShapeModel:
                 more, shift = placement(pseudo, explained)
                 factor, offset, pseudo = factor * more, offset * more + shift, pseudo * more + shift
             found = real(pseudo - self.mean) @ self.changes.T * held
-            explained = self.mean + _complex(found @ self.changes)
+            explained = self.mean + from_real(found @ self.changes)
         return Seen(factor * shapes + offset, explained, found / self.spread, factor, offset)
 
     def _near(self, shapes: np.ndarray, explained: np.ndarray) -> np.ndarray:
@@ -211,7 +211,7 @@ def fit(points_image: np.ndarray, share: float = 0.98) -> ShapeModel:
             "most of its landmarks, so nothing can be told of it"
         )
     lying = onto(shapes, mean)
-    distance = np.sqrt(_nanmean(np.abs(lying - mean) ** 2, 1))
+    distance = np.sqrt(nanmean(np.abs(lying - mean) ** 2, 1))
     shapes = shapes[distance <= FAR * np.median(distance)]  # faces never are further
     rest = onto(shapes, mean) - mean
     rest = real(np.where(np.isfinite(rest), rest, 0))
@@ -221,7 +221,7 @@ def fit(points_image: np.ndarray, share: float = 0.98) -> ShapeModel:
     model = _model(mean, rest, rest / np.maximum(length, 1e-12) * np.median(length), share)
     for _ in range(3):
         seen = model.see(shapes)
-        distance = np.sqrt(_nanmean(np.abs(seen.lying - seen.explained) ** 2, 1))
+        distance = np.sqrt(nanmean(np.abs(seen.lying - seen.explained) ** 2, 1))
         good = distance <= FAR * np.nanmedian(distance)
         lying, explained = seen.lying[good], seen.explained[good]
         filled = np.where(np.isfinite(lying), lying, explained)
@@ -248,7 +248,7 @@ def _model(mean: np.ndarray, rest: np.ndarray, robust: np.ndarray, share: float)
     most = max(1, min((freedom - 4) // 2, num_faces // 4))
     kept = min(int(np.searchsorted(explained, share)) + 1, most)
     changes, strengths = changes[:kept], strengths[:kept]
-    off = np.abs(_complex(rest - rest @ changes.T @ changes))
+    off = np.abs(from_real(rest - rest @ changes.T @ changes))
     noise = np.median(off, 0) / np.sqrt(2 * np.log(2))  # the median of a Rayleigh distribution
     noise = np.maximum(noise, max(0.1 * np.median(noise), 1e-6))
     return ShapeModel(mean, changes, np.sqrt(strengths / num_faces), noise)

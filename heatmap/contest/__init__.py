@@ -18,7 +18,7 @@ landmark.
 """
 
 from heatmap.contest.folder import Folder, find_folder
-from heatmap.contest.images import image_paths, read_image
+from heatmap.contest.images import image_paths, image_size, read_image
 from heatmap.contest.score import contest_mse, squared_errors
 from heatmap.contest.split import PERSON_PATTERN, Split, split_rows
 from heatmap.contest.submission import (
@@ -56,6 +56,7 @@ __all__ = [
     "count_landmarks",
     "find_folder",
     "image_paths",
+    "image_size",
     "read_asked_points",
     "read_boxes",
     "read_excluded",

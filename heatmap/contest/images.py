@@ -6,6 +6,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
+
+_ORIENTATION = 0x0112  # of EXIF; from 5 on, width and height change places
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -37,6 +40,21 @@ def read_image(path: Path) -> np.ndarray:
             "or of no known format"
         )
     return image
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(height, width) of the picture as a person sees it, from the beginning of its file.
+
+    Raises:
+        ValueError: the file is missing or not a picture.
+    """
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            lies = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+    except OSError as error:
+        raise ValueError(f"{path}: the size of the picture cannot be read: {error}") from error
+    return (width, height) if lies else (height, width)
 
 
 def image_paths(images: Path, names: Sequence[str], table: Path) -> list[Path]:
