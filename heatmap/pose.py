@@ -1,4 +1,4 @@
-"""How far heads are turned, told from their landmarks alone."""
+"""How far heads are turned and tilted, told from their landmarks alone."""
 
 import numpy as np
 
@@ -40,4 +40,22 @@ def turns(points_image: np.ndarray) -> np.ndarray:
     for some in np.array_split(whole, -(-len(whole) // MOST_FITTED)):
         lying = shape.onto(shape.of(points_image[some]), mean)
         found[some] = shape.real(lying - mean) @ changes[:, -1]
+    return found
+
+
+def rolls(points_image: np.ndarray) -> np.ndarray:
+    """(N,) float64: the tilt of every face in degrees, clockwise, against the mean of all.
+
+    Args:
+        points_image: (N, P, 2), in image pixels; faces with fewer than three landmarks get NaN.
+
+    Raises:
+        ValueError: no face has three landmarks.
+    """
+    rows = np.arange(len(points_image))
+    mean = shape.mean_shape(shape.of(points_image[shape.sample(rows, MOST_FITTED)]))
+    found = np.empty(len(rows))
+    for some in np.array_split(rows, -(-len(rows) // MOST_FITTED)):
+        factor, _ = shape.placement(shape.of(points_image[some]), mean)
+        found[some] = -np.rad2deg(np.angle(factor[:, 0]))
     return found

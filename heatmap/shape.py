@@ -96,8 +96,9 @@ def mean_shape(shapes: np.ndarray) -> np.ndarray:
         total = (weight[:, None] * has).sum(0)
         with np.errstate(invalid="ignore", divide="ignore"):
             mean = _unit((weight[:, None] * np.where(has, lying, 0)).sum(0) / total)
-    turns = placement(shapes, mean)[0]
-    usual_turn = np.angle(np.nansum(turns / np.abs(turns)))
+    factors = placement(shapes, mean)[0]
+    turns = np.angle(factors[np.isfinite(factors)])
+    usual_turn = np.angle(np.exp(1j * turns).sum())
     return mean * np.exp(-1j * usual_turn)
 
 
@@ -132,7 +133,8 @@ class Seen:
 
     def in_image(self, shapes: np.ndarray) -> np.ndarray:
         """(N, P) shapes in the model's frame, brought back to where the faces came from."""
-        return (shapes - self.offset) / self.factor
+        with np.errstate(invalid="ignore"):
+            return (shapes - self.offset) / self.factor
 
 
 @dataclass(frozen=True)

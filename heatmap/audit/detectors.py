@@ -77,8 +77,7 @@ class Findings:
 
     score: (N,) -log10 of the share of faces that would be as suspicious. tails: the same of each
     detector, (N,) by its name. times: (N,) how many times the usual. contour: (N,) by detector, the
-    index of the group that stands out. jagged: (N, G) tails of the contours. roll_deg: (N,) tilt of
-    the face, clockwise, NaN where it is not known.
+    index of the group that stands out. jagged: (N, G) tails of the contours.
     """
 
     score: np.ndarray
@@ -86,7 +85,6 @@ class Findings:
     times: dict[str, np.ndarray]
     contour: dict[str, np.ndarray]
     jagged: np.ndarray
-    roll_deg: np.ndarray
 
     @property
     def order(self) -> np.ndarray:
@@ -128,7 +126,9 @@ def audit(labels: Labels, progress: bool = False) -> Findings:
         each = jagged if name == "jagged" else tails(values)
         contour[name] = each.argmax(1)
         found[name] = tails(each.max(1))
-        times[name] = np.exp(values - np.nanmedian(values, 0))[rows, contour[name]]
+        if name == "order":  # however unusual, another order is no reason unless it fits better
+            found[name][~(values[rows, contour[name]] > 0)] = 0
+        times[name] = np.exp(values - _usual(values))[rows, contour[name]]
     alone["place"] = _far_from_the_rest(place)
     alone |= _clips(labels.clip, place, coefficients)
     if labels.seen_image is not None:
@@ -136,11 +136,14 @@ def audit(labels: Labels, progress: bool = False) -> Findings:
     for name, values in alone.items():
         classes = labels.trained if name in OF_RUNS and labels.trained is not None else None
         found[name], times[name] = _by_class(values, classes)
+        if name == "sides":
+            found[name][~(values > 0)] = 0
     # where runs see the face, they tell more of its size and place than other pictures do
     families = (OF_SHAPE, OF_PICTURE if labels.seen_image is None else OF_RUNS)
     score = np.zeros(len(rows))
     for family in families:
-        score = np.maximum(score, tails(np.max([found[n] for n in family if n in found], 0)))
+        highest = np.max([found[name] for name in family if name in found], 0)
+        score = np.maximum(score, tails(np.where(highest > 0, highest, np.nan)))
     told = {name for family in families for name in family}
     return Findings(
         score=score,
@@ -148,7 +151,6 @@ def audit(labels: Labels, progress: bool = False) -> Findings:
         times=times,
         contour=contour,
         jagged=jagged,
-        roll_deg=np.rad2deg(place[:, 3]),
     )
 
 
@@ -168,6 +170,12 @@ def tails(values: np.ndarray) -> np.ndarray:
             tail = 1 + (column[has] - high) / max(higher - high, 1e-9) * np.log10(2)
             found[has, index] = np.maximum(0, np.where(column[has] > high, tail, body))
     return found.reshape(values.shape)
+
+
+def _usual(values: np.ndarray) -> np.ndarray:
+    """(K,) medians of the finite values of (N, K) columns; NaN where there are none."""
+    finite = (column[np.isfinite(column)] for column in values.T)
+    return np.array([np.median(column) if len(column) else np.nan for column in finite])
 
 
 def _by_class(values: np.ndarray, classes: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
@@ -231,11 +239,9 @@ class Judge:
             self.member[members, index] = 1
         self.inner = np.concatenate([members[1:-1] for members in self.groups])
         seen = self.model.see(shape.of(known))
-        bends = np.abs(self._bends(seen.lying - seen.explained))
-        usual = np.array([np.median(b[np.isfinite(b)]) if np.isfinite(b).any() else np.nan
-                          for b in bends.T])  # fmt: skip
-        usual = np.where(np.isfinite(usual), usual, np.inf)
-        self.usual_bends = np.maximum(usual, 0.1 * np.median(usual)) if len(usual) else usual
+        usual = _usual(np.abs(self._bends(seen.lying - seen.explained)))
+        least = 0.1 * np.median(usual[np.isfinite(usual)]) if np.isfinite(usual).any() else 1.0
+        self.usual_bends = np.maximum(usual, least)
         if self.permutation is not None:
             # what the head's turn and the like make uneven: the strongest uneven changes
             changes = shape.from_real(self.model.changes * self.model.spread[:, None])
@@ -375,8 +381,7 @@ def _against_runs(labels: Labels) -> dict[str, np.ndarray]:
     assert labels.seen_image is not None
     parts = []
     for rows in blocks(np.arange(len(labels.fold))):
-        some = labels.of(rows)
-        own, other = shape.of(some.points_image), shape.of(some.seen_image)
+        own, other = shape.of(labels.points_image[rows]), shape.of(labels.seen_image[rows])
         other = np.where(np.isfinite(own), other, np.nan)
         with np.errstate(divide="ignore", invalid="ignore"):
             size = np.sqrt(nan_mean_square(np.abs(other - shape.nanmean(other, 1)[:, None])))

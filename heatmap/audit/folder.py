@@ -170,22 +170,21 @@ def see(
             )
         if run.checkpoint.table_hash == fingerprint:
             mask[run.checkpoint.training_rows.numpy()] = False
-    trained = ~new.any(0)
+    trained = np.asarray(~new.any(0))
     weights = np.where(trained, 1.0, new)
     weights /= weights.sum(0)
     shape = (len(paths), table.num_landmarks, 2)
-    points = np.lib.format.open_memmap(store / "seen.npy", "w+", np.float32, shape)
-    unknown = np.broadcast_to(np.float32(np.nan), shape)
+    points: np.ndarray = np.lib.format.open_memmap(store / "seen.npy", "w+", np.float32, shape)
     for run, weight in zip(runs, weights, strict=True):
         rows = np.flatnonzero(weight)
-        settings = run.experiment
+        settings, views = run.experiment, Ensemble((run,)).views(paths, table.points_image, device)
         with tqdm(
             total=len(rows), desc=f"predict {run.path.parent.name}", unit="img", leave=False,
             disable=None,
         ) as bar:  # fmt: skip
             for found in predict(
-                Ensemble((run,)).views(paths, unknown, device), rows, batch=settings.train.batch,
-                workers=settings.data.workers, device=device,
+                views, rows, batch=settings.train.batch, workers=settings.data.workers,
+                device=device,
             ):  # fmt: skip
                 points[found.rows] += weight[found.rows, None, None] * found.points_image
                 bar.update(len(found.rows))
@@ -209,7 +208,7 @@ def write_table(
         turns = pose.turns(labels.points_image)
     except ValueError:
         turns = np.full(len(names), np.nan)
-    contours = list(labels.groups)
+    contours, rolls = list(labels.groups), pose.rolls(labels.points_image)
     with (
         write_atomically(path) as temporary,
         temporary.open("w", encoding="utf-8", newline="") as file,
@@ -227,7 +226,7 @@ def write_table(
             table.writerow(
                 [rank, names[row], f"{findings.score[row]:.3f}",
                  "; ".join(findings.reasons(row, labels.groups)), contour if is_one else "",
-                 _number(findings.roll_deg[row]), _number(turns[row]), trained,
+                 _number(rolls[row]), _number(turns[row]), trained,
                  verdicts.get(names[row], "")]
             )  # fmt: skip
 
@@ -282,11 +281,14 @@ def write_excluded(
 def repair(labels: Labels, findings: Findings, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The jagged contours of these rows, put where a model of other faces has them.
 
+    A face of whose landmarks more than half would be moved is left alone: too little holds it.
+
     Returns:
         The rows that were changed, and their (n, P, 2) points.
     """
     wrong = findings.jagged >= JAGGED
-    rows = np.sort(rows[wrong[rows].any(1)])
+    moved = wrong @ np.array([len(members) for members in labels.groups.values()])
+    rows = np.sort(rows[(moved[rows] > 0) & (moved[rows] <= labels.points_image.shape[1] / 2)])
     parts = [np.empty((0, *labels.points_image.shape[1:]))]
     changed = [np.empty(0, int)]
     for fold in np.unique(labels.fold[rows]):

@@ -156,10 +156,14 @@ def _reordered(
 def table(recalls: list[Recall], share: float) -> str:
     """The recall of every kind as lines that line up."""
     runs = any(recall.unseen_injected != recall.injected for recall in recalls)
-    rows = [(r.kind + ("" if r.counted else " *"), r.injected, r.found, r.unseen_injected,
-             r.unseen_found) for r in recalls]  # fmt: skip
+    rows: list[tuple[str, int, int, int, int]] = [
+        (r.kind if r.counted else f"{r.kind} *", r.injected, r.found, r.unseen_injected,
+         r.unseen_found)
+        for r in recalls
+    ]  # fmt: skip
     total = np.array([row[1:] for row, r in zip(rows, recalls, strict=True) if r.counted]).sum(0)
-    rows.append(("all but *", *map(int, total)))
+    injected, found, unseen, unseen_found = map(int, total)
+    rows.append(("all but *", injected, found, unseen, unseen_found))
     width = max(len(row[0]) for row in rows)
     head = f"{'injected error':<{width}}  found in the first {100 * share:g} %"
     lines = [head + ("   of faces new to the runs" if runs else "")]
