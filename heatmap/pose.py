@@ -25,7 +25,10 @@ def turns(points_image: np.ndarray) -> np.ndarray:
     https://doi.org/10.1007/BF02291478.
     """
     found = np.full(len(points_image), np.nan)
-    whole = np.flatnonzero(np.isfinite(points_image).all((1, 2)))
+    is_whole = np.zeros(len(found), bool)
+    for some in shape.blocks(np.arange(len(found))):
+        is_whole[some] = np.isfinite(points_image[some]).all((1, 2))
+    whole = np.flatnonzero(is_whole)
     if len(whole) < 3:
         raise ValueError(
             f"{len(whole)} of {len(points_image)} faces have all their landmarks; their poses can "
@@ -37,7 +40,7 @@ def turns(points_image: np.ndarray) -> np.ndarray:
     strengths, changes = np.linalg.eigh(rest.T @ rest)
     if strengths[-1] <= 1e-12 * len(rest):
         raise ValueError("all faces have the same shape, so there are no poses to tell apart")
-    for some in np.array_split(whole, -(-len(whole) // MOST_FITTED)):
+    for some in shape.blocks(whole):
         lying = shape.onto(shape.of(points_image[some]), mean)
         found[some] = shape.real(lying - mean) @ changes[:, -1]
     return found
@@ -55,7 +58,7 @@ def rolls(points_image: np.ndarray) -> np.ndarray:
     rows = np.arange(len(points_image))
     mean = shape.mean_shape(shape.of(points_image[shape.sample(rows, MOST_FITTED)]))
     found = np.empty(len(rows))
-    for some in np.array_split(rows, -(-len(rows) // MOST_FITTED)):
+    for some in shape.blocks(rows):
         factor, _ = shape.placement(shape.of(points_image[some]), mean)
         found[some] = -np.rad2deg(np.angle(factor[:, 0]))
     return found

@@ -4,10 +4,12 @@ A shape is a row of P complex numbers x + iy, NaN where a landmark is unlabelled
 a similarity is one product and one sum: a face lies on a shape as `factor * face + offset`.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
+BLOCK = 1_000  # faces that are looked at together
 MOST_FITTED = 4_000  # faces; more make a model slower and no better
 FAR = 3.0  # usual deviations; what is further counts no more than this far
 
@@ -41,6 +43,12 @@ def face_size(shapes: np.ndarray) -> np.ndarray:
 def sample(rows: np.ndarray, most: int) -> np.ndarray:
     """At most so many of the rows, evenly spaced."""
     return rows[np.linspace(0, len(rows) - 1, min(len(rows), most)).astype(int)]
+
+
+def blocks(rows: np.ndarray) -> Iterator[np.ndarray]:
+    """The rows in parts that fit into memory together with what is made of them."""
+    for begin in range(0, len(rows), BLOCK):
+        yield rows[begin : begin + BLOCK]
 
 
 def placement(shapes: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -90,8 +98,8 @@ def mean_shape(shapes: np.ndarray) -> np.ndarray:
     for _ in range(6):
         lying = onto(shapes, mean)
         distance = np.sqrt(nanmean(np.abs(lying - mean) ** 2, 1))
-        usual = np.nanmedian(distance)
-        weight = np.nan_to_num(np.minimum(1, FAR * usual / np.maximum(distance, 1e-12)) ** 2)
+        far = FAR * max(np.nanmedian(distance), 1e-12)
+        weight = np.nan_to_num(np.minimum(1, far / np.maximum(distance, 1e-12)) ** 2)
         has = np.isfinite(lying)
         total = (weight[:, None] * has).sum(0)
         with np.errstate(invalid="ignore", divide="ignore"):

@@ -99,10 +99,10 @@ def test_the_reason_names_contour_and_error(drawn: Labels) -> None:
 def test_a_person_whose_labels_are_all_wrong_does_not_explain_itself(drawn: Labels) -> None:
     points = drawn.points_image.copy()
     brow = np.array(drawn.groups["left brow"])
-    wrong = np.arange(240, 252)  # all in fold 2
-    points[wrong[:, None], brow] += 0.12 * shape.face_size(shape.of(points[wrong]))[:, None, None]
+    wrong = np.arange(240, 260)  # all in fold 2
+    points[wrong[:, None], brow] += 0.05 * shape.face_size(shape.of(points[wrong]))[:, None, None]
     findings = audit(replace(drawn, points_image=points))
-    assert np.isin(wrong, findings.listed(0.03)).all()
+    assert np.isin(wrong, findings.listed(0.05)).mean() > 0.8
 
 
 def test_unlabelled_landmarks_and_faces_are_no_errors(drawn: Labels) -> None:

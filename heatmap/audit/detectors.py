@@ -1,6 +1,5 @@
 """The detectors of label errors, and how they become one rank."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -8,7 +7,6 @@ from tqdm import tqdm
 
 from heatmap import shape
 
-BLOCK = 4_000  # faces that are looked at together
 LISTED = 0.03  # share of the faces that are listed as likely errors
 SUSPICIOUS = 2.0  # tail from which a detector is a reason: one face of a hundred
 JAGGED = 3.0  # tail from which a contour is repaired: one of a thousand
@@ -189,12 +187,6 @@ def _by_class(values: np.ndarray, classes: np.ndarray | None) -> tuple[np.ndarra
     return found, times
 
 
-def blocks(rows: np.ndarray) -> Iterator[np.ndarray]:
-    """The rows in parts that fit into memory together with what is made of them."""
-    for begin in range(0, len(rows), BLOCK):
-        yield rows[begin : begin + BLOCK]
-
-
 def _measure(
     labels: Labels, progress: bool
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], np.ndarray, np.ndarray]:
@@ -207,7 +199,7 @@ def _measure(
     ) as bar:  # fmt: skip
         for fold in np.unique(labels.fold):
             judge = Judge(labels, np.flatnonzero(labels.fold != fold))
-            for rows in blocks(np.flatnonzero(labels.fold == fold)):
+            for rows in shape.blocks(np.flatnonzero(labels.fold == fold)):
                 parts.append(judge.of(labels.of(rows)))
                 seen_rows.append(rows)
                 bar.update(len(rows))
@@ -380,7 +372,7 @@ def _against_runs(labels: Labels) -> dict[str, np.ndarray]:
     """Logarithms of how far labels are from what the runs see: in place, size and shape."""
     assert labels.seen_image is not None
     parts = []
-    for rows in blocks(np.arange(len(labels.fold))):
+    for rows in shape.blocks(np.arange(len(labels.fold))):
         own, other = shape.of(labels.points_image[rows]), shape.of(labels.seen_image[rows])
         other = np.where(np.isfinite(own), other, np.nan)
         with np.errstate(divide="ignore", invalid="ignore"):

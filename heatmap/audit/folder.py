@@ -73,6 +73,9 @@ def audit_folder(
             yield f"{trained.sum()} of {len(names)} pictures were trained on by every run"
         yield f"{len(names)} pictures in {rule}; self-test:"
         yield injected.table(injected.self_test(labels, options.top, progress=True), options.top)
+        yield "* is a good label of a similar face, and counted apart"
+        if not loaded:
+            yield "labels of another size or another picture show best against a run (--run RUN)"
         findings = audit(labels, progress=True)
         listed = findings.listed(options.top)
         write_table(options.out, names, labels, findings, verdicts)
@@ -95,7 +98,8 @@ def audit_folder(
         if options.repair_to:
             rows, points = repair(labels, findings, listed)
             whole = np.array(table.points_image[:])
-            whole[rows] = points
+            is_integral = (whole[rows] == np.rint(whole[rows])) | np.isnan(whole[rows])
+            whole[rows] = np.rint(points) if is_integral.all() else points
             contest.write_landmarks(options.repair_to, names, whole)
             yield f"{options.repair_to}: the training table with {len(rows)} faces repaired"
 

@@ -48,7 +48,9 @@ def self_test(
 ) -> list[Recall]:
     """Injects errors into copies of the labels, audits these and counts what is listed.
 
-    Every round changes `SHARE` of the faces, with all kinds in turn.
+    Every round changes `SHARE` of the faces, with all kinds in turn. The runs were trained on the
+    labels as they are: had they been trained on the errors, they might have learned some, so the
+    recall is best read of the faces that are new to them.
 
     Args:
         share: of the faces that the list holds.
