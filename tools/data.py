@@ -206,8 +206,9 @@ def audit(
 
     Args:
         root: contest folder.
-        run: run folders or checkpoints; a picture is held to those that were not trained on it, if
-            there are any. Labels that are shifted or of another size can hardly be seen without.
+        run: run folders or checkpoints, all about as good as the best; a picture is held to those
+            that were not trained on it, if there are any (five folds see all pictures anew). Labels
+            that are shifted or of another size can hardly be seen without.
         out: the table to write, with a row for every picture, the most suspicious first; fill in
             its column verdict (good or bad) and give it to --looked.
         sheet: the picture to write, .jpg or .png: the most suspicious faces with their labels, and

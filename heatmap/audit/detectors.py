@@ -1,6 +1,7 @@
 """The detectors of label errors, and how they become one rank."""
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -9,6 +10,7 @@ from heatmap import shape
 
 LISTED = 0.03  # share of the faces that are listed as likely errors
 SUSPICIOUS = 2.0  # tail from which a detector is a reason: one face of a hundred
+BETTER = 0.4  # logarithm of the factor by which another order must fit better: a half
 JAGGED = 3.0  # tail from which a contour is repaired: one of a thousand
 
 # Detectors by family; {contour} is the one that stands out, {times} how many times the usual.
@@ -114,7 +116,7 @@ def audit(labels: Labels, progress: bool = False) -> Findings:
     Raises:
         ValueError: too few faces to tell what is usual.
     """
-    contours, alone, place, coefficients = _measure(labels, progress)
+    contours, alone, place, coefficients = _judged(labels, progress)
     jagged = tails(contours["jagged"])
     found: dict[str, np.ndarray] = {}
     times: dict[str, np.ndarray] = {}
@@ -125,7 +127,7 @@ def audit(labels: Labels, progress: bool = False) -> Findings:
         contour[name] = each.argmax(1)
         found[name] = tails(each.max(1))
         if name == "order":  # however unusual, another order is no reason unless it fits better
-            found[name][~(values[rows, contour[name]] > 0)] = 0
+            found[name][~(values[rows, contour[name]] > BETTER)] = 0
         times[name] = np.exp(values - _usual(values))[rows, contour[name]]
     alone["place"] = _far_from_the_rest(place)
     alone |= _clips(labels.clip, place, coefficients)
@@ -135,7 +137,7 @@ def audit(labels: Labels, progress: bool = False) -> Findings:
         classes = labels.trained if name in OF_RUNS and labels.trained is not None else None
         found[name], times[name] = _by_class(values, classes)
         if name == "sides":
-            found[name][~(values > 0)] = 0
+            found[name][~(values > BETTER)] = 0
     # where runs see the face, they tell more of its size and place than other pictures do
     families = (OF_SHAPE, OF_PICTURE if labels.seen_image is None else OF_RUNS)
     score = np.zeros(len(rows))
@@ -187,12 +189,23 @@ def _by_class(values: np.ndarray, classes: np.ndarray | None) -> tuple[np.ndarra
     return found, times
 
 
-def _measure(
-    labels: Labels, progress: bool
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], np.ndarray, np.ndarray]:
-    """What the models of the other folds say of all faces: of their contours (N, G), of the whole
-    (N,), where they lie in their pictures (N, 4), and their coefficients (N, K)."""
-    parts, seen_rows = [], []
+class Judged(NamedTuple):
+    """What a shape model says of N faces; larger is more suspicious, NaN where it says nothing.
+
+    contours: (N, G) logarithms by detector; whole: (N,) logarithms by detector. place: (N, 4) where
+    the face lies in its picture: logarithm of its size, right and down of the middle, in sizes of
+    the picture, and tilt in radians. coefficients: (N, K) of the model's changes.
+    """
+
+    contours: dict[str, np.ndarray]
+    whole: dict[str, np.ndarray]
+    place: np.ndarray
+    coefficients: np.ndarray
+
+
+def _judged(labels: Labels, progress: bool) -> Judged:
+    """All faces, each judged by a model of the other folds."""
+    parts, judged_rows = [], []
     with tqdm(
         total=len(labels.fold), desc="audit", unit="face", delay=1, leave=False,
         disable=None if progress else True,
@@ -200,20 +213,20 @@ def _measure(
         for fold in np.unique(labels.fold):
             judge = Judge(labels, np.flatnonzero(labels.fold != fold))
             for rows in shape.blocks(np.flatnonzero(labels.fold == fold)):
-                parts.append(judge.of(labels.of(rows)))
-                seen_rows.append(rows)
+                parts.append(judge.judged(labels.of(rows)))
+                judged_rows.append(rows)
                 bar.update(len(rows))
-    back = np.argsort(np.concatenate(seen_rows))
-    kept = min(part[3].shape[1] for part in parts)
+    back = np.argsort(np.concatenate(judged_rows))
+    kept = min(part.coefficients.shape[1] for part in parts)
 
     def joined(arrays: list[np.ndarray]) -> np.ndarray:
         return np.concatenate(arrays)[back]
 
-    return (
-        {name: joined([part[0][name] for part in parts]) for name in parts[0][0]},
-        {name: joined([part[1][name] for part in parts]) for name in parts[0][1]},
-        joined([part[2] for part in parts]),
-        joined([part[3][:, :kept] for part in parts]),
+    return Judged(
+        {name: joined([part.contours[name] for part in parts]) for name in parts[0].contours},
+        {name: joined([part.whole[name] for part in parts]) for name in parts[0].whole},
+        joined([part.place for part in parts]),
+        joined([part.coefficients[:, :kept] for part in parts]),
     )
 
 
@@ -240,10 +253,8 @@ class Judge:
             uneven = shape.real(changes + changes.conj()[:, self.permutation]) / 2
             self.turns = np.linalg.svd(uneven, full_matrices=False)[2][:4]
 
-    def of(
-        self, labels: Labels
-    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], np.ndarray, np.ndarray]:
-        """As `_measure`, of these faces; all but the place are logarithms."""
+    def judged(self, labels: Labels) -> Judged:
+        """What the model says of these faces."""
         shapes, mean = shape.of(labels.points_image), self.model.mean
         seen = self.model.see(shapes)
         rest = seen.lying - seen.explained
@@ -280,7 +291,7 @@ class Judge:
                 ],
                 1,
             )
-        return contours, alone, place, seen.coefficients
+        return Judged(contours, alone, place, seen.coefficients)
 
     def repaired(self, points_image: np.ndarray, wrong: np.ndarray) -> np.ndarray:
         """(N, P, 2) the faces with wrong contours put where the model has them for the others.
@@ -337,7 +348,7 @@ def _far_from_the_rest(place: np.ndarray) -> np.ndarray:
     """(N,) logarithm of the Mahalanobis distance, by the spread of the nearest nine tenths."""
     has = np.isfinite(place).all(1)
     rest = place - np.median(place[has], 0)
-    near = np.abs(rest[has] / np.median(np.abs(rest[has]), 0)).max(1)
+    near = (np.abs(rest[has]) / np.maximum(np.median(np.abs(rest[has]), 0), 1e-9)).max(1)
     inside = rest[has][near <= np.quantile(near, 0.9)]
     precision = np.linalg.pinv(np.cov(inside.T))
     return np.log(np.maximum(np.einsum("ni,ij,nj->n", rest, precision, rest), 1e-12)) / 2
