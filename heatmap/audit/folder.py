@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from heatmap import contest, draw, pose, topology
 from heatmap.audit import injected
-from heatmap.audit.detectors import JAGGED, Findings, Judge, Labels, audit
+from heatmap.audit.detectors import JAGGED, SUSPICIOUS, Findings, Judge, Labels, audit
 from heatmap.checkpoint import Trained, load_trained
 from heatmap.ensemble import Ensemble
 from heatmap.files import write_atomically
@@ -285,14 +285,18 @@ def write_excluded(
 def repair(labels: Labels, findings: Findings, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The jagged contours of these rows, put where a model of other faces has them.
 
-    A face of whose landmarks more than half would be moved is left alone: too little holds it.
+    A face of whose landmarks more than half would be moved is left alone, and so is one whose left
+    and right names are exchanged: nothing holds it.
 
     Returns:
         The rows that were changed, and their (n, P, 2) points.
     """
     wrong = findings.jagged >= JAGGED
     moved = wrong @ np.array([len(members) for members in labels.groups.values()])
-    rows = np.sort(rows[(moved[rows] > 0) & (moved[rows] <= labels.points_image.shape[1] / 2)])
+    able = (moved > 0) & (moved <= labels.points_image.shape[1] / 2)
+    if "sides" in findings.tails:
+        able &= findings.tails["sides"] < SUSPICIOUS
+    rows = np.sort(rows[able[rows]])
     parts = [np.empty((0, *labels.points_image.shape[1:]))]
     changed = [np.empty(0, int)]
     for fold in np.unique(labels.fold[rows]):
