@@ -2,14 +2,14 @@
 
 import pickle
 import zipfile
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from heatmap import config, networks
+from heatmap import config, networks, topology
 from heatmap.files import write_atomically
 
 FORMAT = 3
@@ -27,7 +27,8 @@ class Checkpoint:
     best score and elapsed time; training_rows: (T,) int64 rows of the table that are trained on;
     validation_rows: (V,) int64 those that are held out; picture_weights: (N,) float32 of all rows;
     table_hash: of the table's names and points; mean_shape_crop: (P, 2) float64; wandb_id: of the
-    run in Weights & Biases.
+    run in Weights & Biases; scheme: of the landmarks, by `topology.Scheme.to_dict`, where the
+    experiment names one (data.symmetry).
     """
 
     config: dict[str, Any]
@@ -42,12 +43,18 @@ class Checkpoint:
     table_hash: str
     mean_shape_crop: Tensor
     wandb_id: str
+    scheme: dict[str, Any] | None = None
     format: int = FORMAT
 
     @property
     def scored(self) -> dict[str, Any]:
         """The weights that validation scored, to predict with and to start from."""
         return self.network if self.averaged is None else self.averaged
+
+    @property
+    def landmark_scheme(self) -> topology.Scheme | None:
+        """The scheme that the run was told of, None where it was told of none."""
+        return None if self.scheme is None else topology.Scheme.from_dict(self.scheme)
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
@@ -72,8 +79,13 @@ def load(path: Path) -> Checkpoint:
     except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path}: not a readable checkpoint ({reason})") from None
-    expected = {f.name for f in fields(Checkpoint)}
-    if not isinstance(values, dict) or values.get("format") != FORMAT or set(values) != expected:
+    possible = {f.name for f in fields(Checkpoint)}
+    needed = {f.name for f in fields(Checkpoint) if f.default is MISSING}
+    if (
+        not isinstance(values, dict)
+        or values.get("format") != FORMAT
+        or not needed <= set(values) <= possible
+    ):
         raise ValueError(f"{path}: not a checkpoint of this program's format {FORMAT}")
     return Checkpoint(**values)
 
@@ -82,7 +94,8 @@ def load(path: Path) -> Checkpoint:
 class Trained:
     """A trained network and what prediction needs to know of its run.
 
-    mean_shape_crop: (P, 2) float64 mean training landmarks in crop pixels.
+    mean_shape_crop: (P, 2) float64 mean training landmarks in crop pixels. scheme: of the
+    landmarks, where the run was told of one.
     """
 
     experiment: config.Experiment
@@ -90,6 +103,10 @@ class Trained:
     mean_shape_crop: Tensor
     checkpoint: Checkpoint
     path: Path
+
+    @property
+    def scheme(self) -> topology.Scheme | None:
+        return self.checkpoint.landmark_scheme
 
 
 def load_trained(run: Path) -> Trained:

@@ -62,6 +62,9 @@ class Data:
     weights: Path | None = None
     """Table (comma or TAB; file_name, weight) of how much every training picture counts in the
     loss; tools/data.py pose makes one in which turned heads count more."""
+    symmetry: Path | None = None
+    """File of tools/data.py symmetry with the mirror permutation and the groups of the landmarks;
+    971, 68 and 15 landmarks need none. The run keeps what it says."""
     crop_cache: Path | None = None
     """Folder to keep the crops in, so that from the second epoch on, and in the next run that cuts
     the same ones, no picture is decoded: 3 bytes a pixel, margin included, which is 49 KiB a

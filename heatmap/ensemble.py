@@ -49,7 +49,8 @@ class Ensemble:
                     "is of a landmark; merge it without --weighted"
                 )
         if "mirror" in self.tta:
-            topology.mirror_permutation(self.num_landmarks)
+            for run in self.runs:
+                topology.mirror_permutation(self.num_landmarks, run.scheme)
 
     @classmethod
     def load(
@@ -137,7 +138,7 @@ class Ensemble:
                 hint = "" if self.boxes else "; the boxes of other pictures are named with --boxes"
                 raise ValueError(f"{error}{hint}") from None
             views += [
-                View(network, replace(samples, zoom=zoom), precision, mirrored)
+                View(network, replace(samples, zoom=zoom), precision, mirrored, run.scheme)
                 for zoom, mirrored in product(zooms, sides)
             ]
         return views

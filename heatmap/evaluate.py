@@ -36,7 +36,8 @@ class Errors:
     rows: (N,); mse: (N,) float64 mean squared error over labelled coordinates, px² of the picture;
     nme: (N,) mean point error over the normaliser; normaliser: its name; distance: (N, P) float32
     point errors in px, NaN where unlabelled; peak: (N, P) heights of the heatmap peaks, NaN on the
-    direct road; mean_shape_mse: (N,) as mse, for the mean training shape; image_hw: (N, 2).
+    direct road; mean_shape_mse: (N,) as mse, for the mean training shape; image_hw: (N, 2). groups:
+    of the landmarks, by name.
     """
 
     rows: np.ndarray
@@ -47,6 +48,7 @@ class Errors:
     peak: np.ndarray
     mean_shape_mse: np.ndarray
     image_hw: np.ndarray
+    groups: dict[str, range]
 
 
 def measure(
@@ -109,7 +111,8 @@ def measure(
         return None
     assert np.array_equal(whole["rows"], rows), "each row is counted once"
     name, _ = topology.normaliser(labels[:1])
-    return Errors(normaliser=name, **whole)
+    groups = topology.groups(labels.shape[1], views[0].scheme)
+    return Errors(normaliser=name, groups=groups, **whole)
 
 
 def _check_finite(found: Landmarks, samples: Samples) -> None:
@@ -130,7 +133,6 @@ def summary(errors: Errors) -> dict[str, Any]:
     best; groups and sizes: mean squared error of each landmark group and picture size class.
     """
     nme = errors.nme[np.isfinite(errors.nme)]
-    groups = topology.groups(errors.distance.shape[1])
     shorter = errors.image_hw.min(1)
     edges = (0, *SIZE_CLASSES, np.inf)
     sizes = {}
@@ -159,7 +161,7 @@ def summary(errors: Errors) -> dict[str, Any]:
         "mean_peak": _number(_nanmean(errors.peak, None)),
         "groups": {
             name: _number(_nanmean(_group_mse(errors.distance[:, members.start : members.stop]), 0))
-            for name, members in groups.items()
+            for name, members in errors.groups.items()
         },
         "sizes": sizes,
     }

@@ -81,7 +81,7 @@ def training_sheet(pictures: Pictures, count: int, epoch: int) -> np.ndarray:
     shown_hw = crop_hw[0] * enlarged, crop_hw[1] * enlarged
     points_shown = frame.apply(frame.resizing(crop_hw, shown_hw), batch.points_crop).numpy()
     images = (255 * batch.images).round().byte().permute(0, 2, 3, 1).numpy()
-    groups = topology.groups(pictures.table.num_landmarks)
+    groups = topology.groups(pictures.table.num_landmarks, pictures.scheme)
     tiles = [
         draw.draw_landmarks(cv2.resize(image, shown_hw[::-1]), points, groups)
         for image, points in zip(images, points_shown, strict=True)

@@ -27,13 +27,15 @@ class View:
     """One way in which a network looks at the pictures.
 
     samples: how they are cropped; precision: of the network, fp32 or bf16; mirrored: the network
-    sees the crops in a mirror, and its left and right landmarks change names.
+    sees the crops in a mirror, and its left and right landmarks change names; scheme: of the
+    landmarks, where a file tells it.
     """
 
     network: Network
     samples: Samples
     precision: str = "fp32"
     mirrored: bool = False
+    scheme: topology.Scheme | None = None
 
 
 class Landmarks(NamedTuple):
@@ -129,8 +131,8 @@ def _seen(view: View, inputs: augment.Batch, watch: Stopwatch) -> _Seen:
     order: Tensor | slice = slice(None)
     if view.mirrored:
         images, here = images.flip(-1), here.mirrored()
-        order = torch.from_numpy(topology.mirror_permutation(view.network.num_landmarks))
-        order = order.to(images.device)
+        permutation = topology.mirror_permutation(view.network.num_landmarks, view.scheme)
+        order = torch.from_numpy(permutation).to(images.device)
     with watch("network"), autocast(images.device, view.precision):
         output = view.network(images)
     with watch("decode"):

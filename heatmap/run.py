@@ -69,6 +69,7 @@ class Pictures:
     picture_weights: Tensor
     training: Samples
     validation: Samples
+    scheme: topology.Scheme | None
     permutation: np.ndarray | None
 
     @property
@@ -198,11 +199,14 @@ def read_pictures(experiment: Experiment, saved: checkpoint.Checkpoint | None = 
         plain_rows = np.union1d(validation_rows, mean_shape_rows(training_rows))
         parts = [(validation, plain_rows), (training, training_rows)]
         validation, training = keep_crops(experiment.data.crop_cache, folder.train_images, parts)
+    scheme = saved.landmark_scheme if saved else None
+    if saved is None and experiment.data.symmetry is not None:
+        scheme = topology.read_scheme(experiment.data.symmetry, table.num_landmarks)
     mirrors = experiment.augment.mirror > 0
-    permutation = topology.mirror_permutation(table.num_landmarks) if mirrors else None
+    permutation = topology.mirror_permutation(table.num_landmarks, scheme) if mirrors else None
     return Pictures(
         experiment, table, table_hash, rule, training_rows, validation_rows, picture_weights,
-        training, validation, permutation,
+        training, validation, scheme, permutation,
     )  # fmt: skip
 
 
@@ -328,6 +332,7 @@ def save(run: Run, path: Path, wandb_id: str) -> None:
             table_hash=run.table_hash,
             mean_shape_crop=run.mean_shape,
             wandb_id=wandb_id,
+            scheme=run.scheme.to_dict() if run.scheme else None,
         ),
     )
 

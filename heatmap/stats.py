@@ -15,7 +15,7 @@ from heatmap import contest
 from heatmap.config import Crop
 from heatmap.files import write_atomically
 from heatmap.parallel import in_processes
-from heatmap.pose import turns
+from heatmap.pose import rolls, turns
 from heatmap.samples import Samples, within_border
 
 if TYPE_CHECKING:
@@ -57,8 +57,8 @@ class Statistics:
 
     channels: of each part, and of both; pictures: of each part; sizes: (N, 2) heights and widths of
     each part's pictures; positions: (K, 2) landmarks as fractions of their picture's width and
-    height; turns: of heads, as `pose.turns`; rolls_deg: as `rolls`; unreadable: what is wrong with
-    the pictures that are left out.
+    height; turns, rolls_deg: of heads, as in `heatmap.pose`; unreadable: what is wrong with the
+    pictures that are left out.
     """
 
     channels: dict[str, Channels]
@@ -184,24 +184,6 @@ def _poses(points_image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return turns(whole), rolls(whole)
     except ValueError:  # fewer than three faces, or all of one shape
         return np.empty(0), np.empty(0)
-
-
-def rolls(points_image: np.ndarray) -> np.ndarray:
-    """(N,) float64 degrees by which heads lean against the mean of all, clockwise on the screen.
-
-    Each face is turned onto their mean shape (Procrustes analysis).
-
-    Args:
-        points_image: (N, P, 2), in image pixels, none NaN.
-    """
-    shapes = points_image[..., 0] + 1j * points_image[..., 1]
-    shapes -= shapes.mean(1, keepdims=True)
-    shapes /= np.maximum(np.linalg.norm(shapes, axis=1, keepdims=True), 1e-12)
-    mean = shapes[0]
-    for _ in range(5):
-        mean = (shapes * np.exp(-1j * np.angle(shapes @ mean.conj()))[:, None]).mean(0)
-    leaning = np.exp(1j * np.angle(shapes @ mean.conj()))
-    return np.degrees(np.angle(leaning * leaning.sum().conj()))
 
 
 def text(statistics: Statistics) -> str:

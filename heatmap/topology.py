@@ -1,12 +1,16 @@
-"""What is known of a landmark scheme before any label is read: mirror, groups, normaliser.
+"""What is known of a landmark scheme: mirror, groups, normaliser.
 
 Three schemes are known by their number of landmarks: 971 (the contest's; Megvii's "dense facial
 landmarks"), 68 (iBUG) and 15 (Kaggle's facial keypoints). "Left" and "right" are as seen in the
-picture for 971 and 68 landmarks.
+picture for 971 and 68 landmarks. Of others a file tells, which tools/data.py symmetry makes.
 """
 
+import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -43,10 +47,71 @@ GROUPS: dict[int, dict[str, range]] = {
 _EYES = {971: (969, 970), 68: (36, 45), 15: (0, 1)}
 
 
-def mirror_permutation(num_landmarks: int) -> np.ndarray:
+@dataclass(frozen=True)
+class Scheme:
+    """What a file tells of a landmark scheme, in place of what is known of it here.
+
+    permutation: (P,) int64 involution, as `mirror_permutation` returns it; groups: as `groups`.
+    """
+
+    permutation: np.ndarray
+    groups: dict[str, range]
+
+    def __post_init__(self) -> None:
+        landmarks = np.arange(len(self.permutation))
+        if not np.array_equal(np.sort(self.permutation), landmarks):
+            raise ValueError("its permutation does not name every landmark once")
+        if not np.array_equal(self.permutation[self.permutation], landmarks):
+            raise ValueError(
+                "its permutation is no involution: mirroring twice must change nothing"
+            )
+        members = [landmark for group in self.groups.values() for landmark in group]
+        if sorted(members) != landmarks.tolist():
+            raise ValueError("its groups do not hold every landmark once")
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able values; groups as [first, one after the last]."""
+        groups = {name: [members.start, members.stop] for name, members in self.groups.items()}
+        return {"permutation": self.permutation.tolist(), "groups": groups}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Scheme":
+        """What `to_dict` was given; other values beside these mean nothing."""
+        permutation = np.array(values["permutation"])
+        if permutation.ndim != 1 or permutation.dtype.kind != "i":
+            raise ValueError("its permutation is not a list of integers")
+        groups = {str(name): range(*bounds) for name, bounds in values["groups"].items()}
+        return cls(permutation.astype(np.int64), groups)
+
+
+def read_scheme(path: Path, num_landmarks: int) -> Scheme:
+    """The scheme in a file that tools/data.py symmetry wrote.
+
+    Raises:
+        ValueError: no such file, not one of these, or for another number of landmarks.
+    """
+    try:
+        scheme = Scheme.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: not a file of tools/data.py symmetry: {error}") from None
+    except (KeyError, TypeError, AttributeError):
+        raise ValueError(
+            f"{path}: not a file of tools/data.py symmetry: it lacks permutation or groups"
+        ) from None
+    if len(scheme.permutation) != num_landmarks:
+        raise ValueError(
+            f"{path} is for {len(scheme.permutation)} landmarks, but the table has {num_landmarks}"
+        )
+    return scheme
+
+
+def mirror_permutation(num_landmarks: int, scheme: Scheme | None = None) -> np.ndarray:
     """Where each landmark of a mirrored picture comes from: `mirrored = points[..., p, :]`.
 
     The x coordinate is mirrored apart from this (`x -> width - 1 - x`).
+
+    Args:
+        scheme: what a file tells of these landmarks, if any.
 
     Returns:
         (P,) int64, an involution.
@@ -54,6 +119,8 @@ def mirror_permutation(num_landmarks: int) -> np.ndarray:
     Raises:
         ValueError: no permutation is known for this number of landmarks.
     """
+    if scheme is not None:
+        return scheme.permutation
     if num_landmarks == 971:
         parts: Iterable[Iterable[int]] = (
             range(64, 128), range(0, 64),  # jaw halves, both from the chin outwards
@@ -81,15 +148,22 @@ def mirror_permutation(num_landmarks: int) -> np.ndarray:
     else:
         raise ValueError(
             f"no mirror permutation is known for {num_landmarks} landmarks (known: 971, 68, 15); "
-            "do without mirroring: train with --augment.mirror 0, predict without --tta mirror"
+            "tools/data.py symmetry DIR tells it from the labels, for --data.symmetry; or do "
+            "without: train with --augment.mirror 0, predict without --tta mirror"
         )
     permutation = np.fromiter(chain.from_iterable(parts), np.int64)
     assert np.array_equal(permutation[permutation], np.arange(num_landmarks))
     return permutation
 
 
-def groups(num_landmarks: int) -> dict[str, range]:
-    """Named regions of the face, each a range of landmarks; one group "all" for other schemes."""
+def groups(num_landmarks: int, scheme: Scheme | None = None) -> dict[str, range]:
+    """Named regions of the face, each a range of landmarks; one group "all" for other schemes.
+
+    Args:
+        scheme: what a file tells of these landmarks, if any.
+    """
+    if scheme is not None:
+        return scheme.groups
     return GROUPS.get(num_landmarks, {"all": range(num_landmarks)})
 
 

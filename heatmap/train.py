@@ -318,8 +318,9 @@ def _settle(run: Run) -> None:
 
 
 def _validated(run: Run, watch: Stopwatch) -> dict[str, Any]:
+    precision = run.experiment.train.precision
     errors = evaluate.measure(
-        [View(run.scored, run.validation, run.experiment.train.precision)], run.validation_rows,
+        [View(run.scored, run.validation, precision, scheme=run.scheme)], run.validation_rows,
         run.mean_shape, batch=run.experiment.train.batch, workers=run.experiment.data.workers,
         device=run.device, watch=watch,
     )  # fmt: skip

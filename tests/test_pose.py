@@ -41,6 +41,19 @@ def test_a_mirrored_face_is_turned_the_other_way(faces68: Path) -> None:
     assert np.corrcoef(found[: len(points)], -found[len(points) :])[0, 1] > 0.99
 
 
+def test_the_roll_is_the_tilt_clockwise_and_nothing_without_landmarks() -> None:
+    points = turned_heads(np.linspace(-0.5, 0.5, 40))
+    before = pose.rolls(points)
+    z = (points[..., 0] + 1j * points[..., 1]) * np.exp(1j * np.deg2rad(20))  # y points down
+    some = np.arange(40) < 9
+    tilted = np.where(some[:, None, None], np.stack([z.real, z.imag], -1), points)
+    tilted[11, 2:] = np.nan
+    change = pose.rolls(tilted) - before
+    assert np.isnan(change[11])
+    change -= np.nanmedian(change[~some])
+    assert np.nan_to_num(change) == pytest.approx(np.where(some, 20, 0), abs=0.5)
+
+
 @pytest.mark.parametrize(
     ("points", "message"),
     [

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from heatmap.command import WrongUsage, failing_politely, with_experiment
-from heatmap.config import Experiment
+from heatmap.config import Data, Experiment
 
 if TYPE_CHECKING:
     from heatmap.formats.labelled import LabelledFaces
@@ -25,6 +25,9 @@ usage: data.py make OUT --count N [--seed N] [--test-count N] [--workers N]
        data.py check DIR [--json FILE] [--exclude-to FILE] [--workers N]
        data.py stats DIR [--trim-border N] [--crop H W] [--out stats.png] [--json FILE]
        data.py split DIR [--out split.csv] [--rule RULE] [--share 0.2] [--folds N] [--seed N]
+       data.py symmetry DIR [--out symmetry.json]
+       data.py audit DIR [--run RUN ...] [--out audit.csv] [--sheet audit.jpg] [--top 0.03]
+                     [--exclude-to FILE] [--repair-to TABLE] [--looked audit.csv]
        data.py COMMAND --help             every option with its default
 """
 
@@ -453,6 +456,87 @@ def split(
     print(f"{table(stored)}\n\n{out}: train on it with --data.split-file {out}")
 
 
+def symmetry(
+    root: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
+    *,
+    out: Path = Path("symmetry.json"),
+) -> None:
+    """Tell the mirror permutation and the groups of the landmarks from their labels alone.
+
+    The file is what --data.symmetry takes, so that any landmark scheme can be mirrored. The table
+    tells how far, in sizes of the face, a mirrored landmark lies from its partner, and how much
+    further from the second best. Where a permutation is known (971, 68 and 15 landmarks) the labels
+    are checked against it, and the exit code is 1 if they disagree.
+
+    Args:
+        root: contest folder.
+        out: the file to write.
+    """
+    from heatmap import contest
+    from heatmap.symmetry import check_known, infer, table, write
+
+    labels = contest.read_landmarks(contest.find_folder(root).train_table, progress=True)
+    found = infer(labels.points_image)
+    write(out, found)
+    print(f"{table(found)}\n{out}: told by {found.num_faces} faces")
+    print(check_known(found))
+
+
+def audit(
+    root: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
+    *,
+    run: tuple[Path, ...] = (),
+    out: Path = Path("audit.csv"),
+    sheet: Path = Path("audit.jpg"),
+    count: int = 40,
+    exclude_to: Path | None = None,
+    repair_to: Path | None = None,
+    top: float = 0.03,
+    looked: Path | None = None,
+    symmetry: Path | None = None,
+    person_pattern: str = Data.person_pattern,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+) -> None:
+    """Rank all training pictures by how likely their labels are wrong, and say why.
+
+    Faces are held to a shape model of other people, to their picture and the person's other
+    pictures, and to what trained runs see. The audit first tests itself: it injects known errors
+    into copies of the labels and tells how many of each kind are in the list.
+
+    Args:
+        root: contest folder.
+        run: run folders or checkpoints, all about as good as the best; a picture is held to those
+            that were not trained on it, if there are any (five folds see all pictures anew). Labels
+            that are shifted or of another size can hardly be seen without.
+        out: the table to write, with a row for every picture, the most suspicious first; fill in
+            its column verdict (good or bad) and give it to --looked.
+        sheet: the picture to write, .jpg or .png: the most suspicious faces with their labels, and
+            what the runs see in green.
+        count: faces on the sheet.
+        exclude_to: write the listed pictures as a table for --data.exclude; those with the verdict
+            good stay out of it.
+        repair_to: write the training table anew, with jagged contours of listed faces put where a
+            model of other faces has them.
+        top: share of the pictures that is listed.
+        looked: an earlier table of this command with verdicts, to tell the rate of false alarms.
+        symmetry: file of data.py symmetry, for other landmarks than 971, 68 or 15.
+        person_pattern: regular expression on the file name; its first group is the person.
+        device: where the networks run.
+    """
+    if not 0 < top < 1 or count < 1 or sheet.suffix not in (".jpg", ".png"):
+        raise WrongUsage(
+            "--top must be above 0 and below 1, --count at least 1, --sheet end in .jpg or .png"
+        )
+    from heatmap.audit.folder import Options, audit_folder
+
+    files = Options(
+        out=out, sheet=sheet, count=count, exclude_to=exclude_to, repair_to=repair_to, top=top,
+        looked=looked,
+    )  # fmt: skip
+    for line in audit_folder(root, run, files, symmetry, person_pattern, device):
+        print(line, flush=True)
+
+
 def main(arguments: list[str]) -> int:
     match arguments:
         case ["make", *options]:
@@ -469,6 +553,12 @@ def main(arguments: list[str]) -> int:
             return failing_politely(lambda: tyro.cli(stats, prog="data.py stats", args=options))
         case ["split", *options]:
             return failing_politely(lambda: tyro.cli(split, prog="data.py split", args=options))
+        case ["audit", *options]:
+            return failing_politely(lambda: tyro.cli(audit, prog="data.py audit", args=options))
+        case ["symmetry", *options]:
+            return failing_politely(
+                lambda: tyro.cli(symmetry, prog="data.py symmetry", args=options)
+            )
         case ["show", *options]:
             return with_experiment("data.py show", options, showing, USAGE)
         case ["-h" | "--help", *_]:

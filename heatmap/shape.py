@@ -1,0 +1,266 @@
+"""Shapes: landmarks free of place, size and tilt, and a linear model of how they vary.
+
+A shape is a row of P complex numbers x + iy, NaN where a landmark is unlabelled. In complex numbers
+a similarity is one product and one sum: a face lies on a shape as `factor * face + offset`.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from heatmap.contest import Points
+
+BLOCK = 1_000  # faces that are looked at together
+MOST_FITTED = 4_000  # faces; more make a model slower and no better
+FAR = 3.0  # usual deviations; what is further counts no more than this far
+
+
+def of(points: np.ndarray | Points) -> np.ndarray:
+    """(N, P) complex128 of (N, P, 2) points in any frame."""
+    return points[..., 0].astype(np.float64) + 1j * points[..., 1]
+
+
+def points(shapes: np.ndarray) -> np.ndarray:
+    """(..., P, 2) float64 of (..., P) shapes."""
+    return np.stack([shapes.real, shapes.imag], -1)
+
+
+def real(shapes: np.ndarray) -> np.ndarray:
+    """(N, 2P) float64: all x, then all y."""
+    return np.concatenate([shapes.real, shapes.imag], -1)
+
+
+def from_real(reals: np.ndarray) -> np.ndarray:
+    x, y = np.split(reals, 2, -1)
+    return x + 1j * y
+
+
+def face_size(shapes: np.ndarray) -> np.ndarray:
+    """(...) the square root of the area of the box round the labelled landmarks."""
+    x, y = (np.nanmax(part, -1) - np.nanmin(part, -1) for part in (shapes.real, shapes.imag))
+    return np.sqrt(x * y)
+
+
+def sample(rows: np.ndarray, most: int) -> np.ndarray:
+    """At most so many of the rows, evenly spaced."""
+    return rows[np.linspace(0, len(rows) - 1, min(len(rows), most)).astype(int)]
+
+
+def blocks(rows: np.ndarray) -> Iterator[np.ndarray]:
+    """The rows in parts that fit into memory together with what is made of them."""
+    for begin in range(0, len(rows), BLOCK):
+        yield rows[begin : begin + BLOCK]
+
+
+def placement(shapes: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How every shape is moved, scaled and turned onto the mean: `factor * shape + offset`.
+
+    Shapes get the middle and the size (the root of the summed squared distances from the middle)
+    that the mean has over the landmarks that both have, then the best turn (Procrustes analysis).
+
+    Returns:
+        (N, 1) complex factors and offsets; NaN where fewer than three landmarks are labelled.
+    """
+    common = np.isfinite(shapes) & np.isfinite(mean)
+    count = common.sum(1, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        count = np.where(count >= 3, count, np.nan)
+        own, other = np.where(common, shapes, 0), np.where(common, mean, 0)
+        own_middle = own.sum(1, keepdims=True) / count
+        other_middle = other.sum(1, keepdims=True) / count
+        own -= np.where(common, own_middle, 0)
+        other -= np.where(common, other_middle, 0)
+        turn = np.angle((own * other.conj()).sum(1, keepdims=True))
+        size = np.linalg.norm(other, axis=1) / np.maximum(np.linalg.norm(own, axis=1), 1e-12)
+        factor = size[:, None] * np.exp(-1j * turn)
+        return factor, other_middle - factor * own_middle
+
+
+def onto(shapes: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """(N, P) the shapes, each moved, scaled and turned onto the mean as well as it can."""
+    factor, offset = placement(shapes, mean)
+    return factor * shapes + offset
+
+
+def mean_shape(shapes: np.ndarray) -> np.ndarray:
+    """(P,) complex mean of the shapes, about its middle, of unit size, upright as they are.
+
+    Shapes far from the mean count for less. A landmark that no shape has stays NaN.
+
+    Raises:
+        ValueError: no shape has three labelled landmarks.
+
+    Source: Gower 1975, "Generalized Procrustes analysis", https://doi.org/10.1007/BF02291478.
+    """
+    labelled = np.isfinite(shapes).sum(1)
+    if labelled.max(initial=0) < 3:
+        raise ValueError("no face has three labelled landmarks, so there is no mean shape")
+    mean = _unit(shapes[labelled.argmax()])
+    for _ in range(6):
+        lying = onto(shapes, mean)
+        distance = np.sqrt(nanmean(np.abs(lying - mean) ** 2, 1))
+        far = FAR * max(np.nanmedian(distance), 1e-12)
+        weight = np.nan_to_num(np.minimum(1, far / np.maximum(distance, 1e-12)) ** 2)
+        has = np.isfinite(lying)
+        total = (weight[:, None] * has).sum(0)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            mean = _unit((weight[:, None] * np.where(has, lying, 0)).sum(0) / total)
+    factors = placement(shapes, mean)[0]
+    turns = np.angle(factors[np.isfinite(factors)])
+    usual_turn = np.angle(np.exp(1j * turns).sum())
+    return mean * np.exp(-1j * usual_turn)
+
+
+def _unit(shape: np.ndarray) -> np.ndarray:
+    shape = shape - np.nanmean(shape)
+    return shape / max(np.sqrt(np.nansum(np.abs(shape) ** 2)), 1e-12)
+
+
+def nanmean(values: np.ndarray, axis: int) -> np.ndarray:
+    """The mean of what is not NaN; NaN where nothing is."""
+    has = np.isfinite(values)
+    count = has.sum(axis)
+    total = np.where(has, values, 0).sum(axis)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Faces as a model explains them, all in the model's frame.
+
+    lying: (N, P) complex, the faces laid onto what explains them, NaN where unlabelled. explained:
+    (N, P) complex, the model's face for each, which is its guess of unlabelled landmarks.
+    coefficients: (N, K) of the changes, in standard deviations. factor, offset: (N, 1) complex,
+    `lying = factor * face + offset`.
+    """
+
+    lying: np.ndarray
+    explained: np.ndarray
+    coefficients: np.ndarray
+    factor: np.ndarray
+    offset: np.ndarray
+
+    def in_image(self, shapes: np.ndarray) -> np.ndarray:
+        """(N, P) shapes in the model's frame, brought back to where the faces came from."""
+        with np.errstate(invalid="ignore"):
+            return (shapes - self.offset) / self.factor
+
+
+@dataclass(frozen=True)
+class ShapeModel:
+    """Shapes as a mean and the principal changes of it.
+
+    mean: (P,) complex, of unit size, upright. changes: (K, 2P) orthonormal, the strongest first, as
+    `real` orders them. spread: (K,) standard deviations of the faces along them. noise: (P,) usual
+    deviation of a landmark from what the changes explain, along one axis.
+    """
+
+    mean: np.ndarray
+    changes: np.ndarray
+    spread: np.ndarray
+    noise: np.ndarray
+
+    def see(self, shapes: np.ndarray, rounds: int = 6) -> Seen:
+        """The faces as the model explains them; landmarks far off have no more pull than near ones.
+
+        Huber's estimate by pseudo-observations: what lies further than `FAR` usual deviations from
+        what is explained is brought that near, an unlabelled landmark is put there, and placement
+        and fit are repeated. Changes are held back by how usual they are.
+
+        Source: Huber 1981, "Robust Statistics", 7.8 (modified residuals).
+        """
+        variance = self.spread**2
+        held = variance / (variance + np.mean(self.noise**2))
+        factor, offset = placement(shapes, self.mean)
+        explained = np.broadcast_to(self.mean, shapes.shape)
+        for turn in range(rounds):
+            lying = factor * shapes + offset
+            pseudo = np.where(np.isfinite(lying), lying, explained)
+            if turn > 0:
+                pseudo = self._near(pseudo, explained)
+                more, shift = placement(pseudo, explained)
+                factor, offset, pseudo = factor * more, offset * more + shift, pseudo * more + shift
+            found = real(pseudo - self.mean) @ self.changes.T * held
+            explained = self.mean + from_real(found @ self.changes)
+        return Seen(factor * shapes + offset, explained, found / self.spread, factor, offset)
+
+    def _near(self, shapes: np.ndarray, explained: np.ndarray) -> np.ndarray:
+        """The shapes, with landmarks that lie far from what is explained brought near."""
+        rest = shapes - explained
+        return explained + rest * np.minimum(1, FAR * self.noise / np.maximum(np.abs(rest), 1e-12))
+
+
+def fit(points_image: np.ndarray | Points, share: float = 0.98) -> ShapeModel:
+    """The model of these faces; outliers among faces and landmarks hardly change it.
+
+    Starts from the directions of change alone (spherical principal components), then refits to the
+    faces that are explained, with far landmarks brought near and unlabelled ones filled in.
+
+    Args:
+        points_image: (N, P, 2), NaN where unlabelled; of more than `MOST_FITTED` faces so many are
+            used, evenly spaced.
+        share: of the variance, that the changes explain.
+
+    Raises:
+        ValueError: fewer than three faces have most of their landmarks, a landmark is labelled in
+            none of these, or all faces are alike.
+
+    Source: Locantore et al. 1999, "Robust principal component analysis for functional data",
+    https://doi.org/10.1007/BF02595862.
+    """
+    shapes = of(points_image[sample(np.arange(len(points_image)), MOST_FITTED)])
+    shapes = shapes[np.isfinite(shapes).mean(1) > 0.5]
+    if len(shapes) < 3:
+        raise ValueError(
+            f"{len(shapes)} of {len(points_image)} faces have most of their landmarks; the shapes "
+            "of three at least are needed"
+        )
+    mean = mean_shape(shapes)
+    if not np.isfinite(mean).all():
+        raise ValueError(
+            f"landmark {np.flatnonzero(~np.isfinite(mean))[0]} is labelled in no face that has "
+            "most of its landmarks, so nothing can be told of it"
+        )
+    lying = onto(shapes, mean)
+    distance = np.sqrt(nanmean(np.abs(lying - mean) ** 2, 1))
+    shapes = shapes[distance <= FAR * np.median(distance)]  # faces never are further
+    rest = onto(shapes, mean) - mean
+    rest = real(np.where(np.isfinite(rest), rest, 0))
+    length = np.linalg.norm(rest, axis=1, keepdims=True)
+    if np.median(length) < 1e-6:
+        raise ValueError("all faces have the same shape, so there is nothing to tell apart")
+    model = _model(mean, rest, rest / np.maximum(length, 1e-12) * np.median(length), share)
+    for _ in range(3):
+        seen = model.see(shapes)
+        distance = np.sqrt(nanmean(np.abs(seen.lying - seen.explained) ** 2, 1))
+        good = distance <= FAR * np.nanmedian(distance)
+        lying, explained = seen.lying[good], seen.explained[good]
+        filled = np.where(np.isfinite(lying), lying, explained)
+        near = model._near(filled, explained)
+        mean = _unit(near.mean(0))
+        factor, offset = placement(near, mean)
+        rest = real(factor * near + offset - mean)
+        model = _model(mean, real(factor * filled + offset - mean), rest, share)
+    return model
+
+
+def _model(mean: np.ndarray, rest: np.ndarray, robust: np.ndarray, share: float) -> ShapeModel:
+    """The principal changes of the robust deviations, and the noise that all deviations have."""
+    num_faces, freedom = robust.shape
+    if num_faces < freedom:
+        strengths, mixes = np.linalg.eigh(robust @ robust.T)
+        changes = (robust.T @ mixes / np.sqrt(np.maximum(strengths, 1e-30))).T
+    else:
+        strengths, columns = np.linalg.eigh(robust.T @ robust)
+        changes = columns.T
+    strengths, changes = np.maximum(strengths[::-1], 0), changes[::-1]
+    explained = np.cumsum(strengths) / strengths.sum()
+    # four degrees of freedom are place, size and tilt; half of the others must be left to check
+    most = max(1, min((freedom - 4) // 2, num_faces // 4))
+    kept = min(int(np.searchsorted(explained, share)) + 1, most)
+    changes, strengths = changes[:kept], strengths[:kept]
+    off = np.abs(from_real(rest - rest @ changes.T @ changes))
+    noise = np.median(off, 0) / np.sqrt(2 * np.log(2))  # the median of a Rayleigh distribution
+    noise = np.maximum(noise, max(0.1 * np.median(noise), 1e-6))
+    return ShapeModel(mean, changes, np.sqrt(strengths / num_faces), noise)
