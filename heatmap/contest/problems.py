@@ -14,15 +14,15 @@ import numpy as np
 from tqdm import tqdm
 
 from heatmap.contest.table import (
-    _DELIMITERS,
-    _PREFIXES,
-    _add_name,
-    _checked_name,
-    _decode,
-    _read_header,
+    DELIMITERS,
+    PREFIXES,
+    add_name,
     asked_rows,
+    checked_name,
+    decoded,
     parse_asked_row,
     parse_cells,
+    read_header,
     require_file,
 )
 
@@ -53,7 +53,7 @@ def check_landmarks(path: Path, progress: bool = False) -> Iterator[CheckedRow]:
         ValueError: no such table, its header is wrong, or it has no rows.
     """
     with _open(path) as file, _bar(path, progress) as bar:
-        delimiter, columns = _read_header(path, file.readline(), _DELIMITERS, _PREFIXES)
+        delimiter, columns = read_header(path, file.readline(), DELIMITERS, PREFIXES)
         reader = _RowReader(path, delimiter, columns)
         rows_by_name: dict[str, int] = {}
         start, row, blank = file.tell(), 1, list[CheckedRow]()
@@ -75,7 +75,7 @@ def check_landmarks(path: Path, progress: bool = False) -> Iterator[CheckedRow]:
 def read_rows(path: Path, starts: Sequence[int]) -> Iterator[np.ndarray]:
     """The (P, 2) float64 points of the rows without problems that begin at these bytes."""
     with _open(path) as file:
-        reader = _RowReader(path, *_read_header(path, file.readline(), _DELIMITERS, _PREFIXES))
+        reader = _RowReader(path, *read_header(path, file.readline(), DELIMITERS, PREFIXES))
         for start in starts:
             file.seek(start)
             points_image = reader.read(file.readline(), 0, start, {}).points_image
@@ -120,9 +120,9 @@ class _RowReader:
         name, kind = None, "file name"
         first, _, rest = line.partition(self.delimiter.encode())
         try:
-            text = _checked_name(_decode(first, where), where)
+            text = checked_name(decoded(first, where), where)
             kind = "name twice"
-            _add_name(rows_by_name, text, row, self.path)
+            add_name(rows_by_name, text, row, self.path)
             name = text
         except ValueError as error:
             problems.append((kind, str(error)))
@@ -139,7 +139,7 @@ class _RowReader:
         """The points, or None after telling all the landmarks that are wrong."""
         columns = self.columns
         try:
-            cells = _decode(line, where).split(self.delimiter)
+            cells = decoded(line, where).split(self.delimiter)
         except ValueError as error:
             problems.append(("not UTF-8", str(error)))
             return None

@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 _BLOCK = 1 << 18  # bytes of text parsed at once; what is made of them stays in a core's cache
 _THREADS = min(4, os.cpu_count() or 1)  # more would wait for the one that reads
-_DELIMITERS, _PREFIXES = "\t,", ("Point_", "Point_M")  # of a landmark table
+DELIMITERS, PREFIXES = "\t,", ("Point_", "Point_M")  # of a landmark table
 _FARTHEST = 1e6  # pixels from the origin; no picture is so large
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _NAME_COLUMNS = ("file_name", "filename")
@@ -56,7 +56,7 @@ def count_landmarks(path: Path) -> int:
     """
     require_file(path)
     with path.open("rb") as file:
-        _, columns = _read_header(path, file.readline(), _DELIMITERS, _PREFIXES)
+        _, columns = read_header(path, file.readline(), DELIMITERS, PREFIXES)
     return (len(columns) - 1) // 2
 
 
@@ -129,7 +129,7 @@ def parse_asked_row(
             f"{where}: {len(cells)} cells where the header has 2; in a comma-separated file the "
             "list of indices must stand in quotes"
         )
-    _add_name(rows_by_name, _checked_name(cells[0], where), row, path)
+    add_name(rows_by_name, checked_name(cells[0], where), row, path)
     where = f"{where}, column point_index_list"
     indices = _parse_indices(cells[1], num_landmarks, where)
     if num_asked is not None and len(indices) != num_asked:
@@ -234,7 +234,7 @@ def _numbers_of_pictures(
         where = f"{path}, row {row}"
         if len(cells) != len(header):
             raise ValueError(f"{where}: {len(cells)} cells where the header has {len(header)}")
-        _add_name(rows_by_name, _checked_name(cells[0], where), row, path)
+        add_name(rows_by_name, checked_name(cells[0], where), row, path)
         chosen = [cells[header.index(column)] for column in columns]
         values[cells[0].strip()] = numbers = _parse_all(chosen, columns, where)
         check(numbers, where)
@@ -339,8 +339,8 @@ def read_blocks(
     path: Path,
     dtype: type[np.floating],
     *,
-    delimiters: str = _DELIMITERS,
-    prefixes: Sequence[str] = _PREFIXES,
+    delimiters: str = DELIMITERS,
+    prefixes: Sequence[str] = PREFIXES,
     progress: bool = False,
     watch: Callable[[bytes], object] = len,
 ) -> Iterator[tuple[list[str], np.ndarray]]:
@@ -380,12 +380,12 @@ def read_blocks(
 
         header = file.readline()
         see(header)
-        delimiter, columns = _read_header(path, header, delimiters, prefixes)
+        delimiter, columns = read_header(path, header, delimiters, prefixes)
         parse = partial(_parse_block, path, delimiter, columns, dtype)
         rows_by_name: dict[str, int] = {}
         for first_row, (names, points) in _ahead(parse, _blocks_of_text(path, file, see)):
             for row, name in enumerate(names, first_row):
-                _add_name(rows_by_name, name, row, path)
+                add_name(rows_by_name, name, row, path)
             yield names, points
     if not rows_by_name:
         raise ValueError(f"{path}: the table has a header but no rows")
@@ -443,7 +443,7 @@ def _parse_block(
         if not cells and not name.strip(b" \r"):
             raise _blank(path, row)
         where = f"{path}, row {row}"
-        names.append(_checked_name(_decode(name, where), where))
+        names.append(checked_name(decoded(name, where), where))
     num_cells = len(columns) - 1
     numbers = parse_rows([cells for *_, cells in rows], num_cells, separator, dtype, _FARTHEST)
     if numbers is None:
@@ -452,7 +452,7 @@ def _parse_block(
             parsed = _parse_numbers(cells, delimiter, dtype)
             if parsed is None or len(parsed) != num_cells:
                 where = f"{path}, row {first_row + index}"
-                parsed = parse_cells(_decode(lines[index], where).split(delimiter), columns, where)
+                parsed = parse_cells(decoded(lines[index], where).split(delimiter), columns, where)
             numbers[index] = parsed
     return names, numbers.reshape(len(names), -1, 2)
 
@@ -506,18 +506,18 @@ def require_file(path: Path) -> None:
         raise ValueError(f"{path}: there is no such table")
 
 
-def _decode(text: bytes, where: str) -> str:
+def decoded(text: bytes, where: str) -> str:
     try:
         return text.decode()
     except UnicodeDecodeError as error:
         raise ValueError(f"{where}: not text in UTF-8 ({error.reason})") from error
 
 
-def _read_header(
+def read_header(
     path: Path, line: bytes, delimiters: str, prefixes: Sequence[str]
 ) -> tuple[str, list[str]]:
     """The separator and the columns, after checking that they are the expected ones in order."""
-    text = _decode(line.removeprefix(_BYTE_ORDER_MARK), f"{path}, row 1").strip("\r\n ")
+    text = decoded(line.removeprefix(_BYTE_ORDER_MARK), f"{path}, row 1").strip("\r\n ")
     if not text:
         raise ValueError(f"{path}, row 1: the file is empty or begins with a blank row")
     delimiter = next((delimiter for delimiter in delimiters if delimiter in text), None)
@@ -548,7 +548,7 @@ def _read_header(
     return delimiter, columns
 
 
-def _checked_name(cell: str, where: str) -> str:
+def checked_name(cell: str, where: str) -> str:
     """The file name of a cell, unless it is a wrong one."""
     name = cell.strip()
     wrong = _what_is_wrong(name)
@@ -557,7 +557,7 @@ def _checked_name(cell: str, where: str) -> str:
     return name
 
 
-def _add_name(rows_by_name: dict[str, int], name: str, row: int, path: Path) -> None:
+def add_name(rows_by_name: dict[str, int], name: str, row: int, path: Path) -> None:
     """Notes in which row a name stands, unless it stands in one already."""
     first = rows_by_name.setdefault(name, row)
     if first != row:
