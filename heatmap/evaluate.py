@@ -77,7 +77,7 @@ def measure(
     rows = np.sort(rows)
     labels = views[0].samples.points_image
     parts = {field.name: list[np.ndarray]() for field in fields(Errors)}
-    del parts["normaliser"]
+    del parts["normaliser"], parts["groups"]
     hidden = None if rank == 0 else True
     bar = tqdm(total=len(rows), desc="evaluate", unit="img", leave=False, disable=hidden)
     with bar:
