@@ -104,7 +104,8 @@ class Findings:
             if self.tails[name][row] >= SUSPICIOUS:
                 contour = ""
                 if name in self.contour:
-                    contour = f"the {list(groups)[self.contour[name][row]]}"
+                    contour = list(groups)[self.contour[name][row]]
+                    contour = "the face" if contour == "all" else f"the {contour}"
                 told.append(
                     REASONS[name].format(contour=contour, times=f"{self.times[name][row]:.1f}")
                 )
@@ -371,7 +372,7 @@ def _clips(clip: np.ndarray, place: np.ndarray, coefficients: np.ndarray) -> dic
     for name, values in (
         ("clip size", np.log(moves[:, 0] + 0.003)),
         ("clip place", np.log(np.hypot(moves[:, 1], moves[:, 2]) + 0.003)),
-        ("clip shape", np.log(nan_mean_square(changes)) / 2),
+        ("clip shape", np.log(nan_mean_square(changes) + 1e-6) / 2),
     ):
         nearest = np.full(len(clip), np.inf)
         np.fmin.at(nearest, first, values)

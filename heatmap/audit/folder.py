@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from heatmap import contest, draw, pose, topology
+from heatmap import contest, draw, pose, shape, topology
 from heatmap.audit import injected
 from heatmap.audit.detectors import JAGGED, SUSPICIOUS, Findings, Judge, Labels, audit
 from heatmap.checkpoint import Trained, load_trained
@@ -83,9 +83,10 @@ def audit_folder(
         picture = cv2.cvtColor(sheet(paths, labels, listed[: options.count]), cv2.COLOR_RGB2BGR)
         with write_atomically(options.sheet) as temporary:
             cv2.imwrite(str(temporary), picture)
-        yield f"{options.sheet}: the first {min(options.count, len(listed))}, row by row:"
-        for rank, row in enumerate(listed[:10].tolist(), start=1):
-            yield f"{rank:4}  {names[row]}: {'; '.join(findings.reasons(row, labels.groups))}"
+        yield f"{options.sheet}: the first {min(options.count, len(listed))}; of these:"
+        for rank, row in enumerate(listed[: min(10, options.count)].tolist(), start=1):
+            reasons = findings.reasons(row, labels.groups) or ["nothing stands out"]
+            yield f"{rank:4}  {names[row]}: {'; '.join(reasons)}"
         if verdicts:
             told = [verdicts[names[row]] for row in listed.tolist() if names[row] in verdicts]
             good = told.count("good")
@@ -97,12 +98,19 @@ def audit_folder(
             contest.write_excluded(options.exclude_to, reasons)
             yield f"{options.exclude_to}: {len(bad)} pictures, for --data.exclude"
         if options.repair_to:
-            rows, points = repair(labels, findings, listed)
+            doubtful = [row for row in listed if verdicts.get(names[row]) != "good"]
+            rows, points = repair(labels, findings, np.array(doubtful, int))
             whole = table.points_image[:]
+            far = np.linalg.norm(points - whole[rows], axis=-1)
             is_integral = (whole[rows] == np.rint(whole[rows])) | np.isnan(whole[rows])
             whole[rows] = np.rint(points) if is_integral.all() else points
             contest.write_landmarks(options.repair_to, names, whole)
-            yield f"{options.repair_to}: the training table with {len(rows)} faces repaired"
+            yield f"{options.repair_to}: the training table with {len(rows)} faces repaired:"
+            for row, moved in zip(rows.tolist(), np.nanmax(far, 1).tolist(), strict=True):
+                yield f"      {names[row]}: landmarks moved by up to {moved:.1f} px"
+
+
+MOST_MOVED = 0.1  # sizes of the face, a contour's mean; jitter moves less
 
 
 def read_labels(
@@ -272,8 +280,9 @@ def read_verdicts(path: Path, names: Sequence[str]) -> dict[str, str]:
 def repair(labels: Labels, findings: Findings, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The jagged contours of these rows, put where a model of other faces has them.
 
-    A face of whose landmarks more than half would be moved is left alone, and so is one whose left
-    and right names are exchanged: nothing holds it.
+    That mends jitter. A face is left alone where something else may be wrong, so that the contours
+    that hold it are not to be trusted: another order or exchanged sides, more than half of the
+    landmarks to be moved, or a contour that lies far, `MOST_MOVED`, from where it would be put.
 
     Returns:
         The rows that were changed, and their (n, P, 2) points.
@@ -281,16 +290,24 @@ def repair(labels: Labels, findings: Findings, rows: np.ndarray) -> tuple[np.nda
     wrong = findings.jagged >= JAGGED
     moved = wrong @ np.array([len(members) for members in labels.groups.values()])
     able = (moved > 0) & (moved <= labels.points_image.shape[1] / 2)
-    if "sides" in findings.tails:
-        able &= findings.tails["sides"] < SUSPICIOUS
+    for name in {"order", "sides"} & findings.tails.keys():
+        able &= findings.tails[name] < SUSPICIOUS
     rows = np.sort(rows[able[rows]])
     parts = [np.empty((0, *labels.points_image.shape[1:]))]
     changed = [np.empty(0, int)]
     for fold in np.unique(labels.fold[rows]):
         own = rows[labels.fold[rows] == fold]
         judge = Judge(labels, np.flatnonzero(labels.fold != fold))
-        parts.append(judge.repaired(labels.of(own).points_image, wrong[own]))
-        changed.append(own)
+        before = labels.of(own).points_image[:]
+        after = judge.repaired(before, wrong[own])
+        far = [
+            np.linalg.norm(after[:, part] - before[:, part], axis=-1).mean(1)
+            for part in map(list, labels.groups.values())
+        ]
+        size = shape.face_size(shape.of(before))
+        near = ~(np.nanmax(far, 0) > MOST_MOVED * size)
+        parts.append(after[near])
+        changed.append(own[near])
     return np.concatenate(changed), np.concatenate(parts)
 
 

@@ -5,6 +5,7 @@ what they raise is collected.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,13 +91,14 @@ def check_asked_points(path: Path, num_landmarks: int) -> Iterator[CheckedRow]:
         ValueError: no such table, its header is wrong, or it has no rows.
     """
     rows_by_name: dict[str, int] = {}
-    num_asked = None
-    for row, cells in enumerate(asked_rows(path), start=2):
+    rows = asked_rows(path)
+    lengths = Counter(cells[1].count(",") for cells in rows if len(cells) == 2)
+    num_asked = lengths.most_common(1)[0][0] + 1 if lengths else None  # a wrong row blames itself
+    for row, cells in enumerate(rows, start=2):
         name = cells[0].strip() if cells else ""
         is_repeated, problems = name in rows_by_name, []
         try:
-            indices = parse_asked_row(cells, rows_by_name, num_landmarks, num_asked, path, row)
-            num_asked = num_asked or len(indices)
+            parse_asked_row(cells, rows_by_name, num_landmarks, num_asked, path, row)
         except ValueError as error:
             kind = "blank row" if not cells else "asked points"
             if len(cells) == 2 and rows_by_name.get(name) != row:

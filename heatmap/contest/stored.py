@@ -118,7 +118,11 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
 def _stamp(path: Path) -> dict[str, int]:
     """What tells a changed file without reading it."""
     status = path.stat()
-    return {"bytes": status.st_size, "modified_ns": status.st_mtime_ns}
+    return {
+        "bytes": status.st_size,
+        "modified_ns": status.st_mtime_ns,
+        "changed_ns": status.st_ctime_ns,  # which no program can set back
+    }
 
 
 def _note(folder: Path) -> dict[str, Any] | None:

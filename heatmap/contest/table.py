@@ -134,8 +134,8 @@ def parse_asked_row(
     indices = _parse_indices(cells[1], num_landmarks, where)
     if num_asked is not None and len(indices) != num_asked:
         raise ValueError(
-            f"{where}: {len(indices)} indices, but the rows above have {num_asked}; a submission "
-            "needs the same number for every picture"
+            f"{where}: {len(indices)} indices, but other rows have {num_asked}; a submission needs "
+            "the same number for every picture"
         )
     return indices
 

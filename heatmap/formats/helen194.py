@@ -11,6 +11,7 @@ these files (cv::face::loadTrainingData), takes the numbers as they are, and so 
 format knows no unlabelled landmark; here it is "nan , nan".
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,7 @@ from heatmap.formats.pictures import place
 from heatmap.formats.text import parse_points, read_lines
 
 _LISTS = {"trainnames.txt": False, "testnames.txt": True}
+_POINT = re.compile(r"[-+.\deE]+\s*,\s*[-+.\deE]+")
 _UNLISTED = "annotations in neither trainnames.txt nor testnames.txt"
 
 
@@ -132,7 +134,7 @@ def _read_parts(source: Path) -> dict[str, bool] | None:
 def _read_annotation(path: Path) -> tuple[str, np.ndarray]:
     """The picture's name without ending, and its (P, 2) float64 landmarks."""
     lines = read_lines(path)
-    if len(lines) < 2 or not lines[0] or "," in lines[0]:
+    if len(lines) < 2 or not lines[0] or _POINT.fullmatch(lines[0]):
         raise ValueError(f"{path}, row 1: expected a picture's name, and rows 'x , y' after it")
     points = []
     for row, line in enumerate(lines[1:], start=2):
