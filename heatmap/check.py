@@ -2,8 +2,10 @@
 
 import hashlib
 import os
+import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -28,7 +30,7 @@ Severity = Literal["error", "warning", "note"]
 
 # Kinds of problems for which training pictures are better left out.
 _EXCLUDED = (
-    "missing picture", "unreadable picture", "far outside", "all at one point",
+    "missing picture", "unreadable picture", "damaged picture", "far outside", "all at one point",
     "same picture, other labels",
 )  # fmt: skip
 
@@ -81,11 +83,18 @@ class Report:
     def num_errors(self) -> int:
         return sum(problem.severity == "error" for problem in self.problems)
 
+    @property
+    def num_lasting_errors(self) -> int:
+        """Those that stay when the excluded pictures are left out."""
+        return sum(
+            problem.severity == "error" and not _is_excluded(problem) for problem in self.problems
+        )
+
     def excluded(self) -> dict[str, list[str]]:
         """Why training pictures are better left out, by file name."""
         reasons: dict[str, list[str]] = {}
         for problem in self.problems:
-            if problem.part == "train" and problem.kind in _EXCLUDED:
+            if _is_excluded(problem):
                 for name in problem.pictures:
                     reasons.setdefault(name, []).append(problem.kind)
         return reasons
@@ -94,15 +103,21 @@ class Report:
         return asdict(self) | {"root": str(self.root)}
 
 
+def _is_excluded(problem: Problem) -> bool:
+    return problem.part == "train" and problem.kind in _EXCLUDED
+
+
 class Look(NamedTuple):
     """What a picture looks like.
 
-    problem: why it cannot be read; nothing else is known then. image_hw: its size; is_grey: every
+    problem: why it cannot be read; nothing else is known then. damage: what the decoder says of one
+    that it can read, empty if nothing. image_hw: its size; is_grey: every
     pixel is; brightness: the mean of all pixels and channels, 0 to 255; border: dark columns and
     rows at left, top, right and bottom; content: SHA-256 of the file; alike: perceptual hash.
     """
 
     problem: str | None
+    damage: str = ""
     image_hw: tuple[int, int] = (0, 0)
     is_grey: bool = False
     brightness: float = 0.0
@@ -183,13 +198,16 @@ def check(root: Path, *, workers: int = 1, progress: bool = False) -> Report:
 def look_at(path: Path) -> Look:
     """What a picture looks like, or why it cannot be read."""
     try:
-        image = contest.read_image(path)
+        with _standard_error() as said:
+            image = contest.read_image(path)
+            damage = said()
     except ValueError as error:
         return Look(str(error))
     height, width = image.shape[:2]
     left, top, right, bottom = within_border(image, BORDER_THRESHOLD)
     return Look(
         problem=None,
+        damage=damage,
         image_hw=(height, width),
         is_grey=bool((image == image[..., :1]).all()),
         brightness=float(image.mean()),
@@ -197,6 +215,23 @@ def look_at(path: Path) -> Look:
         content=hashlib.sha256(path.read_bytes()).digest(),
         alike=perceptual_hash(image),
     )
+
+
+@contextmanager
+def _standard_error() -> Iterator[Callable[[], str]]:
+    """What libraries print meanwhile, kept from the screen; the decoders tell damage only so."""
+    with tempfile.TemporaryFile() as file:
+        screen = os.dup(2)
+        os.dup2(file.fileno(), 2)
+
+        def said() -> str:
+            return os.pread(file.fileno(), 200, 0).decode(errors="replace").partition("\n")[0]
+
+        try:
+            yield said
+        finally:
+            os.dup2(screen, 2)
+            os.close(screen)
 
 
 def _read_landmarks(rows: _Rows, progress: bool) -> Iterator[Problem]:
@@ -273,6 +308,9 @@ def _look_at_pictures(rows: _Rows, workers: int, progress: bool) -> Iterator[Pro
         rows.looks[index] = look
         if look.problem is not None:
             yield rows.problem("error", "unreadable picture", index, look.problem)
+        elif look.damage:
+            message = f"{rows.names[index]!r} is damaged in part: {look.damage}"
+            yield rows.problem("warning", "damaged picture", index, message)
     for name in sorted(_files_in(rows.images) - {os.path.normpath(name) for name in rows.names}):
         message = f"{rows.images / name}: no row of {rows.path} names this file"
         yield Problem("note", "unnamed picture", rows.part, message, None, (name,))

@@ -70,7 +70,9 @@ def load(path: Path) -> Checkpoint:
         ValueError: missing, damaged, not a checkpoint of this program, or of another format.
     """
     if not path.is_file():
-        raise ValueError(f"{path}: there is no such checkpoint; a run is named by its folder")
+        is_run = (path.parent / "config.json").is_file()
+        hint = "its run has not finished an epoch" if is_run else "a run is named by its folder"
+        raise ValueError(f"{path}: there is no such checkpoint; {hint}")
     try:
         with zipfile.ZipFile(path) as archive:  # torch itself checks no checksums
             if damaged := archive.testzip():

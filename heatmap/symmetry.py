@@ -14,6 +14,7 @@ from heatmap.topology import Scheme
 CANDIDATES = 8  # partners that are weighed for a landmark, the nearest ones
 MOST_CHANGES = 40
 ALIKE = 4.0  # a whole group's mean square distance to its partner, in that of its free landmarks
+FARTHEST = 0.1  # sizes of the face, from where the mirror has a landmark to its partner
 CLOSE = 1.5  # a second best partner nearer than so many times the best is a low margin
 
 
@@ -54,7 +55,7 @@ def infer(points_image: np.ndarray | Points) -> Symmetry:
             upright.
 
     Raises:
-        ValueError: too few faces to tell.
+        ValueError: too few faces to tell, or landmarks without a partner.
     """
     model = shape.fit(points_image, share=0.995)
     changes = model.changes[:MOST_CHANGES] * model.spread[:MOST_CHANGES, None]
@@ -76,6 +77,14 @@ def infer(points_image: np.ndarray | Points) -> Symmetry:
     distances = np.sqrt(_costs(own, mirrored, partners)) / size
     landmarks = np.arange(len(partners))
     distance = distances[landmarks, partners]
+    lonely = np.flatnonzero(distance > FARTHEST)
+    if len(lonely):
+        raise ValueError(
+            f"{len(lonely)} of {len(partners)} landmarks have no mirror partner: "
+            f"{_runs(lonely.tolist())}; the nearest to them lie up to {100 * distance.max():.0f} % "
+            "of the face from where the mirror has them. Either this scheme is not symmetric and "
+            "cannot be mirrored (train with --augment.mirror 0), or there are too few faces"
+        )
     distances[landmarks, partners] = np.inf
     return Symmetry(
         scheme=Scheme(partners.astype(np.int64), groups),

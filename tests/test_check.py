@@ -265,6 +265,25 @@ def test_repeated_pictures_are_grouped_within_and_between_train_and_test(
     assert other.row == 8 and "train cy_0.jpg, train dee_0.jpg look alike, but" in other.message
 
 
+def test_a_picture_that_is_damaged_in_its_middle_is_told(contest: Folder) -> None:
+    """The decoder shows something all the same, and complains on the screen only."""
+    names = read_landmarks(contest.train_table).names
+    path = contest.train_images / names[3]
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 200] = bytes(200)
+    path.write_bytes(data)
+    (problem,) = [p for p in check(contest.root).problems if p.kind == "damaged picture"]
+    assert (problem.severity, problem.row, problem.pictures) == ("warning", 5, (names[3],))
+    assert "Corrupt JPEG data" in problem.message
+
+
+def test_one_wrong_row_of_the_asked_points_is_blamed_and_no_other(contest: Folder) -> None:
+    replaced(contest.test_points, (2, 1, "[1, 1]"))
+    told = places(check(contest.root).problems)
+    assert told == [("asked points", "test", 2)]
+
+
 def test_looks_are_measured(contest: Folder) -> None:
     bordered = np.zeros((60, 80, 3), np.uint8)
     bordered[5:50, 12:77] = 200

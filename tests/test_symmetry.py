@@ -70,6 +70,12 @@ def test_any_selection_in_any_order_is_told(labels68: np.ndarray) -> None:
     assert len(expected) not in (68, 15)
 
 
+def test_landmarks_without_partners_are_refused(labels68: np.ndarray) -> None:
+    one_side = [0, 1, 2, 3, 17, 18, 36, 37, 41, 30]  # jaw, brow and eye of one side, and the nose
+    with pytest.raises(ValueError, match="of 10 landmarks have no mirror partner: "):
+        symmetry.infer(labels68[::7, one_side])
+
+
 def test_bad_faces_do_not_change_what_is_told(labels68: np.ndarray) -> None:
     points = labels68[::10].copy()
     bad = np.random.default_rng(1).choice(len(points), 20, replace=False)

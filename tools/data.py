@@ -353,7 +353,8 @@ def check(
         root: contest folder.
         json_file: also write everything here: every problem, every group of equal or like pictures.
         exclude_to: also write the table that --data.exclude takes: training pictures that cannot
-            be read, whose landmarks cannot be right, or that are there twice with other landmarks.
+            be read or are damaged, whose landmarks lie far outside or all at one point, or that are
+            there twice with other landmarks. Rows that cannot be read have to be mended.
         workers: processes that read the pictures.
     """
     from heatmap import contest
@@ -370,6 +371,8 @@ def check(
         excluded = report.excluded()
         contest.write_excluded(exclude_to, excluded)
         print(f"\n{exclude_to}: {len(excluded)} pictures to leave out with --data.exclude")
+        if report.num_lasting_errors:
+            print(f"{report.num_lasting_errors} errors stay all the same; mend the tables")
     if report.num_errors:
         raise ValueError(
             f"training or a submission would stop at {report.num_errors} of these problems"
@@ -401,10 +404,12 @@ def stats(
     from heatmap.files import write_json
     from heatmap.stats import measure, plot, text
 
-    if workers < 1 or out.suffix != ".png" or not 0 <= trim_border < 255:
-        raise WrongUsage(
-            "--workers must be at least 1, --trim-border from 0 to 254, and --out end in .png"
-        )
+    if workers < 1:
+        raise WrongUsage(f"--workers must be at least 1, not {workers}")
+    if out.suffix != ".png":
+        raise WrongUsage(f"--out must end in .png, unlike {out}")
+    if not 0 <= trim_border < 255:
+        raise WrongUsage(f"--trim-border must be from 0 to 254, not {trim_border}")
     if crop is not None and min(crop) < 32:
         raise WrongUsage("--crop takes a height and a width of at least 32")
     statistics = measure(
@@ -447,8 +452,10 @@ def split(
     """
     from heatmap.stored_split import store_split, table
 
-    if workers < 1 or not 0 < share < 1:
-        raise WrongUsage("--workers must be at least 1, --share between 0 and 1")
+    if workers < 1:
+        raise WrongUsage(f"--workers must be at least 1, not {workers}")
+    if not 0 < share < 1:
+        raise WrongUsage(f"--share must be between 0 and 1, not {share}")
     stored = store_split(
         root, out, rule=rule, share=share, folds=folds, person_pattern=person_pattern, seed=seed,
         workers=workers, progress=True,
