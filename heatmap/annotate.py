@@ -47,7 +47,7 @@ def find_files(inputs: Sequence[str]) -> list[Path]:
                 raise ValueError(f"{name}: there are no pictures or videos in this folder")
             if len(some) < len(files):
                 left_out = len(files) - len(some)
-                logger.info(f"{name}: {left_out} files that are no pictures are left out")
+                logger.info(f"{name}: what is no picture or video is left out ({left_out} files)")
             found += some
         elif glob.has_magic(name) and not path.exists():
             some = [Path(file) for file in sorted(glob.glob(name, recursive=True))]  # noqa: PTH207

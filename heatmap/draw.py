@@ -51,7 +51,7 @@ def draw_landmarks(
     runs = [run for curve in curves for run in _unbroken(curve, points)]
     unit = _unit(points, max(image.shape[:2]))
     radius = 1.5 * unit
-    crowded = {k for run in runs for k in run} if _step(runs, points) < 2.5 * radius else set()
+    crowded = {k for run in runs if _step(points[run]) < 3 * radius for k in run}
     dots = [k for k in range(len(points)) if np.isfinite(points[k]).all() and k not in crowded]
 
     rim = image.copy()
@@ -90,10 +90,9 @@ def _unbroken(curve: Sequence[int], points: np.ndarray) -> list[list[int]]:
     return [piece for piece in pieces if len(piece) > 1]
 
 
-def _step(runs: Sequence[list[int]], points: np.ndarray) -> float:
-    """The typical distance of neighbours on a curve; infinite without curves."""
-    steps = [np.linalg.norm(np.diff(points[run], axis=0), axis=-1) for run in runs]
-    return float(np.median(np.concatenate(steps))) if steps else np.inf
+def _step(points: np.ndarray) -> float:
+    """The typical distance of neighbours on a curve."""
+    return float(np.median(np.linalg.norm(np.diff(points, axis=0), axis=-1)))
 
 
 def _fixed(numbers: np.ndarray | float) -> np.ndarray:
