@@ -12,7 +12,8 @@ class Detector:
     """YuNet (Wu et al. 2023, https://doi.org/10.1007/s11633-023-1423-y), its network in a file.
 
     The file is face_detection_yunet_*.onnx of OpenCV's model zoo; it is not shipped with this
-    program.
+    program. Its boxes reach from forehead to chin; where those of a run do not, a second look
+    (`two_pass`) puts the crop right.
 
     Raises:
         ValueError: no such file, or not such a network.
