@@ -1,3 +1,18 @@
 """Dense facial landmarks by heatmap regression."""
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from heatmap.predictor import Landmarks, Predictor
+
 __version__ = "0.1.0"
+__all__ = ["Landmarks", "Predictor"]
+
+
+def __getattr__(name: str) -> Any:
+    """The public names, imported when they are first asked for: torch takes seconds to come."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from heatmap import predictor
+
+    return getattr(predictor, name)

@@ -12,6 +12,7 @@ Affines are (..., 3, 3) float64 matrices on homogeneous (x, y, 1), named destina
 """
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -105,6 +106,27 @@ def around(
     x0, y0, x1, y1 = box_image
     factor = min(crop_hw[0] / (y1 - y0), crop_hw[1] / (x1 - x0)) / enlarged
     return _centred(((x0 + x1) / 2, (y0 + y1) / 2), crop_hw, factor)
+
+
+def matching(points_image: Tensor, points_crop: Tensor, crop_hw: tuple[int, int]) -> Frame:
+    """The crop that shows points of the picture where those of the crop are.
+
+    As nearly as a shift and one scale can, in the sense of least squares.
+
+    Args:
+        points_image, points_crop: (P, 2), not all in one place.
+
+    Raises:
+        ValueError: no such crop: the points are turned round, or in one place.
+    """
+    points_image, points_crop = points_image.double(), points_crop.double()
+    middle_image, middle_crop = points_image.mean(0), points_crop.mean(0)
+    offsets = points_crop - middle_crop
+    shrink = ((offsets * (points_image - middle_image)).sum() / offsets.square().sum()).item()
+    if not 0 < shrink < math.inf:
+        raise ValueError("no shift and scale brings these points to those of the crop")
+    x, y = (middle_image - shrink * middle_crop).tolist()
+    return Frame(_matrix([[shrink, 0, x], [0, shrink, y], [0, 0, 1]]), *crop_hw)
 
 
 @functools.cache

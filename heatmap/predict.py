@@ -56,7 +56,7 @@ class Landmarks(NamedTuple):
     image_hw: np.ndarray
 
 
-class _Seen(NamedTuple):
+class Seen(NamedTuple):
     """Landmarks that one view or all of them give, as in `Landmarks`, on the device."""
 
     points_image: Tensor
@@ -108,7 +108,7 @@ def predict(
                     i: augment.plain(*(t.to(device, non_blocking=True) for t in sample[:3]))
                     for i, sample in zip(different, samples, strict=True)
                 }
-            seen = [_seen(view, inputs[i], watch) for view, i in zip(views, alike, strict=True)]
+            seen = [look(view, inputs[i], watch) for view, i in zip(views, alike, strict=True)]
             with watch("decode"):
                 merged, first = _weighted(seen) if weighted else _mean(seen), samples[0]
                 landmarks = Landmarks(
@@ -125,8 +125,8 @@ def predict(
             network.train(mode)
 
 
-def _seen(view: View, inputs: augment.Batch, watch: Stopwatch) -> _Seen:
-    """What the view's network gives for its crops."""
+def look(view: View, inputs: augment.Batch, watch: Stopwatch) -> Seen:
+    """What the view's network, in eval mode, gives for its crops; call it without gradients."""
     images, here = inputs.images, inputs.frame
     order: Tensor | slice = slice(None)
     if view.mirrored:
@@ -138,24 +138,24 @@ def _seen(view: View, inputs: augment.Batch, watch: Stopwatch) -> _Seen:
     with watch("decode"):
         found = view.network.decode(output)
         covariance = found.covariance_crop
-        return _Seen(
+        return Seen(
             here.to_image(found.points_crop)[:, order],
             None if found.peak is None else found.peak[:, order],
             None if covariance is None else here.covariance_to_image(covariance)[:, order],
         )
 
 
-def _mean(seen: Sequence[_Seen]) -> _Seen:
+def _mean(seen: Sequence[Seen]) -> Seen:
     points_image = torch.stack([one.points_image for one in seen]).mean(0)
     peaks = [one.peak for one in seen if one.peak is not None]
     covariances = [one.covariance_image for one in seen if one.covariance_image is not None]
     peak, covariance = (
         torch.stack(parts).mean(0) if parts else None for parts in (peaks, covariances)
     )
-    return _Seen(points_image, peak, covariance)
+    return Seen(points_image, peak, covariance)
 
 
-def _weighted(seen: Sequence[_Seen]) -> _Seen:
+def _weighted(seen: Sequence[Seen]) -> Seen:
     """The combination with the smallest variance, were the errors of the views independent.
 
     A covariance that is no ellipse, or one narrower than `SHARPEST`, comes from a map without a
@@ -171,7 +171,7 @@ def _weighted(seen: Sequence[_Seen]) -> _Seen:
     covariance = torch.linalg.inv(precision.sum(0))
     points_image = torch.stack([one.points_image for one in seen])
     moments = (precision @ points_image[..., None]).sum(0)
-    return _Seen((covariance @ moments)[..., 0], _mean(seen).peak, covariance)
+    return Seen((covariance @ moments)[..., 0], _mean(seen).peak, covariance)
 
 
 def _numpy(tensor: Tensor | None) -> np.ndarray | None:

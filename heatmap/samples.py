@@ -56,15 +56,17 @@ class Samples(Dataset[Sample]):
     """The pictures of a table as samples, by row.
 
     paths: N pictures; points_image: (N, P, 2) float32; boxes_image: (N, 4) float64 corners x0, y0,
-    x1, y1, for the crop rule that takes them; zoom: factor that enlarges what the crop shows, about
-    its middle; margin: pixels round the crop; edge: outside the photograph the colours of its edge
-    are carried on, else it is black; cache_folder: of the files that `keep_crops` made.
+    x1, y1, for the crop rule that takes them; frames: N crops in the whole photographs, in place of
+    the crop rule; zoom: factor that enlarges what the crop shows, about its middle; margin: pixels
+    round the crop; edge: outside the photograph the colours of its edge are carried on, else it is
+    black; cache_folder: of the files that `keep_crops` made.
     """
 
     paths: Sequence[Path]
     points_image: Labels
     crop: config.Crop
     boxes_image: np.ndarray | None = None
+    frames: Sequence[Frame] | None = None
     zoom: float = 1.0
     margin: int = 0
     edge: bool = False
@@ -114,7 +116,8 @@ class Samples(Dataset[Sample]):
         Raises:
             ValueError: the picture cannot be decoded; the message names it.
         """
-        image_hw, trims = photograph.image_hw, self.crop.trim_border > 0
+        image_hw = photograph.image_hw
+        trims = self.crop.trim_border > 0 and self.frames is None
         inner = 0, 0, image_hw[1], image_hw[0]
         if trims:
             inner = within_border(photograph.pixels(1)[0], self.crop.trim_border)
@@ -150,6 +153,8 @@ class Samples(Dataset[Sample]):
 
     def _crop_of(self, row: int, inner: tuple[int, int, int, int]) -> Frame:
         """Where the crop sits in the picture without its border."""
+        if self.frames is not None:
+            return self.frames[row]
         left, top, right, bottom = inner
         crop_hw = self.crop.height, self.crop.width
         match self.crop.rule:
@@ -180,6 +185,8 @@ class Samples(Dataset[Sample]):
 
     def cuts_as(self, other: "Samples") -> bool:
         """Whether both cut the same crops from the same pictures."""
+        if self.frames is not other.frames:
+            return False
         mine, others = ((some.crop, some.zoom, some.margin, some.edge) for some in (self, other))
         if self.boxes_image is None or other.boxes_image is None:
             return mine == others

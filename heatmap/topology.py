@@ -1,4 +1,4 @@
-"""What is known of a landmark scheme: mirror, groups, normaliser.
+"""What is known of a landmark scheme: mirror, groups, curves, normaliser.
 
 Three schemes are known by their number of landmarks: 971 (the contest's; Megvii's "dense facial
 landmarks"), 68 (iBUG) and 15 (Kaggle's facial keypoints). "Left" and "right" are as seen in the
@@ -41,6 +41,36 @@ GROUPS: dict[int, dict[str, range]] = {
         "nose": range(10, 11),
         "mouth": range(11, 15),
     },
+}
+
+# Landmarks that follow one another along an outline; a closed one ends where it began.
+CURVES: dict[int, tuple[tuple[int, ...], ...]] = {
+    971: (
+        (*reversed(range(64)), *range(64, 128)),  # jaw: each half begins at the chin
+        tuple(range(128, 273)),  # hairline
+        (*range(273, 337), 273),  # brows
+        (*range(337, 401), 337),
+        (*range(401, 464), *reversed(range(464, 527))),  # sides of the nose, meeting at its base
+        tuple(range(527, 587)),  # ridge of the nose
+        (*range(587, 650), 587),  # eyes: the opening, and the lids round it
+        (*range(650, 714), 650),
+        (*range(714, 777), 714),
+        (*range(777, 841), 777),
+        (*range(841, 905), 841),  # lips
+        (*range(905, 969), 905),
+    ),
+    68: (
+        tuple(range(17)),  # jaw
+        tuple(range(17, 22)),  # brows
+        tuple(range(22, 27)),
+        tuple(range(27, 31)),  # nose: ridge and base
+        tuple(range(31, 36)),
+        (*range(36, 42), 36),  # eyes
+        (*range(42, 48), 42),
+        (*range(48, 60), 48),  # mouth: outer and inner edge of the lips
+        (*range(60, 68), 60),
+    ),
+    15: ((2, 0, 3), (4, 1, 5), (6, 7), (8, 9), (11, 13, 12, 14, 11)),
 }
 
 # The two landmarks whose distance normalises the NME: pupils, outer eye corners, eye centres.
@@ -165,6 +195,14 @@ def groups(num_landmarks: int, scheme: Scheme | None = None) -> dict[str, range]
     if scheme is not None:
         return scheme.groups
     return GROUPS.get(num_landmarks, {"all": range(num_landmarks)})
+
+
+def curves(num_landmarks: int, scheme: Scheme | None = None) -> tuple[tuple[int, ...], ...]:
+    """The outlines of the face's regions, each landmarks in order; none for other schemes.
+
+    A closed outline ends with its first landmark. All landmarks of one are of one group.
+    """
+    return () if scheme is not None else CURVES.get(num_landmarks, ())
 
 
 def normaliser(points: np.ndarray) -> tuple[str, np.ndarray]:

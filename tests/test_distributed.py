@@ -346,7 +346,7 @@ def test_a_process_that_dies_ends_the_others(pair: Path, data: Path, tmp_path: P
         "import os, runpy, signal\n"
         "from heatmap import predict\n"
         "if os.environ['RANK'] == '1':\n"
-        "    predict._seen = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    predict.look = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         f"runpy.run_path({str(SUBMIT)!r}, run_name='__main__')\n"
     )
     done = torchrun(2, tmp_path / "program.py", pair, "--data", data, "--out", tmp_path / "out.csv")

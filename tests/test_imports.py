@@ -67,6 +67,12 @@ ALLOWED = {
     "losses": set(),
     "compiling": set(),
     "draw": set(),
+    "smooth": set(),
+    "detect": set(),
+    "camera": set(),
+    "video": {"files"},
+    "tracks": {"smooth"},
+    "points_files": {"files", "tracks"},
     "config": set(),
     "topology": set(),
     "shape": {"contest"},
@@ -124,6 +130,11 @@ def test_only_the_command_and_the_tools_know_tyro() -> None:
 def test_only_the_mirror_knows_wandb() -> None:
     assert importers("wandb") == {"heatmap/mirror.py"}
     assert "wandb" not in imports(PACKAGE / "mirror.py", at_module_level=True)
+
+
+def test_only_videos_know_av_and_only_the_camera_knows_windows() -> None:
+    assert importers("av") == {"heatmap/video.py"}
+    assert importers("tkinter") == {"heatmap/camera.py"}
 
 
 def test_only_the_plots_know_matplotlib() -> None:

@@ -1,4 +1,4 @@
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -82,3 +82,41 @@ def test_other_schemes_are_normalised_by_the_box_of_their_labels() -> None:
     name, length = topology.normaliser(points)
     assert name == "box"
     assert length == pytest.approx([6, np.nan, np.nan], nan_ok=True)
+
+
+@pytest.mark.parametrize("num_landmarks", KNOWN)
+def test_curves_run_within_a_group_and_through_most_of_its_landmarks(num_landmarks: int) -> None:
+    group_of = {k: name for name, g in topology.groups(num_landmarks).items() for k in g}
+    curves = topology.curves(num_landmarks)
+    for curve in curves:
+        assert len({group_of[k] for k in curve}) == 1
+        inside = curve[:-1] if curve[0] == curve[-1] else curve
+        assert len(set(inside)) == len(inside) >= 2
+    left_out = set(range(num_landmarks)) - set(chain.from_iterable(curves))
+    assert {group_of[k] for k in left_out} <= {"pupils", "nose"} and len(left_out) <= 2
+
+
+@pytest.mark.parametrize("num_landmarks", KNOWN)
+def test_the_mirror_image_of_the_curves_is_the_curves(num_landmarks: int) -> None:
+    permutation = topology.mirror_permutation(num_landmarks)
+
+    def steps(curves: tuple[tuple[int, ...], ...]) -> set[frozenset[int]]:
+        return {frozenset(step) for curve in curves for step in pairwise(curve)}
+
+    curves = topology.curves(num_landmarks)
+    mirrored = tuple(tuple(permutation[list(curve)].tolist()) for curve in curves)
+    assert len(steps(mirrored) - steps(curves)) <= 4  # where the two halves of the mouth meet
+
+
+def test_neighbours_on_a_curve_of_971_landmarks_are_close(faces68: Path) -> None:
+    table = np.loadtxt(faces68.parent / "template971.csv", delimiter=",", skiprows=1)
+    points = table[:, 1:3]  # of a face's box, which is 1 wide and high
+    steps = [
+        np.linalg.norm(np.diff(points[list(curve)], axis=0), axis=-1)
+        for curve in topology.curves(971)
+    ]
+    assert max(step.max() for step in steps) < 0.025
+
+
+def test_unknown_schemes_have_no_curves() -> None:
+    assert topology.curves(7) == ()

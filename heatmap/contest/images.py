@@ -36,6 +36,23 @@ class Photograph:
         self._header_hw = _jpeg_hw(self.data)
         self._decoded: dict[int, np.ndarray] = {}
 
+    @classmethod
+    def in_memory(cls, image: np.ndarray) -> "Photograph":
+        """A picture that is decoded already: (H, W, 3) uint8 RGB. It has no file to keep crops of.
+
+        Raises:
+            ValueError: not such an array.
+        """
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+            raise ValueError(
+                "a picture in memory is a (height, width, 3) uint8 array, RGB, not "
+                f"{image.shape} {image.dtype}"
+            )
+        photograph = cls.__new__(cls)
+        photograph.path, photograph.data = Path("a picture in memory"), b""
+        photograph._header_hw, photograph._decoded = None, {1: image}
+        return photograph
+
     @property
     def image_hw(self) -> tuple[int, int]:
         """Height and width; those of a JPEG are read from its header."""

@@ -1,0 +1,74 @@
+"""A camera and a window: live pictures in, drawn ones on the screen."""
+
+import time
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+
+
+def pictures(index: int) -> Iterator[tuple[np.ndarray, float]]:
+    """The camera's pictures, (H, W, 3) uint8 RGB, and the seconds at which each came.
+
+    Raises:
+        ValueError: there is no such camera, or it stops.
+    """
+    camera = cv2.VideoCapture(index)
+    try:
+        if not camera.isOpened():
+            raise ValueError(f"camera {index}: there is none, or another program has it")
+        while True:
+            there, image = camera.read()
+            if not there:
+                raise ValueError(f"camera {index}: it gives no more pictures")
+            yield cv2.cvtColor(image, cv2.COLOR_BGR2RGB), time.monotonic()
+    finally:
+        camera.release()
+
+
+class Window:
+    """A window that shows one picture after the other, until it is closed or Esc or q is pressed.
+
+    It is tkinter's, which comes with Python: the OpenCV that servers use (headless) has none.
+
+    Raises:
+        ValueError: there is no display, or this Python came without tkinter.
+    """
+
+    def __init__(self, title: str) -> None:
+        try:
+            import tkinter
+        except ImportError:
+            raise ValueError(
+                "a live window needs tkinter, which this Python came without (on Debian: apt "
+                "install python3-tk)"
+            ) from None
+        try:
+            self._root = tkinter.Tk()
+        except tkinter.TclError as error:
+            raise ValueError(
+                f"there is no display for a live window ({error}); record the camera to a file "
+                "and give that, or run this where there is a screen"
+            ) from None
+        self.is_open = True
+        self._root.title(title)
+        self._label = tkinter.Label(self._root)
+        self._label.pack()
+        self._photo = tkinter.PhotoImage()
+        self._root.protocol("WM_DELETE_WINDOW", self.close)
+        for key in ("<Escape>", "q"):
+            self._root.bind(key, lambda _: self.close())
+
+    def show(self, image: np.ndarray) -> None:
+        """Shows (H, W, 3) uint8 RGB, and hears keys and clicks."""
+        if self.is_open:
+            header = f"P6 {image.shape[1]} {image.shape[0]} 255 ".encode()
+            self._photo.configure(data=header + image.tobytes(), format="PPM")
+            self._label.configure(image=self._photo)
+            self._root.update()
+
+    def close(self) -> None:
+        """Closes the window; showing more does nothing."""
+        if self.is_open:
+            self.is_open = False
+            self._root.destroy()

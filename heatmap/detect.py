@@ -1,0 +1,52 @@
+"""Faces in photographs -> boxes, by OpenCV's YuNet."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+_LONGEST = 640  # px that pictures are shrunk to; YuNet finds faces from 10 to 300 px
+
+
+class Detector:
+    """YuNet (Wu et al. 2023, https://doi.org/10.1007/s11633-023-1423-y), its network in a file.
+
+    The file is face_detection_yunet_*.onnx of OpenCV's model zoo; it is not shipped with this
+    program. Its boxes reach from forehead to chin; where those of a run do not, a second look
+    (`two_pass`) puts the crop right.
+
+    Raises:
+        ValueError: no such file, or not such a network.
+    """
+
+    def __init__(self, model: Path) -> None:
+        self.model = model
+        if not model.is_file():
+            raise ValueError(f"{model}: there is no such file; a detector is YuNet's .onnx file")
+        try:
+            self._network = cv2.FaceDetectorYN.create(str(model), "", (320, 320), 0.7)
+            self(np.zeros((64, 64, 3), np.uint8))  # other networks are found out only by running
+        except cv2.error as error:
+            raise ValueError(
+                f"{model}: not YuNet, the face detector of OpenCV's model zoo ({error.err})"
+            ) from None
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """(F, 4) float64 boxes x0, y0, x1, y1 of the faces, from forehead to chin, largest first.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+        """
+        height, width = image.shape[:2]
+        shrink = min(1.0, _LONGEST / max(height, width))
+        size = max(1, round(width * shrink)), max(1, round(height * shrink))
+        small = cv2.resize(image, size, interpolation=cv2.INTER_AREA) if shrink < 1 else image
+        self._network.setInputSize(size)
+        _, faces = self._network.detect(cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
+        if faces is None:
+            return np.empty((0, 4))
+        corners = np.concatenate([faces[:, :2], faces[:, :2] + faces[:, 2:4]], 1)
+        # the detector counts from the corner of the first pixel
+        boxes = corners / np.tile(np.divide(size, (width, height)), 2) - 0.5
+        boxes = boxes[(boxes[:, :2] < boxes[:, 2:]).all(1)]
+        return boxes[np.argsort(-np.prod(boxes[:, 2:] - boxes[:, :2], axis=1), kind="stable")]
