@@ -112,7 +112,7 @@ def test_only_the_loop_sees_networks_and_contest() -> None:
         for path in PACKAGE.rglob("*.py")
         if {"networks", "contest"} <= rooms(path)
     }
-    assert both <= {"run.py", "train.py", "predict.py", "evaluate.py", "pictures.py"}
+    assert both <= {"run.py", "train.py", "predict.py", "evaluate.py", "pictures.py", "bench.py"}
 
 
 def test_only_networks_know_segmentation_models() -> None:
