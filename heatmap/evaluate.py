@@ -1,6 +1,5 @@
 """How good a network is: the contest's score, NME and the rest, per picture, group and size."""
 
-import csv
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -19,6 +18,7 @@ from heatmap.ensemble import Ensemble
 from heatmap.files import write_atomically, write_json
 from heatmap.frame import Frame
 from heatmap.networks import HeatmapNetwork
+from heatmap.per_image import write_per_image
 from heatmap.predict import Landmarks, View, predict
 from heatmap.samples import Samples, load
 from heatmap.stopwatch import Stopwatch
@@ -190,19 +190,8 @@ def _number(value: float | np.ndarray) -> float | None:
 def write(folder: Path, errors: Errors, names: Sequence[str], scores: dict[str, Any]) -> None:
     """Writes evaluation.json, per_image.csv and errors.npz into the folder, each atomically."""
     write_json(folder / "evaluation.json", scores)
-    with (
-        write_atomically(folder / "per_image.csv") as temporary,
-        temporary.open("w", newline="") as file,
-    ):
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(
-            ["file_name", "mse", "nme", "mean_shape_mse", "mean_peak", "width", "height"]
-        )
-        for i, row in enumerate(errors.rows):
-            peak = _nanmean(errors.peak[i], None)
-            numbers = errors.mse[i], errors.nme[i], errors.mean_shape_mse[i], peak
-            cells = [f"{number:.6f}" if np.isfinite(number) else "" for number in numbers]
-            table.writerow([names[row], *cells, errors.image_hw[i, 1], errors.image_hw[i, 0]])
+    scored = [names[row] for row in errors.rows]
+    write_per_image(folder / "per_image.csv", scored, per_picture(errors))
     with (
         write_atomically(folder / "errors.npz") as temporary,
         temporary.open("wb") as binary,
@@ -210,6 +199,22 @@ def write(folder: Path, errors: Errors, names: Sequence[str], scores: dict[str, 
         np.savez_compressed(
             binary, rows=errors.rows, distance=errors.distance, peak=errors.peak, mse=errors.mse
         )
+
+
+def per_picture(errors: Errors) -> dict[str, np.ndarray]:
+    """The columns of per_image.csv, (N,) each."""
+    return {
+        "mse": errors.mse,
+        "nme": errors.nme,
+        "mean_shape_mse": errors.mean_shape_mse,
+        "mean_peak": _nanmean(errors.peak, 1),
+        "width": errors.image_hw[:, 1],
+        "height": errors.image_hw[:, 0],
+        **{
+            f"mse {name}": _group_mse(errors.distance[:, members.start : members.stop])
+            for name, members in topology.groups(errors.distance.shape[1]).items()
+        },
+    }
 
 
 def table(scores: dict[str, Any]) -> str:
@@ -243,8 +248,8 @@ def evaluate_run(
     """Scores a run, or several as one, on validation rows or on another contest's labelled rows.
 
     Writes evaluation.json, per_image.csv and errors.npz into the first run's folder; for other
-    data, for anything but the plain run, or another decoder, into evaluation-NAME inside it. Of
-    several processes each predicts its part, and the first writes.
+    data, for anything but the best checkpoint alone, or another decoder, into evaluation-NAME
+    inside it. Of several processes each predicts its part, and the first writes.
 
     Args:
         data: contest folder, None for the first run's own. Of a table that runs were trained on
@@ -289,7 +294,8 @@ def evaluate_run(
     out = trained.path.parent
     if trained.checkpoint.table_hash != fingerprint:
         out = out / f"evaluation-{root.resolve().name}"
-    if name := "-".join(filter(None, (ensemble.name, decoder))):
+    checkpoint = "" if trained.path.stem == "best" else trained.path.stem
+    if name := "-".join(filter(None, (checkpoint, ensemble.name, decoder))):
         out = out / f"evaluation-{name}"
     rows = _rows_to_score(ensemble.runs, labels)
     paths = contest.image_paths(folder.train_images, labels.names, labels.path, rows.tolist())

@@ -24,6 +24,7 @@ from heatmap.config import HeatmapModel, Model, Rates, to_dict
 from heatmap.files import finite, write_json
 from heatmap.maps import Maps
 from heatmap.networks import HeatmapNetwork, Network
+from heatmap.per_image import write_per_image
 from heatmap.pictures import evenly_spaced, prediction_sheet
 from heatmap.predict import View, autocast
 from heatmap.record import Record
@@ -52,7 +53,7 @@ def train(run: Run, folder: Path) -> dict[str, Any]:
         torn.unlink()
     experiment, window = run.experiment, run.experiment.wandb
     write_json(folder / "config.json", to_dict(experiment))
-    split: dict[str, Any] = {"rule": run.split_rule}
+    split: dict[str, Any] = {"rule": run.split_rule, "table": run.table_hash}
     for part, rows in (("validation", run.validation_rows), ("excluded", run.excluded_rows)):
         split[part] = [run.table.names[row] for row in rows]
     for name, values in (
@@ -99,9 +100,10 @@ def _epochs(run: Run, folder: Path, record: Record | None) -> dict[str, Any]:
 
         _settle(run)
         scores: dict[str, Any] = {}
+        pictures: dict[str, np.ndarray] = {}
         if validates:
             validation_begin = time.monotonic()
-            scores = _validated(run, watch)
+            scores, pictures = _validated(run, watch)
             progress.validation_seconds = time.monotonic() - validation_begin
             progress.mean_shape_mse = scores["mean_shape_mse"]
             progress.scores.append(scores["mse"])
@@ -112,6 +114,7 @@ def _epochs(run: Run, folder: Path, record: Record | None) -> dict[str, Any]:
             "epoch": progress.epoch + 1,
             "train/loss": progress.loss_sum / max(progress.batch, 1),
             "val/mse": scores.get("mse"),
+            **_group_scores(scores),
             "val/nme_percent": scores.get("nme_percent"),
             "val/peak": scores.get("mean_peak"),
             "lr": max(group["lr"] for group in run.optimizer.param_groups),
@@ -134,6 +137,9 @@ def _epochs(run: Run, folder: Path, record: Record | None) -> dict[str, Any]:
             record.log(progress.step, row)
             _tell(run, row)
             if better:
+                if validates:
+                    scored = [run.table.names[row] for row in run.validation_rows]
+                    write_per_image(folder / "per_image.csv", scored, pictures)
                 save(run, folder / "best.pt", record.wandb_id)
             if settings.keep_every and progress.epoch % settings.keep_every == 0:
                 save(run, folder / f"epoch-{progress.epoch}.pt", record.wandb_id)
@@ -317,13 +323,23 @@ def _settle(run: Run) -> None:
         )
 
 
-def _validated(run: Run, watch: Stopwatch) -> dict[str, Any]:
+def _validated(run: Run, watch: Stopwatch) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The scores, and the columns of per_image.csv in the first process."""
     errors = evaluate.measure(
         [View(run.scored, run.validation, run.experiment.train.precision)], run.validation_rows,
         run.mean_shape, batch=run.experiment.train.batch, workers=run.experiment.data.workers,
         device=run.device, watch=watch,
     )  # fmt: skip
-    return distributed.from_first(evaluate.summary(errors) if errors else {})
+    scores = distributed.from_first(evaluate.summary(errors) if errors else {})
+    return scores, evaluate.per_picture(errors) if errors else {}
+
+
+def _group_scores(scores: dict[str, Any]) -> dict[str, float | None]:
+    """val/mse/left_brow and so on, where the landmarks have more than one group."""
+    groups = scores.get("groups", {})
+    if len(groups) < 2:
+        return {}
+    return {f"val/mse/{name.replace(' ', '_')}": mse for name, mse in groups.items()}
 
 
 def _validation_sheet(run: Run) -> np.ndarray:

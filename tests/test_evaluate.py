@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from heatmap import checkpoint, config, evaluate, train
+from heatmap import checkpoint, config, evaluate, topology, train
 from heatmap.contest import Folder, read_landmarks, write_landmarks
 from heatmap.ensemble import Ensemble
 from heatmap.networks import CropPrediction, Network
+from heatmap.per_image import read_per_image, write_per_image
 from heatmap.predict import View
 from heatmap.run import prepare
 from heatmap.samples import Samples
@@ -211,12 +212,33 @@ def test_the_written_files_hold_the_errors(pictures: Pictures, tmp_path: Path) -
             found = float(line[column] or "nan")
             np.testing.assert_allclose(found, values[i], atol=1e-6)
     assert table[1]["mse"] == table[1]["nme"] == ""
+    read_names, columns = read_per_image(tmp_path / "run" / "per_image.csv")
+    assert read_names == [names[row] for row in rows]
+    for name, members in topology.groups(len(pictures.shape)).items():
+        squares = errors.distance[:, list(members)].astype(np.float64) ** 2
+        expected = np.ma.masked_invalid(squares).mean(1).filled(np.nan) / 2
+        np.testing.assert_allclose(columns[f"mse {name}"], expected, atol=1e-6)
     assert (table[2]["nme"] == "") == (len(pictures.shape) == 68)
 
     with np.load(tmp_path / "run" / "errors.npz") as arrays:
         assert arrays["rows"].tolist() == rows
         for name in ("distance", "peak", "mse"):
             np.testing.assert_array_equal(arrays[name], getattr(errors, name))
+
+
+def test_a_table_of_errors_that_cannot_be_read_says_where(tmp_path: Path) -> None:
+    path = tmp_path / "per_image.csv"
+    with pytest.raises(ValueError, match=r"per_image\.csv: not a readable table"):
+        read_per_image(path)
+    write_per_image(path, ["a, b.jpg", "c.jpg"], {"mse": np.array([0.5, np.nan])})
+    names, columns = read_per_image(path)
+    assert (names, columns["mse"].tolist()[:1]) == (["a, b.jpg", "c.jpg"], [0.5])
+    path.write_text(path.read_text() + "d.jpg,1,2\n")
+    with pytest.raises(ValueError, match=r"per_image\.csv, row 4"):
+        read_per_image(path)
+    path.write_text("name,error\n")
+    with pytest.raises(ValueError, match=r"row 1: expected file_name, mse"):
+        read_per_image(path)
 
 
 @pytest.fixture(scope="module")

@@ -71,6 +71,7 @@ ALLOWED = {
     "topology": set(),
     "stopwatch": set(),
     "files": set(),
+    "per_image": {"files"},
     "distributed": set(),
     "contest": {"contest", "files"},
     "formats": {"contest", "files", "formats"},

@@ -314,14 +314,17 @@ def test_the_best_checkpoint_belongs_to_the_best_row(tiny: Experiment, tmp_path:
     trained(replace(tiny, train=replace(tiny.train, epochs=5)), tmp_path)
     rows = read_metrics(tmp_path)
     best = min(rows, key=lambda row: row["val/mse"])
+    by_training = (tmp_path / "per_image.csv").read_bytes()
     scores, _ = evaluate.evaluate_run(Ensemble.load([tmp_path]), None, torch.device("cpu"))
     assert scores["mse"] == best["val/mse"]
     assert scores["nme_percent"] == best["val/nme_percent"]
+    assert (tmp_path / "per_image.csv").read_bytes() == by_training
     assert checkpoint.load_trained(tmp_path).checkpoint.progress["epoch"] == best["epoch"]
-    last, _ = evaluate.evaluate_run(
+    last, folder = evaluate.evaluate_run(
         Ensemble.load([tmp_path / "last.pt"]), None, torch.device("cpu")
     )
     assert last["mse"] == rows[-1]["val/mse"]
+    assert folder == tmp_path / "evaluation-last"
 
 
 def test_the_run_folder_says_what_was_run_and_on_which_split(
@@ -334,6 +337,7 @@ def test_the_run_folder_says_what_was_run_and_on_which_split(
     split = json.loads((tmp_path / "split.json").read_text())
     assert split["rule"].startswith("by person (4 people, ")
     assert split["validation"] == [run.table.names[row] for row in run.validation_rows]
+    assert split["table"] == checkpoint.load(tmp_path / "last.pt").table_hash
     people = [{run.table.names[row].split("_")[0] for row in rows}
               for rows in (run.training_rows, run.validation_rows)]  # fmt: skip
     assert not people[0] & people[1]
