@@ -71,6 +71,7 @@ ALLOWED = {
     "topology": set(),
     "stopwatch": set(),
     "files": set(),
+    "html": set(),
     "distributed": set(),
     "contest": {"contest", "files"},
     "formats": {"contest", "files", "formats"},
