@@ -202,7 +202,8 @@ def write(folder: Path, errors: Errors, names: Sequence[str], scores: dict[str, 
 
 
 def per_picture(errors: Errors) -> dict[str, np.ndarray]:
-    """The columns of per_image.csv, (N,) each."""
+    """The columns of per_image.csv, (N,) each; no groups where there is only one."""
+    groups = topology.groups(errors.distance.shape[1])
     return {
         "mse": errors.mse,
         "nme": errors.nme,
@@ -212,7 +213,8 @@ def per_picture(errors: Errors) -> dict[str, np.ndarray]:
         "height": errors.image_hw[:, 0],
         **{
             f"mse {name}": _group_mse(errors.distance[:, members.start : members.stop])
-            for name, members in topology.groups(errors.distance.shape[1]).items()
+            for name, members in groups.items()
+            if len(groups) > 1
         },
     }
 
@@ -257,7 +259,8 @@ def evaluate_run(
         decoder: as in `config.HeatmapModel`; None for the run's own.
 
     Returns:
-        The scores, as `summary` gives them, and the folder that holds them.
+        The scores, as `summary` gives them, with the fingerprint of the labels' table; and the
+        folder that holds them.
 
     Raises:
         ValueError: no labelled data, another number of landmarks, a run without validation rows on
@@ -304,7 +307,7 @@ def evaluate_run(
         trained.mean_shape_crop, batch=experiment.train.batch, workers=experiment.data.workers,
         device=device, weighted=ensemble.weighted,
     )  # fmt: skip
-    scores = distributed.from_first(summary(errors) if errors else {})
+    scores = distributed.from_first(summary(errors) | {"table": fingerprint} if errors else {})
     if errors:
         write(out, errors, labels.names, scores)
     return scores, out
