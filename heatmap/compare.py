@@ -25,6 +25,10 @@ COVERAGE = 0.95
 BLOCK = 1 << 22  # units drawn at once: 32 MiB
 FEWEST_PEOPLE = 10  # as many as a split by person needs
 ALL = "all landmarks"
+CAPTIONS = {
+    "epoch": "After as many passes over the training pictures.",
+    "minutes": "After as many minutes of training and validation; machines may differ.",
+}
 
 
 @dataclass(frozen=True)
@@ -189,7 +193,7 @@ def compare(runs: Sequence[RunFolder], resamples: int = RESAMPLES) -> dict[str, 
     }
     gains = errors[:1] - errors[1:]
     flat = gains.transpose(1, 0, 2).reshape(len(names), -1)
-    ends = interval(resampled_means(flat, unit, resamples)).reshape(2, len(runs) - 1, -1)
+    ends = interval(bootstrap_means(flat, unit, resamples)).reshape(2, len(runs) - 1, -1)
     told["paired"] = [
         {
             "run": run.name,
@@ -227,7 +231,9 @@ def differences(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str
     Args:
         settings: by name.
     """
-    fields = dict.fromkeys(field for values in settings.values() for field in values)
+    fields = list(dict.fromkeys(field for values in settings.values() for field in values))
+    parts = list(dict.fromkeys(field.partition(".")[0] for field in fields))
+    fields.sort(key=lambda field: parts.index(field.partition(".")[0]))
     found = {
         field: {name: values[field] for name, values in settings.items() if field in values}
         for field in fields
@@ -295,6 +301,14 @@ def _doubts(runs: Sequence[RunFolder]) -> list[str]:
     """What a reader should know of the errors before believing them."""
     doubts = []
     for run in runs:
+        best, mean = _scores(run)["best_mse"], float(np.nanmean(run.errors["mse"]))
+        plain = not run.folder.name.startswith("evaluation-")
+        if plain and best is not None and abs(mean - best) > 0.01 * best:
+            doubts.append(
+                f"{run.name}: the errors of its pictures, {mean:.3f} px² in the mean, are not those "
+                f"of its best epoch, {best:.3f}; python tools/evaluate.py {run.folder} writes them "
+                "anew"
+            )
         if run.table is None:
             doubts.append(
                 f"{run.name} does not say which labels it was scored on: that they are the others' "
@@ -316,7 +330,7 @@ def _units(names: Sequence[str], pattern: str) -> tuple[np.ndarray, str]:
     return np.unique(np.array(people, str), return_inverse=True)[1], "people"
 
 
-def resampled_means(
+def bootstrap_means(
     values: np.ndarray, unit: np.ndarray, resamples: int = RESAMPLES, seed: int = 0
 ) -> np.ndarray:
     """Means over the pictures of units that are drawn with replacement, as many as there are.
@@ -385,12 +399,13 @@ def text(told: Mapping[str, Any]) -> str:
 def page(told: Mapping[str, Any]) -> str:
     """The comparison as one HTML file."""
     charts = []
-    for axis in ("epoch", "minutes"):
+    for axis in CAPTIONS:
         series = [
             html.Series(name, curve[axis], [y or np.nan for y in curve["val/mse"]])
             for name, curve in told["curves"].items()
         ]
-        charts.append(html.line_chart(series, axis, "validation MSE, px²", log_y=True))
+        chart = html.line_chart(series, axis, "validation MSE, px²", log_y=True)
+        charts.append(html.figure(chart, CAPTIONS[axis]))
     first, *others = told["runs"]
     sections = {
         "": [html.paragraph(line) for line in _findings(told)],
@@ -408,8 +423,8 @@ def _findings(told: Mapping[str, Any]) -> list[str]:
         lines += [sentence(pair) for pair in told["paired"] if pair["landmarks"] == ALL]
         own = ", ".join(f"{number} of {name}" for name, number in pictures["own"].items())
         lines.append(
-            f"on the {pictures['common']} pictures that validated in every run ({own}); 95 % of "
-            f"{pictures['resamples']:,} resamples of {pictures['units']} {pictures['drawn']}"
+            f"compared on the {pictures['common']} pictures that validated in every run ({own}); "
+            f"95 % of {pictures['resamples']:,} resamples of {pictures['units']} {pictures['drawn']}"
         )
     return lines
 
@@ -417,7 +432,7 @@ def _findings(told: Mapping[str, Any]) -> list[str]:
 def _tables(told: Mapping[str, Any]) -> dict[str, list[list[str]]]:
     """By title, the first row of each with the names of its columns."""
     names = list(told["runs"])
-    header = ["", "val MSE, px²", "of the mean shape", "best epoch", "epochs", "minutes", "state"]
+    header = ["", "val MSE, px²", "mean shape's", "best epoch", "epochs", "minutes", "state"]
     tables = {
         "Runs": [
             header,
@@ -435,11 +450,6 @@ def _tables(told: Mapping[str, Any]) -> dict[str, list[list[str]]]:
             ),
         ]
     }
-    if told["differences"]:
-        tables["What differs"] = [["", *names]]
-        for field, values in told["differences"].items():
-            cells = [_shown(values[name]) if name in values else "" for name in names]
-            tables["What differs"].append([field, *cells])
     if "paired" in told:
         tables["MSE on the common pictures, px²"] = [
             ["", *names],
@@ -453,6 +463,11 @@ def _tables(told: Mapping[str, Any]) -> dict[str, list[list[str]]]:
             ["", *names[1:]],
             *([group, *(_gain(gains[group, name]) for name in names[1:])] for group in told["mse"]),
         ]
+    if told["differences"]:
+        tables["What differs"] = [["", *names]]
+        for field, values in told["differences"].items():
+            cells = [_setting(values[name]) if name in values else "" for name in names]
+            tables["What differs"].append([field, *cells])
     return tables
 
 
@@ -481,12 +496,20 @@ def _sampled_curves(told: Mapping[str, Any]) -> list[list[str]]:
     ]
 
 
-def _shown(value: Any, form: str = "") -> str:
-    if value is None:
-        return "-" if form else "none"
-    if isinstance(value, list):
-        return ", ".join(map(str, value)) or "none"
-    return format(value, form)
+def _shown(value: float | None, form: str = "") -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _setting(value: Any) -> str:
+    match value:
+        case None | []:
+            return "none"
+        case float():
+            return f"{value:.6g}"
+        case list():
+            return ", ".join(map(_setting, value))
+        case _:
+            return str(value)
 
 
 def _lined_up(table: Sequence[Sequence[str]]) -> list[str]:

@@ -141,7 +141,7 @@ def fetch(path: str, parent: Path) -> Path:
             | {name: value for name, value in row.items() if not name.startswith(OURS_NOT)}
             for row in run.scan_history()
         ]
-        summary = {name: value for name, value in run.summary_metrics.items() if "best" in name}
+        summary = {name: run.summary_metrics.get(name) for name in ("best_mse", "mean_shape_mse")}
     except (wandb.Error, OSError, ValueError) as problem:
         raise ValueError(
             f"wandb:{path} cannot be had from Weights & Biases ({problem}); log in (wandb login) "
