@@ -305,9 +305,9 @@ def _doubts(runs: Sequence[RunFolder]) -> list[str]:
         plain = not run.folder.name.startswith("evaluation-")
         if plain and best is not None and abs(mean - best) > 0.01 * best:
             doubts.append(
-                f"{run.name}: the errors of its pictures, {mean:.3f} px² in the mean, are not those "
-                f"of its best epoch, {best:.3f}; python tools/evaluate.py {run.folder} writes them "
-                "anew"
+                f"{run.name}: the errors of its pictures (mean {mean:.3f} px²) are not those of "
+                f"its best epoch ({best:.3f}); python tools/evaluate.py {run.folder} writes "
+                "them anew"
             )
         if run.table is None:
             doubts.append(
@@ -424,7 +424,8 @@ def _findings(told: Mapping[str, Any]) -> list[str]:
         own = ", ".join(f"{number} of {name}" for name, number in pictures["own"].items())
         lines.append(
             f"compared on the {pictures['common']} pictures that validated in every run ({own}); "
-            f"95 % of {pictures['resamples']:,} resamples of {pictures['units']} {pictures['drawn']}"
+            f"95 % of {pictures['resamples']:,} resamples of {pictures['units']} "
+            f"{pictures['drawn']}"
         )
     return lines
 

@@ -168,6 +168,8 @@ def _watch(parent: int, told: list[int], over: threading.Event) -> None:
 
 def _started_run(folder: Path, about: dict[str, Any]) -> "wandb.Run":
     os.environ["WANDB_ERROR_REPORTING"] = "false"
+    # where tables and artifacts of offline runs wait until they are sent
+    os.environ.setdefault("WANDB_DATA_DIR", str(folder.resolve() / "wandb"))
     import wandb
 
     config = read_json(folder / "config.json")
