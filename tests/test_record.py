@@ -70,6 +70,11 @@ def inspected(path: Path) -> dict[str, Any]:
     return found
 
 
+def is_media(key: str) -> bool:
+    """Whether the key of a row is of a picture or a table, which the ledger does not have."""
+    return key.startswith(("pictures/", "predictions"))
+
+
 def install_wandb(folder: Path, source: str, monkeypatch: Any) -> Path:
     """Puts a package `wandb` of our own before the real one; returns where it leaves its pid."""
     package = folder / "fake" / "wandb"
@@ -214,7 +219,7 @@ def test_an_offline_run_holds_exactly_the_ledger(tmp_path: Path, caplog: Any) ->
     found = inspected(path)
     pictures, table = {}, {}
     for row in found["rows"]:
-        for key in [key for key in row if key.startswith(("pictures/", "predictions"))]:
+        for key in [key for key in row if is_media(key)]:
             kept = table if key.startswith("predictions") else pictures
             kept[row["step"], key] = row.pop(key)
     assert found["rows"] == read_metrics(tmp_path)
@@ -248,6 +253,36 @@ def test_an_offline_run_holds_exactly_the_ledger(tmp_path: Path, caplog: Any) ->
     assert (run["job_type"], run["display_name"]) == ("train", "tiny")
     assert run["tags"] == ["cpu", "small"]
     assert found["exit"] == 0
+
+
+@pytest.mark.slow
+def test_a_training_recorded_offline_is_in_wandb_as_in_its_folder(
+    tiny_contest: Path, tmp_path: Path
+) -> None:
+    from heatmap.command import main
+
+    run = tmp_path / "run"
+    experiment = Path(__file__).resolve().parents[1] / "experiments" / "unet.py"
+    options = [
+        "--data.root", str(tiny_contest), "--data.workers", "0", "--model.weights", "none",
+        "--model.encoder", "tu-test_resnet", "--augment.mirror", "0", "--train.epochs", "3",
+        "--train.batch", "4", "--crop.height", "32", "--crop.width", "32",
+    ]  # fmt: skip
+    assert main([str(experiment), "--out", str(run), *options]) == 0
+    (path,) = segments(run)
+    found = inspected(path)
+    rows, media = [], set()
+    for row in found["rows"]:
+        rows.append({key: value for key, value in row.items() if not is_media(key)})
+        media |= {key.partition(".")[0] for key in row if is_media(key)}
+    assert rows == read_metrics(run) and len(rows) == 3
+    assert media == {"pictures/validation", "predictions"}
+    config = json.loads((run / "config.json").read_text())
+    assert {key: found["run"]["config"]["update"][key] for key in config} == config
+    summary = json.loads((run / "summary.json").read_text())
+    assert {key: found["summary"][key] for key in summary} == summary
+    assert found["run"]["tags"] == ["UNet", "tu-test_resnet", "7 landmarks", tiny_contest.name]
+    assert (found["run"]["run_group"], found["run"]["display_name"]) == ("unet", "unet-run")
 
 
 @pytest.mark.slow
