@@ -176,7 +176,8 @@ def compare(runs: Sequence[RunFolder], resamples: int = RESAMPLES) -> dict[str, 
             for run, mine in zip(runs, rows, strict=True)
         ]
     )  # (runs, pictures, groups)
-    unit, drawn = _units(names, runs[0].person)
+    unit, drawn, few = _units(names, runs[0].person)
+    told["notes"] += few
     told["pictures"] = {
         "common": len(names),
         "own": {run.name: len(run.pictures) for run in runs},
@@ -322,12 +323,23 @@ def _doubts(runs: Sequence[RunFolder]) -> list[str]:
     return doubts
 
 
-def _units(names: Sequence[str], pattern: str) -> tuple[np.ndarray, str]:
-    """What is drawn: the (N,) number of each picture's person, or of the picture; and which."""
+def _units(names: Sequence[str], pattern: str) -> tuple[np.ndarray, str, list[str]]:
+    """What is drawn: the (N,) number of each picture's person, or of the picture.
+
+    Returns:
+        These, which of the two they are, and what should be known of it.
+    """
     people = contest.people_of(names, pattern)
-    if None in people or len(set(people)) < FEWEST_PEOPLE:
-        return np.arange(len(names)), "pictures"
-    return np.unique(np.array(people, str), return_inverse=True)[1], "people"
+    found = len(set(people))
+    if None in people or found == 1:
+        return np.arange(len(names)), "pictures", []
+    if found < FEWEST_PEOPLE:
+        few = (
+            f"the common pictures show {found} people, too few to draw from; single pictures are "
+            "drawn, which makes the interval too narrow where pictures of one person are alike"
+        )
+        return np.arange(len(names)), "pictures", [few]
+    return np.unique(np.array(people, str), return_inverse=True)[1], "people", []
 
 
 def bootstrap_means(

@@ -65,7 +65,11 @@ def main() -> None:
 
     # The mirror of a killed run may still be sending when the run is resumed.
     with (arguments.folder / "wandb.log").open("a") as turn:
-        fcntl.flock(turn, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(turn, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.warning(f"waiting until {arguments.folder} is no longer being sent")
+            fcntl.flock(turn, fcntl.LOCK_EX)
         if arguments.artifact:
             send_artifacts(arguments.folder, about, arguments.artifact)
             return

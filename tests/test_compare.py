@@ -183,7 +183,7 @@ def test_of_different_splits_the_common_pictures_are_compared(tmp_path: Path) ->
     told = compare.compare(read_runs(folders), 100)
     assert told["pictures"]["common"] == 15
     assert told["pictures"]["own"] == {"a": 40, "b": 35}
-    # three people are too few to draw from
+    assert "show 3 people, too few to draw from" in told["notes"][0]
     assert (told["pictures"]["drawn"], told["pictures"]["units"]) == ("pictures", 15)
     expected = np.mean([a[name] - b[name] for name in NAMES[25:40]])
     assert told["paired"][0]["difference"] == pytest.approx(expected)
