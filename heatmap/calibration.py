@@ -171,7 +171,9 @@ class Checked(NamedTuple):
 def fit_and_check(
     distance: np.ndarray, peak: np.ndarray, spread: np.ndarray, first: np.ndarray
 ) -> Checked | None:
-    """The map of the first half of the pictures, checked on the other; None where `fit` gives none.
+    """The map of the first half of the pictures, checked on the other.
+
+    None where `fit` gives none, or nothing is labelled in the other half.
 
     Args:
         first: (N,) bool, as `halves` gives it.
@@ -182,9 +184,10 @@ def fit_and_check(
         return None
     others = np.flatnonzero(~first)[::step]
     expected = calibration.expected_error(peak[others], spread[others])
-    return Checked(
-        calibration, int(first.sum()), int((~first).sum()), deciles(expected, distance[others])
-    )
+    found = deciles(expected, distance[others])
+    if not found:
+        return None
+    return Checked(calibration, int(first.sum()), int((~first).sum()), found)
 
 
 def write(folder: Path, checked: Checked | None) -> None:

@@ -102,7 +102,7 @@ def measure(
             errors = {
                 "rows": found.rows,
                 "mse": contest.squared_errors(found.points_image, truth),
-                "nme": _nanmean(distance, 1) / length,
+                "nme": nanmean(distance, 1) / length,
                 "distance": distance.astype(np.float32),
                 "peak": np.full_like(distance, np.nan) if found.peak is None else found.peak,
                 "mean_shape_mse": contest.squared_errors(mean_shape, truth),
@@ -172,7 +172,7 @@ def summary(errors: Errors) -> dict[str, Any]:
         if chosen.any():
             sizes[name] = {
                 "pictures": int(chosen.sum()),
-                "mse": _number(_nanmean(errors.mse[chosen], 0)),
+                "mse": _number(nanmean(errors.mse[chosen], 0)),
             }
     return {
         "pictures": len(errors.rows),
@@ -182,9 +182,9 @@ def summary(errors: Errors) -> dict[str, Any]:
         "nme_percent": _number(100 * nme.mean()) if len(nme) else None,
         **{f"failure_{p}": _number((nme > p / 100).mean()) if len(nme) else None for p in (8, 10)},
         **{f"auc_{p}": _number(_auc(nme, p / 100)) if len(nme) else None for p in (8, 10)},
-        "mean_peak": _number(_nanmean(errors.peak, None)),
+        "mean_peak": _number(nanmean(errors.peak, None)),
         "groups": {
-            name: _number(_nanmean(_group_mse(errors.distance[:, members.start : members.stop]), 0))
+            name: _number(nanmean(_group_mse(errors.distance[:, members.start : members.stop]), 0))
             for name, members in groups.items()
         },
         "sizes": sizes,
@@ -193,7 +193,7 @@ def summary(errors: Errors) -> dict[str, Any]:
 
 def _group_mse(distance: np.ndarray) -> np.ndarray:
     """(N,) px² of every picture; of one group at a time, since all in float64 would be large."""
-    return _nanmean(distance.astype(np.float64) ** 2 / 2, 1)  # the mean over x and y
+    return nanmean(distance.astype(np.float64) ** 2 / 2, 1)  # the mean over x and y
 
 
 def _auc(nme: np.ndarray, limit: float) -> float:
@@ -201,7 +201,7 @@ def _auc(nme: np.ndarray, limit: float) -> float:
     return float(np.clip(limit - nme, 0, None).mean() / limit)
 
 
-def _nanmean(values: np.ndarray, axis: int | None) -> np.ndarray:
+def nanmean(values: np.ndarray, axis: int | None) -> np.ndarray:
     """Mean of the finite values; NaN where there are none."""
     finite = np.isfinite(values)
     count = finite.sum(axis)
@@ -225,7 +225,7 @@ def write(folder: Path, errors: Errors, names: Sequence[str], scores: dict[str, 
             ["file_name", "mse", "nme", "mean_shape_mse", "mean_peak", "width", "height"]
         )
         for i, row in enumerate(errors.rows):
-            peak = _nanmean(errors.peak[i], None)
+            peak = nanmean(errors.peak[i], None)
             numbers = errors.mse[i], errors.nme[i], errors.mean_shape_mse[i], peak
             cells = [f"{number:.6f}" if np.isfinite(number) else "" for number in numbers]
             table.writerow([names[row], *cells, errors.image_hw[i, 1], errors.image_hw[i, 0]])
