@@ -34,6 +34,7 @@ body { margin: 0 auto; padding: 1rem; max-width: 76rem; color: var(--ink);
 h1 { font-size: 1.6rem; line-height: 1.2; }
 h2 { font-size: 1.2rem; margin: 2.5rem 0 .5rem; border-top: 1px solid var(--line);
   padding-top: 1rem; }
+section > * + * { margin-top: 1rem; }
 p { max-width: 46rem; }
 figure { margin: 0; min-width: 0; }
 figcaption { color: var(--soft); font-size: .875rem; line-height: 1.4; margin-top: .4rem; }
@@ -42,13 +43,18 @@ figcaption { color: var(--soft); font-size: .875rem; line-height: 1.4; margin-to
 .tiles { display: grid; gap: 1rem;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 10.5rem), 1fr)); }
 .wide { overflow-x: auto; }
+.dots { background: #14181c; border-radius: 4px; }
+.dots text { fill: #cfd6dd; }
+.dots circle, .dots line { fill: currentColor; stroke: currentColor; }
+.scale { display: flex; gap: .5rem; font-size: .875rem; align-items: center; max-width: 36rem; }
+.scale i { flex: 1; height: .7rem; border-radius: 2px; }
 table { border-collapse: collapse; font-size: .9rem; }
 th, td { padding: .25rem .8rem .25rem 0; text-align: left; vertical-align: top;
   border-bottom: 1px solid var(--line); }
 .number { text-align: right; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
 img, svg { display: block; width: 100%; height: auto; border-radius: 4px; }
 svg.chart { max-width: 36rem; }
-svg text { fill: var(--soft); font: 12px system-ui, sans-serif; }
+svg text { fill: var(--soft); font: 13px system-ui, sans-serif; }
 .grid { stroke: var(--line); }
 .curve { fill: none; stroke-width: 2; stroke-linejoin: round; }
 .legend { display: flex; flex-wrap: wrap; gap: 0 1rem; font-size: .875rem; }
@@ -227,6 +233,71 @@ def line_chart(series: Sequence[Series], x_label: str, y_label: str, *, log_y: b
         for number, one in enumerate(series)
     )
     return f'{chart}<div class="legend">{"".join(names)}</div>'
+
+
+def dot_chart(
+    points: np.ndarray,
+    values: np.ndarray,
+    names: Sequence[str],
+    *,
+    most: float,
+    unit: str = "",
+    arrows: np.ndarray | None = None,
+) -> str:
+    """Points where they lie, coloured by their values from 0 (dim) to `most` (bright).
+
+    A pointer on a dot shows its name and value. Points without a value are grey.
+
+    Args:
+        points: (P, 2), x to the right and y downwards; values: (P,), NaN for none.
+        arrows: (P, 2), drawn from the points, the longest as an eighth of the picture's width.
+    """
+    low, high = points.min(0), points.max(0)
+    scale = (WIDTH - 60) / max(*(high - low), 1e-9)
+    (x_middle, _), height = (low + high) / 2, 60 + scale * (high - low)[1]
+    xs = WIDTH / 2 + scale * (points[:, 0] - x_middle)
+    ys = 30 + scale * (points[:, 1] - low[1])
+    radius = min(8.0, max(2.4, 60 / math.sqrt(len(points))))
+    colours = _colours(values / most if most > 0 else 0 * values)
+    parts = []
+    if arrows is not None:
+        longest = np.linalg.norm(np.nan_to_num(arrows), axis=1).max()
+        ends = np.nan_to_num(arrows) * (WIDTH / 8 / longest if longest > 0 else 0)
+        parts = [
+            f'<line x1="{x:.1f}" y1="{y:.1f}" x2="{x + dx:.1f}" y2="{y + dy:.1f}" '
+            f'stroke-width="{radius / 2:.1f}" color="#cfd6dd"/>'
+            for x, y, (dx, dy) in zip(xs, ys, ends, strict=True)
+        ]
+    parts += [
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}" color="{colour}">'
+        f"<title>{escape(name)}: {f'{value:.3g}{unit}' if math.isfinite(value) else '–'}</title>"
+        "</circle>"
+        for x, y, colour, name, value in zip(xs, ys, colours, names, values, strict=True)
+    ]
+    return (
+        f'<svg class="chart dots" viewBox="0 0 {WIDTH} {height:.0f}" role="img" '
+        f'aria-label="{len(points)} points coloured by value">{"".join(parts)}</svg>'
+    )
+
+
+def colour_scale(most: float, unit: str = "") -> str:
+    """What the colours of `dot_chart` mean."""
+    stops = ",".join(_colours(np.linspace(0, 1, 9)))
+    return (
+        f'<div class="scale"><span>0{escape(unit)}</span>'
+        f'<i style="background:linear-gradient(to right,{stops})"></i>'
+        f"<span>{most:.3g}{escape(unit)}</span></div>"
+    )
+
+
+def _colours(shares: np.ndarray) -> list[str]:
+    """Of 0 to 1 the colours of viridis without its darkest tenth; grey for NaN."""
+    levels = np.nan_to_num(25 + 230 * np.clip(shares, 0, 1)).round().astype(np.uint8)
+    found = cv2.applyColorMap(levels[:, None], cv2.COLORMAP_VIRIDIS)[:, 0, ::-1].tolist()
+    return [
+        "#" + "".join(f"{part:02x}" for part in rgb) if math.isfinite(share) else "#666666"
+        for rgb, share in zip(found, shares.tolist(), strict=True)
+    ]
 
 
 def _finite(series: Series, positive: bool) -> np.ndarray:

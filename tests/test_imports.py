@@ -65,6 +65,7 @@ ALLOWED = {
     "frame": set(),
     "codec": set(),
     "losses": set(),
+    "calibration": {"files"},
     "compiling": set(),
     "draw": set(),
     "config": set(),
