@@ -17,7 +17,8 @@ import cv2
 import numpy as np
 
 WIDTH, HEIGHT = 420, 260  # of a chart, in its own units: about a pixel at 400 px screen width
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 40  # what is beside the plotted area
+RIGHT, TOP, BOTTOM = 12, 12, 40  # what is beside the plotted area; on the left are numbers
+DIGIT = 7.5  # the width of a character
 NUM_COLOURS = 6
 JPEG_QUALITY = 85
 
@@ -41,7 +42,7 @@ figcaption { color: var(--soft); font-size: .875rem; line-height: 1.4; margin-to
 .columns { display: grid; gap: 1.5rem 2rem; align-items: start;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 22rem), 1fr)); }
 .tiles { display: grid; gap: 1rem;
-  grid-template-columns: repeat(auto-fill, minmax(min(100%, 10.5rem), 1fr)); }
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 15rem), 1fr)); }
 .wide { overflow-x: auto; }
 .dots { background: #14181c; border-radius: 4px; }
 .dots text { fill: #cfd6dd; }
@@ -50,11 +51,14 @@ figcaption { color: var(--soft); font-size: .875rem; line-height: 1.4; margin-to
 .scale i { flex: 1; height: .7rem; border-radius: 2px; }
 table { border-collapse: collapse; font-size: .9rem; }
 th, td { padding: .25rem .8rem .25rem 0; text-align: left; vertical-align: top;
+  overflow-wrap: break-word;
   border-bottom: 1px solid var(--line); }
-.number { text-align: right; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
+.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 img, svg { display: block; width: 100%; height: auto; border-radius: 4px; }
 svg.chart { max-width: 36rem; }
 svg text { fill: var(--soft); font: 13px system-ui, sans-serif; }
+.marked { position: relative; }
+.marked svg { position: absolute; inset: 0; height: 100%; fill: none; stroke-linecap: round; }
 .grid { stroke: var(--line); }
 .curve { fill: none; stroke-width: 2; stroke-linejoin: round; }
 .legend { display: flex; flex-wrap: wrap; gap: 0 1rem; font-size: .875rem; }
@@ -95,12 +99,17 @@ def page(title: str, sections: Mapping[str, Sequence[str]]) -> str:
 
 
 def paragraph(text: str) -> str:
-    return f"<p>{escape(text)}</p>"
+    return f"<p>{_together(text)}</p>"
 
 
 def figure(piece: str, caption: str) -> str:
     """The piece with one sentence on what is seen there."""
-    return f"<figure>{piece}<figcaption>{escape(caption)}</figcaption></figure>"
+    return f"<figure>{piece}<figcaption>{_together(caption)}</figcaption></figure>"
+
+
+def _together(text: str) -> str:
+    """Escaped, with numbers kept on one line with their units."""
+    return re.sub(r"(\d) (%|px|ms)", "\\1\N{NO-BREAK SPACE}\\2", escape(text))
 
 
 def columns(*pieces: str) -> str:
@@ -162,6 +171,29 @@ def picture(image: np.ndarray | bytes, alt: str) -> str:
     return f'<img src="data:image/{kind};base64,{data}" alt="{escape(alt)}">'
 
 
+def marked_picture(image: np.ndarray, alt: str, truth: np.ndarray, predicted: np.ndarray) -> str:
+    """The picture with true points in green, predicted ones in orange, and lines between the two.
+
+    Args:
+        image: (H, W, 3) uint8 RGB; truth, predicted: (P, 2) in its pixels; NaN is not drawn.
+    """
+    height, width = image.shape[:2]
+    size = min(6.0, max(2.5, 50 / math.sqrt(len(truth)))) * max(height, width) / 320
+    both = np.isfinite(truth).all(1) & np.isfinite(predicted).all(1)
+    lines = "".join(
+        f"M{x:.1f} {y:.1f}L{to_x:.1f} {to_y:.1f}"
+        for (x, y), (to_x, to_y) in zip(truth[both], predicted[both], strict=True)
+    )
+    marks = f'<path d="{lines}" stroke="#fff" stroke-width="{size / 3:.1f}"/>'
+    for points, colour in ((truth, "#2ee66b"), (predicted, "#ff8c1a")):
+        dots = "".join(f"M{x:.1f} {y:.1f}h0" for x, y in points[np.isfinite(points).all(1)])
+        marks += f'<path d="{dots}" stroke="{colour}" stroke-width="{size:.1f}"/>'
+    return (
+        f'<div class="marked">{picture(image, alt)}'
+        f'<svg viewBox="-0.5 -0.5 {width} {height}" aria-hidden="true">{marks}</svg></div>'
+    )
+
+
 def line_chart(series: Sequence[Series], x_label: str, y_label: str, *, log_y: bool = False) -> str:
     """Curves over common axes, with their names below if there are several.
 
@@ -180,8 +212,10 @@ def line_chart(series: Sequence[Series], x_label: str, y_label: str, *, log_y: b
     x_low, x_high = min(x_low, x_ticks[0]), max(x_high, x_ticks[-1])
     y_low, y_high = min(y_low, y_ticks[0]), max(y_high, y_ticks[-1])
 
+    left = max(46, 26 + DIGIT * max(len(_told(y)) for y in y_ticks))
+
     def across(x: float) -> float:
-        return LEFT + (x - x_low) / ((x_high - x_low) or 1) * (WIDTH - LEFT - RIGHT)
+        return left + (x - x_low) / ((x_high - x_low) or 1) * (WIDTH - left - RIGHT)
 
     def down(y: float) -> float:
         if log_y:
@@ -191,8 +225,8 @@ def line_chart(series: Sequence[Series], x_label: str, y_label: str, *, log_y: b
         return HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
 
     parts = [
-        f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{down(y):.1f}" '
-        f'y2="{down(y):.1f}"/><text x="{LEFT - 6}" y="{down(y) + 4:.1f}" text-anchor="end">'
+        f'<line class="grid" x1="{left:.1f}" x2="{WIDTH - RIGHT}" y1="{down(y):.1f}" '
+        f'y2="{down(y):.1f}"/><text x="{left - 6:.1f}" y="{down(y) + 4:.1f}" text-anchor="end">'
         f"{_told(y)}</text>"
         for y in y_ticks
     ]
@@ -202,7 +236,7 @@ def line_chart(series: Sequence[Series], x_label: str, y_label: str, *, log_y: b
         for x in x_ticks
     ]
     parts.append(
-        f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 6}" text-anchor="middle">'
+        f'<text x="{(left + WIDTH - RIGHT) / 2:.1f}" y="{HEIGHT - 6}" text-anchor="middle">'
         f'{escape(x_label)}</text><text transform="translate(13 {(TOP + HEIGHT - BOTTOM) / 2}) '
         f'rotate(-90)" text-anchor="middle">{escape(y_label)}</text>'
     )
@@ -249,9 +283,13 @@ def dot_chart(
     A pointer on a dot shows its name and value. Points without a value are grey.
 
     Args:
-        points: (P, 2), x to the right and y downwards; values: (P,), NaN for none.
+        points: (P, 2), x to the right and y downwards; NaN is not drawn.
+        values: (P,), NaN for none.
         arrows: (P, 2), drawn from the points, the longest as an eighth of the picture's width.
     """
+    there = np.isfinite(points).all(1)
+    points, values = points[there], values[there]
+    names = [name for name, drawn in zip(names, there, strict=True) if drawn]
     low, high = points.min(0), points.max(0)
     scale = (WIDTH - 60) / max(*(high - low), 1e-9)
     (x_middle, _), height = (low + high) / 2, 60 + scale * (high - low)[1]
@@ -261,8 +299,9 @@ def dot_chart(
     colours = _colours(values / most if most > 0 else 0 * values)
     parts = []
     if arrows is not None:
-        longest = np.linalg.norm(np.nan_to_num(arrows), axis=1).max()
-        ends = np.nan_to_num(arrows) * (WIDTH / 8 / longest if longest > 0 else 0)
+        arrows = np.nan_to_num(arrows[there])
+        longest = np.linalg.norm(arrows, axis=1).max()
+        ends = arrows * (WIDTH / 8 / longest if longest > 0 else 0)
         parts = [
             f'<line x1="{x:.1f}" y1="{y:.1f}" x2="{x + dx:.1f}" y2="{y + dy:.1f}" '
             f'stroke-width="{radius / 2:.1f}" color="#cfd6dd"/>'

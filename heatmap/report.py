@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from heatmap import calibration, contest, draw, frame, html, topology
+from heatmap import calibration, contest, frame, html, topology
 from heatmap.ensemble import Ensemble
 from heatmap.evaluate import Errors, nanmean, read, summary
 from heatmap.files import read_json, write_atomically
@@ -55,10 +55,7 @@ def write_report(
     shown = np.unique([*worst, *typical])
     tiles = {
         row: html.figure(
-            html.picture(
-                _face_of(paths[row], labels.points_image[row], points),
-                f"{labels.names[row]} with true and predicted landmarks",
-            ),
+            _marked(paths[row], labels.names[row], labels.points_image[row], points),
             f"{labels.names[row]}: {errors.mse[index]:.1f} px²"
             + _worst_group(errors.distance[index]),
         )
@@ -74,16 +71,15 @@ def write_report(
     text = html.page(
         f"Report of {title.strip()}",
         {
-            "": _scores(scores, ensemble, found.root),
+            "": _scores(errors, scores, ensemble, found.root),
             "How it learned": _learning(ensemble),
-            "How many pictures are good": _cumulative(errors, scores),
             "Which landmarks are wrong": _face(errors, first.mean_shape_crop),
-            "Which pictures are wrong": _classes(errors, scores, checked, labels.points_image),
+            "Where the errors are": _classes(errors, scores, checked, labels.points_image),
             "Does it know how wrong it is?": _confidence(checked, ensemble),
             "The worst pictures": [
                 html.paragraph(
-                    "The pictures with the largest squared errors. The truth is green; what the "
-                    "network predicts has a colour for each region of the face."
+                    "The pictures with the largest squared errors. True landmarks are green, "
+                    "predicted ones orange; lines show which belong together."
                 ),
                 html.tiles(*(tiles[row] for row in worst)),
             ],
@@ -99,7 +95,7 @@ def write_report(
     return out / "report.html"
 
 
-def _scores(scores: dict[str, Any], ensemble: Ensemble, root: Path) -> list[str]:
+def _scores(errors: Errors, scores: dict[str, Any], ensemble: Ensemble, root: Path) -> list[str]:
     mse, mean_shape = scores["mse"], scores["mean_shape_mse"]
     first = ensemble.runs[0]
     model = first.experiment.model
@@ -109,12 +105,12 @@ def _scores(scores: dict[str, Any], ensemble: Ensemble, root: Path) -> list[str]
     rows = [
         ("contest MSE", f"{mse:.3f} px²", "mean squared error of a coordinate; what the contest "
          "judges by"),
-        ("NME", _percent(scores["nme_percent"]), f"mean distance, in percent of the {normaliser} "
-         "distance" if normaliser != "box" else "mean distance, in percent of the face's size"),
+        ("NME", _percent(scores["nme_percent"]), "mean distance, in percent of "
+         + ("the face's size" if normaliser == "box" else f"that between the {normaliser}")),
         ("failures at 8 %", _percent(scores["failure_8"], 100), "pictures with a larger NME"),
         ("failures at 10 %", _percent(scores["failure_10"], 100), "pictures with a larger NME"),
         ("AUC to 8 %", _number(scores["auc_8"]), "1 if every picture were perfect"),
-        ("pictures", f"{scores['pictures']:,}", f"labelled ones of {root}"),
+        ("pictures", f"{scores['pictures']:,}", f"scored, of {root}"),
     ]  # fmt: skip
     return [
         html.paragraph(
@@ -126,7 +122,8 @@ def _scores(scores: dict[str, Any], ensemble: Ensemble, root: Path) -> list[str]
                 html.bars({"mean shape": mean_shape, "this run": mse, "perfect": 0.0}, " px²"),
                 f"Mean squared error; shorter is better. From the mean face, which looks at no "
                 f"picture, it has come {way} of the way to a perfect answer.",
-            )
+            ),
+            _cumulative(errors, scores),
         ),
         html.table(["score", "value", "what it is"], rows),
     ]
@@ -167,24 +164,18 @@ def _learning(ensemble: Ensemble) -> list[str]:
     return [html.columns(*figures)]
 
 
-def _cumulative(errors: Errors, scores: dict[str, Any]) -> list[str]:
+def _cumulative(errors: Errors, scores: dict[str, Any]) -> str:
     nme = np.sort(100 * errors.nme[np.isfinite(errors.nme)])
     if len(nme) == 0:
-        return [html.paragraph("No picture has a length that its errors could be compared with.")]
+        return html.paragraph("No picture has a length that its errors could be compared with.")
     limits = np.linspace(0, 10, MOST_STEPS + 1)
     share = 100 * np.searchsorted(nme, limits, side="right") / len(nme)
-    chart = html.line_chart([Series("this run", limits, share)], "NME, %", "pictures, %")
-    median = float(np.median(nme))
-    return [
-        html.columns(
-            html.figure(
-                chart,
-                f"How many pictures have at most that error: half of them up to {median:.1f} %. "
-                f"The area under the curve up to 8 % is {scores['auc_8']:.3f} of the largest "
-                "possible (AUC); the farther to the top left, the better.",
-            )
-        )
-    ]
+    return html.figure(
+        html.line_chart([Series("this run", limits, share)], "NME, %", "pictures, %"),
+        f"How many pictures have at most that error: half of them up to {np.median(nme):.1f} %. "
+        f"The area under the curve up to 8 % is {scores['auc_8']:.3f} of the largest possible "
+        "(AUC); the farther to the top left, the better.",
+    )
 
 
 def _face(errors: Errors, mean_shape: Tensor) -> list[str]:
@@ -315,7 +306,7 @@ def _confidence(checked: calibration.Checked | None, ensemble: Ensemble) -> list
     )  # fmt: skip
     off = [e / o - 1 if o > 0 else math.nan for e, o in zip(expected, observed, strict=True)]
     rows = [
-        (f"{k}", f"{one.landmarks:,}", f"{one.expected_px:.2f}", f"{one.observed_px:.2f}",
+        (f"{k}", f"{one.expected_px:.2f}", f"{one.observed_px:.2f}",
          f"{100 * ratio:+.1f} %".replace("-", "−"))
         for k, (one, ratio) in enumerate(zip(checked.deciles, off, strict=True), start=1)
     ]  # fmt: skip
@@ -335,7 +326,7 @@ def _confidence(checked: calibration.Checked | None, ensemble: Ensemble) -> list
                 "dashed line errors are as large as expected, above it they are larger.",
             ),
             html.figure(
-                html.table(["tenth", "landmarks", "expected, px", "actual, px", "off"], rows),
+                html.table(["tenth", "expected, px", "actual, px", "off"], rows),
                 "The same in numbers: mean distances from the true landmark.",
             ),
         ),
@@ -376,17 +367,15 @@ def _predicted(
         yield from zip(found.rows.tolist(), found.points_image, strict=True)
 
 
-def _face_of(path: Path, truth: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """The face with its true landmarks in green and the predicted ones in their groups' colours."""
+def _marked(path: Path, name: str, truth: np.ndarray, points: np.ndarray) -> str:
+    """The face with its true and its predicted landmarks, (P, 2) in image pixels."""
     everything = np.concatenate([truth, points])
     everything = everything[np.isfinite(everything).all(1)]
     (x0, y0), (x1, y1) = everything.min(0), everything.max(0)
     tile = frame.around((x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)), (TILE, TILE), ENLARGED)
-    shown, groups = cut(contest.read_image(path), tile), topology.groups(len(points))
-    for some, colour in ((truth, draw.TRUTH), (points, None)):
-        there = tile.to_crop(torch.from_numpy(some)).numpy()
-        shown = draw.draw_landmarks(shown, there, groups, colour)
-    return shown
+    truth, points = (tile.to_crop(torch.from_numpy(some)).numpy() for some in (truth, points))
+    shown = cut(contest.read_image(path), tile)
+    return html.marked_picture(shown, f"{name} with its landmarks", truth, points)
 
 
 def _worst_group(distance: np.ndarray) -> str:

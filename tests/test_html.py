@@ -48,6 +48,7 @@ def curve_of(chart: str) -> np.ndarray:
 
 def everything() -> str:
     image = np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8)
+    points = np.array([[10, 5], [80, 50], [40, 30], [np.nan, 7], [20, 40]])
     png = cv2.imencode(".png", image)[1].tobytes()
     wide = [[f"{10**k:,}" for k in range(14)]]
     chart = html.line_chart(
@@ -61,6 +62,9 @@ def everything() -> str:
             "Parts": [
                 html.columns(html.figure(chart, "rises"), html.bars({"left": 1.5, "right": 3.0})),
                 html.tiles(html.picture(image, "noise"), html.picture(png, 'a "png"')),
+                html.marked_picture(image, "marked", points, points + 3),
+                html.dot_chart(points, points[:, 0], list("abcde"), most=50, arrows=points - 40),
+                html.colour_scale(50, " px"),
                 html.table(["a", *"bcdefghijklmn"], wide),
             ],
         },
@@ -72,20 +76,21 @@ def test_a_page_is_well_formed_and_asks_for_nothing() -> None:
     page = Elements(text)
     assert "A &lt;page&gt;" in text and "Tom &amp; Jerry" in text
     sources = [picture["src"] or "" for picture in page.of("img")]
-    assert [source.split(";")[0] for source in sources] == ["data:image/jpeg", "data:image/png"]
+    assert [source.split(";")[0] for source in sources] == [
+        "data:image/jpeg", "data:image/png", "data:image/jpeg",
+    ]  # fmt: skip
     assert not page.of("script")
     assert not re.search(r"(src|href)=\"(?!data:)|url\(|@import|https?:", text)
 
 
-@pytest.mark.parametrize("width", [400, 1280])
-def test_a_browser_shows_it_on_screens_of_all_widths(width: int, tmp_path: Path) -> None:
+def test_a_browser_shows_it_on_screens_of_all_widths(tmp_path: Path) -> None:
     (tmp_path / "page.html").write_text(everything(), "utf-8")
-    found = shown(tmp_path / "page.html", width, tmp_path)
-    assert found["screen_width"] == width
-    assert found["page_width"] <= width
-    assert found["pictures"] == [90, 90]
-    assert 300 < found["charts"][0] < 600
-    assert not found["console"]
+    for width, found in zip(
+        (400, 1280), shown(tmp_path / "page.html", (400, 1280), tmp_path), strict=True
+    ):
+        assert found["page_width"] <= width == found["screen_width"]
+        assert found["pictures"] == [90, 90, 90]
+        assert min(found["charts"]) > 300 and max(found["charts"]) < 600
 
 
 def test_a_picture_is_the_picture() -> None:
@@ -108,6 +113,40 @@ def test_bars_are_as_long_as_their_values() -> None:
     lengths = [a["style"] for a in Elements(text).of("div") if a.get("class") == "bar"]
     assert lengths == ["width:25.0%", "width:100.0%"]
     assert "4 px" in text
+
+
+def test_dots_lie_and_shine_as_their_values_say() -> None:
+    points = np.array([[0.0, 0], [10, 0], [10, 30], [0, 30]])
+    values = np.array([0.0, 1, 2, np.nan])
+    arrows = np.array([[1.0, 0], [0, -3], [0, 0], [np.nan, np.nan]])
+    chart = html.dot_chart(points, values, list("abcd"), most=2, unit=" px", arrows=arrows)
+    dots, lines = Elements(chart).of("circle"), Elements(chart).of("line")
+    x, y = (np.array([float(dot[name] or "") for dot in dots]) for name in ("cx", "cy"))
+    assert (x[1] - x[0]) * 3 == pytest.approx(y[2] - y[1], abs=0.3), "both axes have one scale"
+    assert y[2] > y[1] and x[0] == x[3]
+    colours = [dot["color"] for dot in dots]
+    assert colours[3] == "#666666" and len(set(colours)) == 4
+    red, green, blue = (int((colours[2] or "")[k : k + 2], 16) for k in (1, 3, 5))
+    assert red > 200 and green > 200 and blue < 100, "the worst is bright yellow"
+    assert "b: 1 px" in chart and "d: –" in chart
+    moved = [
+        (float(a["x2"] or "") - float(a["x1"] or ""), float(a["y2"] or "") - float(a["y1"] or ""))
+        for a in lines
+    ]
+    assert moved[0][0] > 0 == moved[0][1] and moved[1][1] == pytest.approx(-html.WIDTH / 8, abs=0.2)
+    assert moved[1][1] == pytest.approx(-3 * moved[0][0], abs=0.3) and moved[3] == (0, 0)
+
+
+def test_marks_are_joined_where_both_points_are_known() -> None:
+    image = np.zeros((40, 60, 3), np.uint8)
+    truth = np.array([[1.0, 2], [30, 20], [np.nan, np.nan]])
+    predicted = np.array([[3.0, 4], [np.nan, 5], [50, 30]])
+    marked = html.marked_picture(image, "a <face>", truth, predicted)
+    lines, true, found = (path["d"] for path in Elements(marked).of("path"))
+    assert lines == "M1.0 2.0L3.0 4.0"
+    assert true == "M1.0 2.0h0M30.0 20.0h0" and found == "M3.0 4.0h0M50.0 30.0h0"
+    assert 'viewBox="-0.5 -0.5 60 40"' in marked, "integer coordinates are pixel centres"
+    assert "a &lt;face&gt;" in marked
 
 
 def test_a_curve_lies_where_its_numbers_are() -> None:
