@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from browser import shown
 
 from heatmap import compare
 from heatmap.compare import bootstrap_means, differences, read_runs
@@ -261,11 +262,23 @@ def test_the_command_tells_and_writes_everything(tool: Tool, tmp_path: Path, cap
     for pair in told["paired"]:
         if pair["landmarks"] == "all landmarks":
             assert compare.sentence(pair) in output
-            assert compare.sentence(pair) in page.read_text()
+            assert compare.sentence(pair) in page.read_text().replace("\xa0", " ")
     for table in output.split("\n\n")[:-1]:
         ends = [len(line) for line in table.splitlines()[1:]]
         assert len(set(ends)) == 1, table
     assert page.read_text().count("<svg") == 2
+
+
+@pytest.mark.slow
+def test_the_page_is_readable_in_a_browser(tmp_path: Path) -> None:
+    folders = [run_folder(tmp_path / name, errors(seed)) for seed, name in enumerate("abcd")]
+    told = compare.compare(read_runs(folders), 200)
+    page = tmp_path / "page.html"
+    page.write_text(compare.page(told), encoding="utf-8")
+    for width, found in zip((400, 1280), shown(page, (400, 1280), tmp_path), strict=True):
+        assert found["page_width"] <= width == found["screen_width"]
+        assert len(found["charts"]) == 2 and min(found["charts"]) > 250
+        assert compare.sentence(told["paired"][0]) in found["text"].replace("\xa0", " ")
 
 
 def test_runs_without_errors_of_pictures_are_told_how_to_get_them(
