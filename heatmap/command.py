@@ -107,16 +107,21 @@ def with_experiment(
 
 
 def _training(experiment: Experiment) -> Callable[..., int]:
+    # every run of a sweep needs a folder of its own, and its command is the same for all
+    wandb_id = os.environ.get("WANDB_RUN_ID")
+    folder = Path("runs") / (f"{experiment.name}-{wandb_id}" if wandb_id else experiment.name)
+
     def command(
         experiment: Annotated[Experiment, tyro.conf.arg(name="")] = experiment,
         *,
-        out: Path = Path("runs") / experiment.name,
+        out: Path = folder,
         dry_run: bool = False,
     ) -> int:
         """Train an experiment.
 
         Args:
-            out: the run folder; it must not hold a run yet.
+            out: the run folder; it must not hold a run yet. For a run that an agent of Weights &
+                Biases starts, the default ends with the run's id.
             dry_run: show the config, the sizes and the memory it would need, and train nothing.
         """
         action = _dry_run if dry_run else _train

@@ -1,7 +1,8 @@
 """How good a network is: the contest's score, NME and the rest, per picture, group and size."""
 
-import csv
+import json
 import logging
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import reduce
@@ -13,12 +14,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from heatmap import contest, distributed, topology
+from heatmap import calibration, contest, distributed, topology
 from heatmap.checkpoint import Trained, load_trained
 from heatmap.ensemble import Ensemble
 from heatmap.files import write_atomically, write_json
 from heatmap.frame import Frame
+from heatmap.machine import describe
 from heatmap.networks import HeatmapNetwork
+from heatmap.per_image import write_per_image
 from heatmap.predict import Landmarks, View, predict
 from heatmap.samples import Samples, load
 from heatmap.stopwatch import Stopwatch
@@ -33,11 +36,16 @@ SIZE_CLASSES = (125, 175, 250, 350)
 class Errors:
     """What a network got wrong, one row a picture, in the order of the table's rows.
 
+    Of 100,000 pictures with 971 landmarks it takes 1 GB; so signed errors are kept as their mean.
+
     rows: (N,); mse: (N,) float64 mean squared error over labelled coordinates, px² of the picture;
     nme: (N,) mean point error over the normaliser; normaliser: its name; distance: (N, P) float32
     point errors in px, NaN where unlabelled; peak: (N, P) heights of the heatmap peaks, NaN on the
-    direct road; mean_shape_mse: (N,) as mse, for the mean training shape; image_hw: (N, 2). groups:
-    of the landmarks, by name.
+    direct road; spread: (N, P) float16 how far apart the views' points are in px, as
+    `predict.Landmarks.disagreement`, or of a single view the standard deviation of the heatmap
+    along an axis, NaN on the direct road; mean_shape_mse: (N,) as mse, for the mean training shape;
+    image_hw: (N, 2); bias: (P, 2) mean of predicted minus true landmark, px, NaN where no picture
+    has it labelled; groups: of the landmarks, by name.
     """
 
     rows: np.ndarray
@@ -46,8 +54,10 @@ class Errors:
     normaliser: str
     distance: np.ndarray
     peak: np.ndarray
+    spread: np.ndarray
     mean_shape_mse: np.ndarray
     image_hw: np.ndarray
+    bias: np.ndarray
     groups: dict[str, range]
 
 
@@ -87,17 +97,20 @@ def measure(
         ):  # fmt: skip
             _check_finite(found, views[0].samples)
             truth = labels[found.rows].astype(np.float64)
-            distance = np.linalg.norm(found.points_image - truth, axis=-1)
+            offset = found.points_image - truth
+            distance = np.linalg.norm(offset, axis=-1)
             mean_shape = found.frame.to_image(mean_shape_crop).numpy()
             name, length = topology.normaliser(truth)
             errors = {
                 "rows": found.rows,
                 "mse": contest.squared_errors(found.points_image, truth),
-                "nme": _nanmean(distance, 1) / length,
+                "nme": nanmean(distance, 1) / length,
                 "distance": distance.astype(np.float32),
                 "peak": np.full_like(distance, np.nan) if found.peak is None else found.peak,
                 "mean_shape_mse": contest.squared_errors(mean_shape, truth),
+                "spread": _spread(found).astype(np.float16),
                 "image_hw": found.image_hw,
+                "bias": np.nansum(offset, axis=0, keepdims=True),
             }
             for name, values in errors.items():
                 parts[name].append(values)
@@ -110,9 +123,22 @@ def measure(
     if not whole:
         return None
     assert np.array_equal(whole["rows"], rows), "each row is counted once"
+    labelled = np.isfinite(whole["distance"]).sum(0)[:, None]
+    total = whole["bias"].sum(0)
+    whole["bias"] = np.where(labelled > 0, total / np.maximum(labelled, 1), np.nan)
     name, _ = topology.normaliser(labels[:1])
     groups = topology.groups(labels.shape[1], views[0].scheme)
     return Errors(normaliser=name, groups=groups, **whole)
+
+
+def _spread(found: Landmarks) -> np.ndarray:
+    """(B, P) px, as in `Errors`."""
+    if found.disagreement is not None:
+        return found.disagreement
+    if found.covariance_image is None:
+        return np.full(found.points_image.shape[:2], np.nan)
+    variance = found.covariance_image.trace(axis1=-2, axis2=-1) / 2
+    return np.sqrt(np.where(variance > 0, variance, np.nan))
 
 
 def _check_finite(found: Landmarks, samples: Samples) -> None:
@@ -148,7 +174,7 @@ def summary(errors: Errors) -> dict[str, Any]:
         if chosen.any():
             sizes[name] = {
                 "pictures": int(chosen.sum()),
-                "mse": _number(_nanmean(errors.mse[chosen], 0)),
+                "mse": _number(nanmean(errors.mse[chosen], 0)),
             }
     return {
         "pictures": len(errors.rows),
@@ -158,9 +184,9 @@ def summary(errors: Errors) -> dict[str, Any]:
         "nme_percent": _number(100 * nme.mean()) if len(nme) else None,
         **{f"failure_{p}": _number((nme > p / 100).mean()) if len(nme) else None for p in (8, 10)},
         **{f"auc_{p}": _number(_auc(nme, p / 100)) if len(nme) else None for p in (8, 10)},
-        "mean_peak": _number(_nanmean(errors.peak, None)),
+        "mean_peak": _number(nanmean(errors.peak, None)),
         "groups": {
-            name: _number(_nanmean(_group_mse(errors.distance[:, members.start : members.stop]), 0))
+            name: _number(nanmean(_group_mse(errors.distance[:, members.start : members.stop]), 0))
             for name, members in errors.groups.items()
         },
         "sizes": sizes,
@@ -169,7 +195,7 @@ def summary(errors: Errors) -> dict[str, Any]:
 
 def _group_mse(distance: np.ndarray) -> np.ndarray:
     """(N,) px² of every picture; of one group at a time, since all in float64 would be large."""
-    return _nanmean(distance.astype(np.float64) ** 2 / 2, 1)  # the mean over x and y
+    return nanmean(distance.astype(np.float64) ** 2 / 2, 1)  # the mean over x and y
 
 
 def _auc(nme: np.ndarray, limit: float) -> float:
@@ -177,7 +203,7 @@ def _auc(nme: np.ndarray, limit: float) -> float:
     return float(np.clip(limit - nme, 0, None).mean() / limit)
 
 
-def _nanmean(values: np.ndarray, axis: int | None) -> np.ndarray:
+def nanmean(values: np.ndarray, axis: int | None) -> np.ndarray:
     """Mean of the finite values; NaN where there are none."""
     finite = np.isfinite(values)
     count = finite.sum(axis)
@@ -192,26 +218,51 @@ def _number(value: float | np.ndarray) -> float | None:
 def write(folder: Path, errors: Errors, names: Sequence[str], scores: dict[str, Any]) -> None:
     """Writes evaluation.json, per_image.csv and errors.npz into the folder, each atomically."""
     write_json(folder / "evaluation.json", scores)
-    with (
-        write_atomically(folder / "per_image.csv") as temporary,
-        temporary.open("w", newline="") as file,
-    ):
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(
-            ["file_name", "mse", "nme", "mean_shape_mse", "mean_peak", "width", "height"]
-        )
-        for i, row in enumerate(errors.rows):
-            peak = _nanmean(errors.peak[i], None)
-            numbers = errors.mse[i], errors.nme[i], errors.mean_shape_mse[i], peak
-            cells = [f"{number:.6f}" if np.isfinite(number) else "" for number in numbers]
-            table.writerow([names[row], *cells, errors.image_hw[i, 1], errors.image_hw[i, 0]])
+    scored = [names[row] for row in errors.rows]
+    write_per_image(folder / "per_image.csv", scored, per_picture(errors))
     with (
         write_atomically(folder / "errors.npz") as temporary,
         temporary.open("wb") as binary,
     ):
-        np.savez_compressed(
-            binary, rows=errors.rows, distance=errors.distance, peak=errors.peak, mse=errors.mse
-        )
+        groups = {name: [part.start, part.stop] for name, part in errors.groups.items()}
+        np.savez_compressed(binary, **vars(errors) | {"groups": json.dumps(groups)})
+
+
+def read(folder: Path) -> Errors:
+    """The errors that `write` wrote into the folder.
+
+    Raises:
+        ValueError: there are none, or the file is damaged or lacks something.
+    """
+    path = folder / "errors.npz"
+    try:
+        with path.open("rb") as file, np.load(file) as arrays:
+            values = {field.name: arrays[field.name] for field in fields(Errors)}
+            groups = json.loads(str(values["groups"]))
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"{path}: not a readable file of errors ({error}); tools/evaluate.py writes it anew"
+        ) from None
+    values["groups"] = {name: range(*bounds) for name, bounds in groups.items()}
+    return Errors(**values | {"normaliser": str(values["normaliser"])})
+
+
+def per_picture(errors: Errors) -> dict[str, np.ndarray]:
+    """The columns of per_image.csv, (N,) each; no groups where there is only one."""
+    groups = errors.groups
+    return {
+        "mse": errors.mse,
+        "nme": errors.nme,
+        "mean_shape_mse": errors.mean_shape_mse,
+        "mean_peak": nanmean(errors.peak, 1),
+        "width": errors.image_hw[:, 1],
+        "height": errors.image_hw[:, 0],
+        **{
+            f"mse {name}": _group_mse(errors.distance[:, members.start : members.stop])
+            for name, members in groups.items()
+            if len(groups) > 1
+        },
+    }
 
 
 def table(scores: dict[str, Any]) -> str:
@@ -244,9 +295,10 @@ def evaluate_run(
 ) -> tuple[dict[str, Any], Path]:
     """Scores a run, or several as one, on validation rows or on another contest's labelled rows.
 
-    Writes evaluation.json, per_image.csv and errors.npz into the first run's folder; for other
-    data, for anything but the plain run, or another decoder, into evaluation-NAME inside it. Of
-    several processes each predicts its part, and the first writes.
+    Writes evaluation.json, per_image.csv, errors.npz, calibration.json (how far off a landmark is
+    expected to be, where the networks tell how sure they are) and timing.json into the first run's
+    folder; for other data, for anything but the best checkpoint alone, or another decoder, into
+    evaluation-NAME inside it. Of several processes each predicts its part, and the first writes.
 
     Args:
         data: contest folder, None for the first run's own. Of a table that runs were trained on
@@ -254,7 +306,8 @@ def evaluate_run(
         decoder: as in `config.HeatmapModel`; None for the run's own.
 
     Returns:
-        The scores, as `summary` gives them, and the folder that holds them.
+        The scores, as `summary` gives them, with the fingerprint of the labels' table; and the
+        folder that holds them.
 
     Raises:
         ValueError: no labelled data, another number of landmarks, a run without validation rows on
@@ -291,19 +344,41 @@ def evaluate_run(
     out = trained.path.parent
     if trained.checkpoint.table_hash != fingerprint:
         out = out / f"evaluation-{root.resolve().name}"
-    if name := "-".join(filter(None, (ensemble.name, decoder))):
+    checkpoint = "" if trained.path.stem == "best" else trained.path.stem
+    if name := "-".join(filter(None, (checkpoint, ensemble.name, decoder))):
         out = out / f"evaluation-{name}"
     rows = _rows_to_score(ensemble.runs, labels)
     paths = contest.image_paths(folder.train_images, labels.names, labels.path, rows.tolist())
+    watch = Stopwatch(device)
     errors = measure(
         ensemble.views(paths, labels.points_image, device), rows,
         trained.mean_shape_crop, batch=experiment.train.batch, workers=experiment.data.workers,
-        device=device, weighted=ensemble.weighted,
+        device=device, weighted=ensemble.weighted, watch=watch,
     )  # fmt: skip
-    scores = distributed.from_first(summary(errors) if errors else {})
+    scores = distributed.from_first(summary(errors) | {"table": fingerprint} if errors else {})
     if errors:
         write(out, errors, labels.names, scores)
+        calibration.write(out, _calibrated(errors, labels.names, experiment.data.person_pattern))
+        pictures = len(rows) / distributed.world()
+        milliseconds = {part: 1000 * s / pictures for part, s in watch.seconds().items()}
+        write_json(
+            out / "timing.json",
+            describe(device)
+            | {"batch": experiment.train.batch, "workers": experiment.data.workers}
+            | {"milliseconds_a_picture": milliseconds},
+        )
     return scores, out
+
+
+def _calibrated(
+    errors: Errors, names: Sequence[str], person_pattern: str
+) -> calibration.Checked | None:
+    """Fitted on half of the people, or of the pictures where names tell no people."""
+    names = [names[row] for row in errors.rows]
+    people = contest.people_of(names, person_pattern)
+    groups = [person or name for person, name in zip(people, names, strict=True)]
+    first = calibration.halves(groups, errors.image_hw.min(1))
+    return calibration.fit_and_check(errors.distance, errors.peak, errors.spread, first)
 
 
 def _validation_rows(trained: Trained) -> np.ndarray:

@@ -46,6 +46,8 @@ class Landmarks(NamedTuple):
         float64 in square image pixels, the mean over the views that have one, or the inverse of the
         sum of the inverses where views are weighted. None without a heatmap.
     frame: of the first view's crops; image_hw: (B, 2) the photographs' sizes.
+    disagreement: (B, P) float64 the root mean squared distance of the views' points from the
+        merged one, in image pixels; None of a single view.
     """
 
     rows: np.ndarray
@@ -54,6 +56,7 @@ class Landmarks(NamedTuple):
     covariance_image: np.ndarray | None
     frame: Frame
     image_hw: np.ndarray
+    disagreement: np.ndarray | None
 
 
 class Seen(NamedTuple):
@@ -118,6 +121,7 @@ def predict(
                     _numpy(merged.covariance_image),
                     Frame(first.image_from_crop, *first.crop.shape[-2:]),
                     first.image_hw.numpy(),
+                    _numpy(_disagreement(seen, merged)),
                 )
             yield landmarks
     finally:
@@ -172,6 +176,13 @@ def _weighted(seen: Sequence[Seen]) -> Seen:
     points_image = torch.stack([one.points_image for one in seen])
     moments = (precision @ points_image[..., None]).sum(0)
     return Seen((covariance @ moments)[..., 0], _mean(seen).peak, covariance)
+
+
+def _disagreement(seen: Sequence[Seen], merged: Seen) -> Tensor | None:
+    if len(seen) == 1:
+        return None
+    offsets = torch.stack([one.points_image for one in seen]) - merged.points_image
+    return offsets.square().sum(-1).mean(0).sqrt()
 
 
 def _numpy(tensor: Tensor | None) -> np.ndarray | None:

@@ -3,6 +3,7 @@
     config.json          the experiment, written by the caller before the Record is made
     metrics.jsonl        one row a step; NaN and infinities are null, so that every reader takes it
     pictures/            NAME_STEP.jpg
+    predictions/         pictures and table.json: what they show, in numbers
     summary.json         there once the run has finished
     wandb.json           what Weights & Biases is told about the run
     wandb_sent.json      the last step it has got, so that a resumed run sends what is missing
@@ -17,16 +18,17 @@ import logging
 import os
 import re
 import secrets
+import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import cv2
 import numpy as np
 
-from heatmap.files import finite, write_atomically, write_json
+from heatmap.files import finite, read_json, write_atomically, write_json
 
 logger = logging.getLogger("heatmap")
 
@@ -56,12 +58,18 @@ class Record:
         Args:
             folder: the run folder, with config.json in it.
             mode: where Weights & Biases writes; "off" starts no mirror.
+            project, entity, wandb_id: of a new run that an agent of Weights & Biases started for
+                its sweep, they are what the agent says.
             wandb_id: of the run that is resumed; None for a new run.
             after_step: the resumed checkpoint's step; -1 for a new run.
         """
         assert (folder / "config.json").is_file(), f"config.json must be in {folder} first"
         self.folder = folder
-        self.wandb_id = wandb_id or secrets.token_hex(4)
+        # set by an agent of W&B for a run of its sweep, which W&B finds by this id
+        self.wandb_id = wandb_id or os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
+        if "WANDB_SWEEP_ID" in os.environ:  # then W&B goes by these whatever it is told
+            project = os.environ.get("WANDB_PROJECT", project)
+            entity = os.environ.get("WANDB_ENTITY", entity)
         rewind(folder, after_step)
         self._step = after_step
         about = {
@@ -101,9 +109,28 @@ class Record:
         """
         assert step > self._step, f"the row of step {step} is written: its pictures come before it"
         assert re.fullmatch(r"[\w-]+", name), f"not a plain name: {name!r}"
-        encoded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
-        with write_atomically(self.folder / "pictures" / f"{name}_{step:07d}.jpg") as temporary:
-            temporary.write_bytes(encoded.tobytes())
+        _write_jpeg(self.folder / "pictures" / f"{name}_{step:07d}.jpg", image)
+
+    def predictions(
+        self,
+        step: int,
+        columns: Sequence[str],
+        rows: Iterable[tuple[np.ndarray, str, Sequence[float | None]]],
+    ) -> None:
+        """Saves predictions/, which must be there before the row of its step is logged.
+
+        Args:
+            columns: what the numbers are.
+            rows: (H, W, 3) uint8 RGB picture, its file name and its numbers.
+        """
+        assert step > self._step, f"the row of step {step} is written: its table comes before it"
+        folder, table = self.folder / "predictions", []
+        for number, (image, name, values) in enumerate(rows, start=1):
+            picture = f"{number:02d}-{Path(name).stem}.jpg"
+            _write_jpeg(folder / picture, image)
+            table.append([picture, name, *values])
+        columns = ["picture", "file_name", *columns]
+        write_json(folder / "table.json", {"step": step, "columns": columns, "rows": table})
 
     def finish(self, summary: Mapping[str, Any], timeout: float = 30.0) -> None:
         """Writes summary.json and gives the mirror `timeout` seconds to send what is left."""
@@ -177,11 +204,20 @@ def rewind(folder: Path, step: int) -> None:
     for picture in (folder / "pictures").glob("*_*.jpg"):
         if int(picture.stem.rpartition("_")[2]) > step:
             picture.unlink()
+    predictions = folder / "predictions" / "table.json"
+    if predictions.is_file() and read_json(predictions)["step"] > step:
+        shutil.rmtree(predictions.parent)
     (folder / "summary.json").unlink(missing_ok=True)
     rows = read_metrics(folder) if (folder / "metrics.jsonl").exists() else []
     with write_atomically(folder / "metrics.jsonl") as temporary:
         kept = "".join(_line(row) for row in rows if row["step"] <= step)
         temporary.write_text(kept, encoding="utf-8")
+
+
+def _write_jpeg(path: Path, image: np.ndarray) -> None:
+    encoded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
+    with write_atomically(path) as temporary:
+        temporary.write_bytes(encoded.tobytes())
 
 
 def _line(row: Mapping[str, Any]) -> str:

@@ -24,6 +24,7 @@ from heatmap.config import HeatmapModel, Model, Rates, to_dict
 from heatmap.files import finite, write_json
 from heatmap.maps import Maps
 from heatmap.networks import HeatmapNetwork, Network
+from heatmap.per_image import read_per_image, write_per_image
 from heatmap.pictures import evenly_spaced, prediction_sheet
 from heatmap.predict import View, autocast
 from heatmap.record import Record
@@ -36,6 +37,7 @@ logger = logging.getLogger("heatmap")
 
 BLACK_PEAK = 0.05  # mean peak height under which maps count as collapsed
 NUM_PICTURES = 8
+NUM_WORST = NUM_OTHERS = 16  # pictures of the table of predictions
 
 
 def train(run: Run, folder: Path) -> dict[str, Any]:
@@ -52,7 +54,7 @@ def train(run: Run, folder: Path) -> dict[str, Any]:
         torn.unlink()
     experiment, window = run.experiment, run.experiment.wandb
     write_json(folder / "config.json", to_dict(experiment))
-    split: dict[str, Any] = {"rule": run.split_rule}
+    split: dict[str, Any] = {"rule": run.split_rule, "table": run.table_hash}
     for part, rows in (("validation", run.validation_rows), ("excluded", run.excluded_rows)):
         split[part] = [run.table.names[row] for row in rows]
     for name, values in (
@@ -66,16 +68,28 @@ def train(run: Run, folder: Path) -> dict[str, Any]:
         mode=window.mode,
         project=window.project,
         entity=window.entity,
-        name=f"{experiment.name}-{folder.name}",
+        name=_name(experiment.name, folder),
         group=window.group or experiment.name,
         job_type=window.job_type,
-        tags=window.tags,
+        tags=[*window.tags, *_tags(run)],
         wandb_id=run.wandb_id,
         after_step=run.progress.step if run.wandb_id else -1,
     ) as record:
         summary = _epochs(run, folder, record)
         record.finish(summary)
     return summary
+
+
+def _name(experiment: str, folder: Path) -> str:
+    name = folder.resolve().name
+    return name if name.startswith(experiment) else f"{experiment}-{name}"
+
+
+def _tags(run: Run) -> list[str]:
+    """What runs are looked for by, beside their groups: network, encoder, landmarks and data."""
+    model, root = run.experiment.model, run.experiment.data.root.resolve()
+    tags = type(model).__name__, model.encoder, f"{run.table.num_landmarks} landmarks", root.name
+    return [tag[:64] for tag in tags]  # W&B takes no longer ones
 
 
 def _epochs(run: Run, folder: Path, record: Record | None) -> dict[str, Any]:
@@ -99,9 +113,10 @@ def _epochs(run: Run, folder: Path, record: Record | None) -> dict[str, Any]:
 
         _settle(run)
         scores: dict[str, Any] = {}
+        pictures: dict[str, np.ndarray] = {}
         if validates:
             validation_begin = time.monotonic()
-            scores = _validated(run, watch)
+            scores, pictures = _validated(run, watch)
             progress.validation_seconds = time.monotonic() - validation_begin
             progress.mean_shape_mse = scores["mean_shape_mse"]
             progress.scores.append(scores["mse"])
@@ -112,6 +127,7 @@ def _epochs(run: Run, folder: Path, record: Record | None) -> dict[str, Any]:
             "epoch": progress.epoch + 1,
             "train/loss": progress.loss_sum / max(progress.batch, 1),
             "val/mse": scores.get("mse"),
+            **_group_scores(scores),
             "val/nme_percent": scores.get("nme_percent"),
             "val/peak": scores.get("mean_peak"),
             "lr": max(group["lr"] for group in run.optimizer.param_groups),
@@ -131,6 +147,11 @@ def _epochs(run: Run, folder: Path, record: Record | None) -> dict[str, Any]:
             every = run.experiment.wandb.pictures_every
             if validates and (progress.finished or (progress.epoch - 1) % every == 0):
                 record.picture("validation", progress.step, _validation_sheet(run))
+            if better and validates:
+                scored = [run.table.names[row] for row in run.validation_rows]
+                write_per_image(folder / "per_image.csv", scored, pictures)
+            if progress.finished and (folder / "per_image.csv").is_file():
+                _keep_predictions(run, folder, record)
             record.log(progress.step, row)
             _tell(run, row)
             if better:
@@ -317,20 +338,50 @@ def _settle(run: Run) -> None:
         )
 
 
-def _validated(run: Run, watch: Stopwatch) -> dict[str, Any]:
+def _validated(run: Run, watch: Stopwatch) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The scores, and the columns of per_image.csv in the first process."""
     precision = run.experiment.train.precision
     errors = evaluate.measure(
         [View(run.scored, run.validation, precision, scheme=run.scheme)], run.validation_rows,
         run.mean_shape, batch=run.experiment.train.batch, workers=run.experiment.data.workers,
         device=run.device, watch=watch,
     )  # fmt: skip
-    return distributed.from_first(evaluate.summary(errors) if errors else {})
+    scores = distributed.from_first(evaluate.summary(errors) if errors else {})
+    return scores, evaluate.per_picture(errors) if errors else {}
+
+
+def _group_scores(scores: dict[str, Any]) -> dict[str, float | None]:
+    """val/mse/left_brow and so on, where the landmarks have more than one group."""
+    groups = scores.get("groups", {})
+    if len(groups) < 2:
+        return {}
+    return {f"val/mse/{name.replace(' ', '_')}": mse for name, mse in groups.items()}
 
 
 def _validation_sheet(run: Run) -> np.ndarray:
     rows = evenly_spaced(run.validation_rows, NUM_PICTURES).tolist()
     paths, labels = [run.validation.paths[row] for row in rows], run.table.points_image[rows]
     return prediction_sheet(run.scored, run.experiment, paths, run.device, labels)
+
+
+def _keep_predictions(run: Run, folder: Path, record: Record) -> None:
+    """What the best network sees in the worst pictures and in some others, from bad to good."""
+    network = run.scored
+    if run.progress.best_epoch < run.progress.epoch:
+        network = checkpoint.load_trained(folder).network.to(run.device)
+    _, columns = read_per_image(folder / "per_image.csv")
+    labelled = int(np.isfinite(columns["mse"]).sum())
+    worst_first = np.argsort(-columns["mse"])[:labelled]  # NaN is last
+    chosen = [*worst_first[:NUM_WORST], *evenly_spaced(worst_first[NUM_WORST:], NUM_OTHERS)]
+    numbers = {name: values for name, values in columns.items() if name not in ("width", "height")}
+
+    def shown(index: int) -> tuple[np.ndarray, str, list[float | None]]:
+        row = int(run.validation_rows[index])
+        path, labels = run.validation.paths[row], run.table.points_image[[row]]
+        sheet = prediction_sheet(network, run.experiment, [path], run.device, labels)
+        return sheet, run.table.names[row], finite([float(v[index]) for v in numbers.values()])
+
+    record.predictions(run.progress.step, list(numbers), map(shown, chosen))
 
 
 @torch.no_grad()

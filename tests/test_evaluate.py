@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from heatmap import checkpoint, config, evaluate, train
+from heatmap import checkpoint, config, evaluate, topology, train
 from heatmap.contest import Folder, read_landmarks, write_landmarks
 from heatmap.ensemble import Ensemble
 from heatmap.networks import CropPrediction, Network
+from heatmap.per_image import read_per_image, write_per_image
 from heatmap.predict import View
 from heatmap.run import prepare
 from heatmap.samples import Samples
@@ -27,9 +28,12 @@ SHORTER_SIDES = (60, 124, 125, 174, 175, 249, 250, 349, 350, 420, 200, 90, 130)
 class Stubborn(Network):
     """Sees the same face in every picture, and how bright the picture is by its peaks."""
 
-    def __init__(self, points_crop: Tensor, has_peaks: bool = True) -> None:
+    def __init__(
+        self, points_crop: Tensor, has_peaks: bool = True, variances: tuple[float, ...] = ()
+    ) -> None:
         super().__init__(len(points_crop))
         self.points_crop, self.has_peaks = points_crop.float(), has_peaks
+        self.variances = variances
 
     def layers(self, images: Tensor) -> Tensor:
         assert not self.training
@@ -41,7 +45,10 @@ class Stubborn(Network):
     def decode(self, output: Tensor) -> CropPrediction:
         points = self.points_crop.expand(len(output), -1, -1)
         peak = output[:, None].expand(points.shape[:2]) if self.has_peaks else None
-        return CropPrediction(points, peak, None)
+        covariance = None
+        if self.variances:
+            covariance = torch.diag(torch.tensor(self.variances)).expand(*points.shape, 2)
+        return CropPrediction(points, peak, covariance)
 
 
 def crop_to_image(points: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -76,9 +83,11 @@ class Pictures:
             self.truth[9, 36] = np.nan  # an eye corner: no normaliser
         self.samples = Samples(paths, self.truth, CROP)
 
-    def measured(self, network: Network, rows: list[int] | None = None, batch: int = 4) -> Any:
+    def measured(
+        self, network: Network, rows: list[int] | None = None, batch: int = 4, *others: Network
+    ) -> Any:
         return evaluate.measure(
-            [View(network, self.samples)],
+            [View(one, self.samples) for one in (network, *others)],
             np.arange(len(self.truth)) if rows is None else np.array(rows),
             torch.from_numpy(self.shape), batch=batch, workers=0, device=torch.device("cpu"),
         )  # fmt: skip
@@ -162,6 +171,36 @@ def test_distances_and_peaks_belong_to_their_rows(pictures: Pictures) -> None:
         assert tuple(errors.image_hw[i]) == pictures.sizes[row]
 
 
+def test_the_bias_is_the_mean_signed_error_of_every_landmark(pictures: Pictures) -> None:
+    errors = pictures.measured(Stubborn(torch.from_numpy(pictures.predicted)))
+    predicted = [crop_to_image(np.float32(pictures.predicted), *hw) for hw in pictures.sizes]
+    offset = np.stack(predicted) - pictures.truth
+    np.testing.assert_allclose(errors.bias, np.nanmean(offset, 0), rtol=1e-5, atol=1e-5)
+    alone = pictures.measured(Stubborn(torch.from_numpy(pictures.predicted)), [7])
+    assert np.isnan(alone.bias).all(), "nothing is labelled there"
+
+
+def test_the_spread_is_that_of_the_heatmap_in_the_photographs_pixels(pictures: Pictures) -> None:
+    network = Stubborn(torch.from_numpy(pictures.predicted), variances=(3.0, 15.0))
+    errors = pictures.measured(network)
+    assert errors.spread.shape == errors.distance.shape
+    for spread, (height, width) in zip(errors.spread, pictures.sizes, strict=True):
+        factor = max(CROP.height / height, CROP.width / width)
+        np.testing.assert_allclose(spread, 3 / factor, rtol=1e-3)
+    assert np.isnan(pictures.measured(Stubborn(network.points_crop)).spread).all()
+
+
+def test_the_spread_of_several_networks_is_how_far_they_disagree(pictures: Pictures) -> None:
+    points = torch.from_numpy(pictures.predicted)
+    moved = points + torch.tensor([3.0, 4.0])
+    errors = pictures.measured(
+        Stubborn(points, variances=(9.0, 9.0)), None, 4, Stubborn(moved, variances=(9.0, 9.0))
+    )
+    for spread, (height, width) in zip(errors.spread, pictures.sizes, strict=True):
+        factor = max(CROP.height / height, CROP.width / width)
+        np.testing.assert_allclose(spread, 2.5 / factor, rtol=1e-3)
+
+
 def test_the_mean_shape_scores_as_a_network_that_answers_it(pictures: Pictures) -> None:
     scores = evaluate.summary(pictures.measured(Stubborn(torch.from_numpy(pictures.shape))))
     assert scores["mse"] == pytest.approx(scores["mean_shape_mse"], rel=1e-5)
@@ -211,12 +250,51 @@ def test_the_written_files_hold_the_errors(pictures: Pictures, tmp_path: Path) -
             found = float(line[column] or "nan")
             np.testing.assert_allclose(found, values[i], atol=1e-6)
     assert table[1]["mse"] == table[1]["nme"] == ""
+    read_names, columns = read_per_image(tmp_path / "run" / "per_image.csv")
+    assert read_names == [names[row] for row in rows]
+    groups = topology.groups(len(pictures.shape))
+    assert ("mse mouth" in columns) == (len(groups) > 1)
+    for name, members in groups.items() if len(groups) > 1 else ():
+        squares = errors.distance[:, list(members)].astype(np.float64) ** 2
+        expected = np.ma.masked_invalid(squares).mean(1).filled(np.nan) / 2
+        np.testing.assert_allclose(columns[f"mse {name}"], expected, atol=1e-6)
     assert (table[2]["nme"] == "") == (len(pictures.shape) == 68)
 
     with np.load(tmp_path / "run" / "errors.npz") as arrays:
         assert arrays["rows"].tolist() == rows
         for name in ("distance", "peak", "mse"):
             np.testing.assert_array_equal(arrays[name], getattr(errors, name))
+    again = evaluate.read(tmp_path / "run")
+    for name, values in vars(errors).items():
+        np.testing.assert_array_equal(getattr(again, name), values)
+        assert np.asarray(getattr(again, name)).dtype == np.asarray(values).dtype
+
+
+def test_damaged_errors_are_told(pictures: Pictures, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"errors\.npz.*tools/evaluate\.py writes it anew"):
+        evaluate.read(tmp_path)
+    errors = pictures.measured(Stubborn(torch.from_numpy(pictures.predicted)))
+    names = [path.name for path in pictures.samples.paths]
+    evaluate.write(tmp_path, errors, names, evaluate.summary(errors))
+    whole = (tmp_path / "errors.npz").read_bytes()
+    (tmp_path / "errors.npz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"errors\.npz.*tools/evaluate\.py writes it anew"):
+        evaluate.read(tmp_path)
+
+
+def test_a_table_of_errors_that_cannot_be_read_says_where(tmp_path: Path) -> None:
+    path = tmp_path / "per_image.csv"
+    with pytest.raises(ValueError, match=r"per_image\.csv: not a readable table"):
+        read_per_image(path)
+    write_per_image(path, ["a, b.jpg", "c.jpg"], {"mse": np.array([0.5, np.nan])})
+    names, columns = read_per_image(path)
+    assert (names, columns["mse"].tolist()[:1]) == (["a, b.jpg", "c.jpg"], [0.5])
+    path.write_text(path.read_text() + "d.jpg,1,2\n")
+    with pytest.raises(ValueError, match=r"per_image\.csv, row 4"):
+        read_per_image(path)
+    path.write_text("name,error\n")
+    with pytest.raises(ValueError, match=r"row 1: expected file_name, mse"):
+        read_per_image(path)
 
 
 @pytest.fixture(scope="module")
@@ -254,6 +332,10 @@ def test_a_run_is_scored_on_its_own_validation_pictures(run_folder: Path) -> Non
     assert scored == json.loads((run_folder / "split.json").read_text())["validation"]
     best = checkpoint.load(run_folder / "best.pt")
     assert scores["mse"] == best.progress["best_mse"]
+    timing = json.loads((folder / "timing.json").read_text())
+    assert set(timing["milliseconds_a_picture"]) == {"data", "network", "decode"}
+    assert all(0 < part < 60_000 for part in timing["milliseconds_a_picture"].values())
+    assert not (folder / "calibration.json").exists(), "there are too few landmarks to fit to"
 
 
 def test_on_other_data_every_labelled_picture_is_scored(

@@ -53,7 +53,7 @@ def inspected(path: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path)]
     environment = os.environ | {"WANDB_ERROR_REPORTING": "false"}
     output = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
-    found: dict[str, Any] = {"rows": [], "summary": {}, "exit": None}
+    found: dict[str, Any] = {"rows": [], "summary": {}, "exit": None, "artifacts": []}
     for record in map(json.loads, output.stdout.splitlines()):
         if record["type"] == "run":
             found["run"] = record["run"]
@@ -63,9 +63,16 @@ def inspected(path: Path) -> dict[str, Any]:
             found["rows"].append({"step": item["_step"], **values})
         elif record["type"] == "summary":
             found["summary"] |= record["summary"].get("update", {})
+        elif record["type"] == "artifact":
+            found["artifacts"].append(record["artifact"])
         elif record["type"] == "exit":
             found["exit"] = record["exit"].get("exit_code", 0)
     return found
+
+
+def is_media(key: str) -> bool:
+    """Whether the key of a row is of a picture or a table, which the ledger does not have."""
+    return key.startswith(("pictures/", "predictions"))
 
 
 def install_wandb(folder: Path, source: str, monkeypatch: Any) -> Path:
@@ -163,13 +170,17 @@ def test_rewinding_leaves_what_was_there_at_that_step(tmp_path: Path) -> None:
         log_rows(record, ROWS[:6])
         record.picture("late", 6, image)
         early = (tmp_path / "metrics.jsonl").read_bytes()
+        record.predictions(6, ["mse"], [(image, "ada.jpg", [1.0])])
     (tmp_path / "pictures" / "faces_0000005.jpg").write_bytes(b"early")
     with (tmp_path / "metrics.jsonl").open("a") as metrics:
         metrics.write(json.dumps({"step": 6, "loss": 1.0}) + '\n{"step": 7, "lo')
     (tmp_path / "summary.json").write_text("{}")
 
+    rewind(tmp_path, 6)
+    assert (tmp_path / "predictions" / "01-ada.jpg").exists()
     rewind(tmp_path, 5)
 
+    assert not (tmp_path / "predictions").exists()
     assert (tmp_path / "metrics.jsonl").read_bytes() == early
     assert [path.name for path in tmp_path.glob("pictures/*")] == ["faces_0000005.jpg"]
     assert not (tmp_path / "summary.json").exists()
@@ -190,33 +201,88 @@ def test_a_torn_last_line_is_left_out_and_a_bad_line_is_named(tmp_path: Path) ->
 @pytest.mark.slow
 def test_an_offline_run_holds_exactly_the_ledger(tmp_path: Path, caplog: Any) -> None:
     image = np.zeros((24, 40, 3), np.uint8)
+    (tmp_path / "machine.json").write_text('{"device": "cpu"}')
+    (tmp_path / "split.json").write_text('{"rule": "by person", "table": "f00", "excluded": []}')
     with record_in(tmp_path, mode="offline") as record:
         log_rows(record, ROWS[:5])
         record.picture("faces", 5, image)
         record.picture("worst", 5, image)
         log_rows(record, ROWS[5:])
+        shown = [(image, "ada/ada_0.png", [6.25, None]), (image + 99, "bo_1.jpg", [0.5, 0.25])]
+        record.predictions(12, ["mse", "nme"], shown)
+        log_rows(record, [{"step": 12, "loss": None, "val/mse/jaw": 2.5}])
+        (tmp_path / "per_image.csv").write_text("file_name,mse\nada/ada_0.png,6.25\n")
         record.finish({"best": {"step": 4, "mse": 6.25}, "minutes": 0.5})
     assert caplog.records == []
 
     (path,) = segments(tmp_path)
     found = inspected(path)
-    pictures = {}
+    pictures, table = {}, {}
     for row in found["rows"]:
-        for key in [key for key in row if key.startswith("pictures/")]:
-            pictures[row["step"], key] = row.pop(key)
-    assert found["rows"] == read_metrics(tmp_path) == ROWS
+        for key in [key for key in row if is_media(key)]:
+            kept = table if key.startswith("predictions") else pictures
+            kept[row["step"], key] = row.pop(key)
+    assert found["rows"] == read_metrics(tmp_path)
+    assert found["rows"] == [*ROWS, {"step": 12, "loss": None, "val/mse/jaw": 2.5}]
     for name in ("faces", "worst"):
         sent = path.parent / "files" / pictures[5, f"pictures/{name}.path"]
         assert sent.read_bytes() == (tmp_path / f"pictures/{name}_0000005.jpg").read_bytes()
     assert {step for step, _ in pictures} == {5}
+    assert {step for step, _ in table} == {12}
+    sent = json.loads((path.parent / "files" / table[12, "predictions.path"]).read_text())
+    assert sent["columns"] == ["picture", "file_name", "mse", "nme"]
+    assert [row[1:] for row in sent["data"]] == [
+        ["ada/ada_0.png", 6.25, None],
+        ["bo_1.jpg", 0.5, 0.25],
+    ]
+    (artifact,) = found["artifacts"]
+    waiting = [Path(entry["local_path"]) for entry in artifact["manifest"]["contents"]]
+    assert all(path.is_relative_to(tmp_path) for path in waiting)
+    drawn = {path.read_bytes() for path in tmp_path.glob("predictions/*.jpg")}
+    assert len(drawn) == 2
+    assert drawn < {path.read_bytes() for path in waiting}
+    copy = (path.parent / "files" / "per_image.csv").read_bytes()
+    assert copy == (tmp_path / "per_image.csv").read_bytes()
     config = found["run"]["config"]["update"]
     assert {key: config[key] for key in CONFIG} == CONFIG
+    assert config["machine"] == {"device": "cpu"}
+    assert config["split"] == {"rule": "by person", "table": "f00"}
     assert found["summary"]["best"] == {"step": 4, "mse": 6.25}
     run = found["run"]
     assert (run["run_id"], run["project"], run["run_group"]) == (record.wandb_id, "faces", "g")
     assert (run["job_type"], run["display_name"]) == ("train", "tiny")
     assert run["tags"] == ["cpu", "small"]
     assert found["exit"] == 0
+
+
+@pytest.mark.slow
+def test_a_training_recorded_offline_is_in_wandb_as_in_its_folder(
+    tiny_contest: Path, tmp_path: Path
+) -> None:
+    from heatmap.command import main
+
+    run = tmp_path / "run"
+    experiment = Path(__file__).resolve().parents[1] / "experiments" / "unet.py"
+    options = [
+        "--data.root", str(tiny_contest), "--data.workers", "0", "--model.weights", "none",
+        "--model.encoder", "tu-test_resnet", "--augment.mirror", "0", "--train.epochs", "3",
+        "--train.batch", "4", "--crop.height", "32", "--crop.width", "32",
+    ]  # fmt: skip
+    assert main([str(experiment), "--out", str(run), *options]) == 0
+    (path,) = segments(run)
+    found = inspected(path)
+    rows, media = [], set()
+    for row in found["rows"]:
+        rows.append({key: value for key, value in row.items() if not is_media(key)})
+        media |= {key.partition(".")[0] for key in row if is_media(key)}
+    assert rows == read_metrics(run) and len(rows) == 3
+    assert media == {"pictures/validation", "predictions"}
+    config = json.loads((run / "config.json").read_text())
+    assert {key: found["run"]["config"]["update"][key] for key in config} == config
+    summary = json.loads((run / "summary.json").read_text())
+    assert {key: found["summary"][key] for key in summary} == summary
+    assert found["run"]["tags"] == ["UNet", "tu-test_resnet", "7 landmarks", tiny_contest.name]
+    assert (found["run"]["run_group"], found["run"]["display_name"]) == ("unet", "unet-run")
 
 
 @pytest.mark.slow
@@ -308,6 +374,70 @@ def test_a_run_recorded_without_wandb_can_be_sent_by_hand(tmp_path: Path) -> Non
     (path,) = segments(tmp_path)
     found = inspected(path)
     assert (found["rows"], found["summary"]["best"], found["exit"]) == (ROWS, 0.5, 0)
+
+
+@pytest.mark.slow
+def test_a_run_of_a_sweep_is_where_the_sweep_looks_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the environment that `wandb agent` gives the command it starts."""
+    parameters = tmp_path / "config-1a2b3c.yaml"
+    parameters.write_text("wandb_version: 1\ntrain.lr:\n  value: 0.001\n")
+    for name, value in (
+        ("RUN_ID", "1a2b3c"), ("SWEEP_ID", "9z8y"), ("PROJECT", "sweeps"), ("ENTITY", "team"),
+        ("SWEEP_PARAM_PATH", parameters), ("DIR", tmp_path / "agent"),
+    ):  # fmt: skip
+        monkeypatch.setenv(f"WANDB_{name}", str(value))
+    with record_in(tmp_path, mode="offline") as record:
+        log_rows(record, ROWS)
+        record.finish({})
+    assert record.wandb_id == "1a2b3c"
+    about = json.loads((tmp_path / "wandb.json").read_text())
+    assert (about["project"], about["entity"]) == ("sweeps", "team")
+    (path,) = segments(tmp_path)
+    run = inspected(path)["run"]
+    assert (run["run_id"], run["project"], run["sweep_id"]) == ("1a2b3c", "sweeps", "9z8y")
+    config = run["config"]["update"]
+    assert {key: config[key] for key in CONFIG} == CONFIG
+    assert inspected(path)["rows"] == ROWS
+
+    for name in ("RUN_ID", "SWEEP_ID", "PROJECT", "ENTITY", "SWEEP_PARAM_PATH"):
+        monkeypatch.delenv(f"WANDB_{name}")
+    with record_in(tmp_path, mode="offline", wandb_id="1a2b3c", after_step=11) as resumed:
+        resumed.finish({})
+    assert resumed.wandb_id == "1a2b3c"
+
+
+@pytest.mark.slow
+def test_files_made_of_a_run_are_sent_as_its_artifacts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "staging"))
+    run = tmp_path / "run"
+    run.mkdir()
+    with record_in(run, mode="offline", name="my run") as record:
+        log_rows(record, ROWS)
+        record.finish({"best": 0.5})
+    (tmp_path / "answers.csv").write_text("file_name,Point_M0_X\n")
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "index.html").write_text("<p>a report</p>")
+    command = [sys.executable, "-m", "heatmap.mirror", str(run)]
+    lost = subprocess.run([*command, "--artifact", "lost.csv"], capture_output=True, text=True)
+    assert lost.returncode == 2
+    assert "lost.csv: there is no such file or folder" in lost.stderr
+    files = ["--artifact", tmp_path / "answers.csv", "--artifact", tmp_path / "report"]
+    subprocess.run([*command, *files], check=True, capture_output=True)
+    _, path = segments(run)
+    found = inspected(path)
+    assert (found["run"]["run_id"], found["rows"], found["exit"]) == (record.wandb_id, [], 0)
+    sent = {artifact["name"]: artifact for artifact in found["artifacts"]}
+    assert {name: artifact["type"] for name, artifact in sent.items()} == {
+        "my-run-answers.csv": "submission",
+        "my-run-report": "report",
+    }
+    (entry,) = sent["my-run-report"]["manifest"]["contents"]
+    assert entry["path"] == "index.html"
+    assert Path(entry["local_path"]).read_text() == "<p>a report</p>"
 
 
 # Weights & Biases in trouble

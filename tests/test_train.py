@@ -29,11 +29,12 @@ from heatmap.config import (
     UNet,
     Wandb,
 )
-from heatmap.contest import Folder, write_landmarks
+from heatmap.contest import Folder, read_landmarks, write_landmarks
 from heatmap.ensemble import Ensemble
 from heatmap.faces import draw_face
 from heatmap.frame import Frame
 from heatmap.networks import DirectNetwork, HeatmapNetwork
+from heatmap.per_image import read_per_image
 from heatmap.predict import View, predict
 from heatmap.record import read_metrics
 from heatmap.run import Run, prepare, save
@@ -314,14 +315,17 @@ def test_the_best_checkpoint_belongs_to_the_best_row(tiny: Experiment, tmp_path:
     trained(replace(tiny, train=replace(tiny.train, epochs=5)), tmp_path)
     rows = read_metrics(tmp_path)
     best = min(rows, key=lambda row: row["val/mse"])
+    by_training = (tmp_path / "per_image.csv").read_bytes()
     scores, _ = evaluate.evaluate_run(Ensemble.load([tmp_path]), None, torch.device("cpu"))
     assert scores["mse"] == best["val/mse"]
     assert scores["nme_percent"] == best["val/nme_percent"]
+    assert (tmp_path / "per_image.csv").read_bytes() == by_training
     assert checkpoint.load_trained(tmp_path).checkpoint.progress["epoch"] == best["epoch"]
-    last, _ = evaluate.evaluate_run(
+    last, folder = evaluate.evaluate_run(
         Ensemble.load([tmp_path / "last.pt"]), None, torch.device("cpu")
     )
     assert last["mse"] == rows[-1]["val/mse"]
+    assert folder == tmp_path / "evaluation-last"
 
 
 def test_the_run_folder_says_what_was_run_and_on_which_split(
@@ -334,6 +338,7 @@ def test_the_run_folder_says_what_was_run_and_on_which_split(
     split = json.loads((tmp_path / "split.json").read_text())
     assert split["rule"].startswith("by person (4 people, ")
     assert split["validation"] == [run.table.names[row] for row in run.validation_rows]
+    assert split["table"] == checkpoint.load(tmp_path / "last.pt").table_hash
     people = [{run.table.names[row].split("_")[0] for row in rows}
               for rows in (run.training_rows, run.validation_rows)]  # fmt: skip
     assert not people[0] & people[1]
@@ -363,6 +368,38 @@ def test_predictions_are_drawn_every_few_epochs_and_at_the_end(
     steps = [int(path.stem.rpartition("_")[2]) for path in pictures]
     assert steps == [STEPS_AN_EPOCH * epoch for epoch in expected]
     assert cv2.imread(str(pictures[0])).std() > 10
+
+
+def test_the_best_networks_worst_pictures_are_kept_with_their_numbers(
+    tiny: Experiment, tiny_contest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With 15 landmarks, which have groups."""
+    own, root = Folder(root=tiny_contest), Folder(root=tmp_path / "data")
+    root.train_table.parent.mkdir(parents=True)
+    root.train_images.symlink_to(own.train_images)
+    table = read_landmarks(own.train_table)
+    points = np.concatenate([table.points_image[:] + shift for shift in (0, 5, 9)], 1)
+    write_landmarks(root.train_table, table.names, points[:, :15])
+    monkeypatch.setattr(train, "NUM_WORST", 2)
+    monkeypatch.setattr(train, "NUM_OTHERS", 2)
+    data = replace(tiny.data, root=root.root, validation=0.5)
+    model = replace(tiny.model, encoder=ENCODER, width=15)
+    trained(replace(tiny, data=data, model=model), tmp_path / "day 1")
+
+    names, columns = read_per_image(tmp_path / "day 1" / "per_image.csv")
+    best = min(read_metrics(tmp_path / "day 1"), key=lambda row: row["val/mse"])
+    for group in ("eyes", "brows", "nose", "mouth"):
+        assert best[f"val/mse/{group}"] == pytest.approx(np.nanmean(columns[f"mse {group}"]))
+    kept = json.loads((tmp_path / "day 1" / "predictions" / "table.json").read_text())
+    assert kept["columns"][:4] == ["picture", "file_name", "mse", "nme"]
+    assert kept["step"] == read_metrics(tmp_path / "day 1")[-1]["step"]
+    order = sorted(zip(columns["mse"].tolist(), names, strict=True), reverse=True)
+    assert [(row[2], row[1]) for row in kept["rows"]] == [order[i] for i in (0, 1, 2, -1)]
+    for row in kept["rows"]:
+        assert cv2.imread(str(tmp_path / "day 1" / "predictions" / row[0])).std() > 10
+    about = json.loads((tmp_path / "day 1" / "wandb.json").read_text())
+    assert about["tags"] == ["UNet", ENCODER, "15 landmarks", "data"]
+    assert (about["group"], about["name"]) == ("tiny", "tiny-day 1")
 
 
 # --------------------------------------------------------------------------- all rows, fewer rows

@@ -21,6 +21,7 @@ def evaluate(
     tta: TestTimeAugmentation = frozenset(),
     weighted: tyro.conf.FlagCreatePairsOff[bool] = False,
     boxes: Path | None = None,
+    report: Path | None = None,
     json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
@@ -45,6 +46,8 @@ def evaluate(
             the plain mean.
         boxes: for runs with crop.rule box: table of the pictures' boxes, in place of the one the
             run was trained with.
+        report: also write this folder's report.html, one page that a browser shows from disk:
+            scores, curves, where errors lie, how sure the network is, the worst pictures.
         json_file: also write the scores here.
         device: where the networks run.
     """
@@ -55,8 +58,10 @@ def evaluate(
     if solution is not None:
         from heatmap import contest
 
-        if others or tta or weighted or boxes:
-            raise WrongUsage("a submission is scored alone, without --tta, --weighted or --boxes")
+        if others or tta or weighted or boxes or report:
+            raise WrongUsage(
+                "a submission is scored alone, without --tta, --weighted, --boxes or --report"
+            )
         score = contest.score_submission(what, solution)
         scores = {"pictures": len(score.names), "mse": score.mse}
         told = f"pictures     {len(score.names)}\ncontest MSE  {score.mse:.5f} px²"
@@ -70,6 +75,10 @@ def evaluate(
         where = distributed.start(chosen_device(device))
         scores, folder = evaluate_run(ensemble, data, where, decoder)
         told = f"{table(scores)}\nper picture: {folder / 'per_image.csv'}"
+        if report is not None and is_first():
+            from heatmap.report import write_report
+
+            told += f"\nreport: {write_report(ensemble, data, folder, report, where)}"
     if is_first():
         print(told)
         if json_file is not None:

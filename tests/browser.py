@@ -1,0 +1,61 @@
+"""A page as Chromium shows it."""
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Pages tell of themselves from inside frames, since a window has a least width of its own.
+FRAME = '<iframe src="{src}" style="border:0;width:{width}px;height:3000px"></iframe>'
+MEASURE = """
+<script>addEventListener("load", () => parent.postMessage({
+  page_width: document.documentElement.scrollWidth,
+  screen_width: innerWidth,
+  pictures: [...document.images].map(image => image.naturalWidth),
+  charts: [...document.querySelectorAll("svg")].map(svg => svg.getBoundingClientRect().width),
+  text: document.body.innerText,
+}, "*"))</script>
+"""
+RECEIVE = """<!doctype html><pre id="told"></pre>
+<script>
+const told = [];
+addEventListener("message", event => {
+  told.push(event.data);
+  document.getElementById("told").textContent = JSON.stringify(told);
+})
+</script>
+"""
+
+
+def shown(page: Path, widths: Sequence[int], scratch: Path) -> list[dict[str, Any]]:
+    """What a browser makes of the file on screens of those widths; skips where there is none.
+
+    Returns:
+        By width: page_width, screen_width; pictures: natural widths, 0 where one did not load;
+        charts: their widths on the screen; text: what is read. It fails where the browser
+        complains of anything.
+    """
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+    if chromium is None:
+        pytest.skip("no browser to look with (Debian's package chromium)")
+    copy, frames = scratch / "measured.html", scratch / "frames.html"
+    copy.write_text(page.read_text("utf-8").replace("</body>", f"{MEASURE}</body>"), "utf-8")
+    inside = "".join(FRAME.format(src=copy.name, width=width) for width in widths)
+    frames.write_text(RECEIVE + inside, "utf-8")
+    done = subprocess.run(
+        [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+         f"--user-data-dir={scratch / 'profile'}", "--enable-logging=stderr",
+         "--virtual-time-budget=20000", "--window-size=1400,3000", "--dump-dom", frames.as_uri()],
+        capture_output=True, text=True, timeout=240, check=True,
+    )  # fmt: skip
+    told = re.search(r'<pre id="told">(.+?)</pre>', done.stdout, re.DOTALL)
+    assert told, f"the page did not load: {done.stdout[-500:]} {done.stderr[-2000:]}"
+    assert "CONSOLE" not in done.stderr, done.stderr
+    found: list[dict[str, Any]] = json.loads(unescape(told[1]))
+    return sorted(found, key=lambda one: widths.index(one["screen_width"]))

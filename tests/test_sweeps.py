@@ -1,0 +1,91 @@
+"""The saved sweeps, as Weights & Biases' own command and agent take them."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from wandb.sdk.launch.sweeps.utils import load_sweep_config
+from wandb.wandb_agent import Agent
+
+from heatmap.command import load_experiment
+from heatmap.config import to_dict
+
+ROOT = Path(__file__).resolve().parents[1]
+SWEEPS = sorted((ROOT / "experiments" / "sweeps").glob("*.yaml"))
+
+# load_sweep_config leaves the file open
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+def settings(sweep: dict[str, Any]) -> dict[str, Any]:
+    """The largest value of every parameter."""
+    return {
+        name: max(what["values"]) if "values" in what else what["max"]
+        for name, what in sweep["parameters"].items()
+    }
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_a_sweep_varies_fields_of_its_experiment(path: Path) -> None:
+    sweep = load_sweep_config(str(path))
+    assert sweep is not None
+    assert sweep["metric"] == {"name": "val/mse", "goal": "minimize"}
+    experiment = next(part for part in sweep["command"] if part.endswith(".py") and part[0] == "e")
+    values = to_dict(load_experiment(ROOT / experiment))
+    for name in sweep["parameters"]:
+        part, field = name.split(".")
+        assert field in values[part]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_the_agent_starts_the_training_with_the_settings_it_is_told(
+    path: Path,
+    tiny_contest: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """W&B's agent itself, told what its server would tell it."""
+    for name in ("WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH"):  # the agent sets them
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.setenv("WANDB_SWEEP_ID", "9z8y")
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=":")
+    monkeypatch.chdir(ROOT)
+    sweep = load_sweep_config(str(path))
+    assert sweep is not None
+    told = settings(sweep)
+    agent = Agent(api=None, queue=None)
+    agent._sweep_command = [
+        *sweep["command"], "--dry-run", f"--data.root={tiny_contest}", "--augment.mirror=0",
+        "--model.encoder=tu-test_resnet", "--crop.height=32", "--crop.width=32",
+    ]  # fmt: skip
+    arguments = {name: {"value": value} for name, value in told.items()}
+    agent._command_run({"run_id": "1a2b3c", "program": None, "args": arguments})
+    (process,) = agent._run_processes.values()
+    assert process.wait(120) == 0
+    output = capfd.readouterr().out
+    shown = json.loads(output[output.index("{") : output.index("\n}") + 2])
+    for name, value in told.items():
+        part, field = name.split(".")
+        assert shown[part][field] == value
+    assert shown["wandb"]["mode"] == "online"
+
+
+def test_every_run_of_a_sweep_has_a_folder_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from heatmap.command import main
+
+    experiment = str(ROOT / "experiments" / "unet.py")
+    monkeypatch.setenv("COLUMNS", "200")  # so that no line is broken
+    for wandb_id, folder in ((None, "runs/unet"), ("1a2b3c", "runs/unet-1a2b3c")):
+        monkeypatch.delenv("WANDB_RUN_ID", raising=False)
+        if wandb_id:
+            monkeypatch.setenv("WANDB_RUN_ID", wandb_id)
+        with pytest.raises(SystemExit):
+            main([experiment, "--help"])
+        assert f"(default: {folder})" in capsys.readouterr().out
