@@ -85,8 +85,8 @@ def audit_folder(
             cv2.imwrite(str(temporary), picture)
         yield f"{options.sheet}: the first {min(options.count, len(listed))}; of these:"
         for rank, row in enumerate(listed[: min(10, options.count)].tolist(), start=1):
-            reasons = findings.reasons(row, labels.groups) or ["nothing stands out"]
-            yield f"{rank:4}  {names[row]}: {'; '.join(reasons)}"
+            why = findings.reasons(row, labels.groups) or ["nothing stands out"]
+            yield f"{rank:4}  {names[row]}: {'; '.join(why)}"
         if verdicts:
             told = [verdicts[names[row]] for row in listed.tolist() if names[row] in verdicts]
             good = told.count("good")
