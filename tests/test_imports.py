@@ -123,6 +123,12 @@ def test_only_the_mirror_knows_wandb() -> None:
     assert "wandb" not in imports(PACKAGE / "mirror.py", at_module_level=True)
 
 
+def test_only_the_export_knows_onnx() -> None:
+    assert importers("onnxruntime") == {"heatmap/export.py"}
+    found = imports(PACKAGE / "export.py", at_module_level=True)
+    assert "onnxruntime" not in {name.split(".")[0] for name in found}
+
+
 def test_only_the_plots_know_matplotlib() -> None:
     assert importers("matplotlib") == {"heatmap/stats.py"}
     found = imports(PACKAGE / "stats.py", at_module_level=True)
