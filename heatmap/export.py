@@ -210,7 +210,7 @@ def _check_possible(out: Path) -> None:
 
 def _record(graph: Graph, crop: Tensor, image_from_crop: Tensor) -> torch.export.ExportedProgram:
     batch = torch.export.Dim("batch")
-    shapes = dict.fromkeys(INPUTS, {0: batch})
+    shapes = {name: {0: batch} for name in INPUTS}
     graph.to(memory_format=torch.contiguous_format)  # how a file keeps weights
     with torch.no_grad():
         return torch.export.export(graph, (crop, image_from_crop), dynamic_shapes=shapes)
@@ -242,7 +242,7 @@ def _open_onnx(path: Path) -> Program:
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
     def program(crop: Tensor, image_from_crop: Tensor) -> list[Tensor]:
-        values = (crop.numpy(), image_from_crop.numpy())
-        return [torch.from_numpy(t) for t in session.run(None, dict(zip(INPUTS, values)))]
+        fed = {"crop": crop.numpy(), "image_from_crop": image_from_crop.numpy()}
+        return [torch.from_numpy(t) for t in session.run(None, fed)]
 
     return program

@@ -19,7 +19,7 @@ from heatmap.networks import HeatmapNetwork, Network
 
 CROP = Crop(height=48, width=40)  # no multiple of 32
 NUM_LANDMARKS = 15
-UNET = UNet(encoder="tu-test_resnet", weights="none", width=24)
+UNET = UNet(encoder="tu-test_resnet", weights="none", width=32)
 DIRECT = Direct(encoder="tu-test_resnet", weights="none", hidden=9)
 
 
@@ -340,7 +340,7 @@ def many() -> Iterator[Drawn]:
         *(replace(UNET, decoder=name) for name in ("parabola", "global", "softmax")),
         replace(UNET, encoder="resnet18", stride=2),
         replace(UNET, encoder="vgg11", stride=1, width=16),
-        DenseUNet(encoder="densenet121", weights="none", width=24),
+        DenseUNet(encoder="densenet121", weights="none", width=32),
         DIRECT,
         replace(DIRECT, hidden=0, encoder="efficientnet-b0"),
     ],
