@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from heatmap import contest, distributed, topology
+from heatmap import card, contest, distributed, topology
 from heatmap.checkpoint import Trained, load_trained
 from heatmap.ensemble import Ensemble
 from heatmap.files import write_atomically, write_json
@@ -243,8 +243,9 @@ def evaluate_run(
     """Scores a run, or several as one, on validation rows or on another contest's labelled rows.
 
     Writes evaluation.json, per_image.csv and errors.npz into the first run's folder; for other
-    data, for anything but the plain run, or another decoder, into evaluation-NAME inside it. Of
-    several processes each predicts its part, and the first writes.
+    data, for anything but the plain run, or another decoder, into evaluation-NAME inside it. The
+    scores of the run as it is enter its model card, too. Of several processes each predicts its
+    part, and the first writes.
 
     Args:
         data: contest folder, None for the first run's own. Of a table that runs were trained on
@@ -301,6 +302,8 @@ def evaluate_run(
     scores = distributed.from_first(summary(errors) if errors else {})
     if errors:
         write(out, errors, labels.names, scores)
+        if out / "best.pt" == trained.path and (out / "summary.json").exists():
+            card.write(out, table(scores))
     return scores, out
 
 

@@ -140,14 +140,6 @@ def run(tmp_path: Path, network: Network) -> Path:
     return run_folder(tmp_path / "run", UNET, network)
 
 
-def test_the_maps_of_these_tests_have_peaks(network: Network, some: Drawn) -> None:
-    points_image, peak, _ = own_answers(network, some)
-    assert peak.median() > 0.3
-    truth = Frame(some.image_from_crop, CROP.height, CROP.width).to_image(some.points_crop)
-    nearby = (points_image - truth).norm(dim=-1).median()
-    assert nearby < 0.5 * (truth - truth.mean(0)).norm(dim=-1).mean()
-
-
 @pytest.mark.parametrize("decoder", ["window", "parabola", "global", "softmax"])
 def test_whole_maps_are_decoded_as_blocks_of_them(
     network: Network, some: Drawn, decoder: str, monkeypatch: pytest.MonkeyPatch
@@ -159,7 +151,7 @@ def test_whole_maps_are_decoded_as_blocks_of_them(
         output = network(some.crops.float() / 255)
         whole, blocks = network.decode_whole(output), network.decode(output)
     for one, other in zip(whole, blocks, strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-4)
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-4)
 
 
 def test_onnx_runtime_answers_as_the_run(
@@ -276,7 +268,7 @@ def compared(network: Network, some: Drawn) -> Callable[[Callable[[list[Tensor]]
 def test_the_check_sees_every_landmark(compared: Callable[..., export.Difference]) -> None:
     same = compared(lambda answers: None)
     assert same.points_px < 0.005 and same.confidence < 1e-5
-    assert same.compared == 8 * NUM_LANDMARKS
+    assert same.compared == 8 * NUM_LANDMARKS and same.ties == 0
 
     def moved(answers: list[Tensor]) -> None:
         answers[0][-1, 4, 1] += 0.5
