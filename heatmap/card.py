@@ -89,8 +89,11 @@ def _recipe(
     folder: Path, saved: Checkpoint, experiment: Experiment, summary: dict[str, Any]
 ) -> Rows:
     model, train, crop = experiment.model, experiment.train, experiment.crop
+    optimizer = experiment.optimizer
     machine = read_json(folder / "machine.json")
-    start = f"weights {model.weights}" if train.start is None else f"started from {train.start}"
+    start = "random start weights" if model.weights == "none" else f"start weights {model.weights}"
+    if train.start is not None:
+        start = f"started from {train.start}"
     schedules = ", then ".join(stage.schedule.kind for stage in experiment.all_stages)
     losses = [model.loss]
     if isinstance(model, HeatmapModel):
@@ -103,7 +106,7 @@ def _recipe(
         ("crop", f"{crop.height} x {crop.width} pixels, {crop.rule}: {CROPS[crop.rule]}"),
         ("loss", " + ".join(losses)),
         ("augmentation", ", ".join(_changes(experiment.augment)) or "none"),
-        ("optimizer", f"{experiment.optimizer.kind}, {schedules}, batch {train.batch}"),
+        ("optimizer", f"{optimizer.kind}, {schedules}, rate {optimizer.lr:g}, batch {train.batch}"),
         ("running mean", f"of the weights, decay {train.ema}" if train.ema else "none"),
         ("epochs", f"{summary['epochs']} ({summary['steps']} steps)"),
         ("minutes", f"{summary['minutes']:.1f}"),

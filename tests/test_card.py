@@ -61,7 +61,7 @@ def test_it_says_what_the_run_was(heatmap_run: Path, tiny_contest: Path) -> None
     assert found["folder"] == tiny_contest.name
     assert (found["pictures trained on"], found["pictures validated on"]) == ("9", "3")
     assert found["split"] == "by order (the last 3 of 12 rows)"
-    assert found["network"] == f"UNet on {ENCODER}, weights none"
+    assert found["network"] == f"UNet on {ENCODER}, random start weights"
     assert found["loss"] == "adaptive_wing + wing"
     assert found["augmentation"] == "rotate_deg 10, scale 0.15"
     assert found["crop"].startswith("32 x 48 pixels, cover")

@@ -229,15 +229,16 @@ def test_a_direct_run_has_points_alone(
 
 
 def test_a_file_that_answers_otherwise_is_not_left(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    some: Drawn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decode = HeatmapNetwork.decode_whole
+    run = run_folder(tmp_path / "run", DIRECT, fitted(DIRECT, some))
+    opened = export._open_pt2
 
-    def decode_elsewhere(self: HeatmapNetwork, output: maps.Maps) -> networks.CropPrediction:
-        found = decode(self, output)
-        return found._replace(points_crop=found.points_crop + 0.02)
+    def opened_wrongly(path: Path) -> export.Program:
+        program = opened(path)
+        return lambda crop, image_from_crop: [program(crop, image_from_crop)[0] + 0.02]
 
-    monkeypatch.setattr(HeatmapNetwork, "decode_whole", decode_elsewhere)
+    monkeypatch.setattr(export, "_open_pt2", opened_wrongly)
     out = tmp_path / "files" / "model.pt2"
     out.parent.mkdir()
     out.write_text("an older one")
