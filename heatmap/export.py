@@ -7,6 +7,7 @@ caller can do stays outside: finding the face, and cutting the crop.
 
 import importlib.util
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +21,8 @@ from heatmap.checkpoint import Trained, load_trained
 from heatmap.files import finite, write_atomically
 from heatmap.frame import Frame
 from heatmap.networks import HeatmapNetwork, Network
+
+logger = logging.getLogger("heatmap")
 
 INPUTS = ("crop", "image_from_crop")
 OUTPUTS = ("points_image", "confidence", "covariance_image")  # the direct road has the first alone
@@ -94,6 +97,7 @@ def export(run: Path, out: Path, decoder: str | None = None) -> Difference:
     write, opened = (_write_onnx, _open_onnx) if out.suffix == ".onnx" else (_write_pt2, _open_pt2)
     crop = trained.experiment.crop
     crops, image_from_crop = drawn_crops(NUM_FACES, crop.height, crop.width)
+    logger.info(f"recording {trained.path}, then checking the file on {NUM_FACES} drawn faces")
     with write_atomically(out) as temporary:
         try:
             program = _record(Graph(network).eval(), crops[:2], image_from_crop[:2])
@@ -122,12 +126,14 @@ def metadata(trained: Trained) -> dict[str, Any]:
     except ValueError:
         permutation = None
     is_heatmap = isinstance(network, HeatmapNetwork)
+    progress = trained.checkpoint.progress
+    scores = progress["scores"]  # of the weights as they are, unless an epoch has begun since
     groups = topology.groups(num_landmarks)
     known = {
         "heatmap_version": heatmap.__version__,
         "run": trained.path.resolve().parent.name,
         "experiment": experiment.name,
-        "validation_mse": trained.checkpoint.progress["best_mse"],
+        "validation_mse": scores[-1] if scores and progress["batch"] == 0 else None,
         "num_landmarks": num_landmarks,
         "landmark_groups": {name: [group.start, group.stop] for name, group in groups.items()},
         "mirror_permutation": permutation,

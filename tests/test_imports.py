@@ -85,6 +85,7 @@ ALLOWED = {
     "parallel": set(),
     "duplicates": set(),
     "check": {"contest", "duplicates", "parallel", "samples"},
+    "card": {"checkpoint", "config", "files", "record", "topology"},
     "stored_split": {"contest", "parallel"},
     "stats": {"config", "contest", "files", "parallel", "pose", "samples"},
 }
