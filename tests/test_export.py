@@ -1,7 +1,7 @@
 """A run handed on as one file answers as the run itself does."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from heatmap.frame import Frame
 from heatmap.networks import HeatmapNetwork, Network
 
 CROP = Crop(height=48, width=40)  # no multiple of 32
+LARGE = Crop(height=112, width=80)
 NUM_LANDMARKS = 15
 UNET = UNet(encoder="tu-test_resnet", weights="none", width=32)
 DIRECT = Direct(encoder="tu-test_resnet", weights="none", hidden=9)
@@ -27,30 +28,37 @@ DIRECT = Direct(encoder="tu-test_resnet", weights="none", hidden=9)
 class Drawn:
     """(B, 3, h, w) uint8 crops of drawn faces, and their landmarks (B, P, 2) in crop pixels.
 
-    image_from_crop: (B, 3, 3) float64, for pictures of 4,000 pixels.
+    image_from_crop: (B, 3, 3) float64.
     """
 
     crops: Tensor
     points_crop: Tensor
     image_from_crop: Tensor
 
+    @property
+    def frame(self) -> Frame:
+        return Frame(self.image_from_crop, *self.crops.shape[-2:])
 
-def drawn(count: int) -> Drawn:
+    def part(self, chosen: slice) -> "Drawn":
+        return Drawn(self.crops[chosen], self.points_crop[chosen], self.image_from_crop[chosen])
+
+
+def drawn(count: int, crop: Crop, enlarged: float = 1.0) -> Drawn:
+    """enlarged: factor of the photographs' sizes, which are 100 to 600 px."""
     crops, points_crop, frames = [], [], []
     for index in range(count):
         image, points_image = faces.draw_face(9, index)
-        here = frame.cover(image.shape[:2], (CROP.height, CROP.width))
+        here = frame.cover(image.shape[:2], (crop.height, crop.width))
         crops.append(torch.from_numpy(samples.cut(image, here)).permute(2, 0, 1))
         points = points_image[:: len(points_image) // NUM_LANDMARKS][:NUM_LANDMARKS]
         points_crop.append(here.to_crop(torch.from_numpy(points)))
-        enlarging = frame.resizing(image.shape[:2], (4000, 4000))
-        frames.append(enlarging @ here.image_from_crop)
+        frames.append(frame.scaling(enlarged) @ here.image_from_crop)
     return Drawn(torch.stack(crops), torch.stack(points_crop), torch.stack(frames))
 
 
 @pytest.fixture(scope="module")
 def some() -> Drawn:
-    return drawn(8)
+    return drawn(8, CROP, enlarged=10)
 
 
 @torch.no_grad()
@@ -60,7 +68,8 @@ def fitted(model: config.Model, shown: Drawn) -> Network:
     Random embeddings would give flat maps, whose highest pixel rounding decides.
     """
     torch.manual_seed(3)
-    network = networks.build(model, CROP, NUM_LANDMARKS)
+    height, width = shown.crops.shape[-2:]
+    network = networks.build(model, Crop(height=height, width=width), NUM_LANDMARKS)
     images = shown.crops.float() / 255
     network.train()(images)  # batch normalisation
     output = network.eval()(images)
@@ -77,14 +86,14 @@ def fitted(model: config.Model, shown: Drawn) -> Network:
     return network
 
 
-def run_folder(folder: Path, model: config.Model, network: Network) -> Path:
+def run_folder(folder: Path, model: config.Model, network: Network, crop: Crop = CROP) -> Path:
     """A run whose running mean of the weights is the network's, and whose weights are others."""
     spoilt = {name: 0 * values for name, values in network.state_dict().items()}
     folder.mkdir()
     checkpoint.save(
         folder / "best.pt",
         Checkpoint(
-            config=config.to_dict(Experiment(name="mine", crop=CROP, model=model)),
+            config=config.to_dict(Experiment(name="mine", crop=crop, model=model)),
             num_landmarks=NUM_LANDMARKS,
             network=spoilt,
             averaged=network.state_dict(),
@@ -105,7 +114,7 @@ def run_folder(folder: Path, model: config.Model, network: Network) -> Path:
 def own_answers(network: Network, shown: Drawn) -> list[Tensor]:
     """As prediction gives them, on its own way: points, and what a heatmap road has beside them."""
     found = network.decode(network(shown.crops.float() / 255))
-    here = Frame(shown.image_from_crop, CROP.height, CROP.width)
+    here = shown.frame
     answers: list[Tensor] = [here.to_image(found.points_crop)]
     if found.peak is not None and found.covariance_crop is not None:
         answers += [found.peak, here.covariance_to_image(found.covariance_crop)]
@@ -121,10 +130,6 @@ def assert_same(found: list[Any], expected: list[Tensor]) -> None:
         torch.testing.assert_close(rest[0], expected[1], rtol=0, atol=1e-4)
         scale = float(expected[2].abs().max())
         torch.testing.assert_close(rest[1].double(), expected[2], rtol=0, atol=1e-4 * scale)
-
-
-def of(shown: Drawn, chosen: slice) -> Drawn:
-    return Drawn(shown.crops[chosen], shown.points_crop[chosen], shown.image_from_crop[chosen])
 
 
 # ------------------------------------------------------------------------------ the files
@@ -173,7 +178,7 @@ def test_onnx_runtime_answers_as_the_run(
         "covariance_image": ["batch", NUM_LANDMARKS, 2, 2],
     }
     for chosen in (slice(0, 1), slice(0, 8)):
-        shown = of(some, chosen)
+        shown = some.part(chosen)
         frames = shown.image_from_crop.float().numpy()
         fed = {"crop": shown.crops.numpy(), "image_from_crop": frames}
         assert_same(session.run(None, fed), own_answers(network, shown))
@@ -208,7 +213,7 @@ def test_torch_answers_as_the_run_from_the_file(
     program = torch.export.load(tmp_path / "model.pt2", extra_files=texts).module()
     check_metadata(json.loads(texts["metadata.json"]))
     for chosen in (slice(3, 4), slice(0, 8)):
-        shown = of(some, chosen)
+        shown = some.part(chosen)
         found = program(shown.crops, shown.image_from_crop.float())
         assert_same(list(found), own_answers(network, shown))
 
@@ -223,7 +228,7 @@ def test_a_direct_run_has_points_alone(
     assert not (tmp_path / "model.pt2").exists()
     assert tool("export", run, "model.pt2") == 0
     program = torch.export.load(tmp_path / "model.pt2").module()
-    shown = of(some, slice(0, 5))
+    shown = some.part(slice(0, 5))
     assert_same(
         list(program(shown.crops, shown.image_from_crop.float())), own_answers(network, shown)
     )
@@ -324,8 +329,8 @@ def test_a_missing_library_is_named_with_its_remedy(
 
 
 @pytest.fixture(scope="module")
-def many() -> Iterator[Drawn]:
-    return drawn(64)
+def many() -> Drawn:
+    return drawn(64, LARGE)
 
 
 @pytest.mark.slow
@@ -361,12 +366,12 @@ def test_every_network_in_onnx_runtime_on_64_faces(
 ) -> None:
     pytest.importorskip("onnxruntime", reason="pip install -e '.[export]'")
     network = fitted(model, many)
-    export.export(run_folder(tmp_path / "run", model, network), tmp_path / "model.onnx")
+    export.export(run_folder(tmp_path / "run", model, network, LARGE), tmp_path / "model.onnx")
     program = export._open_onnx(tmp_path / "model.onnx")
     ties = 0
     for size in (1, 8):
         for start in range(0, len(many.crops), size):
-            shown = of(many, slice(start, start + size))
+            shown = many.part(slice(start, start + size))
             frames = shown.image_from_crop.float()
             found = export.compare(program, network, shown.crops, frames)
             assert found.points_px <= 0.01 and found.confidence <= 1e-3
