@@ -150,7 +150,7 @@ def _around_peaks(maps: Tensor, radius: int) -> _Windows:
     """The windows of (n, H, W) maps in float32 or float64; H, W >= 3."""
     height, width = maps.shape[1:]
     assert min(height, width) >= 3, f"a {height} x {width} map is too small to decode"
-    each = torch.arange(len(maps), device=maps.device)
+    each = torch.arange(maps.shape[0], device=maps.device)  # an export takes len for a constant
     # two stages: the maximum of every row is one fast reduction, what remains is small
     row = maps.amax(-1).argmax(-1)
     column = maps[each, row].argmax(-1)

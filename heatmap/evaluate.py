@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from heatmap import calibration, contest, distributed, topology
+from heatmap import calibration, card, contest, distributed, topology
 from heatmap.checkpoint import Trained, load_trained
 from heatmap.ensemble import Ensemble
 from heatmap.files import write_atomically, write_json
@@ -298,7 +298,9 @@ def evaluate_run(
     Writes evaluation.json, per_image.csv, errors.npz, calibration.json (how far off a landmark is
     expected to be, where the networks tell how sure they are) and timing.json into the first run's
     folder; for other data, for anything but the best checkpoint alone, or another decoder, into
-    evaluation-NAME inside it. Of several processes each predicts its part, and the first writes.
+    evaluation-NAME inside it. The scores of
+    the run as it is enter its model card, too. Of several processes each predicts its part, and the
+    first writes.
 
     Args:
         data: contest folder, None for the first run's own. Of a table that runs were trained on
@@ -367,6 +369,8 @@ def evaluate_run(
             | {"batch": experiment.train.batch, "workers": experiment.data.workers}
             | {"milliseconds_a_picture": milliseconds},
         )
+        if out / "best.pt" == trained.path and (out / "summary.json").exists():
+            card.write(out, table(scores))
     return scores, out
 
 

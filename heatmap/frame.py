@@ -43,7 +43,7 @@ class Frame:
     def covariance_to_image(self, covariance_crop: Tensor) -> Tensor:
         """(..., P, 2, 2) float64 covariances in square pixels of the photograph."""
         linear = self.image_from_crop[..., None, :2, :2]
-        return linear @ covariance_crop.double() @ linear.mT
+        return linear @ covariance_crop.to(linear) @ linear.mT
 
     def pixel_area(self) -> Tensor:
         """(...) float64 square pixels of the photograph that a crop pixel covers."""
@@ -170,9 +170,13 @@ def resizing(from_hw: tuple[int, int], to_hw: tuple[int, int]) -> Tensor:
 
 
 def apply(matrix: Tensor, points: Tensor) -> Tensor:
-    """(..., P, 2) float64: the (..., 3, 3) affine applied to (..., P, 2) points; NaN stays NaN."""
-    points = points.to(matrix)
-    return points @ matrix[..., :2, :2].mT + matrix[..., None, :2, 2]
+    """(..., P, 2): the (..., 3, 3) affine applied to (..., P, 2) points, in the affine's dtype.
+
+    NaN stays NaN.
+    """
+    # no matmul: GPUs may round the factors of a float32 one to 10 bits, which is pixels here
+    products = matrix[..., None, :2, :2] * points.to(matrix)[..., None, :]
+    return products.sum(-1) + matrix[..., None, :2, 2]
 
 
 def _matrix(rows: Sequence[Sequence[float]]) -> Tensor:

@@ -317,7 +317,7 @@ def _loss_and_gradients(
 
 def _heights(features: Tensor, embeddings: Tensor, bias: Tensor) -> Tensor:
     """(b, P, n) from (b, C, n) features."""
-    return torch.baddbmm(bias[:, None], embeddings.expand(len(features), -1, -1), features)
+    return torch.baddbmm(bias[:, None], embeddings.expand(features.shape[0], -1, -1), features)
 
 
 def _blocks(

@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from heatmap import augment, checkpoint, distributed, evaluate, machine, plan
+from heatmap import augment, card, checkpoint, distributed, evaluate, machine, plan
 from heatmap.config import HeatmapModel, Model, Rates, to_dict
 from heatmap.files import finite, write_json
 from heatmap.maps import Maps
@@ -42,6 +42,8 @@ NUM_WORST = NUM_OTHERS = 16  # pictures of the table of predictions
 
 def train(run: Run, folder: Path) -> dict[str, Any]:
     """Trains to the end of the budget; returns the run's summary, which the folder holds too.
+
+    The finished folder holds a model card as well.
 
     Raises:
         ValueError: a picture cannot be read, or loss or gradient is not finite; the pictures are
@@ -77,6 +79,7 @@ def train(run: Run, folder: Path) -> dict[str, Any]:
     ) as record:
         summary = _epochs(run, folder, record)
         record.finish(summary)
+    card.write(folder)
     return summary
 
 

@@ -98,6 +98,7 @@ ALLOWED = {
     "parallel": set(),
     "duplicates": set(),
     "check": {"contest", "duplicates", "parallel", "samples"},
+    "card": {"checkpoint", "config", "files", "record", "topology"},
     "stored_split": {"contest", "parallel"},
     "stats": {"config", "contest", "files", "parallel", "pose", "samples"},
 }
@@ -139,6 +140,12 @@ def test_only_the_mirror_knows_wandb() -> None:
 def test_only_videos_know_av_and_only_the_camera_knows_windows() -> None:
     assert importers("av") == {"heatmap/video.py"}
     assert importers("tkinter") == {"heatmap/camera.py"}
+
+
+def test_only_the_export_knows_onnx() -> None:
+    assert importers("onnxruntime") == {"heatmap/export.py"}
+    found = imports(PACKAGE / "export.py", at_module_level=True)
+    assert "onnxruntime" not in {name.split(".")[0] for name in found}
 
 
 def test_only_the_plots_know_matplotlib() -> None:

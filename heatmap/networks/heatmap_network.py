@@ -115,9 +115,17 @@ class HeatmapNetwork(Network):
 
     def decode(self, output: Maps) -> CropPrediction:
         """What the decoder reads off the maps, in crop pixels."""
-        decoded = maps.decode(output, self.sigma, self.landmark_decoder)
-        crop_from_heatmap = frame.crop_from_heatmap(self.stride).to(decoded.peak.device)
+        return self._in_crop(maps.decode(output, self.sigma, self.landmark_decoder))
+
+    def decode_whole(self, output: Maps) -> CropPrediction:
+        """The same from all maps at once, without a loop over the pictures.
+
+        An export records what one batch does, and a loop would be recorded for its size alone.
+        """
+        return self._in_crop(codec.decode(maps.whole(output), self.sigma, self.landmark_decoder))
+
+    def _in_crop(self, decoded: codec.Decoded) -> CropPrediction:
+        # exact in float32: the factor is a power of two
+        crop_from_heatmap = frame.crop_from_heatmap(self.stride).to(decoded.points_heatmap)
         points_crop = frame.apply(crop_from_heatmap, decoded.points_heatmap)
-        return CropPrediction(
-            points_crop.float(), decoded.peak, decoded.covariance * self.stride**2
-        )
+        return CropPrediction(points_crop, decoded.peak, decoded.covariance * self.stride**2)
