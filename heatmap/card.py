@@ -95,7 +95,7 @@ def _recipe(
     if train.start is not None:
         start = f"started from {train.start}"
     schedules = ", then ".join(stage.schedule.kind for stage in experiment.all_stages)
-    losses = [model.loss]
+    losses: list[str] = [model.loss]
     if isinstance(model, HeatmapModel):
         losses = [kind for kind in (model.loss, model.coordinate_loss) if kind != "none"]
         losses += ["divergence"] if model.divergence else []
