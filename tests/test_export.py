@@ -269,8 +269,8 @@ def compared(network: Network, some: Drawn) -> Callable[[Callable[[list[Tensor]]
             change(answers)
             return answers
 
-        frames = some.image_from_crop.float()
-        return export.compare(program, network, some.crops, frames)
+        frames = frame.scaling(0.1) @ some.image_from_crop  # the photographs' own sizes
+        return export.compare(program, network, some.crops, frames.float())
 
     return compare
 
@@ -278,7 +278,7 @@ def compared(network: Network, some: Drawn) -> Callable[[Callable[[list[Tensor]]
 def test_the_check_sees_every_landmark(compared: Callable[..., export.Difference]) -> None:
     same = compared(lambda answers: None)
     assert same.points_px < 0.005 and same.confidence < 1e-5
-    assert same.compared == 8 * NUM_LANDMARKS and same.ties == 0
+    assert same.landmarks == 8 * NUM_LANDMARKS and same.unsettled < 12
 
     def moved(answers: list[Tensor]) -> None:
         answers[0][-1, 4, 1] += 0.5
@@ -288,7 +288,7 @@ def test_the_check_sees_every_landmark(compared: Callable[..., export.Difference
     assert np.isnan(compared(lambda answers: answers[0][0].fill_(np.nan)).points_px)
 
 
-def test_a_map_with_two_peaks_is_not_compared(
+def test_a_map_without_a_peak_is_not_compared(
     network: Network, some: Drawn, compared: Callable[..., export.Difference],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -301,7 +301,7 @@ def test_a_map_with_two_peaks_is_not_compared(
         answers[0][:, 6] += 100
 
     found = compared(elsewhere)
-    assert found.ties == len(some.crops)
+    assert found.unsettled >= len(some.crops)
     assert found.points_px < 0.005
 
 
@@ -368,12 +368,12 @@ def test_every_network_in_onnx_runtime_on_64_faces(
     network = fitted(model, many)
     export.export(run_folder(tmp_path / "run", model, network, LARGE), tmp_path / "model.onnx")
     program = export._open_onnx(tmp_path / "model.onnx")
-    ties = 0
+    unsettled = 0
     for size in (1, 8):
         for start in range(0, len(many.crops), size):
             shown = many.part(slice(start, start + size))
             frames = shown.image_from_crop.float()
             found = export.compare(program, network, shown.crops, frames)
             assert found.points_px <= 0.01 and found.confidence <= 1e-3
-            ties += found.ties
-    assert ties < 0.01 * 2 * 64 * NUM_LANDMARKS
+            unsettled += found.unsettled
+    assert unsettled < 0.05 * 2 * 64 * NUM_LANDMARKS

@@ -34,10 +34,11 @@ def export(
     from heatmap.export import export as write
 
     found = write(run, out, decoder)
-    ties = f", {found.ties} of them left out as ties" if found.ties else ""
+    unsettled = f", without {found.unsettled} that rounding moves" if found.unsettled else ""
     print(
         f"{out}: {out.stat().st_size / 1e6:.1f} MB; on drawn faces, one by one and together, it "
-        f"answers as the run does, to {found.points_px:.1g} px ({found.compared} landmarks{ties})"
+        f"answers as the run does, to {found.points_px:.1g} px "
+        f"({found.landmarks} landmarks{unsettled})"
     )
 
 
