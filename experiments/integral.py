@@ -9,7 +9,9 @@ Against  experiments/unet.py, trained on heatmaps. Without the divergence:
          --model.coordinate-loss mae --model.coordinate-weight 0.1
 Cost     1.0 GiB at the peak by the dry run on a CPU (971 landmarks, batch 32); the time was
          not measured at full size
-Outcome  expected: between experiments/baseline.py and experiments/unet.py.
+Outcome  faces68, random weights, 12 minutes on 2 CPU cores, 9 epochs: 7.39 px² (unet: 4.98 and
+         5.20, baseline: 21.99, mean shape: 127.35), with --model.weights none --model.encoder
+         resnet18 --model.width 68 --train.batch 16 --train.epochs 1000 --train.max-minutes 12.
 """
 
 from dataclasses import replace

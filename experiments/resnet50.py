@@ -11,10 +11,11 @@ Against  experiments/unet.py; its main attempts, experiments/resnet50_*.py. Othe
          Turned heads twice: tools/data.py pose DIR --out weights.csv, --data.weights weights.csv
 Cost     24.1 GiB at the peak by the dry run on a CPU (971 landmarks, batch 256); the time was
          not measured at full size
-Outcome  faces68, random weights, 12 minutes on 2 CPU cores, 16 epochs: 10.41 px² (unet: 4.98, mean
-         shape: 130.8), with --model.weights none --model.encoder resnet18 --crop.height 128
-         --crop.width 128 --train.batch 16 --train.epochs 1000 --train.max-minutes 12. On the
-         contest's data its author reached 8.92 px² (private).
+Outcome  faces68, random weights, 12 minutes on 2 CPU cores: 10.41 and 10.94 px² with two seeds
+         after 16 and 14 epochs (unet: 4.98 and 5.20, mean shape: 130.8), with --model.weights
+         none --model.encoder resnet18 --crop.height 128 --crop.width 128 --train.batch 16
+         --train.epochs 1000 --train.max-minutes 12. On the contest's data its author reached
+         8.92 px² (private).
 """
 
 from dataclasses import replace

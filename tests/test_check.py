@@ -100,7 +100,7 @@ def test_all_problems_of_a_table_are_told_at_once(contest: Folder) -> None:
         "row 5, column Point_0_X: the cell is empty, but Point_0_Y is not",
         "row 8: 16 cells where the header has 15",
         "row 11: the row is blank",
-        f"{contest.test_points}, row 3, column point_index_list: 2 indices, but the rows above",
+        f"{contest.test_points}, row 3, column point_index_list: 2 indices, but other rows",
         "row 4, column point_index_list: index 7 is out of range; there are 7 landmarks",
     ):
         assert essential in messages
