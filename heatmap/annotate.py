@@ -192,7 +192,7 @@ class Annotator:
 
     def _drawn(self, image: np.ndarray, faces: Sequence[Face], enlarged: int = 1) -> np.ndarray:
         """A copy of the picture, so many times larger, with its faces."""
-        num_landmarks = self.predictor.num_landmarks
+        known = self.predictor.num_landmarks, self.predictor.scheme
         image_hw = image.shape[0], image.shape[1]
         shown_hw = enlarged * image_hw[0], enlarged * image_hw[1]
         if enlarged > 1:
@@ -204,8 +204,8 @@ class Annotator:
             if self.ellipses and face.covariance is not None:
                 spread = face.covariance * enlarged**2
             image = draw.draw_landmarks(
-                image, points, topology.groups(num_landmarks),
-                curves=topology.curves(num_landmarks), covariance_image=spread,
+                image, points, topology.groups(*known), curves=topology.curves(*known),
+                covariance_image=spread,
             )  # fmt: skip
         return image
 

@@ -62,6 +62,7 @@ class Predictor:
         self._network = trained.network.to(self._device).eval()
         self._precision = trained.experiment.train.precision
         self._mean_shape_crop = trained.mean_shape_crop
+        self.scheme = trained.scheme
 
     def __call__(
         self,
