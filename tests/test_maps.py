@@ -573,7 +573,7 @@ print(peak_mib(8, landmarks, 64, 64))
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
 @pytest.mark.parametrize("how", ["eager", "compiled"])
-@pytest.mark.parametrize(("landmarks", "most"), [(1, 12), (971, 64), (10_000, 64)])
+@pytest.mark.parametrize(("landmarks", "most"), [(1, 14), (971, 64), (10_000, 64)])
 def test_the_loss_takes_less_than_64_mib_beyond_its_gradients(
     landmarks: int, most: float, how: str
 ) -> None:
