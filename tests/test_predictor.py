@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import cv2
@@ -56,8 +57,9 @@ def predictor(
     read: Callable[[Tensor], CropPrediction], crop: config.Crop, batch: int = 2
 ) -> Predictor:
     experiment = config.Experiment(name="stub", crop=crop)
-    none = cast(checkpoint.Checkpoint, None)
-    return Predictor(Trained(experiment, Stub(read), MEAN_SHAPE, none, Path("stub")), "cpu", batch)
+    saved = cast(checkpoint.Checkpoint, SimpleNamespace(landmark_scheme=None))
+    trained = Trained(experiment, Stub(read), MEAN_SHAPE, saved, Path("stub"))
+    return Predictor(trained, "cpu", batch)
 
 
 def mean_shape(images: Tensor) -> CropPrediction:

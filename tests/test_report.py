@@ -181,7 +181,7 @@ def errors() -> Errors:
         rows=np.arange(23), mse=nme**2, nme=nme, normaliser="box",
         distance=distance.astype(np.float32), peak=np.full((23, 5), np.nan),
         spread=np.full((23, 5), np.nan, np.float16), mean_shape_mse=nme + 50,
-        image_hw=generator.integers(60, 400, (23, 2)), bias=bias,
+        image_hw=generator.integers(60, 400, (23, 2)), bias=bias, groups={"all": range(5)},
     )  # fmt: skip
 
 
