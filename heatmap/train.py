@@ -79,7 +79,8 @@ def train(run: Run, folder: Path) -> dict[str, Any]:
     ) as record:
         summary = _epochs(run, folder, record)
         record.finish(summary)
-    card.write(folder)
+    if (folder / "best.pt").is_file():  # not where a run was resumed into another folder
+        card.write(folder)
     return summary
 
 
