@@ -44,6 +44,7 @@ from heatmap import (
     synthetic,
     train,
 )
+from heatmap.columns import lined_up
 from heatmap.contest import read_image
 from heatmap.maps import Maps
 from heatmap.predict import autocast
@@ -806,17 +807,12 @@ def table(results: list[Result], *, markdown: bool) -> str:
             if r.race == race
         ]
         titled = [(race, *header[1:]), *rows]
-        widths = [max(len(row[i]) for row in titled) for i in range(len(header))]
-        for number, row in enumerate(titled):
-            cells = [
-                cell.ljust(width) if i < 2 else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ]
+        for number, cells in enumerate(lined_up(titled, left=2)):
             lines.append("| " + " | ".join(cells) + " |" if markdown else "  ".join(cells).rstrip())
             if number == 0:
                 ruled = [
-                    "-" * width if i < 2 else "-" * (width - 1) + ":"
-                    for i, width in enumerate(widths)
+                    "-" * len(cell) if i < 2 else "-" * (len(cell) - 1) + ":"
+                    for i, cell in enumerate(cells)
                 ]
                 lines.append("| " + " | ".join(ruled) + " |" if markdown else "-" * len(lines[-1]))
         lines.append("")

@@ -21,7 +21,7 @@ landmark.
 """
 
 from heatmap.contest.folder import Folder, find_folder
-from heatmap.contest.images import Photograph, image_paths, misplaced, read_image
+from heatmap.contest.images import Photograph, image_paths, is_readable, misplaced, read_image
 from heatmap.contest.landmarks import LandmarkTable, Names, Points
 from heatmap.contest.score import contest_mse, squared_errors
 from heatmap.contest.split import (
@@ -71,6 +71,7 @@ __all__ = [
     "count_landmarks",
     "find_folder",
     "image_paths",
+    "is_readable",
     "misplaced",
     "people_of",
     "read_asked_points",

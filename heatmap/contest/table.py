@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 import numpy as np
-from tqdm import tqdm
 
 from heatmap.contest.digits import parse_rows
 from heatmap.contest.landmarks import LandmarkTable, joined
-from heatmap.files import write_atomically
+from heatmap.files import reading_bar, write_atomically
 
 T = TypeVar("T")
 
@@ -362,17 +361,7 @@ def read_blocks(
         ValueError: anything else; the message names file, row and column.
     """
     require_file(path)
-    with (
-        path.open("rb") as file,
-        tqdm(
-            desc=f"Reading {path.name}",
-            total=path.stat().st_size,
-            unit="B",
-            unit_scale=True,
-            delay=1,
-            disable=not progress,
-        ) as bar,
-    ):
+    with path.open("rb") as file, reading_bar(path, "Reading", progress) as bar:
 
         def see(text: bytes) -> None:
             watch(text)
