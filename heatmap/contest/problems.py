@@ -13,14 +13,13 @@ from typing import BinaryIO
 
 import numpy as np
 
+from heatmap.contest.small_tables import asked_rows, parse_asked_row
 from heatmap.contest.table import (
     DELIMITERS,
     PREFIXES,
     add_name,
-    asked_rows,
     checked_name,
     decoded,
-    parse_asked_row,
     parse_cells,
     read_header,
     require_file,
