@@ -14,8 +14,6 @@ from heatmap.contest import (
     write_asked_points,
 )
 
-NAMES = ["a.jpg", "b.jpg", "sub/c.jpg"]
-POINTS = np.array([[[1, 2], [-3, 4]], [[50, 60], [70, 80]], [[9, 8], [7, 1308]]], np.float32)
 TABLE = (
     "file_name\tPoint_0_X\tPoint_0_Y\tPoint_1_X\tPoint_1_Y\n"
     "a.jpg\t1\t2\t-3\t4\n"
@@ -28,14 +26,6 @@ def save(folder: Path, text: str | bytes) -> Path:
     path = folder / "landmarks.csv"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return path
-
-
-def refuses(path: Path, *essentials: str) -> None:
-    """Asserts that reading fails with the file and all the essentials in the message."""
-    with pytest.raises(ValueError, match=re.escape(str(path))) as error:
-        read_landmarks(path)
-    for essential in essentials:
-        assert essential in str(error.value)
 
 
 ASKED = "file_name\tpoint_index_list\na.jpg\t[7, 3, 0]\nb.jpg\t[1, 1, 2]\n"
