@@ -16,11 +16,6 @@ from tqdm import tqdm
 
 from heatmap.columns import lined_up
 
-try:
-    import dsntnn
-except ImportError:
-    dsntnn = None
-
 OURS, PEER, LIMIT = "ours", "peer", "limit"
 
 

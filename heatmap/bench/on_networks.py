@@ -23,11 +23,6 @@ from heatmap.bench.on_maps import BETA, paper_loss
 from heatmap.maps import Maps
 from heatmap.predict import autocast
 
-try:
-    import dsntnn
-except ImportError:
-    dsntnn = None
-
 
 def _networks(settings: Settings) -> tuple[dict[int, networks.Network], Tensor, Tensor, Tensor]:
     model = config.UNet(encoder=settings.encoder, weights="none")

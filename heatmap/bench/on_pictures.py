@@ -31,11 +31,6 @@ from heatmap.bench.measuring import (
 from heatmap.contest import read_image
 from heatmap.stopwatch import Stopwatch
 
-try:
-    import dsntnn
-except ImportError:
-    dsntnn = None
-
 CROP = config.Crop(height=128, width=128)
 AUGMENT = config.Augment(mirror=0.5, rotate_deg=25, scale=0.2, contrast=0.3)
 

@@ -10,11 +10,6 @@ from pathlib import Path
 from heatmap.bench import readers
 from heatmap.bench.measuring import LIMIT, OURS, PEER, Contender, Result, Settings, compared
 
-try:
-    import dsntnn
-except ImportError:
-    dsntnn = None
-
 
 def landmark_table(settings: Settings) -> Iterator[list[Result]]:
     """A part of a table by the organisers' loop and ours, then the whole of it by ours.
