@@ -15,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from heatmap import contest
+from heatmap.columns import as_lines
 from heatmap.contest import problems as tables
 from heatmap.duplicates import near_groups, perceptual_hash
 from heatmap.parallel import in_processes
@@ -198,8 +199,9 @@ def check(root: Path, *, workers: int = 1, progress: bool = False) -> Report:
 def look_at(path: Path) -> Look:
     """What a picture looks like, or why it cannot be read."""
     try:
+        photograph = contest.Photograph(path)
         with _standard_error() as said:
-            image = contest.read_image(path)
+            image, _ = photograph.pixels(1)
             damage = said()
     except ValueError as error:
         return Look(str(error))
@@ -212,7 +214,7 @@ def look_at(path: Path) -> Look:
         is_grey=bool((image == image[..., :1]).all()),
         brightness=float(image.mean()),
         border=(left, top, width - right, height - bottom),
-        content=hashlib.sha256(path.read_bytes()).digest(),
+        content=hashlib.sha256(photograph.data).digest(),
         alike=perceptual_hash(image),
     )
 
@@ -447,7 +449,7 @@ def _spread(values: np.ndarray) -> dict[str, float]:
 
 def text(report: Report) -> str:
     """The report as lines that line up, for people: numbers, then problems by kind."""
-    lines = [str(report.root), *_lined_up(_numbers(report)), ""]
+    lines = [str(report.root), *as_lines(_numbers(report)), ""]
     kinds = Counter((problem.severity, problem.kind) for problem in report.problems)
     if not kinds:
         return "\n".join([*lines, "nothing is wrong"])
@@ -456,7 +458,7 @@ def text(report: Report) -> str:
     for severity, kind in kinds:
         parts = Counter(p.part for p in report.problems if (p.severity, p.kind) == (severity, kind))
         table.append((severity, kind, str(parts["train"]), str(parts["test"])))
-    lines += _lined_up(table, left=2)
+    lines += as_lines(table, left=2)
     for severity, kind in kinds:
         here = [p.message for p in report.problems if (p.severity, p.kind) == (severity, kind)]
         more = [f"... and {len(here) - EXAMPLES} more"] if len(here) > EXAMPLES else []
@@ -495,15 +497,3 @@ def _numbers(report: Report) -> list[tuple[str, ...]]:
             counts.append(f"{sum(size > 0 for size in sizes)} ({sum(sizes)} pictures)")
         table.append((name, *counts))
     return table
-
-
-def _lined_up(table: Sequence[tuple[str, ...]], left: int = 1) -> list[str]:
-    """The rows as lines; the first `left` columns begin and the others end in one place."""
-    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
-    return [
-        "  ".join(
-            cell.ljust(width) if column < left else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in table
-    ]

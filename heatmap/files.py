@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 
 @contextmanager
 def write_atomically(path: Path) -> Iterator[Path]:
@@ -61,6 +63,14 @@ def flush_to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def reading_bar(path: Path, doing: str, shown: bool) -> tqdm:
+    """A bar for the bytes of a file, to be updated by whoever reads it; it comes after a second."""
+    return tqdm(
+        desc=f"{doing} {path.name}", total=path.stat().st_size, unit="B", unit_scale=True, delay=1,
+        disable=not shown,
+    )  # fmt: skip
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

@@ -155,7 +155,7 @@ def read_pictures(experiment: Experiment, saved: checkpoint.Checkpoint | None = 
             unreadable = [
                 row
                 for row in np.intersect1d(validation_rows, excluded).tolist()
-                if not _is_readable(folder.train_images / table.names[row])
+                if not contest.is_readable(folder.train_images / table.names[row])
             ]
             validation_rows = np.setdiff1d(validation_rows, unreadable)
             if unreadable:
@@ -222,14 +222,6 @@ def _split(data: Data, table: contest.LandmarkTable) -> contest.Split:
         seed=data.split_seed,
         person_pattern=data.person_pattern,
     )
-
-
-def _is_readable(path: Path) -> bool:
-    try:
-        contest.read_image(path)
-    except ValueError:
-        return False
-    return True
 
 
 def prepare(experiment: Experiment, saved: checkpoint.Checkpoint | None = None) -> Run:

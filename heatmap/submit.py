@@ -129,8 +129,6 @@ def _unreadable(images: Path, names: list[str]) -> list[int]:
     mine = range(distributed.rank(), len(names), distributed.world())
     hidden = None if distributed.rank() == 0 else True
     for row in tqdm(mine, desc="check pictures", unit="img", leave=False, disable=hidden):
-        try:
-            contest.read_image(images / names[row])
-        except ValueError:
+        if not contest.is_readable(images / names[row]):
             lost.append(row)
     return sorted(row for part in distributed.gather(lost) for row in part)

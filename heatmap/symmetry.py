@@ -7,6 +7,7 @@ import networkx
 import numpy as np
 
 from heatmap import shape, topology
+from heatmap.columns import as_lines
 from heatmap.contest import Points
 from heatmap.files import write_json
 from heatmap.topology import Scheme
@@ -127,12 +128,7 @@ def table(symmetry: Symmetry) -> str:
                 f"{margin.min():.1f}",
             )
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
-    lines = [
-        "  ".join([f"{row[0]:<{widths[0]}}", f"{row[1]:<{widths[1]}}"]
-                  + [f"{cell:>{width}}" for cell, width in zip(row[2:], widths[2:], strict=True)])
-        for row in rows
-    ]  # fmt: skip
+    lines = as_lines(rows, left=2)
     low = symmetry.low_margins
     if len(low):
         lines.append(

@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from heatmap import bench, bench_table, losses, maps
+from heatmap import losses, maps
+from heatmap.bench import measuring, readers
+from heatmap.bench.on_maps import SIGMA, WEIGHT_MAP, paper_loss
+from heatmap.bench.races import RACES
 from heatmap.contest import image_paths, read_landmarks
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,7 +46,7 @@ def test_one_command_races_peers_and_limits(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("race", ["loss", "step", "predict", "data", "table"])
 def test_every_race_runs(race: str) -> None:
-    settings = bench.Settings(
+    settings = measuring.Settings(
         device=torch.device("cpu"),
         batch=2,
         landmarks=5,
@@ -52,27 +55,27 @@ def test_every_race_runs(race: str) -> None:
         encoder="resnet18",
         rows=70,
     )
-    for results in bench.RACES[race](settings):
+    for results in RACES[race](settings):
         assert all(r.milliseconds > 0 for r in results)
         assert any(r.kind == "ours" for r in results)
         for result in results:
             if result.error:
                 assert float(result.error.split()[0]) < (3 if race == "data" else 1e-3)
-        assert results[0].race in bench.table(results, markdown=False)
+        assert results[0].race in measuring.table(results, markdown=False)
 
 
 def test_the_printed_loss_is_the_one_that_is_raced() -> None:
     heights, points = torch.rand(2, 3, 16, 11), 11 * torch.rand(2, 3, 2)
-    targets = maps.targets_of(points, torch.ones(2, 3), (16, 11), bench.SIGMA, bench.WEIGHT_MAP)
+    targets = maps.targets_of(points, torch.ones(2, 3), (16, 11), SIGMA, WEIGHT_MAP)
     loss, _ = maps.loss_of_block(heights.flatten(2), targets, losses.adaptive_wing)
-    printed = bench._paper_loss(heights, points)
+    printed = paper_loss(heights, points)
     assert loss.sum().item() / heights.numel() == pytest.approx(printed.item(), rel=1e-5)
 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="needs Linux's /proc")
 def test_other_processes_spin_while_it_measures_and_no_longer() -> None:
     before = set(_children())
-    with bench.spinning(2):
+    with measuring.spinning(2):
         started = set(_children()) - before
         assert len(started) == 2
     assert not started & set(_children())
@@ -84,11 +87,11 @@ def _children() -> list[str]:
 
 def test_the_table_of_the_race_is_the_contests(tmp_path: Path) -> None:
     path = tmp_path / "landmarks.csv"
-    bench_table.write_table(path, 2100, 3)
+    readers.write_table(path, 2100, 3)
     table = read_landmarks(path)  # which refuses a name that stands twice
     assert table.points_image.shape == (2100, 3, 2)
     assert table.points_image.stored.dtype == np.int16
-    bench_table.make_pictures(tmp_path / "images", 2100)
+    readers.make_pictures(tmp_path / "images", 2100)
     assert len(image_paths(tmp_path / "images", table.names, path)) == 2100
 
 
@@ -97,7 +100,7 @@ def test_memory_is_that_of_the_action_alone() -> None:
     held = bytearray(300 << 20)
     held[::4096] = b"x" * len(held[::4096])
     for mib in (0, 50):
-        found = bench_table.alone(operator.mul, b"x", mib << 20)
+        found = readers.alone(operator.mul, b"x", mib << 20)
         assert len(found.result) == mib << 20
         assert abs(found.peak_mib - mib) < 5
 

@@ -41,7 +41,9 @@ def bench(
         markdown: print tables for a README.
     """
     from heatmap import machine
-    from heatmap.bench import RACES, Settings, spinning, step_profile, table, to_json
+    from heatmap.bench.measuring import Settings, spinning, table, to_json
+    from heatmap.bench.on_networks import step_profile
+    from heatmap.bench.races import RACES
     from heatmap.files import write_json
     from heatmap.run import chosen_device
 

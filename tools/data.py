@@ -429,7 +429,7 @@ def split(
     rule: Literal["auto", "person", "order", "hash", "random"] = "auto",
     share: float = 0.2,
     folds: int | None = None,
-    person_pattern: str = "(.+)_[^_]+$",
+    person_pattern: str = Data.person_pattern,
     seed: int = 42,
     workers: int = os.cpu_count() or 1,
 ) -> None:
@@ -544,28 +544,19 @@ def audit(
         print(line, flush=True)
 
 
+COMMANDS: dict[str, Callable[..., None]] = {
+    "make": make, "export": export, "pose": pose, "check": check, "stats": stats, "split": split,
+    "symmetry": symmetry, "audit": audit,
+}  # fmt: skip
+
+
 def main(arguments: list[str]) -> int:
     match arguments:
-        case ["make", *options]:
-            return failing_politely(lambda: tyro.cli(make, prog="data.py make", args=options))
+        case [name, *options] if name in COMMANDS:
+            command, program = COMMANDS[name], f"data.py {name}"
+            return failing_politely(lambda: tyro.cli(command, prog=program, args=options))
         case ["convert", *options]:
             return failing_politely(lambda: convert.cli(prog="data.py convert", args=options))
-        case ["export", *options]:
-            return failing_politely(lambda: tyro.cli(export, prog="data.py export", args=options))
-        case ["pose", *options]:
-            return failing_politely(lambda: tyro.cli(pose, prog="data.py pose", args=options))
-        case ["check", *options]:
-            return failing_politely(lambda: tyro.cli(check, prog="data.py check", args=options))
-        case ["stats", *options]:
-            return failing_politely(lambda: tyro.cli(stats, prog="data.py stats", args=options))
-        case ["split", *options]:
-            return failing_politely(lambda: tyro.cli(split, prog="data.py split", args=options))
-        case ["audit", *options]:
-            return failing_politely(lambda: tyro.cli(audit, prog="data.py audit", args=options))
-        case ["symmetry", *options]:
-            return failing_politely(
-                lambda: tyro.cli(symmetry, prog="data.py symmetry", args=options)
-            )
         case ["show", *options]:
             return with_experiment("data.py show", options, showing, USAGE)
         case ["-h" | "--help", *_]:

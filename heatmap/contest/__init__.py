@@ -21,9 +21,20 @@ landmark.
 """
 
 from heatmap.contest.folder import Folder, find_folder
-from heatmap.contest.images import Photograph, image_paths, misplaced, read_image
+from heatmap.contest.images import Photograph, image_paths, is_readable, misplaced, read_image
 from heatmap.contest.landmarks import LandmarkTable, Names, Points
 from heatmap.contest.score import contest_mse, squared_errors
+from heatmap.contest.small_tables import (
+    AskedPoints,
+    read_asked_points,
+    read_boxes,
+    read_excluded,
+    read_weights,
+    write_asked_points,
+    write_boxes,
+    write_excluded,
+    write_weights,
+)
 from heatmap.contest.split import (
     PERSON_PATTERN,
     Split,
@@ -43,17 +54,8 @@ from heatmap.contest.submission import (
     write_submission,
 )
 from heatmap.contest.table import (
-    AskedPoints,
     count_landmarks,
-    read_asked_points,
-    read_boxes,
-    read_excluded,
-    read_weights,
-    write_asked_points,
-    write_boxes,
-    write_excluded,
     write_landmarks,
-    write_weights,
 )
 
 __all__ = [
@@ -71,6 +73,7 @@ __all__ = [
     "count_landmarks",
     "find_folder",
     "image_paths",
+    "is_readable",
     "misplaced",
     "people_of",
     "read_asked_points",

@@ -1,6 +1,7 @@
 """Numbers of many rows of text at once: every step works on all their bytes.
 
-np.loadtxt needs twice as long for whole numbers, and stops at an empty cell.
+np.loadtxt is as fast in one thread, but lets no other thread work meanwhile, and it stops at an
+empty cell: with it, two cores read the contest's table at four fifths of the speed.
 """
 
 from collections.abc import Sequence

@@ -123,6 +123,15 @@ def read_image(path: Path) -> np.ndarray:
     return image
 
 
+def is_readable(path: Path) -> bool:
+    """Whether `read_image` can read it."""
+    try:
+        read_image(path)
+    except ValueError:
+        return False
+    return True
+
+
 def _ceil_div(size_hw: tuple[int, int], by: int) -> tuple[int, int]:
     return -(-size_hw[0] // by), -(-size_hw[1] // by)
 

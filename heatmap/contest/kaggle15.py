@@ -26,8 +26,9 @@ import numpy as np
 from tqdm import tqdm
 
 from heatmap.contest.folder import Folder
+from heatmap.contest.small_tables import write_asked_points
 from heatmap.contest.submission import Rounding, rounded
-from heatmap.contest.table import parse_cells, parse_number, write_asked_points, write_landmarks
+from heatmap.contest.table import parse_cells, parse_number, write_landmarks
 from heatmap.files import folder_when_complete, write_atomically
 
 LANDMARKS = (

@@ -12,20 +12,19 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from tqdm import tqdm
 
+from heatmap.contest.small_tables import asked_rows, parse_asked_row
 from heatmap.contest.table import (
     DELIMITERS,
     PREFIXES,
     add_name,
-    asked_rows,
     checked_name,
     decoded,
-    parse_asked_row,
     parse_cells,
     read_header,
     require_file,
 )
+from heatmap.files import reading_bar
 
 _PLAIN_NUMBER = rb"[+-]?\d{1,6}+(?:\.\d+)?+"
 
@@ -53,7 +52,7 @@ def check_landmarks(path: Path, progress: bool = False) -> Iterator[CheckedRow]:
     Raises:
         ValueError: no such table, its header is wrong, or it has no rows.
     """
-    with _open(path) as file, _bar(path, progress) as bar:
+    with _open(path) as file, reading_bar(path, "Checking", progress) as bar:
         delimiter, columns = read_header(path, file.readline(), DELIMITERS, PREFIXES)
         reader = _RowReader(path, delimiter, columns)
         rows_by_name: dict[str, int] = {}
@@ -164,11 +163,3 @@ class _RowReader:
 def _open(path: Path) -> BinaryIO:
     require_file(path)
     return path.open("rb")
-
-
-def _bar(path: Path, progress: bool) -> tqdm:
-    size = path.stat().st_size
-    return tqdm(
-        desc=f"Checking {path.name}", total=size, unit="B", unit_scale=True, delay=1,
-        disable=not progress,
-    )  # fmt: skip

@@ -12,7 +12,8 @@ from typing import Literal
 
 import numpy as np
 
-from heatmap.contest.table import LandmarkTable, _csv_rows
+from heatmap.contest.landmarks import LandmarkTable
+from heatmap.contest.small_tables import csv_rows
 from heatmap.files import write_atomically
 
 PERSON_PATTERN = r"(.+)_[^_]+$"  # what stands before the last "_" of the file name
@@ -231,7 +232,7 @@ def read_split(path: Path, table: LandmarkTable, fold: int = 0) -> Split:
         ValueError: anything else, a row of the training table that is not named exactly once, or a
             side that would be empty; the message names file and row, or the picture.
     """
-    rows = _csv_rows(path)
+    rows = csv_rows(path)
     header = [cell.strip() for cell in rows[0]] if rows else []
     column = "fold" if "fold" in header else "part"
     if not {"file_name", column} <= set(header) or {"fold", "part"} <= set(header):

@@ -32,7 +32,7 @@ from heatmap.contest.landmarks import (
     joined,
 )
 from heatmap.contest.table import read_blocks, require_file
-from heatmap.files import flush_to_disk, folder_when_complete, read_json, write_json
+from heatmap.files import flush_to_disk, folder_when_complete, read_json, reading_bar, write_json
 
 logger = logging.getLogger("heatmap")
 
@@ -156,17 +156,7 @@ def _renewed_note(folder: Path, path: Path, progress: bool) -> dict[str, Any] | 
 
 def _sha256(path: Path, progress: bool) -> str:
     digest = hashlib.sha256()
-    with (
-        path.open("rb") as file,
-        tqdm(
-            desc=f"Comparing {path.name} with what was kept",
-            total=path.stat().st_size,
-            unit="B",
-            unit_scale=True,
-            delay=1,
-            disable=not progress,
-        ) as bar,
-    ):
+    with path.open("rb") as file, reading_bar(path, "Comparing", progress) as bar:
         while block := file.read(1 << 20):
             digest.update(block)
             bar.update(len(block))

@@ -8,7 +8,8 @@ from typing import Literal
 import numpy as np
 
 from heatmap.contest.score import contest_mse, squared_errors
-from heatmap.contest.table import AskedPoints, read_points, write_points
+from heatmap.contest.small_tables import AskedPoints
+from heatmap.contest.table import read_points, write_points
 from heatmap.files import write_atomically
 
 Rounding = Literal["round", "truncate", "none"]
