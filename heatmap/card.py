@@ -72,7 +72,7 @@ Rows = list[tuple[str, str]]
 
 
 def _data(folder: Path, saved: Checkpoint, experiment: Experiment) -> Rows:
-    groups = topology.groups(saved.num_landmarks)
+    groups = topology.groups(saved.num_landmarks, saved.landmark_scheme)
     rows = [
         ("folder", experiment.data.root.resolve().name),
         ("pictures trained on", f"{len(saved.training_rows)}"),

@@ -15,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from heatmap import contest, html
+from heatmap.columns import as_lines
 from heatmap.config import Experiment, from_dict, to_dict
 from heatmap.files import read_json
 from heatmap.per_image import read_per_image
@@ -404,7 +405,7 @@ def sentence(pair: Mapping[str, Any]) -> str:
 def text(told: Mapping[str, Any]) -> str:
     """The comparison for a terminal: tables that line up, then the findings as sentences."""
     tables = {**_tables(told), "Learning curves: val MSE, px², by epoch": _sampled_curves(told)}
-    parts = ["\n".join([title, *_lined_up(table)]) for title, table in tables.items() if table]
+    parts = ["\n".join([title, *as_lines(table)]) for title, table in tables.items() if table]
     return "\n\n".join([*parts, "\n".join(_findings(told))])
 
 
@@ -523,15 +524,3 @@ def _setting(value: Any) -> str:
             return ", ".join(map(_setting, value))
         case _:
             return str(value)
-
-
-def _lined_up(table: Sequence[Sequence[str]]) -> list[str]:
-    """The rows as lines; the first column begins and the others end in one place."""
-    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
-    return [
-        "  ".join(
-            f"{cell:>{width}}" if column else f"  {cell:<{width}}"
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in table
-    ]

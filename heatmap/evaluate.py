@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from heatmap import calibration, card, contest, distributed, topology
 from heatmap.checkpoint import Trained, load_trained
+from heatmap.columns import as_lines
 from heatmap.ensemble import Ensemble
 from heatmap.files import write_atomically, write_json
 from heatmap.frame import Frame
@@ -286,8 +287,7 @@ def table(scores: dict[str, Any]) -> str:
             for name, size in scores["sizes"].items()
         ),
     ]
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {value:>12}".rstrip() for name, value in rows)
+    return "\n".join(as_lines(rows))
 
 
 def evaluate_run(

@@ -122,13 +122,13 @@ def metadata(trained: Trained) -> dict[str, Any]:
     network, experiment = trained.network, trained.experiment
     crop, num_landmarks = experiment.crop, network.num_landmarks
     try:
-        permutation = topology.mirror_permutation(num_landmarks).tolist()
+        permutation = topology.mirror_permutation(num_landmarks, trained.scheme).tolist()
     except ValueError:
         permutation = None
     is_heatmap = isinstance(network, HeatmapNetwork)
     progress = trained.checkpoint.progress
     scores = progress["scores"]  # of the weights as they are, unless an epoch has begun since
-    groups = topology.groups(num_landmarks)
+    groups = topology.groups(num_landmarks, trained.scheme)
     known = {
         "heatmap_version": heatmap.__version__,
         "run": trained.path.resolve().parent.name,

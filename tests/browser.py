@@ -18,7 +18,7 @@ MEASURE = """
   page_width: document.documentElement.scrollWidth,
   screen_width: innerWidth,
   pictures: [...document.images].map(image => image.naturalWidth),
-  charts: [...document.querySelectorAll("svg")].map(svg => svg.getBoundingClientRect().width),
+  charts: [...document.querySelectorAll("svg.chart")].map(svg => svg.getBoundingClientRect().width),
   text: document.body.innerText,
 }, "*"))</script>
 """

@@ -105,15 +105,21 @@ def test_memory_is_that_of_the_action_alone() -> None:
         assert abs(found.peak_mib - mib) < 5
 
 
-def test_a_table_needs_rows(tool: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
-    assert tool("bench", "table", "--rows", 0) == 2
-    assert "--rows must be positive, not 0" in capsys.readouterr().err
-
-
-def test_wrong_sizes_are_refused() -> None:
-    done = run("decode", "--batch", 0)
-    assert done.returncode == 2
-    assert "must be positive" in done.stderr
-    assert "must not be negative" in run("decode", "--busy-cores", -1).stderr
-    assert "--size must be at least 8" in run("decode", "--size", 1).stderr
-    assert run("decoed").returncode == 2
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("decode", "--batch", 0), "must be positive"),
+        (("decode", "--busy-cores", -1), "must not be negative"),
+        (("decode", "--size", 1), "--size must be at least 8"),
+        (("table", "--rows", 0), "--rows must be positive, not 0"),
+        (("decoed",), "decode"),
+    ],
+)
+def test_wrong_usage_is_refused(
+    tool: Callable[..., int],
+    arguments: tuple[object, ...],
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert tool("bench", *arguments) == 2
+    assert words in capsys.readouterr().err

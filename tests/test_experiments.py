@@ -221,7 +221,7 @@ def test_predictions_are_drawn_on_test_pictures(
 ) -> None:
     for data, count, shown in ((tiny_contest, 3, 3), (faces, 9, 4)):
         out = tmp_path / f"{count}.png"
-        common = ("predict", trained, "--data", data, "--out", out, "--device", "cpu")
+        common = ("predict", trained, "--data", data, "--test", "--out", out, "--device", "cpu")
         assert tool(*common, "--count", count) == 0
         assert cv2.imread(str(out)).shape == (256, shown * 196 - 4, 3)
 

@@ -266,7 +266,7 @@ def test_boxes_of_other_pictures_are_named_on_the_command_line(
     sheets = []
     for boxes in (test, boxes_file(tmp_path / "again.csv", asked, 1)):
         sheet = tmp_path / f"{boxes.stem}.png"
-        common = ["predict", run, "--data", tiny_contest, "--out", sheet, "--count", "2"]
+        common = ["predict", run, "--data", tiny_contest, "--test", "--out", sheet, "--count", 2]
         assert tool(*common, "--boxes", boxes) == 0
         sheets.append(cv2.imread(str(sheet)))
     assert (sheets[0] != sheets[1]).any()
