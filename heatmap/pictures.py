@@ -29,12 +29,14 @@ def prediction_sheet(
     paths: Sequence[Path],
     device: torch.device,
     labels: np.ndarray | None = None,
+    scheme: topology.Scheme | None = None,
 ) -> np.ndarray:
     """One picture of many, each with its predicted landmarks; below them the truth in green.
 
     Args:
         paths: N pictures.
         labels: (N, Q, 2) truth in image pixels, NaN where unlabelled; None where there is none.
+        scheme: of the predicted landmarks, where the run was told of one.
 
     Returns:
         uint8 RGB.
@@ -46,20 +48,18 @@ def prediction_sheet(
     view = View(network, Samples.of(experiment, paths, nothing), experiment.train.precision)
     rows = np.arange(len(paths))
     found = next(predict([view], rows, batch=len(paths), workers=0, device=device))
-    groups, curves = _known(network.num_landmarks)
+    known = _known(network.num_landmarks, scheme)
     predicted, truth = [], []
     for row, path in enumerate(paths):
         image = contest.read_image(path)
         tile = contain((image.shape[0], image.shape[1]), TILE_HW)
         shown = cut(image, tile)
         points = tile.to_crop(torch.from_numpy(found.points_image[row])).numpy()
-        predicted.append(draw.draw_landmarks(shown, points, groups, curves=curves))
+        predicted.append(draw.draw_landmarks(shown, points, known[0], curves=known[1]))
         if labels is not None:
             points = tile.to_crop(torch.from_numpy(labels[row])).numpy()
-            of_labels, curves_of_labels = _known(len(points))
-            truth.append(
-                draw.draw_landmarks(shown, points, of_labels, draw.TRUTH, curves=curves_of_labels)
-            )
+            groups, curves = known if len(points) == network.num_landmarks else _known(len(points))
+            truth.append(draw.draw_landmarks(shown, points, groups, draw.TRUTH, curves=curves))
     return draw.sheet([*predicted, *truth], columns=min(8, len(paths)))
 
 
@@ -97,7 +97,7 @@ def data_sheet(
         paths = list(contest.image_paths(folder.train_images, chosen, table.path))
         labels = np.stack([np.array(table.points_image[row], np.float32) for row in rows])
     network = trained.network.to(device)
-    return prediction_sheet(network, trained.experiment, paths, device, labels)
+    return prediction_sheet(network, trained.experiment, paths, device, labels, trained.scheme)
 
 
 def training_sheet(pictures: Pictures, count: int, epoch: int) -> np.ndarray:

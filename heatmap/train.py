@@ -365,7 +365,7 @@ def _group_scores(scores: dict[str, Any]) -> dict[str, float | None]:
 def _validation_sheet(run: Run) -> np.ndarray:
     rows = evenly_spaced(run.validation_rows, NUM_PICTURES).tolist()
     paths, labels = [run.validation.paths[row] for row in rows], run.table.points_image[rows]
-    return prediction_sheet(run.scored, run.experiment, paths, run.device, labels)
+    return prediction_sheet(run.scored, run.experiment, paths, run.device, labels, run.scheme)
 
 
 def _keep_predictions(run: Run, folder: Path, record: Record) -> None:
@@ -382,7 +382,7 @@ def _keep_predictions(run: Run, folder: Path, record: Record) -> None:
     def shown(index: int) -> tuple[np.ndarray, str, list[float | None]]:
         row = int(run.validation_rows[index])
         path, labels = run.validation.paths[row], run.table.points_image[[row]]
-        sheet = prediction_sheet(network, run.experiment, [path], run.device, labels)
+        sheet = prediction_sheet(network, run.experiment, [path], run.device, labels, run.scheme)
         return sheet, run.table.names[row], finite([float(v[index]) for v in numbers.values()])
 
     record.predictions(run.progress.step, list(numbers), map(shown, chosen))
