@@ -17,6 +17,7 @@ MOST_CHANGES = 40
 ALIKE = 4.0  # a whole group's mean square distance to its partner, in that of its free landmarks
 FARTHEST = 0.1  # sizes of the face, from where the mirror has a landmark to its partner
 CLOSE = 1.5  # a second best partner nearer than so many times the best is a low margin
+ROUNDING = 1e-12  # of the mean square distance between landmarks; what is nearer coincides
 
 
 @dataclass(frozen=True)
@@ -227,7 +228,7 @@ def _costs(own: np.ndarray, mirrored: np.ndarray, partners: np.ndarray) -> np.nd
     described = np.concatenate([(mean + bend)[None], turned])
     a, b = (values.transpose(1, 0, 2).reshape(values.shape[1], -1) for values in (described, own))
     squares = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
-    return np.maximum(squares, 0)
+    return np.maximum(squares, ROUNDING * squares.mean())
 
 
 def _whole_groups(costs: np.ndarray, groups: list[range]) -> np.ndarray:
@@ -266,14 +267,17 @@ def _breaks(costs: np.ndarray, partners: np.ndarray) -> np.ndarray:
 def _involution(costs: np.ndarray) -> np.ndarray:
     """(P,) the partners with the least total cost of which each is its partner's partner.
 
-    Landmarks that are nearest to each other, or to themselves, are partners. The others are told by
-    a matching of greatest weight: a pair is worth what it saves against two landmarks that are
-    their own partners.
+    Landmarks that are clearly nearest to each other, or to themselves, are partners. The others are
+    told together, by a matching of greatest weight: a pair is worth what it saves against two
+    landmarks that are their own partners. Of landmarks that coincide, two that are nearest to each
+    other only by chance would leave the others without theirs.
     """
     costs = costs + costs.T
     landmarks = np.arange(len(costs))
     partners = costs.argmin(1)
-    free = partners[partners] != landmarks
+    best, second = np.partition(costs, 1, axis=1)[:, :2].T
+    clear = second > CLOSE**2 * best
+    free = (partners[partners] != landmarks) | ~clear | ~clear[partners]
     partners[free] = landmarks[free]
     alone = costs.diagonal()
     savings = (alone[:, None] + alone) / 2 - costs

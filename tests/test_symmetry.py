@@ -23,14 +23,53 @@ def labels68(faces68: Path) -> np.ndarray:
     return contest.read_landmarks(faces68 / "train" / "landmarks.csv").points_image
 
 
-def test_971_landmarks_of_drawn_faces_mirror_as_known_and_fall_into_their_curves() -> None:
-    points = np.round([landmarks(sample_face(3, index)) for index in range(250)])
-    found = symmetry.infer(points)
+@pytest.fixture(scope="module")
+def labels971() -> np.ndarray:
+    return np.round([landmarks(sample_face(3, index)) for index in range(250)])
+
+
+def test_971_landmarks_of_drawn_faces_mirror_as_known_and_fall_into_their_curves(
+    labels971: np.ndarray,
+) -> None:
+    found = symmetry.infer(labels971)
     assert np.array_equal(found.scheme.permutation, topology.mirror_permutation(971))
     groups = [(group.start, group.stop) for group in found.scheme.groups.values()]
     curves = [(0, 64), (64, 128), (128, 273), (273, 337), (337, 401), (401, 464), (464, 527)]
     assert groups[:7] == curves
     assert {(587, 650), (650, 714), (714, 777), (777, 841), (969, 971)} <= set(groups)
+
+
+@pytest.fixture(scope="module")
+def mouths(labels971: np.ndarray) -> np.ndarray:
+    """Four curves of 32, of which the first and the third begin and end at the same corners."""
+    mouths = labels971[:, 841:969]
+    assert np.array_equal(mouths[:, [0, 31]], mouths[:, [64, 95]])
+    return mouths
+
+
+KNOWN_OF_MOUTHS = topology.mirror_permutation(971)[841:969] - 841
+
+
+@pytest.mark.parametrize("left", [-1e-6, 1e-6])
+@pytest.mark.parametrize("right", [-1e-6, 1e-6])
+def test_corners_that_coincide_follow_their_curves_whichever_is_nearer_by_a_hair(
+    mouths: np.ndarray, left: float, right: float
+) -> None:
+    points = mouths.copy()
+    points[:, 64, 0] += left
+    points[:, 95, 0] += right
+    found = symmetry.infer(points)
+    assert np.array_equal(found.scheme.permutation, KNOWN_OF_MOUTHS)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_corners_that_coincide_follow_their_curves_where_mirror_images_are_among_the_faces(
+    mouths: np.ndarray, seed: int
+) -> None:
+    faces = mouths[:60] + np.random.default_rng(seed).normal(0, 1e-9, (60, 128, 2))
+    mirrored = faces[:, KNOWN_OF_MOUTHS] * (-1, 1)  # to rounding, nothing is left of the distances
+    found = symmetry.infer(np.concatenate([faces, mirrored]))
+    assert np.array_equal(found.scheme.permutation, KNOWN_OF_MOUTHS)
 
 
 def test_68_landmarks_mirror_as_known_and_the_tool_says_so(
