@@ -14,7 +14,7 @@ from heatmap.topology import Scheme
 
 CANDIDATES = 8  # partners that are weighed for a landmark, the nearest ones
 MOST_CHANGES = 40
-ALIKE = 4.0  # a whole group's mean square distance to its partner, in that of its free landmarks
+ALIKE = 40.0  # a whole group's mean square distance to its partner, in that of its free landmarks
 FARTHEST = 0.1  # sizes of the face, from where the mirror has a landmark to its partner
 CLOSE = 1.5  # a second best partner nearer than so many times the best is a low margin
 ROUNDING = 1e-12  # of the mean square distance between landmarks; what is nearer coincides
