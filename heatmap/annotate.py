@@ -16,9 +16,9 @@ from tqdm import tqdm
 
 from heatmap import camera, draw, frame, topology, video
 from heatmap.contest import Photograph
-from heatmap.files import write_atomically
+from heatmap.files import write_picture
 from heatmap.points_files import PointsFiles, points_files
-from heatmap.predictor import Predictor
+from heatmap.predictor import Predictor, check_box
 from heatmap.tracks import Face, Tracks
 from heatmap.video import Video
 
@@ -48,6 +48,9 @@ def find_files(inputs: Sequence[str]) -> list[Path]:
             if len(some) < len(files):
                 left_out = len(files) - len(some)
                 logger.info(f"{name}: what is no picture or video is left out ({left_out} files)")
+            if folders := sum(file.is_dir() for file in path.iterdir()):
+                deeper = path / "**" / "*.jpg"
+                logger.info(f"{name}: its folders are left out ({folders}); say '{deeper}' for all")
             found += some
         elif glob.has_magic(name) and not path.exists():
             some = [Path(file) for file in sorted(glob.glob(name, recursive=True))]  # noqa: PTH207
@@ -95,7 +98,9 @@ class Annotator:
         head = {"run": str(self.predictor.path), "landmarks": self.predictor.num_landmarks}
         with points_files(out, head) as points:
             try:
-                with tqdm(total=len(photographs), desc="photographs", unit="img", delay=1) as bar:
+                with tqdm(
+                    total=len(photographs), desc="photographs", unit="img", delay=1, leave=False
+                ) as bar:
                     for start in range(0, len(photographs), _AT_ONCE):
                         some = photographs[start : start + _AT_ONCE]
                         failed += self._photographs(some, targets, points)
@@ -118,7 +123,7 @@ class Annotator:
         tracks, name = Tracks(self.smooth), Path(f"camera {index}")
         try:
             for image, seconds in tqdm(camera.pictures(index), desc=str(name), unit="frame"):
-                (faces,) = self._faces([(name, image)])
+                (faces,) = self._faces([(image, self._boxes(name, image))])
                 window.show(self._drawn(image, tracks.follow(faces, seconds)))
                 if not window.is_open:
                     break
@@ -128,23 +133,24 @@ class Annotator:
     def _photographs(
         self, paths: Sequence[Path], targets: dict[Path, Path], points: PointsFiles
     ) -> int:
-        """Draws these photographs; returns how many could not be read."""
-        read: list[tuple[Path, Photograph]] = []
+        """Draws these photographs; returns how many could not be looked at."""
+        read: list[Path] = []
+        looked_at: list[tuple[Photograph, np.ndarray | None]] = []
 
         def decode(path: Path) -> None:
             photograph = Photograph(path)
-            photograph.pixels(1)
-            read.append((path, photograph))
+            looked_at.append((photograph, self._boxes(path, photograph.pixels(1)[0])))
+            read.append(path)
 
         failed = sum(not _done(decode, path) for path in paths)
-        for (path, photograph), faces in zip(read, self._faces(read), strict=True):
+        found = self._faces(looked_at)
+        for path, (photograph, _), faces in zip(read, looked_at, found, strict=True):
             if not faces:
                 logger.warning(f"{path}: no face was found")
             points.add(path, faces)
             image, _ = photograph.pixels(1)
-            drawn = self._drawn(image, faces, enlarged=max(1, -(-_SMALL // max(image.shape[:2]))))
-            with write_atomically(targets[path]) as temporary:
-                cv2.imwrite(str(temporary), cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))
+            enlarged = max(1, -(-_SMALL // max(image.shape[:2])))
+            write_picture(targets[path], self._drawn(image, faces, enlarged))
         return failed
 
     def _video(self, path: Path, target: Path, points: PointsFiles) -> None:
@@ -152,7 +158,7 @@ class Annotator:
         with ExitStack() as stack:
             bar = tqdm(source, desc=path.name, total=source.expected, unit="frame", delay=1)
             for one in stack.enter_context(bar):
-                (faces,) = self._faces([(path, one.image)])
+                (faces,) = self._faces([(one.image, self._boxes(path, one.image))])
                 faces = tracks.follow(faces, one.seconds)
                 points.add(path, faces, read, one.seconds)
                 drawn = self._drawn(one.image, faces)
@@ -168,20 +174,31 @@ class Annotator:
         if told := source.report(read):
             logger.warning(told)
 
-    def _faces(self, pictures: Sequence[tuple[Path, np.ndarray | Photograph]]) -> list[list[Face]]:
-        """The faces of every picture, numbered in the order in which they were found."""
+    def _boxes(self, path: Path, image: np.ndarray) -> np.ndarray | None:
+        """Where the faces are in a picture (H, W, 3) of the file, as a `Finder` says.
+
+        Raises:
+            ValueError: outside the picture.
+        """
+        boxes = self.finder(path, image)
+        for box in [] if boxes is None else boxes:
+            check_box(box, (image.shape[0], image.shape[1]), f"{path}: the box")
+        return boxes
+
+    def _faces(
+        self, pictures: Sequence[tuple[np.ndarray | Photograph, np.ndarray | None]]
+    ) -> list[list[Face]]:
+        """The faces of every picture, numbered in the order of its boxes."""
         found: list[list[Face]] = [[] for _ in pictures]
         owners: list[int] = []  # of each face, the picture
         boxes: list[np.ndarray | None] = []
-        for index, (path, picture) in enumerate(pictures):
-            image = picture.pixels(1)[0] if isinstance(picture, Photograph) else picture
-            here = self.finder(path, image)
+        for index, (_, here) in enumerate(pictures):
             boxes += [None] if here is None else list(here)
             owners += [index] * (len(boxes) - len(owners))
         given = [box for box in boxes if box is not None]
         assert len(given) in (0, len(boxes)), "a finder gives boxes for all pictures or for none"
         landmarks = self.predictor(
-            [pictures[index][1] for index in owners],
+            [pictures[index][0] for index in owners],
             np.array(given) if given else None,
             two_pass=self.two_pass,
         )

@@ -71,12 +71,12 @@ def draw_landmarks(
 
 
 def _unit(points: np.ndarray, most: float) -> float:
-    """The width of a line in pixels: 1/600 of the face's longer side, and at least 1.
+    """The width of a line in pixels: 1/400 of the face's longer side, and at least 1.
 
     most: the picture's longer side, which no face's is taken to exceed.
     """
     finite = points[np.isfinite(points).all(-1)]
-    return max(1.0, min(most, np.ptp(finite, axis=0).max()) / 600) if len(finite) else 1.0
+    return max(1.0, min(most, np.ptp(finite, axis=0).max()) / 400) if len(finite) else 1.0
 
 
 def _unbroken(curve: Sequence[int], points: np.ndarray) -> list[list[int]]:

@@ -6,6 +6,7 @@ caller can do stays outside: finding the face, and cutting the crop.
 """
 
 import importlib.util
+import io
 import json
 import logging
 from collections.abc import Callable
@@ -237,7 +238,10 @@ def _record(graph: Graph, crop: Tensor, image_from_crop: Tensor) -> torch.export
 
 
 def _write_pt2(program: torch.export.ExportedProgram, known: dict[str, Any], path: Path) -> None:
-    torch.export.save(program, path, extra_files={"metadata.json": json.dumps(known, indent=2)})
+    # by way of memory, since torch's writer ends the process where the disk is full
+    file = io.BytesIO()
+    torch.export.save(program, file, extra_files={"metadata.json": json.dumps(known, indent=2)})
+    path.write_bytes(file.getbuffer())
 
 
 def _open_pt2(path: Path) -> Program:

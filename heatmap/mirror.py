@@ -45,7 +45,10 @@ def main() -> None:
     parser.add_argument("--after-step", type=int, default=-1, help="send only the rows after it")
     parser.add_argument("--parent", type=int, help="follow the run until this process has gone")
     arguments = parser.parse_args()
-    about = json.loads((arguments.folder / "wandb.json").read_text(encoding="utf-8"))
+    try:
+        about = read_json(arguments.folder / "wandb.json")
+    except ValueError as error:
+        parser.error(str(error))
     about["mode"] = arguments.mode or about["mode"]
     if about["mode"] == "off":
         parser.error("this run was recorded without Weights & Biases: say --mode online or offline")

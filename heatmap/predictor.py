@@ -48,12 +48,14 @@ class Predictor:
         batch: pictures that the network sees at once; that of the run's training unless given.
 
     Raises:
-        ValueError: no checkpoint there, or cuda is asked for and there is none.
+        ValueError: no checkpoint there, cuda is asked for and there is none, or no batch.
     """
 
     def __init__(
         self, run: Path | str | Trained, device: str = "auto", batch: int | None = None
     ) -> None:
+        if batch is not None and batch < 1:
+            raise ValueError(f"a batch has 1 picture or more, not {batch}")
         trained = run if isinstance(run, Trained) else load_trained(Path(run))
         self.crop, self.path = trained.experiment.crop, trained.path
         self.num_landmarks = trained.network.num_landmarks
@@ -86,15 +88,21 @@ class Predictor:
                 mean training face fills its own.
 
         Raises:
-            ValueError: a picture cannot be read, a box is empty, or the run needs boxes.
+            ValueError: a picture cannot be read, a box is empty or outside its picture, or the run
+                needs boxes.
         """
+        if isinstance(images, str | Path | Photograph):
+            raise ValueError(f"images is a list of pictures, not one: say [{str(images)!r}]")
         if boxes is not None:
-            boxes = _checked(boxes, len(images))
+            boxes = _numbers(boxes, len(images))
         elif self.crop.rule == "box":
             raise ValueError(f"{self.path} was trained on boxes (crop.rule box), so it needs boxes")
         parts = []
         for start in range(0, len(images), self.batch):
             photographs = [_opened(image) for image in images[start : start + self.batch]]
+            if boxes is not None:
+                for index, photograph in enumerate(photographs, start):
+                    check_box(boxes[index], photograph.image_hw, f"box {index}")
             samples = self._samples(None if boxes is None else boxes[start : start + self.batch])
             found = self._look(samples, photographs)
             if two_pass:
@@ -154,20 +162,30 @@ def _opened(image: Picture) -> Photograph:
     return Photograph(Path(image))
 
 
-def _checked(boxes: np.ndarray | Sequence[Sequence[float]], count: int) -> np.ndarray:
-    """(N, 4) float64 boxes with two proper corners."""
+def check_box(box_image: np.ndarray, image_hw: tuple[int, int], where: str) -> None:
+    """
+    Raises:
+        ValueError: (4,) x0, y0, x1, y1 are no box, or none in the picture.
+    """
+    x0, y0, x1, y1 = box_image.tolist()
+    told = f"{where}: from ({x0:g}, {y0:g}) to ({x1:g}, {y1:g})"
+    if not (np.isfinite(box_image).all() and x0 < x1 and y0 < y1):
+        raise ValueError(f"{told} is no box; x0 must be below x1, and y0 below y1")
+    height, width = image_hw
+    if x1 < 0 or y1 < 0 or x0 > width - 1 or y0 > height - 1:
+        raise ValueError(f"{told} is outside the picture, which has {width} x {height} pixels")
+
+
+def _numbers(boxes: np.ndarray | Sequence[Sequence[float]], count: int) -> np.ndarray:
+    """(N, 4) float64."""
     found = np.asarray(boxes, np.float64)
+    if found.size == 0:
+        found = found.reshape(0, 4)
     if found.shape != (count, 4):
         raise ValueError(
             f"boxes are ({count}, 4) numbers for {count} pictures, not {found.shape}: "
             "x0, y0, x1, y1 of each"
         )
-    for index, (x0, y0, x1, y1) in enumerate(found.tolist()):
-        if not (np.isfinite(found[index]).all() and x0 < x1 and y0 < y1):
-            raise ValueError(
-                f"box {index}: from ({x0:g}, {y0:g}) to ({x1:g}, {y1:g}) is no box; x0 must be "
-                "below x1, and y0 below y1"
-            )
     return found
 
 

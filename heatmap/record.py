@@ -25,10 +25,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import cv2
 import numpy as np
 
-from heatmap.files import finite, read_json, write_atomically, write_json
+from heatmap.files import finite, read_json, write_atomically, write_json, write_picture
 
 logger = logging.getLogger("heatmap")
 
@@ -109,7 +108,7 @@ class Record:
         """
         assert step > self._step, f"the row of step {step} is written: its pictures come before it"
         assert re.fullmatch(r"[\w-]+", name), f"not a plain name: {name!r}"
-        _write_jpeg(self.folder / "pictures" / f"{name}_{step:07d}.jpg", image)
+        write_picture(self.folder / "pictures" / f"{name}_{step:07d}.jpg", image)
 
     def predictions(
         self,
@@ -127,7 +126,7 @@ class Record:
         folder, table = self.folder / "predictions", []
         for number, (image, name, values) in enumerate(rows, start=1):
             picture = f"{number:02d}-{Path(name).stem}.jpg"
-            _write_jpeg(folder / picture, image)
+            write_picture(folder / picture, image)
             table.append([picture, name, *values])
         columns = ["picture", "file_name", *columns]
         write_json(folder / "table.json", {"step": step, "columns": columns, "rows": table})
@@ -212,12 +211,6 @@ def rewind(folder: Path, step: int) -> None:
     with write_atomically(folder / "metrics.jsonl") as temporary:
         kept = "".join(_line(row) for row in rows if row["step"] <= step)
         temporary.write_text(kept, encoding="utf-8")
-
-
-def _write_jpeg(path: Path, image: np.ndarray) -> None:
-    encoded = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
-    with write_atomically(path) as temporary:
-        temporary.write_bytes(encoded.tobytes())
 
 
 def _line(row: Mapping[str, Any]) -> str:

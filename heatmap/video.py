@@ -39,8 +39,9 @@ class Video:
 
     Attributes:
         rate: pictures a second, on average; time_base: seconds a tick; expected: the number of
-        pictures that the file says it has, None where it does not say; lost, damaged: pieces that
-        could not be decoded, and pictures that the decoder calls damaged, so far.
+        pictures that the file says it has, None where it does not say; pixel_aspect: width of a
+        pixel as shown, in heights, of the pictures so far; lost, damaged: pieces that could not be
+        decoded, and pictures that the decoder calls damaged, so far.
 
     Raises:
         ValueError: missing, not a video, or one without pictures.
@@ -48,10 +49,12 @@ class Video:
 
     def __init__(self, path: Path) -> None:
         self.path, self.lost, self.damaged = path, 0, 0
-        with self._opened() as (_, stream):
+        with self._opened() as (container, stream):
             self.rate = stream.average_rate or stream.guessed_rate or Fraction(25)
             self.time_base: Fraction = stream.time_base or 1 / self.rate
             self.expected = stream.frames or None
+            self._seconds = (container.duration or 0) / av.time_base
+        self.pixel_aspect, self._end = Fraction(1), 0.0
 
     @contextmanager
     def _opened(self) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
@@ -72,6 +75,7 @@ class Video:
     def __iter__(self) -> Iterator[Picture]:
         with self._opened() as (container, stream):
             usual = round(1 / (self.rate * self.time_base))
+            aspect = stream.sample_aspect_ratio or Fraction(1)
             first, earliest, following = None, 0, 0
             for frame in self._decoded(container, stream):
                 if first is None:
@@ -80,6 +84,8 @@ class Video:
                 start = following if frame.pts is None else max(frame.pts - first, earliest)
                 duration = frame.duration or usual
                 earliest, following = start + 1, start + duration
+                self._end = float(following * self.time_base)
+                self.pixel_aspect = 1 / aspect if frame.rotation % 180 else aspect
                 self.damaged += frame.is_corrupt
                 image = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
                 seconds = float(start * self.time_base)
@@ -118,6 +124,8 @@ class Video:
             parts.append(f"{self.damaged} pictures are damaged")
         if self.expected and read < self.expected:
             parts.append(f"{read} of {self.expected} pictures could be read")
+        elif not self.expected and self._end < self._seconds - 1:
+            parts.append(f"it breaks off after {self._end:.1f} of {self._seconds:.1f} s")
         return f"{self.path}: {', '.join(parts)}" if parts else ""
 
 
@@ -135,6 +143,7 @@ class Writer:
         stream.height, stream.width = image_hw
         stream.pix_fmt = "yuv444p" if image_hw[0] % 2 or image_hw[1] % 2 else "yuv420p"
         stream.codec_context.time_base = video.time_base
+        stream.codec_context.sample_aspect_ratio = video.pixel_aspect
         self._stream, self._time_base = stream, video.time_base
 
     def write(self, image: np.ndarray, start: int, duration: int) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 import heatmap
 from heatmap import camera, config, train
+from heatmap.annotate import find_files
 from heatmap.run import prepare
 from heatmap.video import Video
 
@@ -148,6 +149,30 @@ def test_boxes_are_taken_from_the_line_or_a_table(
         np.testing.assert_allclose(points_of(tmp_path / name, paths[1]), points, atol=1e-3)
 
 
+def test_folders_in_a_folder_are_told_of(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (folder / "deeper").mkdir()
+    (folder / "deeper" / "eve_0.jpg").write_bytes((folder / "eve_0.jpg").read_bytes())
+    with caplog.at_level("INFO", "heatmap"):
+        found = find_files([str(folder)])
+    assert len(found) == 5 and f"say '{folder}/**/*.jpg' for all" in caplog.text
+    assert folder / "deeper" / "eve_0.jpg" in find_files([f"{folder}/**/*.jpg"])
+
+
+def test_one_name_of_two_pictures_has_no_box(
+    runs: dict[str, Path], folder: Path, tool: Tool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "deeper").mkdir()
+    paths = [folder / "eve_0.jpg", folder / "deeper" / "eve_0.jpg"]
+    paths[1].write_bytes(paths[0].read_bytes())
+    table = folder / "boxes.csv"
+    arguments = [*paths, "--boxes", table, "--out", folder / "out", "--device", "cpu"]
+    table.write_text("file_name,x0,y0,x1,y1\neve_0.jpg,3,4,40,50\n")
+    assert tool("predict", runs["heatmaps"], *arguments) == 1
+    assert f"row 2: eve_0.jpg is the name of {paths[0]} and of" in capfd.readouterr().err
+    table.write_text(table.read_text() + "deeper/eve_0.jpg,10,12,60,44\n")
+    assert tool("predict", runs["heatmaps"], *arguments) == 0
+
+
 def test_every_face_that_a_detector_finds_is_seen(
     runs: dict[str, Path], folder: Path, tool: Tool, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
@@ -189,12 +214,15 @@ def test_every_face_that_a_detector_finds_is_seen(
     ("arguments", "code", "words"),
     [
         ([], 2, "name pictures, videos or a camera"),
-        (["x.jpg", "--data", "."], 2, "name pictures, videos or a camera"),
+        (["x.jpg", "--data", "."], 2, "--data . takes the place of x.jpg"),
+        (["0", "x.jpg"], 2, "a camera is looked at alone"),
+        (["x.jpg", "--out", "text.onnx"], 2, "--out text.onnx is a file"),
+        (["x.jpg", "--box", "60,2,70,9"], 1, "x.jpg: the box: from (60, 2) to (70, 9) is outside"),
         (["nothing-*.jpg"], 2, "no file matches nothing-*.jpg"),
         (["missing.jpg"], 1, "missing.jpg: the picture cannot be read"),
         (["missing.mp4"], 1, "missing.mp4: the video cannot be read"),
         (["empty"], 2, "empty: there are no pictures or videos in this folder"),
-        (["x.jpg", "--box", "1,2,3"], 2, "--box"),
+        (["x.jpg", "--box", "1,2,3"], 2, "expected four numbers x0,y0,x1,y1, found 1,2,3"),
         (["x.jpg", "--box", "5,2,3,4"], 2, "x0 must be below x1"),
         (["x.jpg", "--box", "1,2,3,4", "--detector", "d.onnx"], 2, "exclude each other"),
         (["x.jpg", "--detector", "d.onnx"], 1, "d.onnx: there is no such file"),

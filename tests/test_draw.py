@@ -65,14 +65,14 @@ def test_neighbours_on_a_curve_are_joined_and_missing_landmarks_break_it() -> No
     assert not lit[60:240, 60:].any()
 
 
-@pytest.mark.parametrize(("size", "separate"), [(100, False), (500, False), (3840, True)])
+@pytest.mark.parametrize(("size", "separate"), [(100, False), (3840, True)])
 def test_dots_that_would_touch_are_left_to_their_curve(size: int, separate: bool) -> None:
-    """A ring of 400 landmarks; between dots that have room, the line is seen to be thinner."""
-    angle = np.arange(400) / 400 * 2 * np.pi
+    """A ring of 250 landmarks; between dots that have room, the line is seen to be thinner."""
+    angle = np.arange(250) / 250 * 2 * np.pi
     points = size / 2 + 0.4 * size * np.stack([np.cos(angle), np.sin(angle)], -1)
     image = np.zeros((size, size + 30, 3), np.uint8)
-    drawn = draw.draw_landmarks(image, points, {"all": range(400)}, curves=[(*range(400), 0)])
-    half_step = int(0.2 * size * 2 * np.pi / 400) + 1
+    drawn = draw.draw_landmarks(image, points, {"all": range(250)}, curves=[(*range(250), 0)])
+    half_step = int(0.2 * size * 2 * np.pi / 250) + 1
     rows = drawn[size // 2 - half_step : size // 2 + half_step, : size // 4, 0]  # at the left end
     widths = (rows > 100).sum(1)
     assert widths.min() >= 1

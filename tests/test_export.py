@@ -1,11 +1,13 @@
 """A run handed on as one file answers as the run itself does."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,8 @@ from torch import Tensor
 from heatmap import checkpoint, codec, config, export, faces, frame, maps, networks, samples
 from heatmap.checkpoint import Checkpoint
 from heatmap.config import Crop, DenseUNet, Direct, Experiment, UNet
+from heatmap.contest import Photograph
+from heatmap.files import write_picture
 from heatmap.frame import Frame
 from heatmap.networks import HeatmapNetwork, Network
 
@@ -295,7 +299,7 @@ def test_a_map_without_a_peak_is_not_compared(
     assert isinstance(network, HeatmapNetwork)
     flat = network.embeddings.detach().clone()
     flat[6] = 0
-    monkeypatch.setattr(network, "embeddings", torch.nn.Parameter(flat))
+    monkeypatch.setattr(network.embeddings, "data", flat)
 
     def elsewhere(answers: list[Tensor]) -> None:
         answers[0][:, 6] += 100
@@ -323,6 +327,29 @@ def test_a_missing_library_is_named_with_its_remedy(
     monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
     assert tool("export", "run", "model.onnx") == 1
     assert "pip install onnx onnxscript onnxruntime" in capsys.readouterr().err
+
+
+def test_the_example_for_other_programs_cuts_the_crop_of_the_run(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime", reason="pip install -e '.[export]'")
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (example,) = (
+        part for part in re.findall(r"```python\n(.+?)```", readme, re.DOTALL) if "Session" in part
+    )
+    image, _ = faces.draw_face(9, 3)
+    write_picture(tmp_path / "a.jpg", image)
+    export.export(run, tmp_path / "model.onnx")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"cv2": cv2, "json": json, "np": np, "onnxruntime": onnxruntime}
+    exec(example, names)
+    assert names["points_image"].shape == (1, NUM_LANDMARKS, 2)
+    photograph = Photograph(tmp_path / "a.jpg")
+    here = frame.cover(photograph.image_hw, (CROP.height, CROP.width))
+    off = names["image_from_crop"] - here.image_from_crop.numpy()
+    assert np.abs(off[:2, 2]).max() < 1 and np.abs(off[:2, :2]).max() < 0.01
+    expected = samples.cut(photograph.pixels(1)[0], here)
+    assert np.abs(expected.astype(int) - names["crop"]).mean() < 3
 
 
 # ------------------------------------------------------------------------------ all networks

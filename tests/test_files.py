@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
-from heatmap.files import write_atomically
+from heatmap.files import write_atomically, write_picture
 
 
 def test_the_target_appears_with_the_end_of_the_block(tmp_path: Path) -> None:
@@ -40,3 +42,25 @@ def test_the_bytes_are_on_the_disk_before_the_file_gets_its_name(
     with write_atomically(path) as temporary:
         temporary.write_text("whole")
     assert synced_before_naming == [True, False]  # the file, then the folder that names it
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    with (
+        pytest.raises(OSError, match="No space left") as error,
+        write_atomically(path) as temporary,
+        Path("/dev/full").open("w") as file,
+    ):
+        temporary.touch()
+        file.write("more")
+        file.flush()
+    assert error.value.filename == str(path) and not list(tmp_path.iterdir())
+
+
+def test_a_picture_keeps_its_colours(tmp_path: Path) -> None:
+    image = np.full((7, 9, 3), (250, 120, 10), np.uint8)
+    for name in ("a.png", "a.jpg"):
+        write_picture(tmp_path / name, image)
+        written = cv2.imread(str(tmp_path / name))[..., ::-1]
+        assert np.abs(written.astype(int) - image).max() <= 3

@@ -213,6 +213,7 @@ def test_networks_without_heatmaps_have_no_confidence(noise: list[Path]) -> None
     assert found.points_image.shape == (5, 4, 2)
     assert found.confidence is None and found.covariance is None
     assert predictor(dots, CROPS[0])([]).points_image.shape == (0, 4, 2)
+    assert predictor(dots, CROPS[0])([], []).points_image.shape == (0, 4, 2)
 
 
 @pytest.mark.parametrize(
@@ -225,9 +226,16 @@ def test_networks_without_heatmaps_have_no_confidence(noise: list[Path]) -> None
         (0, [np.zeros((9, 8, 3), np.uint8)], [(1, 2, 3, 4)] * 2, r"not \(2, 4\)"),
         (0, [np.zeros((9, 8, 3), np.uint8)], [(5, 2, 3, 4)], "box 0: from"),
         (0, [np.zeros((9, 8, 3), np.uint8)], [(1, 2, np.nan, 4)], "box 0: from"),
+        (
+            0,
+            [np.zeros((9, 8, 3), np.uint8)],
+            [(8, 2, 9, 4)],
+            "outside the picture, which has 8 x 9",
+        ),
+        (0, "face.jpg", None, r"a list of pictures, not one: say \['face.jpg'\]"),
     ],
 )
-def test_what_cannot_be_is_told(crop: int, images: list[Any], boxes: Any, words: str) -> None:
+def test_what_cannot_be_is_told(crop: int, images: Any, boxes: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         predictor(mean_shape, CROPS[crop])(images, boxes)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -129,6 +130,34 @@ def test_a_video_that_breaks_off_is_read_as_far_as_it_goes(tmp_path: Path) -> No
     count = len(list(cut))
     assert 3 <= count <= 14
     assert f"{count} of 20 pictures could be read" in cut.report(count)
+
+
+def test_a_video_without_a_number_of_pictures_breaks_off_by_its_length(tmp_path: Path) -> None:
+    original = Video(clip(tmp_path / "clip.mp4", count=99))
+    with av.open(str(tmp_path / "clip.mkv"), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        for one in original:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(one.image, format="rgb24")))
+        container.mux(stream.encode(None))
+    content = (tmp_path / "clip.mkv").read_bytes()
+    (tmp_path / "cut.mkv").write_bytes(content[: len(content) // 2])
+    whole, cut = Video(tmp_path / "clip.mkv"), Video(tmp_path / "cut.mkv")
+    assert whole.expected is None and whole.report(len(list(whole))) == ""
+    count = len(list(cut))
+    assert f"breaks off after {count / 25:.1f} of 4.0 s" in cut.report(count)
+
+
+def test_pixels_that_are_not_square_stay_so(tmp_path: Path) -> None:
+    original = Video(clip(tmp_path / "clip.mp4"))
+    pictures = list(original)
+    original.pixel_aspect = Fraction(4, 3)
+    with video.written(tmp_path / "wide.mp4", original, (48, 64)) as writer:
+        for one in pictures:
+            writer.write(one.image, one.start, one.duration)
+    copied(tmp_path / "wide.mp4", tmp_path / "again.mp4")
+    again = Video(tmp_path / "again.mp4")
+    assert len(list(again)) == 12 and again.pixel_aspect == Fraction(4, 3)
 
 
 def test_what_is_no_video_is_told(tmp_path: Path) -> None:

@@ -292,15 +292,11 @@ def showing(experiment: Experiment) -> Callable[..., int]:
 def write_sheet(experiment: Experiment, out: Path, count: int, epoch: int) -> None:
     if min(count, epoch) < 1 or out.suffix not in (".jpg", ".png"):
         raise WrongUsage("--count and --epoch must be at least 1, --out must end in .jpg or .png")
-    import cv2
-
-    from heatmap.files import write_atomically
+    from heatmap.files import write_picture
     from heatmap.pictures import training_sheet
     from heatmap.run import read_pictures
 
-    sheet = training_sheet(read_pictures(experiment), count, epoch)
-    with write_atomically(out) as temporary:
-        cv2.imwrite(str(temporary), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+    write_picture(out, training_sheet(read_pictures(experiment), count, epoch))
     print(out)
 
 

@@ -73,8 +73,10 @@ def predict(
         ellipses: draw one standard deviation of the heatmap round the landmarks.
         device: where the network runs.
     """
-    if bool(inputs) == (data is not None):
+    if not inputs and data is None:
         raise WrongUsage("name pictures, videos or a camera to look at, or a folder with --data")
+    if inputs and data is not None:
+        raise WrongUsage(f"--data {data} takes the place of {inputs[0]}; name one or the other")
     if sum(way is not None for way in (box, boxes, detector)) > 1:
         raise WrongUsage("--box, --boxes and --detector exclude each other")
     if data is not None:
@@ -91,6 +93,10 @@ def predict(
     camera = int(inputs[0]) if len(inputs) == 1 and inputs[0].isdecimal() else None
     if camera is not None and Path(inputs[0]).exists():
         camera = None
+    if len(inputs) > 1 and any(name.isdecimal() and not Path(name).exists() for name in inputs):
+        raise WrongUsage("a camera is looked at alone, without other inputs")
+    if out.is_file():
+        raise WrongUsage(f"--out {out} is a file; name a folder")
     try:
         paths = [] if camera is not None else find_files(inputs)
     except ValueError as error:
@@ -140,23 +146,22 @@ def _sheet(
     run: Path, data: Path, count: int, test: bool, boxes: Path | None, out: Path, device: str
 ) -> Path:
     """Draws pictures of a contest folder; returns where."""
-    import cv2
-
     from heatmap import pictures
     from heatmap.ensemble import Ensemble
-    from heatmap.files import write_atomically
+    from heatmap.files import write_picture
     from heatmap.run import chosen_device
 
     path = out if out.suffix in (".jpg", ".png") else out / "sheet.jpg"
     (trained,) = Ensemble.load([run], boxes=boxes).runs
-    sheet = pictures.data_sheet(trained, data, count, test, chosen_device(device))
-    with write_atomically(path) as temporary:
-        cv2.imwrite(str(temporary), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+    write_picture(path, pictures.data_sheet(trained, data, count, test, chosen_device(device)))
     return path
 
 
 def _box(text: str) -> tuple[float, float, float, float]:
-    x0, y0, x1, y1 = (float(number) for number in text.split(","))
+    try:
+        x0, y0, x1, y1 = (float(number) for number in text.split(","))
+    except ValueError:
+        raise ValueError(f"expected four numbers x0,y0,x1,y1, found {text}") from None
     if not (x0 < x1 and y0 < y1):
         raise ValueError("x0 must be below x1, and y0 below y1")
     return x0, y0, x1, y1

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from tqdm import tqdm
@@ -18,7 +17,7 @@ from heatmap.audit import injected
 from heatmap.audit.detectors import JAGGED, SUSPICIOUS, Findings, Judge, Labels, audit
 from heatmap.checkpoint import Trained, load_trained
 from heatmap.ensemble import Ensemble
-from heatmap.files import write_atomically
+from heatmap.files import write_atomically, write_picture
 from heatmap.frame import contain
 from heatmap.predict import predict
 from heatmap.run import chosen_device
@@ -80,9 +79,7 @@ def audit_folder(
         listed = findings.listed(options.top)
         write_table(options.out, names, labels, findings, verdicts)
         yield f"{options.out}: all pictures, the most suspicious first"
-        picture = cv2.cvtColor(sheet(paths, labels, listed[: options.count]), cv2.COLOR_RGB2BGR)
-        with write_atomically(options.sheet) as temporary:
-            cv2.imwrite(str(temporary), picture)
+        write_picture(options.sheet, sheet(paths, labels, listed[: options.count]))
         yield f"{options.sheet}: the first {min(options.count, len(listed))}; of these:"
         for rank, row in enumerate(listed[: min(10, options.count)].tolist(), start=1):
             why = findings.reasons(row, labels.groups) or ["nothing stands out"]

@@ -222,7 +222,15 @@ def _numbers_of_pictures(
         chosen = [cells[header.index(column)] for column in columns]
         values[cells[0].strip()] = numbers = _parse_all(chosen, columns, where)
         check(numbers, where)
-    found = [_of_picture(picture, values, path) for picture in pictures]
+    names = [_name_in(values, picture, path) for picture in pictures]
+    owners: dict[str, Path] = {}
+    for name, picture in zip(names, pictures, strict=True):
+        if owners.setdefault(name, picture) != picture:
+            raise ValueError(
+                f"{path}, row {rows_by_name[name]}: {name} is the name of {owners[name]} and of "
+                f"{picture}; write as much of their folders as tells them apart"
+            )
+    found = [values[name] for name in names]
     return np.array(found).reshape(-1, len(columns))
 
 
@@ -234,11 +242,12 @@ def _parse_all(cells: Sequence[str], columns: Sequence[str], where: str) -> np.n
     return numbers
 
 
-def _of_picture(picture: Path, values: dict[str, np.ndarray], path: Path) -> np.ndarray:
+def _name_in(values: dict[str, np.ndarray], picture: Path, path: Path) -> str:
+    """The longest end of the picture's path that the table has."""
     for first in range(len(picture.parts)):
         name = "/".join(picture.parts[first:])
         if name in values:
-            return values[name]
+            return name
     raise ValueError(f"{path}: there is no row for {picture}, and every picture needs one")
 
 
