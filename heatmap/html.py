@@ -328,8 +328,8 @@ def dot_chart(
         ]
     parts += [
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}" color="{colour}">'
-        f"<title>{escape(name)}: {three_digits(value) + unit if math.isfinite(value) else '–'}</title>"
-        "</circle>"
+        f"<title>{escape(name)}: "
+        f"{three_digits(value) + unit if math.isfinite(value) else '–'}</title></circle>"
         for x, y, colour, name, value in zip(xs, ys, colours, names, values, strict=True)
     ]
     return (
