@@ -155,12 +155,12 @@ def compare(runs: Sequence[RunFolder], resamples: int = RESAMPLES) -> dict[str, 
     Returns:
         runs: scores by name, a run's by its best epoch; differences: fields that are not the same
         in all runs, with their values by name (no name where a run has no such field); curves: by
-        name, a list each for epoch, minutes and val/mse; pictures: how many are common, and what was drawn; mse: px² on
-        these by landmark group and name; nme_percent: by name; paired: one run against the first on
-        one landmark group: difference in px² (positive where the run is better) with low and high
-        ends of its 95 % interval, and the shares of the pictures where it is better and worse;
-        notes: what could not be told, or should be known. Without errors of single pictures only
-        the first three and notes are there.
+        name, a list each for epoch, minutes and val/mse; pictures: how many are common, and what
+        was drawn; mse: px² on these by landmark group and name; nme_percent: by name; paired: one
+        run against the first on one landmark group: difference in px² (positive where the run is
+        better) with low and high ends of its 95 % interval, and the shares of the pictures where it
+        is better and worse; notes: what could not be told, or should be known. Without errors of
+        single pictures only the first three and notes are there.
 
     Raises:
         ValueError: no picture validated in all runs, or they were scored on different labels.
