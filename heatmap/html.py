@@ -45,7 +45,8 @@ figcaption { color: var(--soft); font-size: .875rem; line-height: 1.4; margin-to
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 15rem), 1fr)); }
 .wide { overflow-x: auto; background:
   linear-gradient(to left, var(--paper) 50%, transparent) right / 3rem 100% no-repeat local,
-  linear-gradient(to left, var(--line), transparent) right / 1.5rem 100% no-repeat; }
+  linear-gradient(to left, var(--line), transparent) top right / 1.5rem calc(100% - 1px)
+  no-repeat; }
 .dots { background: #14181c; border-radius: 4px; }
 .dots text { fill: #cfd6dd; }
 .dots circle, .dots line { fill: currentColor; stroke: currentColor; }
