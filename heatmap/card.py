@@ -14,7 +14,7 @@ import numpy as np
 import heatmap
 from heatmap import checkpoint, config, topology
 from heatmap.checkpoint import Checkpoint
-from heatmap.config import Augment, Experiment, HeatmapModel
+from heatmap.config import Augment, Crop, Experiment, HeatmapModel
 from heatmap.files import read_json, write_atomically
 from heatmap.record import read_metrics
 
@@ -88,7 +88,7 @@ def _data(folder: Path, saved: Checkpoint, experiment: Experiment) -> Rows:
 def _recipe(
     folder: Path, saved: Checkpoint, experiment: Experiment, summary: dict[str, Any]
 ) -> Rows:
-    model, train, crop = experiment.model, experiment.train, experiment.crop
+    model, train = experiment.model, experiment.train
     optimizer = experiment.optimizer
     machine = read_json(folder / "machine.json")
     start = "random start weights" if model.weights == "none" else f"start weights {model.weights}"
@@ -103,7 +103,7 @@ def _recipe(
         ("experiment", experiment.name),
         ("network", f"{type(model).__name__} on {model.encoder}, {start}"),
         ("parameters", f"{_num_parameters(saved) / 1e6:.2f} M"),
-        ("crop", f"{crop.height} x {crop.width} pixels, {crop.rule}: {CROPS[crop.rule]}"),
+        ("crop", _crop(experiment.crop)),
         ("loss", " + ".join(losses)),
         ("augmentation", ", ".join(_changes(experiment.augment)) or "none"),
         ("optimizer", f"{optimizer.kind}, {schedules}, rate {optimizer.lr:g}, batch {train.batch}"),
@@ -124,6 +124,19 @@ def _recipe(
             )
         ]
     return rows
+
+
+def _crop(crop: Crop) -> str:
+    """All that tells which part of a photograph the network sees."""
+    told = f"{crop.height} x {crop.width} pixels, {crop.rule}: {CROPS[crop.rule]}"
+    if crop.rule == "box":
+        told += f", and is enlarged by the factor {crop.box_scale:g}"
+    if crop.trim_border:
+        told += (
+            f"; trim_border {crop.trim_border}: before that, rows and columns at the sides are cut "
+            f"off that nowhere are brighter than {crop.trim_border} of 255"
+        )
+    return told
 
 
 def _scores(
@@ -153,15 +166,14 @@ def _scores(
 
 
 def _limits(folder: Path, saved: Checkpoint, experiment: Experiment) -> list[str]:
-    augment, data = experiment.augment, experiment.data
+    data = experiment.data
     limits = [
         f"It finds no face: it gives {saved.num_landmarks} points for any crop, also one without a "
         "face, and expects the crop of the recipe.",
-        f"It knows {len(saved.training_rows)} pictures of {data.root.resolve().name}; on other "
-        "kinds of pictures it was not tested.",
-        f"In training, crops were turned by up to {augment.rotate_deg:g}°, scaled by up to "
-        f"{100 * augment.scale:g} % and shifted by up to {100 * augment.shift:g} %; faces beyond "
-        "that and beyond what the pictures show were not trained on.",
+        f"It knows {len(saved.training_rows)} pictures of {data.root.resolve().name}; the scores "
+        "above say nothing of other kinds of pictures.",
+        f"In training, crops were {_moved(experiment.augment)}; faces beyond that and beyond what "
+        "the pictures show were not trained on.",
         "Scores by age, sex or skin colour are not known: the table of landmarks has no such "
         "labels.",
     ]
@@ -184,6 +196,17 @@ def _limits(folder: Path, saved: Checkpoint, experiment: Experiment) -> list[str
                 "better than it is for people that the network has not seen."
             ]
     return limits
+
+
+def _moved(augment: Augment) -> str:
+    """How crops were turned, scaled and shifted."""
+    moves = [f"turned by up to {augment.rotate_deg:g}°"] if augment.rotate_deg else []
+    moves += [f"scaled by up to {100 * augment.scale:g} %"] if augment.scale else []
+    moves += [f"shifted by up to {100 * augment.shift:g} %"] if augment.shift else []
+    if not moves:
+        return "neither turned nor scaled nor shifted"
+    *others, last = moves
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _changes(augment: Augment) -> list[str]:

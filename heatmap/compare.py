@@ -36,9 +36,11 @@ CAPTIONS = {
 class RunFolder:
     """What a run folder tells of its run; what it does not hold yet is empty, or None.
 
-    name: for people; settings: dotted fields of the experiment, and split and machine; person: the
-    pattern that tells people by file names; rows: of the ledger; summary: of a finished run; table:
-    fingerprint of the labels; pictures and errors: file names and columns of per_image.csv.
+    name: for people; settings: dotted fields of the experiment, split and machine, and which
+    evaluation of the run it is; person: the pattern that tells people by file names; rows: of the
+    ledger; summary: of a finished run; evaluation: scores of an evaluation of the run, as
+    `evaluate.summary` gives them; table: fingerprint of the labels; pictures and errors: file names
+    and columns of per_image.csv.
     """
 
     name: str
@@ -47,6 +49,7 @@ class RunFolder:
     person: str
     rows: list[dict[str, Any]]
     summary: dict[str, Any]
+    evaluation: dict[str, Any]
     table: str | None
     pictures: list[str]
     errors: dict[str, np.ndarray]
@@ -58,8 +61,9 @@ class RunFolder:
         Raises:
             ValueError: there is no run, or one of its files is damaged.
         """
-        evaluated = folder.name.startswith("evaluation-") and (folder / "per_image.csv").is_file()
-        home = folder.parent if evaluated else folder
+        home = _home(folder)
+        if folder != home and not (folder / "evaluation.json").is_file():
+            raise ValueError(f"{folder}: there is no evaluation here (no evaluation.json)")
         if not (home / "config.json").is_file():
             raise ValueError(f"{folder}: there is no run here (no config.json)")
         config = _with_defaults(read_json(home / "config.json"))
@@ -75,6 +79,9 @@ class RunFolder:
         settings = dict(_flat(config))
         settings |= {f"machine.{key}": machine[key] for key in machine if key != "date"}
         settings |= {"split": split["rule"]} if "rule" in split else {}
+        if folder != home:
+            parts = folder.relative_to(home).parts
+            settings["evaluation"] = "/".join(part.removeprefix("evaluation-") for part in parts)
         pictures, errors = list[str](), dict[str, np.ndarray]()
         if (folder / "per_image.csv").is_file():
             pictures, errors = read_per_image(folder / "per_image.csv")
@@ -85,7 +92,8 @@ class RunFolder:
             person=config.get("data", {}).get("person_pattern", contest.PERSON_PATTERN),
             rows=read_metrics(home) if (home / "metrics.jsonl").is_file() else [],
             summary=summary,
-            table=evaluation.get("table", None if evaluated else split.get("table")),
+            evaluation=evaluation if folder != home else {},
+            table=evaluation.get("table", split.get("table") if folder == home else None),
             pictures=pictures,
             errors=errors,
         )
@@ -94,6 +102,13 @@ class RunFolder:
     def groups(self) -> list[str]:
         """Landmark groups that single pictures have an error for."""
         return [name.removeprefix("mse ") for name in self.errors if name.startswith("mse ")]
+
+
+def _home(folder: Path) -> Path:
+    """The folder of a run, given that or an evaluation inside it, or inside another evaluation."""
+    while folder.name.startswith("evaluation-") and not (folder / "config.json").is_file():
+        folder = folder.parent
+    return folder
 
 
 def _with_defaults(config: dict[str, Any]) -> dict[str, Any]:
@@ -128,10 +143,7 @@ def read_runs(folders: Sequence[Path]) -> list[RunFolder]:
     resolved = [folder.resolve() for folder in folders]
     if len(set(resolved)) < len(resolved):
         raise ValueError("a run is named twice; name each once")
-    short = [
-        f"{path.parent.name}/{path.name}" if path.name.startswith("evaluation-") else path.name
-        for path in resolved
-    ]
+    short = [str(path.relative_to(_home(path).parent)) for path in resolved]
     alike = len(set(short)) < len(short)
     names = [str(folder) for folder in folders] if alike else short
     return [RunFolder.read(*pair) for pair in zip(resolved, names, strict=True)]
@@ -141,14 +153,14 @@ def compare(runs: Sequence[RunFolder], resamples: int = RESAMPLES) -> dict[str, 
     """Everything that is told of the runs, JSON-able; the others are held against the first.
 
     Returns:
-        runs: scores by name; differences: fields that are not the same in all runs, with their
-        values by name (no name where a run has no such field); curves: by name, a list each for
-        epoch, minutes and val/mse; pictures: how many are common, and what was drawn; mse: px² on
-        these by landmark group and name; nme_percent: by name; paired: one run against the first on
-        one landmark group: difference in px² (positive where the run is better) with low and high
-        ends of its 95 % interval, and the shares of the pictures where it is better and worse;
-        notes: what could not be told, or should be known. Without errors of single pictures only
-        the first three and notes are there.
+        runs: scores by name, a run's by its best epoch; differences: fields that are not the same
+        in all runs, with their values by name (no name where a run has no such field); curves: by
+        name, a list each for epoch, minutes and val/mse; pictures: how many are common, and what
+        was drawn; mse: px² on these by landmark group and name; nme_percent: by name; paired: one
+        run against the first on one landmark group: difference in px² (positive where the run is
+        better) with low and high ends of its 95 % interval, and the shares of the pictures where it
+        is better and worse; notes: what could not be told, or should be known. Without errors of
+        single pictures only the first three and notes are there.
 
     Raises:
         ValueError: no picture validated in all runs, or they were scored on different labels.
@@ -216,11 +228,15 @@ def compare(runs: Sequence[RunFolder], resamples: int = RESAMPLES) -> dict[str, 
 def _scores(run: RunFolder) -> dict[str, Any]:
     scored = [row for row in run.rows if row.get("val/mse") is not None]
     best = min(scored, key=lambda row: row["val/mse"], default=None)
+    scores = run.evaluation or {
+        "mse": best and best["val/mse"],
+        "mean_shape_mse": run.summary.get("mean_shape_mse"),
+    }
     return {
         "folder": str(run.folder),
-        "best_mse": best and best["val/mse"],
+        "mse": scores.get("mse"),
+        "mean_shape_mse": scores.get("mean_shape_mse"),
         "best_epoch": best and best["epoch"],
-        "mean_shape_mse": run.summary.get("mean_shape_mse"),
         "epochs": run.rows[-1]["epoch"] if run.rows else 0,
         "minutes": sum(row["time/seconds"] for row in run.rows) / 60,
         "finished": bool(run.summary),
@@ -303,9 +319,8 @@ def _doubts(runs: Sequence[RunFolder]) -> list[str]:
     """What a reader should know of the errors before believing them."""
     doubts = []
     for run in runs:
-        best, mean = _scores(run)["best_mse"], float(np.nanmean(run.errors["mse"]))
-        plain = not run.folder.name.startswith("evaluation-")
-        if plain and best is not None and abs(mean - best) > 0.01 * best:
+        best, mean = _scores(run)["mse"], float(np.nanmean(run.errors["mse"]))
+        if not run.evaluation and best is not None and abs(mean - best) > 0.01 * best:
             doubts.append(
                 f"{run.name}: the errors of its pictures (mean {mean:.3f} px²) are not those of "
                 f"its best epoch ({best:.3f}); python tools/evaluate.py {run.folder} writes "
@@ -399,7 +414,8 @@ def sentence(pair: Mapping[str, Any]) -> str:
     by = f"by {gain:.3f} px² (95 %: {low:.3f} to {high:.3f}), on {100 * share:.0f} % of pictures"
     if low > 0:
         return f"{pair['run']} is {word} than {pair['against']} {by}"
-    return f"{pair['run']} and {pair['against']} cannot be told apart: the first is {word} {by}"
+    both = f"{pair['run']} and {pair['against']}"
+    return f"{both} cannot be told apart: {pair['run']} is {word} {by}"
 
 
 def text(told: Mapping[str, Any]) -> str:
@@ -446,14 +462,14 @@ def _findings(told: Mapping[str, Any]) -> list[str]:
 def _tables(told: Mapping[str, Any]) -> dict[str, list[list[str]]]:
     """By title, the first row of each with the names of its columns."""
     names = list(told["runs"])
-    header = ["", "val MSE, px²", "mean shape's", "best epoch", "epochs", "minutes", "state"]
+    header = ["", "MSE, px²", "mean shape's", "best epoch", "epochs", "minutes", "state"]
     tables = {
         "Runs": [
             header,
             *(
                 [
                     name,
-                    _shown(run["best_mse"], ".3f"),
+                    _shown(run["mse"], ".3f"),
                     _shown(run["mean_shape_mse"], ".3f"),
                     _shown(run["best_epoch"]),
                     _shown(run["epochs"]),

@@ -10,6 +10,7 @@ import torch
 
 from heatmap import topology
 from heatmap.checkpoint import Trained, load_trained
+from heatmap.config import HeatmapModel
 from heatmap.networks import HeatmapNetwork
 from heatmap.predict import View
 from heatmap.samples import Labels, Samples
@@ -67,9 +68,14 @@ class Ensemble:
             boxes: table of the pictures' boxes, in place of the runs' own data.boxes.
 
         Raises:
-            ValueError: as the class, or there is no checkpoint, or no run crops boxes.
+            ValueError: as the class, or there is no checkpoint, a run is named twice, or no run
+                crops boxes.
         """
-        loaded = [load_trained(run) for run in runs]
+        loaded = list[Trained]()
+        for run in map(load_trained, runs):
+            if any(run.path.resolve() == other.path.resolve() for other in loaded):
+                raise ValueError(f"{run.path} is named twice; name each run once")
+            loaded.append(run)
         if boxes is not None:
             if all(run.experiment.crop.rule != "box" for run in loaded):
                 raise ValueError(
@@ -88,20 +94,39 @@ class Ensemble:
         return self.runs[0].network.num_landmarks
 
     @property
+    def run_names(self) -> list[str]:
+        """Every run's folder, with the checkpoint where it is not the best one."""
+        paths = [run.path.resolve() for run in self.runs]
+        return [
+            path.parent.name if path.stem == "best" else f"{path.parent.name}-{path.stem}"
+            for path in paths
+        ]
+
+    @property
     def name(self) -> str:
         """What tells it from the first run alone, for a file's name; empty where nothing does."""
-        folders = [run.path.resolve() for run in self.runs[1:]]
-        others = "-".join(
-            path.parent.name if path.stem == "best" else f"{path.parent.name}-{path.stem}"
-            for path in folders
-        )
+        others = "-".join(self.run_names[1:])
         if len(others) > 150:  # a file's name has room for 255 bytes
-            others = f"{len(folders)}-others"
+            others = f"{len(self.runs) - 1}-others"
         parts = [f"with-{others}"] if others else []
         parts += sorted(self.tta)
         parts += ["weighted"] if self.weighted else []
         parts += [f"boxes-{self.boxes.stem}"] if self.boxes else []
         return "-".join(parts)
+
+    @property
+    def options(self) -> str:
+        """What is not as in the runs' training, as a command line says it; empty for nothing."""
+        words = ["--tta", ",".join(sorted(self.tta))] if self.tta else []
+        words += ["--weighted"] if self.weighted else []
+        words += ["--boxes", self.boxes.name] if self.boxes else []
+        for run in self.runs:
+            match run.network, run.experiment.model:
+                case HeatmapNetwork(landmark_decoder=used), HeatmapModel(decoder=own) if (
+                    used != own
+                ):
+                    return " ".join([*words, "--decoder", used])
+        return " ".join(words)
 
     def fingerprints(self) -> dict[str, str]:
         """SHA-256 of every run's checkpoint, by its path."""

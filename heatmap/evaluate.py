@@ -399,7 +399,10 @@ def _rows_to_score(runs: Sequence[Trained], labels: contest.LandmarkTable) -> np
     fingerprint = labels.fingerprint()
     own = [run for run in runs if run.checkpoint.table_hash == fingerprint]
     if not own:
-        logger.info(f"{labels.path} is not what was trained on: all its rows are scored")
+        logger.info(
+            f"{labels.path} is not what was trained on: all its rows are scored, also pictures "
+            "that were trained on"
+        )
         return np.arange(len(labels.names))
     rows = reduce(np.intersect1d, [_validation_rows(run) for run in own])
     if len(rows) == 0:

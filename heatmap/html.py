@@ -43,11 +43,14 @@ figcaption { color: var(--soft); font-size: .875rem; line-height: 1.4; margin-to
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 22rem), 1fr)); }
 .tiles { display: grid; gap: 1rem;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 15rem), 1fr)); }
-.wide { overflow-x: auto; }
+.wide { overflow-x: auto; background:
+  linear-gradient(to left, var(--paper) 50%, transparent) right / 3rem 100% no-repeat local,
+  linear-gradient(to left, var(--line), transparent) top right / 1.5rem calc(100% - 1px)
+  no-repeat; }
 .dots { background: #14181c; border-radius: 4px; }
 .dots text { fill: #cfd6dd; }
 .dots circle, .dots line { fill: currentColor; stroke: currentColor; }
-.scale { display: flex; gap: .5rem; font-size: .875rem; align-items: center; max-width: 36rem; }
+.scale { display: flex; gap: .5rem; font-size: .875rem; align-items: center; max-width: 30rem; }
 .scale i { flex: 1; height: .7rem; border-radius: 2px; }
 table { border-collapse: collapse; font-size: .9rem; }
 th, td { padding: .25rem .8rem .25rem 0; text-align: left; vertical-align: top;
@@ -55,7 +58,7 @@ th, td { padding: .25rem .8rem .25rem 0; text-align: left; vertical-align: top;
   border-bottom: 1px solid var(--line); }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 img, svg { display: block; width: 100%; height: auto; border-radius: 4px; }
-svg.chart { max-width: 36rem; }
+svg.chart { max-width: 30rem; }
 svg text { fill: var(--soft); font: 13px system-ui, sans-serif; }
 .marked { position: relative; }
 .marked svg { position: absolute; inset: 0; height: 100%; fill: none; stroke-linecap: round; }
@@ -148,12 +151,19 @@ def bars(values: Mapping[str, float], unit: str = "") -> str:
     most = max((value for value in values.values() if math.isfinite(value)), default=0) or 1
     lines = (
         f'<span>{escape(name)}</span><div class="bar" style="width:{100 * value / most:.1f}%">'
-        f'</div><span class="number">{value:.3g}{escape(unit)}</span>'
+        f'</div><span class="number">{three_digits(value)}{escape(unit)}</span>'
         if math.isfinite(value)
         else f'<span>{escape(name)}</span><div></div><span class="number">–</span>'
         for name, value in values.items()
     )
     return f'<div class="bars">{"".join(lines)}</div>'
+
+
+def three_digits(value: float) -> str:
+    """The number to three digits, without an exponent: 0.0123, 5.00, 21.0, 1,110; 0 is "0"."""
+    digits, exponent = f"{value:.2e}".split("e")
+    decimals = max(0, 2 - int(exponent))
+    return f"{float(f'{digits}e{exponent}'):,.{decimals}f}" if value else "0"
 
 
 def picture(image: np.ndarray | bytes, alt: str) -> str:
@@ -194,11 +204,19 @@ def marked_picture(image: np.ndarray, alt: str, truth: np.ndarray, predicted: np
     )
 
 
-def line_chart(series: Sequence[Series], x_label: str, y_label: str, *, log_y: bool = False) -> str:
+def line_chart(
+    series: Sequence[Series],
+    x_label: str,
+    y_label: str,
+    *,
+    log_y: bool = False,
+    y_ends: tuple[float, float] | None = None,
+) -> str:
     """Curves over common axes, with their names below if there are several.
 
     Args:
         log_y: steps of equal factors are equally far apart; what is not positive is left out.
+        y_ends: what the y axis reaches at least, if not only what is drawn.
     """
     points = [_finite(one, log_y) for one in series]
     everything = np.concatenate([*points, np.empty((0, 2))])
@@ -206,6 +224,8 @@ def line_chart(series: Sequence[Series], x_label: str, y_label: str, *, log_y: b
     if len(everything) == 0:
         return paragraph("There is nothing to draw.")
     (x_low, y_low), (x_high, y_high) = everything.min(0), everything.max(0)
+    if y_ends is not None:
+        y_low, y_high = min(y_low, y_ends[0]), max(y_high, y_ends[1])
     whole_numbers = bool((everything[:, 0] % 1 == 0).all())
     x_ticks = _ticks(x_low, x_high, 1 if whole_numbers else 0)
     y_ticks = _log_ticks(y_low, y_high) if log_y else _ticks(y_low, y_high)
@@ -215,13 +235,13 @@ def line_chart(series: Sequence[Series], x_label: str, y_label: str, *, log_y: b
     left = max(46, 26 + DIGIT * max(len(_told(y)) for y in y_ticks))
 
     def across(x: float) -> float:
-        return left + (x - x_low) / ((x_high - x_low) or 1) * (WIDTH - left - RIGHT)
+        return left + (x - x_low) / (x_high - x_low) * (WIDTH - left - RIGHT)
 
     def down(y: float) -> float:
         if log_y:
-            share = math.log(y / y_low) / (math.log(y_high / y_low) or 1)
+            share = math.log(y / y_low) / math.log(y_high / y_low)
         else:
-            share = (y - y_low) / ((y_high - y_low) or 1)
+            share = (y - y_low) / (y_high - y_low)
         return HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
 
     parts = [
@@ -309,8 +329,8 @@ def dot_chart(
         ]
     parts += [
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}" color="{colour}">'
-        f"<title>{escape(name)}: {f'{value:.3g}{unit}' if math.isfinite(value) else '–'}</title>"
-        "</circle>"
+        f"<title>{escape(name)}: "
+        f"{three_digits(value) + unit if math.isfinite(value) else '–'}</title></circle>"
         for x, y, colour, name, value in zip(xs, ys, colours, names, values, strict=True)
     ]
     return (
@@ -325,7 +345,7 @@ def colour_scale(most: float, unit: str = "") -> str:
     return (
         f'<div class="scale"><span>0{escape(unit)}</span>'
         f'<i style="background:linear-gradient(to right,{stops})"></i>'
-        f"<span>{most:.3g}{escape(unit)}</span></div>"
+        f"<span>{three_digits(most)}{escape(unit)}</span></div>"
     )
 
 
@@ -357,8 +377,13 @@ def _strokes(curve: np.ndarray) -> list[tuple[bool, float, float]]:
 
 
 def _ticks(low: float, high: float, finest: float = 0) -> list[float]:
-    """Round numbers, four to eight steps, the first at or below `low` and the last not far."""
-    wanted = max((high - low) / 5, abs(high) * 1e-9, finest, 1e-300)
+    """Round numbers, four to eight steps, the first at or below `low` and the last not far.
+
+    Where all values are alike they go from zero to a little beyond.
+    """
+    if _alike(low, high):
+        low, high = (min(0.0, 1.25 * low), max(0.0, 1.25 * high)) if low else (0.0, 1.0)
+    wanted = max((high - low) / 5, finest, 1e-300)
     magnitude = 10 ** math.floor(math.log10(wanted))
     step = next(m * magnitude for m in (1, 2, 5, 10) if m * magnitude >= wanted * (1 - 1e-9))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
@@ -366,13 +391,23 @@ def _ticks(low: float, high: float, finest: float = 0) -> list[float]:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times powers of ten round what is shown; powers of ten alone where it is wide."""
+    """1, 2 and 5 times powers of ten round what is shown; powers of ten alone where it is wide.
+
+    Where all values are alike they go from half of it to twice that.
+    """
+    if _alike(low, high):
+        low, high = low / 2, high * 2
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     factors = (1, 2, 5) if len(powers) < 5 else (1,)
     candidates = [factor * 10.0**power for power in powers for factor in factors]
     inside = [a for a, b in pairwise([*candidates, math.inf]) if b > low and a < high]
     above = next((tick for tick in candidates if tick >= high), candidates[-1])
     return sorted({*inside, above})
+
+
+def _alike(low: float, high: float) -> bool:
+    """Too near each other for ticks between them to be told apart."""
+    return high - low <= 1e-4 * max(abs(low), abs(high))
 
 
 def _told(value: float) -> str:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from heatmap import calibration, contest, frame, html
+from heatmap.config import HeatmapModel
 from heatmap.ensemble import Ensemble
 from heatmap.evaluate import Errors, nanmean, read, summary
 from heatmap.files import read_json, write_atomically
@@ -66,10 +67,8 @@ def write_report(
         )
     }
     scores = summary(errors)
-    name = first.path.resolve().parent.name
-    title = f"{name} {folder.name.removeprefix('evaluation-') if folder.name != name else ''}"
     text = html.page(
-        f"Report of {title.strip()}",
+        _title(ensemble, found.root),
         {
             "": _scores(errors, scores, ensemble, found.root),
             "How it learned": _learning(ensemble),
@@ -95,35 +94,63 @@ def write_report(
     return out / "report.html"
 
 
+def _title(ensemble: Ensemble, root: Path) -> str:
+    """Which runs are told of, what is not as in their training, and on which data."""
+    *others, last = ensemble.run_names
+    runs = f"{', '.join(others)} and {last}" if others else last
+    options = f", {ensemble.options}" if ensemble.options else ""
+    return f"Report of {runs} on {root.resolve().name}{options}"
+
+
+def _runs(ensemble: Ensemble) -> list[str]:
+    """A line on every run, and how they answer together."""
+    lines = [
+        f"{type(run.experiment.model).__name__} on {run.experiment.model.encoder}, "
+        f"{ensemble.num_landmarks} landmarks, crops of {run.experiment.crop.height} × "
+        f"{run.experiment.crop.width} px; {run.path}"
+        for run in ensemble.runs
+    ]
+    if len(ensemble.runs) > 1:
+        weights = ", weighted by how sharp the heatmaps are" if ensemble.weighted else ""
+        lines += [f"They are scored as one answer: the mean of their landmarks{weights}."]
+    return [html.paragraph(line) for line in lines]
+
+
+def _answer(ensemble: Ensemble) -> str:
+    return "this run" if len(ensemble.runs) == 1 else "these runs together"
+
+
 def _scores(errors: Errors, scores: dict[str, Any], ensemble: Ensemble, root: Path) -> list[str]:
     mse, mean_shape = scores["mse"], scores["mean_shape_mse"]
-    first = ensemble.runs[0]
-    model = first.experiment.model
-    runs = ", ".join(str(run.path) for run in ensemble.runs)
-    way = f"{100 * (1 - mse / mean_shape):.1f} %" if mean_shape else "–"
+    if mse > mean_shape:
+        way = "The mean face, which looks at no picture, does better than this."
+    else:
+        share = f"{100 * (1 - mse / mean_shape):.1f} %" if mean_shape else "–"
+        way = (
+            f"From the mean face, which looks at no picture, it has come {share} of the way to a "
+            "perfect answer."
+        )
     normaliser = scores["normaliser"]
+    length = "the face's size" if normaliser == "box" else f"that between the {normaliser}"
     rows = [
         ("contest MSE", f"{mse:.3f} px²", "mean squared error of a coordinate; what the contest "
          "judges by"),
-        ("NME", _percent(scores["nme_percent"]), "mean distance, in percent of "
-         + ("the face's size" if normaliser == "box" else f"that between the {normaliser}")),
+        ("NME", _percent(scores["nme_percent"]), f"mean distance, in percent of {length}"),
         ("failures at 8 %", _percent(scores["failure_8"], 100), "pictures with a larger NME"),
         ("failures at 10 %", _percent(scores["failure_10"], 100), "pictures with a larger NME"),
         ("AUC to 8 %", _number(scores["auc_8"]), "1 if every picture were perfect"),
         ("pictures", f"{scores['pictures']:,}", f"scored, of {root}"),
     ]  # fmt: skip
     return [
-        html.paragraph(
-            f"{type(model).__name__} on {model.encoder}, {ensemble.num_landmarks} landmarks, "
-            f"crops of {first.experiment.crop.height} × {first.experiment.crop.width} px; {runs}"
-        ),
+        *_runs(ensemble),
         html.columns(
             html.figure(
-                html.bars({"mean shape": mean_shape, "this run": mse, "perfect": 0.0}, " px²"),
-                f"Mean squared error; shorter is better. From the mean face, which looks at no "
-                f"picture, it has come {way} of the way to a perfect answer.",
+                html.bars(
+                    {"mean shape": mean_shape, _answer(ensemble): mse, "perfect": 0.0}, " px²"
+                ),
+                f"Mean squared error; shorter is better. {way}",
             ),
-            _cumulative(errors, scores),
+            _cumulative(errors, scores, _answer(ensemble)),
         ),
         html.table(["score", "value", "what it is"], rows),
     ]
@@ -131,11 +158,15 @@ def _scores(errors: Errors, scores: dict[str, Any], ensemble: Ensemble, root: Pa
 
 def _learning(ensemble: Ensemble) -> list[str]:
     """Curves of every run that has a ledger."""
-    ledgers = {}
-    for run in ensemble.runs:
-        folder = run.path.resolve().parent
-        if (folder / "metrics.jsonl").exists():
-            ledgers[folder.name] = [row for row in read_metrics(folder) if "epoch" in row]
+    folders = list(dict.fromkeys(run.path.resolve().parent for run in ensemble.runs))
+    alike = len({folder.name for folder in folders}) < len(folders)
+    ledgers = {
+        str(folder) if alike else folder.name: [
+            row for row in read_metrics(folder) if "epoch" in row
+        ]
+        for folder in folders
+        if (folder / "metrics.jsonl").exists()
+    }
     if not any(ledgers.values()):
         return [html.paragraph("The run's folder holds no metrics.jsonl.")]
     charts = (
@@ -164,14 +195,14 @@ def _learning(ensemble: Ensemble) -> list[str]:
     return [html.columns(*figures)]
 
 
-def _cumulative(errors: Errors, scores: dict[str, Any]) -> str:
+def _cumulative(errors: Errors, scores: dict[str, Any], name: str) -> str:
     nme = np.sort(100 * errors.nme[np.isfinite(errors.nme)])
     if len(nme) == 0:
         return html.paragraph("No picture has a length that its errors could be compared with.")
     limits = np.linspace(0, 10, MOST_STEPS + 1)
     share = 100 * np.searchsorted(nme, limits, side="right") / len(nme)
     return html.figure(
-        html.line_chart([Series("this run", limits, share)], "NME, %", "pictures, %"),
+        html.line_chart([Series(name, limits, share)], "NME, %", "pictures, %", y_ends=(0, 100)),
         f"How many pictures have at most that error: half of them up to {np.median(nme):.1f} %. "
         f"The area under the curve up to 8 % is {scores['auc_8']:.3f} of the largest possible "
         "(AUC); the farther to the top left, the better.",
@@ -252,22 +283,33 @@ def _classes(
             )
         )
     if checked is not None:
-        expected = np.concatenate([
-            nanmean(checked.calibration.expected_error(*block), 1)
-            for block in zip(
-                np.array_split(errors.peak, math.ceil(len(errors.rows) / 4096)),
-                np.array_split(errors.spread, math.ceil(len(errors.rows) / 4096)),
-                strict=True,
-            )
-        ])  # fmt: skip
         names = ("surest fifth", *CLASSES[1:-1], "least sure fifth")
+        expected = _expected_nme(errors, checked.calibration)
         figures.append(
             html.figure(
-                html.bars(_fifths(expected, errors.mse, names), " px²"),
-                "Mean squared error by how sure the network is of the picture as a whole.",
+                html.bars(_fifths(expected, 100 * errors.nme, names), " %"),
+                "NME by how small an NME was expected of the picture: the mean of its landmarks' "
+                "expected errors, in percent of the same length.",
             )
         )
     return [html.columns(*figures)]
+
+
+def _expected_nme(errors: Errors, told: calibration.Calibration) -> np.ndarray:
+    """(N,) mean expected error over each picture's own length, so that its size counts for nothing.
+
+    NaN where a picture has no such length.
+    """
+    blocks = math.ceil(len(errors.rows) / 4096)
+    signs = (np.array_split(some, blocks) for some in (errors.peak, errors.spread))
+    expected_px = np.concatenate(
+        [nanmean(told.expected_error(*block), 1) for block in zip(*signs, strict=True)]
+    )
+    distances = np.array_split(errors.distance, blocks)
+    mean_px = np.concatenate([nanmean(distance, 1) for distance in distances])
+    return np.divide(  # the length is mean_px / nme
+        expected_px * errors.nme, mean_px, out=np.full(len(mean_px), np.nan), where=mean_px > 0
+    )
 
 
 def _fifths(by: np.ndarray, values: np.ndarray, names: Sequence[str]) -> dict[str, float]:
@@ -281,23 +323,34 @@ def _fifths(by: np.ndarray, values: np.ndarray, names: Sequence[str]) -> dict[st
 
 
 def _confidence(checked: calibration.Checked | None, ensemble: Ensemble) -> list[str]:
+    several = len(ensemble.runs) > 1 or bool(ensemble.tta)
     if checked is None:
-        return [
-            html.paragraph(
+        if several or isinstance(ensemble.runs[0].experiment.model, HeatmapModel):
+            unknown = (
+                f"Not known: an expected error needs {calibration.FEWEST_FITTED} labelled "
+                "landmarks in each half of the pictures, and errors that grow with the signs of "
+                "doubt."
+            )
+        else:
+            unknown = (
                 "No. A direct network gives coordinates and nothing that tells how sure it is of "
                 "them; several runs, or several views of the pictures (--tta), tell it by how far "
-                "they disagree. A network with heatmaps tells it, but needs "
-                f"{calibration.FEWEST_FITTED} labelled landmarks in each half of the pictures."
+                "they disagree."
             )
-        ]
-    sign = "the height of the heatmap's peak and its spread"
-    if len(ensemble.runs) > 1 or ensemble.tta:
-        sign = "the heights of the heatmaps' peaks and how far the views disagree"
+        return [html.paragraph(unknown)]
+    peak, spread = "the height of the heatmap's peak", "how wide the heatmap is"
+    if several:
+        peak, spread = "the heights of the heatmaps' peaks", "how far the views disagree"
+    weights = {peak: checked.calibration.peak_weight, spread: checked.calibration.spread_weight}
+    signs = " and ".join(sign for sign, weight in weights.items() if weight)
     expected = [one.expected_px for one in checked.deciles]
     observed = [one.observed_px for one in checked.deciles]
     ends = [0, max(*expected, *observed)]
     chart = html.line_chart(
-        [Series("this run", expected, observed, "dots"), Series("ideal", ends, ends, "dashed")],
+        [
+            Series(_answer(ensemble), expected, observed, "dots"),
+            Series("ideal", ends, ends, "dashed"),
+        ],
         "expected error, px", "actual error, px",
     )  # fmt: skip
     off = [e / o - 1 if o > 0 else math.nan for e, o in zip(expected, observed, strict=True)]
@@ -309,9 +362,9 @@ def _confidence(checked: calibration.Checked | None, ensemble: Ensemble) -> list
     worst = 100 * max(map(abs, off))
     return [
         html.paragraph(
-            f"For every landmark {sign} give an expected error in px of the photograph. The map "
-            f"that turns one into the other was fitted on {checked.fitted_pictures:,} pictures and "
-            f"is checked here on {checked.checked_pictures:,} others, of other people where file "
+            f"The expected error of a landmark, in px of the photograph, is told from {signs}. The "
+            f"map that tells it was fitted on {checked.fitted_pictures:,} pictures and is checked "
+            f"here on {checked.checked_pictures:,} others, of other people where file "
             f"names tell them apart. In the worst tenth it is off by {worst:.1f} %. It is kept in "
             "calibration.json."
         ),
@@ -338,10 +391,11 @@ def _timing(folder: Path) -> list[str]:
         html.columns(
             html.figure(
                 html.bars({names.get(part, part): ms for part, ms in parts.items()}, " ms"),
-                f"{total:.3g} ms a picture in batches of {timing['batch']} on {timing['device']} "
-                f"({timing['processor']}, {timing['cpu_cores']} cores, {timing['threads']} "
-                f"threads), with {timing['workers']} processes that read ahead; measured during "
-                f"the evaluation on {timing['date']}, commit {timing['commit'] or '–'}.",
+                f"{html.three_digits(total)} ms a picture in batches of {timing['batch']} on "
+                f"{timing['device']} ({timing['processor']}, {timing['cpu_cores']} cores, "
+                f"{timing['threads']} threads), with {timing['workers']} processes that read "
+                f"ahead; measured during the evaluation on {timing['date']}, commit "
+                f"{timing['commit'] or '–'}.",
             )
         )
     ]

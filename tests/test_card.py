@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from heatmap import card as card_file
 from heatmap import train
 from heatmap.config import Augment, Crop, Data, Direct, Experiment, Train, UNet, Wandb
 from heatmap.run import prepare
@@ -65,7 +66,8 @@ def test_it_says_what_the_run_was(heatmap_run: Path, tiny_contest: Path) -> None
     assert found["loss"] == "adaptive_wing + wing"
     assert found["augmentation"] == "rotate_deg 10, scale 0.15"
     assert found["crop"].startswith("32 x 48 pixels, cover")
-    assert "turned by up to 10°, scaled by up to 15 % and shifted by up to 0 %" in text
+    assert "crops were turned by up to 10° and scaled by up to 15 %; faces beyond that" in text
+    assert "trim_border" not in text and "not tested" not in text
     assert "a person may be on both sides" in text
     assert "height of a heatmap's peak" in text
 
@@ -112,7 +114,7 @@ def test_a_direct_run_on_all_rows_has_no_score(tiny_contest: Path, tmp_path: Pat
     experiment = Experiment(
         name="all",
         data=Data(root=tiny_contest, validation=0, workers=0),
-        crop=Crop(height=40, width=32, rule="contain"),
+        crop=Crop(height=40, width=32, rule="contain", trim_border=9),
         model=Direct(encoder=ENCODER, weights="none", loss="smooth_l1"),
         train=Train(epochs=1, batch=6, device="cpu"),
         wandb=Wandb(mode="off"),
@@ -123,5 +125,20 @@ def test_a_direct_run_on_all_rows_has_no_score(tiny_contest: Path, tmp_path: Pat
     assert "does not say how sure" in text
     found = rows(text)
     assert (found["pictures trained on"], found["pictures validated on"]) == ("12", "0")
+    assert found["crop"].startswith("40 x 32 pixels, contain: the whole picture")
+    assert "; trim_border 9: before that, rows and columns at the sides" in found["crop"]
+    assert "crops were neither turned nor scaled nor shifted; faces beyond" in text
     assert found["loss"] == "smooth_l1" and found["augmentation"] == "none"
     assert "validation score" not in text and "heatmap's peak" not in text
+
+
+def test_the_moves_in_training_are_listed() -> None:
+    assert card_file._moved(Augment(shift=0.06)) == "shifted by up to 6 %"
+    assert card_file._moved(Augment(rotate_deg=25, scale=0.2, shift=0.06)) == (
+        "turned by up to 25°, scaled by up to 20 % and shifted by up to 6 %"
+    )
+
+
+def test_a_box_is_told_with_its_factor() -> None:
+    told = card_file._crop(Crop(height=64, width=48, rule="box", box_scale=1.25))
+    assert told.endswith("which must be given, and is enlarged by the factor 1.25")

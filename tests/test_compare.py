@@ -160,7 +160,7 @@ def test_runs_are_compared_picture_by_picture(tmp_path: Path) -> None:
     assert told["nme_percent"]["b"] == pytest.approx(np.mean(list(b.values())))
     assert told["pictures"]["units"] == 12
     assert told["pictures"]["drawn"] == "people"
-    assert told["runs"]["a"]["best_mse"] == pytest.approx(np.mean(list(a.values())))
+    assert told["runs"]["a"]["mse"] == pytest.approx(np.mean(list(a.values())))
     assert (told["runs"]["a"]["best_epoch"], told["runs"]["a"]["minutes"]) == (2, 1.5)
     assert compare.sentence(overall) == (
         "b is better than a by 0.200 px² (95 %: 0.200 to 0.200), on 60 % of pictures"
@@ -175,7 +175,7 @@ def test_chance_is_not_called_better(tmp_path: Path) -> None:
     folders = [run_folder(tmp_path / name, errors(seed)) for seed, name in enumerate("ab")]
     (overall, *_) = compare.compare(read_runs(folders))["paired"]
     assert overall["low"] < 0 < overall["high"]
-    assert compare.sentence(overall).startswith("b and a cannot be told apart: the first is ")
+    assert compare.sentence(overall).startswith("b and a cannot be told apart: b is ")
 
 
 def test_of_different_splits_the_common_pictures_are_compared(tmp_path: Path) -> None:
@@ -237,9 +237,14 @@ def test_evaluations_of_a_run_are_compared_as_runs_are(tmp_path: Path) -> None:
     better = {name: value - 0.5 for name, value in errors(0).items()}
     made = run_folder(tmp_path / "mirror", better)
     (made / "per_image.csv").rename(run / "evaluation-mirror" / "per_image.csv")
-    (run / "evaluation-mirror" / "evaluation.json").write_text('{"table": "f00d"}')
+    scores = {"table": "f00d", "mse": 4.25, "mean_shape_mse": 77.5}
+    (run / "evaluation-mirror" / "evaluation.json").write_text(json.dumps(scores))
     told = compare.compare(read_runs([run, run / "evaluation-mirror"]), 10)
-    assert told["differences"] == {} and told["notes"] == []
+    assert told["differences"] == {"evaluation": {"a/evaluation-mirror": "mirror"}}
+    assert told["notes"] == []
+    own = np.mean(list(errors(0).values()))
+    assert re.search(rf"a +{own:.3f} +90\.000 ", compare.text(told))
+    assert re.search(r"a/evaluation-mirror +4\.250 +77\.500 ", compare.text(told))
     assert told["paired"][0]["run"] == "a/evaluation-mirror"
     assert told["paired"][0]["difference"] == pytest.approx(0.5)
     (run / "evaluation-mirror" / "per_image.csv").rename(run / "per_image.csv")
@@ -247,6 +252,21 @@ def test_evaluations_of_a_run_are_compared_as_runs_are(tmp_path: Path) -> None:
     (note,) = compare.compare(read_runs([run, again]), 10)["notes"]
     assert "are not those of its best epoch" in note
     assert f"tools/evaluate.py {run} writes them anew" in note
+
+
+def test_an_evaluation_on_other_data_with_more_views_is_compared(tmp_path: Path) -> None:
+    runs = [run_folder(tmp_path / name, errors(seed)) for seed, name in enumerate("ab")]
+    folders = [run / "evaluation-other" / "evaluation-mirror" for run in runs]
+    for run, folder in zip(runs, folders, strict=True):
+        folder.mkdir(parents=True)
+        (run / "per_image.csv").rename(folder / "per_image.csv")
+        (folder / "evaluation.json").write_text('{"table": "beef", "mse": 3.5}')
+    found = read_runs([folders[0], folders[1]])
+    assert [run.name for run in found] == [f"{n}/evaluation-other/evaluation-mirror" for n in "ab"]
+    assert [run.settings["evaluation"] for run in found] == ["other/mirror"] * 2
+    assert compare.compare(found, 10)["differences"] == {}
+    with pytest.raises(ValueError, match=r"evaluation-scale: there is no evaluation here"):
+        read_runs([runs[0] / "evaluation-scale", folders[1]])
 
 
 # The command

@@ -1,6 +1,6 @@
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -339,11 +339,13 @@ def test_a_run_is_scored_on_its_own_validation_pictures(run_folder: Path) -> Non
 
 
 def test_on_other_data_every_labelled_picture_is_scored(
-    run_folder: Path, other_contest: Folder
+    run_folder: Path, other_contest: Folder, caplog: pytest.LogCaptureFixture
 ) -> None:
     own = (run_folder / "config.json").read_bytes()
     ensemble = Ensemble.load([run_folder])
-    scores, folder = evaluate.evaluate_run(ensemble, other_contest.root, CPU)
+    with caplog.at_level("INFO", "heatmap"):
+        scores, folder = evaluate.evaluate_run(ensemble, other_contest.root, CPU)
+    assert "all its rows are scored, also pictures that were trained on" in caplog.text
     assert scores["pictures"] == 12
     assert folder == run_folder / "evaluation-other"
     assert (folder / "errors.npz").exists()
@@ -357,3 +359,15 @@ def test_data_with_another_number_of_landmarks_are_refused(
     write_landmarks(other_contest.train_table, table.names, table.points_image[:, :5])
     with pytest.raises(ValueError, match=r"5 landmarks.* predicts 7"):
         evaluate.evaluate_run(Ensemble.load([run_folder]), other_contest.root, CPU)
+
+
+def test_scores_are_told_although_the_report_fails(
+    run_folder: Path, tool: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "page").write_text("a file where the folder would be")
+    told = tmp_path / "scores.json"
+    assert tool("evaluate", run_folder, "--report", tmp_path / "page", "--json", told) == 1
+    out, error = capsys.readouterr()
+    mse = json.loads(told.read_text())["mse"]
+    assert ["contest", "MSE", f"{mse:.3f}", "px²"] in [line.split() for line in out.splitlines()]
+    assert "per picture: " in out and "report: " not in out and str(tmp_path / "page") in error

@@ -1,6 +1,7 @@
 import base64
 import re
 from html.parser import HTMLParser
+from itertools import product
 from pathlib import Path
 
 import cv2
@@ -86,11 +87,11 @@ def test_a_page_is_well_formed_and_asks_for_nothing() -> None:
 def test_a_browser_shows_it_on_screens_of_all_widths(tmp_path: Path) -> None:
     (tmp_path / "page.html").write_text(everything(), "utf-8")
     for width, found in zip(
-        (400, 1280), shown(tmp_path / "page.html", (400, 1280), tmp_path), strict=True
+        (400, 700, 1280), shown(tmp_path / "page.html", (400, 700, 1280), tmp_path), strict=True
     ):
         assert found["page_width"] <= width == found["screen_width"]
         assert found["pictures"] == [90, 90, 90]
-        assert min(found["charts"]) > 300 and max(found["charts"]) < 600
+        assert min(found["charts"]) > 300 and max(found["charts"]) <= 480, "about as large as text"
 
 
 def test_a_picture_is_the_picture() -> None:
@@ -112,7 +113,19 @@ def test_bars_are_as_long_as_their_values() -> None:
     text = html.bars({"a": 1.0, "b": 4.0, "none": float("nan")}, " px")
     lengths = [a["style"] for a in Elements(text).of("div") if a.get("class") == "bar"]
     assert lengths == ["width:25.0%", "width:100.0%"]
-    assert "4 px" in text
+    assert "4.00 px" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (0, "0"), (5, "5.00"), (9.7, "9.70"), (21, "21.0"), (1113.2, "1,110"), (0.01234, "0.0123"),
+        (9.996, "10.0"), (999.6, "1,000"), (2.4e6, "2,400,000"), (-3.14159, "-3.14"),
+    ],
+)  # fmt: skip
+def test_numbers_have_three_digits_and_no_exponent(value: float, told: str) -> None:
+    assert html.three_digits(value) == told
+    assert f">{told} px²<" in html.bars({"a": value}, " px²")
 
 
 def test_dots_lie_and_shine_as_their_values_say() -> None:
@@ -128,7 +141,7 @@ def test_dots_lie_and_shine_as_their_values_say() -> None:
     assert colours[3] == "#666666" and len(set(colours)) == 4
     red, green, blue = (int((colours[2] or "")[k : k + 2], 16) for k in (1, 3, 5))
     assert red > 200 and green > 200 and blue < 100, "the worst is bright yellow"
-    assert "b: 1 px" in chart and "d: –" in chart
+    assert "b: 1.00 px" in chart and "d: –" in chart
     moved = [
         (float(a["x2"] or "") - float(a["x1"] or ""), float(a["y2"] or "") - float(a["y1"] or ""))
         for a in lines
@@ -171,6 +184,30 @@ def test_a_curve_is_broken_where_values_are_missing() -> None:
     series = Series("", range(6), [1, 2, np.nan, 3, np.inf, 4])
     path = Elements(html.line_chart([series], "x", "y")).of("path")[0]["d"] or ""
     assert (path.count("M"), path.count("L")) == (3, 1)
+
+
+@pytest.mark.parametrize(
+    ("value", "log_y"),
+    [(0.0, False), (-3.0, False), *product([3e-4, 1.0, 7.0, 1234.5], [False, True])],
+)
+def test_what_never_changes_lies_inside_its_axis(value: float, log_y: bool) -> None:
+    y = [value, value * (1 + 1e-12), value]
+    chart = html.line_chart([Series("", [1, 2, 3], y)], "x", "y", log_y=log_y)
+    ticks = re.findall(r'text-anchor="end">(.+?)<', chart)
+    assert len(ticks) >= 3 and len(set(ticks)) == len(ticks), "no two read the same"
+    heights = curve_of(chart)[:, 1]
+    bottom, top = html.HEIGHT - html.BOTTOM, html.TOP
+    if value:
+        assert top + 20 < heights.min() and heights.max() < bottom - 20
+    else:
+        assert (heights == bottom).all() and ticks[0] == "0" and ticks[-1] == "1"
+
+
+@pytest.mark.parametrize("y", [[0, 0], [10, 40], [0, 100]])
+def test_an_axis_with_given_ends_has_them_whatever_is_drawn(y: list[int]) -> None:
+    chart = html.line_chart([Series("", [0, 1], y)], "x", "y", y_ends=(0, 100))
+    ticks = re.findall(r'text-anchor="end">(.+?)<', chart)
+    assert ticks == ["0", "20", "40", "60", "80", "100"]
 
 
 @pytest.mark.parametrize("values", [[], [np.nan], [7.0], [0.0, 0.0], [1e-9, 1e9], [-3.0, -3.0]])

@@ -213,6 +213,7 @@ def test_what_cannot_be_merged_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     one, direct = runs["one"], runs["direct"]
+    again = direct / ".." / "one"
     for name in ("submit", "evaluate"):
         for arguments, words in (
             ([one, fifteen[1]], [f"{one}/best.pt predicts 7", f"{fifteen[1]}/best.pt 15"]),
@@ -220,6 +221,8 @@ def test_what_cannot_be_merged_is_named(
             ([one, direct, "--weighted"], [f"{direct}/best.pt", "without heatmaps", "--weighted"]),
             ([one, "--boxes", "b.csv"], ["--boxes", "crop.rule box", f"{one}/best.pt", "cover"]),
             ([one, tmp_path / "no"], ["no such checkpoint", str(tmp_path / "no")]),
+            ([one, direct, again], [f"{again}/best.pt is named twice; name each run once"]),
+            ([one, one / "best.pt"], [f"{one}/best.pt is named twice"]),
         ):
             assert tool(name, *arguments, "--device", "cpu") == 1
             error = capsys.readouterr().err

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -63,28 +63,32 @@ def evaluate(
                 "a submission is scored alone, without --tta, --weighted, --boxes or --report"
             )
         score = contest.score_submission(what, solution)
-        scores = {"pictures": len(score.names), "mse": score.mse}
         told = f"pictures     {len(score.names)}\ncontest MSE  {score.mse:.5f} px²"
-    else:
-        from heatmap import distributed
-        from heatmap.ensemble import Ensemble
-        from heatmap.evaluate import evaluate_run, table
-        from heatmap.run import chosen_device
+        tell(told, {"pictures": len(score.names), "mse": score.mse}, json_file)
+        return
+    from heatmap import distributed
+    from heatmap.ensemble import Ensemble
+    from heatmap.evaluate import evaluate_run, table
+    from heatmap.run import chosen_device
 
-        ensemble = Ensemble.load([what, *others], tta=tta, weighted=weighted, boxes=boxes)
-        where = distributed.start(chosen_device(device))
-        scores, folder = evaluate_run(ensemble, data, where, decoder)
-        told = f"{table(scores)}\nper picture: {folder / 'per_image.csv'}"
-        if report is not None and is_first():
-            from heatmap.report import write_report
+    ensemble = Ensemble.load([what, *others], tta=tta, weighted=weighted, boxes=boxes)
+    where = distributed.start(chosen_device(device))
+    scores, folder = evaluate_run(ensemble, data, where, decoder)
+    if not is_first():
+        return
+    tell(f"{table(scores)}\nper picture: {folder / 'per_image.csv'}", scores, json_file)
+    if report is not None:
+        from heatmap.report import write_report
 
-            told += f"\nreport: {write_report(ensemble, data, folder, report, where)}"
-    if is_first():
-        print(told)
-        if json_file is not None:
-            from heatmap.files import write_json
+        print(f"report: {write_report(ensemble, data, folder, report, where)}")
 
-            write_json(json_file, scores)
+
+def tell(told: str, scores: dict[str, Any], json_file: Path | None) -> None:
+    print(told, flush=True)
+    if json_file is not None:
+        from heatmap.files import write_json
+
+        write_json(json_file, scores)
 
 
 if __name__ == "__main__":
