@@ -9,10 +9,12 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from tqdm import tqdm
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @contextmanager
@@ -79,7 +81,7 @@ def reading_bar(path: Path, doing: str, shown: bool) -> tqdm:
     )  # fmt: skip
 
 
-def write_picture(path: Path, image: np.ndarray) -> None:
+def write_picture(path: Path, image: "np.ndarray") -> None:
     """Writes (H, W, 3) uint8 RGB in the format that the name's ending tells, such as .jpg."""
     import cv2  # here, since commands that write no picture start faster without it
 

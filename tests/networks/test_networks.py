@@ -398,12 +398,11 @@ def test_a_file_that_holds_no_weights_is_refused_by_name(suffix: str, tmp_path: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", [UNET, DIRECT], ids=["U-Net", "direct"])
 def test_compiled_layers_give_what_the_layers_give_for_all_shapes(
-    model: Any, caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     torch._dynamo.reset()
-    network = build(replace(model, encoder="tu-test_resnet")).eval()
+    network = build(replace(UNET, encoder="tu-test_resnet")).eval()
     with torch._dynamo.config.patch(disable=False):
         for height, width in ((HEIGHT, WIDTH), (50, 75)):
             images = pictures(height, width)
