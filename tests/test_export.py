@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -332,7 +331,7 @@ def test_a_missing_library_is_named_with_its_remedy(
 def test_the_example_for_other_programs_cuts_the_crop_of_the_run(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime", reason="pip install -e '.[export]'")
+    pytest.importorskip("onnxruntime", reason="pip install -e '.[export]'")
     readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
     (example,) = (
         part for part in re.findall(r"```python\n(.+?)```", readme, re.DOTALL) if "Session" in part
@@ -341,7 +340,7 @@ def test_the_example_for_other_programs_cuts_the_crop_of_the_run(
     write_picture(tmp_path / "a.jpg", image)
     export.export(run, tmp_path / "model.onnx")
     monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {"cv2": cv2, "json": json, "np": np, "onnxruntime": onnxruntime}
+    names: dict[str, Any] = {}
     exec(example, names)
     assert names["points_image"].shape == (1, NUM_LANDMARKS, 2)
     photograph = Photograph(tmp_path / "a.jpg")
