@@ -68,12 +68,7 @@ ALLOWED = {
     "calibration": {"files"},
     "compiling": set(),
     "draw": set(),
-    "smooth": set(),
-    "detect": set(),
-    "camera": set(),
-    "video": {"files"},
-    "tracks": {"smooth"},
-    "points_files": {"files", "tracks"},
+    "annotate": {"annotate", "contest", "draw", "files", "frame", "predictor", "topology"},
     "config": set(),
     "topology": set(),
     "shape": {"contest"},
@@ -139,8 +134,8 @@ def test_only_the_mirror_knows_wandb() -> None:
 
 
 def test_only_videos_know_av_and_only_the_camera_knows_windows() -> None:
-    assert importers("av") == {"heatmap/video.py"}
-    assert importers("tkinter") == {"heatmap/camera.py"}
+    assert importers("av") == {"heatmap/annotate/video.py"}
+    assert importers("tkinter") == {"heatmap/annotate/camera.py"}
 
 
 def test_only_the_export_knows_onnx() -> None:

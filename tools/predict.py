@@ -123,8 +123,8 @@ def _finder(
     """Where the faces are, as the options say."""
     import numpy as np
 
+    from heatmap.annotate import Detector
     from heatmap.contest import read_boxes
-    from heatmap.detect import Detector
 
     if detector is not None:
         detect = Detector(detector)

@@ -21,8 +21,8 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from heatmap.annotate.tracks import Face
 from heatmap.files import write_atomically
-from heatmap.tracks import Face
 
 _OF_FACE = ("picture", "frame", "seconds", "face")
 _OF_LANDMARK = ("x", "y", "confidence", "cov_xx", "cov_xy", "cov_yy")

@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 import pytest
 
-from heatmap import video
-from heatmap.video import Video
+from heatmap.annotate import video
+from heatmap.annotate.video import Video
 
 
 def picture(k: int, height: int, width: int) -> np.ndarray:

@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from heatmap import camera, draw, frame, topology, video
+from heatmap import draw, frame, topology
+from heatmap.annotate import camera, video
+from heatmap.annotate.points_files import PointsFiles, points_files
+from heatmap.annotate.tracks import Face, Tracks
+from heatmap.annotate.video import Video
 from heatmap.contest import Photograph
 from heatmap.files import write_picture
-from heatmap.points_files import PointsFiles, points_files
 from heatmap.predictor import Predictor, check_box
-from heatmap.tracks import Face, Tracks
-from heatmap.video import Video
 
 logger = logging.getLogger("heatmap")
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from heatmap.smooth import Smoother
+from heatmap.annotate.smooth import Smoother
 
 FRAMES, LANDMARKS, SIGMA, RATE = 300, 37, 0.5, 30
 Motion = Callable[[int], float]

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import heatmap
-from heatmap import camera, config, train
-from heatmap.annotate import find_files
+from heatmap import config, train
+from heatmap.annotate import camera, find_files
+from heatmap.annotate.video import Video
 from heatmap.run import prepare
-from heatmap.video import Video
 
 Tool = Callable[..., int]
 

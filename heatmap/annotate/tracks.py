@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from heatmap.smooth import Smoother
+from heatmap.annotate.smooth import Smoother
 
 _LEAST_OVERLAP = 0.2  # intersection over union of the same face in two frames
 _AWAY_SECONDS = 1.0  # a face that was away for longer gets a new number

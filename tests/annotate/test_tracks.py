@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from heatmap.tracks import Face, Tracks
+from heatmap.annotate.tracks import Face, Tracks
 
 SHAPE = np.array([[0, 0], [30, 5], [12, 40], [20, 22.0]])
 
