@@ -13,7 +13,7 @@ import pytest
 from browser import shown
 
 from heatmap import compare
-from heatmap.compare import bootstrap_means, differences, read_runs
+from heatmap.compare import bootstrap_means, differences, paired, read_runs
 from heatmap.config import Experiment, Optimizer, UNet, to_dict
 from heatmap.per_image import write_per_image
 
@@ -104,7 +104,7 @@ def test_what_is_drawn_does_not_depend_on_the_memory(monkeypatch: pytest.MonkeyP
     values[4, 1] = values[20:, 2] = np.nan
     unit = np.arange(30) // 3
     whole = bootstrap_means(values, unit, 70)
-    monkeypatch.setattr(compare, "BLOCK", 64)
+    monkeypatch.setattr(paired, "BLOCK", 64)
     np.testing.assert_array_equal(bootstrap_means(values, unit, 70), whole)
     # the first resample by hand
     people = np.random.default_rng(0).integers(10, size=10)

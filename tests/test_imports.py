@@ -90,7 +90,7 @@ ALLOWED = {
     "mirror": {"files"},
     "schedule": {"config"},
     "record": {"files", "mirror"},
-    "compare": {"columns", "config", "contest", "files", "html", "per_image", "record"},
+    "compare": {"columns", "compare", "config", "contest", "files", "html", "per_image", "record"},
     "parallel": set(),
     "duplicates": set(),
     "card": {"checkpoint", "config", "files", "record", "topology"},
