@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from heatmap import contest, faces
-from heatmap.faces import Face, Hair, Light, draw, draw_face, landmarks, sample_face
+from heatmap.faces import Face, Hair, Light, draw, draw_face, drawing, landmarks, sample_face
 from heatmap.synthetic import make_contest
 from heatmap.topology import mirror_permutation
 
@@ -132,7 +132,7 @@ def test_a_drawn_feature_lies_under_its_landmarks(
     mouth_open = 0.7 if feature == "open lips" else 0.0
     face = plain_face(11, index, width, mouth_open=mouth_open)
     if feature == "skin":  # the neck has the skin's colour too
-        monkeypatch.setattr(faces, "_paint_body", lambda painting: None)
+        monkeypatch.setattr(drawing, "_paint_body", lambda painting: None)
 
     coloured, polygons, border = feature_and_outline(feature.removeprefix("open "), face)
 
@@ -168,7 +168,7 @@ def test_the_crease_beside_the_wings_of_the_nose_follows_the_landmarks(
     face = plain_face(13, index, 420)
     face = dataclasses.replace(face, pose=dataclasses.replace(face.pose, yaw_deg=0))
     with_nose, points = draw(face)
-    monkeypatch.setattr(faces, "_paint_nose", lambda painting: None)
+    monkeypatch.setattr(drawing, "_paint_nose", lambda painting: None)
     without_nose, _ = draw(face)
     darker = cv2.GaussianBlur(without_nose.astype(np.float32) - with_nose, (0, 0), 1).mean(-1)
     for side in (range(401, 464), range(464, 527)):

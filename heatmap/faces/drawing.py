@@ -1,18 +1,18 @@
-"""Draws synthetic faces with 971 landmarks: pictures whose labels are exact by construction.
+"""A face drawn, layer by layer.
 
-A face is drawn in layers on a float canvas of moderate size (background, hair behind, neck, ears,
-skin, features, hair in front), shaded from one light, then brought to the picture's size and given
-a camera's faults. The features are polygons of the landmarks themselves.
+The layers (background, hair behind, neck, ears, skin, features, hair in front) are painted on a
+float canvas of moderate size, shaded from one light, then brought to the picture's size and given a
+camera's faults. The features are polygons of the landmarks themselves.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, pairwise
 
 import cv2
 import numpy as np
 
-from heatmap.head import (
+from heatmap.faces.canvas import Canvas, noise, tinted
+from heatmap.faces.face import Colour, Face, as_colour
+from heatmap.faces.head import (
     BROWS,
     EYES,
     HAIRLINE,
@@ -26,469 +26,9 @@ from heatmap.head import (
     RIDGE,
     UPPER_LIP_INNER,
     UPPER_LIP_OUTER,
-    Expression,
     Head,
-    Pose,
-    Shape,
     smoothstep,
 )
-
-Colour = tuple[float, float, float]
-
-# From light to dark; a person's skin lies between two neighbours.
-_SKINS = np.array(
-    [
-        (0.96, 0.83, 0.76),
-        (0.93, 0.76, 0.67),
-        (0.87, 0.67, 0.55),
-        (0.77, 0.55, 0.41),
-        (0.62, 0.42, 0.30),
-        (0.46, 0.29, 0.20),
-        (0.30, 0.19, 0.14),
-    ]
-)
-_HAIRS = np.array(
-    [
-        (0.06, 0.05, 0.05),
-        (0.13, 0.09, 0.07),
-        (0.26, 0.17, 0.11),
-        (0.38, 0.26, 0.16),
-        (0.62, 0.48, 0.29),
-        (0.82, 0.70, 0.48),
-        (0.50, 0.22, 0.10),
-        (0.60, 0.59, 0.58),
-        (0.86, 0.85, 0.83),
-    ]
-)
-_IRISES = np.array(
-    [
-        (0.18, 0.10, 0.06),
-        (0.33, 0.20, 0.10),
-        (0.36, 0.38, 0.22),
-        (0.35, 0.48, 0.58),
-        (0.42, 0.45, 0.46),
-    ]
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Hair:
-    """length: 0 bald, 0.1 shaved, to 1 over the shoulders. volume: head-frame units beyond the
-    skull. fringe: 0 none, to 1 down to the brows. parting: -1 to 1, the fringe's highest place.
-    curl: 0 straight strands to 1 curly."""
-
-    colour: Colour
-    length: float
-    volume: float
-    fringe: float
-    parting: float
-    curl: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Glasses:
-    """width, height: of a lens, head-frame units. roundness: superellipse exponent, 2 is an
-    ellipse. thickness: of the rim. tint: share of the light the lens keeps back."""
-
-    colour: Colour
-    width: float
-    height: float
-    roundness: float
-    thickness: float
-    tint: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Look:
-    """Colours are RGB from 0 to 1 in white light; the rest are strengths from 0 to 1.
-
-    neck: half its width, head-frame units. texture_seed: decides strands, pores and background.
-    """
-
-    skin: Colour
-    lips: Colour
-    brows: Colour
-    iris: Colour
-    eye_white: Colour
-    clothes: Colour
-    background: tuple[Colour, Colour, Colour]
-    hair: Hair
-    glasses: Glasses | None
-    neck: float
-    blush: float
-    beard: float
-    moustache: float
-    wrinkles: float
-    spots: int
-    lashes: float
-    teeth: float
-    hat: Colour | None
-    texture_seed: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Light:
-    """direction: unit vector towards the light, head frame of an unturned head. ambient: 0 to 1,
-    the share that comes from everywhere. gain: per channel. gamma: of the whole picture."""
-
-    direction: tuple[float, float, float]
-    ambient: float
-    gain: Colour
-    gamma: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Camera:
-    """blur_px, noise (standard deviation, 0 to 1), grain_px (its size): in the finished picture.
-    borders: black rows and columns at the left, top, right, bottom. jpeg_quality: for whoever
-    writes the picture."""
-
-    height: int
-    width: int
-    blur_px: float
-    noise: float
-    grain_px: float
-    grey: bool
-    borders: tuple[int, int, int, int]
-    jpeg_quality: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Face:
-    """Everything that decides one picture and its landmarks."""
-
-    shape: Shape
-    expression: Expression
-    pose: Pose
-    look: Look
-    light: Light
-    camera: Camera
-
-
-def draw_face(seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
-    """The picture and landmarks of face `index` of the endless series `seed`, as `draw` returns."""
-    return draw(sample_face(seed, index))
-
-
-def landmarks(face: Face) -> np.ndarray:
-    """(971, 2) float64 points_image of a face, in the order and directions of the contest."""
-    return Head(face.shape, face.expression, face.pose).points_image
-
-
-# ------------------------------------------------------------------------------------- chance
-
-
-def sample_face(seed: int, index: int) -> Face:
-    """A random face that depends on `seed` and `index` only."""
-    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, index])))
-    camera = _sample_camera(rng)
-    return Face(
-        shape=_sample_shape(rng),
-        expression=_sample_expression(rng),
-        pose=_sample_pose(rng, camera),
-        look=_sample_look(rng),
-        light=_sample_light(rng),
-        camera=camera,
-    )
-
-
-def _near(rng: np.random.Generator, middle: float, spread: float) -> float:
-    """A normal number, drawn in at two standard deviations."""
-    return middle + spread * float(np.clip(rng.normal(), -2, 2))
-
-
-def _factor(rng: np.random.Generator, spread: float) -> float:
-    return float(np.exp(_near(rng, 0, spread)))
-
-
-def _colour(values: np.ndarray) -> Colour:
-    red, green, blue = np.clip(values, 0.01, 0.99).tolist()
-    return red, green, blue
-
-
-def _between(rng: np.random.Generator, palette: np.ndarray, spread: float) -> Colour:
-    """A colour between two neighbours of the palette, and a little off."""
-    place = rng.uniform(0, len(palette) - 1)
-    low = int(place)
-    colour = palette[low] + (place - low) * (palette[low + 1] - palette[low])
-    return _colour(colour * np.exp(rng.normal(0, spread, 3)))
-
-
-def _any_colour(rng: np.random.Generator) -> np.ndarray:
-    """(3,) mostly muted, now and then loud."""
-    loudness = rng.choice((0.12, 0.8), p=(0.75, 0.25))
-    return rng.uniform(0.04, 0.9) * np.exp(rng.normal(0, loudness, 3))
-
-
-def _sample_camera(rng: np.random.Generator) -> Camera:
-    width = int(np.clip(190 * np.exp(rng.normal(0, 0.48)), 70, 950))
-    height = round(width * float(np.clip(rng.normal(1.365, 0.08), 1.11, 1.59)))
-    strips = rng.uniform(0.01, 0.03, 4) * (rng.random(4) < 0.35)
-    if rng.random() < 0.25:  # the detector's box left the photograph
-        sides = ((1, 3), (3,), (0,), (2,))[rng.choice(4, p=(0.4, 0.3, 0.15, 0.15))]
-        strips[list(sides)] = rng.uniform(0.10, 0.25, len(sides))
-    left, top, right, bottom = np.round(strips * (width, height, width, height)).astype(int)
-    return Camera(
-        height=height,
-        width=width,
-        blur_px=float(rng.exponential(0.35) * (1 + width / 300)),
-        noise=float(min(rng.exponential(0.009), 0.045)),
-        grain_px=rng.uniform(0.3, 1.0),
-        grey=bool(rng.random() < 0.04),
-        borders=(int(left), int(top), int(right), int(bottom)),
-        jpeg_quality=int(rng.integers(70, 96)),
-    )
-
-
-def _sample_pose(rng: np.random.Generator, camera: Camera) -> Pose:
-    outline_width = 2.26
-    share = 0.625 * float(np.exp(rng.normal(0, 0.07)))
-    return Pose(
-        yaw_deg=_near(rng, 0, 22.5),
-        pitch_deg=_near(rng, 0, 10),
-        roll_deg=_near(rng, 0, 12.5),
-        perspective=rng.uniform(0, 0.08),
-        scale_px=share * camera.width / outline_width,
-        x_image=camera.width * _near(rng, 0.5, 0.03),
-        y_image=camera.height * _near(rng, 0.4975, 0.025),
-    )
-
-
-def _sample_shape(rng: np.random.Generator) -> Shape:
-    return Shape(
-        face_width=_factor(rng, 0.05),
-        temple_width=_factor(rng, 0.04),
-        jaw_width=_factor(rng, 0.07),
-        forehead=_near(rng, 0, 0.06),
-        nose_length=_near(rng, 0, 0.05),
-        philtrum=_near(rng, 0, 0.025),
-        chin=_near(rng, 0, 0.06),
-        chin_point=_near(rng, 0.03, 0.03),
-        eye_width=_factor(rng, 0.06),
-        eye_height=_factor(rng, 0.12),
-        eye_tilt_deg=_near(rng, 1, 3),
-        eye_spacing=_near(rng, 0, 0.025),
-        brow_lift=_near(rng, 0.01, 0.02),
-        brow_tilt_deg=_near(rng, -3, 4),
-        brow_thickness=_factor(rng, 0.22),
-        brow_spacing=_near(rng, 0.01, 0.02),
-        nose_width=_factor(rng, 0.11),
-        nose_height=_factor(rng, 0.15),
-        mouth_width=_factor(rng, 0.08),
-        upper_lip=_factor(rng, 0.2),
-        lower_lip=_factor(rng, 0.18),
-        lean=_near(rng, 0, 0.012),
-    )
-
-
-def _sample_expression(rng: np.random.Generator) -> Expression:
-    openness = rng.choice(3, p=(0.86, 0.07, 0.07))
-    return Expression(
-        mouth_open=rng.beta(1.3, 3) if rng.random() < 0.45 else 0.0,
-        smile=_near(rng, 0.25, 0.37),
-        brow_raise=_near(rng, 0.1, 0.28),
-        frown=_near(rng, -0.05, 0.3),
-        eye_open=rng.uniform(*((0.75, 1.15), (0, 0.3), (1.1, 1.35))[openness]),
-        gaze_x=_near(rng, 0, 0.4),
-        gaze_y=_near(rng, 0, 0.3),
-        brow_difference=_near(rng, 0, 0.08),
-        eye_difference=_near(rng, 0, 0.03),
-        smile_difference=_near(rng, 0, 0.15),
-    )
-
-
-def _sample_hair(rng: np.random.Generator, colour: np.ndarray) -> Hair:
-    style = rng.choice(6, p=(0.07, 0.08, 0.37, 0.18, 0.22, 0.08))
-    lengths = ((0, 0), (0.1, 0.1), (0.15, 0.35), (0.4, 0.65), (0.75, 1), (0.2, 0.4))  # to the afro
-    volumes = ((-0.06, -0.06), (0, 0.02), (0.04, 0.22), (0.1, 0.3), (0.1, 0.3), (0.3, 0.6))
-    curl = rng.uniform(0.3, 1) if rng.random() < 0.2 else 0.0
-    return Hair(
-        colour=_colour(colour),
-        length=rng.uniform(*lengths[style]),
-        volume=rng.uniform(*volumes[style]),
-        fringe=rng.uniform(0.15, 0.95) if style >= 2 and rng.random() < 0.5 else 0.0,
-        parting=rng.uniform(-1, 1),
-        curl=1.0 if style == 5 else curl,
-    )
-
-
-def _sample_glasses(rng: np.random.Generator) -> Glasses:
-    return Glasses(
-        colour=_colour(rng.uniform(0.02, 0.3) * np.exp(rng.normal(0, 0.4, 3))),
-        width=rng.uniform(0.68, 0.84),
-        height=rng.uniform(0.42, 0.68),
-        roundness=rng.uniform(2, 4.5),
-        thickness=rng.uniform(0.02, 0.06),
-        tint=rng.uniform(0.3, 0.75) if rng.random() < 0.15 else rng.uniform(0, 0.15),
-    )
-
-
-def _sample_look(rng: np.random.Generator) -> Look:
-    skin = np.array(_between(rng, _SKINS, 0.03))
-    is_fair = skin.mean() > 0.5
-    natural = _HAIRS[rng.integers(0, len(_HAIRS) if is_fair else 4)]
-    hair_colour = _any_colour(rng) if rng.random() < 0.03 else natural * rng.uniform(0.8, 1.2)
-    hair = _sample_hair(rng, hair_colour)
-    has_beard = hair.length < 0.4 and rng.random() < 0.45
-    lips = skin * (0.93, 0.66, 0.68) + rng.normal(0, 0.02, 3)
-    if not has_beard and rng.random() < 0.25:  # lipstick
-        lips = 0.35 * lips + 0.65 * rng.uniform((0.5, 0.05, 0.15), (0.85, 0.3, 0.35))
-    backdrop = _any_colour(rng)
-    first, second, third = (
-        _colour(0.6 * backdrop * np.exp(rng.normal(0, 0.4)) + 0.4 * _any_colour(rng))
-        for _ in range(3)
-    )
-    return Look(
-        skin=_colour(skin),
-        lips=_colour(lips),
-        brows=_colour(hair_colour * rng.uniform(0.4, 0.8) + rng.uniform(0.05, 0.25) * skin),
-        iris=_between(rng, _IRISES if is_fair else _IRISES[:2], 0.08),
-        eye_white=_colour(rng.uniform(0.8, 0.95) * np.array((1, 0.97, 0.95))),
-        clothes=_colour(_any_colour(rng)),
-        background=(first, second, third),
-        hair=hair,
-        glasses=_sample_glasses(rng) if rng.random() < 0.16 else None,
-        neck=rng.uniform(0.5, 0.68),
-        blush=rng.uniform(0, 0.8),
-        beard=rng.uniform(0.2, 0.95) if has_beard and rng.random() < 0.75 else 0.0,
-        moustache=rng.uniform(0.2, 0.95) if has_beard and rng.random() < 0.75 else 0.0,
-        wrinkles=rng.beta(1, 2.2),
-        spots=int(rng.integers(5, 60)) if rng.random() < 0.2 else 0,
-        lashes=rng.uniform(0.25, 1),
-        teeth=rng.uniform(0.75, 0.97),
-        hat=_colour(_any_colour(rng)) if rng.random() < 0.06 else None,
-        texture_seed=int(rng.integers(2**31)),
-    )
-
-
-def _sample_light(rng: np.random.Generator) -> Light:
-    direction = np.array((rng.normal(0, 0.7), rng.normal(-0.5, 0.4), 1.0))
-    x, y, z = (direction / np.linalg.norm(direction)).tolist()
-    warmth = rng.normal(0, 0.07)
-    gain = np.exp(rng.normal(-0.08, 0.2) + np.array((warmth, rng.normal(0, 0.02), -warmth)))
-    red, green, blue = gain.tolist()
-    return Light(
-        direction=(x, y, z),
-        ambient=rng.uniform(0.35, 0.8),
-        gain=(red, green, blue),
-        gamma=float(np.exp(rng.normal(0.02, 0.15))),
-    )
-
-
-# ------------------------------------------------------------------------------------- canvas
-
-
-class _Canvas:
-    """A picture to paint on.
-
-    planes: (3, H, W) float32 RGB, 0 to 1. unit: canvas pixels per unit of the head frame.
-    Polygons and lines are (N, 2) arrays in canvas pixels; widths and softness are in head units.
-    """
-
-    def __init__(self, height: int, width: int, unit: float) -> None:
-        self.height, self.width, self.unit = height, width, unit
-        self.planes = np.zeros((3, height, width), np.float32)
-
-    def fill(
-        self,
-        polygons: Sequence[np.ndarray],
-        colour: Colour | np.ndarray,
-        *,
-        opacity: float = 1.0,
-        soft: float = 0.0,
-        inside: Sequence[np.ndarray] = (),
-        line_width: float | None = None,
-    ) -> None:
-        """Paints the union of `polygons`, only where it lies `inside` other polygons if given.
-
-        colour: RGB, or a whole (3, H, W) layer to show through.
-        soft: standard deviation of the blurred border.
-        line_width: paint the open lines, this wide, instead of what they enclose.
-        """
-        soft_px = soft * self.unit
-        line_px = None if line_width is None else line_width * self.unit
-        margin = 2 + 3 * soft_px + (line_px or 0)
-        corners = np.concatenate(polygons)
-        limit = (self.width, self.height)
-        low = np.maximum(corners.min(0) - margin, 0).astype(int)
-        high = np.minimum(corners.max(0) + margin + 2, limit).astype(int)
-        if (high <= low).any():
-            return
-        cover = _cover(polygons, low, high, line_px, finer=1 if soft_px > 2 else _FINER)
-        if soft_px > 0.3:
-            cover = cv2.GaussianBlur(cover, (0, 0), soft_px)
-        if inside:
-            cover *= _cover(inside, low, high, None)
-        cover *= np.float32(opacity)
-        window = slice(low[1], high[1]), slice(low[0], high[0])
-        for plane, paint in zip(self.planes, colour, strict=True):
-            ground = plane[window]
-            ground += cover * ((paint[window] if np.ndim(paint) else np.float32(paint)) - ground)
-
-    def stroke(
-        self,
-        lines: Sequence[np.ndarray],
-        colour: Colour | np.ndarray,
-        width: float,
-        *,
-        opacity: float = 1.0,
-        soft: float = 0.0,
-        inside: Sequence[np.ndarray] = (),
-    ) -> None:
-        """Paints open `lines`, all `width` wide."""
-        self.fill(lines, colour, opacity=opacity, soft=soft, inside=inside, line_width=width)
-
-    def noise(self, rng: np.random.Generator, cell: float) -> np.ndarray:
-        """(H, W) float32 smooth noise, bumps `cell` head units apart."""
-        return _noise(rng, self.height, self.width, cell * self.unit)
-
-
-_FINER = 3
-
-
-def _cover(
-    polygons: Sequence[np.ndarray],
-    low: np.ndarray,
-    high: np.ndarray,
-    line_px: float | None,
-    finer: int = _FINER,
-) -> np.ndarray:
-    """(h, w) float32, the share of each pixel in the window from `low` to `high` that is covered.
-
-    Counted on a finer grid: OpenCV's own antialiasing makes polygons 0.6 px too large. A border
-    that is blurred afterwards needs none.
-    """
-    width, height = high - low
-    fine = np.zeros((height * finer, width * finer), np.uint8)
-    fixed_point = 4
-    corners = ((np.concatenate(polygons) - low + 0.5) * finer - 0.5) * 2**fixed_point
-    corners = np.round(corners).astype(np.int32)
-    ends = accumulate((len(polygon) for polygon in polygons), initial=0)
-    fine_polygons = [corners[start:end] for start, end in pairwise(ends)]
-    if line_px is None:
-        for polygon in fine_polygons:  # one by one: together, overlaps would be holes
-            cv2.fillPoly(fine, [polygon], 255, shift=fixed_point)
-    else:
-        thickness = max(1, round(line_px * finer))
-        cv2.polylines(fine, fine_polygons, False, 255, thickness, shift=fixed_point)
-    if finer > 1:
-        fine = cv2.resize(fine, (int(width), int(height)), interpolation=cv2.INTER_AREA)
-    return fine * np.float32(1 / 255)
-
-
-def _noise(rng: np.random.Generator, height: int, width: int, cell_px: float) -> np.ndarray:
-    """(height, width) float32 smooth noise of about unit deviation."""
-    rows, columns = max(2, round(height / cell_px)), max(2, round(width / cell_px))
-    coarse = rng.standard_normal((rows, columns), np.float32)
-    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
-
-
-def _tinted(values: np.ndarray, colour: Colour | np.ndarray) -> np.ndarray:
-    """(3, H, W) float32 layer of one colour, brighter and darker by (H, W) `values`."""
-    return np.asarray(colour, np.float32)[:, None, None] * values
-
-
-# ------------------------------------------------------------------------------------- drawing
 
 _CANVAS_HEIGHTS = 248, 380
 
@@ -499,7 +39,7 @@ class _Painting:
 
     face: Face
     head: Head
-    canvas: _Canvas
+    canvas: Canvas
     rng: np.random.Generator
     points: np.ndarray = field(init=False)
     hair: np.ndarray = field(init=False)
@@ -524,7 +64,7 @@ class _Painting:
 
     def skin(self, share: float) -> Colour:
         """The skin's colour at a share of its light."""
-        return _colour(np.array(self.face.look.skin) * share)
+        return as_colour(np.array(self.face.look.skin) * share)
 
 
 def draw(face: Face) -> tuple[np.ndarray, np.ndarray]:
@@ -536,7 +76,7 @@ def draw(face: Face) -> tuple[np.ndarray, np.ndarray]:
     camera = face.camera
     height = int(np.clip(camera.height, *_CANVAS_HEIGHTS))
     finer = height / camera.height
-    canvas = _Canvas(height, round(camera.width * finer), face.pose.scale_px * finer)
+    canvas = Canvas(height, round(camera.width * finer), face.pose.scale_px * finer)
     head = Head(face.shape, face.expression, face.pose)
     rng = np.random.Generator(np.random.Philox(face.look.texture_seed))
     painting = _Painting(face, head, canvas, rng)
@@ -566,7 +106,7 @@ def _paint_background(painting: _Painting) -> None:
     angle = rng.uniform(0, 2 * np.pi)
     ramp = smoothstep(x * np.cos(angle) + y * np.sin(angle), -1, 1)[..., None]
     layer = (first + ramp * (second - first)).astype(np.float32)
-    layer *= 1 + rng.uniform(0, 0.2) * _noise(rng, height, width, rng.uniform(2, 30))[..., None]
+    layer *= 1 + rng.uniform(0, 0.2) * noise(rng, height, width, rng.uniform(2, 30))[..., None]
     for _ in range(rng.integers(0, 10)):
         colour = np.clip(third * np.exp(rng.normal(0, 0.5) + rng.normal(0, 0.15, 3)), 0, 1).tolist()
         centre = (rng.uniform(0, 1, 2) * (width, height)).astype(int).tolist()
@@ -591,14 +131,14 @@ def _hair_layer(painting: _Painting) -> np.ndarray:
     )
     radius, angle = cv2.cartToPolar(x.astype(np.float32), y.astype(np.float32))
     bend = np.float32(0.06 + 0.3 * hair.curl) * canvas.noise(rng, 0.45)
-    strands = _noise(rng, 32, 512, 1) + _noise(rng, 32, 512, 6)
+    strands = noise(rng, 32, 512, 1) + noise(rng, 32, 512, 6)
     around = (angle * np.float32(1 + hair.length) + bend) * np.float32(60)
     value = cv2.remap(strands, around, radius * 4, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
     if hair.curl > 0.5:
         value = 0.5 * value + 0.8 * canvas.noise(rng, 0.07)
     toward_x, toward_y, _ = painting.face.light.direction
     lit = np.clip(0.2 * (x * toward_x + (y - 1.3) * toward_y), -0.3, 0.3).astype(np.float32)
-    return _tinted(np.clip(1 + lit + 0.2 * value, 0.3, 1.8), hair.colour)
+    return tinted(np.clip(1 + lit + 0.2 * value, 0.3, 1.8), hair.colour)
 
 
 def _ellipse(centre: np.ndarray, axes: np.ndarray, num: int = 72) -> np.ndarray:
@@ -664,8 +204,8 @@ def _paint_body(painting: _Painting) -> None:
     canvas.fill([neck], painting.skin(0.76), soft=0.02)
     shadow = _loop(painting.points[JAW]) + unit * np.array((0, 0.2))
     canvas.fill([shadow], painting.skin(0.3), opacity=0.55, soft=0.12, inside=[neck])
-    canvas.fill([torso], _tinted(cloth, look.clothes), soft=0.015)
-    canvas.stroke([torso[3:6]], _colour(np.array(look.clothes) * 0.6), 0.05, soft=0.02)
+    canvas.fill([torso], tinted(cloth, look.clothes), soft=0.015)
+    canvas.stroke([torso[3:6]], as_colour(np.array(look.clothes) * 0.6), 0.05, soft=0.02)
 
 
 def _loop(jaw: np.ndarray) -> np.ndarray:
@@ -752,7 +292,7 @@ def _paint_skin(painting: _Painting) -> None:
         hairs = full_size(np.maximum(beard, look.moustache * moustache))
         hairs = np.clip(hairs * (1 + 0.3 * pores), 0, 0.95)
         bristle = np.clip(1 + 0.25 * pores, 0.3, 2) * full_size(shade)
-        layer += hairs * (_tinted(bristle, look.hair.colour) - layer)
+        layer += hairs * (tinted(bristle, look.hair.colour) - layer)
 
     jaw = _loop(painting.points[JAW])
     canvas.fill([jaw, painting.points[HAIRLINE]], layer)
@@ -823,14 +363,14 @@ def _paint_eyes(painting: _Painting) -> None:
     canvas.stroke([lid[3:-2] + lift for lid in upper_lids], dark, 0.014, opacity=0.5, soft=0.012)
 
     level = 0.35 + 0.65 * light.ambient
-    canvas.fill(openings, _colour(np.array(look.eye_white) * level))
+    canvas.fill(openings, as_colour(np.array(look.eye_white) * level))
 
     def discs(radius: float) -> list[np.ndarray]:
         outline = np.pad(_ellipse(np.zeros(2), radius * np.eye(2), 32), ((0, 0), (0, 1)))
         return [painting.in_head(head.points_head[pupil] + outline) for pupil in PUPILS]
 
     for radius, share, soft in ((0.095, 0.55, 0.0), (0.082, 1.0, 0.006), (0.055, 1.3, 0.012)):
-        shade = _colour(np.array(look.iris) * share * level)
+        shade = as_colour(np.array(look.iris) * share * level)
         canvas.fill(discs(radius), shade, inside=openings, soft=soft)
     canvas.fill(discs(0.038), (0.02, 0.02, 0.02), inside=openings)
     toward_light = 0.035 * canvas.unit * np.array(light.direction[:2])
@@ -840,14 +380,14 @@ def _paint_eyes(painting: _Painting) -> None:
     canvas.stroke(upper_lids, black, 0.024, opacity=0.4 + 0.6 * look.lashes)
     canvas.stroke(lower_lids, dark, 0.012, opacity=0.35 + 0.3 * look.lashes, soft=0.005)
     tear_ducts = [_disc(lid[30:35].mean(0), 0.02 * canvas.unit) for lid in lids]
-    canvas.fill(tear_ducts, _colour(np.array(look.skin) * (0.8, 0.5, 0.45)), soft=0.01)
+    canvas.fill(tear_ducts, as_colour(np.array(look.skin) * (0.8, 0.5, 0.45)), soft=0.01)
 
 
 def _paint_brows(painting: _Painting) -> None:
     """Brows: a soft ground, and hairs that slant from the lower edge outwards to the upper."""
     canvas, rng = painting.canvas, painting.rng
     brows, colour = [painting.points[brow] for brow in BROWS], np.array(painting.face.look.brows)
-    canvas.fill(brows, _colour(colour), opacity=0.75, soft=0.006)
+    canvas.fill(brows, as_colour(colour), opacity=0.75, soft=0.006)
     hairs: list[np.ndarray] = []
     for brow in brows:
         upper, lower = brow[:32], brow[:31:-1]  # both from the outer end
@@ -857,9 +397,9 @@ def _paint_brows(painting: _Painting) -> None:
         start = upper[root] + low * (lower[root] - upper[root])
         end = upper[tip] + low * high * (lower[tip] - upper[tip])
         hairs += list(np.stack([start, end], 1))
-    canvas.stroke(hairs[::3], _colour(1.3 * colour + 0.03), 0.01, opacity=0.4, inside=brows)
+    canvas.stroke(hairs[::3], as_colour(1.3 * colour + 0.03), 0.01, opacity=0.4, inside=brows)
     dark_hairs = hairs[1::3] + hairs[2::3]
-    canvas.stroke(dark_hairs, _colour(0.7 * colour), 0.01, opacity=0.6, inside=brows)
+    canvas.stroke(dark_hairs, as_colour(0.7 * colour), 0.01, opacity=0.6, inside=brows)
 
 
 def _paint_mouth(painting: _Painting) -> None:
@@ -869,19 +409,19 @@ def _paint_mouth(painting: _Painting) -> None:
     upper, upper_edge = points[UPPER_LIP_OUTER], points[UPPER_LIP_INNER]
     lower, lower_edge = points[LOWER_LIP_OUTER], points[LOWER_LIP_INNER]
     upper_lip, lower_lip = np.concatenate([upper, upper_edge]), np.concatenate([lower, lower_edge])
-    canvas.fill([upper_lip, lower_lip], _colour(lips))
-    canvas.fill([upper_lip], _colour(0.85 * lips))
+    canvas.fill([upper_lip, lower_lip], as_colour(lips))
+    canvas.fill([upper_lip], as_colour(0.85 * lips))
     bright = (0.45 * lower + 0.55 * lower_edge[::-1])[9:23]
-    shine = _colour(1.25 * lips + 0.08)
+    shine = as_colour(1.25 * lips + 0.08)
     canvas.stroke([bright], shine, 0.05, opacity=0.4, soft=0.03, inside=[lower_lip])
 
-    dark = _colour(0.25 * lips)
+    dark = as_colour(0.25 * lips)
     if painting.face.expression.mouth_open > 0:
         opening = np.concatenate([upper_edge, lower_edge[::-1]])
         canvas.fill([opening], (0.13, 0.05, 0.05))
         tooth = painting.on_skin(0.0, 1.21) - painting.on_skin(0.0, 1.1)
         teeth = np.concatenate([upper_edge[3:-3], upper_edge[-4:2:-1] + tooth])
-        enamel = _colour(look.teeth * level * np.array((1, 0.97, 0.9)))
+        enamel = as_colour(look.teeth * level * np.array((1, 0.97, 0.9)))
         canvas.fill([teeth], enamel, inside=[opening], soft=0.008)
         canvas.stroke([upper_edge], dark, 0.05, opacity=0.5, soft=0.02, inside=[opening])
     canvas.stroke([upper_edge], dark, 0.016, opacity=0.75, soft=0.006)
@@ -945,8 +485,8 @@ def _paint_hat(painting: _Painting) -> None:
     knit = np.clip(1 + 0.12 * canvas.noise(painting.rng, 0.06), 0.5, 1.5)
     down = canvas.unit * np.array((0, 0.05))
     canvas.fill([outline + down], (0.05, 0.03, 0.03), opacity=0.3, soft=0.05)
-    canvas.fill([outline], _tinted(knit, hat), soft=0.008)
-    canvas.stroke([rim - 4 * down], _colour(0.7 * np.array(hat)), 0.03, soft=0.02)
+    canvas.fill([outline], tinted(knit, hat), soft=0.008)
+    canvas.stroke([rim - 4 * down], as_colour(0.7 * np.array(hat)), 0.03, soft=0.02)
 
 
 def _photograph(painting: _Painting) -> np.ndarray:
