@@ -65,7 +65,7 @@ def predict(
         box: of the face, in all pictures: opposite corners in pixels.
         boxes: table of the pictures' boxes: file_name, x0, y0, x1, y1.
         detector: finds the faces, any number a picture: the file of OpenCV's YuNet,
-            face_detection_yunet_2023mar.onnx. Its boxes reach up to the forehead; where a run's
+            face_detection_yunet_2026may.onnx. Its boxes reach up to the forehead; where a run's
             landmarks do not, --two-pass puts the crop right.
         two_pass: look twice, the second time at a crop that the first landmarks fill as the
             training faces fill theirs.

@@ -5,7 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-_LONGEST = 640  # px that pictures are shrunk to; YuNet finds faces from 10 to 300 px
+_SIDE = 640  # px of the square that pictures are put into; YuNet finds faces from 10 to 300 px
 
 
 class Detector:
@@ -24,7 +24,8 @@ class Detector:
         if not model.is_file():
             raise ValueError(f"{model}: there is no such file; a detector is YuNet's .onnx file")
         try:
-            self._network = cv2.FaceDetectorYN.create(str(model), "", (320, 320), 0.7)
+            # always of the one size that all files of the model zoo take
+            self._network = cv2.FaceDetectorYN.create(str(model), "", (_SIDE, _SIDE), 0.7)
             self(np.zeros((64, 64, 3), np.uint8))  # other networks are found out only by running
         except cv2.error as error:
             raise ValueError(
@@ -38,11 +39,11 @@ class Detector:
             image: (H, W, 3) uint8 RGB.
         """
         height, width = image.shape[:2]
-        shrink = min(1.0, _LONGEST / max(height, width))
+        shrink = min(1.0, _SIDE / max(height, width))
         size = max(1, round(width * shrink)), max(1, round(height * shrink))
-        small = cv2.resize(image, size, interpolation=cv2.INTER_AREA) if shrink < 1 else image
-        self._network.setInputSize(size)
-        _, faces = self._network.detect(cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
+        square = np.zeros((_SIDE, _SIDE, 3), np.uint8)
+        square[: size[1], : size[0]] = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        _, faces = self._network.detect(cv2.cvtColor(square, cv2.COLOR_RGB2BGR))
         if faces is None:
             return np.empty((0, 4))
         corners = np.concatenate([faces[:, :2], faces[:, :2] + faces[:, 2:4]], 1)
