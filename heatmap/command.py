@@ -186,7 +186,7 @@ def failing_politely(action: Callable[[], None]) -> int:
         return 1
     except KeyboardInterrupt:
         if is_first():
-            sys.stderr.write("stopped; a training goes on with train.py --resume RUN\n")
+            sys.stderr.write("stopped\n")
         return 1
     return 0
 
@@ -257,7 +257,12 @@ def _run(experiment: Experiment, folder: Path, saved: "Checkpoint | None" = None
     run = prepare(experiment, saved)
     if is_first():
         logger.info(f"{_sizes(run)}\nrun folder    {folder}")
-    summary = train.train(run, folder)
+    try:
+        summary = train.train(run, folder)
+    except KeyboardInterrupt:
+        if is_first():
+            logger.info(f"python tools/train.py --resume {folder} goes on where it was")
+        raise
     logger.info(f"{_outcome(summary)}; {summary['minutes']:.1f} minutes")
 
 

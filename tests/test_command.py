@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from heatmap import checkpoint, distributed
-from heatmap.command import failing_politely
+from heatmap import train as training
+from heatmap.command import failing_politely, main
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENT = '''
@@ -297,3 +298,17 @@ def test_a_host_with_too_few_gpus_says_how_many_it_has(monkeypatch: pytest.Monke
         monkeypatch.setenv(name, str(value))
     with pytest.raises(ValueError, match=r"2 GPUs for 4 processes.*--nproc-per-node 2"):
         distributed.start(torch.device("cuda"))
+
+
+def test_a_stopped_training_says_how_it_goes_on(
+    experiment: Path, tiny_contest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "train", stop)
+    run = tmp_path / "run"
+    with caplog.at_level("INFO", "heatmap"):
+        assert main([str(experiment), "--data.root", str(tiny_contest), "--out", str(run)]) == 1
+    assert f"python tools/train.py --resume {run} goes on" in caplog.text
