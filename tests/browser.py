@@ -50,7 +50,8 @@ def shown(page: Path, widths: Sequence[int], scratch: Path) -> list[dict[str, An
     frames.write_text(RECEIVE + inside, "utf-8")
     done = subprocess.run(
         [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-         f"--user-data-dir={scratch / 'profile'}", "--enable-logging=stderr",
+         "--no-first-run", "--disable-background-networking", "--disable-component-update",
+         "--disable-sync", f"--user-data-dir={scratch / 'profile'}", "--enable-logging=stderr",
          "--virtual-time-budget=20000", "--window-size=1400,3000", "--dump-dom", frames.as_uri()],
         capture_output=True, text=True, timeout=240, check=True,
     )  # fmt: skip
