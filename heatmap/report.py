@@ -288,8 +288,8 @@ def _classes(
         figures.append(
             html.figure(
                 html.bars(_fifths(expected, 100 * errors.nme, names), " %"),
-                "NME by how small an NME was expected of the picture: the mean of its landmarks' "
-                "expected errors, in percent of the same length.",
+                "NME by how sure the network is of the picture: by the mean of its landmarks' "
+                "expected errors, as a share of the length that its NME is a share of.",
             )
         )
     return [html.columns(*figures)]
@@ -340,7 +340,8 @@ def _confidence(checked: calibration.Checked | None, ensemble: Ensemble) -> list
         return [html.paragraph(unknown)]
     peak, spread = "the height of the heatmap's peak", "how wide the heatmap is"
     if several:
-        peak, spread = "the heights of the heatmaps' peaks", "how far the views disagree"
+        who = "runs" if len(ensemble.runs) > 1 else "views"
+        peak, spread = "the heights of the heatmaps' peaks", f"how far the {who} disagree"
     weights = {peak: checked.calibration.peak_weight, spread: checked.calibration.spread_weight}
     signs = " and ".join(sign for sign, weight in weights.items() if weight)
     expected = [one.expected_px for one in checked.deciles]
@@ -365,8 +366,8 @@ def _confidence(checked: calibration.Checked | None, ensemble: Ensemble) -> list
             f"The expected error of a landmark, in px of the photograph, is told from {signs}. The "
             f"map that tells it was fitted on {checked.fitted_pictures:,} pictures and is checked "
             f"here on {checked.checked_pictures:,} others, of other people where file "
-            f"names tell them apart. In the worst tenth it is off by {worst:.1f} %. It is kept in "
-            "calibration.json."
+            f"names tell them apart. In the tenth that it fits worst it is off by {worst:.1f} %. "
+            "It is kept in calibration.json."
         ),
         html.columns(
             html.figure(

@@ -152,8 +152,8 @@ def test_several_runs_tell_by_their_disagreement(
         (["heat"], "", "the height of the heatmap's peak and how wide the heatmap is"),
         (["heat"], "scale", "the heights of the heatmaps' peaks and how far the views disagree"),
         (["straight"], "scale", "how far the views disagree"),
-        (["straight", "twin"], "", "how far the views disagree"),
-        (["straight", "heat"], "", "the heights of the heatmaps' peaks and how far the views dis"),
+        (["straight", "twin"], "", "how far the runs disagree"),
+        (["straight", "heat"], "", "the heights of the heatmaps' peaks and how far the runs dis"),
     ],
 )
 def test_the_signs_of_doubt_are_those_that_there_are(

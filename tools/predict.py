@@ -69,7 +69,7 @@ def predict(
             landmarks do not, --two-pass puts the crop right.
         two_pass: look twice, the second time at a crop that the first landmarks fill as the
             training faces fill theirs.
-        smooth: of videos and cameras, write and draw the points without their jitter.
+        smooth: points of videos and cameras lose their jitter; without it they are as found.
         ellipses: draw one standard deviation of the heatmap round the landmarks.
         device: where the network runs.
     """
@@ -110,7 +110,7 @@ def predict(
     failed = annotator.files(paths, out)
     print(out)
     if failed:
-        raise ValueError(f"{failed} of {len(paths)} files could not be read")
+        raise ValueError(f"{failed} of {len(paths)} files could not be looked at")
 
 
 def _finder(

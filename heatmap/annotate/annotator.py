@@ -89,7 +89,7 @@ class Annotator:
         their sound is left out. Stopped by Ctrl-C, it keeps the points so far.
 
         Returns:
-            How many files could not be read.
+            How many files could not be looked at.
 
         Raises:
             ValueError: a drawn copy would take the place of its original.

@@ -90,7 +90,9 @@ def audit_folder(
             share = f", {100 * good / len(told):.0f} %" if told else ""
             yield f"false alarms: {good} of {len(told)} listed pictures that were looked at{share}"
         if options.exclude_to:
-            bad = np.array([row for row in listed if verdicts.get(names[row]) != "good"], int)
+            called = [verdicts.get(name) for name in names]
+            more = [row for row in findings.order if called[row] == "bad" and row not in listed]
+            bad = np.array([row for row in [*listed, *more] if called[row] != "good"], int)
             reasons = {names[row]: findings.reasons(row, labels.groups) for row in bad.tolist()}
             contest.write_excluded(options.exclude_to, reasons)
             yield f"{options.exclude_to}: {len(bad)} pictures, for --data.exclude"

@@ -73,7 +73,7 @@ def _findings(told: Mapping[str, Any]) -> list[str]:
 def _tables(told: Mapping[str, Any]) -> dict[str, list[list[str]]]:
     """By title, the first row of each with the names of its columns."""
     names = list(told["runs"])
-    header = ["", "MSE, px²", "mean shape's", "best epoch", "epochs", "minutes", "state"]
+    header = ["", "MSE, px²", "mean shape, px²", "best epoch", "epochs", "minutes", "state"]
     tables = {
         "Runs": [
             header,
@@ -100,7 +100,7 @@ def _tables(told: Mapping[str, Any]) -> dict[str, list[list[str]]]:
             ),
         ]
         gains = {(pair["landmarks"], pair["run"]): pair for pair in told["paired"]}
-        tables[f"Better than {names[0]} by, px² (95 %)"] = [
+        tables[f"px² better than {names[0]} (95 %)"] = [
             ["", *names[1:]],
             *([group, *(_gain(gains[group, name]) for name in names[1:])] for group in told["mse"]),
         ]

@@ -65,7 +65,7 @@ def read_landmarks(path: Path, cache: Path | None = None, progress: bool = False
         where = f" in {error.filename}" if error.filename else ""
         logger.warning(
             f"{path}: the table cannot be kept{where} ({error.strerror or error}), so every start "
-            "reads its text; name a folder for it with --data.cache"
+            "reads its text; name another folder for it with --data.cache"
         )
         return _in_memory(path, progress)
 

@@ -93,7 +93,7 @@ def test_a_folder_is_drawn_and_what_cannot_be_read_is_counted(
     )
     said = capfd.readouterr()
     assert f"{folder / 'broken.jpg'}: the picture cannot be decoded" in said.err
-    assert "1 of 5 files could not be read" in said.err and "Traceback" not in said.err
+    assert "1 of 5 files could not be looked at" in said.err and "Traceback" not in said.err
     written = {path.name for path in out.iterdir()}
     names = {"eve_0.jpg", "eve_1.jpg", "large.webp.png", "clip.mp4"}
     assert written == names | {"points.csv", "points.json"}
