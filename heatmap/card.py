@@ -14,6 +14,7 @@ import numpy as np
 import heatmap
 from heatmap import checkpoint, config, topology
 from heatmap.checkpoint import Checkpoint
+from heatmap.columns import lined_up
 from heatmap.config import Augment, Crop, Experiment, HeatmapModel
 from heatmap.files import read_json, write_atomically
 from heatmap.record import read_metrics
@@ -228,6 +229,6 @@ def _num_parameters(saved: Checkpoint) -> int:
 
 def _table(rows: Sequence[tuple[str, str]]) -> str:
     """A Markdown table whose columns line up in the file, too."""
-    left, right = (max(len(row[i]) for row in rows) for i in (0, 1))
-    lines = [("", ""), ("-" * left, "-" * right), *rows]
-    return "\n".join(f"| {name:<{left}} | {value:<{right}} |" for name, value in lines)
+    head, *body = lined_up([("", ""), *rows], left=2)
+    rule = ["-" * len(cell) for cell in head]
+    return "\n".join(f"| {name} | {value} |" for name, value in [head, rule, *body])

@@ -93,7 +93,7 @@ ALLOWED = {
     "compare": {"columns", "compare", "config", "contest", "files", "html", "per_image", "record"},
     "parallel": set(),
     "duplicates": set(),
-    "card": {"checkpoint", "config", "files", "record", "topology"},
+    "card": {"checkpoint", "columns", "config", "files", "record", "topology"},
     "check": {"columns", "contest", "duplicates", "parallel", "samples"},
     "stored_split": {"contest", "parallel"},
     "stats": {"config", "contest", "files", "parallel", "pose", "samples"},

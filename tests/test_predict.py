@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from stub import Stub
 from torch import Tensor
 
 from heatmap import config, frame, samples, topology
@@ -23,24 +24,6 @@ CROPS = [
     config.Crop(height=33, width=48, rule="contain"),
     config.Crop(height=40, width=36, rule="box", box_scale=1.5),
 ]
-
-
-class Stub(Network):
-    """A network without layers; `look` says what it sees in (B, 3, H, W) pictures."""
-
-    def __init__(self, look: Callable[[Tensor], CropPrediction], num_landmarks: int = 15) -> None:
-        super().__init__(num_landmarks)
-        self.look = look
-
-    def layers(self, images: Tensor) -> Tensor:
-        assert not self.training
-        return images
-
-    def loss(self, output: Tensor, points_crop: Tensor, weights: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def decode(self, output: Tensor) -> CropPrediction:
-        return self.look(output)
 
 
 def moments(weights: Tensor) -> tuple[Tensor, Tensor]:

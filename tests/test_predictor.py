@@ -12,13 +12,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from stub import Stub
 from torch import Tensor
 
 import heatmap
 from heatmap import checkpoint, config, train
 from heatmap.checkpoint import Trained
 from heatmap.contest import read_image
-from heatmap.networks import CropPrediction, Network
+from heatmap.networks import CropPrediction
 from heatmap.predict import View, predict
 from heatmap.predictor import Landmarks, Predictor
 from heatmap.run import prepare
@@ -35,30 +36,12 @@ CROPS = [
 MEAN_SHAPE = torch.tensor([[9.0, 12.0], [27, 11], [18, 30], [16, 22]], dtype=torch.float64)
 
 
-class Stub(Network):
-    """A network without layers: `read` says what it sees in (B, 3, H, W) pictures."""
-
-    def __init__(self, read: Callable[[Tensor], CropPrediction]) -> None:
-        super().__init__(len(MEAN_SHAPE))
-        self.read = read
-
-    def layers(self, images: Tensor) -> Tensor:
-        assert not self.training
-        return images
-
-    def loss(self, output: Tensor, points_crop: Tensor, weights: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def decode(self, output: Tensor) -> CropPrediction:
-        return self.read(output)
-
-
 def predictor(
     read: Callable[[Tensor], CropPrediction], crop: config.Crop, batch: int = 2
 ) -> Predictor:
     experiment = config.Experiment(name="stub", crop=crop)
     saved = cast(checkpoint.Checkpoint, SimpleNamespace(landmark_scheme=None))
-    trained = Trained(experiment, Stub(read), MEAN_SHAPE, saved, Path("stub"))
+    trained = Trained(experiment, Stub(read, len(MEAN_SHAPE)), MEAN_SHAPE, saved, Path("stub"))
     return Predictor(trained, "cpu", batch)
 
 
@@ -111,7 +94,7 @@ def test_training_and_prediction_see_the_same_crop_bit_for_bit(
     assert [len(images) for images in seen] == [2, 2, 1]
     assert torch.equal(torch.cat(seen), expected)
 
-    view = View(Stub(mean_shape), training)
+    view = View(Stub(mean_shape, len(MEAN_SHAPE)), training)
     (evaluated,) = predict([view], np.arange(5), batch=5, workers=0, device=CPU)
     assert np.array_equal(found.points_image, evaluated.points_image)
     assert np.array_equal(found.covariance, evaluated.covariance_image)

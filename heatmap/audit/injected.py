@@ -7,6 +7,7 @@ from tqdm import tqdm
 
 from heatmap import shape
 from heatmap.audit.detectors import LISTED, Labels, audit
+from heatmap.columns import as_lines
 
 SHARE = 0.01  # of the faces that get an error, each round
 TESTED = 20_000  # faces of the self-test, at most
@@ -158,23 +159,21 @@ def _reordered(
 def table(recalls: list[Recall], share: float) -> str:
     """The recall of every kind as lines that line up."""
     runs = any(recall.unseen_injected != recall.injected for recall in recalls)
-    rows: list[tuple[str, int, int, int, int]] = [
-        (r.kind if r.counted else f"{r.kind} *", r.injected, r.found, r.unseen_injected,
-         r.unseen_found)
-        for r in recalls
-    ]  # fmt: skip
-    total = np.array([row[1:] for row, r in zip(rows, recalls, strict=True) if r.counted]).sum(0)
-    injected, found, unseen, unseen_found = map(int, total)
-    rows.append(("all but *", injected, found, unseen, unseen_found))
-    width = max(len(row[0]) for row in rows)
-    head = f"{'injected error':<{width}}  found in the first {100 * share:g} %"
-    lines = [head + ("   of faces new to the runs" if runs else "")]
-    for name, injected, found, unseen, unseen_found in rows:
-        line = f"{name:<{width}}  {_of(found, injected)}"
-        lines.append(line + (f"   {_of(unseen_found, unseen)}" if runs else ""))
-    return "\n".join(lines)
+    counts = [(r.injected, r.found, r.unseen_injected, r.unseen_found) for r in recalls]
+    counted = [own for own, r in zip(counts, recalls, strict=True) if r.counted]
+    counts.append(tuple(np.sum(counted, 0).tolist()))
+    names = [r.kind if r.counted else f"{r.kind} *" for r in recalls]
+    rows = [("injected error", f"found in the first {100 * share:g} %", "of faces new to the runs")]
+    rows += [
+        (name, _of(found, injected), _of(unseen_found, unseen))
+        for name, (injected, found, unseen, unseen_found) in zip(
+            [*names, "all but *"], counts, strict=True
+        )
+    ]
+    columns = 3 if runs else 2
+    return "\n".join(as_lines([row[:columns] for row in rows], left=columns))
 
 
 def _of(found: int, injected: int) -> str:
     percent = f"{100 * found / injected:5.1f} %" if injected else "    - "
-    return f"{percent} ({found} of {injected})".ljust(22)
+    return f"{percent} ({found} of {injected})"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tables import TABLE, save
 
 from heatmap.contest import (
     read_asked_points,
@@ -13,20 +14,6 @@ from heatmap.contest import (
     read_landmarks,
     write_asked_points,
 )
-
-TABLE = (
-    "file_name\tPoint_0_X\tPoint_0_Y\tPoint_1_X\tPoint_1_Y\n"
-    "a.jpg\t1\t2\t-3\t4\n"
-    "b.jpg\t50\t60\t70\t80\n"
-    "sub/c.jpg\t9\t8\t7\t1308\n"
-)
-
-
-def save(folder: Path, text: str | bytes) -> Path:
-    path = folder / "landmarks.csv"
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return path
-
 
 ASKED = "file_name\tpoint_index_list\na.jpg\t[7, 3, 0]\nb.jpg\t[1, 1, 2]\n"
 

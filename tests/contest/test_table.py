@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tables import TABLE, save
 
 from heatmap import files
 from heatmap.contest import (
@@ -20,18 +21,6 @@ FACES68 = Path(__file__).parents[3] / "shared" / "data" / "faces68"
 
 NAMES = ["a.jpg", "b.jpg", "sub/c.jpg"]
 POINTS = np.array([[[1, 2], [-3, 4]], [[50, 60], [70, 80]], [[9, 8], [7, 1308]]], np.float32)
-TABLE = (
-    "file_name\tPoint_0_X\tPoint_0_Y\tPoint_1_X\tPoint_1_Y\n"
-    "a.jpg\t1\t2\t-3\t4\n"
-    "b.jpg\t50\t60\t70\t80\n"
-    "sub/c.jpg\t9\t8\t7\t1308\n"
-)
-
-
-def save(folder: Path, text: str | bytes) -> Path:
-    path = folder / "landmarks.csv"
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return path
 
 
 @pytest.fixture(params=[1, 15, 1 << 20])
