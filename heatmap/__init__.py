@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from heatmap.predictor import Landmarks, Predictor
+    from heatmap.inference.predictor import Landmarks, Predictor
 
 __version__ = "0.1.0"
 __all__ = ["Landmarks", "Predictor"]
@@ -13,6 +13,6 @@ def __getattr__(name: str) -> Any:
     """The public names, imported when they are first asked for: torch takes seconds to come."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from heatmap import predictor
+    from heatmap.inference import predictor
 
     return getattr(predictor, name)

@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from heatmap import codec, compiling, losses
+from heatmap import codec, losses
+from heatmap.runtime import compiling
 
 # Heatmap values in one block: 2 MiB of them stay in a CPU's cache, a GPU wants fewer launches.
 BLOCK_VALUES = {"cpu": 2**19, "cuda": 2**26}

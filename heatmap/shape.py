@@ -6,17 +6,26 @@ a similarity is one product and one sum: a face lies on a shape as `factor * fac
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
-from heatmap.contest import Points
-
 BLOCK = 1_000  # faces that are looked at together
+MOST_POSED = 10_000  # faces of which poses are told
 MOST_FITTED = 4_000  # faces; more make a model slower and no better
 FAR = 3.0  # usual deviations; what is further counts no more than this far
 
 
-def of(points: np.ndarray | Points) -> np.ndarray:
+class AnyPoints(Protocol):
+    """(N, P, 2) points: an array, or a table of which an index gives an array."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: Any, /) -> Any: ...
+
+
+def of(points: AnyPoints) -> np.ndarray:
     """(N, P) complex128 of (N, P, 2) points in any frame."""
     return points[..., 0].astype(np.float64) + 1j * points[..., 1]
 
@@ -191,7 +200,7 @@ class ShapeModel:
         return explained + rest * np.minimum(1, FAR * self.noise / np.maximum(np.abs(rest), 1e-12))
 
 
-def fit(points_image: np.ndarray | Points, share: float = 0.98) -> ShapeModel:
+def fit(points_image: AnyPoints, share: float = 0.98) -> ShapeModel:
     """The model of these faces; outliers among faces and landmarks hardly change it.
 
     Starts from the directions of change alone (spherical principal components), then refits to the
@@ -264,3 +273,60 @@ def _model(mean: np.ndarray, rest: np.ndarray, robust: np.ndarray, share: float)
     noise = np.median(off, 0) / np.sqrt(2 * np.log(2))  # the median of a Rayleigh distribution
     noise = np.maximum(noise, max(0.1 * np.median(noise), 1e-6))
     return ShapeModel(mean, changes, np.sqrt(strengths / num_faces), noise)
+
+
+def turns(points_image: AnyPoints) -> np.ndarray:
+    """(N,) float64: the turn of every head against the mean of all, about -0.5 to 0.5.
+
+    Faces are moved, scaled to unit size (the root of the summed squared distances from the middle)
+    and rotated onto their mean (Procrustes analysis); the turn is a face's share of the strongest
+    change of shape that is left, their first principal component. In photographs of people that is
+    the turn to the side. Which side is positive is not known.
+
+    Args:
+        points_image: (N, P, 2), in image pixels; faces with an unlabelled landmark get NaN.
+
+    Raises:
+        ValueError: fewer than three faces have all their landmarks, or all of them are alike.
+
+    Source: Gower 1975, "Generalized Procrustes analysis",
+    https://doi.org/10.1007/BF02291478.
+    """
+    found = np.full(len(points_image), np.nan)
+    is_whole = np.zeros(len(found), bool)
+    for some in blocks(np.arange(len(found))):
+        is_whole[some] = np.isfinite(points_image[some]).all((1, 2))
+    whole = np.flatnonzero(is_whole)
+    if len(whole) < 3:
+        raise ValueError(
+            f"{len(whole)} of {len(points_image)} faces have all their landmarks; their poses can "
+            "be told of three at least"
+        )
+    shapes = of(points_image[sample(whole, MOST_POSED)])
+    mean = mean_shape(shapes)
+    rest = real(onto(shapes, mean) - mean)
+    strengths, changes = np.linalg.eigh(rest.T @ rest)
+    if strengths[-1] <= 1e-12 * len(rest):
+        raise ValueError("all faces have the same shape, so there are no poses to tell apart")
+    for some in blocks(whole):
+        lying = onto(of(points_image[some]), mean)
+        found[some] = real(lying - mean) @ changes[:, -1]
+    return found
+
+
+def rolls(points_image: AnyPoints) -> np.ndarray:
+    """(N,) float64: the tilt of every face in degrees, clockwise, against the mean of all.
+
+    Args:
+        points_image: (N, P, 2), in image pixels; faces with fewer than three landmarks get NaN.
+
+    Raises:
+        ValueError: no face has three landmarks.
+    """
+    rows = np.arange(len(points_image))
+    mean = mean_shape(of(points_image[sample(rows, MOST_POSED)]))
+    found = np.empty(len(rows))
+    for some in blocks(rows):
+        factor, _ = placement(of(points_image[some]), mean)
+        found[some] = -np.rad2deg(np.angle(factor[:, 0]))
+    return found

@@ -23,8 +23,8 @@ import cv2
 import numpy as np
 import pytest
 
-from heatmap.contest import Folder, write_asked_points, write_landmarks
-from heatmap.contest.kaggle15 import LANDMARKS
+from heatmap.data.contest import Folder, write_asked_points, write_landmarks
+from heatmap.data.formats.kaggle15 import LANDMARKS
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from benchmark import measuring, readers
+from benchmark.on_maps import SIGMA, WEIGHT_MAP, paper_loss
+from benchmark.races import RACES
 
 from heatmap import losses, maps
-from heatmap.bench import measuring, readers
-from heatmap.bench.on_maps import SIGMA, WEIGHT_MAP, paper_loss
-from heatmap.bench.races import RACES
-from heatmap.contest import image_paths, read_landmarks
+from heatmap.data.contest import image_paths, read_landmarks
 
 ROOT = Path(__file__).resolve().parents[1]
 

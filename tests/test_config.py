@@ -183,7 +183,7 @@ def test_a_variant_is_checked_like_the_original() -> None:
         dataclasses.replace(UNET.train, epochs=0)
 
 
-@pytest.mark.parametrize("module", ["heatmap.config", "heatmap.command", "heatmap"])
+@pytest.mark.parametrize("module", ["heatmap.config", "heatmap.cli.train", "heatmap"])
 def test_the_command_line_does_not_wait_for_torch(module: str) -> None:
     program = f"import sys, {module}; print(sorted({{'torch', 'wandb', 'cv2'}} & set(sys.modules)))"
     done = subprocess.run(

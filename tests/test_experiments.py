@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 import pytest
 
-from heatmap import contest
-from heatmap.command import load_experiment
+from heatmap.cli.running import load_experiment
 from heatmap.config import DenseUNet
-from heatmap.synthetic import make_contest
+from heatmap.data import contest
+from heatmap.data.synthetic.contest import make_contest
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS = sorted((ROOT / "experiments").glob("*.py"))
@@ -31,7 +31,7 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained(tiny_contest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder of one short training on the tiny contest."""
-    from heatmap.command import main
+    from heatmap.cli.train import main
 
     run = tmp_path_factory.mktemp("trained") / "run"
     options = ["--model.encoder", "resnet18", "--model.width", "8", "--augment.mirror", "0"]

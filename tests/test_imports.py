@@ -1,4 +1,4 @@
-"""Who may know whom: the rules that keep the package's rooms apart."""
+"""The order of the packages: who may import whom."""
 
 import ast
 from collections.abc import Iterator
@@ -8,8 +8,25 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "heatmap"
-EVERYWHERE = [*PACKAGE.rglob("*.py"), *(ROOT / "tools").glob("*.py")]
+EVERYWHERE = [*PACKAGE.rglob("*.py"), *(ROOT / "tools").rglob("*.py")]
 EVERYWHERE += (ROOT / "experiments").glob("*.py")
+
+# The ideas, one file each, and what each may import of the others.
+IDEAS: dict[str, set[str]] = {
+    "frame": set(),
+    "codec": set(),
+    "losses": set(),
+    "draw": set(),
+    "schemes": set(),
+    "shape": set(),
+    "config": set(),
+    "maps": {"codec", "losses", "runtime"},
+}
+# Every package may import those before it, and the ideas.
+PACKAGES = ["runtime", "data", "networks", "runs", "inference", "evaluation", "training"]
+# Curation stands beside training: it imports what training may, and training does not import it.
+BELOW = {name: set(PACKAGES[:place]) for place, name in enumerate(PACKAGES)}
+BELOW["curation"] = set(PACKAGES) - {"training"}
 
 
 def imports(path: Path, *, at_module_level: bool = False) -> set[str]:
@@ -24,8 +41,7 @@ def imports(path: Path, *, at_module_level: bool = False) -> set[str]:
             assert node.level == 0, f"{path} imports relatively, which hides what it imports"
             assert node.module
             # `from heatmap import frame` imports heatmap.frame
-            whole = node.module in ("heatmap", "heatmap.contest", "experiments")
-            names |= {f"{node.module}.{a.name}" for a in node.names} if whole else {node.module}
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
     return names
 
 
@@ -40,8 +56,8 @@ def _run_on_import(node: ast.AST) -> Iterator[ast.AST]:
         yield from _run_on_import(child)
 
 
-def rooms(path: Path) -> set[str]:
-    """The parts of the package that a file imports: frame, contest, networks ..."""
+def parts(path: Path) -> set[str]:
+    """The ideas and packages of heatmap that a file imports: frame, data, networks ..."""
     package = {name for name in imports(path) if name.split(".")[0] == "heatmap"}
     return {name.split(".")[1] for name in package if "." in name}
 
@@ -55,121 +71,68 @@ def importers(library: str) -> set[str]:
     }
 
 
-def files_of(room: str) -> list[Path]:
-    folder = PACKAGE / room
-    return sorted(folder.rglob("*.py")) if folder.is_dir() else [PACKAGE / f"{room}.py"]
+@pytest.mark.parametrize("package", BELOW)
+def test_packages_import_one_way(package: str) -> None:
+    allowed = {package} | set(IDEAS) | BELOW[package]
+    if package == "runtime":
+        allowed -= set(IDEAS)
+    files = sorted((PACKAGE / package).rglob("*.py"))
+    assert files
+    for path in files:
+        against = parts(path) - allowed - {"__version__"}
+        assert not against, f"{path.relative_to(ROOT)} imports {sorted(against)}"
 
 
-# Every part of the package that has few friends, and these.
-ALLOWED = {
-    "frame": set(),
-    "codec": set(),
-    "losses": set(),
-    "calibration": {"files"},
-    "compiling": set(),
-    "draw": set(),
-    "annotate": {"annotate", "contest", "draw", "files", "frame", "predictor", "topology"},
-    "config": set(),
-    "topology": set(),
-    "shape": {"contest"},
-    "symmetry": {"columns", "contest", "files", "shape", "topology"},
-    "pose": {"contest", "shape"},
-    "stopwatch": set(),
-    "files": set(),
-    "html": set(),
-    "per_image": {"files"},
-    "columns": set(),
-    "distributed": set(),
-    "contest": {"contest", "files"},
-    "formats": {"contest", "files", "formats"},
-    "maps": {"codec", "compiling", "losses"},
-    "networks": {"networks", "codec", "compiling", "config", "frame", "losses", "maps"},
-    "augment": {"config", "frame"},
-    "crop_cache": {"contest"},
-    "samples": {"config", "contest", "crop_cache", "frame"},
-    "mirror": {"files"},
-    "schedule": {"config"},
-    "record": {"files", "mirror"},
-    "compare": {"columns", "compare", "config", "contest", "files", "html", "per_image", "record"},
-    "parallel": set(),
-    "duplicates": set(),
-    "card": {"checkpoint", "columns", "config", "files", "record", "topology"},
-    "check": {"columns", "contest", "duplicates", "parallel", "samples"},
-    "stored_split": {"contest", "parallel"},
-    "stats": {"config", "contest", "files", "parallel", "pose", "samples"},
-}
+@pytest.mark.parametrize("idea", IDEAS)
+def test_ideas_stand_alone(idea: str) -> None:
+    against = parts(PACKAGE / f"{idea}.py") - IDEAS[idea]
+    assert not against, f"{idea}.py imports {sorted(against)}"
 
 
-@pytest.mark.parametrize("room", ALLOWED)
-def test_a_room_knows_only_its_friends(room: str) -> None:
-    for path in files_of(room):
-        strangers = rooms(path) - ALLOWED[room]
-        assert not strangers, f"{path.relative_to(ROOT)} imports {sorted(strangers)}"
+def test_nothing_else_lies_in_the_package() -> None:
+    found = {path.stem for path in PACKAGE.iterdir() if path.suffix in ("", ".py")}
+    assert found - {"__pycache__"} == {*IDEAS, *BELOW, "cli", "__init__", "__main__"}
 
 
-def test_only_the_loop_sees_networks_and_contest() -> None:
-    both = {
-        str(path.relative_to(PACKAGE))
-        for path in PACKAGE.rglob("*.py")
-        if {"networks", "contest"} <= rooms(path) and path.parent.name != "bench"
-    }
-    assert both <= {"run.py", "train.py", "predict.py", "evaluate.py", "pictures.py"}
+def test_nothing_imports_the_command_line() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        inside = path.is_relative_to(PACKAGE / "cli") or path.name in ("cli.py", "__main__.py")
+        assert inside or "cli" not in parts(path), path
 
 
-def test_only_networks_know_segmentation_models() -> None:
-    found = importers("segmentation_models_pytorch")
+@pytest.mark.parametrize(
+    ("library", "where"),
+    [
+        ("segmentation_models_pytorch", "heatmap/networks/"),
+        ("wandb", "heatmap/runs/wandb.py"),
+        ("tyro", ("heatmap/cli", "tools/")),
+        ("av", "heatmap/inference/media/video.py"),
+        ("tkinter", "heatmap/inference/media/camera.py"),
+        ("onnxruntime", "heatmap/inference/export.py"),
+        ("matplotlib", "heatmap/curation/stats.py"),
+    ],
+)
+def test_one_place_knows_a_library(library: str, where: str | tuple[str, ...]) -> None:
+    found = importers(library)
     assert found
-    assert all(name.startswith("heatmap/networks/") for name in found)
+    assert all(name.startswith(where) for name in found), found
 
 
-def test_only_the_command_and_the_tools_know_tyro() -> None:
-    found = importers("tyro")
-    assert "heatmap/command.py" in found
-    assert all(name == "heatmap/command.py" or name.startswith("tools/") for name in found)
+@pytest.mark.parametrize("library", ["wandb", "onnxruntime", "matplotlib", "av"])
+def test_what_few_need_is_imported_late(library: str) -> None:
+    for path in PACKAGE.rglob("*.py"):
+        found = {name.split(".")[0] for name in imports(path, at_module_level=True)}
+        assert library not in found or library == "av", path
 
 
-def test_only_the_mirror_knows_wandb() -> None:
-    assert importers("wandb") == {"heatmap/mirror.py"}
-    assert "wandb" not in imports(PACKAGE / "mirror.py", at_module_level=True)
-
-
-def test_only_videos_know_av_and_only_the_camera_knows_windows() -> None:
-    assert importers("av") == {"heatmap/annotate/video.py"}
-    assert importers("tkinter") == {"heatmap/annotate/camera.py"}
-
-
-def test_only_the_export_knows_onnx() -> None:
-    assert importers("onnxruntime") == {"heatmap/export.py"}
-    found = imports(PACKAGE / "export.py", at_module_level=True)
-    assert "onnxruntime" not in {name.split(".")[0] for name in found}
-
-
-def test_only_the_plots_know_matplotlib() -> None:
-    assert importers("matplotlib") == {"heatmap/stats.py"}
-    found = imports(PACKAGE / "stats.py", at_module_level=True)
-    assert "matplotlib" not in {name.split(".")[0] for name in found}
-
-
-@pytest.mark.parametrize("room", ["config", "command"])
-def test_the_command_line_starts_without_torch(room: str) -> None:
-    found = imports(PACKAGE / f"{room}.py", at_module_level=True)
-    assert found
-    slow = {"torch", "cv2", "numpy", "kornia", "wandb", "segmentation_models_pytorch"}
-    assert not {name.split(".")[0] for name in found} & slow
-    package = {name for name in found if name.split(".")[0] == "heatmap"}
-    assert package <= {"heatmap", "heatmap.config", "heatmap.files"}
-
-
-def test_there_is_no_room_for_odds_and_ends() -> None:
+def test_there_is_no_place_for_odds_and_ends() -> None:
     names = {path.stem for path in PACKAGE.rglob("*.py")}
     assert not names & {"utils", "util", "helpers", "common", "misc"}
 
 
 def test_an_import_hidden_in_a_function_is_seen(tmp_path: Path) -> None:
     path = tmp_path / "some.py"
-    path.write_text(
-        "import json\ndef f():\n    from heatmap import frame, contest\n    import tyro.x\n"
-    )
-    assert rooms(path) == {"frame", "contest"}
-    assert imports(path) == {"json", "heatmap.frame", "heatmap.contest", "tyro.x"}
+    path.write_text("import json\ndef f():\n    from heatmap import frame\n    import tyro.x\n")
+    assert parts(path) == {"frame"}
+    assert imports(path) == {"json", "heatmap.frame", "tyro.x"}
     assert imports(path, at_module_level=True) == {"json"}

@@ -9,7 +9,7 @@ import pytest
 from wandb.sdk.launch.sweeps.utils import load_sweep_config
 from wandb.wandb_agent import Agent
 
-from heatmap.command import load_experiment
+from heatmap.cli.running import load_experiment
 from heatmap.config import to_dict
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -78,7 +78,7 @@ def test_the_agent_starts_the_training_with_the_settings_it_is_told(
 def test_every_run_of_a_sweep_has_a_folder_of_its_own(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from heatmap.command import main
+    from heatmap.cli.train import main
 
     experiment = str(ROOT / "experiments" / "unet.py")
     monkeypatch.setenv("COLUMNS", "200")  # so that no line is broken

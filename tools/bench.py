@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from heatmap.command import WrongUsage, failing_politely
+from heatmap.cli.running import WrongUsage, failing_politely
 
 
 def bench(
@@ -40,12 +40,13 @@ def bench(
         json_file: also write the results here.
         markdown: print tables for a README.
     """
-    from heatmap import machine
-    from heatmap.bench.measuring import Settings, spinning, table, to_json
-    from heatmap.bench.on_networks import step_profile
-    from heatmap.bench.races import RACES
-    from heatmap.files import write_json
-    from heatmap.run import chosen_device
+    from benchmark.measuring import Settings, spinning, table, to_json
+    from benchmark.on_networks import step_profile
+    from benchmark.races import RACES
+
+    from heatmap.runtime import machine
+    from heatmap.runtime.files import write_json
+    from heatmap.runtime.machine import chosen_device
 
     if landmarks < 1 or any(n < 1 for n in batch) or seconds <= 0:
         raise WrongUsage("--landmarks, --batch and --seconds must be positive")

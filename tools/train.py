@@ -2,7 +2,7 @@
 
 import sys
 
-from heatmap.command import main
+from heatmap.cli.train import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

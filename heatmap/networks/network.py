@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from heatmap import config, losses
-from heatmap.compiling import compiled
+from heatmap.runtime.compiling import compiled
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -1,0 +1,54 @@
+"""Hold runs against each other: what differs, how they learned, which is better and how surely."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from heatmap.cli.running import WrongUsage, failing_politely
+
+
+def compare(
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN RUN ...")],
+    *,
+    html: Path | None = None,
+    json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
+) -> None:
+    """Compare runs on the pictures that validated in all of them.
+
+    Every run is held against the first one, picture by picture; the bootstrap over people (over
+    pictures, where file names tell no people) says how far chance reaches.
+
+    Args:
+        runs: run folders, or evaluations of them (RUN/evaluation-NAME, as evaluate.py leaves them
+            for other data, --tta and so on); wandb:ENTITY/PROJECT/ID is a run in Weights & Biases.
+        html: also write a page with charts here.
+        json_file: also write everything that is told here.
+    """
+    if len(runs) < 2:
+        raise WrongUsage("name at least two runs")
+    from heatmap.evaluation import compare
+    from heatmap.runs.wandb import fetch
+    from heatmap.runtime.files import write_atomically, write_json
+
+    with tempfile.TemporaryDirectory() as fetched:
+        folders = [
+            fetch(run.removeprefix("wandb:"), Path(fetched))
+            if run.startswith("wandb:")
+            else Path(run)
+            for run in runs
+        ]
+        told = compare.compare(compare.read_runs(folders))
+    print(compare.text(told))
+    if html is not None:
+        with write_atomically(html) as temporary:
+            temporary.write_text(compare.page(told), encoding="utf-8")
+    if json_file is not None:
+        write_json(json_file, told)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command; returns the exit code."""
+    return failing_politely(lambda: tyro.cli(compare, prog="compare.py", args=arguments))

@@ -1,0 +1,47 @@
+"""Hand a run on: one file with network and decoder, for ONNX Runtime or for torch."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from heatmap.cli.running import WrongUsage, failing_politely
+
+
+def export(
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL.onnx|MODEL.pt2")],
+    *,
+    decoder: Literal["window", "parabola", "global", "softmax"] | None = None,
+) -> None:
+    """Write a run as one file for other programs, check it, and say what goes in and comes out.
+
+    In go crops (B, 3, height, width), uint8 RGB, and image_from_crop (B, 3, 3), float32: the affine
+    from crop to photograph pixels. Out come points_image (B, P, 2) in the photograph's pixels, and
+    of a run with heatmaps confidence (B, P), the heights of their peaks, and covariance_image
+    (B, P, 2, 2). The file also says what the landmarks and the crop are, and how good the run is:
+    an .onnx file in its metadata_props, as JSON; a .pt2 file (torch.export.load) in its extra file
+    metadata.json.
+
+    Args:
+        run: a run folder or a checkpoint.
+        out: the file. An .onnx file needs the packages onnx, onnxscript and onnxruntime.
+        decoder: how the maps become points, if not as in the run's training.
+    """
+    if out.suffix not in (".onnx", ".pt2"):
+        raise WrongUsage(f"the file must end in .onnx or .pt2, not {out.name}")
+    from heatmap.inference.export import export as write
+
+    found = write(run, out, decoder)
+    unsettled = f", without {found.unsettled} that rounding moves" if found.unsettled else ""
+    print(
+        f"{out}: {out.stat().st_size / 1e6:.1f} MB; on drawn faces, one by one and together, it "
+        f"answers as the run does, to {found.points_px:.1g} px "
+        f"({found.landmarks} landmarks{unsettled})"
+    )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command; returns the exit code."""
+    return failing_politely(lambda: tyro.cli(export, prog="export.py", args=arguments))

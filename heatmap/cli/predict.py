@@ -1,0 +1,171 @@
+"""Look at what a run does: on photographs, videos, a camera, or a contest's pictures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from heatmap.cli.running import WrongUsage, failing_politely
+
+if TYPE_CHECKING:
+    from heatmap.inference.media import Finder
+    from heatmap.inference.predictor import Predictor
+
+Box = Annotated[
+    tuple[float, float, float, float] | None,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="X0,Y0,X1,Y1",
+        instance_from_str=lambda texts: _box(texts[0]),
+        is_instance=lambda value: value is None or isinstance(value, tuple),
+        str_from_instance=lambda box: [",".join(map(str, box)) if box else "none"],
+    ),
+]
+
+
+def predict(
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|CHECKPOINT")],
+    inputs: Annotated[
+        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[INPUT ...]")
+    ] = (),
+    *,
+    out: Path = Path("predictions"),
+    data: Path | None = None,
+    count: int = 8,
+    test: tyro.conf.FlagCreatePairsOff[bool] = False,
+    box: Box = None,
+    boxes: Path | None = None,
+    detector: Path | None = None,
+    two_pass: tyro.conf.FlagCreatePairsOff[bool] = False,
+    smooth: tyro.conf.FlagCreatePairsOff[bool] = True,
+    ellipses: tyro.conf.FlagCreatePairsOff[bool] = False,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+) -> None:
+    """Look at what a run does: on photographs, videos, a camera, or a contest's pictures.
+
+    Inputs are pictures, videos, folders of them, glob patterns, or the number of a camera. The
+    folder --out gets a drawn copy of each, and points.csv and points.json: every landmark in the
+    picture's own pixels, with its confidence and covariance. Videos keep size, rate and length;
+    their sound is left out. A camera is shown in a window.
+
+    A picture is taken to be like those of the training, and cropped by the same rule, unless a box
+    says where its face is. For a run with crop.rule box, boxes are like those of its training
+    table; for the others a box is the bounds of the face's landmarks.
+
+    Args:
+        run: a run folder or a checkpoint.
+        inputs: what to look at.
+        out: the folder to write into; with --data a folder, or the .jpg or .png to write.
+        data: in place of inputs, a contest folder, of which one picture of many is drawn: labelled
+            ones (those that validate, if the run was trained on it) with the truth below in green.
+        count: with --data, how many pictures, evenly spaced.
+        test: with --data, the test pictures.
+        box: of the face, in all pictures: opposite corners in pixels.
+        boxes: table of the pictures' boxes: file_name, x0, y0, x1, y1.
+        detector: finds the faces, any number a picture: the file of OpenCV's YuNet,
+            face_detection_yunet_2026may.onnx. Its boxes reach up to the forehead; where a run's
+            landmarks do not, --two-pass puts the crop right.
+        two_pass: look twice, the second time at a crop that the first landmarks fill as the
+            training faces fill theirs.
+        smooth: points of videos and cameras lose their jitter; without it they are as found.
+        ellipses: draw one standard deviation of the heatmap round the landmarks.
+        device: where the network runs.
+    """
+    if not inputs and data is None:
+        raise WrongUsage("name pictures, videos or a camera to look at, or a folder with --data")
+    if inputs and data is not None:
+        raise WrongUsage(f"--data {data} takes the place of {inputs[0]}; name one or the other")
+    if sum(way is not None for way in (box, boxes, detector)) > 1:
+        raise WrongUsage("--box, --boxes and --detector exclude each other")
+    if data is not None:
+        if count < 1 or box or detector or two_pass or ellipses:
+            raise WrongUsage("--data takes --count (at least 1), --test, --boxes and --out only")
+        print(_sheet(run, data, count, test, boxes, out, device))
+        return
+    if test:
+        raise WrongUsage("--test goes with --data")
+
+    from heatmap.inference.media import Annotator, find_files
+    from heatmap.inference.predictor import Predictor
+
+    camera = int(inputs[0]) if len(inputs) == 1 and inputs[0].isdecimal() else None
+    if camera is not None and Path(inputs[0]).exists():
+        camera = None
+    if len(inputs) > 1 and any(name.isdecimal() and not Path(name).exists() for name in inputs):
+        raise WrongUsage("a camera is looked at alone, without other inputs")
+    if out.is_file():
+        raise WrongUsage(f"--out {out} is a file; name a folder")
+    try:
+        paths = [] if camera is not None else find_files(inputs)
+    except ValueError as error:
+        raise WrongUsage(str(error)) from None
+    predictor = Predictor(run, device)
+    finder = _finder(predictor, paths, box, boxes, detector)
+    annotator = Annotator(predictor, finder, two_pass, smooth, ellipses)
+    if camera is not None:
+        annotator.camera(camera)
+        return
+    failed = annotator.files(paths, out)
+    print(out)
+    if failed:
+        raise ValueError(f"{failed} of {len(paths)} files could not be looked at")
+
+
+def _finder(
+    predictor: "Predictor",
+    paths: Sequence[Path],
+    box: tuple[float, float, float, float] | None,
+    table: Path | None,
+    detector: Path | None,
+) -> "Finder":
+    """Where the faces are, as the options say."""
+    import numpy as np
+
+    from heatmap.data.contest import read_boxes
+    from heatmap.inference.media import Detector
+
+    if detector is not None:
+        detect = Detector(detector)
+        return lambda _, image: detect(image)
+    if table is not None:
+        boxes_image = dict(zip(paths, read_boxes(table, paths), strict=True))
+        return lambda path, _: boxes_image[path][None]
+    if box is not None:
+        return lambda _path, _image: np.array([box])
+    if predictor.crop.rule == "box":
+        raise WrongUsage(
+            f"{predictor.path} was trained on boxes (crop.rule box): name them with --box or "
+            "--boxes, or a --detector"
+        )
+    return lambda _path, _image: None
+
+
+def _sheet(
+    run: Path, data: Path, count: int, test: bool, boxes: Path | None, out: Path, device: str
+) -> Path:
+    """Draws pictures of a contest folder; returns where."""
+    from heatmap.evaluation import sheets
+    from heatmap.inference.ensemble import Ensemble
+    from heatmap.runtime.files import write_picture
+    from heatmap.runtime.machine import chosen_device
+
+    path = out if out.suffix in (".jpg", ".png") else out / "sheet.jpg"
+    (trained,) = Ensemble.load([run], boxes=boxes).runs
+    write_picture(path, sheets.data_sheet(trained, data, count, test, chosen_device(device)))
+    return path
+
+
+def _box(text: str) -> tuple[float, float, float, float]:
+    try:
+        x0, y0, x1, y1 = (float(number) for number in text.split(","))
+    except ValueError:
+        raise ValueError(f"expected four numbers x0,y0,x1,y1, found {text}") from None
+    if not (x0 < x1 and y0 < y1):
+        raise ValueError("x0 must be below x1, and y0 below y1")
+    return x0, y0, x1, y1
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command; returns the exit code."""
+    return failing_politely(lambda: tyro.cli(predict, prog="predict.py", args=arguments))

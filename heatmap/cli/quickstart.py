@@ -1,0 +1,65 @@
+"""The whole road on a synthetic contest: draw, train, evaluate, submit, look."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import tyro
+
+from heatmap.cli.running import failing_politely, load_experiment
+
+HERE = Path("quickstart")
+CONTEST, RUN, SUBMISSION = HERE / "contest", HERE / "run", HERE / "submission.csv"
+COUNT, TEST_COUNT, SEED = 2400, 300, 0
+
+
+def quickstart() -> None:
+    """Do every step that has not been done yet, in the folder quickstart, and show the scores."""
+    from heatmap.data import contest, synthetic
+    from heatmap.evaluation import metrics
+    from heatmap.inference import submit
+    from heatmap.inference.ensemble import Ensemble
+    from heatmap.runs import checkpoint
+    from heatmap.runtime import machine
+    from heatmap.training import loop, prepare
+
+    begin = time.monotonic()
+    if not CONTEST.exists():
+        print(f"drawing {COUNT} training and {TEST_COUNT} test faces with 971 landmarks")
+        synthetic.make_contest(
+            CONTEST, count=COUNT, seed=SEED, test_count=TEST_COUNT, workers=2, progress=True
+        )
+    experiment = load_experiment(Path("experiments/quickstart.py"))
+    experiment = replace(experiment, data=replace(experiment.data, root=CONTEST))
+    if not (RUN / "summary.json").exists():
+        print(f"training for {experiment.train.max_minutes} minutes; Ctrl+C stops, again goes on")
+        last = RUN / "last.pt"
+        saved = checkpoint.load(last) if last.exists() else None
+        loop.train(prepare.prepare(experiment, saved), RUN)
+    device = machine.chosen_device("auto")
+    trained = Ensemble.load([RUN])
+    scores, _ = metrics.evaluate_run(trained, None, device)
+    submit.submit(trained, CONTEST, SUBMISSION, rounding="round", missing="stop", device=device)
+    score = contest.score_submission(SUBMISSION, CONTEST / "withheld" / "solution.csv")
+    nearest = metrics.nearest_picture_mse(RUN)
+    minutes = (time.monotonic() - begin) / 60
+
+    rows = [
+        ("contest MSE of the submission", f"{score.mse:.2f} px²"),
+        ("contest MSE on validation", f"{scores['mse']:.2f} px²"),
+        ("  of the mean shape", f"{scores['mean_shape_mse']:.2f} px²"),
+        ("  of the nearest training picture", f"{nearest:.2f} px²"),
+        ("time", f"{minutes:.1f} minutes"),
+        ("the run", f"{RUN}"),
+        ("pictures of predictions", f"{max((RUN / 'pictures').glob('*.jpg'))}"),
+        ("the submission", f"{SUBMISSION}"),
+        ("next", "python tools/train.py experiments/unet.py --data.root DIR --out RUN"),
+    ]
+    width = max(len(name) for name, _ in rows)
+    print("\n".join(f"{name:<{width}}  {value}" for name, value in rows))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command; returns the exit code."""
+    return failing_politely(lambda: tyro.cli(quickstart, prog="quickstart.py", args=arguments))

@@ -1,0 +1,169 @@
+"""What all commands share: experiment files, exit codes and how failures are reported."""
+
+import importlib.util
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from heatmap.config import Experiment
+
+logger = logging.getLogger("heatmap")
+
+
+def _augmentations(texts: list[str]) -> frozenset[str]:
+    """ "mirror,scale" as a set."""
+    names = frozenset(texts[0].split(","))
+    if not names <= {"mirror", "scale"}:
+        raise ValueError(f"expected mirror, scale or mirror,scale, not {texts[0]!r}")
+    return names
+
+
+TestTimeAugmentation = Annotated[
+    frozenset[str],
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="mirror,scale",
+        instance_from_str=_augmentations,
+        is_instance=lambda value: isinstance(value, frozenset),
+        str_from_instance=lambda names: [",".join(sorted(names)) or "none"],
+    ),
+]
+
+
+def with_experiment(
+    program: str,
+    arguments: Sequence[str],
+    command_for: Callable[[Experiment], Callable[..., int]],
+    usage: str,
+) -> int:
+    """Runs a command on the experiment of a file, whose fields the command line overrides.
+
+    Args:
+        arguments: the experiment file, then the options.
+        command_for: gives the command, whose first parameter is the experiment and whose others
+            become options; the command returns the exit code.
+    """
+    if not arguments or arguments[0].startswith("-"):
+        found = repr(arguments[0]) if arguments else "nothing"
+        sys.stderr.write(f"the first argument is an experiment file, not {found}\n{usage}")
+        return 2
+    try:
+        experiment = load_experiment(Path(arguments[0]))
+    except ValueError as error:
+        _say(str(error))
+        return 2
+    module = sys.modules[_module_name(Path(arguments[0]))]
+    try:
+        return tyro.cli(
+            command_for(experiment),
+            args=list(arguments[1:]),
+            prog=f"{program} {arguments[0]}",
+            console_outputs=is_first(),
+            description=(module.__doc__ or "").partition("\n")[0],
+            config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff),
+        )
+    except ValueError as error:  # from Experiment itself; tyro reports those of its parts
+        _say(str(error))
+        return 2
+
+
+def load_experiment(path: Path) -> Experiment:
+    """The `EXPERIMENT` that a Python file defines; it may import its siblings by their folder.
+
+    Raises:
+        ValueError: no such file, or no EXPERIMENT in it.
+    """
+    if path.suffix != ".py" or not path.is_file():
+        raise ValueError(f"{path}: there is no such experiment file")
+    sys.path.insert(0, str(path.resolve().parent.parent))
+    spec = importlib.util.spec_from_file_location(_module_name(path), path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever a person's own file may do wrong
+        raise ValueError(f"{path}: {type(error).__name__}: {error}") from error
+    experiment = getattr(module, "EXPERIMENT", None)
+    if not isinstance(experiment, Experiment):
+        raise ValueError(f"{path}: defines no EXPERIMENT = Experiment(...)")
+    return experiment
+
+
+class WrongUsage(ValueError):
+    """Options that cannot be, by themselves or together; the exit code is 2."""
+
+
+def failing_politely(action: Callable[[], None]) -> int:
+    """Runs the action of a tool; a failure becomes one message and exit code 1, or 2.
+
+    Of the processes that torchrun started the first tells what it does, and the first that fails
+    tells why. That one ends at once, without a word to those that wait for it; torchrun ends them.
+    """
+    # before torch is imported: its threads wait asleep, else a busy machine slows them 50 times
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    logging.basicConfig(format="%(message)s", stream=sys.stdout)
+    logger.setLevel(logging.INFO if is_first() else logging.ERROR)
+    try:
+        action()
+        if "RANK" in os.environ:
+            from heatmap.runtime import distributed
+
+            distributed.stop()
+    except (ValueError, OSError) as error:
+        _say(_in_words(error))
+        return 2 if isinstance(error, WrongUsage) else 1
+    except (MemoryError, RuntimeError) as error:
+        from heatmap.runtime.machine import is_out_of_memory
+
+        if is_out_of_memory(error):
+            _say(f"there is too little memory ({_first_line(error)}): make something smaller")
+        elif _speaks():
+            raise
+        return 1
+    except KeyboardInterrupt:
+        if is_first():
+            sys.stderr.write("stopped\n")
+        return 1
+    return 0
+
+
+def is_first() -> bool:
+    """Whether this process is the only one, or the first of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _say(problem: str) -> None:
+    if _speaks():
+        rank = os.environ.get("RANK")
+        where = f" in process {rank} on {socket.gethostname()}" if rank else ""
+        sys.stderr.write(f"error{where}: {problem}\n")
+
+
+def _speaks() -> bool:
+    """Whether this process, which fails, is to say so."""
+    if "RANK" not in os.environ:
+        return True
+    from heatmap.runtime import distributed
+
+    return distributed.fails_first()
+
+
+def _in_words(error: ValueError | OSError) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename2 or error.filename}: {error.strerror}"
+    return str(error)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def _module_name(path: Path) -> str:
+    return f"{path.resolve().parent.name}.{path.stem}"

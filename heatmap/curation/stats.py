@@ -1,0 +1,266 @@
+"""A contest's pictures and landmarks in numbers and plots: channels, sizes, positions, poses."""
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from heatmap.config import Crop
+from heatmap.data import contest
+from heatmap.data.samples import Samples, within_border
+from heatmap.runtime.files import write_atomically
+from heatmap.runtime.parallel import in_processes
+from heatmap.shape import rolls, turns
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MOST_SHOWN = 10_000  # faces whose landmarks and poses are plotted
+COLOURS = {"train": "tab:blue", "test": "tab:orange"}
+
+
+class Channels(NamedTuple):
+    """Exact sums over pixels of values from 0 to 255 and of their squares, by channel (RGB)."""
+
+    pixels: int
+    sums: tuple[int, ...]
+    squares: tuple[int, ...]
+
+    def mean(self) -> list[float]:
+        """By channel, with white at 1."""
+        return [total / (255 * self.pixels) for total in self.sums]
+
+    def std(self) -> list[float]:
+        """The standard deviation of all pixels, by channel, with white at 1."""
+        return [
+            math.sqrt(self.pixels * squares - total**2) / (255 * self.pixels)
+            for total, squares in zip(self.sums, self.squares, strict=True)
+        ]
+
+
+class Seen(NamedTuple):
+    """A picture's size, and the sums over what of it is looked at."""
+
+    image_hw: tuple[int, int]
+    channels: Channels
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Of train, test and both, as far as they are there.
+
+    channels: of each part, and of both; pictures: of each part; sizes: (N, 2) heights and widths of
+    each part's pictures; positions: (K, 2) landmarks as fractions of their picture's width and
+    height; turns, rolls_deg: of heads, as in `heatmap.shape`; unreadable: what is wrong with the
+    pictures that are left out.
+    """
+
+    channels: dict[str, Channels]
+    sizes: dict[str, np.ndarray]
+    positions: np.ndarray
+    turns: np.ndarray
+    rolls_deg: np.ndarray
+    unreadable: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        parts = {
+            part: channels._asdict() | {"mean": channels.mean(), "std": channels.std()}
+            for part, channels in self.channels.items()
+        }
+        return {"channels": parts, "unreadable": self.unreadable}
+
+
+def measure(
+    root: Path,
+    *,
+    trim_border: int = 0,
+    crop_hw: tuple[int, int] | None = None,
+    workers: int = 1,
+    progress: bool = False,
+) -> Statistics:
+    """Reads all pictures of a contest. Sums are of integers, and do not depend on the workers.
+
+    Args:
+        trim_border: channels are of what is within the dark border, as `config.Crop` has it.
+        crop_hw: channels are of the cover crop of this height and width, as training sees it; of
+            whole pictures if None, so that large ones count for more.
+        workers: processes that read the pictures.
+
+    Raises:
+        ValueError: a table cannot be read, a picture is missing, or none can be read.
+    """
+    crop = None
+    if crop_hw is not None:
+        crop = Crop(height=crop_hw[0], width=crop_hw[1], trim_border=trim_border)
+    folder = contest.find_folder(root)
+    paths: dict[str, Sequence[Path]] = {}
+    table = None
+    if folder.train_table.exists():
+        table = contest.read_landmarks(folder.train_table, progress=progress)
+        paths["train"] = contest.image_paths(folder.train_images, table.names, table.path)
+    if folder.test_points.exists():
+        num_landmarks = table.num_landmarks if table else sys.maxsize
+        asked = contest.read_asked_points(folder.test_points, num_landmarks)
+        paths["test"] = contest.image_paths(folder.test_images, asked.names, asked.path)
+
+    everything = [path for some in paths.values() for path in some]
+    seeing = in_processes(partial(_see, crop, trim_border), everything, workers)
+    found = iter(tqdm(
+        seeing, "pictures", len(everything), delay=1, unit="img", disable=not progress
+    ))  # fmt: skip
+    seen = {part: [next(found) for _ in some] for part, some in paths.items()}
+    for _ in found:  # the bar ends with its last picture
+        pass
+    unreadable = [one for some in seen.values() for one in some if isinstance(one, str)]
+    good = {part: [one for one in some if isinstance(one, Seen)] for part, some in seen.items()}
+    good = {part: some for part, some in good.items() if some}
+    if not good:
+        raise ValueError(f"{root}: no picture can be read; {unreadable[0]}")
+    channels = {part: _total([one.channels for one in some]) for part, some in good.items()}
+    if len(good) == 2:
+        channels["both"] = _total([*channels.values()])
+    sizes = {part: np.array([one.image_hw for one in some]) for part, some in good.items()}
+    rows = [row for row, one in enumerate(seen.get("train", [])) if isinstance(one, Seen)]
+    if table is None or not rows:
+        return Statistics(channels, sizes, np.empty((0, 2)), np.empty(0), np.empty(0), unreadable)
+    shown = np.linspace(0, len(rows) - 1, min(len(rows), MOST_SHOWN)).round().astype(int)
+    points_image = table.points_image[np.array(rows)[shown]].astype(np.float64)
+    return Statistics(
+        channels,
+        sizes,
+        _positions(points_image, sizes["train"][shown]),
+        *_poses(points_image),
+        unreadable,
+    )
+
+
+def _see(crop: Crop | None, trim_border: int, path: Path) -> Seen | str:
+    """The picture's sums, or why it cannot be read."""
+    try:
+        if crop is not None:
+            sample = Samples([path], np.full((1, 1, 2), np.nan, np.float32), crop)[0]
+            height, width = sample.image_hw.tolist()
+            pixels = sample.crop.permute(1, 2, 0).numpy()
+        else:
+            image = contest.read_image(path)
+            height, width = image.shape[:2]
+            left, top, right, bottom = within_border(image, trim_border)
+            pixels = image[top:bottom, left:right]
+    except ValueError as error:
+        return str(error)
+    flat = pixels.reshape(-1, 3)
+    sums, squares = (
+        tuple(values.sum(0, dtype=np.int64).tolist())
+        for values in (flat, np.square(flat, dtype=np.uint16))
+    )
+    return Seen((height, width), Channels(len(flat), sums, squares))
+
+
+def _total(parts: Sequence[Channels]) -> Channels:
+    pixels, sums, squares = zip(*parts, strict=True)
+    return Channels(
+        sum(pixels),
+        tuple(map(sum, zip(*sums, strict=True))),
+        tuple(map(sum, zip(*squares, strict=True))),
+    )
+
+
+def _positions(points_image: np.ndarray, image_hw: np.ndarray) -> np.ndarray:
+    """(K, 2) labelled landmarks as fractions of their picture's width and height."""
+    relative = (points_image + 0.5) / image_hw[:, None, ::-1]
+    return relative[np.isfinite(relative).all(-1)]
+
+
+def _poses(points_image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Turns and rolls of the faces that have all their landmarks; none where they have no pose."""
+    whole = points_image[np.isfinite(points_image).all((1, 2))]
+    try:
+        return turns(whole), rolls(whole)
+    except ValueError:  # fewer than three faces, or all of one shape
+        return np.empty(0), np.empty(0)
+
+
+def text(statistics: Statistics) -> str:
+    """The channels as lines that line up, for people."""
+    colours = "".join(f"{colour:>9}" for colour in ("red", "green", "blue"))
+    lines = [
+        f"{'':5}  {'mean':>9}{'':18}  {'standard deviation':>18}",
+        f"{'':5}{colours}  {colours}  {'pictures':>8}  {'pixels':>15}",
+    ]
+    for part, channels in statistics.channels.items():
+        mean, std = ("".join(f"{value:9.5f}" for value in values)
+                     for values in (channels.mean(), channels.std()))  # fmt: skip
+        pictures = sum(map(len, statistics.sizes.values()))
+        if part != "both":
+            pictures = len(statistics.sizes[part])
+        lines.append(f"{part:5}{mean}  {std}  {pictures:>8}  {channels.pixels:>15,}")
+    if statistics.unreadable:
+        lines.append(
+            f"{len(statistics.unreadable)} pictures cannot be read and are left out: "
+            f"{statistics.unreadable[0]}; tools/data.py check tells all"
+        )
+    return "\n".join(lines)
+
+
+def plot(statistics: Statistics, out: Path) -> None:
+    """Writes a PNG with the distributions of sizes, aspects, landmark positions and head poses."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13.5, 8), layout="constrained")
+    heights, widths, aspects, positions, turn, roll = figure.subplots(2, 3).flat
+    heights_of = {part: size[:, 0] for part, size in statistics.sizes.items()}
+    widths_of = {part: size[:, 1] for part, size in statistics.sizes.items()}
+    aspects_of = {part: size[:, 1] / size[:, 0] for part, size in statistics.sizes.items()}
+    _histogram(heights, heights_of, "picture height, px")
+    _histogram(widths, widths_of, "picture width, px")
+    _histogram(aspects, aspects_of, "picture width / height")
+    _density(positions, statistics.positions)
+    few = " (fewer than three whole faces)" if len(statistics.turns) == 0 else ""
+    _histogram(turn, {"train": statistics.turns}, f"head turn, share of shape{few}")
+    _histogram(roll, {"train": statistics.rolls_deg}, f"head roll, degrees clockwise{few}")
+    widths.legend()
+    with write_atomically(out) as temporary:
+        figure.savefig(temporary, dpi=110)
+
+
+def _histogram(axes: "Axes", values: dict[str, np.ndarray], title: str) -> None:
+    """Shares of the pictures of each part, in bins that the parts have in common."""
+    everything = np.concatenate([*values.values()])
+    axes.set_title(title)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_ylabel("share of pictures, %")
+    if len(everything) == 0:
+        return
+    bins = np.histogram_bin_edges(everything, 40).tolist()
+    for part, some in values.items():
+        if len(some):
+            is_filled = part == "train"
+            axes.hist(
+                some,
+                bins,
+                weights=np.full(len(some), 100 / len(some)),
+                histtype="stepfilled" if is_filled else "step",
+                alpha=0.6 if is_filled else 1.0,
+                color=COLOURS[part],
+                linewidth=1.5,
+                label=f"{part} ({len(some)})",
+            )
+
+
+def _density(axes: "Axes", positions: np.ndarray) -> None:
+    """Where landmarks lie in their pictures; brighter is more."""
+    axes.set_title("landmarks in their pictures")
+    axes.set_xlabel("x / width")
+    axes.set_ylabel("y / height")
+    limits = [[-0.1, 1.1], [-0.1, 1.1]]
+    counts, _, _ = np.histogram2d(positions[:, 0], positions[:, 1], bins=120, range=limits)
+    axes.imshow(
+        np.sqrt(counts.T), extent=(-0.1, 1.1, 1.1, -0.1), cmap="magma", interpolation="nearest"
+    )
+    axes.plot([0, 1, 1, 0, 0], [0, 0, 1, 1, 0], color="white", linewidth=0.8)

@@ -1,0 +1,306 @@
+"""The mirror permutation and the groups of a landmark scheme, told from labels alone."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import networkx
+import numpy as np
+
+from heatmap import schemes, shape
+from heatmap.data.contest import Points
+from heatmap.runtime.columns import as_lines
+from heatmap.runtime.files import write_json
+from heatmap.schemes import Scheme
+
+CANDIDATES = 8  # partners that are weighed for a landmark, the nearest ones
+MOST_CHANGES = 40
+ALIKE = 40.0  # a whole group's mean square distance to its partner, in that of its free landmarks
+FARTHEST = 0.1  # sizes of the face, from where the mirror has a landmark to its partner
+CLOSE = 1.5  # a second best partner nearer than so many times the best is a low margin
+ROUNDING = 1e-12  # of the mean square distance between landmarks; what is nearer coincides
+
+
+@dataclass(frozen=True)
+class Symmetry:
+    """What the labels tell of their scheme, and how sure it is.
+
+    scheme: the mirror permutation, and groups: consecutive landmarks, split where the step to the
+    next one jumps, each named by its first and last. mean_shape: (P, 2), upright, about its
+    middle; the square root of the area of the box round it is 1, the face's size. distance: (P,)
+    between a mirrored landmark and its partner, the root of the mean square over all faces of the
+    shape model, in sizes of the face. second: (P,) to the best of all others. num_faces: used.
+    """
+
+    scheme: Scheme
+    mean_shape: np.ndarray
+    distance: np.ndarray
+    second: np.ndarray
+    num_faces: int
+
+    @property
+    def low_margins(self) -> np.ndarray:
+        """The landmarks whose second best partner is nearly as near as the best."""
+        return np.flatnonzero(self.second < CLOSE * self.distance)
+
+
+def infer(points_image: np.ndarray | Points) -> Symmetry:
+    """The symmetry of a landmark scheme, from labels of many faces in its order.
+
+    A mirrored face is a face again: its mean and every change of its shape, seen in a mirror, lie
+    in the shape model of the faces themselves. So the landmarks' mean places and their shares in
+    the changes are mirrored, laid onto those of the faces by Procrustes analysis and told apart by
+    assignment, in turn. The changes part landmarks that coincide in the mean, such as closed lips,
+    and take up what the mean itself has of a turned head.
+
+    Args:
+        points_image: (N, P, 2) image pixels, y down; NaN where unlabelled. Faces stand more or less
+            upright.
+
+    Raises:
+        ValueError: too few faces to tell, or landmarks without a partner.
+    """
+    model = shape.fit(points_image, share=0.995)
+    changes = model.changes[:MOST_CHANGES] * model.spread[:MOST_CHANGES, None]
+    own = _described(model.mean, changes)
+    mirrored = own * np.where(np.arange(own.shape[2]) == 0, -1, 1)
+    groups = _groups(own)
+    partners = _first_guess(model.mean)
+    for _ in range(10):
+        costs = _costs(own, mirrored, partners)
+        before, partners = partners, _whole_groups(costs, list(groups.values()))
+        if np.array_equal(before, partners):
+            break
+    for _ in range(5):
+        costs = _costs(own, mirrored, partners)
+        before, partners = partners, _involution(costs + _breaks(costs, partners))
+        if np.array_equal(before, partners):
+            break
+    size = shape.face_size(model.mean)
+    distances = np.sqrt(_costs(own, mirrored, partners)) / size
+    landmarks = np.arange(len(partners))
+    distance = distances[landmarks, partners]
+    lonely = np.flatnonzero(distance > FARTHEST)
+    if len(lonely):
+        raise ValueError(
+            f"{len(lonely)} of {len(partners)} landmarks have no mirror partner: "
+            f"{_runs(lonely.tolist())}; the nearest to them lie up to {100 * distance.max():.0f} % "
+            "of the face from where the mirror has them. Either this scheme is not symmetric and "
+            "cannot be mirrored (train with --augment.mirror 0), or there are too few faces"
+        )
+    distances[landmarks, partners] = np.inf
+    return Symmetry(
+        scheme=Scheme(partners.astype(np.int64), groups),
+        mean_shape=shape.points(model.mean) / size,
+        distance=distance,
+        second=distances.min(1),
+        num_faces=min(len(points_image), shape.MOST_FITTED),
+    )
+
+
+def write(path: Path, symmetry: Symmetry) -> None:
+    """Writes what data.symmetry reads, and the certificate with it, landmark by landmark."""
+    write_json(
+        path,
+        {
+            **symmetry.scheme.to_dict(),
+            "mean_shape": symmetry.mean_shape.round(6).tolist(),
+            "distance": symmetry.distance.round(6).tolist(),
+            "second": symmetry.second.round(6).tolist(),
+            "num_faces": symmetry.num_faces,
+        },
+    )
+
+
+def table(symmetry: Symmetry) -> str:
+    """The certificate as lines that line up: how near partners are, group by group."""
+    partners, percent = symmetry.scheme.permutation, 100 * symmetry.distance
+    header = ("landmarks", "partners", "own mirror", "distance", "largest", "second / best")
+    rows = [header]
+    for name, members in symmetry.scheme.groups.items():
+        own = slice(members.start, members.stop)
+        margin = symmetry.second[own] / np.maximum(symmetry.distance[own], 1e-12)
+        rows.append(
+            (
+                name,
+                _runs(partners[own].tolist()),
+                str(np.count_nonzero(partners[own] == np.array(members))),
+                f"{np.median(percent[own]):.2f} %",
+                f"{percent[own].max():.2f} %",
+                f"{margin.min():.1f}",
+            )
+        )
+    lines = as_lines(rows, left=2)
+    low = symmetry.low_margins
+    if len(low):
+        lines.append(
+            f"low margins: for {len(low)} of {len(partners)} landmarks another partner is nearly "
+            f"as near as the chosen one: {_runs(low.tolist())}"
+        )
+    return "\n".join(lines)
+
+
+def check_known(symmetry: Symmetry) -> str:
+    """What to say of the known permutation, where there is one and the labels agree with it.
+
+    Raises:
+        ValueError: the labels disagree with the known permutation.
+    """
+    partners = symmetry.scheme.permutation
+    try:
+        known = schemes.mirror_permutation(len(partners))
+    except ValueError:
+        return f"no permutation of {len(partners)} landmarks is known to compare this with"
+    wrong = np.flatnonzero(partners != known)
+    if len(wrong) == 0:
+        return f"equal to the known permutation of {len(partners)} landmarks"
+    raise ValueError(
+        f"the labels disagree with the known permutation of {len(partners)} landmarks in "
+        f"{len(wrong)} of them: {_runs(wrong.tolist())} (partners by the labels: "
+        f"{_runs(partners[wrong].tolist())}, known: {_runs(known[wrong].tolist())}); either their "
+        "order is another one, and the file tells it (--data.symmetry), or there are too few "
+        "faces to tell landmarks apart that lie near to each other"
+    )
+
+
+def _runs(numbers: list[int], most: int = 8) -> str:
+    """ "3-6 9 8-5": the numbers with rising and falling runs drawn together."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if (
+            runs
+            and number - runs[-1][-1] in (-1, 1)
+            and (len(runs[-1]) == 1 or number - runs[-1][-1] == runs[-1][-1] - runs[-1][-2])
+        ):
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    told = [str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs]
+    return " ".join(told[:most]) + (" ..." if len(told) > most else "")
+
+
+def _described(mean: np.ndarray, changes: np.ndarray) -> np.ndarray:
+    """(1 + K, P, 2): every landmark's mean place and its part in the changes of shape."""
+    return np.concatenate([shape.points(mean)[None], changes.reshape(len(changes), 2, -1).mT])
+
+
+def _first_guess(mean: np.ndarray) -> np.ndarray:
+    """(P,) the nearest landmark to each mirrored one, from the mean alone.
+
+    The axis of symmetry is only nearly upright: several are tried, and the best one is kept.
+    """
+    found = []
+    for angle in np.deg2rad(range(-45, 46, 9)):
+        mirrored = -mean.conj() * np.exp(1j * angle)
+        for _ in range(20):
+            distances = np.abs(mirrored[:, None] - mean)
+            partners = distances.argmin(1)
+            mirrored = shape.onto(mirrored[None], mean[partners])[0]
+        found.append((np.mean(distances.min(1) ** 2), partners))
+    return min(found, key=lambda guess: guess[0])[1]
+
+
+def _costs(own: np.ndarray, mirrored: np.ndarray, partners: np.ndarray) -> np.ndarray:
+    """(P, P) mean square distance between mirrored landmarks and others, over the model's faces.
+
+    The mirrored mean is laid onto a face of the model, and the mirrored changes are turned into the
+    model's own, both as fits the present partners best.
+    """
+    target = own[:, partners]
+    flat, other = (values.reshape(len(values), -1) for values in (mirrored, target))
+    left, _, right = np.linalg.svd(other[1:] @ flat[1:].T)
+    turned = np.einsum("kl,lpx->kpx", left @ right, mirrored[1:])
+    mean, goal = shape.of(mirrored[:1])[0], shape.of(target[:1])[0]
+    factor, offset = shape.placement(mean[None], goal)
+    mean = shape.points((factor * mean + offset)[0])
+    bend = np.zeros_like(mean)
+    weight = np.ones(len(partners))
+    for _ in range(5):
+        # as much of each change as half the landmarks agree on, at most what is usual
+        rest = (target[0] - mean).reshape(-1)
+        scaled = np.repeat(weight, 2)
+        system = other[1:] * scaled @ other[1:].T
+        ridge = 1e-3 * np.trace(system) / len(system) * np.eye(len(system))
+        amounts = np.linalg.solve(system + ridge, other[1:] @ (scaled * rest))
+        bend = np.tensordot(amounts, target[1:], 1)
+        off = np.linalg.norm(target[0] - mean - bend, axis=1)
+        weight = 1 / np.maximum(off, np.median(off) + 1e-12)
+        weight /= weight.mean()
+    described = np.concatenate([(mean + bend)[None], turned])
+    a, b = (values.transpose(1, 0, 2).reshape(values.shape[1], -1) for values in (described, own))
+    squares = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
+    return np.maximum(squares, ROUNDING * squares.mean())
+
+
+def _whole_groups(costs: np.ndarray, groups: list[range]) -> np.ndarray:
+    """(P,) the nearest landmark to each mirrored one, with groups that are partners kept together.
+
+    One landmark after the other, a curve could slide along its partner by a step or two.
+    """
+    partners = costs.argmin(1)
+    for group in groups:
+        members = np.array(group)
+        wholes = [np.array(other) for other in groups if len(other) == len(group)]
+        wholes += [other[::-1] for other in wholes]
+        best = min(wholes, key=lambda other: costs[members, other].mean())
+        if costs[members, best].mean() < ALIKE * costs[members, partners[members]].mean():
+            partners[members] = best
+    return partners
+
+
+def _breaks(costs: np.ndarray, partners: np.ndarray) -> np.ndarray:
+    """(P, P) a small cost of partners that do not follow on those of the landmarks beside.
+
+    It decides between landmarks that coincide in every face, such as the lips' corners.
+    """
+    landmarks = np.arange(len(partners))
+    small = np.median(costs[landmarks, partners]) / 10
+    breaks = np.full_like(costs, small)
+    for beside in (-1, 1):
+        own = landmarks[max(0, -beside) : len(landmarks) - max(0, beside)]
+        for step in (-1, 1):
+            follows = partners[own + beside] + step
+            there = (follows >= 0) & (follows < len(landmarks))
+            breaks[own[there], follows[there]] = 0
+    return breaks
+
+
+def _involution(costs: np.ndarray) -> np.ndarray:
+    """(P,) the partners with the least total cost of which each is its partner's partner.
+
+    Landmarks that are clearly nearest to each other, or to themselves, are partners. The others are
+    told together, by a matching of greatest weight: a pair is worth what it saves against two
+    landmarks that are their own partners. Of landmarks that coincide, two that are nearest to each
+    other only by chance would leave the others without theirs.
+    """
+    costs = costs + costs.T
+    landmarks = np.arange(len(costs))
+    partners = costs.argmin(1)
+    best, second = np.partition(costs, 1, axis=1)[:, :2].T
+    clear = second > CLOSE**2 * best
+    free = (partners[partners] != landmarks) | ~clear | ~clear[partners]
+    partners[free] = landmarks[free]
+    alone = costs.diagonal()
+    savings = (alone[:, None] + alone) / 2 - costs
+    graph = networkx.Graph()
+    for p in landmarks[free].tolist():
+        nearest = landmarks[free][np.argsort(costs[p, free])[:CANDIDATES]].tolist()
+        graph.add_edges_from(
+            (p, q, {"weight": float(savings[p, q])}) for q in nearest if savings[p, q] > 0
+        )
+    for p, q in networkx.max_weight_matching(graph):
+        partners[p], partners[q] = q, p
+    return partners
+
+
+def _groups(own: np.ndarray) -> dict[str, range]:
+    """Runs of consecutive landmarks; one ends where a step is longer by half than all on a side."""
+    steps = np.sqrt((np.diff(own, axis=1) ** 2).sum((0, 2)))
+    starts = [0]
+    for place, step in enumerate(steps):
+        sides = steps[max(starts[-1], place - 4) : place], steps[place + 1 :][:4]
+        if step > 1.5 * min((side.max() for side in sides if len(side)), default=step):
+            starts.append(place + 1)
+    ends = [*starts[1:], len(steps) + 1]
+    return {
+        f"{start}-{end - 1}": range(start, end) for start, end in zip(starts, ends, strict=True)
+    }

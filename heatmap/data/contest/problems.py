@@ -1,0 +1,165 @@
+"""The contest's tables with all that is wrong in them, where the readers stop at the first.
+
+The rules are the readers' own: every row goes through the functions that `table` reads with, and
+what they raise is collected.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from heatmap.data.contest.small_tables import asked_rows, parse_asked_row
+from heatmap.data.contest.table import (
+    DELIMITERS,
+    PREFIXES,
+    add_name,
+    checked_name,
+    decoded,
+    parse_cells,
+    read_header,
+    require_file,
+)
+from heatmap.runtime.files import reading_bar
+
+_PLAIN_NUMBER = rb"[+-]?\d{1,6}+(?:\.\d+)?+"
+
+
+@dataclass(frozen=True)
+class CheckedRow:
+    """A row of a table and all that is wrong with it.
+
+    row: as an editor counts, the header being 1; name: None where it cannot be used; points_image:
+    (P, 2) float64, NaN = unlabelled, or None where they cannot be read or the table has none;
+    start: the byte of the file that the row begins with; problems: kinds, and messages with file,
+    row and column.
+    """
+
+    row: int
+    name: str | None
+    points_image: np.ndarray | None
+    start: int
+    problems: list[tuple[str, str]]
+
+
+def check_landmarks(path: Path, progress: bool = False) -> Iterator[CheckedRow]:
+    """All rows of a training table, as `read_landmarks` would read them one by one.
+
+    Raises:
+        ValueError: no such table, its header is wrong, or it has no rows.
+    """
+    with _open(path) as file, reading_bar(path, "Checking", progress) as bar:
+        delimiter, columns = read_header(path, file.readline(), DELIMITERS, PREFIXES)
+        reader = _RowReader(path, delimiter, columns)
+        rows_by_name: dict[str, int] = {}
+        start, row, blank = file.tell(), 1, list[CheckedRow]()
+        bar.update(start)
+        for row, line in enumerate(file, start=2):
+            bar.update(len(line))
+            if not line.strip(b" \r\n"):
+                problem = f"{path}, row {row}: the row is blank, but others follow it"
+                blank.append(CheckedRow(row, None, None, start, [("blank row", problem)]))
+            else:
+                yield from blank  # blank rows are no problem at the end of a file
+                blank = []
+                yield reader.read(line, row, start, rows_by_name)
+            start += len(line)
+        if row - len(blank) == 1:
+            raise ValueError(f"{path}: the table has a header but no rows")
+
+
+def read_rows(path: Path, starts: Sequence[int]) -> Iterator[np.ndarray]:
+    """The (P, 2) float64 points of the rows without problems that begin at these bytes."""
+    with _open(path) as file:
+        reader = _RowReader(path, *read_header(path, file.readline(), DELIMITERS, PREFIXES))
+        for start in starts:
+            file.seek(start)
+            points_image = reader.read(file.readline(), 0, start, {}).points_image
+            assert points_image is not None, "rows with problems are not read again"
+            yield points_image
+
+
+def check_asked_points(path: Path, num_landmarks: int) -> Iterator[CheckedRow]:
+    """All rows of a table of asked points, as `read_asked_points` would read them one by one.
+
+    Raises:
+        ValueError: no such table, its header is wrong, or it has no rows.
+    """
+    rows_by_name: dict[str, int] = {}
+    rows = asked_rows(path)
+    lengths = Counter(cells[1].count(",") for cells in rows if len(cells) == 2)
+    num_asked = lengths.most_common(1)[0][0] + 1 if lengths else None  # a wrong row blames itself
+    for row, cells in enumerate(rows, start=2):
+        name = cells[0].strip() if cells else ""
+        is_repeated, problems = name in rows_by_name, []
+        try:
+            parse_asked_row(cells, rows_by_name, num_landmarks, num_asked, path, row)
+        except ValueError as error:
+            kind = "blank row" if not cells else "asked points"
+            if len(cells) == 2 and rows_by_name.get(name) != row:
+                kind = "name twice" if is_repeated else "file name"
+            problems.append((kind, str(error)))
+        is_named = rows_by_name.get(name) == row
+        yield CheckedRow(row, name if is_named else None, None, 0, problems)
+
+
+class _RowReader:
+    """Reads single rows of a training table."""
+
+    def __init__(self, path: Path, delimiter: str, columns: list[str]) -> None:
+        self.path, self.delimiter, self.columns = path, delimiter, columns
+        more = rb"(?:%b%b){%d}" % (delimiter.encode(), _PLAIN_NUMBER, len(columns) - 2)
+        self.plain_row = re.compile(_PLAIN_NUMBER + more)
+
+    def read(self, line: bytes, row: int, start: int, rows_by_name: dict[str, int]) -> CheckedRow:
+        where = f"{self.path}, row {row}"
+        problems = list[tuple[str, str]]()
+        name, kind = None, "file name"
+        first, _, rest = line.partition(self.delimiter.encode())
+        try:
+            text = checked_name(decoded(first, where), where)
+            kind = "name twice"
+            add_name(rows_by_name, text, row, self.path)
+            name = text
+        except ValueError as error:
+            problems.append((kind, str(error)))
+        # nearly all rows are plain numbers and nothing else, and those are read 10 times faster
+        if self.plain_row.fullmatch(rest := rest.strip(b" \r\n")):
+            numbers = np.array(rest.split(self.delimiter.encode()), np.float64)
+            return CheckedRow(row, name, numbers.reshape(-1, 2), start, problems)
+        points_image = self._read_carefully(line, where, problems)
+        return CheckedRow(row, name, points_image, start, problems)
+
+    def _read_carefully(
+        self, line: bytes, where: str, problems: list[tuple[str, str]]
+    ) -> np.ndarray | None:
+        """The points, or None after telling all the landmarks that are wrong."""
+        columns = self.columns
+        try:
+            cells = decoded(line, where).split(self.delimiter)
+        except ValueError as error:
+            problems.append(("not UTF-8", str(error)))
+            return None
+        try:
+            return parse_cells(cells, columns, where).reshape(-1, 2)
+        except ValueError as error:
+            if len(cells) != len(columns):
+                problems.append(("number of cells", str(error)))
+                return None
+        for x in range(1, len(columns), 2):
+            both = slice(x, x + 2)
+            try:
+                parse_cells(["", *cells[both]], ["", *columns[both]], where)
+            except ValueError as error:
+                is_half_empty = any(not cell.strip() for cell in cells[both])
+                problems.append(("half a landmark" if is_half_empty else "number", str(error)))
+        return None
+
+
+def _open(path: Path) -> BinaryIO:
+    require_file(path)
+    return path.open("rb")

@@ -1,0 +1,221 @@
+"""How far off a landmark is expected to be in px, told from how sure the network is of it.
+
+A peak's height and the spread of what is predicted rank landmarks by their errors, but are not in
+pixels of error: a heatmap is as wide as its target was, however right it is. A map fitted on
+pictures with known landmarks says what they have meant so far.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from heatmap.runtime.files import read_json, write_json
+
+MOST_FITTED = 2_000_000  # landmarks that a map is fitted to, and as many that it is checked on
+FEWEST_FITTED = 200
+MOST_KNOTS = 100
+FEWEST_PER_KNOT = 50
+SMALLEST = 1e-3  # of a peak's height, and px of a spread or an error, where logarithms are taken
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The expected error as a function of doubt, which never falls.
+
+    Doubt is `spread_weight * log(spread) - peak_weight * log(peak)`; the weights are not negative,
+    so the expected error does not fall where the spread grows or the peak sinks. Between the knots
+    it is a straight line, and beyond them it is that of the last.
+
+    doubt: (K,), rising; error_px: (K,), in pixels of the photograph, not falling.
+    """
+
+    peak_weight: float
+    spread_weight: float
+    doubt: Sequence[float]
+    error_px: Sequence[float]
+
+    def expected_error(self, peak: np.ndarray, spread: np.ndarray) -> np.ndarray:
+        """Expected distance from the true landmark in px of the photograph; NaN where none is told.
+
+        Args:
+            peak, spread: of one shape, as in `evaluate.Errors`.
+        """
+        doubt = np.zeros(spread.shape)
+        if self.spread_weight:
+            doubt += self.spread_weight * _log(spread)
+        if self.peak_weight:
+            doubt -= self.peak_weight * _log(peak)
+        return np.asarray(np.interp(doubt, self.doubt, self.error_px))
+
+
+def fit(distance: np.ndarray, peak: np.ndarray, spread: np.ndarray) -> Calibration | None:
+    """The map that fits the errors; None where nothing tells of them, or there are too few.
+
+    Doubt is what predicts the error's logarithm best; the map over it is the isotonic regression
+    of the error (Barlow et al. 1972, by pooling adjacent violators).
+
+    Args:
+        distance, peak, spread: (N, P), as in `evaluate.Errors`, of known landmarks; peak or spread
+            may be NaN throughout.
+    """
+    signs = {"peak": peak, "spread": spread}
+    signs = {name: values for name, values in signs.items() if np.isfinite(values).any()}
+    known = np.isfinite([distance, *signs.values()]).all(0)
+    if not signs or known.sum() < FEWEST_FITTED:
+        return None
+    error = distance[known].astype(np.float64)
+    rising = {name: _log(values[known]) for name, values in signs.items()}
+    if "peak" in rising:
+        rising["peak"] *= -1
+    weights = _weights(rising, _log(error))
+    if not weights:
+        return None
+    doubt = np.sum([weight * rising[name] for name, weight in weights.items()], axis=0)
+
+    order = np.argsort(doubt)
+    count = min(MOST_KNOTS, len(order) // FEWEST_PER_KNOT)
+    parts = [(doubt[part].mean(), error[part].mean(), len(part))
+             for part in np.array_split(order, count)]  # fmt: skip
+    knots = _isotonic(parts)
+    return Calibration(
+        weights.get("peak", 0.0), weights.get("spread", 0.0),
+        [x for x, _, _ in knots], [y for _, y, _ in knots],
+    )  # fmt: skip
+
+
+def _log(values: np.ndarray) -> np.ndarray:
+    return np.log(np.maximum(values.astype(np.float64), SMALLEST))
+
+
+def _weights(rising: dict[str, np.ndarray], target: np.ndarray) -> dict[str, float]:
+    """Least squares without negative weights: the best of those subsets that have none."""
+    best, least = {}, np.inf
+    for size in range(1, len(rising) + 1):
+        for names in combinations(rising, size):
+            columns = np.stack([*(rising[name] for name in names), np.ones_like(target)], 1)
+            found = np.linalg.lstsq(columns, target)[0]
+            loss = np.square(columns @ found - target).sum()
+            if (found[:-1] > 1e-9).all() and loss < least:
+                best, least = dict(zip(names, found.tolist(), strict=False)), loss
+    return best
+
+
+def _isotonic(parts: Sequence[tuple[float, float, int]]) -> list[tuple[float, float, int]]:
+    """(x, y, weight) in the order of x, neighbours made one until no y is below its predecessor."""
+    pooled: list[tuple[float, float, int]] = []
+    for part in parts:
+        while pooled and part[1] <= pooled[-1][1]:
+            x, y, weight = pooled.pop()
+            total = weight + part[2]
+            part = (
+                (x * weight + part[0] * part[2]) / total,
+                (y * weight + part[1] * part[2]) / total,
+                total,
+            )
+        pooled.append(part)
+    return pooled
+
+
+class Decile(NamedTuple):
+    """A tenth of the landmarks, by expected error: how many, and the means of both in px."""
+
+    landmarks: int
+    expected_px: float
+    observed_px: float
+
+
+def deciles(expected: np.ndarray, observed: np.ndarray) -> list[Decile]:
+    """What was expected and what came, from the surest tenth of the landmarks to the least sure.
+
+    Args:
+        expected, observed: of one shape, px; where either is NaN it does not count.
+    """
+    known = np.isfinite(expected) & np.isfinite(observed)
+    expected, observed = expected[known].astype(np.float64), observed[known].astype(np.float64)
+    parts = np.array_split(np.argsort(expected, kind="stable"), 10)
+    return [
+        Decile(len(part), float(expected[part].mean()), float(observed[part].mean()))
+        for part in parts
+        if len(part)
+    ]
+
+
+def halves(groups: Sequence[str], size: np.ndarray) -> np.ndarray:
+    """(N,) bool: about half of the pictures, none of a group without the others.
+
+    Groups are dealt out in the order of their size, so that both halves have small and large ones.
+
+    Args:
+        groups: of each picture: the person in it, or its name; size: (N,) px.
+    """
+    names, group_of, counts = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
+    order = np.argsort(np.bincount(group_of, size) / counts, kind="stable")
+    chosen = np.empty(len(names), bool)
+    chosen[order] = np.resize([True, False, False, True], len(names))
+    return chosen[group_of]
+
+
+class Checked(NamedTuple):
+    """A map, and what it is worth on pictures that it was not fitted to."""
+
+    calibration: Calibration
+    fitted_pictures: int
+    checked_pictures: int
+    deciles: list[Decile]
+
+
+def fit_and_check(
+    distance: np.ndarray, peak: np.ndarray, spread: np.ndarray, first: np.ndarray
+) -> Checked | None:
+    """The map of the first half of the pictures, checked on the other.
+
+    None where `fit` gives none, or nothing is labelled in the other half.
+
+    Args:
+        first: (N,) bool, as `halves` gives it.
+    """
+    step = max(1, distance.size // MOST_FITTED)
+    calibration = fit(distance[first][::step], peak[first][::step], spread[first][::step])
+    if calibration is None:
+        return None
+    others = np.flatnonzero(~first)[::step]
+    expected = calibration.expected_error(peak[others], spread[others])
+    found = deciles(expected, distance[others])
+    if not found:
+        return None
+    return Checked(calibration, int(first.sum()), int((~first).sum()), found)
+
+
+def write(folder: Path, checked: Checked | None) -> None:
+    """Writes calibration.json into the folder; without a map an old one is removed."""
+    path = folder / "calibration.json"
+    if checked is None:
+        path.unlink(missing_ok=True)
+        return
+    told = checked._asdict() | {"calibration": asdict(checked.calibration)}
+    write_json(path, told | {"deciles": [decile._asdict() for decile in checked.deciles]})
+
+
+def read(folder: Path) -> Checked | None:
+    """What `write` wrote into the folder; None where it holds no map.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    path = folder / "calibration.json"
+    if not path.exists():
+        return None
+    told = read_json(path)
+    try:
+        return Checked(
+            Calibration(**told["calibration"]), told["fitted_pictures"], told["checked_pictures"],
+            [Decile(**decile) for decile in told["deciles"]],
+        )  # fmt: skip
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path}: not a calibration of this program ({error}); tools/evaluate.py writes it anew"
+        ) from None

@@ -1,0 +1,22 @@
+"""Runs side by side, from their folders alone: what differs, how they learned, which is better.
+
+runs      what a run folder tells of its run
+paired    runs held against the first one, picture by picture
+telling   the comparison as text for a terminal, and as a page
+"""
+
+from heatmap.evaluation.compare.paired import bootstrap_means, compare, differences, interval
+from heatmap.evaluation.compare.runs import RunFolder, read_runs
+from heatmap.evaluation.compare.telling import page, sentence, text
+
+__all__ = [
+    "RunFolder",
+    "bootstrap_means",
+    "compare",
+    "differences",
+    "interval",
+    "page",
+    "read_runs",
+    "sentence",
+    "text",
+]

@@ -1,0 +1,89 @@
+"""Predicted landmarks as files: points.csv, a row a landmark, and points.json, a line a face.
+
+The columns of the one are the names in the other, which has a list for each of the numbers. What
+is not known, or does not apply, is empty or null.
+
+    picture               the file, as it was named
+    frame, seconds        of a video, counted from 0
+    face                  number in its photograph or video
+    landmark              counted from 0
+    x, y                  in the picture's own pixels; integers are pixel centres
+    confidence            height of the heatmap's peak
+    cov_xx, cov_xy, cov_yy   spread of the heatmap round the point, in square pixels
+"""
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from heatmap.inference.media.tracks import Face
+from heatmap.runtime.files import write_atomically
+
+_OF_FACE = ("picture", "frame", "seconds", "face")
+_OF_LANDMARK = ("x", "y", "confidence", "cov_xx", "cov_xy", "cov_yy")
+
+
+class PointsFiles:
+    """The two files while they are written, face by face."""
+
+    def __init__(self, table: TextIO, lines: TextIO, head: dict[str, Any]) -> None:
+        self._rows, self._lines = csv.writer(table, lineterminator="\n"), lines
+        self._rows.writerow([*_OF_FACE, "landmark", *_OF_LANDMARK])
+        self._lines.write(json.dumps(head)[:-1] + ', "faces": [')
+        self._separator = "\n"
+
+    def add(
+        self,
+        picture: Path,
+        faces: Sequence[Face],
+        frame: int | None = None,
+        seconds: float | None = None,
+    ) -> None:
+        """Writes the faces of a photograph, or of a video's frame."""
+        shown = None if seconds is None else round(seconds, 6)
+        for face in faces:
+            of_face, numbers = [str(picture), frame, shown, face.number], _numbers(face)
+            self._rows.writerows([*of_face, k, *row] for k, row in enumerate(numbers))
+            values = dict(zip(_OF_FACE, of_face, strict=True))
+            lists = dict(zip(_OF_LANDMARK, zip(*numbers, strict=True), strict=True))
+            self._lines.write(self._separator + json.dumps(values | lists))
+            self._separator = ",\n"
+
+    def end(self) -> None:
+        """Writes what comes after the last face."""
+        self._lines.write("\n]}\n")
+
+
+@contextmanager
+def points_files(folder: Path, head: dict[str, Any]) -> Iterator[PointsFiles]:
+    """The two files of a folder, which take their names when all is written.
+
+    Args:
+        head: what points.json says before the faces.
+    """
+    with (
+        write_atomically(folder / "points.csv") as table,
+        write_atomically(folder / "points.json") as lines,
+        table.open("w", newline="", encoding="utf-8") as table_file,
+        lines.open("w", encoding="utf-8") as lines_file,
+    ):
+        files = PointsFiles(table_file, lines_file, head)
+        yield files
+        files.end()
+
+
+def _numbers(face: Face) -> list[list[float | None]]:
+    """`_OF_LANDMARK` of every landmark."""
+    count, nothing = len(face.points_image), np.nan
+    confidence = np.full(count, nothing) if face.confidence is None else face.confidence
+    covariance = np.full((count, 4), nothing)
+    if face.covariance is not None:
+        covariance = face.covariance.reshape(count, 4)
+    columns = np.column_stack([face.points_image, confidence, covariance[:, [0, 1, 3]]])
+    rows = columns.astype(np.float64).round(4).tolist()
+    return [[number if np.isfinite(number) else None for number in row] for row in rows]

@@ -1,0 +1,171 @@
+"""Video files, read and written frame by frame (PyAV: FFmpeg's own libraries)."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import numpy as np
+
+from heatmap.runtime.files import write_atomically
+
+logger = logging.getLogger("heatmap")
+
+SUFFIXES = {
+    ".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts",
+    ".ogv", ".webm", ".wmv",
+}  # fmt: skip
+
+
+class Picture(NamedTuple):
+    """A frame: (H, W, 3) uint8 RGB, turned as the file says; when it is shown and for how long.
+
+    start, duration: in ticks of the video's time base; the first picture starts at 0.
+    """
+
+    image: np.ndarray
+    start: int
+    duration: int
+    seconds: float
+
+
+class Video:
+    """A video file; iterating over it gives its pictures in the order in which they are shown.
+
+    A part that cannot be decoded is left out, and said; pictures that come out damaged are counted.
+
+    Attributes:
+        rate: pictures a second, on average; time_base: seconds a tick; expected: the number of
+        pictures that the file says it has, None where it does not say; pixel_aspect: width of a
+        pixel as shown, in heights, of the pictures so far; lost, damaged: pieces that could not be
+        decoded, and pictures that the decoder calls damaged, so far.
+
+    Raises:
+        ValueError: missing, not a video, or one without pictures.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.lost, self.damaged = path, 0, 0
+        with self._opened() as (container, stream):
+            self.rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+            self.time_base: Fraction = stream.time_base or 1 / self.rate
+            self.expected = stream.frames or None
+            self._seconds = (container.duration or 0) / av.time_base
+        self.pixel_aspect, self._end = Fraction(1), 0.0
+
+    @contextmanager
+    def _opened(self) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+        try:
+            # tags in no known alphabet are no reason to refuse a video
+            container = av.open(str(self.path), metadata_errors="replace")
+        except (av.FFmpegError, OSError) as error:
+            raise ValueError(f"{self.path}: the video cannot be read: {error.strerror}") from None
+        with container:
+            if not container.streams.video:
+                raise ValueError(
+                    f"{self.path}: there are no pictures in this file, or it is cut short"
+                )
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            yield container, stream
+
+    def __iter__(self) -> Iterator[Picture]:
+        with self._opened() as (container, stream):
+            usual = round(1 / (self.rate * self.time_base))
+            aspect = stream.sample_aspect_ratio or Fraction(1)
+            first, earliest, following = None, 0, 0
+            for frame in self._decoded(container, stream):
+                if first is None:
+                    first = frame.pts or 0
+                # a picture may have no time, and time never stands still, whatever a file says
+                start = following if frame.pts is None else max(frame.pts - first, earliest)
+                duration = frame.duration or usual
+                earliest, following = start + 1, start + duration
+                self._end = float(following * self.time_base)
+                self.pixel_aspect = 1 / aspect if frame.rotation % 180 else aspect
+                self.damaged += frame.is_corrupt
+                image = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
+                seconds = float(start * self.time_base)
+                yield Picture(np.ascontiguousarray(image), start, duration, seconds)
+
+    def _decoded(
+        self, container: av.container.InputContainer, stream: av.VideoStream
+    ) -> Iterator[av.VideoFrame]:
+        packets = container.demux(stream)
+        while True:
+            seconds = None
+            try:
+                packet = next(packets)
+                if packet.pts is not None:
+                    seconds = float(packet.pts * self.time_base)
+                yield from packet.decode()
+            except StopIteration:
+                return
+            except av.FFmpegError as error:
+                self.lost += 1
+                if self.lost <= 3:
+                    where = "" if seconds is None else f" at {seconds:.2f} s"
+                    logger.warning(
+                        f"{self.path}: a part{where} cannot be decoded ({error.strerror}) and is "
+                        "left out"
+                    )
+                if seconds is None:  # the file itself breaks off, not one picture of it
+                    return
+
+    def report(self, read: int) -> str:
+        """What is to be said of the file after so many pictures; empty where all is well."""
+        parts = []
+        if self.lost:
+            parts.append(f"{self.lost} parts could not be decoded")
+        if self.damaged:
+            parts.append(f"{self.damaged} pictures are damaged")
+        if self.expected and read < self.expected:
+            parts.append(f"{read} of {self.expected} pictures could be read")
+        elif not self.expected and self._end < self._seconds - 1:
+            parts.append(f"it breaks off after {self._end:.1f} of {self._seconds:.1f} s")
+        return f"{self.path}: {', '.join(parts)}" if parts else ""
+
+
+class Writer:
+    """An mp4 (H.264) of pictures of one size, shown when those of another video are.
+
+    Even widths and heights are encoded as every player reads them (yuv420p); odd ones keep the
+    size, too, which takes yuv444p: browsers other than Chrome do not play that.
+    """
+
+    def __init__(self, path: Path, video: Video, image_hw: tuple[int, int]) -> None:
+        self._container = av.open(str(path), "w", format="mp4")
+        stream = self._container.add_stream("libx264", rate=video.rate, options={"crf": "18"})
+        assert isinstance(stream, av.VideoStream)
+        stream.height, stream.width = image_hw
+        stream.pix_fmt = "yuv444p" if image_hw[0] % 2 or image_hw[1] % 2 else "yuv420p"
+        stream.codec_context.time_base = video.time_base
+        stream.codec_context.sample_aspect_ratio = video.pixel_aspect
+        self._stream, self._time_base = stream, video.time_base
+
+    def write(self, image: np.ndarray, start: int, duration: int) -> None:
+        """Adds a picture, shown at this tick of the video's time base."""
+        frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+        frame.pts, frame.duration, frame.time_base = start, duration, self._time_base
+        for packet in self._stream.encode(frame):
+            self._container.mux(packet)
+
+    def close(self) -> None:
+        """Writes what is still held back, and the end of the file."""
+        for packet in self._stream.encode(None):
+            self._container.mux(packet)
+        self._container.close()
+
+
+@contextmanager
+def written(path: Path, video: Video, image_hw: tuple[int, int]) -> Iterator[Writer]:
+    """A writer whose file takes its name when all is written."""
+    with write_atomically(path) as temporary:
+        writer = Writer(temporary, video, image_hw)
+        try:
+            yield writer
+        finally:
+            writer.close()

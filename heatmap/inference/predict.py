@@ -1,0 +1,195 @@
+"""Networks and pictures -> landmarks in the photographs' own pixels.
+
+A network may look at the pictures in several ways, and several networks may look at them. The
+landmarks of every view come home to the photograph by its own frame, and are merged there.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from heatmap import schemes
+from heatmap.data import augment
+from heatmap.data.samples import Cuts, Samples, batches_in_order, load
+from heatmap.frame import Frame
+from heatmap.networks import Network
+from heatmap.runtime.stopwatch import Stopwatch
+
+SHARPEST = 0.01  # px of the photograph; a narrower heatmap is one without a peak
+FAR = 1e6  # px; the standard deviation of a landmark that a heatmap says nothing of
+
+
+@dataclass(frozen=True)
+class View:
+    """One way in which a network looks at the pictures.
+
+    samples: how they are cropped; precision: of the network, fp32 or bf16; mirrored: the network
+    sees the crops in a mirror, and its left and right landmarks change names; scheme: of the
+    landmarks, where a file tells it.
+    """
+
+    network: Network
+    samples: Samples
+    precision: str = "fp32"
+    mirrored: bool = False
+    scheme: schemes.Scheme | None = None
+
+
+class Landmarks(NamedTuple):
+    """Landmarks of B pictures.
+
+    rows: (B,) int64 rows of the table; points_image: (B, P, 2) float64 in image pixels.
+    peak: (B, P) float32, the mean over the views that have one; covariance_image: (B, P, 2, 2)
+        float64 in square image pixels, the mean over the views that have one, or the inverse of the
+        sum of the inverses where views are weighted. None without a heatmap.
+    frame: of the first view's crops; image_hw: (B, 2) the photographs' sizes.
+    disagreement: (B, P) float64 the root mean squared distance of the views' points from the
+        merged one, in image pixels; None of a single view.
+    """
+
+    rows: np.ndarray
+    points_image: np.ndarray
+    peak: np.ndarray | None
+    covariance_image: np.ndarray | None
+    frame: Frame
+    image_hw: np.ndarray
+    disagreement: np.ndarray | None
+
+
+class Seen(NamedTuple):
+    """Landmarks that one view or all of them give, as in `Landmarks`, on the device."""
+
+    points_image: Tensor
+    peak: Tensor | None
+    covariance_image: Tensor | None
+
+
+@torch.no_grad()
+def predict(
+    views: Sequence[View],
+    rows: np.ndarray,
+    *,
+    batch: int,
+    workers: int,
+    device: torch.device,
+    weighted: bool = False,
+    rank: int = 0,
+    world: int = 1,
+    watch: Stopwatch | None = None,
+) -> Iterator[Landmarks]:
+    """Batch by batch, this process's part of the rows, without augmentation.
+
+    Every photograph is read once, and cropped once for views that crop alike. The networks are used
+    in eval mode and left in the mode they were in.
+
+    Args:
+        views: of the same pictures; their points are averaged.
+        weighted: by the inverse covariances of the heatmaps, which all views must have. One without
+            a peak counts for nothing, unless all are.
+
+    Raises:
+        ValueError: a picture cannot be read; the message names it.
+    """
+    watch = watch or Stopwatch(device)
+    alike = [
+        next(i for i, other in enumerate(views) if view.samples.cuts_as(other.samples))
+        for view in views
+    ]
+    different = sorted(set(alike))
+    cuts = Cuts([views[i].samples for i in different])
+    was_training = {view.network: view.network.training for view in views}
+    for network in was_training:
+        network.eval()
+    try:
+        batches = batches_in_order(rows, batch, rank, world)
+        for samples in watch.waiting("data", load(cuts, batches, workers, device)):
+            with watch("data"):
+                inputs = {
+                    i: augment.plain(*(t.to(device, non_blocking=True) for t in sample[:3]))
+                    for i, sample in zip(different, samples, strict=True)
+                }
+            seen = [look(view, inputs[i], watch) for view, i in zip(views, alike, strict=True)]
+            with watch("decode"):
+                merged, first = _weighted(seen) if weighted else _mean(seen), samples[0]
+                landmarks = Landmarks(
+                    first.row.numpy(),
+                    merged.points_image.cpu().numpy(),
+                    _numpy(merged.peak),
+                    _numpy(merged.covariance_image),
+                    Frame(first.image_from_crop, *first.crop.shape[-2:]),
+                    first.image_hw.numpy(),
+                    _numpy(_disagreement(seen, merged)),
+                )
+            yield landmarks
+    finally:
+        for network, mode in was_training.items():
+            network.train(mode)
+
+
+def look(view: View, inputs: augment.Batch, watch: Stopwatch) -> Seen:
+    """What the view's network, in eval mode, gives for its crops; call it without gradients."""
+    images, here = inputs.images, inputs.frame
+    order: Tensor | slice = slice(None)
+    if view.mirrored:
+        images, here = images.flip(-1), here.mirrored()
+        permutation = schemes.mirror_permutation(view.network.num_landmarks, view.scheme)
+        order = torch.from_numpy(permutation).to(images.device)
+    with watch("network"), autocast(images.device, view.precision):
+        output = view.network(images)
+    with watch("decode"):
+        found = view.network.decode(output)
+        covariance = found.covariance_crop
+        return Seen(
+            here.to_image(found.points_crop)[:, order],
+            None if found.peak is None else found.peak[:, order],
+            None if covariance is None else here.covariance_to_image(covariance)[:, order],
+        )
+
+
+def _mean(seen: Sequence[Seen]) -> Seen:
+    points_image = torch.stack([one.points_image for one in seen]).mean(0)
+    peaks = [one.peak for one in seen if one.peak is not None]
+    covariances = [one.covariance_image for one in seen if one.covariance_image is not None]
+    peak, covariance = (
+        torch.stack(parts).mean(0) if parts else None for parts in (peaks, covariances)
+    )
+    return Seen(points_image, peak, covariance)
+
+
+def _weighted(seen: Sequence[Seen]) -> Seen:
+    """The combination with the smallest variance, were the errors of the views independent.
+
+    A covariance that is no ellipse, or one narrower than `SHARPEST`, comes from a map without a
+    peak; it is taken for that of a landmark that may be anywhere.
+    """
+    covariance = torch.stack([s.covariance_image for s in seen if s.covariance_image is not None])
+    assert len(covariance) == len(seen), "every view needs a heatmap to be weighted"
+    (xx, xy), (_, yy) = ((row[..., 0], row[..., 1]) for row in covariance.unbind(-2))
+    narrowest = (xx + yy) / 2 - torch.hypot((xx - yy) / 2, xy)  # the smaller eigenvalue
+    anywhere = FAR**2 * torch.eye(2).to(covariance)
+    has_peak = narrowest[..., None, None] > SHARPEST**2  # NaN has none
+    precision = torch.linalg.inv(torch.where(has_peak, covariance, anywhere))
+    covariance = torch.linalg.inv(precision.sum(0))
+    points_image = torch.stack([one.points_image for one in seen])
+    moments = (precision @ points_image[..., None]).sum(0)
+    return Seen((covariance @ moments)[..., 0], _mean(seen).peak, covariance)
+
+
+def _disagreement(seen: Sequence[Seen], merged: Seen) -> Tensor | None:
+    if len(seen) == 1:
+        return None
+    offsets = torch.stack([one.points_image for one in seen]) - merged.points_image
+    return offsets.square().sum(-1).mean(0).sqrt()
+
+
+def _numpy(tensor: Tensor | None) -> np.ndarray | None:
+    return None if tensor is None else tensor.cpu().numpy()
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The network's arithmetic; everything after it is float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")

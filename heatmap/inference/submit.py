@@ -1,0 +1,136 @@
+"""Trained networks and the contest's test pictures -> a submission file."""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from heatmap import frame
+from heatmap.data import contest
+from heatmap.data.formats import kaggle15
+from heatmap.inference.ensemble import Ensemble
+from heatmap.inference.predict import predict
+from heatmap.runtime import distributed
+
+logger = logging.getLogger("heatmap")
+
+
+def submit(
+    ensemble: Ensemble,
+    root: Path,
+    out: Path,
+    *,
+    rounding: Literal["auto", "round", "truncate", "none"],
+    missing: Literal["stop", "mean-shape"],
+    device: torch.device,
+) -> int:
+    """Predicts every test picture and writes what is asked for; returns the number of pictures.
+
+    A folder with test/IdLookupTable.csv is answered as Kaggle's facial keypoints are (`kaggle15`),
+    every other one as the contest is. Of several processes each predicts its part, and the first
+    writes; the file is the same for any number of them.
+
+    Args:
+        root: the contest's folder.
+        rounding: as `contest.write_submission` takes it; "auto" is "round", and "none" where there
+            is a lookup table.
+        missing: what a test picture that is absent or cannot be read does: "stop", or "mean-shape",
+            which answers with the first run's mean training shape, placed as in the other test
+            pictures.
+
+    Raises:
+        ValueError: a picture cannot be read, the file's rules are broken, or processes do not see
+            the same files; no file is written.
+    """
+    first, num_landmarks = ensemble.runs[0], ensemble.num_landmarks
+    folder = contest.find_folder(root)
+    if folder.train_table.is_file():
+        num_labelled = contest.count_landmarks(folder.train_table)
+        if num_labelled != num_landmarks:
+            raise ValueError(
+                f"{folder.train_table} has {num_labelled} landmarks, the network of {first.path} "
+                f"predicts {num_landmarks}"
+            )
+    asked = contest.read_asked_points(folder.test_points, num_landmarks)
+    lookup = None
+    if folder.lookup_table.is_file():
+        lookup = kaggle15.read_lookup(folder.lookup_table, asked.names)
+    asked_hash = hashlib.sha256(asked.indices.tobytes())
+    asked_hash.update("\n".join(asked.names).encode())
+    distributed.must_agree({str(asked.path): asked_hash.hexdigest()} | ensemble.fingerprints())
+
+    lost = _unreadable(folder.test_images, asked.names) if missing == "mean-shape" else []
+    rows = np.setdiff1d(np.arange(len(asked.names)), lost)
+    if len(rows) == 0:
+        raise ValueError(f"{folder.test_images}: none of the test pictures can be read")
+    names = [asked.names[row] for row in rows]
+    paths = contest.image_paths(folder.test_images, names, asked.path)
+    indices = asked.indices
+    if lookup is not None:
+        indices = np.tile(np.arange(num_landmarks), (len(asked.names), 1))
+    found = _answers(ensemble, paths, indices[rows], device)
+    if found is None:
+        return len(asked.names)
+    answers = np.empty((len(asked.names), indices.shape[1], 2))
+    answers[rows], image_from_crop = found
+    if lost:
+        some = ", ".join(asked.names[row] for row in lost[:10])
+        logger.warning(
+            f"{len(lost)} of {len(asked.names)} test pictures cannot be read and get the mean "
+            f"shape: {some}{' ...' if len(lost) > 10 else ''}"
+        )
+        mean_shape = frame.apply(torch.from_numpy(image_from_crop), first.mean_shape_crop)
+        answers[lost] = mean_shape.numpy()[indices[lost]]
+    if lookup is None:
+        rounding = "round" if rounding == "auto" else rounding
+        contest.write_submission(out, asked, asked.names, answers, rounding=rounding)
+    else:
+        rounding = "none" if rounding == "auto" else rounding
+        kaggle15.write_submission(out, lookup, asked.names, answers, rounding=rounding)
+    return len(asked.names)
+
+
+def _answers(
+    ensemble: Ensemble, paths: Sequence[Path], indices: np.ndarray, device: torch.device
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """The landmarks asked for (N, K, 2) float64 in image pixels, and the pictures' mean frame.
+
+    Of several processes the first gets them, the others None. Nothing else is kept of a picture.
+
+    Args:
+        indices: (N, K) landmarks asked for.
+    """
+    first, world = ensemble.runs[0], distributed.world()
+    nothing = np.broadcast_to(np.float32(np.nan), (len(paths), ensemble.num_landmarks, 2))
+    answers, image_from_crop = [], []
+    hidden = None if distributed.rank() == 0 else True
+    bar = tqdm(total=len(paths), desc="predict", unit="img", leave=False, disable=hidden)
+    with bar:
+        for found in predict(
+            ensemble.views(paths, nothing, device), np.arange(len(paths)),
+            batch=first.experiment.train.batch, workers=first.experiment.data.workers,
+            device=device, weighted=ensemble.weighted, rank=distributed.rank(), world=world,
+        ):  # fmt: skip
+            answers.append(np.take_along_axis(found.points_image, indices[found.rows, :, None], 1))
+            image_from_crop.append(found.frame.image_from_crop.numpy())
+            bar.update(min(len(found.rows) * world, len(paths) - bar.n))
+    all_answers, all_frames = distributed.joined(answers), distributed.joined(image_from_crop)
+    if all_answers is None or all_frames is None:
+        return None
+    return all_answers, all_frames.mean(0)
+
+
+def _unreadable(images: Path, names: list[str]) -> list[int]:
+    """The rows of the pictures that cannot be read; every process looks at its part."""
+    lost = []
+    mine = range(distributed.rank(), len(names), distributed.world())
+    hidden = None if distributed.rank() == 0 else True
+    for row in tqdm(mine, desc="check pictures", unit="img", leave=False, disable=hidden):
+        if not contest.is_readable(images / names[row]):
+            lost.append(row)
+    return sorted(row for part in distributed.gather(lost) for row in part)

@@ -1,0 +1,379 @@
+"""An experiment made real: data read and split, network and optimizer built or taken up again."""
+
+import hashlib
+import logging
+import math
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from heatmap import networks, schemes
+from heatmap.config import Data, Experiment, to_dict
+from heatmap.data import augment, contest
+from heatmap.data.samples import (
+    Sample,
+    Samples,
+    collate,
+    evenly_spaced,
+    keep_crops,
+    margin_for,
+    mean_shape_crop,
+    mean_shape_rows,
+    shuffled_batches,
+)
+from heatmap.runs import checkpoint
+from heatmap.runtime import distributed
+from heatmap.runtime.machine import chosen_device
+
+logger = logging.getLogger("heatmap")
+
+
+@dataclass
+class Progress:
+    """How far a run has come; part of every checkpoint.
+
+    epoch: epochs that are over; batch: batches of the next one that are done, with loss_sum their
+    losses; step: optimizer steps in all; seconds: of training and validation over all resumes;
+    validation_seconds: of the last validation; stage: the one that runs, begun at stage_epoch and
+    stage_step, with the scores of its validations; losses: of every epoch; sigma: of the targets,
+    None on the direct road.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    seconds: float = 0.0
+    validation_seconds: float = 0.0
+    best_mse: float = math.inf
+    best_epoch: int = 0
+    mean_shape_mse: float = math.nan
+    finished: bool = False
+    stage: int = 0
+    stage_epoch: int = 0
+    stage_step: int = 0
+    scores: list[float] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    sigma: float | None = None
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """An experiment's pictures, read, checked and split."""
+
+    experiment: Experiment
+    table: contest.LandmarkTable
+    table_hash: str
+    split_rule: str
+    training_rows: np.ndarray
+    validation_rows: np.ndarray
+    picture_weights: Tensor
+    training: Samples
+    validation: Samples
+    scheme: schemes.Scheme | None
+    permutation: np.ndarray | None
+
+    @property
+    def excluded_rows(self) -> np.ndarray:
+        """The rows that neither train nor validate."""
+        used = np.concatenate([self.training_rows, self.validation_rows])
+        return np.setdiff1d(np.arange(len(self.table.names)), used)
+
+    @property
+    def batches_per_pass(self) -> int:
+        batch = min(self.experiment.train.batch, len(self.training_rows))
+        return len(self.training_rows) // batch
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return self.experiment.data.multiplier * self.batches_per_pass
+
+    def augmented(self, sample: Sample, passed: int, device: torch.device) -> augment.Batch:
+        """A batch of training samples as the network sees it after so many passes over the rows."""
+        experiment, rows = self.experiment, sample.row.tolist()
+        changes = augment.draw(experiment.augment, experiment.seed, passed, rows)
+        crops, image_from_crop, points_image = (t.to(device, non_blocking=True) for t in sample[:3])
+        crop_hw = experiment.crop.height, experiment.crop.width
+        batch = augment.augmented(
+            crops, image_from_crop, points_image, crop_hw, changes, self.permutation, sample.inner
+        )
+        counts = self.picture_weights[sample.row].to(device)
+        return replace(batch, weights=batch.weights * counts[:, None])
+
+    def example(self, count: int, epoch: int) -> augment.Batch:
+        """Training samples, evenly spaced through the table, as an epoch (from 1) first sees them.
+
+        Raises:
+            ValueError: a picture cannot be read; the message names it.
+        """
+        rows = evenly_spaced(self.training_rows, count).tolist()
+        sample = collate([self.training[row] for row in rows])
+        passed = (epoch - 1) * self.experiment.data.multiplier
+        return self.augmented(sample, passed, torch.device("cpu"))
+
+
+@dataclass(frozen=True)
+class Run(Pictures):
+    """An experiment made real: data, network, optimizer and how far they have come."""
+
+    device: torch.device
+    mean_shape: Tensor
+    network: networks.Network
+    averaged: AveragedModel | None
+    optimizer: torch.optim.Optimizer
+    progress: Progress
+    wandb_id: str | None
+
+    @property
+    def scored(self) -> networks.Network:
+        """The network that is validated and kept: with the running mean of the weights, if any."""
+        if self.averaged is None:
+            return self.network
+        assert isinstance(self.averaged.module, networks.Network)
+        return self.averaged.module
+
+    @property
+    def passed(self) -> int:
+        """Passes over the training rows that are over."""
+        progress = self.progress
+        whole_epochs = progress.epoch * self.experiment.data.multiplier
+        return whole_epochs + progress.batch // self.batches_per_pass
+
+    @property
+    def total_steps(self) -> int:
+        epochs = sum(stage.epochs for stage in self.experiment.all_stages)
+        steps = epochs * self.batches_per_epoch
+        return min(steps, self.experiment.train.max_steps or steps)
+
+
+def read_pictures(experiment: Experiment, saved: checkpoint.Checkpoint | None = None) -> Pictures:
+    """Reads and checks the pictures that a run needs, from the start or from a checkpoint.
+
+    Raises:
+        ValueError: data or options that cannot be used, or data that changed since the checkpoint.
+    """
+    folder = contest.find_folder(experiment.data.root)
+    table = contest.read_landmarks(
+        folder.train_table, experiment.data.cache, progress=distributed.is_first()
+    )
+    table_hash = table.fingerprint()
+    if saved is None:
+        split = _split(experiment.data, table)
+        rule, validation_rows = split.rule, np.flatnonzero(split.validation)
+        training_rows = np.flatnonzero(~split.validation)
+        if experiment.data.exclude is not None:
+            excluded = contest.read_excluded(experiment.data.exclude, table)
+            training_rows = np.setdiff1d(training_rows, excluded)
+            unreadable = [
+                row
+                for row in np.intersect1d(validation_rows, excluded).tolist()
+                if not contest.is_readable(folder.train_images / table.names[row])
+            ]
+            validation_rows = np.setdiff1d(validation_rows, unreadable)
+            if unreadable:
+                logger.warning(
+                    f"{len(unreadable)} excluded pictures cannot be read, so that they do not "
+                    "validate either"
+                )
+    else:
+        if saved.table_hash != table_hash:
+            raise ValueError(f"{table.path} is not the table that this run was started with")
+        rule, validation_rows = "as stored with the run", saved.validation_rows.numpy()
+        training_rows = saved.training_rows.numpy()
+    used = np.concatenate([training_rows, validation_rows]).tolist()
+    paths = contest.image_paths(folder.train_images, table.names, table.path, used)
+    needed = {"training": training_rows}
+    if not experiment.data.all_rows_train:
+        needed["validation"] = validation_rows
+    for part, rows in needed.items():
+        if not any(np.isfinite(table.points_image[row]).any() for row in rows):
+            raise ValueError(
+                f"{table.path}: none of the {len(rows)} {part} rows ({rule}) has a label; label "
+                "some, split in another way (data.split, data.validation) or exclude fewer "
+                "(data.exclude)"
+            )
+
+    picture_weights = torch.ones(len(paths))
+    if saved is not None:
+        picture_weights = saved.picture_weights
+    elif experiment.data.weights is not None:
+        read = contest.read_weights(
+            experiment.data.weights, [paths[row] for row in training_rows.tolist()]
+        )
+        picture_weights[training_rows] = torch.from_numpy(read).float()
+    validation = Samples.of(experiment, paths, table.points_image)
+    training = replace(
+        validation,
+        margin=margin_for(experiment.crop, experiment.augment),
+        edge=experiment.augment.fill != "black",
+    )
+    if experiment.data.crop_cache is not None:
+        plain_rows = np.union1d(validation_rows, mean_shape_rows(training_rows))
+        parts = [(validation, plain_rows), (training, training_rows)]
+        validation, training = keep_crops(experiment.data.crop_cache, folder.train_images, parts)
+    scheme = saved.landmark_scheme if saved else None
+    if saved is None and experiment.data.symmetry is not None:
+        scheme = schemes.read_scheme(experiment.data.symmetry, table.num_landmarks)
+    mirrors = experiment.augment.mirror > 0
+    permutation = schemes.mirror_permutation(table.num_landmarks, scheme) if mirrors else None
+    return Pictures(
+        experiment, table, table_hash, rule, training_rows, validation_rows, picture_weights,
+        training, validation, scheme, permutation,
+    )  # fmt: skip
+
+
+def _split(data: Data, table: contest.LandmarkTable) -> contest.Split:
+    if data.split_file is not None:
+        return contest.read_split(data.split_file, table, data.fold)
+    return contest.split_rows(
+        table.names,
+        rule=data.split,
+        share=data.validation,
+        folds=data.folds,
+        fold=data.fold,
+        seed=data.split_seed,
+        person_pattern=data.person_pattern,
+    )
+
+
+def prepare(experiment: Experiment, saved: checkpoint.Checkpoint | None = None) -> Run:
+    """Reads and checks everything that a run needs, from the start or from a checkpoint.
+
+    Raises:
+        ValueError: data or options that cannot be used, data that changed since the checkpoint, or
+            processes that do not see the same files.
+    """
+    device = distributed.start(chosen_device(experiment.train.device))
+    pictures = read_pictures(experiment, saved)
+    # a batch that the processes cannot share is refused before anything is written
+    shuffled_batches(pictures.training_rows, experiment.train.batch, 0, 0, 0, distributed.world())
+    distributed.must_agree(
+        {
+            "the experiment": experiment,
+            str(pictures.table.path): pictures.table_hash,
+            "the training rows": hashlib.sha256(pictures.training_rows.tobytes()).hexdigest(),
+            "the last checkpoint": saved and saved.progress,
+        }
+    )
+
+    torch.manual_seed(seed_of(experiment.seed, 0))
+    model = replace(experiment.model, weights="none") if saved else experiment.model
+    network = networks.build(model, experiment.crop, pictures.table.num_landmarks).to(device)
+    network.compiled_parts = experiment.train.compile
+    optimizer = optimizer_for(experiment, network)
+    progress = Progress()
+    if saved is None:
+        if experiment.train.start is not None:
+            _start_from(experiment.train.start, network)
+        first, rows = distributed.rank() == 0, pictures.training_rows
+        shape = mean_shape_crop(pictures.validation, rows) if first else np.empty(0)
+        mean_shape = torch.from_numpy(distributed.from_first(shape))
+    else:
+        network.load_state_dict(saved.network)
+        optimizer.load_state_dict(saved.optimizer)
+        progress = Progress(**saved.progress)
+        mean_shape = saved.mean_shape_crop
+    if isinstance(network, networks.HeatmapNetwork):
+        network.sigma = progress.sigma = progress.sigma or network.sigma
+    averaged = _running_mean(network, experiment.train.ema) if experiment.train.ema else None
+    if averaged and saved:
+        averaged.module.load_state_dict(saved.scored)
+        averaged.n_averaged.fill_(progress.step)
+    return Run(
+        **vars(pictures),
+        device=device,
+        mean_shape=mean_shape,
+        network=network,
+        averaged=averaged,
+        optimizer=optimizer,
+        progress=progress,
+        wandb_id=saved.wandb_id if saved else None,
+    )
+
+
+def _running_mean(network: networks.Network, decay: float) -> AveragedModel:
+    """A copy of the network whose weights and statistics follow the network's, step by step."""
+
+    def follow(averaged: Any, current: Any, num_averaged: Any) -> None:
+        steps = int(num_averaged)
+        # the first weights are random, and a long mean would keep them for long
+        get_ema_multi_avg_fn(min(decay, (1 + steps) / (10 + steps)))(averaged, current, steps)
+
+    return AveragedModel(network, multi_avg_fn=follow, use_buffers=True)
+
+
+def _start_from(path: Path, network: networks.Network) -> None:
+    """Takes over the weights of another run; a head for other landmarks stays as it is."""
+    path = path / "best.pt" if path.is_dir() else path
+    own, found = network.state_dict(), checkpoint.load(path).scored
+    fitting = {k: v for k, v in found.items() if k in own and v.shape == own[k].shape}
+    anew = [name for name in own if name not in fitting]
+    wrong = [name for name in anew if name.split(".")[0] not in network.HEAD]
+    if wrong:
+        raise ValueError(
+            f"train.start {path}: {len(wrong)} weights do not fit this network, such as "
+            f"{wrong[0]}; only the head may differ"
+        )
+    network.load_state_dict(fitting, strict=False)
+    if anew:
+        logger.warning(f"{path} has another head; made anew: {', '.join(anew)}")
+
+
+def save(run: Run, path: Path, wandb_id: str) -> None:
+    """Writes the run as it stands, whole or not at all."""
+    checkpoint.save(
+        path,
+        checkpoint.Checkpoint(
+            config=to_dict(run.experiment),
+            num_landmarks=run.table.num_landmarks,
+            network=run.network.state_dict(),
+            averaged=run.averaged.module.state_dict() if run.averaged else None,
+            optimizer=run.optimizer.state_dict(),
+            progress=asdict(run.progress),
+            training_rows=torch.from_numpy(run.training_rows),
+            validation_rows=torch.from_numpy(run.validation_rows),
+            picture_weights=run.picture_weights,
+            table_hash=run.table_hash,
+            mean_shape_crop=run.mean_shape,
+            wandb_id=wandb_id,
+            scheme=run.scheme.to_dict() if run.scheme else None,
+        ),
+    )
+
+
+def seed_of(*numbers: int) -> int:
+    """A seed for torch's global generator, different for different numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+
+
+def optimizer_for(
+    experiment: Experiment,
+    network: networks.Network,
+    parts: dict[str, list[str]] | None = None,
+) -> torch.optim.Optimizer:
+    """The optimizer that the experiment asks for, with a group for each part of the network."""
+    settings = experiment.optimizer
+    parameters: list[dict[str, Any]] = [
+        {"part": part, "params": [network.get_parameter(name) for name in names]}
+        for part, names in (parts or network.parts()).items()
+        if names
+    ]
+    lr, decay = settings.lr, settings.weight_decay
+    match settings.kind:
+        case "adamw":
+            return torch.optim.AdamW(
+                parameters, lr, weight_decay=decay, amsgrad=settings.amsgrad, fused=True
+            )
+        case "adam":
+            return torch.optim.Adam(
+                parameters, lr, weight_decay=decay, amsgrad=settings.amsgrad, fused=True
+            )
+        case "sgd":
+            return torch.optim.SGD(
+                parameters, lr, momentum=settings.momentum, weight_decay=decay, fused=True
+            )

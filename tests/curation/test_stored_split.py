@@ -1,0 +1,139 @@
+"""Splits are stored, joined by file name, and proven to share nothing between their parts."""
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from heatmap import config
+from heatmap.cli.train import main
+from heatmap.config import Data, Experiment
+from heatmap.curation.split import in_several
+from heatmap.data.contest import find_folder, read_landmarks
+from heatmap.training.prepare import read_pictures
+
+Tool = Callable[..., int]
+
+
+def rows_of(path: Path) -> dict[str, str]:
+    with path.open(newline="") as file:
+        return {row[0]: row[1] for row in list(csv.reader(file))[1:]}
+
+
+@pytest.fixture
+def contest(tiny_contest: Path, tmp_path: Path) -> Path:
+    """A contest that may be changed."""
+    return Path(shutil.copytree(tiny_contest, tmp_path / "contest"))
+
+
+def test_people_are_divided_and_training_reads_the_split(
+    tool: Tool, tiny_contest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "split.csv"
+    options = "--rule", "person", "--share", "0.25", "--workers", "1", "--out", out
+    assert tool("data", "split", tiny_contest, *options) == 0
+    parts = rows_of(out)
+    assert list(parts) == read_landmarks(find_folder(tiny_contest).train_table).names
+    validating = {name for name, part in parts.items() if part == "validation"}
+    assert len(validating) == 3 and len({name.split("_")[0] for name in validating}) == 1
+    printed = capsys.readouterr().out
+    assert "split by person" in printed
+    assert [
+        line.split() for line in printed.splitlines() if line.startswith(("train", "vali"))
+    ] == [
+        ["train", "9", "3"],
+        ["validation", "3", "1"],
+    ]
+    assert [line.split()[-1] for line in printed.splitlines() if line.startswith("  ")][1:] == [
+        "0", "0", "0",
+    ]  # fmt: skip
+
+    pictures = read_pictures(Experiment(name="x", data=Data(root=tiny_contest, split_file=out)))
+    names = pictures.table.names
+    assert {names[row] for row in pictures.validation_rows} == validating
+    assert pictures.split_rule == f"as {out} says (3 of 12 rows)"
+
+
+def test_every_fold_of_a_stored_split_validates(
+    tool: Tool, tiny_contest: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "folds.csv"
+    options = "--rule", "person", "--folds", "4", "--workers", "2", "--out", out
+    assert tool("data", "split", tiny_contest, *options) == 0
+    folds = rows_of(out)
+    assert set(folds.values()) == set("0123")
+    data = Data(root=tiny_contest, split_file=out, fold=3)
+    pictures = read_pictures(Experiment(name="x", data=data))
+    names = pictures.table.names
+    assert {names[row] for row in pictures.validation_rows} == {n for n in folds if folds[n] == "3"}
+
+
+def test_one_photograph_under_two_names_is_told(
+    tool: Tool, contest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, out = contest / "train" / "images", tmp_path / "split.csv"
+    common = "data", "split", contest, "--share", "0.25", "--workers", "1", "--out", out
+    assert tool(*common, "--rule", "order") == 0
+    assert rows_of(out)["ada_0.jpg"] != rows_of(out)["dee_2.jpg"]
+    shutil.copy(images / "ada_0.jpg", images / "dee_2.jpg")
+    (images / "bo_1.jpg").unlink()
+    capsys.readouterr()
+    assert tool(*common, "--rule", "order") == 0
+    printed = capsys.readouterr().out
+    assert "pictures    1  such as ada_0.jpg = dee_2.jpg" in printed
+    assert "1 pictures cannot be read and were not compared, such as 'bo_1.jpg'" in printed
+
+    for person in ("ada", "bo", "cy"):  # one of the four validates
+        shutil.copy(images / "dee_0.jpg", images / f"{person}_0.jpg")
+    assert tool(*common, "--rule", "person") == 1
+    assert "was to keep persons apart, but 1 pictures stand in several" in capsys.readouterr().err
+    assert len(rows_of(out)) == 12
+
+
+def test_people_on_both_sides_are_counted(
+    tool: Tool, tiny_contest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = "--rule", "random", "--share", "0.5", "--workers", "1"
+    assert tool("data", "split", tiny_contest, "--out", tmp_path / "s.csv", *options) == 0
+    parts = rows_of(tmp_path / "s.csv")
+    people = {
+        person: {parts[f"{person}_{k}.jpg"] for k in range(3)}
+        for person in ("ada", "bo", "cy", "dee")
+    }
+    split_people = [person for person, sides in people.items() if len(sides) == 2]
+    assert f"  people      {len(split_people)}  such as {', '.join(split_people[:3])}" in (
+        capsys.readouterr().out
+    )
+
+
+def test_keys_in_several_parts_are_found() -> None:
+    assert in_several(["a", "b", "a", "c", "b", "c"], np.array([0, 0, 2, 1, 0, 0])) == ["a", "c"]
+
+
+def test_a_share_of_nothing_is_wrong_usage(tool: Tool, tiny_contest: Path) -> None:
+    assert tool("data", "split", tiny_contest, "--share", "0") == 2
+
+
+def test_a_run_tells_where_its_split_came_from(tiny_contest: Path, tmp_path: Path) -> None:
+    names = read_landmarks(find_folder(tiny_contest).train_table).names
+    path, run = tmp_path / "split.csv", tmp_path / "run"
+    lines = [f"{name}\t{'validation' if name.endswith('_1.jpg') else 'train'}" for name in names]
+    path.write_text("\n".join(["file_name\tpart", *reversed(lines)]))
+    experiment = Path(__file__).parents[2] / "experiments" / "unet.py"
+    assert main([
+        str(experiment), "--out", str(run), "--data.root", str(tiny_contest),
+        "--data.split-file", str(path), "--data.workers", "0", "--data.validation", "0",
+        "--model.weights", "none", "--model.encoder", "tu-test_resnet", "--model.width", "8",
+        "--augment.mirror", "0", "--train.max-steps", "1", "--train.batch", "4",
+        "--train.device", "cpu", "--crop.height", "64", "--crop.width", "64", "--wandb.mode", "off",
+    ]) == 0  # fmt: skip
+    split = json.loads((run / "split.json").read_text())
+    assert split["rule"] == f"as {path} says (4 of 12 rows)"
+    assert split["validation"] == ["ada_1.jpg", "bo_1.jpg", "cy_1.jpg", "dee_1.jpg"]
+    assert json.loads((run / "summary.json").read_text())["best_mse"] > 0
+    saved = config.from_dict(Experiment, json.loads((run / "config.json").read_text()))
+    assert saved.data.split_file == path

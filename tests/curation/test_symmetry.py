@@ -1,0 +1,192 @@
+"""The symmetry of a landmark scheme from labels alone, and what is done with its file."""
+
+import csv
+import io
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from heatmap import config, schemes
+from heatmap.curation import symmetry
+from heatmap.data import contest
+from heatmap.data.synthetic import landmarks, sample_face
+from heatmap.runs.checkpoint import load_trained
+from heatmap.training import loop
+from heatmap.training.prepare import prepare, read_pictures
+
+Tool = Callable[..., int]
+
+
+@pytest.fixture(scope="module")
+def labels68(faces68: Path) -> np.ndarray:
+    return contest.read_landmarks(faces68 / "train" / "landmarks.csv").points_image
+
+
+@pytest.fixture(scope="module")
+def labels971() -> np.ndarray:
+    return np.round([landmarks(sample_face(3, index)) for index in range(250)])
+
+
+def test_971_landmarks_of_drawn_faces_mirror_as_known_and_fall_into_their_curves(
+    labels971: np.ndarray,
+) -> None:
+    found = symmetry.infer(labels971)
+    assert np.array_equal(found.scheme.permutation, schemes.mirror_permutation(971))
+    groups = [(group.start, group.stop) for group in found.scheme.groups.values()]
+    curves = [(0, 64), (64, 128), (128, 273), (273, 337), (337, 401), (401, 464), (464, 527)]
+    assert groups[:7] == curves
+    assert {(587, 650), (650, 714), (714, 777), (777, 841), (969, 971)} <= set(groups)
+
+
+@pytest.fixture(scope="module")
+def mouths(labels971: np.ndarray) -> np.ndarray:
+    """Four curves of 32, of which the first and the third begin and end at the same corners."""
+    mouths = labels971[:, 841:969]
+    assert np.array_equal(mouths[:, [0, 31]], mouths[:, [64, 95]])
+    return mouths
+
+
+KNOWN_OF_MOUTHS = schemes.mirror_permutation(971)[841:969] - 841
+
+
+@pytest.mark.parametrize("left", [-1e-6, 1e-6])
+@pytest.mark.parametrize("right", [-1e-6, 1e-6])
+def test_corners_that_coincide_follow_their_curves_whichever_is_nearer_by_a_hair(
+    mouths: np.ndarray, left: float, right: float
+) -> None:
+    points = mouths.copy()
+    points[:, 64, 0] += left
+    points[:, 95, 0] += right
+    found = symmetry.infer(points)
+    assert np.array_equal(found.scheme.permutation, KNOWN_OF_MOUTHS)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_corners_that_coincide_follow_their_curves_where_mirror_images_are_among_the_faces(
+    mouths: np.ndarray, seed: int
+) -> None:
+    faces = mouths[:60] + np.random.default_rng(seed).normal(0, 1e-9, (60, 128, 2))
+    mirrored = faces[:, KNOWN_OF_MOUTHS] * (-1, 1)  # to rounding, nothing is left of the distances
+    found = symmetry.infer(np.concatenate([faces, mirrored]))
+    assert np.array_equal(found.scheme.permutation, KNOWN_OF_MOUTHS)
+
+
+def test_68_landmarks_mirror_as_known_and_the_tool_says_so(
+    faces68: Path, tool: Tool, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert tool("data", "symmetry", faces68, "--out", "found.json") == 0
+    said = capsys.readouterr().out
+    assert "equal to the known permutation of 68 landmarks" in said
+    assert "low margins" not in said
+    scheme = schemes.read_scheme(tmp_path / "found.json", 68)
+    assert np.array_equal(scheme.permutation, schemes.mirror_permutation(68))
+    eyes_and_brows = ["17-21", "22-26", "36-41", "42-47"]
+    assert [name for name in scheme.groups if name in eyes_and_brows] == eyes_and_brows
+    certificate = json.loads((tmp_path / "found.json").read_text())
+    assert max(certificate["distance"]) < 0.01
+    assert np.all(np.array(certificate["second"]) > 1.5 * np.array(certificate["distance"]))
+
+
+def test_15_landmarks_of_which_many_are_unlabelled_mirror_as_known(faces15: Path) -> None:
+    with zipfile.ZipFile(faces15 / "training.zip").open("training.csv") as file:
+        rows = list(csv.reader(io.TextIOWrapper(file)))[1:]
+    cells = [[float(cell) if cell else np.nan for cell in row[:30]] for row in rows]
+    points = np.array(cells).reshape(-1, 15, 2)
+    assert np.isnan(points).any((1, 2)).sum() > 300
+    found = symmetry.infer(points)
+    assert np.array_equal(found.scheme.permutation, schemes.mirror_permutation(15))
+
+
+def test_any_selection_in_any_order_is_told(labels68: np.ndarray) -> None:
+    known = schemes.mirror_permutation(68)
+    chosen = np.random.default_rng(5).permutation(68)[:50]
+    chosen = chosen[np.isin(known[chosen], chosen)]  # partners come together
+    place = {landmark: index for index, landmark in enumerate(chosen.tolist())}
+    expected = [place[landmark] for landmark in known[chosen].tolist()]
+    found = symmetry.infer(labels68[::7, chosen])
+    assert found.scheme.permutation.tolist() == expected
+    assert len(expected) not in (68, 15)
+
+
+def test_landmarks_without_partners_are_refused(labels68: np.ndarray) -> None:
+    one_side = [0, 1, 2, 3, 17, 18, 36, 37, 41, 30]  # jaw, brow and eye of one side, and the nose
+    with pytest.raises(ValueError, match="of 10 landmarks have no mirror partner: "):
+        symmetry.infer(labels68[::7, one_side])
+
+
+def test_bad_faces_do_not_change_what_is_told(labels68: np.ndarray) -> None:
+    points = labels68[::10].copy()
+    bad = np.random.default_rng(1).choice(len(points), 20, replace=False)
+    points[bad] = points[bad][:, np.random.default_rng(2).permutation(68)]
+    points[::9, 40] = np.nan
+    found = symmetry.infer(points)
+    assert np.array_equal(found.scheme.permutation, schemes.mirror_permutation(68))
+
+
+def test_labels_in_another_order_fail_the_check(
+    labels68: np.ndarray, tool: Tool, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    order = np.arange(68)
+    order[[36, 39]] = 39, 36  # the corners of an eye
+    points = labels68[::8, order]
+    names = [f"{row}.jpg" for row in range(len(points))]
+    contest.write_landmarks(tmp_path / "DIR" / "train" / "landmarks.csv", names, points)
+    assert tool("data", "symmetry", "DIR", "--out", "found.json") == 1
+    assert "disagree with the known permutation of 68 landmarks in 4" in capsys.readouterr().err
+    found = schemes.read_scheme(tmp_path / "found.json", 68).permutation
+    assert found[[36, 39, 42, 45]].tolist() == [42, 45, 36, 39]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{}", "it lacks permutation or groups"),
+        ("[1", "not a file of tools/data.py symmetry"),
+        ('{"permutation": [1, 2, 0], "groups": {"all": [0, 3]}}', "no involution"),
+        ('{"permutation": [1, 1, 0], "groups": {"all": [0, 3]}}', "every landmark once"),
+        ('{"permutation": [1, 0, 2], "groups": {"all": [0, 2]}}', "groups do not hold"),
+        ('{"permutation": [1, 0], "groups": {"all": [0, 2]}}', "is for 2 landmarks"),
+    ],
+)
+def test_a_file_that_cannot_be_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "wrong.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        schemes.read_scheme(tmp_path / "wrong.json", 3)
+    with pytest.raises(ValueError, match=r"missing\.json"):
+        schemes.read_scheme(tmp_path / "missing.json", 3)
+
+
+def test_other_schemes_mirror_in_training_and_in_the_answer_with_the_file_gone(
+    tiny_contest: Path, tool: Tool, tmp_path: Path
+) -> None:
+    scheme = schemes.Scheme(np.array([1, 0, 2, 6, 5, 4, 3]), {"a": range(3), "b": range(3, 7)})
+    path = tmp_path / "symmetry.json"
+    path.write_text(json.dumps(scheme.to_dict()))
+    experiment = config.Experiment(
+        name="mirrored",
+        data=config.Data(root=tiny_contest, validation=0.5, workers=0, symmetry=path),
+        crop=config.Crop(height=32, width=48),
+        augment=config.Augment(mirror=0.5),
+        model=config.UNet(encoder="tu-test_resnet", weights="none", width=6),
+        train=config.Train(batch=4, max_steps=1, device="cpu", compile="off"),
+        wandb=config.Wandb(mode="off"),
+    )
+    run = prepare(experiment)
+    assert run.permutation is not None and run.permutation.tolist() == [1, 0, 2, 6, 5, 4, 3]
+    loop.train(run, tmp_path / "run")
+    path.unlink()
+    kept = load_trained(tmp_path / "run")
+    assert kept.scheme is not None and kept.scheme.groups == scheme.groups
+    resumed = read_pictures(kept.experiment, kept.checkpoint)
+    assert np.array_equal(resumed.permutation, scheme.permutation)
+    answers = []
+    for options in ([], ["--tta", "mirror"]):
+        assert tool("submit", "run", "--out", "out.csv", "--rounding", "none", *options) == 0
+        answers.append(contest.read_submission(tmp_path / "out.csv").points_image)
+    assert np.abs(answers[0] - answers[1]).max() > 0.01
+    assert tool("evaluate", "run", "--tta", "mirror", "--json", "scores.json") == 0
+    assert set(json.loads((tmp_path / "scores.json").read_text())["groups"]) == {"a", "b"}

@@ -1,0 +1,295 @@
+"""Whatever OpenCV reads becomes RGB as a person sees it; what is broken or outside is refused."""
+
+import io
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from heatmap.data.contest import Photograph, image_paths, read_image
+
+TABLE = Path("landmarks.csv")
+HEIGHT, WIDTH = 30, 22
+
+
+def picture() -> np.ndarray:
+    """Smooth, so that JPEG keeps it, and different in each corner and channel."""
+    y, x = np.mgrid[0:HEIGHT, 0:WIDTH] / [[[HEIGHT]], [[WIDTH]]]
+    return np.stack([200 * x + 20, 200 * y + 20, 90 + 0 * x], axis=-1).astype(np.uint8)
+
+
+def encode(image: Image.Image, form: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def save(folder: Path, data: bytes, name: str = "a.jpg") -> Path:
+    path = folder / name
+    path.write_bytes(data)
+    return path
+
+
+def assert_close(image: np.ndarray, expected: np.ndarray, tolerance: int = 6) -> None:
+    assert image.dtype == np.uint8
+    assert image.shape == expected.shape
+    assert np.abs(image.astype(int) - expected.astype(int)).max() <= tolerance
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM"])
+@pytest.mark.parametrize("name", ["a.jpg", "Gesicht über 1.jpg"])
+def test_the_bytes_and_not_the_name_tell_the_format(tmp_path: Path, form: str, name: str) -> None:
+    options = {"quality": 98} if form in ("JPEG", "WEBP") else {}
+    path = save(tmp_path, encode(Image.fromarray(picture()), form, **options), name)
+    assert_close(read_image(path), picture(), tolerance=8)
+
+
+def test_a_jpeg_keeps_its_channels_in_order_and_is_contiguous(tmp_path: Path) -> None:
+    image = read_image(save(tmp_path, encode(Image.fromarray(picture()), "JPEG", quality=98)))
+    assert_close(image, picture())
+    assert image.flags.c_contiguous
+    assert image.flags.writeable
+
+
+def test_alpha_is_dropped(tmp_path: Path) -> None:
+    image = Image.fromarray(picture())
+    image.putalpha(128)
+    np.testing.assert_array_equal(read_image(save(tmp_path, encode(image, "PNG"))), picture())
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+def test_grey_becomes_three_equal_channels(tmp_path: Path, form: str) -> None:
+    grey = picture()[..., 0]
+    image = read_image(save(tmp_path, encode(Image.fromarray(grey), form)))
+    assert_close(image, np.stack([grey] * 3, axis=-1))
+    np.testing.assert_array_equal(image[..., 0], image[..., 2])
+
+
+def test_a_palette_gives_its_colours(tmp_path: Path) -> None:
+    image = Image.fromarray(picture()).quantize(16)
+    expected = np.asarray(image.convert("RGB"))
+    np.testing.assert_array_equal(read_image(save(tmp_path, encode(image, "PNG"))), expected)
+
+
+def test_cmyk_becomes_rgb(tmp_path: Path) -> None:
+    image = Image.fromarray(picture()).convert("CMYK")
+    assert_close(read_image(save(tmp_path, encode(image, "JPEG", quality=98))), picture())
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_sixteen_bits_become_eight(tmp_path: Path, channels: int) -> None:
+    expected = picture() if channels == 3 else np.stack([picture()[..., 0]] * 3, axis=-1)
+    data = expected[..., ::-1] if channels == 3 else expected[..., 0]
+    encoded = cv2.imencode(".png", data.astype(np.uint16) * 257)[1].tobytes()
+    assert_close(read_image(save(tmp_path, encoded)), expected, tolerance=1)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+@pytest.mark.parametrize(
+    ("orientation", "shown"),
+    [
+        (1, lambda image: image),
+        (2, np.fliplr),
+        (3, lambda image: np.rot90(image, 2)),
+        (4, np.flipud),
+        (5, lambda image: image.transpose(1, 0, 2)),
+        (6, lambda image: np.rot90(image, -1)),
+        (7, lambda image: np.rot90(image.transpose(1, 0, 2), 2)),
+        (8, np.rot90),
+    ],
+)
+def test_exif_turns_the_picture_as_a_person_sees_it(
+    tmp_path: Path, form: str, orientation: int, shown: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"quality": 98} if form == "JPEG" else {}
+    path = save(tmp_path, encode(Image.fromarray(picture()), form, exif=exif, **options))
+    assert_close(read_image(path), shown(picture()))
+
+
+def large() -> Image.Image:
+    return Image.fromarray(cv2.resize(picture(), (211, 301), interpolation=cv2.INTER_CUBIC))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("options", [{"subsampling": 2}, {"subsampling": 0, "progressive": True}])
+@pytest.mark.parametrize("reduction", [1, 2, 4, 8])
+def test_a_jpeg_is_decoded_at_a_part_of_its_size(
+    tmp_path: Path, mode: str, options: dict, reduction: int
+) -> None:
+    path = save(tmp_path, encode(large().convert(mode), "JPEG", quality=97, **options))
+    photograph = Photograph(path)
+    assert photograph.image_hw == (301, 211)
+    pixels, found = photograph.pixels(reduction)
+    assert found == reduction
+    assert pixels.shape == (-(-301 // reduction), -(-211 // reduction), 3)
+    whole = read_image(path)
+    assert whole.shape == (301, 211, 3)
+    bottom, right = (size // reduction * reduction for size in whole.shape[:2])
+    means = whole[:bottom, :right].reshape(
+        bottom // reduction, reduction, right // reduction, reduction, 3
+    )
+    means = means.mean((1, 3)).round().astype(np.uint8)
+    assert_close(pixels[: means.shape[0], : means.shape[1]], means, tolerance=7)
+
+
+@pytest.mark.parametrize("form", ["PNG", "BMP", "TIFF", "WEBP"])
+def test_what_is_no_jpeg_is_decoded_whole(tmp_path: Path, form: str) -> None:
+    photograph = Photograph(save(tmp_path, encode(large(), form), "a.jpg"))
+    assert photograph.image_hw == (301, 211)
+    pixels, reduction = photograph.pixels(4)
+    assert reduction == 1
+    np.testing.assert_array_equal(pixels, read_image(photograph.path))
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("orientation", [None, 1, 3, 6])
+def test_a_jpeg_that_exif_turns_is_decoded_whole(
+    tmp_path: Path, orientation: int | None, order: str
+) -> None:
+    exif = Image.Exif()
+    exif.endian = order
+    exif[0x010F] = "a camera's maker"
+    if orientation:
+        exif[0x0112] = orientation
+    photograph = Photograph(save(tmp_path, encode(large(), "JPEG", exif=exif)))
+    assert photograph.image_hw == ((211, 301) if orientation == 6 else (301, 211))
+    assert photograph.pixels(4)[1] == (1 if orientation in (3, 6) else 4)
+
+
+@pytest.mark.parametrize("reduction", [2, 8])
+@pytest.mark.parametrize("kept", [0.03, 0.5, 0.9, 0.99, -2])
+def test_a_truncated_jpeg_is_refused_at_any_size(
+    tmp_path: Path, kept: float, reduction: int
+) -> None:
+    data = encode(large(), "JPEG")
+    path = save(tmp_path, data[: int(kept) if kept < 0 else int(kept * len(data))])
+    with pytest.raises(ValueError, match=re.escape(f"{path}: the picture cannot be decoded")):
+        Photograph(path).pixels(reduction)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "BMP", "TIFF", "WEBP"])
+@pytest.mark.parametrize("kept", [0.02, 0.5, 0.9, 0.99, -2])
+def test_a_truncated_picture_is_refused(tmp_path: Path, form: str, kept: float) -> None:
+    data = encode(Image.fromarray(picture()).resize((220, 300)), form)
+    size = int(kept) if kept < 0 else int(kept * len(data))
+    path = save(tmp_path, data[:size])
+    with pytest.raises(ValueError, match=re.escape(f"{path}: the picture cannot be decoded")):
+        read_image(path)
+
+
+@pytest.mark.parametrize(
+    ("data", "essential"),
+    [
+        (b"", "an empty file"),
+        (b"<html><body>404 Not Found</body></html>", "text, not a picture.*<html>"),
+        (b"<!DOCTYPE html>\r\n<html>\r\n", "text, not a picture.*<!DOCTYPE"),
+        (bytes(range(256)), "256 bytes are damaged, cut short or of no known format"),
+    ],
+)
+def test_what_is_no_picture_is_refused(tmp_path: Path, data: bytes, essential: str) -> None:
+    path = save(tmp_path, data)
+    with pytest.raises(ValueError, match=f"{re.escape(str(path))}.*{essential}"):
+        read_image(path)
+
+
+def test_a_picture_too_large_to_decode_is_refused(tmp_path: Path) -> None:
+    data = bytearray(encode(Image.fromarray(picture()), "BMP"))
+    data[18:26] = (60_000).to_bytes(4, "little") * 2
+    with pytest.raises(ValueError, match=r"a\.jpg: the picture cannot be decoded"):
+        read_image(save(tmp_path, bytes(data)))
+
+
+def test_a_missing_picture_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"absent\.jpg.*No such file"):
+        read_image(tmp_path / "absent.jpg")
+    with pytest.raises(ValueError, match="directory"):
+        read_image(tmp_path)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """A folder of pictures with a subfolder, beside a picture that lies outside."""
+    folder = tmp_path / "images"
+    (folder / "sub").mkdir(parents=True)
+    for name in ("images/a.jpg", "images/b.jpg", "images/sub/c.jpg", "outside.jpg"):
+        (tmp_path / name).touch()
+    return folder
+
+
+def test_named_pictures_are_found_in_order(images: Path) -> None:
+    names = ["sub/c.jpg", "b.jpg", "a.jpg"]
+    assert list(image_paths(images, names, TABLE)) == [images / name for name in names]
+
+
+def test_links_inside_the_folder_and_to_the_folder_are_followed(images: Path) -> None:
+    (images / "link.jpg").symlink_to("sub/c.jpg")
+    (images / "folder").symlink_to("sub")
+    other = images.with_name("other")
+    other.symlink_to(images)
+    names = ["a.jpg", "link.jpg", "folder/c.jpg"]
+    assert list(image_paths(other, names, TABLE)) == [other / name for name in names]
+
+
+@pytest.mark.parametrize("name", ["link.jpg", "folder/outside.jpg", "folder/absent.jpg"])
+def test_links_out_of_the_folder_are_refused(images: Path, name: str) -> None:
+    (images / "link.jpg").symlink_to(images.parent / "outside.jpg")
+    (images / "folder").symlink_to(images.parent)
+    with pytest.raises(ValueError, match="leads out of") as error:
+        image_paths(images, ["a.jpg", name], TABLE)
+    assert f"landmarks.csv, row 3, column file_name: '{name}'" in str(error.value)
+
+
+def test_a_name_that_leads_out_of_the_folder_is_refused(images: Path) -> None:
+    with pytest.raises(ValueError, match=r"row 2, .*'\.\./outside\.jpg' leads out of"):
+        image_paths(images, ["../outside.jpg"], TABLE)
+
+
+def test_missing_pictures_are_counted_and_the_first_is_named(images: Path) -> None:
+    (images / "broken.jpg").symlink_to("nowhere.jpg")
+    with pytest.raises(ValueError, match=r"no picture 'x\.jpg'") as error:
+        image_paths(images, ["a.jpg", "x.jpg", "no/y.jpg", "broken.jpg", "sub"], TABLE)
+    message = str(error.value)
+    assert "landmarks.csv, row 3, column file_name" in message
+    assert str(images) in message
+    assert "3 more pictures are missing" in message
+    with pytest.raises(ValueError, match=r"images$"):
+        image_paths(images, ["x.jpg"], TABLE)
+
+
+def test_pictures_that_are_not_needed_may_be_missing(images: Path) -> None:
+    names = ["a.jpg", "x.jpg", "sub/c.jpg", "y.jpg"]
+    paths = image_paths(images, names, TABLE, [2, 0])
+    assert list(paths) == [images / name for name in names]
+    with pytest.raises(ValueError, match=r"row 5, .*no picture 'y\.jpg' in \S+$"):
+        image_paths(images, names, TABLE, [0, 3])
+
+
+def test_a_missing_folder_is_named(images: Path) -> None:
+    with pytest.raises(ValueError, match=r"absent: there is no such folder.*landmarks\.csv"):
+        image_paths(images / "absent", ["a.jpg"], TABLE)
+
+
+def test_pictures_are_not_looked_up_one_by_one(
+    images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"sub/{number}.jpg" for number in range(1000)]
+    for name in names:
+        (images / name).touch()
+    calls = []
+    for function in (os.stat, os.lstat, os.scandir):
+
+        def counted(*args: object, call: Callable = function, **options: object) -> object:
+            calls.append(call.__name__)
+            return call(*args, **options)
+
+        monkeypatch.setattr(os, function.__name__, counted)
+    assert len(image_paths(images, names, TABLE)) == 1000
+    assert calls.count("scandir") == 1
+    assert len(calls) < 50

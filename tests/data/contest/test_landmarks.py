@@ -1,0 +1,81 @@
+"""Names and points that are kept compact behave as the lists and arrays that they stand for."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from heatmap.data.contest import LandmarkTable, Names, Points
+from heatmap.data.contest.landmarks import UNLABELLED, compact, digest_of, joined
+
+
+@pytest.mark.parametrize("count", [1, 2, 511, 512, 513, 1030])
+def test_names_are_those_given(count: int) -> None:
+    given = [f"père {row}/{'é' * (row % 5)}{row}.jpg" for row in range(count)]
+    names = Names.of(given)
+    assert len(names) == count
+    assert list(names) == given
+    assert [names[row] for row in np.arange(count)] == given
+    assert names[-1] == given[-1]
+    assert names[:3] == given[:3]
+    assert names[::-100] == given[::-100]
+    assert names == given
+    assert names != given[:-1]
+    assert names != [*given[:-1], "other"]
+    for row in (count, -count - 1):
+        with pytest.raises(IndexError):
+            names[row]
+
+
+WHOLE = np.array([[[1, 2], [-3, 4], [UNLABELLED] * 2], [[5, 6], [7, 8], [32767, 0]]], np.int16)
+NUMBERS = np.where(WHOLE == UNLABELLED, np.nan, WHOLE).astype(np.float32)
+
+
+@pytest.mark.parametrize("stored", [WHOLE, NUMBERS, NUMBERS + 0.5])
+def test_any_part_of_the_points_is_float32_with_nan(stored: np.ndarray) -> None:
+    points = Points(stored)
+    expected = stored if stored.dtype == np.float32 else NUMBERS
+    assert (len(points), points.shape, points.ndim) == (2, (2, 3, 2), 3)
+    parts = [1, -1, slice(1), slice(None), [1, 0, 1], np.array([0]), (..., 0), (0, 2), (1, 2, 0)]
+    for part in [*parts, np.array([True, False])]:
+        found = points[part]
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(found, expected[part])
+    np.testing.assert_array_equal(np.isnan(points), np.isnan(expected))
+    assert np.asarray(points, np.float64).dtype == np.float64
+    points[0][:] = 99  # a copy, which may be written to
+    np.testing.assert_array_equal(points[0], expected[0])
+
+
+def test_only_what_comes_back_the_same_is_made_int16() -> None:
+    assert compact(WHOLE) is WHOLE
+    np.testing.assert_array_equal(compact(NUMBERS), WHOLE)
+    assert compact(NUMBERS).dtype == np.int16
+    for number in (0.5, 32768, -32768, -32769, 1e6, -0.0):
+        other = NUMBERS.copy()
+        other[1, 1, 1] = number
+        assert compact(other).dtype == np.float32
+        assert compact(other).tobytes() == other.tobytes()
+
+
+def test_blocks_are_joined_in_their_order_and_type() -> None:
+    assert joined([WHOLE, WHOLE[:1]], np.int16).tolist() == [*WHOLE.tolist(), WHOLE[0].tolist()]
+    found = joined([NUMBERS + 0.5, WHOLE], np.float64)
+    np.testing.assert_array_equal(found, np.concatenate([NUMBERS + 0.5, NUMBERS]))
+    assert found.dtype == np.float64
+
+
+@pytest.mark.parametrize("num_rows", [1, 512, 1025])
+def test_the_fingerprint_is_of_names_and_float32(num_rows: int) -> None:
+    """Checkpoints hold it, so it must never change."""
+    given, stored = [f"{row}.jpg" for row in range(num_rows)], np.resize(WHOLE, (num_rows, 3, 2))
+    numbers = np.resize(NUMBERS, (num_rows, 3, 2))
+    digest = hashlib.sha256("\n".join(given).encode())
+    digest.update(numbers.tobytes())
+    names = Names.of(given)
+    for points in (Points(stored), Points(numbers)):
+        table = LandmarkTable(Path("a.csv"), names, points, digest_of(names, points.in_blocks()))
+        assert table.fingerprint() == digest.hexdigest()
+        assert table.num_landmarks == 3
+    assert digest_of(Names.of([*given[:-1], "other"]), points.in_blocks()) != table.digest

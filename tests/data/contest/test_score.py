@@ -1,0 +1,74 @@
+"""The score is the contest's: every labelled number of a picture, then every picture."""
+
+import numpy as np
+import pytest
+
+from heatmap.data.contest import contest_mse, squared_errors
+
+
+def loop(predicted: np.ndarray, truth: np.ndarray) -> tuple[list[float], float]:
+    """The same in plain Python's float64."""
+    per_picture = []
+    for picture, labels in zip(predicted.tolist(), truth.tolist(), strict=True):
+        squares = [
+            (value - label) ** 2
+            for point, labelled in zip(picture, labels, strict=True)
+            for value, label in zip(point, labelled, strict=True)
+            if label == label
+        ]
+        per_picture.append(sum(squares) / len(squares) if squares else float("nan"))
+    scored = [error for error in per_picture if error == error]
+    return per_picture, sum(scored) / len(scored)
+
+
+def random_case() -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(0)
+    truth = random.uniform(-20, 1300, (7, 5, 2)).astype(np.float32)
+    predicted = truth + random.normal(0, 3, truth.shape).astype(np.float32)
+    truth[2, 1:4] = truth[4, 0, 1] = truth[6] = np.nan
+    return predicted, truth
+
+
+def test_the_score_equals_a_plain_loop() -> None:
+    predicted, truth = random_case()
+    per_picture, mse = loop(predicted, truth)
+    errors = squared_errors(predicted, truth)
+    assert errors.dtype == np.float64
+    np.testing.assert_allclose(errors, per_picture, rtol=1e-14)
+    assert contest_mse(errors) == pytest.approx(mse, rel=1e-14)
+
+
+def test_pictures_count_the_same_whatever_they_have_labelled() -> None:
+    truth = np.zeros((2, 3, 2))
+    truth[1, 1:] = np.nan
+    predicted = np.stack([np.full((3, 2), 1.0), np.full((3, 2), 3.0)])
+    errors = squared_errors(predicted, truth)
+    np.testing.assert_array_equal(errors, [1.0, 9.0])
+    assert contest_mse(errors) == 5.0  # 3.0 if every number counted the same
+
+
+def test_float32_pixels_lose_nothing() -> None:
+    truth = np.full((1, 4, 2), 1300, np.float32)
+    predicted = np.nextafter(truth, np.float32(2000))
+    step = float(predicted[0, 0, 0]) - 1300
+    assert squared_errors(predicted, truth)[0] == step**2
+
+
+def test_predictions_are_not_asked_where_nothing_is_labelled() -> None:
+    predicted, truth = random_case()
+    expected = squared_errors(predicted, truth)
+    predicted[np.isnan(truth)] = np.nan
+    np.testing.assert_array_equal(squared_errors(predicted, truth), expected)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_predictions_that_are_not_finite_are_counted_and_the_first_is_named(value: float) -> None:
+    predicted, truth = random_case()
+    predicted[3, 0, 1] = predicted[5] = value
+    with pytest.raises(ValueError, match="in 2 of 7 pictures; the first is number 3"):
+        squared_errors(predicted, truth)
+
+
+def test_no_label_at_all_is_refused() -> None:
+    with pytest.raises(ValueError, match="none of the 3 pictures has a label"):
+        contest_mse(np.full(3, np.nan))

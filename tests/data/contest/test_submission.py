@@ -1,0 +1,221 @@
+"""A submission holds the right numbers for every test picture, or there is no file."""
+
+import re
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+
+from heatmap.data.contest import (
+    AskedPoints,
+    contest_mse,
+    read_submission,
+    score_submission,
+    squared_errors,
+    write_answers,
+    write_submission,
+)
+from heatmap.data.contest import submission as module
+
+NAMES = ["a.jpg", "b.jpg", "c.jpg"]
+INDICES = np.array([[4, 0, 2, 2, 1], [3, 3, 1, 0, 4], [0, 1, 2, 3, 4]])
+ASKED = AskedPoints(path=Path("test_points.csv"), names=NAMES, indices=INDICES)
+
+
+def predictions() -> np.ndarray:
+    """(3, 6, 2) float32; each number tells its picture, landmark and axis."""
+    picture, landmark, axis = np.mgrid[0:3, 0:6, 0:2]
+    return (100 * picture + 10 * landmark + axis - 0.375).astype(np.float32)
+
+
+def picked(points: np.ndarray, names: list[str] = NAMES, asked: AskedPoints = ASKED) -> np.ndarray:
+    """The landmarks asked for of these pictures."""
+    rows = [asked.names.index(name) for name in names]
+    return np.take_along_axis(points, asked.indices[rows, :, None], 1)
+
+
+def test_the_file_is_the_contests(tmp_path: Path) -> None:
+    path = tmp_path / "submission.csv"
+    asked = AskedPoints(path=Path(), names=["b.jpg", "a.jpg"], indices=np.array([[1, 0], [2, 2]]))
+    names = ["a.jpg", "b.jpg"]
+    write_submission(path, asked, names, picked(predictions()[:2], names, asked))
+    assert path.read_bytes() == (
+        b"file_name,Point_M0_X,Point_M0_Y,Point_M1_X,Point_M1_Y\n"
+        b"b.jpg,110,111,100,101\n"
+        b"a.jpg,20,21,20,21\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("rounding", "expected"),
+    [
+        ("round", "a.jpg,12,-12,1,-1,2,-2"),
+        ("truncate", "a.jpg,11,-11,0,0,2,-2"),
+        ("none", "a.jpg,11.7500,-11.7500,0.5500,-0.5500,2.5000,-2.0001"),
+    ],
+)
+def test_rounding(
+    tmp_path: Path, rounding: Literal["round", "truncate", "none"], expected: str
+) -> None:
+    path = tmp_path / "submission.csv"
+    points = np.array([[[11.75, -11.75], [0.55, -0.55], [2.5, -2.00012]]])
+    asked = AskedPoints(path=Path(), names=["a.jpg"], indices=np.array([[0, 1, 2]]))
+    write_submission(path, asked, ["a.jpg"], points, rounding=rounding)
+    assert path.read_text().splitlines()[1] == expected
+
+
+def test_truncation_is_the_organisers(tmp_path: Path) -> None:
+    path = tmp_path / "submission.csv"
+    points = predictions() - 150
+    write_submission(path, ASKED, NAMES, picked(points), rounding="truncate")
+    expected = points[np.arange(3)[:, None], INDICES].astype(int)
+    np.testing.assert_array_equal(read_submission(path).points_image, expected)
+
+
+def test_decimals_read_back_to_a_ten_thousandth(tmp_path: Path) -> None:
+    path = tmp_path / "submission.csv"
+    points = np.random.default_rng(0).uniform(-30, 1400, (3, 6, 2))
+    write_submission(path, ASKED, NAMES, picked(points), rounding="none")
+    expected = points[np.arange(3)[:, None], INDICES]
+    np.testing.assert_allclose(read_submission(path).points_image, expected, atol=1e-4, rtol=0)
+
+
+def test_predictions_are_joined_by_name(tmp_path: Path) -> None:
+    order = [2, 0, 1]
+    write_submission(tmp_path / "straight.csv", ASKED, NAMES, picked(predictions()))
+    names = [NAMES[row] for row in order]
+    shuffled = picked(predictions()[order], names)
+    write_submission(tmp_path / "shuffled.csv", ASKED, names, shuffled)
+    submission = read_submission(tmp_path / "straight.csv")
+    assert submission.names == NAMES
+    assert submission.points_image.dtype == np.float64
+    assert submission.points_image[1, 2].tolist() == [110, 111]
+    assert (tmp_path / "straight.csv").read_bytes() == (tmp_path / "shuffled.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("names", "essential"),
+    [
+        (["a.jpg", "c.jpg"], "1 pictures are missing: b.jpg"),
+        ([*NAMES, "x.jpg", "w.jpg"], "2 pictures are not asked for: w.jpg, x.jpg"),
+        ([*NAMES, "b.jpg"], "1 pictures are duplicate: b.jpg"),
+    ],
+)
+def test_other_names_than_asked_for_leave_no_file(
+    tmp_path: Path, names: list[str], essential: str
+) -> None:
+    with pytest.raises(ValueError, match=f"test_points.csv: {essential}$"):
+        write_submission(tmp_path / "s.csv", ASKED, names, np.zeros((len(names), 5, 2)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_many_missing_names_are_shortened(tmp_path: Path) -> None:
+    names = [f"{number}.jpg" for number in range(9)]
+    asked = AskedPoints(path=Path("test_points.csv"), names=names, indices=np.zeros((9, 2), int))
+    with pytest.raises(ValueError, match=r"8 pictures are missing: 1.jpg, 2.jpg, 3.jpg, \.\.\.$"):
+        write_submission(tmp_path / "s.csv", asked, names[:1], np.zeros((1, 2, 2)))
+
+
+def test_another_number_of_names_than_predictions_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="3 file names for 2 predictions"):
+        write_submission(tmp_path / "s.csv", ASKED, NAMES, picked(predictions())[:2])
+
+
+def test_another_number_of_landmarks_than_asked_for_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"test_points.csv asks for 5 landmarks.* hold 6"):
+        write_submission(tmp_path / "s.csv", ASKED, NAMES, predictions())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("rounding", ["round", "truncate", "none"])
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_a_point_that_is_not_finite_leaves_the_old_file(
+    tmp_path: Path, rounding: Literal["round", "truncate", "none"], value: float
+) -> None:
+    path = tmp_path / "s.csv"
+    path.write_text("old")
+    points = predictions()
+    points[1, 5] = value  # nobody asks for this one
+    points[2, 3, 1] = value
+    with pytest.raises(ValueError, match=r"s\.csv: not written.*'c\.jpg' is not finite"):
+        write_submission(path, ASKED, NAMES, picked(points), rounding=rounding)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_does_not_read_back_the_same_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = module.write_points
+
+    def write_wrongly(path: Path, names: list[str], points: np.ndarray, **options: str) -> None:
+        write(path, names, points + (np.arange(3) == 2)[:, None, None], **options)
+
+    monkeypatch.setattr(module, "write_points", write_wrongly)
+    with pytest.raises(OSError, match="does not read back"):
+        write_submission(tmp_path / "s.csv", ASKED, NAMES, picked(predictions()))
+    assert list(tmp_path.iterdir()) == []
+
+
+SUBMISSION = "file_name,Point_M0_X,Point_M0_Y,Point_M1_X,Point_M1_Y\na.jpg,1,2,3,4\nb.jpg,5,6,7,8\n"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "essentials"),
+    [
+        (",", "\t", ["row 1", "comma"]),
+        ("Point_M", "Point_", ["row 1, column 2", "'Point_M0_X'", "'Point_0_X'"]),
+        ("Point_M1_X", "Point_M2_X", ["row 1, column 4", "'Point_M1_X'", "'Point_M2_X'"]),
+        (",6,", ",,", ["row 3, column Point_M0_Y", "empty"]),
+        (",5,6,", ",,,", ["row 3, column Point_M0_X", "empty", "every number"]),
+        (",6,", ",six,", ["row 3, column Point_M0_Y", "'six' is not a number"]),
+        (",6,", ",nan,", ["row 3, column Point_M0_Y", "'nan' is not a number"]),
+        (",6,", ",inf,", ["row 3, column Point_M0_Y", "'inf' is not finite"]),
+        (",8\n", "\n", ["row 3", "4 cells", "header has 5"]),
+        ("b.jpg", "a.jpg", ["row 3, column file_name", "'a.jpg'", "row 2"]),
+    ],
+)
+def test_a_malformed_submission_is_refused_with_its_place(
+    tmp_path: Path, old: str, new: str, essentials: list[str]
+) -> None:
+    assert old in SUBMISSION
+    path = tmp_path / "s.csv"
+    path.write_text(SUBMISSION.replace(old, new))
+    with pytest.raises(ValueError, match=re.escape(str(path))) as error:
+        read_submission(path)
+    for essential in essentials:
+        assert essential in str(error.value)
+
+
+def test_a_submission_is_scored_by_name(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    truth = random.integers(-9, 999, (3, 5, 2)).astype(float)
+    answers = truth + random.integers(-4, 5, truth.shape)
+    truth[1, 2] = np.nan
+    write_answers(tmp_path / "solution.csv", NAMES, truth)
+    order = [1, 2, 0]
+    write_answers(tmp_path / "s.csv", [NAMES[row] for row in order], answers[order])
+
+    score = score_submission(tmp_path / "s.csv", tmp_path / "solution.csv")
+    assert score.names == NAMES
+    np.testing.assert_array_equal(score.per_picture, squared_errors(answers, truth))
+    assert score.mse == contest_mse(score.per_picture)
+    assert len(set(score.per_picture.tolist())) == 3
+
+
+@pytest.mark.parametrize(
+    ("names", "num_points", "essential"),
+    [
+        (["a.jpg", "b.jpg"], 5, "s.csv, scored by .*solution.csv: 1 pictures are missing: c.jpg"),
+        ([*NAMES, "x.jpg"], 5, "s.csv, scored by .*: 1 pictures are not asked for: x.jpg"),
+        (NAMES, 4, "s.csv holds 4 points for each picture, .*solution.csv 5"),
+    ],
+)
+def test_a_submission_for_another_solution_is_refused(
+    tmp_path: Path, names: list[str], num_points: int, essential: str
+) -> None:
+    write_answers(tmp_path / "solution.csv", NAMES, np.zeros((3, 5, 2)))
+    write_answers(tmp_path / "s.csv", names, np.zeros((len(names), num_points, 2)))
+    with pytest.raises(ValueError, match=essential):
+        score_submission(tmp_path / "s.csv", tmp_path / "solution.csv")

@@ -1,0 +1,347 @@
+"""Kaggle's facial keypoints, from the archives as they are downloaded to the submission."""
+
+import csv
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+import pytest
+
+from heatmap import schemes
+from heatmap.data.contest import Folder, read_asked_points, read_image, read_landmarks, split_rows
+from heatmap.data.formats.kaggle15 import LANDMARKS, Lookup, convert, read_lookup, write_submission
+
+TEST_NAMES = [f"0000{number}.png" for number in range(1, 5)]
+
+
+@pytest.fixture
+def files(kaggle15_files: Path, tmp_path: Path) -> Path:
+    """The files of `kaggle15_files` as plain tables, to change."""
+    folder = tmp_path / "files"
+    folder.mkdir()
+    for name in ("training", "test"):
+        with zipfile.ZipFile(kaggle15_files / f"{name}.zip") as archive:
+            archive.extract(f"{name}.csv", folder)
+    shutil.copy(kaggle15_files / "IdLookupTable.csv", folder)
+    return folder
+
+
+def pack(archive: Path, *files: Path) -> Path:
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as writer:
+        for file in files:
+            writer.write(file, file.name)
+    return archive
+
+
+def cells_of(path: Path) -> list[list[str]]:
+    with path.open(newline="") as file:
+        return list(csv.reader(file))
+
+
+def change(path: Path, row: int, column: int, cell: str) -> None:
+    """Another cell in a table; rows from 1 as in messages, columns from 0."""
+    cells = cells_of(path)
+    cells[row - 1][column] = cell
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(cells)
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+# ------------------------------------------------------------------------------------ conversion
+
+
+def test_pictures_and_landmarks_are_those_of_the_tables(files: Path, tmp_path: Path) -> None:
+    done = convert(files, tmp_path / "out")
+    assert (done.num_training, done.num_complete, done.num_test, done.num_asked) == (10, 8, 4, 64)
+    folder = Folder(root=tmp_path / "out")
+    table = read_landmarks(folder.train_table)
+    assert table.names == [f"{row:05}.png" for row in range(2, 12)]
+    assert table.points_image.shape == (10, 15, 2)
+    for row, (*numbers, picture) in enumerate(cells_of(files / "training.csv")[1:]):
+        expected = [float(number or "nan") for number in numbers]
+        np.testing.assert_allclose(table.points_image[row].ravel(), expected, atol=5e-6, rtol=0)
+        image = read_image(folder.train_images / table.names[row])
+        grey = np.array(picture.split(), int).reshape(96, 96, 1)
+        np.testing.assert_array_equal(image, np.broadcast_to(grey, (96, 96, 3)))
+    assert np.isnan(table.points_image[..., 0]).sum(1).tolist() == [0, 0, 11, 0, 0, 11, 0, 0, 0, 0]
+
+    asked = read_asked_points(folder.test_points, 15)
+    assert asked.names == TEST_NAMES
+    assert asked.indices.tolist() == [list(range(15))] * 4
+    for row, (_, picture) in enumerate(cells_of(files / "test.csv")[1:]):
+        stored = cv2.imread(str(folder.test_images / TEST_NAMES[row]), cv2.IMREAD_UNCHANGED)
+        np.testing.assert_array_equal(stored, np.array(picture.split(), int).reshape(96, 96))
+    assert folder.lookup_table.read_bytes() == (files / "IdLookupTable.csv").read_bytes()
+
+
+def test_decimals_are_kept_to_the_digit(files: Path, tmp_path: Path) -> None:
+    convert(files, tmp_path / "out")
+    written = (tmp_path / "out" / "train" / "landmarks.csv").read_text().splitlines()
+    given = cells_of(files / "training.csv")
+    assert [line.split("\t")[1:] for line in written[1:]] == [cells[:-1] for cells in given[1:]]
+
+
+@pytest.mark.parametrize("form", ["outer zip", "training.zip", "training.csv", "one zip", "mixed"])
+def test_every_form_of_the_source_gives_the_same(
+    files: Path, kaggle15_files: Path, tmp_path: Path, form: str
+) -> None:
+    tables = [files / "training.csv", files / "test.csv", files / "IdLookupTable.csv"]
+    if form == "outer zip":
+        everything = sorted(kaggle15_files.iterdir())
+        assert len(everything) == 3
+        source = pack(tmp_path / "facial-keypoints-detection.zip", *everything)
+    elif form == "one zip":
+        source = pack(tmp_path / "mine.zip", *tables)
+    elif form == "mixed":  # a cleaned table in the place of Kaggle's, beside Kaggle's archives
+        source = tmp_path / "mixed" / "cleaned.csv"
+        shutil.copytree(kaggle15_files, source.parent)
+        shutil.copy(files / "training.csv", source)
+        (source.parent / "training.zip").write_bytes(b"not used")
+    else:
+        source = kaggle15_files / form if form.endswith("zip") else files / form
+    convert(files, tmp_path / "expected")
+    convert(source, tmp_path / "out")
+    assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "expected")
+
+
+def test_columns_may_stand_in_another_order(files: Path, tmp_path: Path) -> None:
+    convert(files, tmp_path / "expected")
+    for name in ("training", "test"):
+        cells = [list(reversed(row)) for row in cells_of(files / f"{name}.csv")]
+        with (files / f"{name}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows(cells)
+    convert(files, tmp_path / "out")
+    assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "expected")
+
+
+@pytest.mark.parametrize(
+    ("incomplete", "limit", "rows"),
+    [
+        ("keep", 4, [2, 3, 4, 5]),
+        ("drop", 4, [2, 3, 5, 6]),
+        ("drop", None, [2, 3, 5, 6, 8, 9, 10, 11]),
+        ("drop", 200, [2, 3, 5, 6, 8, 9, 10, 11]),
+    ],
+)
+def test_incomplete_rows_are_dropped_before_the_limit_counts(
+    files: Path,
+    tmp_path: Path,
+    incomplete: Literal["keep", "drop"],
+    limit: int | None,
+    rows: list[int],
+) -> None:
+    done = convert(files, tmp_path / "out", incomplete=incomplete, limit=limit)
+    folder = Folder(root=tmp_path / "out")
+    names = [f"{row:05}.png" for row in rows]
+    assert done.num_training == len(rows) and done.num_test == 4
+    assert read_landmarks(folder.train_table).names == names
+    assert sorted(path.name for path in folder.train_images.iterdir()) == names
+
+
+def test_without_test_data_there_is_no_test_part(files: Path, tmp_path: Path) -> None:
+    (files / "IdLookupTable.csv").unlink()
+    assert convert(files, tmp_path / "unasked").num_asked is None
+    assert not Folder(root=tmp_path / "unasked").lookup_table.exists()
+    assert len(list(Folder(root=tmp_path / "unasked").test_images.iterdir())) == 4
+    (files / "test.csv").unlink()
+    assert convert(files, tmp_path / "out").num_test == 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["train"]
+
+
+def test_the_names_are_those_that_the_mirror_permutation_means() -> None:
+    swap = {"left": "right", "right": "left"}
+    mirrored = [re.sub("left|right", lambda side: swap[side[0]], name) for name in LANDMARKS]
+    assert [LANDMARKS[k] for k in schemes.mirror_permutation(15)] == mirrored
+
+
+def test_file_names_tell_no_people_unless_a_pattern_says_so(files: Path, tmp_path: Path) -> None:
+    convert(files, tmp_path / "out")
+    names = read_landmarks(tmp_path / "out" / "train" / "landmarks.csv").names
+    assert split_rows(names).rule == "by order (the last 2 of 10 rows)"
+    assert split_rows(names, person_pattern="(.+)").rule.startswith("by person (10 people, 2 in")
+
+
+# ------------------------------------------------------------------------------------- refusals
+
+
+def cut(folder: Path) -> None:
+    path = folder / "training.csv"
+    path.write_text(path.read_text()[:-20000])
+
+
+def drop_column(folder: Path) -> None:
+    path = folder / "training.csv"
+    path.write_text(path.read_text().replace("nose_tip_x", "nose_x"))
+
+
+def blank_row(folder: Path) -> None:
+    path = folder / "test.csv"
+    path.write_text(path.read_text().replace("\n3,", "\n\n3,"))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        ((("training", 4, 20, "12,5")), ["training.csv, row 4, column nose_tip_x", "not a number"]),
+        ((("training", 4, 1, "")), ["row 4, column left_eye_center_y", "leaves both empty"]),
+        ((("training", 5, 0, "660")), ["row 5, column left_eye_center_x", "outside", "0 to 96"]),
+        ((("training", 6, 30, "1 2 x 4")), ["row 6, column Image, value 3", "0 to 255", "'x'"]),
+        ((("training", 6, 30, "0 256")), ["row 6, column Image, value 2", "'256'"]),
+        ((("training", 6, 30, "1 2 3")), ["row 6, column Image", "3 grey values", "9216"]),
+        ((("test", 3, 0, "1")), ["test.csv, row 3, column ImageId", "stands in row 2 already"]),
+        ((("test", 3, 0, "one")), ["row 3, column ImageId", "whole number", "'one'"]),
+        ((("IdLookupTable", 7, 1, "9")), ["row 7, column ImageId", "no test picture 9"]),
+        ((("IdLookupTable", 7, 2, "nose")), ["row 7, column FeatureName", "'nose'"]),
+        ((("IdLookupTable", 7, 0, "2")), ["row 7, column RowId", "stands in row 3 already"]),
+        (cut, ["training.csv, row 11, column Image", "grey values, expected 9216"]),
+        (drop_column, ["training.csv, row 1", "missing 'nose_tip_x'", "unknown 'nose_x'"]),
+        (blank_row, ["test.csv, row 4", "blank"]),
+    ],
+)
+def test_what_is_wrong_is_named_and_nothing_is_left(
+    files: Path,
+    tmp_path: Path,
+    spoil: tuple[str, int, int, str] | Callable[[Path], None],
+    words: list[str],
+) -> None:
+    if callable(spoil):
+        spoil(files)
+    else:
+        table, row, column, cell = spoil
+        change(files / f"{table}.csv", row, column, cell)
+    with pytest.raises(ValueError) as error:
+        convert(files, tmp_path / "out")
+    for word in words:
+        assert word in str(error.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["files"]
+
+
+def test_damaged_and_other_archives_are_named(
+    files: Path, kaggle15_files: Path, tmp_path: Path
+) -> None:
+    good, out = (kaggle15_files / "training.zip").read_bytes(), tmp_path / "out"
+    source = tmp_path / "training.zip"
+    with zipfile.ZipFile(source, "w", zipfile.ZIP_STORED) as archive:
+        archive.write(files / "training.csv", "training.csv")
+    stored = source.read_bytes()
+    for content, words in (
+        (good[:-5000], "not a zip archive, or cut short"),
+        (b"<!DOCTYPE html>", "not a zip archive"),
+        (stored.replace(b"200", b"201"), "training.csv: the archive is damaged"),
+    ):
+        source.write_bytes(content)
+        with pytest.raises(ValueError, match=re.escape(f"{source}") + f".*{words}"):
+            convert(source, out)
+    pack(source, kaggle15_files / "test.zip")
+    with pytest.raises(
+        ValueError, match=r"expected training.zip or training.csv in it, found test"
+    ):
+        convert(source, out)
+    with pytest.raises(ValueError, match="no such file"):
+        convert(tmp_path / "nothing.zip", out)
+    page = tmp_path / "page.csv"
+    page.write_text("<!DOCTYPE html>\n")
+    with pytest.raises(ValueError, match=r"page.csv, row 1: expected 31 columns, left_eye.*Image"):
+        convert(page, out)
+    assert not out.exists()
+
+
+def test_a_folder_with_something_in_it_is_refused(kaggle15_files: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="not an empty folder"):
+        convert(kaggle15_files, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+# ------------------------------------------------------------------------------------ submission
+
+
+@pytest.fixture
+def lookup(kaggle15_files: Path) -> Lookup:
+    return read_lookup(kaggle15_files / "IdLookupTable.csv", TEST_NAMES)
+
+
+def predictions() -> np.ndarray:
+    """(4, 15, 2), each number its own: picture + landmark / 100 + (y: 50)."""
+    picture, landmark, axis = np.indices((4, 15, 2))
+    return picture + landmark / 100 + 50 * axis
+
+
+def test_every_row_is_answered_in_the_order_of_the_lookup_table(
+    lookup: Lookup, kaggle15_files: Path, tmp_path: Path
+) -> None:
+    order = [2, 0, 3, 1]
+    names = [TEST_NAMES[row] for row in order]
+    write_submission(tmp_path / "s.csv", lookup, names, predictions()[order])
+    (header, *rows), asked = (
+        cells_of(tmp_path / "s.csv"),
+        cells_of(kaggle15_files / "IdLookupTable.csv")[1:],
+    )
+    assert header == ["RowId", "Location"]
+    assert [row[0] for row in rows] == [row[0] for row in asked] and len(rows) == 64
+    for (_, image, feature, _), (_, location) in zip(asked, rows, strict=True):
+        landmark = LANDMARKS.index(feature[:-2])
+        expected = int(image) - 1 + landmark / 100 + 50 * (feature[-1] == "y")
+        assert float(location) == pytest.approx(expected, abs=1e-6)
+
+
+def test_locations_lie_in_the_picture(lookup: Lookup, tmp_path: Path) -> None:
+    write_submission(tmp_path / "s.csv", lookup, TEST_NAMES, predictions() * 3 - 3)
+    locations = np.array([float(row[1]) for row in cells_of(tmp_path / "s.csv")[1:]])
+    assert (locations.min(), locations.max()) == (0, 96)
+    assert ((locations > 0) & (locations < 96)).any()
+    write_submission(tmp_path / "r.csv", lookup, TEST_NAMES, predictions(), rounding="round")
+    assert {row[1] for row in cells_of(tmp_path / "r.csv")[1:]} == {
+        "0", "1", "2", "3", "50", "51", "52", "53"
+    }  # fmt: skip
+
+
+def test_what_cannot_be_answered_leaves_no_file(lookup: Lookup, tmp_path: Path) -> None:
+    path, points = tmp_path / "s.csv", predictions()
+    with pytest.raises(ValueError, match=r"1 pictures have no prediction, such as 00004.png"):
+        write_submission(path, lookup, TEST_NAMES[:3], points[:3])
+    with pytest.raises(ValueError, match="15 landmarks, but the predictions hold 68"):
+        write_submission(path, lookup, TEST_NAMES, np.zeros((4, 68, 2)))
+    points[1, 7, 1] = np.nan
+    with pytest.raises(ValueError, match=r"the prediction for '00002.png' is not finite"):
+        write_submission(path, lookup, TEST_NAMES, points)
+    assert list(tmp_path.iterdir()) == []
+
+
+# ------------------------------------------------------------------------------- the real faces
+
+
+@pytest.mark.slow
+def test_the_real_faces_are_converted_by_the_command(faces15: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    tool = Path(__file__).resolve().parents[3] / "tools" / "data.py"
+    command = [sys.executable, tool, "convert", "kaggle15", faces15 / "training.zip", out]
+    options = ["--incomplete", "drop", "--limit", "200"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "200 training pictures, 200 with all 15 landmarks" in done.stdout
+    assert "300 test pictures, 9000 coordinates asked for" in done.stdout
+    points = read_landmarks(out / "train" / "landmarks.csv").points_image
+    assert np.isfinite(points).all()
+    left_eye, right_eye, nose, lip = (points[:, k].mean(0) for k in (0, 1, 10, 14))
+    assert right_eye[0] < nose[0] < left_eye[0]  # the person's own left is the picture's right
+    assert max(left_eye[1], right_eye[1]) < nose[1] < lip[1]
+
+    done = subprocess.run([*command, *options], capture_output=True, text=True)
+    assert done.returncode == 1 and "not an empty folder" in done.stderr
+    done = subprocess.run([*command[:3], "kaggle51"], capture_output=True, text=True)
+    assert done.returncode == 2 and "kaggle15" in done.stderr

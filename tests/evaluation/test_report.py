@@ -1,0 +1,304 @@
+import csv
+import json
+import math
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from html import unescape
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from browser import shown
+
+from heatmap import config
+from heatmap.evaluation import calibration, metrics, report
+from heatmap.evaluation.metrics import Errors
+from heatmap.evaluation.report import write_report
+from heatmap.inference.ensemble import Ensemble
+from heatmap.training import loop
+from heatmap.training.prepare import prepare
+
+CPU = torch.device("cpu")
+Tool = Callable[..., int]
+
+
+def trained(folder: Path, root: Path, model: config.Model) -> Path:
+    """A run of two steps; the last 6 of the tiny contest's 12 rows validate."""
+    experiment = config.Experiment(
+        name=folder.name,
+        data=config.Data(root=root, split="order", validation=0.5, workers=0),
+        crop=config.Crop(height=32, width=48),
+        model=model,
+        train=config.Train(batch=4, max_steps=2, device="cpu", compile="off"),
+        wandb=config.Wandb(mode="off"),
+    )
+    loop.train(prepare(experiment), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tiny_contest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = config.UNet(encoder="tu-test_resnet", weights="none", width=6)
+    return trained(tmp_path_factory.mktemp("runs") / "heat", tiny_contest, model)
+
+
+@pytest.fixture(scope="module")
+def direct(tiny_contest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = config.Direct(encoder="tu-test_resnet", weights="none")
+    return trained(tmp_path_factory.mktemp("runs") / "straight", tiny_contest, model)
+
+
+@pytest.fixture
+def checked() -> calibration.Checked:
+    """A calibration as of a network that knows how wrong it is."""
+    spread = np.linspace(1, 9, 4000).reshape(200, 20)
+    distance = np.random.default_rng(0).rayleigh(spread)
+    first = np.arange(200) % 2 == 0
+    found = calibration.fit_and_check(distance, np.full_like(spread, np.nan), spread, first)
+    assert found is not None
+    return found
+
+
+def text_of(page: str) -> str:
+    """What is read on the page, in one line."""
+    without = re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL)
+    return unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", without))).replace("\xa0", " ")
+
+
+def test_evaluate_writes_the_page_of_a_run(
+    run: Path, tiny_contest: Path, tool: Tool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tool("evaluate", run, "--report", tmp_path / "page", "--device", "cpu") == 0
+    assert f"report: {tmp_path / 'page' / 'report.html'}" in capsys.readouterr().out
+    page = (tmp_path / "page" / "report.html").read_text("utf-8")
+    assert "<script" not in page and not re.search(r"https?:|src=\"(?!data:)", page)
+    assert len(page) < 10e6
+
+    text, scores = text_of(page), json.loads((run / "evaluation.json").read_text())
+    assert f"Report of heat on {tiny_contest.name} UNet on tu-test_resnet, 7 landmarks" in text
+    assert f"{scores['mse']:.3f} px²" in text and f"{scores['nme_percent']:.2f} %" in text
+    for curve in ("training loss", "validation MSE, px²", "learning rate", "NME, %"):
+        assert curve in text
+    assert "200 labelled landmarks in each half" in text, "there are only 21"
+    assert page.count("<title>landmark 3 (all):") == 3, "on the face by error, bias and spread"
+
+    with (run / "per_image.csv").open(newline="") as file:
+        pictures = sorted(csv.DictReader(file), key=lambda line: -float(line["mse"]))
+    told = re.findall(r"(\w+\.jpg): ([\d.]+) px²", text)
+    expected = [(line["file_name"], f"{float(line['mse']):.1f}") for line in pictures]
+    assert told[:6] == expected, "all six, from the worst"
+    assert sorted(told[6:]) == sorted(expected[1:5]), "the four in the middle"
+
+
+def test_a_browser_shows_the_page(run: Path, tmp_path: Path, checked: calibration.Checked) -> None:
+    ensemble = Ensemble.load([run])
+    _, folder = metrics.evaluate_run(ensemble, None, CPU)
+    calibration.write(folder, checked)
+    page = write_report(ensemble, None, folder, tmp_path, CPU)
+    for width, found in zip((400, 1280), shown(page, (400, 1280), tmp_path), strict=True):
+        assert found["page_width"] <= width == found["screen_width"]
+        assert found["pictures"] == [report.TILE] * 10
+        assert len(found["charts"]) == 8 and min(found["charts"]) > 300
+        for part in ("The worst pictures", "How long a picture takes", "least sure fifth"):
+            assert part in found["text"]
+
+
+def test_the_calibration_is_shown_by_tenths(
+    run: Path, tmp_path: Path, checked: calibration.Checked
+) -> None:
+    ensemble = Ensemble.load([run])
+    _, folder = metrics.evaluate_run(ensemble, None, CPU)
+    calibration.write(folder, checked)
+    text = text_of(write_report(ensemble, None, folder, tmp_path, CPU).read_text("utf-8"))
+    assert "was fitted on 100 pictures and is checked here on 100 others" in text
+    for number, decile in enumerate(checked.deciles, start=1):
+        assert f" {number} {decile.expected_px:.2f} {decile.observed_px:.2f} " in text
+    off = max(abs(one.expected_px / one.observed_px - 1) for one in checked.deciles)
+    assert 0 < off < 0.15 and f"off by {100 * off:.1f} %" in text
+
+
+def test_a_direct_network_does_not_know_how_wrong_it_is(
+    direct: Path, tool: Tool, tmp_path: Path
+) -> None:
+    (direct / "calibration.json").write_text("{}")  # of an earlier life
+    assert tool("evaluate", direct, "--report", tmp_path, "--device", "cpu") == 0
+    text = text_of((tmp_path / "report.html").read_text("utf-8"))
+    assert "A direct network gives coordinates and nothing that tells how sure it is" in text
+    assert "expected error, px" not in text and "heatmap" not in text.lower()
+    assert not (direct / "calibration.json").exists()
+
+
+def test_several_runs_tell_by_their_disagreement(
+    run: Path, direct: Path, tiny_contest: Path, tool: Tool, tmp_path: Path
+) -> None:
+    assert tool("evaluate", direct, run, "--tta", "scale", "--report", tmp_path) == 0
+    page = (tmp_path / "report.html").read_text("utf-8")
+    text = text_of(page)
+    folder = direct / "evaluation-with-heat-scale"
+    assert f"Report of straight and heat on {tiny_contest.name}, --tta scale" in text
+    assert f"Direct on tu-test_resnet, 7 landmarks, crops of 32 × 48 px; {direct}/best.pt" in text
+    assert f"UNet on tu-test_resnet, 7 landmarks, crops of 32 × 48 px; {run}/best.pt" in text
+    assert "one answer: the mean of their landmarks." in text
+    assert "these runs together" in text and "this run" not in page
+    spread = metrics.read(folder).spread
+    assert (spread > 0).all()
+    assert "━━ straight ━━ heat" in text, "both curves have their names"
+
+
+@pytest.mark.parametrize(
+    ("names", "tta", "signs"),
+    [
+        (["heat"], "", "the height of the heatmap's peak and how wide the heatmap is"),
+        (["heat"], "scale", "the heights of the heatmaps' peaks and how far the views disagree"),
+        (["straight"], "scale", "how far the views disagree"),
+        (["straight", "twin"], "", "how far the runs disagree"),
+        (["straight", "heat"], "", "the heights of the heatmaps' peaks and how far the runs dis"),
+    ],
+)
+def test_the_signs_of_doubt_are_those_that_there_are(
+    run: Path, direct: Path, tmp_path: Path, names: list[str], tta: str, signs: str
+) -> None:
+    (tmp_path / "twin").mkdir()
+    (tmp_path / "twin" / "best.pt").write_bytes((direct / "best.pt").read_bytes())
+    folders = {"heat": run, "straight": direct, "twin": tmp_path / "twin"}
+    ensemble = Ensemble.load([folders[name] for name in names], tta=frozenset(filter(None, [tta])))
+    spread = np.random.default_rng(1).uniform(1, 9, (200, 20))
+    peak = np.random.default_rng(2).uniform(0.1, 1, spread.shape)
+    if "heat" not in names:
+        peak[:] = np.nan
+    distance = np.random.default_rng(0).rayleigh(spread / np.nan_to_num(peak, nan=1))
+    checked = calibration.fit_and_check(distance, peak, spread, np.arange(200) % 2 == 0)
+    told = text_of("".join(report._confidence(checked, ensemble)))
+    assert f"in px of the photograph, is told from {signs}" in told
+
+
+def test_titles_tell_what_is_not_as_in_training(run: Path, direct: Path, tmp_path: Path) -> None:
+    def title(*runs: Path) -> str:
+        return report._title(Ensemble.load(runs), tmp_path / "faces")
+
+    assert title(run) == "Report of heat on faces"
+    assert title(run / "last.pt") == "Report of heat-last on faces"
+    assert title(run, direct, run / "last.pt") == "Report of heat, straight and heat-last on faces"
+    ensemble = replace(Ensemble.load([run], weighted=True), boxes=Path("x/b.csv"))
+    assert report._title(ensemble, tmp_path).endswith(", --weighted --boxes b.csv")
+    ensemble = Ensemble.load([direct, run], tta=frozenset({"scale"}))
+    ensemble.runs[1].network.landmark_decoder = "parabola"
+    assert report._title(ensemble, tmp_path).endswith(", --tta scale --decoder parabola")
+
+
+def test_runs_of_one_folder_name_have_each_their_curve(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "heat")
+    page = "".join(report._learning(Ensemble.load([run, tmp_path / "heat"])))
+    assert f"━━ {run} ━━ {tmp_path / 'heat'}" in text_of(page)
+
+
+def test_a_run_without_a_ledger_has_a_page_too(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "alone" / "best.pt").write_bytes((run / "best.pt").read_bytes())
+    ensemble = Ensemble.load([tmp_path / "alone"])
+    _, folder = metrics.evaluate_run(ensemble, None, CPU)
+    text = text_of(write_report(ensemble, None, folder, tmp_path, CPU).read_text("utf-8"))
+    assert "holds no metrics.jsonl" in text
+
+
+def test_damaged_files_are_told_and_leave_the_old_page(run: Path, tmp_path: Path) -> None:
+    ensemble = Ensemble.load([run])
+    (tmp_path / "report.html").write_text("old")
+    with pytest.raises(ValueError, match=r"errors\.npz: not a readable file"):
+        write_report(ensemble, None, tmp_path, tmp_path, CPU)
+    assert (tmp_path / "report.html").read_text() == "old"
+
+
+def test_a_submission_has_no_report(tool: Tool, tmp_path: Path) -> None:
+    assert tool("evaluate", "a.csv", "--solution", "b.csv", "--report", tmp_path) == 2
+
+
+@pytest.fixture
+def errors() -> Errors:
+    """23 pictures with 5 landmarks, of which the fourth is never labelled."""
+    generator = np.random.default_rng(3)
+    offset = generator.normal((2, 0), 1.5, (23, 5, 2))
+    offset[:, 3] = np.nan
+    offset[7] = np.nan
+    labelled = np.isfinite(offset[..., 0])
+    bias = np.where(labelled.any(0)[:, None], np.nansum(offset, 0), np.nan) / 22
+    distance = np.linalg.norm(offset, axis=-1)
+    nme = np.nansum(distance, 1) / 400
+    nme[7] = np.nan
+    return Errors(
+        rows=np.arange(23), mse=nme**2, nme=nme, normaliser="box",
+        distance=distance.astype(np.float32), peak=np.full((23, 5), np.nan),
+        spread=np.full((23, 5), np.nan, np.float16), mean_shape_mse=nme + 50,
+        image_hw=generator.integers(60, 400, (23, 2)), bias=bias, groups={"all": range(5)},
+    )  # fmt: skip
+
+
+def test_errors_on_the_face_are_bias_and_spread(errors: Errors) -> None:
+    shape = torch.arange(10.0, dtype=torch.float64).reshape(5, 2) ** 1.3
+    page = "".join(report._face(errors, shape))
+    told = [
+        [
+            float(v) if v != "–" else math.nan
+            for v in re.findall(rf"landmark {k} \(all\): (\S+?)(?: px)?<", page)
+        ]
+        for k in range(5)
+    ]
+    for k in (0, 1, 2, 4):
+        rms, bias, spread = told[k]
+        assert rms == pytest.approx(np.sqrt(np.nanmean(errors.distance[:, k] ** 2)), abs=0.01)
+        assert bias == pytest.approx(np.hypot(*errors.bias[k]), abs=0.01)
+        assert rms**2 == pytest.approx(bias**2 + spread**2, rel=0.02)
+    assert np.isnan(told[3]).all() and page.count("#666666") == 3, "grey where nothing is labelled"
+
+
+def test_fifths_hold_a_fifth_each_in_order() -> None:
+    by = np.array([5.0, 1, 4, np.nan, 2, 3, 0])
+    values = np.array([50.0, 10, 40, 7, 20, np.nan, 0])
+    found = report._fifths(by, values, ["a", "b", "c", "d", "e"])
+    assert list(found.values()) == [0, 10, 20, 40, 50]
+    assert math.isnan(report._fifths(by[:3], values[:3], ["a", "b", "c", "d"])["d"])
+
+
+def test_pictures_are_ordered_by_doubt_and_not_by_size(errors: Errors) -> None:
+    """Sure of every second picture, rightly so; the others are smaller, and so are errors in px."""
+    sure = np.arange(200) % 2 == 0
+    length = np.where(sure, 1000.0, 50.0)
+    distance = np.where(sure, 10.0, 2.5)[:, None].repeat(5, 1)
+    told = calibration.Calibration(0.0, 1.0, [0, math.log(20)], [1, 20])
+    found = replace(
+        errors, rows=np.arange(200), nme=distance[:, 0] / length, distance=distance,
+        peak=np.full((200, 5), np.nan), spread=distance, mse=distance[:, 0] ** 2,
+        mean_shape_mse=np.full(200, 90.0), image_hw=length[:, None].repeat(2, 1),
+    )  # fmt: skip
+    expected = report._expected_nme(found, told)
+    assert (expected[sure] < expected[~sure].min()).all()
+    np.testing.assert_allclose(expected, told.expected_error(0 * length, distance[:, 0]) / length)
+    checked = calibration.Checked(told, 100, 100, [])
+    truth = np.full((200, 5, 2), np.nan, np.float32)
+    text = text_of("".join(report._classes(found, metrics.summary(found), checked, truth)))
+    assert re.search(r"surest fifth 1\.00 % .*least sure fifth 5\.00 %", text)
+
+
+def test_a_run_that_is_worse_than_the_mean_face_says_so(errors: Errors, run: Path) -> None:
+    bad = replace(errors, mse=errors.mean_shape_mse * 5, nme=errors.nme + 1)
+    ensemble, scores = Ensemble.load([run]), metrics.summary(bad)
+    page = "".join(report._scores(bad, scores, ensemble, Path("faces")))
+    text = text_of(page)
+    assert "The mean face, which looks at no picture, does better than this." in text
+    good = "".join(report._scores(errors, metrics.summary(errors), ensemble, Path("faces")))
+    way = 100 * (1 - np.nanmean(errors.mse) / np.nanmean(errors.mean_shape_mse))
+    assert f"it has come {way:.1f} % of the way to a perfect answer" in text_of(good)
+    assert "of the way" not in text and "e+" not in text and "1e" not in text
+    ticks = re.findall(r'text-anchor="end">(.+?)<', page)
+    assert ticks == ["0", "20", "40", "60", "80", "100"], "pictures, %, though none is below 10 %"
+
+
+def test_faces_without_a_pose_are_told(errors: Errors) -> None:
+    truth = np.full((23, 5, 2), np.nan, np.float32)
+    pieces = "".join(report._classes(errors, metrics.summary(errors), None, truth))
+    assert "How far heads are turned is not known: 0 of 23 faces" in pieces
+    nothing = replace(errors, nme=np.full(23, np.nan))
+    assert "No picture has a length" in report._cumulative(nothing, metrics.summary(errors), "one")

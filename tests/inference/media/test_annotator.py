@@ -1,0 +1,321 @@
+"""Photographs and videos come back drawn, with every point in their own pixels."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import heatmap
+from heatmap import config
+from heatmap.inference.media import camera, find_files
+from heatmap.inference.media.video import Video
+from heatmap.training import loop
+from heatmap.training.prepare import prepare
+
+Tool = Callable[..., int]
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_contest: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Runs of a step each: of heatmaps, of the direct road, and on boxes."""
+    folder = tmp_path_factory.mktemp("runs")
+    boxes = folder / "boxes.csv"
+    names = [f"{person}_{k}.jpg" for person in ("ada", "bo", "cy", "dee") for k in range(3)]
+    boxes.write_text("file_name,x0,y0,x1,y1\n" + "".join(f"{n},5,6,50,55\n" for n in names))
+    tiny = {"encoder": "tu-test_resnet", "weights": "none"}
+    kinds = {
+        "heatmaps": (config.UNet(**tiny, width=6), config.Crop(height=32, width=48), None),
+        "direct": (config.Direct(**tiny), config.Crop(height=32, width=48), None),
+        "boxes": (
+            config.UNet(**tiny, width=6),
+            config.Crop(height=32, width=32, rule="box"),
+            boxes,
+        ),
+    }
+    for name, (model, crop, table) in kinds.items():
+        experiment = config.Experiment(
+            name=name,
+            data=config.Data(root=tiny_contest, workers=0, boxes=table),
+            crop=crop,
+            model=model,
+            train=config.Train(batch=4, max_steps=1, device="cpu", compile="off"),
+            wandb=config.Wandb(mode="off"),
+        )
+        loop.train(prepare(experiment), folder / name)
+    return {name: folder / name for name in kinds}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tiny_contest: Path) -> Path:
+    """Three pictures, one of them large, one broken; a video; and what is neither."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for k in range(2):
+        content = (tiny_contest / "test" / "images" / f"eve_{k}.jpg").read_bytes()
+        (folder / f"eve_{k}.jpg").write_bytes(content)
+    image = cv2.imread(str(folder / "eve_0.jpg"))
+    assert cv2.imwrite(str(folder / "large.webp"), cv2.resize(image, (900, 700)))
+    (folder / "broken.jpg").write_bytes((folder / "eve_1.jpg").read_bytes()[:700])
+    (folder / "notes.txt").write_text("no picture")
+    code = cv2.VideoWriter.fourcc(*"mp4v")
+    writer = cv2.VideoWriter(str(folder / "clip.mp4"), cv2.CAP_FFMPEG, code, 25, (90, 66))
+    for k in range(5):
+        writer.write(np.roll(cv2.resize(image, (90, 66)), k, 1))
+    writer.release()
+    return folder
+
+
+def table_of(out: Path) -> list[dict[str, str]]:
+    with (out / "points.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def points_of(out: Path, picture: Path, frame: str = "") -> np.ndarray:
+    rows = [r for r in table_of(out) if (r["picture"], r["frame"]) == (str(picture), frame)]
+    assert [int(row["landmark"]) for row in rows] == list(range(len(rows)))
+    return np.array([[float(row["x"]), float(row["y"])] for row in rows])
+
+
+def test_a_folder_is_drawn_and_what_cannot_be_read_is_counted(
+    runs: dict[str, Path],
+    folder: Path,
+    tool: Tool,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    assert (
+        tool("predict", runs["heatmaps"], folder, "--out", out, "--device", "cpu", "--no-smooth")
+        == 1
+    )
+    said = capfd.readouterr()
+    assert f"{folder / 'broken.jpg'}: the picture cannot be decoded" in said.err
+    assert "1 of 5 files could not be looked at" in said.err and "Traceback" not in said.err
+    written = {path.name for path in out.iterdir()}
+    names = {"eve_0.jpg", "eve_1.jpg", "large.webp.png", "clip.mp4"}
+    assert written == names | {"points.csv", "points.json"}
+
+    # the same as the library says
+    paths = [folder / name for name in ("eve_0.jpg", "eve_1.jpg", "large.webp")]
+    expected = heatmap.Predictor(runs["heatmaps"], device="cpu")(paths)
+    for path, points in zip(paths, expected.points_image, strict=True):
+        np.testing.assert_allclose(points_of(out, path), points, atol=1e-3)
+    drawn = cv2.imread(str(out / "large.webp.png"))
+    assert drawn.shape == (700, 900, 3)
+    x, y = expected.points_image[2, 3].round().astype(int)
+    assert np.abs(drawn[y, x].astype(int) - (64, 214, 255)).max() < 40  # a landmark's colour
+    small = cv2.imread(str(folder / "eve_0.jpg")).shape
+    enlarged = cv2.imread(str(out / "eve_0.jpg")).shape
+    assert enlarged[0] % small[0] == 0 and max(enlarged) >= 400
+
+    # JSON says what the table says
+    faces = json.loads((out / "points.json").read_text())["faces"]
+    assert len(faces) == 3 + 5
+    rows = table_of(out)
+    for name in ("x", "y", "confidence", "cov_xx", "cov_xy", "cov_yy"):
+        assert [float(row[name]) for row in rows] == [n for face in faces for n in face[name]]
+
+    # the video keeps its size, rate and length, and has its points frame by frame
+    drawn_video, original = Video(out / "clip.mp4"), Video(folder / "clip.mp4")
+    pictures = list(drawn_video)
+    assert drawn_video.rate == original.rate and pictures[0].image.shape == (66, 90, 3)
+    assert [p.seconds for p in pictures] == pytest.approx([p.seconds for p in original])
+    third = [one.image for one in original][2]
+    (points,) = heatmap.Predictor(runs["heatmaps"], device="cpu")([third]).points_image
+    np.testing.assert_allclose(points_of(out, folder / "clip.mp4", "2"), points, atol=1e-3)
+
+
+def test_boxes_are_taken_from_the_line_or_a_table(
+    runs: dict[str, Path], folder: Path, tool: Tool, tmp_path: Path
+) -> None:
+    paths = [folder / "eve_0.jpg", folder / "eve_1.jpg"]
+    boxes = np.array([(3.5, 4, 40, 50), (10, 12, 60, 44)])
+    table = tmp_path / "boxes.csv"
+    lines = [f"{p.name},{','.join(map(str, b))}\n" for p, b in zip(paths, boxes, strict=True)]
+    table.write_text("file_name,x0,y0,x1,y1\n" + "".join(lines))
+    for name in ("heatmaps", "boxes"):
+        ours = heatmap.Predictor(runs[name], device="cpu")
+        options = ["--device", "cpu", "--out", tmp_path / name]
+        assert tool("predict", runs[name], *paths, "--boxes", table, *options) == 0
+        expected = ours(paths, boxes).points_image
+        for path, points in zip(paths, expected, strict=True):
+            np.testing.assert_allclose(points_of(tmp_path / name, path), points, atol=1e-3)
+        box = ",".join(map(str, boxes[0]))
+        assert tool("predict", runs[name], paths[1], "--box", box, "--two-pass", *options) == 0
+        (points,) = ours(paths[1:], boxes[:1], two_pass=True).points_image
+        np.testing.assert_allclose(points_of(tmp_path / name, paths[1]), points, atol=1e-3)
+
+
+def test_folders_in_a_folder_are_told_of(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (folder / "deeper").mkdir()
+    (folder / "deeper" / "eve_0.jpg").write_bytes((folder / "eve_0.jpg").read_bytes())
+    with caplog.at_level("INFO", "heatmap"):
+        found = find_files([str(folder)])
+    assert len(found) == 5 and f"say '{folder}/**/*.jpg' for all" in caplog.text
+    assert folder / "deeper" / "eve_0.jpg" in find_files([f"{folder}/**/*.jpg"])
+
+
+def test_one_name_of_two_pictures_has_no_box(
+    runs: dict[str, Path], folder: Path, tool: Tool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "deeper").mkdir()
+    paths = [folder / "eve_0.jpg", folder / "deeper" / "eve_0.jpg"]
+    paths[1].write_bytes(paths[0].read_bytes())
+    table = folder / "boxes.csv"
+    arguments = [*paths, "--boxes", table, "--out", folder / "out", "--device", "cpu"]
+    table.write_text("file_name,x0,y0,x1,y1\neve_0.jpg,3,4,40,50\n")
+    assert tool("predict", runs["heatmaps"], *arguments) == 1
+    assert f"row 2: eve_0.jpg is the name of {paths[0]} and of" in capfd.readouterr().err
+    table.write_text(table.read_text() + "deeper/eve_0.jpg,10,12,60,44\n")
+    assert tool("predict", runs["heatmaps"], *arguments) == 0
+
+
+def test_every_face_that_a_detector_finds_is_seen(
+    runs: dict[str, Path], folder: Path, tool: Tool, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    """YuNet itself is no part of the repository; this one answers as it does, in pixels of 640."""
+
+    class Found:
+        def detect(self, image: np.ndarray) -> tuple[int, np.ndarray | None]:
+            assert image.shape == (640, 640, 3) and not image[498:].any()
+            if not image[:498, 639].any():  # a small picture, in the corner
+                return 1, None
+            faces = np.zeros((2, 15), np.float32)
+            faces[:, :4] = [(64, 128, 64, 96), (320, 64, 128, 160)]
+            return 1, faces
+
+    model = tmp_path / "yunet.onnx"
+    model.write_bytes(b"x")
+    monkeypatch.setattr(cv2.FaceDetectorYN, "create", lambda *_: Found())
+    out, large = tmp_path / "out", folder / "large.webp"
+    arguments = [large, folder / "eve_0.jpg", "--detector", model, "--out", out, "--device", "cpu"]
+    assert tool("predict", runs["direct"], *arguments) == 0
+    assert f"{folder / 'eve_0.jpg'}: no face was found" in caplog.text
+    corners = np.array([(320, 64, 448, 224), (64, 128, 128, 224)])  # the larger face first
+    boxes = corners * np.tile([900 / 640, 700 / 498], 2) - 0.5
+    expected = heatmap.Predictor(runs["direct"], device="cpu")([large] * 2, boxes).points_image
+    rows = table_of(out)
+    assert [(row["picture"], row["face"]) for row in rows] == [
+        (str(large), f) for f in "01" for _ in range(7)
+    ]
+    found = np.array([[float(row["x"]), float(row["y"])] for row in rows]).reshape(2, 7, 2)
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    assert {row["confidence"] for row in rows} == {""}  # of the direct road
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ([], 2, "name pictures, videos or a camera"),
+        (["x.jpg", "--data", "."], 2, "--data . takes the place of x.jpg"),
+        (["0", "x.jpg"], 2, "a camera is looked at alone"),
+        (["x.jpg", "--out", "text.onnx"], 2, "--out text.onnx is a file"),
+        (["x.jpg", "--box", "60,2,70,9"], 1, "x.jpg: the box: from (60, 2) to (70, 9) is outside"),
+        (["nothing-*.jpg"], 2, "no file matches nothing-*.jpg"),
+        (["missing.jpg"], 1, "missing.jpg: the picture cannot be read"),
+        (["missing.mp4"], 1, "missing.mp4: the video cannot be read"),
+        (["empty"], 2, "empty: there are no pictures or videos in this folder"),
+        (["x.jpg", "--box", "1,2,3"], 2, "expected four numbers x0,y0,x1,y1, found 1,2,3"),
+        (["x.jpg", "--box", "5,2,3,4"], 2, "x0 must be below x1"),
+        (["x.jpg", "--box", "1,2,3,4", "--detector", "d.onnx"], 2, "exclude each other"),
+        (["x.jpg", "--detector", "d.onnx"], 1, "d.onnx: there is no such file"),
+        (["x.jpg", "--detector", "text.onnx"], 1, "text.onnx: not YuNet"),
+        (["x.jpg", "--test"], 2, "--test goes with --data"),
+        (["x.jpg", "--out", "."], 1, "would take the place of the file itself"),
+        (["--data", ".", "--count", "0"], 2, "--count (at least 1)"),
+        (["987"], 1, "camera 987: there is none"),
+    ],
+)
+def test_wrong_uses_say_what_is_wrong(
+    runs: dict[str, Path], tool: Tool, tmp_path: Path, capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: int, words: str,
+) -> None:  # fmt: skip
+    class Nowhere:
+        is_open = True
+
+        def __init__(self, title: str) -> None:
+            pass
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(camera, "Window", Nowhere)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.onnx").write_text("no network")
+    assert cv2.imwrite(str(tmp_path / "x.jpg"), np.zeros((40, 50, 3), np.uint8))
+    before = (tmp_path / "x.jpg").read_bytes()
+    assert tool("predict", runs["heatmaps"], *arguments, "--device", "cpu") == code
+    said = " ".join(capfd.readouterr().err.replace("│", " ").split())
+    assert words in said and "Traceback" not in said
+    assert (tmp_path / "x.jpg").read_bytes() == before
+
+
+def test_a_run_on_boxes_asks_for_them(
+    runs: dict[str, Path], folder: Path, tool: Tool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert tool("predict", runs["boxes"], folder / "eve_0.jpg", "--device", "cpu") == 2
+    assert "name them with --box or --boxes" in capfd.readouterr().err
+
+
+def test_without_a_display_a_camera_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    with pytest.raises(ValueError, match="live window"):
+        camera.Window("nothing")
+
+
+def test_a_camera_is_shown_until_its_window_is_closed(
+    runs: dict[str, Path], tool: Tool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[np.ndarray] = []
+    image = np.full((60, 80, 3), 90, np.uint8)
+
+    class Screen:
+        is_open = True
+
+        def __init__(self, title: str) -> None:
+            assert "Esc" in title
+
+        def show(self, drawn: np.ndarray) -> None:
+            shown.append(drawn)
+            self.is_open = len(shown) < 4
+
+        def close(self) -> None:
+            self.is_open = False
+
+    monkeypatch.setattr(camera, "Window", Screen)
+    monkeypatch.setattr(camera, "pictures", lambda index: ((image, t / 30) for t in range(99)))
+    assert tool("predict", runs["heatmaps"], "0", "--device", "cpu") == 0
+    assert len(shown) == 4 and all(drawn.shape == image.shape for drawn in shown)
+    assert all((drawn != 90).any() for drawn in shown)
+
+
+def test_labelled_pictures_are_drawn_above_their_truth(
+    runs: dict[str, Path], tiny_contest: Path, tool: Tool, tmp_path: Path
+) -> None:
+    arguments = [runs["heatmaps"], "--data", tiny_contest, "--count", "2", "--device", "cpu"]
+    assert tool("predict", *arguments, "--out", tmp_path / "sheet.png") == 0
+    assert tool("predict", *arguments, "--test", "--out", tmp_path / "out") == 0
+    sheet = cv2.imread(str(tmp_path / "sheet.png"))
+    assert sheet.shape == (2 * (256 + 4) - 4, 2 * (192 + 4) - 4, 3)
+    green = (sheet == (0, 255, 0)).all(-1)
+    assert green[260:].sum() > 2 * 6 and not green[:256].any()
+    assert cv2.imread(str(tmp_path / "out" / "sheet.jpg")).shape == (256, 2 * 196 - 4, 3)
+
+
+def test_what_was_done_before_a_stop_is_kept(
+    runs: dict[str, Path], folder: Path, tool: Tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(video: Video) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Video, "__iter__", stopped)
+    out, files = tmp_path / "out", [folder / "clip.mp4", folder / "eve_1.jpg"]
+    assert tool("predict", runs["direct"], *files, "--out", out, "--device", "cpu") == 1
+    assert len(points_of(out, folder / "eve_1.jpg")) == 7
+    assert len(json.loads((out / "points.json").read_text())["faces"]) == 1

@@ -1,0 +1,123 @@
+"""A still face stands still, a face that moves is followed, a new face begins anew."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from heatmap.inference.media.smooth import Smoother
+
+FRAMES, LANDMARKS, SIGMA, RATE = 300, 37, 0.5, 30
+Motion = Callable[[int], float]
+
+
+def clip(
+    motion: Motion, *, weighted: bool = True, common: float = 0.0, sigma: float = SIGMA
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(T, P, 2) true, noisy and smoothed landmarks of a face that moves along x and y alike.
+
+    The noise has the shapes of the decoder's covariances and another size; a share of its variance
+    is common to all landmarks.
+    """
+    generator = np.random.default_rng(4)
+    truth = generator.uniform(100, 300, (LANDMARKS, 2))
+    truth = truth + np.array([motion(t) for t in range(FRAMES)])[:, None, None]
+    roots = np.eye(2) + 0.3 * generator.normal(size=(LANDMARKS, 2, 2))
+    own = generator.normal(size=(FRAMES, LANDMARKS, 2))
+    shared = generator.normal(size=(FRAMES, 1, 2))
+    noise = np.sqrt(1 - common) * own + np.sqrt(common) * shared
+    raw = truth + sigma * np.einsum("kij,tkj->tki", roots, noise)
+    covariance = 40 * roots @ roots.swapaxes(-1, -2) if weighted else None
+    smoother = Smoother()
+    smooth = [smoother(points, covariance, t / RATE) for t, points in enumerate(raw)]
+    return truth, raw, np.array(smooth)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"weighted": False}, {"common": 0.8}, {"sigma": 0.03}, {"sigma": 6.0}],
+    ids=str,
+)
+def test_the_jitter_of_a_still_face_is_taken_down_four_times(options: dict[str, float]) -> None:
+    truth, raw, smooth = (part[60:] for part in clip(lambda t: 0.0, **options))
+    assert (raw - truth).std(0).mean() > 4 * (smooth - truth).std(0).mean()
+    assert np.abs((smooth - truth).mean((0, 1))).max() < 0.1 * (raw - truth).std()
+
+
+@pytest.mark.parametrize("sigmas_a_frame", [0.6, 1, 3, 10])
+def test_a_moving_face_is_followed_within_two_frames(sigmas_a_frame: float) -> None:
+    speed = sigmas_a_frame * SIGMA
+    truth, _, smooth = clip(lambda t: speed * max(0, t - 100))
+    lag = (truth - smooth).mean((1, 2)) / speed  # frames
+    assert lag[150:].mean() < 2.0
+    assert lag[100:].max() < 3.0 and lag.min() > -1
+
+
+@pytest.mark.parametrize("sigmas", [8, 20, 400])
+def test_a_face_that_jumps_is_there_within_two_frames(sigmas: float) -> None:
+    truth, _, smooth = clip(lambda t: sigmas * SIGMA * (t >= 150))
+    left = (truth - smooth).mean((1, 2)) / (sigmas * SIGMA)
+    assert np.abs(left[151:]).max() < 0.2  # and is not thrown beyond
+
+
+def test_a_swinging_face_is_followed_without_losing_its_way() -> None:
+    truth, raw, smooth = clip(lambda t: 20 * np.sin(2 * np.pi * t / 30))
+    lagged = [np.abs(smooth[60:] - truth[60 - lag : FRAMES - lag]).mean() for lag in range(4)]
+    assert np.argmin(lagged) == 0
+    assert lagged[0] < 2 * np.abs(raw - truth).mean()
+
+
+def test_a_mouth_that_opens_is_followed_while_the_face_stands_still() -> None:
+    generator = np.random.default_rng(5)
+    face = generator.uniform(0, 200, (LANDMARKS, 2))
+    smoother, lag = Smoother(), []
+    for t in range(120):
+        truth = face.copy()
+        truth[30:, 1] += 12 * max(0, np.sin(t / 6))
+        found = smoother(truth + 0.3 * generator.normal(size=truth.shape), None, t / RATE)
+        lag.append(np.abs(found - truth))
+    assert np.array(lag)[30:, 30:, 1].mean() < 1.5  # px, of strokes of 12
+    assert np.array(lag)[30:, :30].mean() < 0.3 / 3
+
+
+def test_a_frame_with_wide_heatmaps_counts_for_less() -> None:
+    generator = np.random.default_rng(6)
+    face = generator.uniform(0, 200, (LANDMARKS, 2))
+    sharp = np.broadcast_to(30 * np.eye(2), (LANDMARKS, 2, 2))
+    moved = []
+    for covariance in (sharp, 50 * sharp, sharp * np.diag([50, 1]), sharp * np.nan, 0 * sharp):
+        generator = np.random.default_rng(7)
+        smoother = Smoother()
+        for t in range(60):
+            smoother(face + 0.5 * generator.normal(size=face.shape), sharp, t / RATE)
+        before = smoother(face, sharp, 2)
+        moved.append(np.abs(smoother(before + 3, covariance, 2 + 1 / RATE) - before).mean(0))
+    even, wide, wide_along_x, lost, black = moved
+    assert (wide < even / 10).all()
+    assert wide_along_x[0] < even[0] / 5 and wide_along_x[1] > even[1] / 2
+    assert max(lost.max(), black.max()) < 1e-3
+
+
+def test_after_a_gap_or_a_reset_a_face_begins_anew() -> None:
+    generator = np.random.default_rng(8)
+    for seconds, forgets in ((1 / RATE, False), (0.8, True), (1 / RATE, True)):
+        smoother = Smoother()
+        for t in range(40):
+            smoother(generator.normal(size=(5, 2)), None, t / RATE)
+        if forgets and seconds < 0.5:
+            smoother.reset()
+        points = generator.normal(size=(5, 2))
+        found = smoother(points, None, 39 / RATE + seconds)
+        assert np.array_equal(found, points) == forgets
+
+
+def test_frames_that_repeat_and_faces_without_noise_break_nothing() -> None:
+    face = np.random.default_rng(9).uniform(0, 200, (LANDMARKS, 2))
+    smoother = Smoother()
+    for t in range(30):
+        found = smoother(face + (t > 20) * 4, np.zeros((LANDMARKS, 2, 2)), t / RATE)
+    assert np.isfinite(found).all()
+    smoother = Smoother()
+    for t in range(30):
+        found = smoother(face + (t > 20) * 4, None, t / RATE)
+    np.testing.assert_allclose(found, face + 4, atol=1e-2)

@@ -1,0 +1,180 @@
+"""Videos come back with every picture at its time, and what is damaged is told."""
+
+import logging
+import struct
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from heatmap.inference.media import video
+from heatmap.inference.media.video import Video
+
+
+def picture(k: int, height: int, width: int) -> np.ndarray:
+    """Grey, with a white bar at x = 4 + 3 k in its upper half and red in a corner."""
+    image = np.full((height, width, 3), 60, np.uint8)
+    image[: height // 2, 4 + 3 * k : 7 + 3 * k] = 255
+    image[-8:, -8:] = (230, 20, 20)
+    return image
+
+
+def clip(path: Path, count: int = 12, hw: tuple[int, int] = (48, 64), rate: float = 25) -> Path:
+    """A video as OpenCV writes them."""
+    code = cv2.VideoWriter.fourcc(*("mp4v" if path.suffix == ".mp4" else "MJPG"))
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, code, rate, hw[::-1])
+    for k in range(count):
+        writer.write(picture(k, *hw)[..., ::-1])
+    writer.release()
+    return path
+
+
+def copied(source: Path, path: Path, hw: tuple[int, int] | None = None) -> None:
+    """Writes the video anew, its pictures drawn again in this size."""
+    original = Video(source)
+    pictures = list(original)
+    hw = hw or pictures[0].image.shape[:2]
+    with video.written(path, original, hw) as writer:
+        for k, one in enumerate(pictures):
+            writer.write(picture(k, *hw), one.start, one.duration)
+
+
+def bar(image: np.ndarray) -> float:
+    """Where the white bar is."""
+    row = image[image.shape[0] // 4, :, 1].astype(float) - 60
+    return float((row.clip(60) - 60) @ np.arange(len(row)) / (row.clip(60) - 60).sum())
+
+
+def assert_shows(images: Sequence[np.ndarray], hw: tuple[int, int]) -> None:
+    for k, image in enumerate(images):
+        assert image.shape == (*hw, 3)
+        assert bar(image) == pytest.approx(5 + 3 * k, abs=0.3)
+        red, green, _ = image[-4, -4].astype(int)
+        assert red > 150 and green < 100
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.avi"])
+def test_every_picture_is_read_at_its_time(tmp_path: Path, name: str) -> None:
+    source = Video(clip(tmp_path / name))
+    pictures = list(source)
+    assert source.expected == 12 and source.rate == 25 and source.report(12) == ""
+    assert_shows([one.image for one in pictures], (48, 64))
+    assert [one.seconds for one in pictures] == pytest.approx([k / 25 for k in range(12)])
+
+
+@pytest.mark.parametrize("hw", [(48, 64), (47, 64), (48, 63), (47, 63)])
+def test_a_video_keeps_its_size_rate_and_length(tmp_path: Path, hw: tuple[int, int]) -> None:
+    source = clip(tmp_path / "clip.mp4", rate=29.97)
+    copied(source, tmp_path / "out.mp4", hw)
+    found = Video(tmp_path / "out.mp4")
+    pictures = list(found)
+    assert float(found.rate) == pytest.approx(29.97, abs=1e-3)
+    assert_shows([one.image for one in pictures], hw)
+    assert [p.seconds for p in pictures] == pytest.approx([k / 29.97 for k in range(12)], abs=1e-3)
+    # OpenCV, which cuts odd sizes when it writes, agrees
+    capture = cv2.VideoCapture(str(tmp_path / "out.mp4"))
+    assert capture.read()[1].shape == (*hw, 3)
+    assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 12
+    capture.release()
+
+
+def test_pictures_that_are_shown_for_longer_stay_so(tmp_path: Path) -> None:
+    original = Video(clip(tmp_path / "clip.mp4"))
+    ticks = [round(seconds / original.time_base) for seconds in (0, 0.04, 0.3, 0.31, 1.2)]
+    with video.written(tmp_path / "uneven.mp4", original, (48, 64)) as writer:
+        for k, start in enumerate(ticks):
+            writer.write(picture(k, 48, 64), start, round(Fraction(1, 25) / original.time_base))
+    uneven = [one.seconds for one in Video(tmp_path / "uneven.mp4")]
+    assert uneven == pytest.approx([0, 0.04, 0.3, 0.31, 1.2], abs=1e-3)
+    copied(tmp_path / "uneven.mp4", tmp_path / "again.mp4")
+    assert [one.seconds for one in Video(tmp_path / "again.mp4")] == pytest.approx(uneven)
+
+
+@pytest.mark.parametrize("clockwise", [90, 180, 270])
+def test_a_video_of_a_turned_phone_is_seen_upright(tmp_path: Path, clockwise: int) -> None:
+    content = bytearray(clip(tmp_path / "clip.mp4").read_bytes())
+    cosine, sine = {90: (0, 1), 180: (-1, 0), 270: (0, -1)}[clockwise]
+    matrix = (cosine, sine, 0, -sine, cosine, 0, 0, 0, 1 << 14)  # ISO 14496-12, 8.3.2
+    at = content.find(b"tkhd") + 44
+    content[at : at + 36] = struct.pack(">9i", *(n << 16 for n in matrix))
+    (tmp_path / "turned.mp4").write_bytes(content)
+    turned = [one.image for one in Video(tmp_path / "turned.mp4")]
+    assert_shows([np.rot90(image, clockwise // 90) for image in turned], (48, 64))
+
+
+def test_damaged_pictures_are_told_and_the_others_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = bytearray(clip(tmp_path / "clip.avi", count=20).read_bytes())
+    starts = [k for k in range(len(content) - 1) if content[k : k + 2] == b"\xff\xd8"]
+    content[starts[5] : starts[5] + 200] = bytes(200)
+    (tmp_path / "damaged.avi").write_bytes(content)
+    damaged = Video(tmp_path / "damaged.avi")
+    with caplog.at_level(logging.WARNING, "heatmap"):
+        pictures = list(damaged)
+    assert 18 <= len(pictures) <= 20
+    assert bar(pictures[-1].image) == pytest.approx(5 + 3 * 19, abs=0.3)
+    assert pictures[-1].seconds == pytest.approx(19 / 25)
+    assert damaged.lost + damaged.damaged == 1
+    assert damaged.report(len(pictures)).startswith(f"{damaged.path}: 1 ")
+
+
+def test_a_video_that_breaks_off_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
+    content = clip(tmp_path / "clip.avi", count=20).read_bytes()
+    (tmp_path / "cut.avi").write_bytes(content[: len(content) * 6 // 10])
+    cut = Video(tmp_path / "cut.avi")
+    count = len(list(cut))
+    assert 3 <= count <= 14
+    assert f"{count} of 20 pictures could be read" in cut.report(count)
+
+
+def test_a_video_without_a_number_of_pictures_breaks_off_by_its_length(tmp_path: Path) -> None:
+    original = Video(clip(tmp_path / "clip.mp4", count=99))
+    with av.open(str(tmp_path / "clip.mkv"), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        for one in original:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(one.image, format="rgb24")))
+        container.mux(stream.encode(None))
+    content = (tmp_path / "clip.mkv").read_bytes()
+    (tmp_path / "cut.mkv").write_bytes(content[: len(content) // 2])
+    whole, cut = Video(tmp_path / "clip.mkv"), Video(tmp_path / "cut.mkv")
+    assert whole.expected is None and whole.report(len(list(whole))) == ""
+    count = len(list(cut))
+    assert f"breaks off after {count / 25:.1f} of 4.0 s" in cut.report(count)
+
+
+def test_pixels_that_are_not_square_stay_so(tmp_path: Path) -> None:
+    original = Video(clip(tmp_path / "clip.mp4"))
+    pictures = list(original)
+    original.pixel_aspect = Fraction(4, 3)
+    with video.written(tmp_path / "wide.mp4", original, (48, 64)) as writer:
+        for one in pictures:
+            writer.write(one.image, one.start, one.duration)
+    copied(tmp_path / "wide.mp4", tmp_path / "again.mp4")
+    again = Video(tmp_path / "again.mp4")
+    assert len(list(again)) == 12 and again.pixel_aspect == Fraction(4, 3)
+
+
+def test_what_is_no_video_is_told(tmp_path: Path) -> None:
+    (tmp_path / "text.mp4").write_text("no video at all\n" * 99)
+    content = clip(tmp_path / "clip.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(content[: len(content) // 2])  # its index is at the end
+    for name in ("text.mp4", "cut.mp4", "missing.mp4"):
+        with pytest.raises(ValueError, match=f"{name}: .*(cannot be read|cut short)"):
+            Video(tmp_path / name)
+
+
+def test_a_video_that_fails_to_be_written_leaves_nothing(tmp_path: Path) -> None:
+    original = Video(clip(tmp_path / "clip.mp4"))
+    with (
+        pytest.raises(RuntimeError, match="stop"),
+        video.written(tmp_path / "out.mp4", original, (48, 64)) as writer,
+    ):
+        writer.write(picture(0, 48, 64), 0, 512)
+        raise RuntimeError("stop")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.mp4"]

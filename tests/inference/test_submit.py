@@ -1,0 +1,278 @@
+"""Several runs and views make one submission and one score."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from heatmap import config
+from heatmap.data import contest
+from heatmap.data.formats.kaggle15 import convert
+from heatmap.inference.ensemble import Ensemble
+from heatmap.inference.predict import predict
+from heatmap.runs import checkpoint
+from heatmap.training import loop
+from heatmap.training.prepare import prepare
+
+CPU = torch.device("cpu")
+Tool = Callable[..., int]
+NETWORK = {"encoder": "tu-test_resnet", "weights": "none", "width": 6}
+
+
+def trained(folder: Path, root: Path, **settings: object) -> Path:
+    """A run of one step."""
+    parts = {
+        "data": config.Data(root=root, split="order", validation=0.5, workers=0),
+        "crop": config.Crop(height=32, width=48),
+        "model": config.UNet(**NETWORK),
+        "train": config.Train(batch=4, max_steps=1, device="cpu", compile="off"),
+        "wandb": config.Wandb(mode="off"),
+    }
+    loop.train(prepare(config.Experiment(name=folder.name, **(parts | settings))), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_contest: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Runs on the tiny contest: of other crops and seeds, and of the direct road.
+
+    The last 6, 3 and 6 of its 12 rows validate.
+    """
+    folder = tmp_path_factory.mktemp("runs")
+    fewer = config.Data(root=tiny_contest, split="order", validation=0.25, workers=0)
+    tall = config.Crop(height=40, width=36, rule="contain")
+    direct = config.Direct(encoder="tu-test_resnet", weights="none")
+    return {
+        "one": trained(folder / "one", tiny_contest),
+        "two": trained(folder / "two", tiny_contest, seed=1, crop=tall, data=fewer),
+        "direct": trained(folder / "direct", tiny_contest, model=direct),
+    }
+
+
+@pytest.fixture(scope="module")
+def fifteen(
+    kaggle15_files: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path, Path]:
+    """Kaggle's facial keypoints converted, and two runs on it."""
+    folder = tmp_path_factory.mktemp("fifteen")
+    convert(kaggle15_files, folder / "data")
+    first, second = (
+        trained(folder / f"run{seed}", folder / "data", seed=seed) for seed in range(2)
+    )
+    return folder / "data", first, second
+
+
+def points_of(path: Path) -> np.ndarray:
+    return contest.read_submission(path).points_image
+
+
+def assert_rounded(found: np.ndarray, exact: np.ndarray) -> None:
+    """exact: of files with four decimals, so that it may lie on the other side of a half."""
+    near_half = np.abs(np.abs(exact - np.trunc(exact)) - 0.5) < 1e-3
+    np.testing.assert_array_equal(found[~near_half], np.rint(exact)[~near_half])
+    assert np.abs(found - exact).max() < 0.502 and near_half.mean() < 0.1
+
+
+def test_a_submission_of_runs_is_their_rounded_mean(
+    runs: dict[str, Path], tool: Tool, tmp_path: Path
+) -> None:
+    for name, run in runs.items():
+        out = tmp_path / f"{name}.csv"
+        assert tool("submit", run, "--out", out, "--rounding", "none", "--device", "cpu") == 0
+    together, out = list(runs.values()), tmp_path / "out.csv"
+    assert tool("submit", *together, "--out", out, "--device", "cpu") == 0
+    each = np.stack([points_of(tmp_path / f"{name}.csv") for name in runs])
+    assert np.abs(each[0] - each[1]).max() > 1
+    assert_rounded(points_of(out), each.mean(0))
+
+    heatmaps = together[:2]
+    for options in ([], ["--weighted"], ["--tta", "scale"], ["--tta=scale", "--weighted"]):
+        assert tool("submit", *heatmaps, "--out", out, "--rounding", "none", *options) == 0
+        each = np.concatenate([each, points_of(out)[None]])
+    np.testing.assert_allclose(each[3], each[:2].mean(0), atol=2e-4)
+    for i in range(3, 7):
+        for j in range(i):
+            assert np.abs(each[i] - each[j]).max() > 1e-3, "each option changes the answer"
+
+
+def test_files_are_averaged_and_rounded_once(
+    runs: dict[str, Path], tool: Tool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [tmp_path / "a.csv", tmp_path / "b.csv"]
+    for run, path in zip((runs["one"], runs["two"]), files, strict=True):
+        assert tool("submit", run, "--out", path, "--device", "cpu") == 0
+    out = tmp_path / "out.csv"
+    assert tool("submit", "--average", *files, "--out", out) == 0
+    np.testing.assert_array_equal(
+        points_of(out), np.rint((points_of(files[0]) + points_of(files[1])) / 2)
+    )
+    out.unlink()
+    for arguments, code in (
+        ([files[0]], 2),
+        ([*files, "--weighted"], 2),
+        ([*files, "--tta", "mirror"], 2),
+        ([files[0], tmp_path / "no.csv"], 1),
+    ):
+        capsys.readouterr()
+        assert tool("submit", "--average", *arguments, "--out", out) == code
+        assert not out.exists() and capsys.readouterr().err
+
+
+def test_mirrored_and_scaled_views_answer_kaggles_facial_keypoints(
+    fifteen: tuple[Path, Path, Path], tool: Tool, tmp_path: Path
+) -> None:
+    _, *both = fifteen
+    answers = {}
+    for name, options in (
+        ("plain", []), ("mirror", ["--tta", "mirror"]), ("both", ["--tta", "scale,mirror"]),
+    ):  # fmt: skip
+        out = tmp_path / f"{name}.csv"
+        assert tool("submit", *both, "--out", out, "--device", "cpu", *options) == 0
+        answers[name] = np.loadtxt(out, delimiter=",", skiprows=1)
+        assert answers[name].shape == (64, 2)
+        assert np.array_equal(answers[name][:, 0], answers["plain"][:, 0])
+    out = tmp_path / "average.csv"
+    assert tool("submit", "--average", *(tmp_path / f"{n}.csv" for n in answers), "--out", out) == 0
+    mean = np.mean(list(answers.values()), 0)
+    np.testing.assert_allclose(np.loadtxt(out, delimiter=",", skiprows=1), mean, atol=1e-4)
+    assert np.abs(answers["plain"] - answers["mirror"]).max() > 1e-3
+    assert np.abs(answers["both"] - answers["mirror"]).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ([], "evaluation-with-two"),
+        (["--weighted", "--tta", "scale"], "evaluation-with-two-scale-weighted"),
+        (["--decoder", "parabola"], "evaluation-with-two-parabola"),
+    ],
+)
+def test_runs_are_scored_together_on_rows_that_validate_in_all(
+    runs: dict[str, Path], tool: Tool, tiny_contest: Path, options: list[str], name: str
+) -> None:
+    both = runs["one"], runs["two"]
+    assert tool("evaluate", *both, "--device", "cpu", *options) == 0
+    scores = json.loads((runs["one"] / name / "evaluation.json").read_text())
+    rows = np.load(runs["one"] / name / "errors.npz")["rows"]
+    assert rows.tolist() == [9, 10, 11] and scores["pictures"] == 3
+    assert (runs["one"] / name / "per_image.csv").exists()
+
+    tta, weighted = frozenset({"scale"} & set(options)), "--weighted" in options
+    ensemble = Ensemble.load(both, tta=tta, weighted=weighted)
+    for run in ensemble.runs:
+        run.network.landmark_decoder = "parabola" if "parabola" in options else "window"
+    folder = contest.find_folder(tiny_contest)
+    labels = contest.read_landmarks(folder.train_table)
+    paths = contest.image_paths(folder.train_images, labels.names, labels.path)
+    views = ensemble.views(paths, labels.points_image, CPU)
+    (found,) = predict(views, rows, batch=9, workers=0, device=CPU, weighted=weighted)
+    mse = contest.squared_errors(found.points_image, labels.points_image[rows]).mean()
+    assert scores["mse"] == pytest.approx(mse, rel=1e-5)
+
+
+def test_one_run_with_more_views_is_scored_apart(runs: dict[str, Path], tool: Tool) -> None:
+    assert tool("evaluate", runs["two"], "--tta", "scale", "--device", "cpu") == 0
+    assert not (runs["two"] / "evaluation.json").exists()
+    assert (runs["two"] / "evaluation-scale" / "evaluation.json").exists()
+
+
+def test_runs_of_different_folds_have_no_score_together_but_on_other_data(
+    runs: dict[str, Path], tool: Tool, tiny_contest: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    saved = checkpoint.load(runs["two"] / "best.pt")
+    fold = tmp_path / "fold" / "best.pt"
+    checkpoint.save(fold, replace(saved, validation_rows=torch.tensor([0, 4])))
+    assert tool("evaluate", runs["one"], fold, "--device", "cpu") == 1
+    error = capsys.readouterr().err
+    assert "validates in all" in error and str(fold) in error and "--data" in error
+
+    mine, other = contest.Folder(root=tiny_contest), contest.Folder(root=tmp_path / "other")
+    other.train_table.parent.mkdir(parents=True)
+    other.train_images.symlink_to(mine.train_images)
+    table = contest.read_landmarks(mine.train_table)
+    contest.write_landmarks(other.train_table, table.names, table.points_image[:] + 3)
+    arguments = ["evaluate", runs["one"], fold, "--data", other.root, "--device", "cpu"]
+    assert tool(*arguments) == 0
+    folder = runs["one"] / "evaluation-other" / "evaluation-with-fold"
+    assert json.loads((folder / "evaluation.json").read_text())["pictures"] == 12
+
+    alien = tmp_path / "alien" / "best.pt"
+    checkpoint.save(alien, replace(saved, table_hash="another"))
+    assert tool("evaluate", runs["one"], alien, "--device", "cpu") == 1
+    assert f"the table that {alien} was trained on" in capsys.readouterr().err
+    assert tool("evaluate", runs["one"], alien, "--data", tiny_contest, "--device", "cpu") == 0
+    rows = np.load(runs["one"] / "evaluation-with-alien" / "errors.npz")["rows"]
+    assert rows.tolist() == [6, 7, 8, 9, 10, 11], "what the first run was trained on is left out"
+
+
+def test_what_cannot_be_merged_is_named(
+    runs: dict[str, Path], fifteen: tuple[Path, Path, Path], tool: Tool,
+    tmp_path: Path, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    one, direct = runs["one"], runs["direct"]
+    again = direct / ".." / "one"
+    for name in ("submit", "evaluate"):
+        for arguments, words in (
+            ([one, fifteen[1]], [f"{one}/best.pt predicts 7", f"{fifteen[1]}/best.pt 15"]),
+            ([one, "--tta", "mirror"], ["7 landmarks", "--tta mirror"]),
+            ([one, direct, "--weighted"], [f"{direct}/best.pt", "without heatmaps", "--weighted"]),
+            ([one, "--boxes", "b.csv"], ["--boxes", "crop.rule box", f"{one}/best.pt", "cover"]),
+            ([one, tmp_path / "no"], ["no such checkpoint", str(tmp_path / "no")]),
+            ([one, direct, again], [f"{again}/best.pt is named twice; name each run once"]),
+            ([one, one / "best.pt"], [f"{one}/best.pt is named twice"]),
+        ):
+            assert tool(name, *arguments, "--device", "cpu") == 1
+            error = capsys.readouterr().err
+            assert all(word in error for word in words), error
+        assert tool(name, one, "--tta", "blur") == 2
+        assert "'blur'" in capsys.readouterr().err
+        assert tool(name) == 2
+    assert not (tmp_path / "submission.csv").exists()
+    assert tool("evaluate", "s.csv", "--solution", "t.csv", "--weighted") > 0
+    assert "a submission is scored alone" in capsys.readouterr().err
+
+
+def boxes_file(path: Path, names: list[str], left: float) -> Path:
+    lines = [f"{name},{left},8,{left + 45},52" for name in names]
+    path.write_text("\n".join(["file_name,x0,y0,x1,y1", *lines]) + "\n")
+    return path
+
+
+def test_boxes_of_other_pictures_are_named_on_the_command_line(
+    runs: dict[str, Path], tool: Tool, tiny_contest: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    folder = contest.find_folder(tiny_contest)
+    names = contest.read_landmarks(folder.train_table).names
+    asked = contest.read_asked_points(folder.test_points, 7).names
+    training = boxes_file(tmp_path / "training.csv", names, 5)
+    moved = boxes_file(tmp_path / "moved.csv", names, 12)
+    test = boxes_file(tmp_path / "test.csv", asked, 9)
+    run = trained(
+        tmp_path / "boxed",
+        tiny_contest,
+        data=config.Data(root=tiny_contest, split="order", workers=0, boxes=training),
+        crop=config.Crop(height=40, width=40, rule="box"),
+    )
+    out = tmp_path / "out.csv"
+    assert tool("submit", run, "--out", out) == 1
+    error = capsys.readouterr().err
+    assert str(training) in error and asked[0] in error and "--boxes" in error
+    assert tool("submit", run, runs["one"], "--boxes", test, "--out", out) == 0
+    assert tool("evaluate", run) == 0 and tool("evaluate", run, "--boxes", moved) == 0
+    apart = run / "evaluation-boxes-moved" / "evaluation.json"
+    own, other = (json.loads(p.read_text())["mse"] for p in (run / "evaluation.json", apart))
+    assert own != other
+    sheets = []
+    for boxes in (test, boxes_file(tmp_path / "again.csv", asked, 1)):
+        sheet = tmp_path / f"{boxes.stem}.png"
+        common = ["predict", run, "--data", tiny_contest, "--test", "--out", sheet, "--count", 2]
+        assert tool(*common, "--boxes", boxes) == 0
+        sheets.append(cv2.imread(str(sheet)))
+    assert (sheets[0] != sheets[1]).any()

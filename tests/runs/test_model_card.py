@@ -1,0 +1,144 @@
+"""The model card of a whole run says what the run's files say."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from heatmap.config import Augment, Crop, Data, Direct, Experiment, Train, UNet, Wandb
+from heatmap.runs import model_card
+from heatmap.training import loop
+from heatmap.training.prepare import prepare
+
+ENCODER = "tu-test_resnet"
+
+
+@pytest.fixture(scope="module")
+def heatmap_run(tiny_contest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run; what tests write into it they may find there."""
+    experiment = Experiment(
+        name="tiny",
+        data=Data(root=tiny_contest, split="order", validation=0.25, workers=0),
+        crop=Crop(height=32, width=48),
+        augment=Augment(rotate_deg=10, scale=0.15),
+        model=UNet(encoder=ENCODER, weights="none", width=6, coordinate_loss="wing"),
+        train=Train(epochs=2, batch=4, device="cpu", compile="off", ema=0.9),
+        wandb=Wandb(mode="off"),
+    )
+    folder = tmp_path_factory.mktemp("run")
+    loop.train(prepare(experiment), folder)
+    return folder
+
+
+def card(folder: Path) -> str:
+    return (folder / "MODEL.md").read_text(encoding="utf-8")
+
+
+def rows(text: str) -> dict[str, str]:
+    """The tables' rows by their first cell."""
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in tables(text)]
+    assert all(len(line) == 2 for line in cells)
+    return dict(map(tuple, cells))
+
+
+def tables(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith("|")]
+
+
+def test_it_says_what_the_run_was(heatmap_run: Path, tiny_contest: Path) -> None:
+    text, found = card(heatmap_run), rows(card(heatmap_run))
+    summary = json.loads((heatmap_run / "summary.json").read_text())
+    machine = json.loads((heatmap_run / "machine.json").read_text())
+    assert text.startswith("# tiny: 7 facial landmarks\n")
+    assert found["contest MSE"] == f"{summary['best_mse']:.3f} px²"
+    assert found["of the mean shape"] == f"{summary['mean_shape_mse']:.3f} px²"
+    assert f"epoch {summary['best_epoch']} of {summary['epochs']}" in text
+    assert found["epochs"] == f"{summary['epochs']} ({summary['steps']} steps)"
+    assert found["minutes"] == f"{summary['minutes']:.1f}"
+    assert machine["processor"] in found["hardware"]
+    assert (machine["commit"] or "unknown") in found["program"]
+    assert found["folder"] == tiny_contest.name
+    assert (found["pictures trained on"], found["pictures validated on"]) == ("9", "3")
+    assert found["split"] == "by order (the last 3 of 12 rows)"
+    assert found["network"] == f"UNet on {ENCODER}, random start weights"
+    assert found["loss"] == "adaptive_wing + wing"
+    assert found["augmentation"] == "rotate_deg 10, scale 0.15"
+    assert found["crop"].startswith("32 x 48 pixels, cover")
+    assert "crops were turned by up to 10° and scaled by up to 15 %; faces beyond that" in text
+    assert "trim_border" not in text and "not tested" not in text
+    assert "a person may be on both sides" in text
+    assert "height of a heatmap's peak" in text
+
+
+def test_its_nme_is_the_best_epochs(heatmap_run: Path) -> None:
+    summary = json.loads((heatmap_run / "summary.json").read_text())
+    lines = (heatmap_run / "metrics.jsonl").read_text().splitlines()
+    best = next(row for row in map(json.loads, lines) if row["epoch"] == summary["best_epoch"])
+    assert rows(card(heatmap_run))["NME (box)"] == f"{best['val/nme_percent']:.3f} %"
+
+
+def test_its_parameters_are_those_that_train(heatmap_run: Path) -> None:
+    from heatmap.runs.checkpoint import load_trained
+
+    count = sum(p.numel() for p in load_trained(heatmap_run).network.parameters())
+    assert rows(card(heatmap_run))["parameters"] == f"{count / 1e6:.2f} M"
+
+
+def test_its_tables_line_up(heatmap_run: Path) -> None:
+    blocks = [part for part in card(heatmap_run).split("\n\n") if part.startswith("|")]
+    assert len(blocks) == 3
+    for block in blocks:
+        assert len({len(line) for line in block.splitlines()}) == 1
+
+
+def test_evaluation_enters_it(heatmap_run: Path, tool: Callable[..., int]) -> None:
+    before = card(heatmap_run)
+    assert "tools/evaluate.py` adds" in before
+    assert tool("evaluate", heatmap_run, "--decoder", "parabola") == 0
+    assert tool("evaluate", heatmap_run / "last.pt") == 0
+    assert card(heatmap_run) == before
+    assert tool("evaluate", heatmap_run) == 0
+    scores = json.loads((heatmap_run / "evaluation.json").read_text())
+    text = card(heatmap_run)
+    assert re.search(rf"^failure rate at 8 % +{scores['failure_8']:.3f}$", text, re.MULTILINE)
+    for name, size in scores["sizes"].items():
+        told = rf"^  {re.escape(name)} \({size['pictures']}\) +{size['mse']:.3f} px²$"
+        assert re.search(told, text, re.MULTILINE)
+    assert text.split("## Scores")[0] == before.split("## Scores")[0]
+    assert rows(text) == rows(before)
+
+
+def test_a_direct_run_on_all_rows_has_no_score(tiny_contest: Path, tmp_path: Path) -> None:
+    experiment = Experiment(
+        name="all",
+        data=Data(root=tiny_contest, validation=0, workers=0),
+        crop=Crop(height=40, width=32, rule="contain", trim_border=9),
+        model=Direct(encoder=ENCODER, weights="none", loss="smooth_l1"),
+        train=Train(epochs=1, batch=6, device="cpu"),
+        wandb=Wandb(mode="off"),
+    )
+    loop.train(prepare(experiment), tmp_path / "run")
+    text = card(tmp_path / "run")
+    assert "## Scores\n\nNone: all rows were trained on.\n" in text
+    assert "does not say how sure" in text
+    found = rows(text)
+    assert (found["pictures trained on"], found["pictures validated on"]) == ("12", "0")
+    assert found["crop"].startswith("40 x 32 pixels, contain: the whole picture")
+    assert "; trim_border 9: before that, rows and columns at the sides" in found["crop"]
+    assert "crops were neither turned nor scaled nor shifted; faces beyond" in text
+    assert found["loss"] == "smooth_l1" and found["augmentation"] == "none"
+    assert "validation score" not in text and "heatmap's peak" not in text
+
+
+def test_the_moves_in_training_are_listed() -> None:
+    assert model_card._moved(Augment(shift=0.06)) == "shifted by up to 6 %"
+    assert model_card._moved(Augment(rotate_deg=25, scale=0.2, shift=0.06)) == (
+        "turned by up to 25°, scaled by up to 20 % and shifted by up to 6 %"
+    )
+
+
+def test_a_box_is_told_with_its_factor() -> None:
+    told = model_card._crop(Crop(height=64, width=48, rule="box", box_scale=1.25))
+    assert told.endswith("which must be given, and is enlarged by the factor 1.25")

@@ -1,0 +1,80 @@
+"""An experiment's pictures: what training sees of them, and what validation does not."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.data import default_collate
+
+from heatmap.config import Augment, Crop, Data, Experiment, Train
+from heatmap.data.contest import find_folder, read_landmarks
+from heatmap.data.samples import Sample
+from heatmap.training.prepare import Pictures, read_pictures
+
+CPU = torch.device("cpu")
+EVERYTHING = Augment(
+    rotate_deg=180, scale=0.3, shift=0.2, aspect=0.3, fill="mixed", brightness=0.3, contrast=0.3,
+    saturation=0.3, hue=0.2, gray=0.2, sharpness=0.5, blur=1, noise=0.1, jpeg=0.5, erase=1,
+)  # fmt: skip
+
+
+@pytest.fixture
+def plain(tiny_contest: Path) -> Experiment:
+    return Experiment(
+        name="plain",
+        data=Data(root=tiny_contest, split="order", validation=0.25, workers=0),
+        crop=Crop(height=40, width=32),
+        train=Train(batch=2),
+    )
+
+
+def batch_of(pictures: Pictures, rows: list[int]) -> Sample:
+    return default_collate([pictures.training[row] for row in rows])
+
+
+def test_validation_sees_none_of_the_random_changes(plain: Experiment) -> None:
+    still, moved = read_pictures(plain), read_pictures(replace(plain, augment=EVERYTHING))
+    assert moved.training.margin > 0 and moved.training.edge
+    for row in still.validation_rows.tolist():
+        for one, other in zip(still.validation[row], moved.validation[row], strict=True):
+            assert torch.equal(one, other)
+
+
+def test_every_pass_over_the_rows_has_changes_of_its_own(plain: Experiment) -> None:
+    pictures = read_pictures(replace(plain, augment=EVERYTHING))
+    sample = batch_of(pictures, [0, 3, 4])
+    first, again, next_pass = (pictures.augmented(sample, passed, CPU) for passed in (4, 4, 5))
+    assert torch.equal(first.images, again.images)
+    assert (first.points_crop[:, 0] != next_pass.points_crop[:, 0]).all()
+    home = first.frame.to_image(first.points_crop)
+    assert torch.isnan(home).equal(torch.isnan(sample.points_image))
+    assert (home - sample.points_image).nan_to_num().abs().max() < 1e-4  # labels are float32
+
+
+def test_changes_that_are_off_leave_the_crop(plain: Experiment) -> None:
+    pictures = read_pictures(plain)
+    sample = batch_of(pictures, [0, 3])
+    assert (pictures.augmented(sample, 0, CPU).images - sample.crop / 255).abs().max() < 1e-5
+
+
+def test_an_epoch_has_as_many_passes_as_the_multiplier_says(plain: Experiment) -> None:
+    once = read_pictures(plain)
+    tenfold = read_pictures(replace(plain, data=replace(plain.data, multiplier=10)))
+    assert once.batches_per_epoch == 9 // 2
+    assert tenfold.batches_per_epoch == 10 * once.batches_per_epoch
+
+
+def test_boxes_are_needed_for_every_picture_of_the_table(
+    plain: Experiment, tiny_contest: Path, tmp_path: Path
+) -> None:
+    names = read_landmarks(find_folder(tiny_contest).train_table).names
+    boxes = tmp_path / "boxes.csv"
+    lines = ["file_name,x0,y0,x1,y1", *(f"{name},5,6,50,55" for name in names)]
+    boxed = replace(plain, crop=Crop(rule="box"), data=replace(plain.data, boxes=boxes))
+    boxes.write_text("\n".join(lines))
+    pictures = read_pictures(replace(boxed, augment=EVERYTHING))
+    assert pictures.training[3].image_from_crop.isfinite().all()
+    boxes.write_text("\n".join(lines[:-1]))
+    with pytest.raises(ValueError, match=f"there is no row for .*{names[-1]}"):
+        read_pictures(boxed)

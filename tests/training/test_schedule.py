@@ -1,0 +1,95 @@
+import numpy as np
+import pytest
+import torch
+
+from heatmap.config import Experiment, Schedule, Stage
+from heatmap.training.schedule import adapted_sigma, learning_rate, stage_at, used_of_stage
+
+STEPS = 200
+
+
+def scheduled(schedule: Schedule, steps: int = STEPS) -> np.ndarray:
+    return np.array([learning_rate(schedule, i / steps, step=i) for i in range(steps)])
+
+
+def torchs(scheduler: type, top: float, steps: int = STEPS, **settings: object) -> np.ndarray:
+    """The rates that one of torch's own schedulers gives, as factors of the top."""
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=top)
+    running, rates = scheduler(optimizer, **settings), []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"] / top)
+        optimizer.step()
+        running.step()
+    return np.array(rates)
+
+
+def test_onecycle_is_torchs() -> None:
+    expected = torchs(
+        torch.optim.lr_scheduler.OneCycleLR, 0.5, max_lr=0.5, total_steps=STEPS,
+        cycle_momentum=False,
+    )  # fmt: skip
+    found = scheduled(Schedule(kind="onecycle", warmup=0.3))
+    # torch counts from the first to the last step, a budget from its start to its end
+    np.testing.assert_allclose(found, expected, atol=0.02)
+    assert found[0] == pytest.approx(1 / 25)
+    assert found.max() == pytest.approx(1, abs=1e-3)
+
+
+def test_cyclic_is_torchs_exp_range() -> None:
+    top, gamma = 0.012, 0.995
+    expected = torchs(
+        torch.optim.lr_scheduler.CyclicLR, top, base_lr=0.2 * top, max_lr=top, step_size_up=30,
+        mode="exp_range", gamma=gamma, cycle_momentum=False,
+    )  # fmt: skip
+    found = scheduled(Schedule(kind="cyclic", rise_steps=30, gamma=gamma, floor=0.2))
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def test_plateau_lowers_the_rate_when_the_score_stops_to_improve() -> None:
+    schedule = Schedule(kind="plateau", warmup=0, gamma=0.5, patience=2, threshold=0.1, floor=0.2)
+    improving = [9.0, 8.0, 7.0]
+    assert learning_rate(schedule, 0.5, scores=improving) == 1
+    # 0.05 better is not better; the third such epoch is one too many
+    assert learning_rate(schedule, 0.5, scores=[*improving, 6.95, 7, 7]) == 0.5
+    assert learning_rate(schedule, 0.5, scores=[*improving, 6.95, 7]) == 1
+    assert learning_rate(schedule, 0.5, scores=[5.0] * 30) == 0.2
+
+
+def test_step_may_last_several_epochs_and_has_a_floor() -> None:
+    schedule = Schedule(kind="step", warmup=0, gamma=0.1, step_epochs=3, floor=0.005)
+    found = [learning_rate(schedule, 0.5, epoch=epoch) for epoch in range(8)]
+    assert found == pytest.approx([1, 1, 1, 0.1, 0.1, 0.1, 0.01, 0.01])
+    assert learning_rate(schedule, 0.5, epoch=99) == 0.005
+
+
+def test_cosine_ends_at_its_floor() -> None:
+    schedule = Schedule(kind="cosine", warmup=0, floor=0.25)
+    assert learning_rate(schedule, 1.0) == pytest.approx(0.25)
+    assert learning_rate(schedule, 0.5) == pytest.approx(0.625)
+
+
+def test_stages_share_the_budget_by_their_epochs() -> None:
+    stages = Stage(epochs=6), Stage(epochs=3), Stage(epochs=1)
+    experiment = Experiment(name="staged", stages=stages)
+    assert [stage_at(experiment, epoch / 10) for epoch in range(11)] == [0] * 6 + [1] * 3 + [2] * 2
+    assert used_of_stage(experiment, 1, 0.75) == pytest.approx(0.5)
+    assert used_of_stage(experiment, 2, 1.0) == pytest.approx(1.0)
+    assert used_of_stage(experiment, 1, 0.3) == 0
+    assert stage_at(Experiment(name="plain"), 0.7) == 0
+
+
+def test_sigma_shrinks_while_the_loss_settles_and_stays_in_its_limits() -> None:
+    """The update of Adaloss by hand: 0.9 (1 - V before / V), at most half a pixel an epoch."""
+    losses = [9.0, 7.0, 5.5, 4.5, 4.0]
+    assert adapted_sigma(5.0, losses[:3], 1.5, 6.0) == 5.0  # too few to compare
+    before, now = np.var([7.0, 5.5, 4.5]), np.var([5.5, 4.5, 4.0])
+    assert 0.9 * (1 - before / now) < -0.5
+    assert adapted_sigma(5.0, losses, 1.5, 6.0) == 4.5
+    slower = [9.0, 7.0, 5.1, 3.3, 1.6]
+    before, now = np.var(slower[1:4]), np.var(slower[2:])
+    expected = 5.0 + 0.9 * (1 - before / now)
+    assert 4.5 < expected < 5
+    assert adapted_sigma(5.0, slower, 1.5, 6.0) == pytest.approx(expected, abs=1e-12)
+    assert adapted_sigma(1.6, losses, 1.5, 6.0) == 1.5
+    assert adapted_sigma(5.0, losses[::-1], 1.5, 5.2) == 5.2  # scatters more: wider again
+    assert adapted_sigma(5.0, [2.0] * 4, 1.5, 6.0) == 4.5  # settled for good
