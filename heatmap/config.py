@@ -65,10 +65,6 @@ class Data:
     symmetry: Path | None = None
     """File of tools/data.py symmetry with the mirror permutation and the groups of the landmarks;
     971, 68 and 15 landmarks need none. The run keeps what it says."""
-    crop_cache: Path | None = None
-    """Folder to keep the crops in, so that from the second epoch on, and in the next run that cuts
-    the same ones, no picture is decoded: 3 bytes a pixel, margin included, which is 49 KiB a
-    picture for 128 x 128 without one."""
     cache: Path | None = None
     """Folder for what is read from the data once and kept for later starts; None is heatmap in the
     user's cache, $XDG_CACHE_HOME or ~/.cache."""

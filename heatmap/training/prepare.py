@@ -20,10 +20,8 @@ from heatmap.data.samples import (
     Samples,
     collate,
     evenly_spaced,
-    keep_crops,
     margin_for,
     mean_shape_crop,
-    mean_shape_rows,
     shuffled_batches,
 )
 from heatmap.runs import checkpoint
@@ -212,10 +210,6 @@ def read_pictures(experiment: Experiment, saved: checkpoint.Checkpoint | None = 
         margin=margin_for(experiment.crop, experiment.augment),
         edge=experiment.augment.fill != "black",
     )
-    if experiment.data.crop_cache is not None:
-        plain_rows = np.union1d(validation_rows, mean_shape_rows(training_rows))
-        parts = [(validation, plain_rows), (training, training_rows)]
-        validation, training = keep_crops(experiment.data.crop_cache, folder.train_images, parts)
     scheme = saved.landmark_scheme if saved else None
     if saved is None and experiment.data.symmetry is not None:
         scheme = schemes.read_scheme(experiment.data.symmetry, table.num_landmarks)
