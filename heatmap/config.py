@@ -35,7 +35,7 @@ class Data:
     split_file: Path | None = None
     """In place of a rule: table (comma or TAB; file_name, and part: train or validation, or fold:
     0, 1, ...) that names the side of every row; tools/data.py split makes one. Of its folds, `fold`
-    validates."""
+    validates. Or split.json of a run, whose rows train and validate as they did there."""
     split_seed: int = 42
     """Of the random rows; a seed of its own, so that runs with other seeds share their rows."""
     validation: float = 0.2

@@ -447,17 +447,17 @@ def split(
         seed: of the random rows.
         workers: processes that read the pictures.
     """
-    from heatmap.curation.split import store_split, table
+    from heatmap.curation.split import store_split
 
     if workers < 1:
         raise WrongUsage(f"--workers must be at least 1, not {workers}")
     if not 0 < share < 1:
         raise WrongUsage(f"--share must be between 0 and 1, not {share}")
-    stored = store_split(
+    told = store_split(
         root, out, rule=rule, share=share, folds=folds, person_pattern=person_pattern, seed=seed,
         workers=workers, progress=True,
     )  # fmt: skip
-    print(f"{table(stored)}\n\n{out}: train on it with --data.split-file {out}")
+    print(f"{told}\n\n{out}: train on it with --data.split-file {out}")
 
 
 def symmetry(

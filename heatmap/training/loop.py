@@ -60,7 +60,11 @@ def train(run: Run, folder: Path) -> dict[str, Any]:
         torn.unlink()
     experiment, window = run.experiment, run.experiment.wandb
     write_json(folder / "config.json", to_dict(experiment))
-    split: dict[str, Any] = {"rule": run.split_rule, "table": run.table_hash}
+    split: dict[str, Any] = {
+        "kind": run.split_kind,
+        "rule": run.split_rule,
+        "table": run.table_hash,
+    }
     for part, rows in (("validation", run.validation_rows), ("excluded", run.excluded_rows)):
         split[part] = [run.table.names[row] for row in rows]
     for name, values in (

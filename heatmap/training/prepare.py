@@ -67,6 +67,7 @@ class Pictures:
     experiment: Experiment
     table: contest.LandmarkTable
     table_hash: str
+    split_kind: str
     split_rule: str
     training_rows: np.ndarray
     validation_rows: np.ndarray
@@ -162,8 +163,8 @@ def read_pictures(experiment: Experiment, saved: checkpoint.Checkpoint | None = 
     table_hash = table.fingerprint()
     if saved is None:
         split = _split(experiment.data, table)
-        rule, validation_rows = split.rule, np.flatnonzero(split.validation)
-        training_rows = np.flatnonzero(~split.validation)
+        kind, rule, validation_rows = split.kind, split.rule, np.flatnonzero(split.validation)
+        training_rows = np.setdiff1d(np.flatnonzero(~split.validation), split.excluded)
         if experiment.data.exclude is not None:
             excluded = contest.read_excluded(experiment.data.exclude, table)
             training_rows = np.setdiff1d(training_rows, excluded)
@@ -181,8 +182,8 @@ def read_pictures(experiment: Experiment, saved: checkpoint.Checkpoint | None = 
     else:
         if saved.table_hash != table_hash:
             raise ValueError(f"{table.path} is not the table that this run was started with")
-        rule, validation_rows = "as stored with the run", saved.validation_rows.numpy()
-        training_rows = saved.training_rows.numpy()
+        kind, rule = "file", "as stored with the run"
+        training_rows, validation_rows = saved.training_rows.numpy(), saved.validation_rows.numpy()
     used = np.concatenate([training_rows, validation_rows]).tolist()
     paths = contest.image_paths(folder.train_images, table.names, table.path, used)
     needed = {"training": training_rows}
@@ -216,7 +217,7 @@ def read_pictures(experiment: Experiment, saved: checkpoint.Checkpoint | None = 
     mirrors = experiment.augment.mirror > 0
     permutation = schemes.mirror_permutation(table.num_landmarks, scheme) if mirrors else None
     return Pictures(
-        experiment, table, table_hash, rule, training_rows, validation_rows, picture_weights,
+        experiment, table, table_hash, kind, rule, training_rows, validation_rows, picture_weights,
         training, validation, scheme, permutation,
     )  # fmt: skip
 

@@ -37,6 +37,7 @@ from heatmap.data.contest.small_tables import (
 )
 from heatmap.data.contest.split import (
     PERSON_PATTERN,
+    Rule,
     Split,
     people_of,
     read_split,
@@ -66,6 +67,7 @@ __all__ = [
     "Names",
     "Photograph",
     "Points",
+    "Rule",
     "Split",
     "Submission",
     "SubmissionScore",
