@@ -82,14 +82,14 @@ def data_sheet(
         files = sorted(path for path in folder.test_images.iterdir() if path.is_file())
         paths = [files[row] for row in evenly_spaced(np.arange(len(files)), count)]
     else:
-        table = contest.read_landmarks(folder.train_table)
+        table = contest.read_landmarks(folder.train_table, trained.experiment.data.cache)
         rows = np.arange(len(table.names))
         validation_rows = trained.checkpoint.validation_rows.numpy()
         if len(validation_rows) and trained.checkpoint.table_hash == table.fingerprint():
             rows = validation_rows
         rows = evenly_spaced(rows, count)
-        chosen = [table.names[row] for row in rows.tolist()]
-        paths = list(contest.image_paths(folder.train_images, chosen, table.path))
+        found = contest.image_paths(folder.train_images, table.names, table.path, rows)
+        paths = [found[row] for row in rows.tolist()]
         labels = np.stack([np.array(table.points_image[row], np.float32) for row in rows])
     network = trained.network.to(device)
     return prediction_sheet(network, trained.experiment, paths, device, labels, trained.scheme)

@@ -68,8 +68,8 @@ def submit(
     rows = np.setdiff1d(np.arange(len(asked.names)), lost)
     if len(rows) == 0:
         raise ValueError(f"{folder.test_images}: none of the test pictures can be read")
-    names = [asked.names[row] for row in rows]
-    paths = contest.image_paths(folder.test_images, names, asked.path)
+    paths = contest.image_paths(folder.test_images, asked.names, asked.path, rows)
+    paths = [paths[row] for row in rows]
     indices = asked.indices
     if lookup is not None:
         indices = np.tile(np.arange(num_landmarks), (len(asked.names), 1))

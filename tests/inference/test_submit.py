@@ -1,6 +1,7 @@
 """Several runs and views make one submission and one score."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -276,3 +277,29 @@ def test_boxes_of_other_pictures_are_named_on_the_command_line(
         assert tool(*common, "--boxes", boxes) == 0
         sheets.append(cv2.imread(str(sheet)))
     assert (sheets[0] != sheets[1]).any()
+
+
+def test_a_picture_that_is_not_there_is_named_with_its_row_in_the_file(
+    runs: dict[str, Path], tool: Tool, tiny_contest: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    root = Path(shutil.copytree(tiny_contest, tmp_path / "contest"))
+    folder = contest.find_folder(root)
+    asked = contest.read_asked_points(folder.test_points, 7).names
+    outside = shutil.copy(folder.test_images / asked[1], tmp_path / "outside.jpg")
+    for name in asked[:2]:
+        (folder.test_images / name).unlink()
+    (folder.test_images / asked[1]).symlink_to(outside)
+    common = runs["one"], "--data", root, "--device", "cpu", "--out"
+    assert tool("submit", *common, tmp_path / "out.csv", "--missing", "mean-shape") == 1
+    assert f"test_points.csv, row 3, column file_name: {asked[1]!r} leads out" in (
+        capsys.readouterr().err
+    )
+
+    table = contest.read_landmarks(folder.train_table)
+    contest.write_landmarks(folder.train_table, table.names, table.points_image[:] + 1)
+    (folder.train_images / table.names[-1]).unlink()
+    assert tool("predict", *common, tmp_path / "sheet.jpg", "--count", "2") == 1
+    assert f"landmarks.csv, row 13, column file_name: there is no picture {table.names[-1]!r}" in (
+        capsys.readouterr().err
+    )

@@ -16,7 +16,7 @@ from heatmap.data.contest.landmarks import UNLABELLED, as_numbers
 from heatmap.runtime.files import reading_bar, write_atomically
 
 _BLOCK = 1 << 20  # bytes of text parsed at once
-DELIMITERS, PREFIXES = "\t,", ("Point_", "Point_M")  # of a landmark table
+_DELIMITERS, _PREFIXES = "\t,", ("Point_", "Point_M")  # of a landmark table
 _FARTHEST = 1e6  # pixels from the origin; no picture is so large
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 NAME_COLUMNS = ("file_name", "filename")
@@ -31,7 +31,7 @@ def count_landmarks(path: Path) -> int:
     """
     require_file(path)
     with path.open("rb") as file:
-        _, columns = read_header(path, file.readline(), DELIMITERS, PREFIXES)
+        _, columns = read_header(path, file.readline())
     return (len(columns) - 1) // 2
 
 
@@ -39,8 +39,8 @@ def read_points(
     path: Path,
     dtype: type[np.floating],
     *,
-    delimiters: str = DELIMITERS,
-    prefixes: Sequence[str] = PREFIXES,
+    delimiters: str = _DELIMITERS,
+    prefixes: Sequence[str] = _PREFIXES,
     progress: bool = False,
 ) -> tuple[list[str], np.ndarray]:
     """The names (N) and the points (N, P, 2) of any table with one picture a row.
@@ -64,8 +64,8 @@ def read_blocks(
     path: Path,
     dtype: type[np.floating],
     *,
-    delimiters: str = DELIMITERS,
-    prefixes: Sequence[str] = PREFIXES,
+    delimiters: str = _DELIMITERS,
+    prefixes: Sequence[str] = _PREFIXES,
     progress: bool = False,
     watch: Callable[[bytes], object] = len,
 ) -> Iterator[tuple[list[str], np.ndarray]]:
@@ -259,7 +259,10 @@ def decoded(text: bytes, where: str) -> str:
 
 
 def read_header(
-    path: Path, line: bytes, delimiters: str, prefixes: Sequence[str]
+    path: Path,
+    line: bytes,
+    delimiters: str = _DELIMITERS,
+    prefixes: Sequence[str] = _PREFIXES,
 ) -> tuple[str, list[str]]:
     """The separator and the columns, after checking that they are the expected ones in order."""
     text = decoded(line.removeprefix(_BYTE_ORDER_MARK), f"{path}, row 1").strip("\r\n ")
