@@ -117,22 +117,20 @@ def _lines_in_blocks(
     path: Path, file: BinaryIO, see: Callable[[bytes], None]
 ) -> Iterator[tuple[int, list[bytes]]]:
     """The rows of the rest of the file, some at a time, with the number of the first."""
-    row, blank_row = 2, None
+    row, blank = 2, 0  # at the end of what was read
     while text := file.read(_BLOCK) + file.readline():
         see(text)
         lines = [line.rstrip(b" \r") for line in text.removesuffix(b"\n").split(b"\n")]
-        num_rows = len(lines)
+        lines, blank = [b""] * blank + lines, 0
         while lines and not lines[-1]:
             lines.pop()
-        if lines and blank_row is None and b"" in lines:
-            blank_row = row + lines.index(b"")
-        if lines and blank_row is not None:
-            raise ValueError(f"{path}, row {blank_row}: the row is blank, but others follow it")
+            blank += 1
+        if b"" in lines:
+            row += lines.index(b"")
+            raise ValueError(f"{path}, row {row}: the row is blank, but others follow it")
         if lines:
             yield row, lines
-        if blank_row is None and len(lines) < num_rows:
-            blank_row = row + len(lines)
-        row += num_rows
+        row += len(lines)
 
 
 def _parse_lines(
@@ -243,10 +241,6 @@ def write_points(
 
 
 def require_file(path: Path) -> None:
-    """
-    Raises:
-        ValueError: there is no such file.
-    """
     if not path.is_file():
         raise ValueError(f"{path}: there is no such table")
 
@@ -268,26 +262,26 @@ def read_header(
     text = decoded(line.removeprefix(_BYTE_ORDER_MARK), f"{path}, row 1").strip("\r\n ")
     if not text:
         raise ValueError(f"{path}, row 1: the file is empty or begins with a blank row")
-    delimiter = next((delimiter for delimiter in delimiters if delimiter in text), None)
     if text in NAME_COLUMNS:
         raise ValueError(f"{path}, row 1: there are no landmark columns, such as {prefixes[0]}0_X")
     if '"' in text:
         raise ValueError(f"{path}, row 1: the cells are in quotes; write the table without them")
+    delimiter = next((delimiter for delimiter in delimiters if delimiter in text), None)
     if delimiter is None:
         wanted = " or ".join({"\t": "TAB", ",": "comma"}[delimiter] for delimiter in delimiters)
         raise ValueError(f"{path}, row 1: the header is not separated by {wanted}: {text[:60]!r}")
 
     columns = [cell.strip() for cell in text.split(delimiter)]
-    if columns[0] not in NAME_COLUMNS:
-        raise ValueError(
-            f"{path}, row 1, column 1: expected {NAME_COLUMNS[0]!r}, found {columns[0]!r}"
-        )
     prefix = next((prefix for prefix in prefixes if columns[1] == f"{prefix}0_X"), prefixes[0])
-    for position, column in enumerate(columns[1:]):
-        expected = f"{prefix}{position // 2}_{'XY'[position % 2]}"
-        if column != expected:
+    name = columns[0] if columns[0] in NAME_COLUMNS else NAME_COLUMNS[0]
+    expected = [
+        name,
+        *(f"{prefix}{index}_{axis}" for index in range(len(columns)) for axis in "XY"),
+    ]
+    for position, (column, wanted) in enumerate(zip(columns, expected, strict=False), start=1):
+        if column != wanted:
             raise ValueError(
-                f"{path}, row 1, column {position + 2}: expected {expected!r}, found {column!r}"
+                f"{path}, row 1, column {position}: expected {wanted!r}, found {column!r}"
             )
     if len(columns) % 2 == 0:
         raise ValueError(
@@ -341,16 +335,13 @@ def parse_cells(cells: Sequence[str], columns: Sequence[str], where: str) -> np.
     """The numbers of a row read cell by cell: empty ones are NaN, and what is wrong is named."""
     if len(cells) != len(columns):
         raise ValueError(f"{where}: {len(cells)} cells where the header has {len(columns)}")
-    numbers = np.empty(len(columns) - 1)
-    for position, column in enumerate(columns[1:]):
-        try:
-            numbers[position] = _parse_cell(cells[position + 1].strip())
-        except ValueError as error:
-            raise ValueError(f"{where}, column {column}: {error}") from error
+    columns = columns[1:]
+    places = (f"{where}, column {column}" for column in columns)
+    numbers = np.array(list(map(_parse_cell, cells[1:], places)))
     empty = np.isnan(numbers)
     half_empty = np.flatnonzero(empty[0::2] != empty[1::2])
     if len(half_empty):
-        x, y = columns[1 + 2 * half_empty[0] :][:2]
+        x, y = columns[2 * half_empty[0] :][:2]
         lacking, given = (x, y) if empty[2 * half_empty[0]] else (y, x)
         raise ValueError(
             f"{where}, column {lacking}: the cell is empty, but {given} is not; an unlabelled "
@@ -361,25 +352,27 @@ def parse_cells(cells: Sequence[str], columns: Sequence[str], where: str) -> np.
 
 def parse_number(text: str, where: str) -> float:
     """The number of a cell that must hold one."""
-    try:
-        number = _parse_cell(text.strip())
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
-    if np.isnan(number):
+    number = _parse_cell(text, where)
+    if math.isnan(number):
         raise ValueError(f"{where}: the cell is empty")
     return number
 
 
-def _parse_cell(text: str) -> float:
+def _parse_cell(text: str, where: str) -> float:
+    text = text.strip()
     if not text:
-        return np.nan
+        return math.nan
     if text.lower().lstrip("+-") == "nan":
-        raise ValueError(f"{text!r} is not a number; leave an unlabelled landmark's cells empty")
+        raise ValueError(
+            f"{where}: {text!r} is not a number; leave an unlabelled landmark's cells empty"
+        )
     if not _NUMBER.fullmatch(text):
-        raise ValueError(f"{text!r} is not a number")
+        raise ValueError(f"{where}: {text!r} is not a number")
     number = float(text)
     if math.isinf(number):
-        raise ValueError(f"{text!r} is not finite")
+        raise ValueError(f"{where}: {text!r} is not finite")
     if abs(number) > _FARTHEST:
-        raise ValueError(f"{text!r} is no coordinate in a picture; is a decimal point missing?")
+        raise ValueError(
+            f"{where}: {text!r} is no coordinate in a picture; is a decimal point missing?"
+        )
     return number
