@@ -56,10 +56,6 @@ def read(
         test: the JSON of the test part.
         test_images: the folder of its images, by default `images`.
         points: "face" takes COCO-WholeBody's face_kpts and face_box.
-
-    Raises:
-        ValueError: a file is missing or damaged, or something in it is wrong: the annotation is
-            named.
     """
     images = images or source.parent
     parts = [(source, images, False)]

@@ -32,16 +32,9 @@ _POINT = re.compile(r"[-+.\deE]+\s*,\s*[-+.\deE]+")
 
 
 def read(source: Path, *, progress: bool = False) -> LabelledFaces:
-    """The faces of all files in `source`/annotation.
+    """The faces of all files in `source`/annotation; without lists, all of them are to train on.
 
-    Without lists of names, all faces are to train on.
-
-    Args:
-        source: the folder that holds `annotation`, the lists and, in it or in folders in it, the
-            images.
-
-    Raises:
-        ValueError: a file is missing, or something in one is wrong: file and row are named.
+    The images may lie in whatever folders of `source`.
     """
     require_folder(source)
     if not (source / "annotation").is_dir():

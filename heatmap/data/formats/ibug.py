@@ -43,9 +43,6 @@ def read(source: Path, *, progress: bool = False) -> LabelledFaces:
     """The faces of all .pts files in a folder and the folders in it.
 
     Mirrored copies, NAME_mirror.pts beside NAME.pts, are left out: training mirrors by itself.
-
-    Raises:
-        ValueError: there is no .pts file, or something in one is wrong: file and row are named.
     """
     require_folder(source)
     left_out = Counter[str]()

@@ -10,8 +10,6 @@ coordinates in pixel indices, as everything here does, from 0 to 96. Landmark k 
 left and right are the person's own. https://www.kaggle.com/c/facial-keypoints-detection
 """
 
-import csv
-import io
 import zipfile
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -27,6 +25,7 @@ from heatmap.data.contest.folder import Folder
 from heatmap.data.contest.small_tables import write_asked_points
 from heatmap.data.contest.submission import Rounding, rounded
 from heatmap.data.contest.table import parse_cells, parse_number, write_landmarks
+from heatmap.data.formats.labelled import Table, read_cells
 from heatmap.runtime.files import folder_when_complete, write_atomically
 
 LANDMARKS = (
@@ -43,8 +42,6 @@ SIDE = 96  # of every image, in pixels
 
 _COORDINATES = [f"{landmark}_{axis}" for landmark in LANDMARKS for axis in "xy"]
 _GREY_VALUES = {str(value): value for value in range(256)}
-
-_File = Path | zipfile.Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,12 +213,12 @@ def _write_locations(path: Path, locations: Mapping[int, float], rounding: Round
             raise OSError(f"{path}: not written, what was written does not read back the same")
 
 
-def _find(source: Path) -> tuple[_File, _File | None, _File | None]:
+def _find(source: Path) -> tuple[Table, Table | None, Table | None]:
     """The training table, the test table and the lookup table."""
     if not source.exists():
         raise ValueError(f"{source}: there is no such file or folder")
     folder = source if source.is_dir() else source.parent
-    files: dict[str, _File] = {path.name: path for path in folder.iterdir() if path.is_file()}
+    files: dict[str, Table] = {path.name: path for path in folder.iterdir() if path.is_file()}
     if source.is_file() and source.suffix.lower() == ".zip":
         members = _members(source)
         files = {**files, **members} if "training.csv" in members else {**members}
@@ -238,7 +235,7 @@ def _find(source: Path) -> tuple[_File, _File | None, _File | None]:
     return files["training.csv"], files.get("test.csv"), files.get("IdLookupTable.csv")
 
 
-def _members(file: _File) -> dict[str, zipfile.Path]:
+def _members(file: Table) -> dict[str, zipfile.Path]:
     """The files in a zip archive, which may itself be in one, by their names without folders."""
     try:
         archive = zipfile.ZipFile(file if isinstance(file, Path) else file.open("rb"))
@@ -248,7 +245,7 @@ def _members(file: _File) -> dict[str, zipfile.Path]:
 
 
 def _convert_training(
-    table: _File,
+    table: Table,
     folder: Folder,
     incomplete: Literal["keep", "drop"],
     limit: int | None,
@@ -281,7 +278,7 @@ def _convert_training(
     return points_image
 
 
-def _convert_test(table: _File, folder: Folder, progress: bool) -> list[str]:
+def _convert_test(table: Table, folder: Folder, progress: bool) -> list[str]:
     """Writes images and the table that asks for all their landmarks; the images' names."""
     folder.test_images.mkdir(parents=True)
     names = []
@@ -293,7 +290,7 @@ def _convert_test(table: _File, folder: Folder, progress: bool) -> list[str]:
     return names
 
 
-def _read_asked(table: _File, images: Collection[str]) -> dict[int, tuple[str, int, int]]:
+def _read_asked(table: Table, images: Collection[str]) -> dict[int, tuple[str, int, int]]:
     """What a lookup table asks for, as in `Lookup`."""
     columns = ["RowId", "ImageId", "FeatureName", "Location"]
     images = set(images)
@@ -343,49 +340,15 @@ def _parse_id(text: str, where: str) -> int:
 
 
 def _rows(
-    table: _File, columns: Sequence[str], *, ids: str | None = None, progress: bool = False
+    table: Table, columns: Sequence[str], *, ids: str | None = None, progress: bool = False
 ) -> Iterator[tuple[int, str, dict[str, str]]]:
     """Every row's number from 2 on, its place for messages, and its cells by column.
 
     The table may have its columns in another order, but no others. ids: a column of whole numbers
     from 1, none of which may stand there twice.
     """
-    row, rows_by_id = 1, dict[int, int]()
-    try:
-        with table.open("rb") as binary, io.TextIOWrapper(binary, "utf-8-sig", newline="") as text:
-            reader = csv.DictReader(text, strict=True)
-            reader.fieldnames = [column.strip() for column in reader.fieldnames or []]
-            _check_header(table, reader.fieldnames, columns)
-            bar = tqdm(reader, f"Reading {table.name}", unit="row", delay=2, disable=not progress)
-            for cells in bar:
-                row += 1
-                where = f"{table}, row {row}"
-                if reader.line_num != row:
-                    raise ValueError(f"{where}: the row is blank, but others follow it")
-                if None in cells or None in cells.values():  # more cells than columns, or fewer
-                    raise ValueError(
-                        f"{where}: expected {len(columns)} cells as in the header; is the file cut "
-                        "short?"
-                    )
-                if ids is not None:
-                    column = f"{where}, column {ids}"
-                    number = _parse_id(cells[ids], column)
-                    if rows_by_id.setdefault(number, row) != row:
-                        raise ValueError(
-                            f"{column}: {number} stands in row {rows_by_id[number]} already"
-                        )
-                yield row, where, cells
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{table}, near row {row + 1}: not a table in UTF-8: {error}") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise ValueError(
-            f"{table}: the archive is damaged or cut short ({error}); download it again"
-        ) from error
-    if row == 1:
-        raise ValueError(f"{table}: the table has a header but no rows")
-
-
-def _check_header(table: _File, header: Sequence[str], columns: Sequence[str]) -> None:
+    rows = read_cells(table)
+    header = [column.strip() for column in next(rows, ("", []))[1]]
     if sorted(header) != sorted(columns):
         wrong = [repr(column[:60]) for column in sorted({*header} ^ {*columns})[:4]]
         raise ValueError(
@@ -393,3 +356,16 @@ def _check_header(table: _File, header: Sequence[str], columns: Sequence[str]) -
             f"separated by commas, found {len(header)}; missing or unknown: "
             f"{', '.join(wrong) or 'none, but some stand twice'}"
         )
+    row, rows_by_id = 1, dict[int, int]()
+    bar = tqdm(rows, f"Reading {table.name}", unit="row", delay=2, disable=not progress)
+    for row, (where, cells) in enumerate(bar, start=2):
+        named = dict(zip(header, cells, strict=True))
+        if ids is not None:
+            number = _parse_id(named[ids], f"{where}, column {ids}")
+            if rows_by_id.setdefault(number, row) != row:
+                raise ValueError(
+                    f"{where}, column {ids}: {number} stands in row {rows_by_id[number]} already"
+                )
+        yield row, where, named
+    if row == 1:
+        raise ValueError(f"{table}: the table has a header but no rows")

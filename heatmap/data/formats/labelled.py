@@ -1,7 +1,11 @@
 """What the readers share: the faces they find, checks that hold in every format, and text."""
 
+import csv
+import io
+import zipfile
+import zlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -14,6 +18,9 @@ from heatmap.data.contest.table import parse_cells
 IMAGE_SUFFIXES = (
     ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"
 )  # fmt: skip
+
+
+Table = Path | zipfile.Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +156,35 @@ def read_lines(path: Path) -> list[str]:
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not text in UTF-8 ({error.reason})") from error
     return [line.strip() for line in text.rstrip().splitlines()]
+
+
+def read_cells(table: Table) -> Iterator[tuple[str, list[str]]]:
+    """The rows of a table with commas, from the header on: where each stands, and its cells.
+
+    Raises:
+        ValueError: a row has more or fewer cells than the header or is blank, though others follow
+            it; the table is not text in UTF-8, or the archive that it is in is damaged.
+    """
+    row, width = 0, 0
+    try:
+        with table.open("rb") as binary, io.TextIOWrapper(binary, "utf-8-sig", newline="") as text:
+            reader = csv.reader(text, strict=True)
+            for row, cells in enumerate(reader, start=1):
+                if not cells and not any(reader):
+                    break  # blank rows at the end
+                width = width or len(cells)
+                if len(cells) != width:
+                    raise ValueError(
+                        f"{table}, row {row}: {len(cells)} cells where the header has {width}; is "
+                        "the row blank, or the file cut short?"
+                    )
+                yield f"{table}, row {row}", cells
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{table}, near row {row + 1}: not a table in UTF-8: {error}") from None
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        raise ValueError(
+            f"{table}: the archive is damaged or cut short ({error}); download it again"
+        ) from error
 
 
 def parse_points(cells: Sequence[str], where: str, first: int = 0) -> np.ndarray:

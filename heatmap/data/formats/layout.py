@@ -6,7 +6,8 @@ Images are copied or linked byte for byte; none is ever encoded again.
 import os
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -88,43 +89,41 @@ def read_contest(root: Path, *, boxes: Path | None = None, progress: bool = Fals
         ValueError: a table is malformed, an image is missing, or nothing is labelled.
     """
     folder = find_folder(root)
-    left_out = Counter[str]()
-    names, paths, points = list[str](), list[Path](), list[np.ndarray]()
-    num_landmarks, num_training = None, 0
+    faces, left_out = list[Face](), Counter[str]()
+    num_landmarks = None
     if folder.train_table.is_file():
         table = read_landmarks(folder.train_table, progress=progress)
-        num_landmarks, num_training = table.num_landmarks, len(table.names)
-        names += table.names
-        paths += image_paths(folder.train_images, table.names, folder.train_table)
-        points += list(table.points_image[:])
+        num_landmarks = table.num_landmarks
+        paths = image_paths(folder.train_images, table.names, folder.train_table)
+        faces += _faces(folder.train_table, table.names, paths, table.points_image[:], False)
     if folder.test_points.is_file():
         asked = read_asked_points(folder.test_points, num_landmarks or _MOST_LANDMARKS)
         if folder.solution.is_file():
-            names += asked.names
-            paths += image_paths(folder.test_images, asked.names, asked.path)
-            points += list(_read_truth(folder.solution, asked, num_landmarks))
+            points = _read_truth(folder.solution, asked, num_landmarks)
+            paths = image_paths(folder.test_images, asked.names, asked.path)
+            faces += _faces(folder.solution, asked.names, paths, points, True)
         else:
             left_out[f"test images without landmarks ({folder.solution})"] = len(asked.names)
-    if not points:
+    if not faces:
         raise ValueError(
             f"{root}: nothing is labelled; there is neither {folder.train_table} nor "
             f"{folder.solution}"
         )
     if boxes is None and folder.boxes.is_file():
         boxes = folder.boxes
-    boxes_image = None if boxes is None else read_boxes(boxes, paths)
-    faces = [
-        Face(
-            where=f"{root}, {name}",
-            name=name,
-            path=path,
-            points_image=points[row],
-            is_test=row >= num_training,
-            box_image=None if boxes_image is None else boxes_image[row],
-        )
-        for row, (name, path) in enumerate(zip(names, paths, strict=True))
-    ]
+    if boxes is not None:
+        boxes_image = read_boxes(boxes, [face.path for face in faces])
+        faces = [replace(f, box_image=box) for f, box in zip(faces, boxes_image, strict=True)]
     return LabelledFaces(faces, left_out)
+
+
+def _faces(
+    table: Path, names: Sequence[str], paths: Sequence[Path], points: np.ndarray, is_test: bool
+) -> Iterator[Face]:
+    for name, path, face in zip(names, paths, points, strict=True):
+        yield Face(
+            where=f"{table}, {name}", name=name, path=path, points_image=face, is_test=is_test
+        )
 
 
 def _read_truth(path: Path, asked: AskedPoints, num_landmarks: int | None) -> np.ndarray:

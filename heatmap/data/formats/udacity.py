@@ -11,22 +11,21 @@ https://github.com/udacity/P1_Facial_Keypoints (data_load.py reads column 0 as t
 as pairs)
 """
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 
-from heatmap.data.formats.labelled import Face, LabelledFaces, gather, parse_points, require_folder
+from heatmap.data.formats.labelled import (
+    Face,
+    LabelledFaces,
+    gather,
+    parse_points,
+    read_cells,
+    require_folder,
+)
 
 
 def read(source: Path, *, progress: bool = False) -> LabelledFaces:
-    """The faces of both tables, or of the one that is there.
-
-    Args:
-        source: the folder that holds the tables, or one whose `data/` does.
-
-    Raises:
-        ValueError: no table is there, or something in it is wrong: file, row and column are named.
-    """
+    """The faces of both tables, or of the one that is there, in `source` or `source`/data."""
     require_folder(source)
     for folder in (source, source / "data"):
         tables = [folder / f"{part}_frames_keypoints.csv" for part in ("training", "test")]
@@ -43,30 +42,19 @@ def read(source: Path, *, progress: bool = False) -> LabelledFaces:
 
 def _faces(path: Path) -> Iterator[Face]:
     part = path.name.partition("_")[0]
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, strict=True)
-        row = 0
-        try:
-            header = next(reader, [])
-            _check_header(path, header)
-            for row, cells in enumerate(reader, start=2):
-                where = f"{path}, row {row}"
-                if len(cells) != len(header):
-                    raise ValueError(
-                        f"{where}: {len(cells)} cells where the header has {len(header)}"
-                    )
-                name = cells[0].strip()
-                if not name:
-                    raise ValueError(f"{where}, column 1: the file name is empty")
-                yield Face(
-                    where=where,
-                    name=name,
-                    path=path.parent / part / name,
-                    points_image=parse_points(cells[1:], where),
-                    is_test=part == "test",
-                )
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise ValueError(f"{path}, near row {row + 1}: not a table in UTF-8: {error}") from None
+    rows = read_cells(path)
+    _check_header(path, next(rows, ("", []))[1])
+    for where, (cell, *coordinates) in rows:
+        name = cell.strip()
+        if not name:
+            raise ValueError(f"{where}, column 1: the file name is empty")
+        yield Face(
+            where=where,
+            name=name,
+            path=path.parent / part / name,
+            points_image=parse_points(coordinates, where),
+            is_test=part == "test",
+        )
 
 
 def _check_header(path: Path, header: list[str]) -> None:

@@ -41,9 +41,6 @@ def read(source: Path, *, images: Path | None = None, progress: bool = False) ->
     Args:
         source: a folder that holds the lists, in whatever folders.
         images: the folder of the images, by default `source`/WFLW_images.
-
-    Raises:
-        ValueError: no list is there, or something in it is wrong: file, row and column are named.
     """
     require_folder(source)
     folder = images or source / "WFLW_images"
