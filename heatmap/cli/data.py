@@ -42,15 +42,15 @@ def make(
 
     Args:
         out: folder to make.
-        count: pictures to train on.
+        count: images to train on.
         seed: the same seed gives the same bytes.
-        test_count: test pictures; a tenth of count if not given.
+        test_count: test images; a tenth of count if not given.
         workers: processes that draw.
     """
     from heatmap.data.synthetic.contest import make_contest
 
     make_contest(out, count=count, seed=seed, test_count=test_count, workers=workers, progress=True)
-    print(f"{out}: pictures and tables; the test pictures' landmarks are in withheld/solution.csv")
+    print(f"{out}: images and tables; the test images' landmarks are in withheld/solution.csv")
 
 
 def showing(experiment: Experiment) -> Callable[..., int]:

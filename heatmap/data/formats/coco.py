@@ -84,9 +84,7 @@ def write(
         for part, is_test in (("train", False), ("test", True)):
             faces = [face for face in labelled.faces if face.is_test == is_test]
             if faces:
-                names = _image_names(faces)
-                images = {name: face.path for name, face in zip(names, faces, strict=True)}
-                _write_part(folder / "annotations" / f"{part}.json", faces, names, images, progress)
+                images = _write_part(folder / "annotations" / f"{part}.json", faces, progress)
                 placed |= {folder / part / name: path for name, path in images.items()}
         place(placed, link=link, progress=progress)
 
@@ -201,26 +199,24 @@ def _image_names(faces: Sequence[Face]) -> list[str]:
     return names
 
 
-def _write_part(
-    path: Path,
-    faces: Sequence[Face],
-    names: Sequence[str],
-    images: dict[str, Path],
-    progress: bool,
-) -> None:
-    """Writes the annotations of faces in the images of these names."""
-    num_landmarks = len(faces[0].points_image)
-    category = {"id": 1, "name": "face", "supercategory": "person"}
-    category |= {"keypoints": [str(index) for index in range(num_landmarks)], "skeleton": []}
+def _write_part(path: Path, faces: Sequence[Face], progress: bool) -> dict[str, Path]:
+    """Writes the annotations of some faces; returns the files of their images by name."""
+    names = _image_names(faces)
+    images = {name: face.path for name, face in zip(names, faces, strict=True)}
     ids = {name: number for number, name in enumerate(images, start=1)}
+    keypoints = [str(landmark) for landmark in range(len(faces[0].points_image))]
+    category = {"id": 1, "name": "face", "supercategory": "person"}
+    category |= {"keypoints": keypoints, "skeleton": []}
     pairs = enumerate(zip(faces, names, strict=True), start=1)
+    annotations = (_annotation(face, number, ids[name]) for number, (face, name) in pairs)
+    bar = tqdm(images.items(), "Reading sizes", unit="img", delay=1, disable=not progress)
+    entries = (_image(name, file, ids[name]) for name, file in bar)
     with path.open("w", encoding="utf-8", newline="\n") as file:
         file.write(f'{{"categories": {json.dumps([category])}')
-        _write_list(file, "images", _images(images, ids, progress))
-        _write_list(
-            file, "annotations", (_annotation(face, n, ids[name]) for n, (face, name) in pairs)
-        )
+        _write_list(file, "images", entries)
+        _write_list(file, "annotations", annotations)
         file.write("}\n")
+    return images
 
 
 def _write_list(file: TextIO, key: str, entries: Iterable[dict[str, Any]]) -> None:
@@ -232,13 +228,9 @@ def _write_list(file: TextIO, key: str, entries: Iterable[dict[str, Any]]) -> No
     file.write("]")
 
 
-def _images(
-    images: dict[str, Path], ids: dict[str, int], progress: bool
-) -> Iterator[dict[str, Any]]:
-    bar = tqdm(images.items(), "Reading sizes", unit="img", delay=1, disable=not progress)
-    for name, path in bar:
-        height, width, _ = read_image(path).shape
-        yield {"id": ids[name], "file_name": name, "width": width, "height": height}
+def _image(name: str, path: Path, image_id: int) -> dict[str, Any]:
+    height, width, _ = read_image(path).shape
+    return {"id": image_id, "file_name": name, "width": width, "height": height}
 
 
 def _annotation(face: Face, number: int, image_id: int) -> dict[str, Any]:

@@ -156,9 +156,10 @@ def write_submission(
         )
     locations = {}
     for row_id, (name, landmark, axis) in lookup.asked.items():
-        locations[row_id] = float(points[name][landmark, axis].clip(0, SIDE))
-        if not np.isfinite(locations[row_id]):
+        location = points[name][landmark, axis]
+        if not np.isfinite(location):
             raise ValueError(f"{path}: not written, the prediction for {name!r} is not finite")
+        locations[row_id] = float(location.clip(0, SIDE))
     _write_locations(path, locations, rounding)
 
 
@@ -225,12 +226,15 @@ def _find(source: Path) -> tuple[Table, Table | None, Table | None]:
     elif source.is_file():
         files["training.csv"] = source
     for name in ("training", "test"):  # NAME.csv, or else that in NAME.zip
-        if f"{name}.csv" not in files and f"{name}.zip" in files:
-            files = {**_members(files[f"{name}.zip"]), **files}
+        archive = files.get(f"{name}.zip")
+        if f"{name}.csv" not in files and archive is not None:
+            members = _members(archive)
+            if f"{name}.csv" not in members:
+                raise ValueError(f"{archive}: expected {name}.csv in it, found {_some(members)}")
+            files[f"{name}.csv"] = members[f"{name}.csv"]
     if "training.csv" not in files:
         raise ValueError(
-            f"{source}: expected training.zip or training.csv in it, found "
-            f"{', '.join(sorted(files)[:5]) or 'nothing'}"
+            f"{source}: expected training.zip or training.csv in it, found {_some(files)}"
         )
     return files["training.csv"], files.get("test.csv"), files.get("IdLookupTable.csv")
 
@@ -242,6 +246,10 @@ def _members(file: Table) -> dict[str, zipfile.Path]:
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise ValueError(f"{file}: not a zip archive, or cut short; download it again") from error
     return {PurePosixPath(name).name: zipfile.Path(archive, name) for name in archive.namelist()}
+
+
+def _some(files: Collection[str]) -> str:
+    return ", ".join(sorted(files)[:5]) or "nothing"
 
 
 def _convert_training(

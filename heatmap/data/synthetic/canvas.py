@@ -10,7 +10,7 @@ from heatmap.data.synthetic.face import Colour
 
 
 class Canvas:
-    """A picture to paint on.
+    """An image to paint on.
 
     planes: (3, H, W) float32 RGB, 0 to 1. unit: canvas pixels per unit of the head frame.
     Polygons and lines are (N, 2) arrays in canvas pixels; widths and softness are in head units.

@@ -73,7 +73,7 @@ def _sample_camera(rng: np.random.Generator) -> Camera:
     width = int(np.clip(190 * np.exp(rng.normal(0, 0.48)), 70, 950))
     height = round(width * float(np.clip(rng.normal(1.365, 0.08), 1.11, 1.59)))
     strips = rng.uniform(0.01, 0.03, 4) * (rng.random(4) < 0.35)
-    if rng.random() < 0.25:  # the detector's box left the photograph
+    if rng.random() < 0.25:  # the detector's box left the image
         sides = ((1, 3), (3,), (0,), (2,))[rng.choice(4, p=(0.4, 0.3, 0.15, 0.15))]
         strips[list(sides)] = rng.uniform(0.10, 0.25, len(sides))
     left, top, right, bottom = np.round(strips * (width, height, width, height)).astype(int)

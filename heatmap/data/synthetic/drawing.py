@@ -486,10 +486,10 @@ def _photograph(painting: _Painting) -> np.ndarray:
         exposed = small * np.float32(255 * gain) + np.float32(255 * camera.noise) * grain
         planes.append(np.clip(exposed, 0, 255).astype(np.uint8))
     tones = np.round(255 * np.linspace(0, 1, 256) ** light.gamma).astype(np.uint8)
-    picture = cv2.LUT(cv2.merge(planes), tones)
+    image = cv2.LUT(cv2.merge(planes), tones)
     if camera.grey:
-        picture[:] = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None]
+        image[:] = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
     left, top, right, bottom = camera.borders
-    picture[:top] = picture[height - bottom :] = 0
-    picture[:, :left] = picture[:, width - right :] = 0
-    return picture
+    image[:top] = image[height - bottom :] = 0
+    image[:, :left] = image[:, width - right :] = 0
+    return image

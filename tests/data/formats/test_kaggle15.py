@@ -251,6 +251,10 @@ def test_damaged_and_other_archives_are_named(
         ValueError, match=r"expected training.zip or training.csv in it, found test"
     ):
         convert(source, out)
+    shutil.copy(source, files / "test.zip")
+    (files / "test.csv").unlink()
+    with pytest.raises(ValueError, match=r"test\.zip: expected test\.csv in it, found test\.zip"):
+        convert(files, out)
     with pytest.raises(ValueError, match="no such file"):
         convert(tmp_path / "nothing.zip", out)
     page = tmp_path / "page.csv"
@@ -316,9 +320,10 @@ def test_what_cannot_be_answered_leaves_no_file(lookup: Lookup, tmp_path: Path) 
         write_submission(path, lookup, TEST_NAMES[:3], points[:3])
     with pytest.raises(ValueError, match="15 landmarks, but the predictions hold 68"):
         write_submission(path, lookup, TEST_NAMES, np.zeros((4, 68, 2)))
-    points[1, 7, 1] = np.nan
-    with pytest.raises(ValueError, match=r"the prediction for '00002.png' is not finite"):
-        write_submission(path, lookup, TEST_NAMES, points)
+    for value in (np.nan, np.inf):
+        points[1, 7, 1] = value
+        with pytest.raises(ValueError, match=r"the prediction for '00002.png' is not finite"):
+            write_submission(path, lookup, TEST_NAMES, points)
     assert list(tmp_path.iterdir()) == []
 
 
