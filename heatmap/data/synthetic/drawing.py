@@ -223,9 +223,13 @@ def _blob(
     return np.exp(-(((places - (at + offset)) / reach) ** 2).sum(-1))
 
 
-def _paint_skin(painting: _Painting) -> None:
-    """Skin within the outline, shaded and coloured on a coarse grid that knows the head's form."""
-    face, head, canvas, rng = painting.face, painting.head, painting.canvas, painting.rng
+def _lit_skin(painting: _Painting) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The skin on a coarse grid over the canvas that knows the head's form.
+
+    Returns:
+        (h, w, 2) places in the head frame, (h, w, 3) colour, (h, w) shade.
+    """
+    face, head, canvas = painting.face, painting.head, painting.canvas
     look, light = face.look, face.light
     rows, columns = 56, round(56 * canvas.width / canvas.height)
     grid = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), -1) + 0.5
@@ -254,7 +258,14 @@ def _paint_skin(painting: _Painting) -> None:
         blush += _blob(places, eye_centre, (sign * 0.14, 0.56), (0.3, 0.24))
     shade *= 1 - np.minimum(hollows, 0.5)
     redness = 0.22 * look.blush * blush[..., None] * (-0.1, 0.7, 0.55)
-    colour = look.skin * (1 - redness) * shade[..., None] + 0.14 * gloss[..., None]
+    return places, look.skin * (1 - redness) * shade[..., None] + 0.14 * gloss[..., None], shade
+
+
+def _paint_skin(painting: _Painting) -> None:
+    """Skin within the outline, with beard and spots."""
+    canvas, rng, look = painting.canvas, painting.rng, painting.face.look
+    marks = painting.head.points_head[:, :2]
+    places, colour, shade = _lit_skin(painting)
 
     def full_size(layer: np.ndarray) -> np.ndarray:
         layer = layer.astype(np.float32)
