@@ -17,10 +17,11 @@ import os
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 
+from heatmap.config import Experiment
 from heatmap.runs.folder import SHEETS, RunFolder
 from heatmap.runs.wandb import WandbWriter
 from heatmap.runtime.files import finite, read_json, write_atomically, write_json, write_picture
@@ -35,47 +36,42 @@ class Record:
     def __init__(
         self,
         folder: Path,
+        experiment: Experiment,
         *,
-        mode: Literal["online", "offline", "off"],
-        project: str,
-        name: str,
-        entity: str | None = None,
-        group: str | None = None,
-        job_type: str | None = None,
         tags: Sequence[str] = (),
         wandb_id: str | None = None,
         after_step: int = -1,
     ) -> None:
         """Cuts the ledger back to `after_step` and starts Weights & Biases.
 
+        An agent of Weights & Biases that starts a new run for its sweep gives the id, project and
+        entity in the environment.
+
         Args:
             folder: the run folder, with config.json in it.
-            mode: where Weights & Biases writes; "off" leaves it out.
-            project, entity, wandb_id: an agent of Weights & Biases that starts a new run for its
-                sweep sets them in the environment, which wins.
+            tags: for Weights & Biases, beside the experiment's.
             wandb_id: of the run that is resumed; None for a new run.
             after_step: the resumed checkpoint's step; -1 for a new run.
         """
         self.folder = RunFolder(folder)
         assert self.folder.config.is_file(), f"config.json must be in {folder} first"
-        self.wandb_id = wandb_id or os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
-        if "WANDB_SWEEP_ID" in os.environ:
-            project = os.environ.get("WANDB_PROJECT", project)
-            entity = os.environ.get("WANDB_ENTITY", entity)
         rewind(folder, after_step)
         self._step = after_step
+        self.wandb_id = wandb_id or os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
+        agent = os.environ if "WANDB_SWEEP_ID" in os.environ else {}
+        window, name, here = experiment.wandb, experiment.name, folder.resolve().name
         about = {
             "id": self.wandb_id,
-            "project": project,
-            "entity": entity,
-            "group": group,
-            "job_type": job_type,
-            "tags": list(tags),
-            "name": name,
-            "mode": mode,
+            "project": agent.get("WANDB_PROJECT", window.project),
+            "entity": agent.get("WANDB_ENTITY", window.entity),
+            "group": window.group or name,
+            "job_type": window.job_type,
+            "tags": [*window.tags, *tags],
+            "name": here if here.startswith(name) else f"{name}-{here}",
+            "mode": window.mode,
         }
         write_json(self.folder.wandb, about)
-        self._wandb = None if mode == "off" else WandbWriter(folder, about)
+        self._wandb = None if window.mode == "off" else WandbWriter(folder, about)
 
     def __enter__(self) -> Self:
         return self

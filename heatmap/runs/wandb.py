@@ -112,10 +112,6 @@ def _started_run(folder: RunFolder, about: Mapping[str, Any]) -> "wandb.Run":
         console="off",
         silent=True,  # else W&B asks on the terminal who is not logged in
         init_timeout=15,
-        disable_git=True,
-        save_code=False,
-        x_disable_stats=True,
-        x_disable_meta=True,
         x_disable_machine_info=True,
         x_save_requirements=False,
         x_transaction_log_flush_interval=0.25,  # what a killed run recorded offline may lose

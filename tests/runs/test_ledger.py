@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from heatmap.config import Experiment, Wandb
 from heatmap.runs.ledger import Record, read_metrics, rewind
 
 CONFIG = {"name": "tiny"}
@@ -14,7 +15,7 @@ ROWS = [{"step": s, "loss": 0.1 / (s + 1), "epoch": s, "note": f"row {s}"} for s
 
 def record_in(folder: Path, **changes: Any) -> Record:
     (folder / "config.json").write_text(json.dumps(CONFIG))
-    return Record(folder, **({"mode": "off", "project": "faces", "name": "tiny"} | changes))
+    return Record(folder, Experiment(name="tiny", wandb=Wandb(mode="off")), **changes)
 
 
 def log_rows(record: Record, rows: list[dict[str, Any]]) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from heatmap.config import Experiment, Wandb
 from heatmap.runs.ledger import Record, read_metrics
 
 CONFIG = {"name": "tiny", "train": {"epochs": 3, "lr": 1e-3, "clip": None}, "tags": ["a", "b"]}
@@ -31,11 +32,10 @@ def _nobody_is_logged_in(tmp_path_factory: pytest.TempPathFactory, monkeypatch: 
     monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
 
 
-def record_in(folder: Path, **changes: Any) -> Record:
+def record_in(folder: Path, mode: Any = "offline", **changes: Any) -> Record:
     (folder / "config.json").write_text(json.dumps(CONFIG))
-    settings = {"mode": "offline", "project": "faces", "name": "tiny", "group": "g"}
-    settings |= {"job_type": "train", "tags": ("cpu", "small")}
-    return Record(folder, **(settings | changes))
+    window = Wandb(mode=mode, project="faces", group="g", tags=("cpu",))
+    return Record(folder, Experiment(name="tiny", wandb=window), tags=["small"], **changes)
 
 
 def log_rows(record: Record, rows: list[dict[str, Any]]) -> None:
@@ -146,7 +146,7 @@ def test_an_offline_run_holds_exactly_the_ledger(tmp_path: Path, caplog: Any) ->
     assert found["summary"]["best"] == {"step": 4, "mse": 6.25}
     run = found["run"]
     assert (run["run_id"], run["project"], run["run_group"]) == (record.wandb_id, "faces", "g")
-    assert (run["job_type"], run["display_name"]) == ("train", "tiny")
+    assert (run["job_type"], run["display_name"]) == ("train", f"tiny-{tmp_path.name}")
     assert run["tags"] == ["cpu", "small"]
     assert found["exit"] == 0
     assert "WANDB_DATA_DIR" not in os.environ
@@ -409,9 +409,11 @@ def training(folder: Path, end: str, mode: str = "offline") -> list[str]:
     script = f"""
         import sys
         from pathlib import Path
+        from heatmap.config import Experiment, Wandb
         from heatmap.runs.ledger import Record
 
-        record = Record(Path({str(folder)!r}), mode={mode!r}, project="faces", name="tiny")
+        experiment = Experiment(name="tiny", wandb=Wandb(mode={mode!r}))
+        record = Record(Path({str(folder)!r}), experiment)
         record.log(0, {{"loss": 0.5}})
         record.log(1, {{"loss": 0.25}})
         {end}
