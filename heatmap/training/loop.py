@@ -58,8 +58,7 @@ def train(run: Run, folder: Path) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     for torn in folder.glob(".*.pt"):  # what a kill left of a checkpoint in the making
         torn.unlink()
-    experiment, window = run.experiment, run.experiment.wandb
-    write_json(folder / "config.json", to_dict(experiment))
+    write_json(folder / "config.json", to_dict(run.experiment))
     split: dict[str, Any] = {
         "kind": run.split_kind,
         "rule": run.split_rule,
@@ -75,13 +74,8 @@ def train(run: Run, folder: Path) -> dict[str, Any]:
             write_json(folder / name, values)
     with Record(
         folder,
-        mode=window.mode,
-        project=window.project,
-        entity=window.entity,
-        name=_name(experiment.name, folder),
-        group=window.group or experiment.name,
-        job_type=window.job_type,
-        tags=[*window.tags, *_tags(run)],
+        run.experiment,
+        tags=_tags(run),
         wandb_id=run.wandb_id,
         after_step=run.progress.step if run.wandb_id else -1,
     ) as record:
@@ -90,11 +84,6 @@ def train(run: Run, folder: Path) -> dict[str, Any]:
     if (folder / "best.pt").is_file():  # not where a run was resumed into another folder
         model_card.write(folder)
     return summary
-
-
-def _name(experiment: str, folder: Path) -> str:
-    name = folder.resolve().name
-    return name if name.startswith(experiment) else f"{experiment}-{name}"
 
 
 def _tags(run: Run) -> list[str]:

@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from heatmap.data import contest
-from heatmap.evaluation.compare.runs import RunFolder
+from heatmap.evaluation.compare.runs import RunSummary
 
 RESAMPLES = 10_000
 COVERAGE = 0.95
@@ -22,7 +22,7 @@ FEWEST_PEOPLE = 10  # as many as a split by person needs
 ALL = "all landmarks"
 
 
-def compare(runs: Sequence[RunFolder], resamples: int = RESAMPLES) -> dict[str, Any]:
+def compare(runs: Sequence[RunSummary], resamples: int = RESAMPLES) -> dict[str, Any]:
     """Everything that is told of the runs, JSON-able; the others are held against the first.
 
     Returns:
@@ -98,7 +98,7 @@ def compare(runs: Sequence[RunFolder], resamples: int = RESAMPLES) -> dict[str, 
     return told
 
 
-def _scores(run: RunFolder) -> dict[str, Any]:
+def _scores(run: RunSummary) -> dict[str, Any]:
     scored = [row for row in run.rows if row.get("val/mse") is not None]
     best = min(scored, key=lambda row: row["val/mse"], default=None)
     scores = run.evaluation or {
@@ -136,7 +136,7 @@ def differences(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str
     }
 
 
-def _curve(run: RunFolder) -> dict[str, list[Any]]:
+def _curve(run: RunSummary) -> dict[str, list[Any]]:
     minutes = np.cumsum([row["time/seconds"] / 60 for row in run.rows]).tolist()
     return {
         "epoch": [row["epoch"] for row in run.rows],
@@ -145,7 +145,7 @@ def _curve(run: RunFolder) -> dict[str, list[Any]]:
     }
 
 
-def _common(runs: Sequence[RunFolder]) -> tuple[list[str], list[np.ndarray]]:
+def _common(runs: Sequence[RunSummary]) -> tuple[list[str], list[np.ndarray]]:
     """The pictures that were scored in all runs, and their rows in each run's table of errors.
 
     Raises:
@@ -188,7 +188,7 @@ def _common(runs: Sequence[RunFolder]) -> tuple[list[str], list[np.ndarray]]:
     return names, rows
 
 
-def _doubts(runs: Sequence[RunFolder]) -> list[str]:
+def _doubts(runs: Sequence[RunSummary]) -> list[str]:
     """What a reader should know of the errors before believing them."""
     doubts = []
     for run in runs:
