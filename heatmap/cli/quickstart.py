@@ -42,14 +42,12 @@ def quickstart() -> None:
     scores, _ = metrics.evaluate_run(trained, None, device)
     submit.submit(trained, CONTEST, SUBMISSION, rounding="round", missing="stop", device=device)
     score = contest.score_submission(SUBMISSION, CONTEST / "withheld" / "solution.csv")
-    nearest = metrics.nearest_picture_mse(RUN)
     minutes = (time.monotonic() - begin) / 60
 
     rows = [
         ("contest MSE of the submission", f"{score.mse:.2f} px²"),
         ("contest MSE on validation", f"{scores['mse']:.2f} px²"),
         ("  of the mean shape", f"{scores['mean_shape_mse']:.2f} px²"),
-        ("  of the nearest training picture", f"{nearest:.2f} px²"),
         ("time", f"{minutes:.1f} minutes"),
         ("the run", f"{RUN}"),
         ("pictures of predictions", f"{max((RUN / 'pictures').glob('*.jpg'))}"),
