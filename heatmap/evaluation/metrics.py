@@ -306,9 +306,7 @@ def evaluate_run(
     root = data or first.experiment.data.root
     folder = contest.find_folder(root)
     labels = _labels(ensemble, folder.train_table)
-    if data is None:
-        _must_have_trained_on(labels, ensemble.runs, root)
-    rows = _rows_to_score(ensemble.runs, labels)
+    rows = _rows_to_score(ensemble.runs, labels, root, is_own=data is None)
     paths = contest.image_paths(folder.train_images, labels.names, labels.path, rows.tolist())
     watch = Stopwatch(device)
     errors = measure(
@@ -353,17 +351,6 @@ def _labels(ensemble: Ensemble, path: Path) -> contest.LandmarkTable:
     return labels
 
 
-def _must_have_trained_on(
-    labels: contest.LandmarkTable, runs: Sequence[Trained], root: Path
-) -> None:
-    for run in runs:
-        if not _trained_on(run, labels):
-            raise ValueError(
-                f"{labels.path} is not the table that {run.path} was trained on, so its validation "
-                f"rows are not known; to score it all the same, name it: --data {root}"
-            )
-
-
 def _trained_on(run: Trained, labels: contest.LandmarkTable) -> bool:
     return run.checkpoint.table_hash == labels.fingerprint()
 
@@ -381,9 +368,21 @@ def _folder_of(
     return out.evaluation(name) if name else out
 
 
-def _rows_to_score(runs: Sequence[Trained], labels: contest.LandmarkTable) -> np.ndarray:
-    """The rows that validate in every run that was trained on this table; all if none was."""
+def _rows_to_score(
+    runs: Sequence[Trained], labels: contest.LandmarkTable, root: Path, is_own: bool
+) -> np.ndarray:
+    """The rows that validate in every run that was trained on this table; all if none was.
+
+    Args:
+        is_own: whether all runs must have been trained on it.
+    """
     own = [run for run in runs if _trained_on(run, labels)]
+    others = [run for run in runs if not _trained_on(run, labels)]
+    if others and is_own:
+        raise ValueError(
+            f"{labels.path} is not the table that {others[0].path} was trained on, so its "
+            f"validation rows are not known; to score it all the same, name it: --data {root}"
+        )
     if not own:
         logger.info(
             f"{labels.path} is not what was trained on: all its rows are scored, also pictures "

@@ -224,10 +224,6 @@ def test_damaged_files_are_told_and_leave_the_old_page(run: Path, tmp_path: Path
     assert (tmp_path / "report.html").read_text() == "old"
 
 
-def test_a_submission_has_no_report(tool: Tool, tmp_path: Path) -> None:
-    assert tool("evaluate", "a.csv", "--solution", "b.csv", "--report", tmp_path) == 2
-
-
 @pytest.fixture
 def errors() -> Errors:
     """The tiny contest's 12 images, whose 7 landmarks are off; the fourth is never labelled."""
