@@ -16,7 +16,7 @@ RIGHT, TOP, BOTTOM = 12, 12, 40  # margins of a line chart; the left one depends
 DIGIT = 7.5  # the width of a character
 GREY = "#666666"
 
-Scale = Callable[[np.ndarray], np.ndarray]
+Scale = Callable[[np.ndarray | float], np.ndarray]
 
 
 class Series(NamedTuple):
@@ -72,8 +72,8 @@ def line_chart(
     (x_low, y_low), (x_high, y_high) = values.min(0), values.max(0)
     if y_ends is not None:
         y_low, y_high = min(y_low, y_ends[0]), max(y_high, y_ends[1])
-    x_is_whole = bool((values[:, 0] % 1 == 0).all())
-    x_ticks = ticks(x_low, x_high, finest=1 if x_is_whole else 0)
+    x_is_whole = (values[:, 0] % 1 == 0).all()
+    x_ticks = ticks(x_low, x_high, finest=int(x_is_whole))
     y_ticks = log_ticks(y_low, y_high) if log_y else ticks(y_low, y_high)
     left = max(46, 26 + DIGIT * max(len(_text(y)) for y in y_ticks))
     across = _scale([x_low, x_high, *x_ticks], left, WIDTH - RIGHT)
@@ -88,13 +88,9 @@ def line_chart(
             if one.style == "dots" and math.isfinite(y)
         ]
         drawn.append(Curve(one.name, one.style, _path(places), dots))
-    return LineChart(
-        x_label, y_label, left, _placed(x_ticks, across), _placed(y_ticks, down), drawn
-    )
-
-
-def _placed(values: Sequence[float], scale: Scale) -> list[tuple[float, str]]:
-    return list(zip(scale(np.array(values)).tolist(), map(_text, values), strict=True))
+    x_placed = [(float(across(x)), _text(x)) for x in x_ticks]
+    y_placed = [(float(down(y)), _text(y)) for y in y_ticks]
+    return LineChart(x_label, y_label, left, x_placed, y_placed, drawn)
 
 
 def _drawable(series: Series, positive: bool) -> np.ndarray:
@@ -106,10 +102,10 @@ def _drawable(series: Series, positive: bool) -> np.ndarray:
 
 def _scale(values: Sequence[float], start: float, end: float, log: bool = False) -> Scale:
     """The map of the values' range onto that from `start` to `end`."""
-    ends, places = np.array([min(values), max(values)]), [start, end]
+    ends = [min(values), max(values)]
     if log:
-        return lambda some: np.interp(np.log(some), np.log(ends), places)
-    return lambda some: np.interp(some, ends, places)
+        return lambda some: np.interp(np.log(some), np.log(ends), [start, end])
+    return lambda some: np.interp(some, ends, [start, end])
 
 
 def _path(places: np.ndarray) -> str:
@@ -137,7 +133,7 @@ def ticks(low: float, high: float, finest: float = 0) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times powers of ten round what is shown; powers of ten alone where it is wide.
+    """1, 2 and 5 times powers of ten round the values; powers of ten alone where these are wide.
 
     Where all values are alike they go from half of it to twice that.
     """
@@ -188,7 +184,7 @@ def three_digits(value: float) -> str:
 
 
 class Dot(NamedTuple):
-    """A value at its place. arrow: from there, where there are arrows."""
+    """arrow: from the dot, where there are arrows."""
 
     x: float
     y: float

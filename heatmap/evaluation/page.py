@@ -27,8 +27,8 @@ def render(template: str, **values: Any) -> str:
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True,
         lstrip_blocks=True, undefined=StrictUndefined,
     )  # fmt: skip
-    environment.globals |= {"WIDTH": charts.WIDTH, "HEIGHT": charts.HEIGHT}
-    environment.globals |= {"RIGHT": charts.RIGHT, "TOP": charts.TOP, "BOTTOM": charts.BOTTOM}
+    for size in ("WIDTH", "HEIGHT", "RIGHT", "TOP", "BOTTOM"):
+        environment.globals[size] = getattr(charts, size)
     environment.filters |= {"fixed": fixed, "three_digits": charts.three_digits, "units": _units}
     return environment.get_template(template).render(values)
 
@@ -66,23 +66,10 @@ def jpeg(image: np.ndarray) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(encoded.tobytes()).decode()}"
 
 
-class MarkedImage(NamedTuple):
-    """An image in the page with marks on it, whose SVG paths are in the image's pixels."""
-
-    source: str
-    alt: str
-    width: int
-    height: int
-    dot: float
-    errors: str
-    truth: str
-    predicted: str
-
-
 def marked_image(
     image: np.ndarray, alt: str, truth: np.ndarray, predicted: np.ndarray
-) -> MarkedImage:
-    """The image with its true and its predicted points, and lines between the two.
+) -> dict[str, Any]:
+    """The image with its true and its predicted points, and lines between the two, for the page.
 
     Args:
         image: (H, W, 3) uint8 RGB; alt: what is seen, for those who cannot see it;
@@ -92,9 +79,18 @@ def marked_image(
     both = np.isfinite(truth).all(1) & np.isfinite(predicted).all(1)
     lines = np.concatenate([truth, predicted], 1)[both].tolist()
     errors = "".join(f"M{x:.1f} {y:.1f}L{to_x:.1f} {to_y:.1f}" for x, y, to_x, to_y in lines)
-    marks = [
-        "".join(f"M{x:.1f} {y:.1f}h0" for x, y in points[np.isfinite(points).all(1)].tolist())
-        for points in (truth, predicted)
-    ]
-    dot = min(6.0, max(2.5, 50 / math.sqrt(len(truth)))) * max(height, width) / 320
-    return MarkedImage(jpeg(image), alt, width, height, dot, errors, *marks)
+    return {
+        "source": jpeg(image),
+        "alt": alt,
+        "width": width,
+        "height": height,
+        "dot": min(6.0, max(2.5, 50 / math.sqrt(len(truth)))) * max(height, width) / 320,
+        "errors": errors,
+        "truth": _dots(truth),
+        "predicted": _dots(predicted),
+    }
+
+
+def _dots(points: np.ndarray) -> str:
+    known = points[np.isfinite(points).all(1)].tolist()
+    return "".join(f"M{x:.1f} {y:.1f}h0" for x, y in known)

@@ -102,25 +102,17 @@ def _scores(errors: Errors, scores: dict[str, Any], subject: str) -> dict[str, A
     mse, mean_shape, name = scores["mse"], scores["mean_shape_mse"], scores["normaliser"]
     nme = np.sort(100 * errors.nme[np.isfinite(errors.nme)])
     limits = np.linspace(0, 10, 201)
-    share = 100 * np.searchsorted(nme, limits, side="right") / max(len(nme), 1)
+    share = 100 * np.searchsorted(nme, limits, side="right") / (len(nme) or np.nan)
     cumulative = [Series(subject, limits, share)]
     return {
         "scores": scores,
         "mse_bars": bars({"mean shape": mean_shape, subject: mse, "perfect": 0.0}, " px²"),
-        "percent_of_the_way": (
-            None if mse > mean_shape else 100 * (1 - mse / mean_shape) if mean_shape else math.nan
-        ),
-        "normaliser": "the face's size" if name == "box" else f"that between the {name}",
-        "failures": {limit: _percent(scores[f"failure_{limit}"]) for limit in (8, 10)},
-        "nme_chart": (
-            line_chart(cumulative, "NME, %", "images, %", y_ends=(0, 100)) if len(nme) else None
-        ),
+        "percent_of_the_way": 100 * (1 - mse / mean_shape) if mean_shape else math.nan,
+        "length": "the face's size" if name == "box" else f"that between the {name}",
+        "failures": {limit: 100 * np.float64(scores[f"failure_{limit}"]) for limit in (8, 10)},
+        "nme_chart": line_chart(cumulative, "NME, %", "images, %", y_ends=(0, 100)),
         "median_nme": np.median(nme) if len(nme) else None,
     }
-
-
-def _percent(share: float | None) -> float | None:
-    return None if share is None else 100 * share
 
 
 def _learning(ensemble: Ensemble) -> dict[str, LineChart | None]:
@@ -295,7 +287,7 @@ def _faces(
     return {"worst": [faces[k] for k in worst], "typical": [faces[k] for k in typical]}
 
 
-def _marked(path: Path, name: str, truth: np.ndarray, points: np.ndarray) -> page.MarkedImage:
+def _marked(path: Path, name: str, truth: np.ndarray, points: np.ndarray) -> dict[str, Any]:
     """The face with its true and its predicted landmarks, (P, 2) in image pixels."""
     everything = np.concatenate([truth, points])
     everything = everything[np.isfinite(everything).all(1)]

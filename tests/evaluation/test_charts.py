@@ -80,10 +80,10 @@ def test_marks_are_joined_where_both_points_are_known() -> None:
     truth = np.array([[1.0, 2], [30, 20], [np.nan, np.nan]])
     predicted = np.array([[3.0, 4], [np.nan, 5], [50, 30]])
     marked = page.marked_image(image, "a face", truth, predicted)
-    assert marked.errors == "M1.0 2.0L3.0 4.0"
-    assert marked.truth == "M1.0 2.0h0M30.0 20.0h0"
-    assert marked.predicted == "M3.0 4.0h0M50.0 30.0h0"
-    assert (marked.width, marked.height) == (60, 40)
+    assert marked["errors"] == "M1.0 2.0L3.0 4.0"
+    assert marked["truth"] == "M1.0 2.0h0M30.0 20.0h0"
+    assert marked["predicted"] == "M3.0 4.0h0M50.0 30.0h0"
+    assert (marked["width"], marked["height"]) == (60, 40)
 
 
 def test_a_curve_lies_where_its_numbers_are() -> None:
