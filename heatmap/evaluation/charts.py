@@ -4,7 +4,8 @@ Lengths are in a chart's own units, about a pixel each; y runs downwards, as in 
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
@@ -15,8 +16,6 @@ WIDTH, HEIGHT = 420, 260
 RIGHT, TOP, BOTTOM = 12, 12, 40  # margins of a line chart; the left one depends on its numbers
 DIGIT = 7.5  # the width of a character
 GREY = "#666666"
-
-Scale = Callable[[np.ndarray | float], np.ndarray]
 
 
 class Series(NamedTuple):
@@ -76,8 +75,8 @@ def line_chart(
     x_ticks = ticks(x_low, x_high, finest=int(x_is_whole))
     y_ticks = log_ticks(y_low, y_high) if log_y else ticks(y_low, y_high)
     left = max(46, 26 + DIGIT * max(len(_text(y)) for y in y_ticks))
-    across = _scale([x_low, x_high, *x_ticks], left, WIDTH - RIGHT)
-    down = _scale([y_low, y_high, *y_ticks], HEIGHT - BOTTOM, TOP, log_y)
+    across = partial(_place, among=[x_low, x_high, *x_ticks], ends=(left, WIDTH - RIGHT))
+    down = partial(_place, among=[y_low, y_high, *y_ticks], ends=(HEIGHT - BOTTOM, TOP), log=log_y)
 
     drawn = []
     for one, curve in zip(series, curves, strict=True):
@@ -88,24 +87,26 @@ def line_chart(
             if one.style == "dots" and math.isfinite(y)
         ]
         drawn.append(Curve(one.name, one.style, _path(places), dots))
-    x_placed = [(float(across(x)), _text(x)) for x in x_ticks]
-    y_placed = [(float(down(y)), _text(y)) for y in y_ticks]
-    return LineChart(x_label, y_label, left, x_placed, y_placed, drawn)
+    x_marks = list(zip(across(np.array(x_ticks)).tolist(), map(_text, x_ticks), strict=True))
+    y_marks = list(zip(down(np.array(y_ticks)).tolist(), map(_text, y_ticks), strict=True))
+    return LineChart(x_label, y_label, left, x_marks, y_marks, drawn)
 
 
 def _drawable(series: Series, positive: bool) -> np.ndarray:
     """(N, 2) float64 x and y, both NaN where there is nothing to draw."""
     points = np.stack([np.asarray(series.x, float), np.asarray(series.y, float)], 1)
-    drawn = np.isfinite(points).all(1) & (~positive | (points[:, 1] > 0))
+    drawn = np.isfinite(points).all(1) & (points[:, 1] > (0 if positive else -np.inf))
     return np.where(drawn[:, None], points, np.nan)
 
 
-def _scale(values: Sequence[float], start: float, end: float, log: bool = False) -> Scale:
-    """The map of the values' range onto that from `start` to `end`."""
-    ends = [min(values), max(values)]
+def _place(
+    values: np.ndarray, among: Sequence[float], ends: tuple[float, float], log: bool = False
+) -> np.ndarray:
+    """Where values lie between the ends, if the least and the largest `among` lie there."""
+    limits = np.array([min(among), max(among)])
     if log:
-        return lambda some: np.interp(np.log(some), np.log(ends), [start, end])
-    return lambda some: np.interp(some, ends, [start, end])
+        values, limits = np.log(values), np.log(limits)
+    return np.asarray(np.interp(values, limits, ends))
 
 
 def _path(places: np.ndarray) -> str:
@@ -168,12 +169,8 @@ def bars(values: Mapping[str, float | None], unit: str = "") -> list[Bar]:
     """A horizontal bar for every name, from zero; longer is more. None and NaN have no bar."""
     known = {k: v for k, v in values.items() if v is not None and math.isfinite(v)}
     most = max(known.values(), default=0) or 1
-    return [
-        Bar(name, 100 * known[name] / most, three_digits(known[name]) + unit)
-        if name in known
-        else Bar(name, None, "–")
-        for name in values
-    ]
+    drawn = {k: Bar(k, 100 * v / most, three_digits(v) + unit) for k, v in known.items()}
+    return [drawn.get(name, Bar(name, None, "–")) for name in values]
 
 
 def three_digits(value: float) -> str:
@@ -233,7 +230,10 @@ def dot_chart(
     return DotChart(
         height=60 + scale * (high - low)[1],
         radius=min(8.0, max(2.4, 60 / math.sqrt(len(drawn)))),
-        dots=[Dot(*places[k], ends[k], colours[k], f"{names[k]}: {texts[k]}") for k in drawn],
+        dots=[
+            Dot(places[k, 0], places[k, 1], ends[k], colours[k], f"{names[k]}: {texts[k]}")
+            for k in drawn.tolist()
+        ],
         colours=_colours(np.linspace(0, 1, 9)),
         most=three_digits(most),
     )

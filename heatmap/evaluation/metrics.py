@@ -40,17 +40,17 @@ SIZE_CLASSES = (125, 175, 250, 350)
 
 @dataclass(frozen=True)
 class Errors:
-    """What a network got wrong, one row a picture, in the order of the table's rows.
+    """What a network got wrong, one row an image, in the order of the table's rows.
 
-    Of 100,000 pictures with 971 landmarks it takes 1 GB; so signed errors are kept as their mean.
+    Of 100,000 images with 971 landmarks it takes 1 GB; so signed errors are kept as their mean.
 
-    rows: (N,); mse: (N,) float64 mean squared error over labelled coordinates, px² of the picture;
+    rows: (N,); mse: (N,) float64 mean squared error over labelled coordinates, px² of the image;
     nme: (N,) mean point error over the normaliser; normaliser: its name; distance: (N, P) float32
     point errors in px, NaN where unlabelled; peak: (N, P) heights of the heatmap peaks, NaN on the
     direct road; spread: (N, P) float16 how far apart the views' points are in px, as
     `predict.Landmarks.disagreement`, or of a single view the standard deviation of the heatmap
     along an axis, NaN on the direct road; mean_shape_mse: (N,) as mse, for the mean training shape;
-    image_hw: (N, 2); bias: (P, 2) mean of predicted minus true landmark, px, NaN where no picture
+    image_hw: (N, 2); bias: (P, 2) mean of predicted minus true landmark, px, NaN where no image
     has it labelled; groups: of the landmarks, by name.
     """
 
@@ -183,7 +183,7 @@ def summary(errors: Errors) -> dict[str, Any]:
 
 
 def _size_classes(shorter: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    """Names of the size classes that have pictures, and which (N,) bool."""
+    """The size classes that have images: the name, and (N,) bool which images these are."""
     for low, high in pairwise((0, *SIZE_CLASSES, np.inf)):
         name = f"{low} to {high - 1} px"
         if low == 0:
@@ -261,16 +261,14 @@ def table(scores: dict[str, Any]) -> str:
         ("contest MSE", show(scores["mse"], " px²")),
         ("  of the mean shape", show(scores["mean_shape_mse"], " px²")),
         (f"NME ({scores['normaliser']})", show(scores["nme_percent"], " %")),
-        *((f"failure rate at {p} %", show(scores[f"failure_{p}"])) for p in (8, 10)),
-        *((f"AUC to {p} %", show(scores[f"auc_{p}"])) for p in (8, 10)),
-        ("MSE by landmark group", ""),
-        *((f"  {name}", show(mse, " px²")) for name, mse in scores["groups"].items()),
-        ("MSE by shorter side", ""),
-        *(
-            (f"  {name} ({size['pictures']})", show(size["mse"], " px²"))
-            for name, size in scores["sizes"].items()
-        ),
     ]
+    rows += [(f"failure rate at {p} %", show(scores[f"failure_{p}"])) for p in (8, 10)]
+    rows += [(f"AUC to {p} %", show(scores[f"auc_{p}"])) for p in (8, 10)]
+    rows += [("MSE by landmark group", "")]
+    rows += [(f"  {name}", show(mse, " px²")) for name, mse in scores["groups"].items()]
+    rows += [("MSE by shorter side", "")]
+    for name, size in scores["sizes"].items():
+        rows.append((f"  {name} ({size['pictures']})", show(size["mse"], " px²")))
     return "\n".join(as_lines(rows))
 
 
@@ -279,11 +277,10 @@ def evaluate_run(
 ) -> tuple[dict[str, Any], Path]:
     """Scores a run, or several as one, on validation rows or on another contest's labelled rows.
 
-    Writes evaluation.json, per_image.csv, errors.npz, calibration.json (how far off a landmark is
-    expected to be, where the networks tell how sure they are) and timing.json into the first run's
-    folder; for other data, for anything but the best checkpoint alone, or another decoder, into
-    evaluation-NAME inside it. The scores of the run as it is enter its model card, too. Of several
-    processes each predicts its part, and the first writes.
+    Writes evaluation.json, per_image.csv, errors.npz, calibration.json and timing.json into the
+    first run's folder; for other data, for anything but the best checkpoint alone, or another
+    decoder, into evaluation-NAME inside it. The scores of the run as it is enter its model card,
+    too. Of several processes each predicts its part, and the first writes.
 
     Args:
         data: contest folder, None for the first run's own. Of a table that runs were trained on

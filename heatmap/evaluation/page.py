@@ -37,7 +37,7 @@ def fixed(value: float | None, decimals: int, unit: str = "") -> str:
     """The number with its unit on the same line; a dash for None and NaN."""
     if value is None or not math.isfinite(value):
         return "–"
-    return f"{value:,.{decimals}f}" + unit.replace(" ", "\N{NO-BREAK SPACE}")
+    return f"{value:.{decimals}f}" + unit.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _units(text: str) -> Markup:

@@ -60,6 +60,7 @@ def write_report(
         curves=_learning(ensemble),
         face=_face(errors, first.mean_shape_crop),
         classes=_classes(errors, scores, checked, labels.points_image),
+        checked=checked,
         confidence=_confidence(checked, ensemble) if checked else None,
         **_faces(ensemble, found, labels, errors, device),
         **_timing(RunFolder(folder)),
@@ -229,15 +230,8 @@ def _confidence(checked: calibration.Checked, ensemble: Ensemble) -> dict[str, A
         who = "runs" if len(ensemble.runs) > 1 else "views"
         peak, spread = "the heights of the heatmaps' peaks", f"how far the {who} disagree"
     weights = {peak: checked.calibration.peak_weight, spread: checked.calibration.spread_weight}
-    expected = [one.expected_px for one in checked.deciles]
-    observed = [one.observed_px for one in checked.deciles]
-    off = [
-        100 * (e / o - 1) if o > 0 else math.nan for e, o in zip(expected, observed, strict=True)
-    ]
-    rows = [
-        (f"{k}", f"{e:.2f}", f"{o:.2f}", f"{percent:+.1f} %".replace("-", "−"))
-        for k, (e, o, percent) in enumerate(zip(expected, observed, off, strict=True), start=1)
-    ]
+    expected, observed = np.array([decile[1:] for decile in checked.deciles]).T
+    off = 100 * (expected / np.where(observed > 0, observed, np.nan) - 1)
     ends = [0, max(*expected, *observed)]
     series = [
         Series(_subject(ensemble), expected, observed, "dots"),
@@ -245,11 +239,9 @@ def _confidence(checked: calibration.Checked, ensemble: Ensemble) -> dict[str, A
     ]
     return {
         "signs": " and ".join(sign for sign, weight in weights.items() if weight),
-        "fitted": checked.fitted_pictures,
-        "checked": checked.checked_pictures,
-        "worst": max(map(abs, off)),
+        "worst": np.abs(off).max(),
         "chart": line_chart(series, "expected error, px", "actual error, px"),
-        "table": page.table(["tenth", "expected, px", "actual, px", "off"], rows),
+        "tenths": list(zip(checked.deciles, off, strict=True)),
     }
 
 
