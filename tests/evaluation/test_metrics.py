@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from heatmap import config, schemes
+from heatmap import cli, config, schemes
 from heatmap.data.contest import Folder, read_landmarks, write_landmarks
 from heatmap.data.samples import Samples
 from heatmap.evaluation import metrics
@@ -374,3 +374,10 @@ def test_scores_are_told_although_the_report_fails(
     mse = json.loads(told.read_text())["mse"]
     assert ["contest", "MSE", f"{mse:.3f}", "px²"] in [line.split() for line in out.splitlines()]
     assert "per picture: " in out and "report: " not in out and str(tmp_path / "page") in error
+
+
+@pytest.mark.parametrize("option", ["--report", "--data", "--boxes", "--decoder=window"])
+def test_a_submission_is_scored_alone(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    options = [option] if "=" in option else [option, "some"]
+    assert cli.main(["evaluate", "a.csv", "--solution", "b.csv", *options]) == 2
+    assert "a submission is scored alone" in capsys.readouterr().err

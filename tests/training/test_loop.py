@@ -34,7 +34,6 @@ from heatmap.data.contest import Folder, read_landmarks, write_landmarks
 from heatmap.data.samples import load, shuffled_batches
 from heatmap.data.synthetic import draw_face
 from heatmap.evaluation import metrics
-from heatmap.frame import Frame
 from heatmap.inference.ensemble import Ensemble
 from heatmap.inference.predict import View, predict
 from heatmap.networks import DirectNetwork, HeatmapNetwork
@@ -43,7 +42,7 @@ from heatmap.runs.ledger import read_metrics
 from heatmap.runs.per_image import read_per_image
 from heatmap.runtime.stopwatch import Stopwatch
 from heatmap.training import loop
-from heatmap.training.prepare import Run, prepare, save
+from heatmap.training.prepare import Run, prepare
 from heatmap.training.schedule import adapted_sigma, learning_rate
 
 NUM_TRAINING, BATCH = 9, 2
@@ -463,8 +462,6 @@ def test_a_run_on_all_rows_is_scored_on_other_data_only(
     for data in (None, tiny_contest):
         with pytest.raises(ValueError, match=r"run/best\.pt: .*no validation rows.* --data"):
             metrics.evaluate_run(Ensemble.load([tmp_path / "run"]), data, cpu)
-    with pytest.raises(ValueError, match="no validation rows"):
-        metrics.nearest_picture_mse(tmp_path / "run")
     other = contest_of_faces(tmp_path / "other", 4, 1, slice(7))
     scores, _ = metrics.evaluate_run(Ensemble.load([tmp_path / "run"]), other.root, cpu)
     assert scores["pictures"] == 5 and scores["mse"] > 0
@@ -496,22 +493,6 @@ def test_what_is_excluded_is_not_trained_on_but_still_validates(
     bad.write_text("\n".join(["file_name", *run.table.names]))
     with pytest.raises(ValueError, match=r"none of the 0 training rows .*data\.exclude"):
         prepare(experiment)
-
-
-def test_the_nearest_picture_is_one_that_was_trained_on(tiny: Experiment, tmp_path: Path) -> None:
-    bad = tmp_path / "bad.csv"
-    everything = prepare(tiny)
-    kept, *others = everything.training_rows[[4, 0, 1, 2, 3, 5, 6, 7, 8]]
-    bad.write_text("\n".join(["file_name", *(everything.table.names[row] for row in others)]))
-    run = prepare(replace(tiny, data=replace(tiny.data, exclude=bad)))
-    save(run, tmp_path / "best.pt", "")
-    frames = [Frame(run.validation[row].image_from_crop, 32, 48) for row in range(12)]
-    points_crop = frames[kept].to_crop(torch.from_numpy(run.table.points_image[kept]))
-    errors = [
-        frames[row].to_image(points_crop).numpy() - run.table.points_image[row]
-        for row in run.validation_rows
-    ]
-    assert metrics.nearest_picture_mse(tmp_path) == pytest.approx(np.square(errors).mean())
 
 
 # --------------------------------------------------------------------------- when things go wrong
