@@ -88,8 +88,8 @@ def data_sheet(
         if len(validation_rows) and trained.checkpoint.table_hash == table.fingerprint():
             rows = validation_rows
         rows = evenly_spaced(rows, count)
-        chosen = [table.names[row] for row in rows.tolist()]
-        paths = list(contest.image_paths(folder.train_images, chosen, table.path))
+        all_paths = contest.image_paths(folder.train_images, table.names, table.path, rows)
+        paths = [all_paths[row] for row in rows]
         labels = np.stack([np.array(table.points_image[row], np.float32) for row in rows])
     network = trained.network.to(device)
     return prediction_sheet(network, trained.experiment, paths, device, labels, trained.scheme)

@@ -11,6 +11,7 @@ import pytest
 
 import heatmap
 from heatmap import config
+from heatmap.data import contest
 from heatmap.inference.media import Annotator, camera, find_files
 from heatmap.inference.media.video import Video
 from heatmap.training import loop
@@ -340,6 +341,21 @@ def test_labelled_pictures_are_drawn_above_their_truth(
     green = (sheet == (0, 255, 0)).all(-1)
     assert green[260:].sum() > 2 * 6 and not green[:256].any()
     assert cv2.imread(str(tmp_path / "out" / "sheet.jpg")).shape == (256, 2 * 196 - 4, 3)
+
+
+def test_a_labelled_picture_that_is_missing_is_named_by_its_row_of_the_table(
+    runs: dict[str, Path], tiny_contest: Path, tool: Tool, tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    mine, other = contest.Folder(root=tiny_contest), contest.Folder(root=tmp_path / "other")
+    other.train_images.mkdir(parents=True)
+    table = contest.read_landmarks(mine.train_table)
+    contest.write_landmarks(other.train_table, table.names, table.points_image[:] + 1)
+    for name in table.names[:-1]:
+        (other.train_images / name).write_bytes((mine.train_images / name).read_bytes())
+    arguments = ["--data", other.root, "--count", "2", "--device", "cpu"]
+    assert tool("predict", runs["heatmaps"], *arguments) == 1
+    assert f"{other.train_table}, row 13, column file_name: there" in capfd.readouterr().err
 
 
 def test_what_was_done_before_a_stop_is_kept(
