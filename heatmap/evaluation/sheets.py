@@ -89,7 +89,7 @@ def data_sheet(
             rows = validation_rows
         rows = evenly_spaced(rows, count)
         all_paths = contest.image_paths(folder.train_images, table.names, table.path, rows)
-        paths = [all_paths[row] for row in rows]
+        paths = [all_paths[row] for row in rows.tolist()]
         labels = np.stack([np.array(table.points_image[row], np.float32) for row in rows])
     network = trained.network.to(device)
     return prediction_sheet(network, trained.experiment, paths, device, labels, trained.scheme)

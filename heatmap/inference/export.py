@@ -40,11 +40,10 @@ Program = Callable[[Tensor, Tensor], list[Tensor]]
 
 
 class Graph(nn.Module):
-    """What the file computes: from crops and their frames to `OUTPUTS`, in float32.
+    """What the file computes, in float32.
 
-    Takes crops (B, 3, h, w) uint8 RGB and image_from_crop (B, 3, 3) float32; gives points_image
-    (B, P, 2), and on the heatmap road the heights of the maps' peaks (B, P) and covariance_image
-    (B, P, 2, 2) in square pixels of the image.
+    Takes crops (B, 3, h, w) uint8 RGB and image_from_crop (B, 3, 3); gives points_image (B, P, 2),
+    and on the heatmap road the peaks' heights (B, P) and covariance_image (B, P, 2, 2).
     """
 
     def __init__(self, network: Network) -> None:
@@ -65,9 +64,9 @@ class Graph(nn.Module):
 class Difference(NamedTuple):
     """How far a file's answers are from the run's own on drawn faces.
 
-    points_px: the largest distance along an axis, in pixels of the image; confidence: the largest
+    points_px: the largest distance along an axis, in image pixels; confidence: the largest
     difference of a peak's height, 0 on the direct road; landmarks: of all faces; unsettled: those
-    left out of points_px, since rounding alone moves them.
+    left out, since rounding alone moves them.
     """
 
     points_px: float
@@ -80,15 +79,14 @@ def export(run: Path, out: Path, decoder: str | None = None) -> Difference:
     """Writes a run as an ONNX file or as torch.export's program, and checks it on drawn faces.
 
     Args:
-        run: a run folder (its best checkpoint) or a checkpoint; the weights are those that
-            validation scored.
+        run: a run folder (its best checkpoint) or a checkpoint.
         out: FILE.onnx or FILE.pt2.
         decoder: as in `config.HeatmapModel`; None for the run's own.
 
     Raises:
-        ValueError: another suffix, a library that is missing, no checkpoint, a decoder for a
-            network without heatmaps, a network that cannot be exported, or a file whose answers
-            are not the run's; then there is no file.
+        ValueError: another suffix, a missing library or checkpoint, a decoder for a network without
+            heatmaps, a network that cannot be exported, or a file whose answers are not the run's;
+            then there is no file.
     """
     _check_possible(out)
     trained = load_trained(run)
@@ -189,7 +187,7 @@ def compare(
     Args:
         crops: (B, 3, h, w) uint8 RGB; image_from_crop: (B, 3, 3) float32.
     """
-    points_px, confidence, unsettled = [torch.zeros(())], [torch.zeros(())], 0
+    points_px, confidence, unsettled = torch.zeros(()), torch.zeros(()), 0
     for count in (1, len(crops)):
         some, frames = crops[:count], image_from_crop[:count]
         points_image, *rest = program(some, frames)
@@ -201,14 +199,10 @@ def compare(
             assert expected.peak is not None
             left_out = _unsettled(network, output, here)
             distance, unsettled = distance.masked_fill(left_out, 0), int(left_out.sum())
-            confidence.append((expected.peak - rest[0]).abs().max())
-        points_px.append(distance.max())
-    return Difference(
-        float(torch.stack(points_px).max()),  # max of a list would lose a NaN
-        float(torch.stack(confidence).max()),
-        len(crops) * network.num_landmarks,
-        unsettled,
-    )
+            confidence = torch.maximum(confidence, (expected.peak - rest[0]).abs().max())
+        points_px = torch.maximum(points_px, distance.max())  # which keeps a NaN
+    landmarks = len(crops) * network.num_landmarks
+    return Difference(float(points_px), float(confidence), landmarks, unsettled)
 
 
 def _unsettled(network: HeatmapNetwork, output: maps.Maps, here: Frame) -> Tensor:

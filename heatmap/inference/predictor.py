@@ -26,11 +26,9 @@ class Landmarks(NamedTuple):
 
     points_image: (N, P, 2) float64, (x, y) in the images' own pixels; integers are pixel centres.
     confidence: (N, P) float32 heights of the heatmaps' peaks: about 1 where the network is sure,
-        near 0 where it sees no such landmark.
-    covariance: (N, P, 2, 2) float64 spread of the heatmaps round the points, in square pixels of
-        the images. It compares landmarks and images and is no error bar: a sharp heatmap is as
-        wide as it was trained to be.
-    Networks without heatmaps give None for the latter two.
+        near 0 where it sees no such landmark; None for a network without heatmaps.
+    covariance: (N, P, 2, 2) float64 spread of the heatmaps round the points, in square image
+        pixels, or None. It is no error bar: a sharp heatmap is as wide as it was trained to be.
     """
 
     points_image: np.ndarray
@@ -75,15 +73,14 @@ class Predictor:
     ) -> Landmarks:
         """The landmarks of N faces, one in every image.
 
-        An image is cropped as in training, by the same code. A box says where its face is: for a
-        run with crop.rule box as in its training table; for the other rules it is the bounds of
-        the face's landmarks, and the crop is placed so that they fill it as the mean training face
-        fills its own.
+        An image is cropped as in training, by the same code, unless a box says where its face is.
 
         Args:
             images: uint8 RGB arrays (H, W, 3) of any sizes, or files. A large JPEG is decoded at
                 the crop's scale if it comes as a file, as in training.
-            boxes: (N, 4) x0, y0, x1, y1, opposite corners in pixels of the images.
+            boxes: (N, 4) x0, y0, x1, y1 in image pixels. For a run with crop.rule box they are like
+                those of its training table; for the others they are the bounds of the landmarks,
+                which then fill the crop as the mean training face fills its own.
             two_pass: look twice, the second time at a crop that the first landmarks fill as the
                 mean training face fills its own.
 

@@ -54,15 +54,16 @@ def find_files(inputs: Sequence[str]) -> list[Path]:
 
 def _files_in(folder: Path) -> list[Path]:
     entries = sorted(folder.iterdir())
-    files = [path for path in entries if path.is_file()]
-    found = [path for path in files if is_video(path) or cv2.haveImageReader(str(path))]
+    found = [path for path in entries if path.is_file()]
+    found = [path for path in found if is_video(path) or cv2.haveImageReader(str(path))]
     if not found:
         raise ValueError(f"{folder}: there are no pictures or videos in this folder")
-    if left_out := len(files) - len(found):
-        logger.info(f"{folder}: what is no picture or video is left out ({left_out} files)")
-    if folders := sum(path.is_dir() for path in entries):
+    if left_out := len(entries) - len(found):
         deeper = folder / "**" / "*.jpg"
-        logger.info(f"{folder}: its folders are left out ({folders}); say '{deeper}' for all")
+        logger.info(
+            f"{folder}: what is no picture or video is left out ({left_out} files and folders); "
+            f"say '{deeper}' for all below"
+        )
     return found
 
 
@@ -168,10 +169,10 @@ class Annotator:
                 drawn = self._drawn(one.image, faces)
                 if read == 0:
                     shown_hw = drawn.shape[0], drawn.shape[1]
-                    writer = stack.enter_context(video.written(target, source, shown_hw))
+                    write = stack.enter_context(video.written(target, source, shown_hw))
                 elif drawn.shape[:2] != shown_hw:  # a stream may change its size on its way
                     drawn = cv2.resize(drawn, shown_hw[::-1], interpolation=cv2.INTER_AREA)
-                writer.write(drawn, one.start, one.duration)
+                write(drawn, one.start, one.duration)
                 read += 1
         if read == 0:
             raise ValueError(f"{path}: none of the video's pictures can be decoded")

@@ -1,7 +1,7 @@
 """Video files, read and written frame by frame (PyAV: FFmpeg's own libraries)."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -127,41 +127,31 @@ class Video:
         return f"{self.path}: {', '.join(parts)}" if parts else ""
 
 
-class Writer:
-    """An mp4 (H.264) of frames of one size, shown when those of another video are.
+@contextmanager
+def written(
+    path: Path, video: Video, image_hw: tuple[int, int]
+) -> Iterator[Callable[[np.ndarray, int, int], None]]:
+    """Gives `write(image, start, duration)`; the mp4 (H.264) takes its name when all is written.
 
+    Images (H, W, 3) uint8 RGB of one size are shown at these ticks of the other video's time base.
     Even sizes are encoded as every player reads them (yuv420p). Odd ones stay odd, which takes
     yuv444p: browsers other than Chrome do not play that.
     """
-
-    def __init__(self, path: Path, video: Video, image_hw: tuple[int, int]) -> None:
-        self._container = av.open(str(path), "w", format="mp4")
-        stream = self._container.add_stream("libx264", rate=video.rate, options={"crf": "18"})
+    with (
+        write_atomically(path) as temporary,
+        av.open(str(temporary), "w", format="mp4") as container,
+    ):
+        stream = container.add_stream("libx264", rate=video.rate, options={"crf": "18"})
         assert isinstance(stream, av.VideoStream)
         stream.height, stream.width = image_hw
         stream.pix_fmt = "yuv444p" if image_hw[0] % 2 or image_hw[1] % 2 else "yuv420p"
         stream.codec_context.time_base = video.time_base
         stream.codec_context.sample_aspect_ratio = video.pixel_aspect
-        self._stream, self._time_base = stream, video.time_base
 
-    def write(self, image: np.ndarray, start: int, duration: int) -> None:
-        """Adds (H, W, 3) uint8 RGB, shown at this tick of the video's time base."""
-        frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-        frame.pts, frame.duration, frame.time_base = start, duration, self._time_base
-        self._container.mux(self._stream.encode(frame))
+        def write(image: np.ndarray, start: int, duration: int) -> None:
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts, frame.duration, frame.time_base = start, duration, video.time_base
+            container.mux(stream.encode(frame))
 
-    def close(self) -> None:
-        """Writes what the encoder still holds, and the end of the file."""
-        self._container.mux(self._stream.encode(None))
-        self._container.close()
-
-
-@contextmanager
-def written(path: Path, video: Video, image_hw: tuple[int, int]) -> Iterator[Writer]:
-    """A writer whose file takes its name when all is written."""
-    with write_atomically(path) as temporary:
-        writer = Writer(temporary, video, image_hw)
-        try:
-            yield writer
-        finally:
-            writer.close()
+        yield write
+        container.mux(stream.encode(None))
