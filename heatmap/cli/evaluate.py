@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from heatmap.cli.running import TestTimeAugmentation, WrongUsage, failing_politely, is_first
+from heatmap.cli.running import WrongUsage, failing_politely, is_first
 
 
 def evaluate(
@@ -18,7 +18,7 @@ def evaluate(
     data: Path | None = None,
     solution: Path | None = None,
     decoder: Literal["window", "parabola", "global", "softmax"] | None = None,
-    tta: TestTimeAugmentation = frozenset(),
+    tta: Literal["none", "mirror", "scale", "mirror,scale"] = "none",
     weighted: tyro.conf.FlagCreatePairsOff[bool] = False,
     boxes: Path | None = None,
     report: Path | None = None,
@@ -58,7 +58,7 @@ def evaluate(
     if solution is not None:
         from heatmap.data import contest
 
-        if others or tta or weighted or boxes or report or decoder or data:
+        if others or tta != "none" or weighted or boxes or report or decoder or data:
             raise WrongUsage(
                 "a submission is scored alone, without --data, --decoder, --tta, --weighted, "
                 "--boxes or --report"

@@ -7,33 +7,12 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
 
 import tyro
 
 from heatmap.config import Experiment
 
 logger = logging.getLogger("heatmap")
-
-
-def _augmentations(texts: list[str]) -> frozenset[str]:
-    """ "mirror,scale" as a set."""
-    names = frozenset(texts[0].split(","))
-    if not names <= {"mirror", "scale"}:
-        raise ValueError(f"expected mirror, scale or mirror,scale, not {texts[0]!r}")
-    return names
-
-
-TestTimeAugmentation = Annotated[
-    frozenset[str],
-    tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="mirror,scale",
-        instance_from_str=_augmentations,
-        is_instance=lambda value: isinstance(value, frozenset),
-        str_from_instance=lambda names: [",".join(sorted(names)) or "none"],
-    ),
-]
 
 
 def with_experiment(

@@ -172,7 +172,7 @@ def test_the_signs_of_doubt_are_those_that_there_are(
     (tmp_path / "twin").mkdir()
     (tmp_path / "twin" / "best.pt").write_bytes((direct / "best.pt").read_bytes())
     folders = {"heat": run, "straight": direct, "twin": tmp_path / "twin"}
-    ensemble = Ensemble.load([folders[name] for name in names], tta=frozenset(filter(None, [tta])))
+    ensemble = Ensemble.load([folders[name] for name in names], tta=tta or "none")
     spread = np.random.default_rng(1).uniform(1, 9, (200, 20))
     peak = np.random.default_rng(2).uniform(0.1, 1, spread.shape)
     if "heat" not in names:
@@ -194,7 +194,7 @@ def test_titles_tell_what_is_not_as_in_training(run: Path, direct: Path, tmp_pat
     assert title(run, direct, run / "last.pt") == "Report of heat, straight and heat-last on faces"
     ensemble = replace(Ensemble.load([run], weighted=True), boxes=Path("x/b.csv"))
     assert report.title(ensemble, tmp_path).endswith(", --weighted --boxes b.csv")
-    ensemble = Ensemble.load([direct, run], tta=frozenset({"scale"}))
+    ensemble = Ensemble.load([direct, run], tta="scale")
     ensemble.runs[1].network.landmark_decoder = "parabola"
     assert report.title(ensemble, tmp_path).endswith(", --tta scale --decoder parabola")
 
