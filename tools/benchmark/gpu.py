@@ -350,7 +350,7 @@ def changes(bench: Bench) -> None:
     with changed(torch.backends.cudnn, "benchmark", True):
         tell("cudnn.benchmark")
     for power in (22, 24, 28):
-        with changed(maps, "BLOCK_VALUES", {bench.device.type: 2**power}):
+        with changed(maps, "BLOCK_VALUES", maps.BLOCK_VALUES | {bench.device.type: 2**power}):
             tell(f"blocks of 2^{power}")
     with changed(*TF32, True):
         tell("all products in TF32 (not to be kept)")
