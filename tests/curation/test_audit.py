@@ -9,10 +9,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from heatmap.curation.audit.detectors import tails
 
 from heatmap import config, schemes, shape
 from heatmap.curation.audit import Labels, Recall, audit, self_test
-from heatmap.curation.audit.detectors import tails
 from heatmap.curation.audit.folder import repair
 from heatmap.curation.audit.injected import JITTER, ORDER, ROW, SCALE, SHIFT
 from heatmap.data import contest
