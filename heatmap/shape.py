@@ -86,7 +86,7 @@ def placement(shapes: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, np.ndar
         other -= np.where(common, other_middle, 0)
         turn = np.angle((own * other.conj()).sum(1, keepdims=True))
         size = np.linalg.norm(other, axis=1) / np.maximum(np.linalg.norm(own, axis=1), 1e-12)
-        factor = size[:, None] * np.exp(-1j * turn)
+        factor = np.where(count >= 3, size[:, None] * np.exp(-1j * turn), np.nan)
         return factor, other_middle - factor * own_middle
 
 
