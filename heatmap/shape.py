@@ -10,10 +10,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-BLOCK = 1_000  # faces that are looked at together
-MOST_POSED = 10_000  # faces of which poses are told
+BLOCK = 1_000  # faces that are worked on together
+MOST_POSED = 10_000  # faces that the mean pose is of
 MOST_FITTED = 4_000  # faces; more make a model slower and no better
-FAR = 3.0  # usual deviations; what is further counts no more than this far
+FAR = 3.0  # usual deviations; what is further off counts as if it were this far
 
 
 class AnyPoints(Protocol):
@@ -36,11 +36,12 @@ def points(shapes: np.ndarray) -> np.ndarray:
 
 
 def real(shapes: np.ndarray) -> np.ndarray:
-    """(N, 2P) float64: all x, then all y."""
+    """(..., 2P) float64 of (..., P) shapes: all x, then all y."""
     return np.concatenate([shapes.real, shapes.imag], -1)
 
 
 def from_real(reals: np.ndarray) -> np.ndarray:
+    """(..., P) shapes of (..., 2P), as `real` orders them."""
     x, y = np.split(reals, 2, -1)
     return x + 1j * y
 
@@ -57,16 +58,19 @@ def sample(rows: np.ndarray, most: int) -> np.ndarray:
 
 
 def blocks(rows: np.ndarray) -> Iterator[np.ndarray]:
-    """The rows in parts that fit into memory together with what is made of them."""
+    """The rows, `BLOCK` at a time, so that what is computed of them fits into memory."""
     for begin in range(0, len(rows), BLOCK):
         yield rows[begin : begin + BLOCK]
 
 
 def placement(shapes: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How every shape is moved, scaled and turned onto the mean: `factor * shape + offset`.
+    """The similarity that lays every shape onto the mean: `factor * shape + offset`.
 
-    Shapes get the middle and the size (the root of the summed squared distances from the middle)
-    that the mean has over the landmarks that both have, then the best turn (Procrustes analysis).
+    A shape gets the middle and the size (the root of the summed squared distances from the middle)
+    of the mean's landmarks that it has, then the best turn (Procrustes analysis).
+
+    Args:
+        shapes: (N, P); mean: (P,), or (N, P) for one of each shape's own.
 
     Returns:
         (N, 1) complex factors and offsets; NaN where fewer than three landmarks are labelled.
@@ -82,20 +86,20 @@ def placement(shapes: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, np.ndar
         other -= np.where(common, other_middle, 0)
         turn = np.angle((own * other.conj()).sum(1, keepdims=True))
         size = np.linalg.norm(other, axis=1) / np.maximum(np.linalg.norm(own, axis=1), 1e-12)
-        factor = size[:, None] * np.exp(-1j * turn)
+        factor = np.where(count >= 3, size[:, None] * np.exp(-1j * turn), np.nan)
         return factor, other_middle - factor * own_middle
 
 
 def onto(shapes: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """(N, P) the shapes, each moved, scaled and turned onto the mean as well as it can."""
+    """(N, P) the shapes, each laid onto the mean by its `placement`."""
     factor, offset = placement(shapes, mean)
     return factor * shapes + offset
 
 
 def mean_shape(shapes: np.ndarray) -> np.ndarray:
-    """(P,) complex mean of the shapes, about its middle, of unit size, upright as they are.
+    """(P,) complex mean of (N, P) shapes, about its middle, of unit size, upright as they are.
 
-    Shapes far from the mean count for less. A landmark that no shape has stays NaN.
+    Shapes far from the mean count for less. A landmark that no shape has is NaN.
 
     Raises:
         ValueError: no shape has three labelled landmarks.
@@ -108,7 +112,7 @@ def mean_shape(shapes: np.ndarray) -> np.ndarray:
     mean = _unit(shapes[labelled.argmax()])
     for _ in range(6):
         lying = onto(shapes, mean)
-        distance = np.sqrt(nanmean(np.abs(lying - mean) ** 2, 1))
+        distance = distances(lying, mean)
         far = FAR * max(np.nanmedian(distance), 1e-12)
         weight = np.nan_to_num(np.minimum(1, far / np.maximum(distance, 1e-12)) ** 2)
         has = np.isfinite(lying)
@@ -127,20 +131,25 @@ def _unit(shape: np.ndarray) -> np.ndarray:
 
 
 def nanmean(values: np.ndarray, axis: int | None) -> np.ndarray:
-    """The mean of the finite values, added up in double precision; NaN where there are none."""
+    """The mean of the finite values, in double precision; NaN, without a warning, where none is."""
     has = np.isfinite(values)
     count = has.sum(axis)
     total = np.where(has, values, 0).sum(axis, dtype=np.result_type(values, np.float64))
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
+def distances(shapes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """(N,) root mean square distance between landmarks that both have; NaN where there are none."""
+    return np.sqrt(nanmean(np.abs(shapes - others) ** 2, -1))
+
+
 @dataclass(frozen=True)
 class Seen:
-    """Faces as a model explains them, all in the model's frame.
+    """N faces as a model explains them, in the model's frame.
 
     lying: (N, P) complex, the faces laid onto what explains them, NaN where unlabelled. explained:
-    (N, P) complex, the model's face for each, which is its guess of unlabelled landmarks.
-    coefficients: (N, K) of the changes, in standard deviations. factor, offset: (N, 1) complex,
+    (N, P) complex, the model's face for each, also where it is unlabelled. coefficients: (N, K) of
+    the changes, in standard deviations. factor, offset: (N, 1) complex, of
     `lying = factor * face + offset`.
     """
 
@@ -151,18 +160,18 @@ class Seen:
     offset: np.ndarray
 
     def in_image(self, shapes: np.ndarray) -> np.ndarray:
-        """(N, P) shapes in the model's frame, brought back to where the faces came from."""
+        """(N, P) shapes of the model's frame in the frame that the faces came from."""
         with np.errstate(invalid="ignore"):
             return (shapes - self.offset) / self.factor
 
 
 @dataclass(frozen=True)
 class ShapeModel:
-    """Shapes as a mean and the principal changes of it.
+    """A Gaussian of aligned shapes: a mean, a few changes of it, and noise of every landmark.
 
     mean: (P,) complex, of unit size, upright. changes: (K, 2P) orthonormal, the strongest first, as
-    `real` orders them. spread: (K,) standard deviations of the faces along them. noise: (P,) usual
-    deviation of a landmark from what the changes explain, along one axis.
+    `real` orders them. spread: (K,) standard deviations along them. noise: (P,) standard deviation,
+    along one axis, of a landmark from what the changes explain.
     """
 
     mean: np.ndarray
@@ -170,12 +179,12 @@ class ShapeModel:
     spread: np.ndarray
     noise: np.ndarray
 
-    def see(self, shapes: np.ndarray, rounds: int = 6) -> Seen:
-        """The faces as the model explains them; landmarks far off have no more pull than near ones.
+    def see(self, shapes: np.ndarray) -> Seen:
+        """The faces as the model explains them; a landmark far off pulls no more than a near one.
 
-        Huber's estimate by pseudo-observations: what lies further than `FAR` usual deviations from
-        what is explained is brought that near, an unlabelled landmark is put there, and placement
-        and fit are repeated. Changes are held back by how usual they are.
+        Huber's estimate by pseudo-observations: what lies further than `FAR` times the noise from
+        what is explained is brought that near, an unlabelled landmark is put onto it, and placement
+        and fit are repeated. Changes are shrunk by their spread against the noise.
 
         Source: Huber 1981, "Robust Statistics", 7.8 (modified residuals).
         """
@@ -183,7 +192,7 @@ class ShapeModel:
         held = variance / (variance + np.mean(self.noise**2))
         factor, offset = placement(shapes, self.mean)
         explained = np.broadcast_to(self.mean, shapes.shape)
-        for turn in range(rounds):
+        for turn in range(6):
             lying = factor * shapes + offset
             pseudo = np.where(np.isfinite(lying), lying, explained)
             if turn > 0:
@@ -195,7 +204,7 @@ class ShapeModel:
         return Seen(factor * shapes + offset, explained, found / self.spread, factor, offset)
 
     def _near(self, shapes: np.ndarray, explained: np.ndarray) -> np.ndarray:
-        """The shapes, with landmarks that lie far from what is explained brought near."""
+        """The shapes, with landmarks that lie far off brought near."""
         rest = shapes - explained
         return explained + rest * np.minimum(1, FAR * self.noise / np.maximum(np.abs(rest), 1e-12))
 
@@ -203,12 +212,12 @@ class ShapeModel:
 def fit(points_image: AnyPoints, share: float = 0.98) -> ShapeModel:
     """The model of these faces; outliers among faces and landmarks hardly change it.
 
-    Starts from the directions of change alone (spherical principal components), then refits to the
-    faces that are explained, with far landmarks brought near and unlabelled ones filled in.
+    It starts from the directions of change alone (spherical principal components), then refits to
+    the faces that it explains, with far landmarks brought near and unlabelled ones filled in.
 
     Args:
-        points_image: (N, P, 2), NaN where unlabelled; of more than `MOST_FITTED` faces so many are
-            used, evenly spaced.
+        points_image: (N, P, 2), NaN where unlabelled; at most `MOST_FITTED` of them, evenly spaced,
+            are used.
         share: of the variance, that the changes explain.
 
     Raises:
@@ -232,7 +241,7 @@ def fit(points_image: AnyPoints, share: float = 0.98) -> ShapeModel:
             "most of its landmarks, so nothing can be told of it"
         )
     lying = onto(shapes, mean)
-    distance = np.sqrt(nanmean(np.abs(lying - mean) ** 2, 1))
+    distance = distances(lying, mean)
     shapes = shapes[distance <= FAR * np.median(distance)]  # faces never are further
     rest = onto(shapes, mean) - mean
     rest = real(np.where(np.isfinite(rest), rest, 0))
@@ -242,7 +251,7 @@ def fit(points_image: AnyPoints, share: float = 0.98) -> ShapeModel:
     model = _model(mean, rest, rest / np.maximum(length, 1e-12) * np.median(length), share)
     for _ in range(3):
         seen = model.see(shapes)
-        distance = np.sqrt(nanmean(np.abs(seen.lying - seen.explained) ** 2, 1))
+        distance = distances(seen.lying, seen.explained)
         good = distance <= FAR * np.nanmedian(distance)
         lying, explained = seen.lying[good], seen.explained[good]
         filled = np.where(np.isfinite(lying), lying, explained)
@@ -257,7 +266,7 @@ def fit(points_image: AnyPoints, share: float = 0.98) -> ShapeModel:
 def _model(mean: np.ndarray, rest: np.ndarray, robust: np.ndarray, share: float) -> ShapeModel:
     """The principal changes of the robust deviations, and the noise that all deviations have."""
     num_faces, freedom = robust.shape
-    if num_faces < freedom:
+    if num_faces < freedom:  # of the two matrices the smaller has all that is not zero
         strengths, mixes = np.linalg.eigh(robust @ robust.T)
         changes = (robust.T @ mixes / np.sqrt(np.maximum(strengths, 1e-30))).T
     else:
@@ -278,19 +287,15 @@ def _model(mean: np.ndarray, rest: np.ndarray, robust: np.ndarray, share: float)
 def turns(points_image: AnyPoints) -> np.ndarray:
     """(N,) float64: the turn of every head against the mean of all, about -0.5 to 0.5.
 
-    Faces are moved, scaled to unit size (the root of the summed squared distances from the middle)
-    and rotated onto their mean (Procrustes analysis); the turn is a face's share of the strongest
-    change of shape that is left, their first principal component. In photographs of people that is
-    the turn to the side. Which side is positive is not known.
+    It is the face's part in the first principal component of the shapes, each laid onto their mean,
+    which has unit size. In photographs of people that is the turn to the side; which side is
+    positive is not known.
 
     Args:
         points_image: (N, P, 2), in image pixels; faces with an unlabelled landmark get NaN.
 
     Raises:
         ValueError: fewer than three faces have all their landmarks, or all of them are alike.
-
-    Source: Gower 1975, "Generalized Procrustes analysis",
-    https://doi.org/10.1007/BF02291478.
     """
     found = np.full(len(points_image), np.nan)
     is_whole = np.zeros(len(found), bool)

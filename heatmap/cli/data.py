@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from heatmap.cli.convert import convert, export
+from heatmap.cli.curation import audit, check, pose, stats, symmetry
 from heatmap.cli.running import WrongUsage, failing_politely, with_experiment
 from heatmap.config import Data, Experiment
 
@@ -24,8 +25,8 @@ usage: data.py make OUT --count N [--seed N] [--test-count N] [--workers N]
        data.py stats DIR [--trim-border N] [--crop H W] [--out stats.png] [--json FILE]
        data.py split DIR [--out split.csv] [--rule RULE] [--share 0.2] [--folds N] [--seed N]
        data.py symmetry DIR [--out symmetry.json]
-       data.py audit DIR [--run RUN ...] [--out audit.csv] [--sheet audit.jpg] [--top 0.03]
-                     [--exclude-to FILE] [--repair-to TABLE] [--looked audit.csv]
+       data.py audit DIR --run RUN [RUN ...] [--out audit.csv] [--sheet audit.jpg] [--top 0.03]
+                     [--exclude-to FILE] [--looked audit.csv]
        data.py COMMAND --help             every option with its default
 """
 
@@ -87,124 +88,6 @@ def write_sheet(experiment: Experiment, out: Path, count: int, epoch: int) -> No
     print(out)
 
 
-def pose(
-    root: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
-    *,
-    out: Path = Path("weights.csv"),
-    above: float = 0.15,
-    weight: float = 2.0,
-) -> None:
-    """Tell from the landmarks how far heads are turned, and weigh pictures by it.
-
-    The table (file_name, angle, weight) is what --data.weights takes. The angle is the face's share
-    of the strongest change of shape, which in photographs of people is the turn to the side.
-
-    Args:
-        root: contest folder.
-        out: the table to write.
-        above: heads whose angle is larger, to either side, get the weight; the others get 1.
-        weight: of turned heads.
-    """
-    import numpy as np
-
-    from heatmap.data import contest
-    from heatmap.shape import turns
-
-    if above < 0 or weight < 0:
-        raise WrongUsage("--above and --weight must not be negative")
-    table = contest.read_landmarks(contest.find_folder(root).train_table, progress=True)
-    angles = turns(table.points_image)
-    turned = np.abs(angles) > above
-    contest.write_weights(out, table.names, angles, np.where(turned, weight, 1.0))
-    print(f"{out}: {len(turned)} pictures, {turned.sum()} of them turned by more than {above:g}")
-
-
-def check(
-    root: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
-    *,
-    json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
-    exclude_to: Path | None = None,
-    workers: int = os.cpu_count() or 1,
-) -> None:
-    """Check every row and every picture, and tell all problems at once.
-
-    Errors are what a training or a submission would stop at; where there are any, the exit code
-    is 1. Pictures that look alike are found by a perceptual hash, in training and test pictures
-    and between them.
-
-    Args:
-        root: contest folder.
-        json_file: also write everything here: every problem, every group of equal or like pictures.
-        exclude_to: also write the table that --data.exclude takes: training pictures that cannot
-            be read or are damaged, whose landmarks lie far outside or all at one point, or that are
-            there twice with other landmarks. Rows that cannot be read have to be mended.
-        workers: processes that read the pictures.
-    """
-    from heatmap.curation.check import check, text
-    from heatmap.data import contest
-    from heatmap.runtime.files import write_json
-
-    if workers < 1:
-        raise WrongUsage("--workers must be at least 1")
-    report = check(root, workers=workers, progress=True)
-    print(text(report))
-    if json_file is not None:
-        write_json(json_file, report.to_json())
-    if exclude_to is not None:
-        excluded = report.excluded()
-        contest.write_excluded(exclude_to, excluded)
-        print(f"\n{exclude_to}: {len(excluded)} pictures to leave out with --data.exclude")
-        if report.num_lasting_errors:
-            print(f"{report.num_lasting_errors} errors stay all the same; mend the tables")
-    if report.num_errors:
-        raise ValueError(
-            f"training or a submission would stop at {report.num_errors} of these problems"
-        )
-
-
-def stats(
-    root: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
-    *,
-    trim_border: int = 0,
-    crop: Annotated[tuple[int, int] | None, tyro.conf.arg(metavar="H W")] = None,
-    out: Path = Path("stats.png"),
-    json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
-    workers: int = os.cpu_count() or 1,
-) -> None:
-    """Measure the pictures' channels, and plot sizes, landmark positions and head poses.
-
-    Means and standard deviations are over all pixels, in RGB with white at 1, and exact. The plots
-    are of whole pictures.
-
-    Args:
-        root: contest folder.
-        trim_border: leave a dark border out, as --crop.trim-border does; 9 is a good value.
-        crop: height and width of the crop to look at, as training cuts it; else whole pictures.
-        out: the picture to write, .png.
-        json_file: also write the channels here, with the exact sums.
-        workers: processes that read the pictures.
-    """
-    from heatmap.curation.stats import measure, plot, text
-    from heatmap.runtime.files import write_json
-
-    if workers < 1:
-        raise WrongUsage(f"--workers must be at least 1, not {workers}")
-    if out.suffix != ".png":
-        raise WrongUsage(f"--out must end in .png, unlike {out}")
-    if not 0 <= trim_border < 255:
-        raise WrongUsage(f"--trim-border must be from 0 to 254, not {trim_border}")
-    if crop is not None and min(crop) < 32:
-        raise WrongUsage("--crop takes a height and a width of at least 32")
-    statistics = measure(
-        root, trim_border=trim_border, crop_hw=crop, workers=workers, progress=True
-    )
-    print(text(statistics))
-    if json_file is not None:
-        write_json(json_file, statistics.to_json())
-    plot(statistics, out)
-    print(out)
-
-
 def split(
     root: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
     *,
@@ -244,87 +127,6 @@ def split(
         workers=workers, progress=True,
     )  # fmt: skip
     print(f"{told}\n\n{out}: train on it with --data.split-file {out}")
-
-
-def symmetry(
-    root: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
-    *,
-    out: Path = Path("symmetry.json"),
-) -> None:
-    """Tell the mirror permutation and the groups of the landmarks from their labels alone.
-
-    The file is what --data.symmetry takes, so that any landmark scheme can be mirrored. The table
-    tells how far, in sizes of the face, a mirrored landmark lies from its partner, and how much
-    further from the second best. Where a permutation is known (971, 68 and 15 landmarks) the labels
-    are checked against it, and the exit code is 1 if they disagree.
-
-    Args:
-        root: contest folder.
-        out: the file to write.
-    """
-    from heatmap.curation.symmetry import check_known, infer, table, write
-    from heatmap.data import contest
-
-    labels = contest.read_landmarks(contest.find_folder(root).train_table, progress=True)
-    found = infer(labels.points_image)
-    write(out, found)
-    print(f"{table(found)}\n{out}: told by {found.num_faces} faces")
-    print(check_known(found))
-
-
-def audit(
-    root: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
-    *,
-    run: tuple[Path, ...] = (),
-    out: Path = Path("audit.csv"),
-    sheet: Path = Path("audit.jpg"),
-    count: int = 40,
-    exclude_to: Path | None = None,
-    repair_to: Path | None = None,
-    top: float = 0.03,
-    looked: Path | None = None,
-    symmetry: Path | None = None,
-    person_pattern: str = Data.person_pattern,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
-) -> None:
-    """Rank all training pictures by how likely their labels are wrong, and say why.
-
-    Faces are held to a shape model of other people, to their picture and the person's other
-    pictures, and to what trained runs see. The audit first tests itself: it injects known errors
-    into copies of the labels and tells how many of each kind are in the list.
-
-    Args:
-        root: contest folder.
-        run: run folders or checkpoints, all about as good as the best; a picture is held to those
-            that were not trained on it, if there are any (five folds see all pictures anew). Labels
-            that are shifted or of another size can hardly be seen without.
-        out: the table to write, with a row for every picture, the most suspicious first; fill in
-            its column verdict (good or bad) and give it to --looked.
-        sheet: the picture to write, .jpg or .png: the most suspicious faces with their labels, and
-            what the runs see in green.
-        count: faces on the sheet.
-        exclude_to: write the listed pictures as a table for --data.exclude; those with the verdict
-            good stay out of it.
-        repair_to: write the training table anew, with jagged contours of listed faces put where a
-            model of other faces has them.
-        top: share of the pictures that is listed.
-        looked: an earlier table of this command with verdicts, to tell the rate of false alarms.
-        symmetry: file of data.py symmetry, for other landmarks than 971, 68 or 15.
-        person_pattern: regular expression on the file name; its first group is the person.
-        device: where the networks run.
-    """
-    if not 0 < top < 1 or count < 1 or sheet.suffix not in (".jpg", ".png"):
-        raise WrongUsage(
-            "--top must be above 0 and below 1, --count at least 1, --sheet end in .jpg or .png"
-        )
-    from heatmap.curation.audit.folder import Options, audit_folder
-
-    files = Options(
-        out=out, sheet=sheet, count=count, exclude_to=exclude_to, repair_to=repair_to, top=top,
-        looked=looked,
-    )  # fmt: skip
-    for line in audit_folder(root, run, files, symmetry, person_pattern, device):
-        print(line, flush=True)
 
 
 COMMANDS: dict[str, Callable[..., None]] = {

@@ -1,8 +1,9 @@
-"""A contest's pictures and landmarks in numbers and plots: channels, sizes, positions, poses."""
+"""A contest's images and landmarks in numbers and plots: channels, sizes, positions, poses."""
 
 import math
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from tqdm import tqdm
 
 from heatmap.config import Crop
 from heatmap.data import contest
-from heatmap.data.samples import Samples, within_border
+from heatmap.data.samples import Samples, evenly_spaced, within_border
 from heatmap.runtime.files import write_atomically
 from heatmap.runtime.parallel import in_processes
 from heatmap.shape import rolls, turns
@@ -45,7 +46,7 @@ class Channels(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """A picture's size, and the sums over what of it is looked at."""
+    """An image's size, and the sums over what of it is looked at."""
 
     image_hw: tuple[int, int]
     channels: Channels
@@ -55,10 +56,9 @@ class Seen(NamedTuple):
 class Statistics:
     """Of train, test and both, as far as they are there.
 
-    channels: of each part, and of both; pictures: of each part; sizes: (N, 2) heights and widths of
-    each part's pictures; positions: (K, 2) landmarks as fractions of their picture's width and
-    height; turns, rolls_deg: of heads, as in `heatmap.shape`; unreadable: what is wrong with the
-    pictures that are left out.
+    channels: of each part, and of both; sizes: (N, 2) heights and widths of each part's images;
+    positions: (K, 2) landmarks as fractions of their image's width and height; turns, rolls_deg: of
+    heads, as in `heatmap.shape`; unreadable: what is wrong with the images that are left out.
     """
 
     channels: dict[str, Channels]
@@ -84,16 +84,16 @@ def measure(
     workers: int = 1,
     progress: bool = False,
 ) -> Statistics:
-    """Reads all pictures of a contest. Sums are of integers, and do not depend on the workers.
+    """Reads all images of a contest. Sums are of integers, and do not depend on the workers.
 
     Args:
         trim_border: channels are of what is within the dark border, as `config.Crop` has it.
         crop_hw: channels are of the cover crop of this height and width, as training sees it; of
-            whole pictures if None, so that large ones count for more.
-        workers: processes that read the pictures.
+            whole images if None, so that large ones count for more.
+        workers: processes that read the images.
 
     Raises:
-        ValueError: a table cannot be read, a picture is missing, or none can be read.
+        ValueError: a table cannot be read, an image is missing, or none can be read.
     """
     crop = None
     if crop_hw is not None:
@@ -109,39 +109,35 @@ def measure(
         asked = contest.read_asked_points(folder.test_points, num_landmarks)
         paths["test"] = contest.image_paths(folder.test_images, asked.names, asked.path)
 
-    everything = [path for some in paths.values() for path in some]
-    seeing = in_processes(partial(_see, crop, trim_border), everything, workers)
-    found = iter(tqdm(
-        seeing, "pictures", len(everything), delay=1, unit="img", disable=not progress
-    ))  # fmt: skip
-    seen = {part: [next(found) for _ in some] for part, some in paths.items()}
-    for _ in found:  # the bar ends with its last picture
-        pass
-    unreadable = [one for some in seen.values() for one in some if isinstance(one, str)]
+    jobs = [path for some in paths.values() for path in some]
+    looks = in_processes(partial(_see, crop, trim_border), jobs, workers)
+    found = [*tqdm(looks, "images", len(jobs), delay=1, unit="img", disable=not progress)]
+    in_order = iter(found)
+    seen = {part: [next(in_order) for _ in some] for part, some in paths.items()}
+    unreadable = [one for one in found if isinstance(one, str)]
     good = {part: [one for one in some if isinstance(one, Seen)] for part, some in seen.items()}
     good = {part: some for part, some in good.items() if some}
     if not good:
-        raise ValueError(f"{root}: no picture can be read; {unreadable[0]}")
+        raise ValueError(f"{root}: no image can be read; {unreadable[0]}")
     channels = {part: _total([one.channels for one in some]) for part, some in good.items()}
     if len(good) == 2:
         channels["both"] = _total([*channels.values()])
     sizes = {part: np.array([one.image_hw for one in some]) for part, some in good.items()}
-    rows = [row for row, one in enumerate(seen.get("train", [])) if isinstance(one, Seen)]
-    if table is None or not rows:
-        return Statistics(channels, sizes, np.empty((0, 2)), np.empty(0), np.empty(0), unreadable)
-    shown = np.linspace(0, len(rows) - 1, min(len(rows), MOST_SHOWN)).round().astype(int)
-    points_image = table.points_image[np.array(rows)[shown]].astype(np.float64)
-    return Statistics(
-        channels,
-        sizes,
-        _positions(points_image, sizes["train"][shown]),
-        *_poses(points_image),
-        unreadable,
-    )
+    positions, turn, roll = np.empty((0, 2)), np.empty(0), np.empty(0)
+    if table is not None and "train" in good:
+        rows = np.flatnonzero([isinstance(one, Seen) for one in seen["train"]])
+        shown = evenly_spaced(np.arange(len(rows)), MOST_SHOWN)
+        points_image = table.points_image[rows[shown]].astype(np.float64)
+        relative = (points_image + 0.5) / sizes["train"][shown][:, None, ::-1]
+        positions = relative[np.isfinite(relative).all(-1)]
+        whole = points_image[np.isfinite(points_image).all((1, 2))]
+        with suppress(ValueError):  # fewer than three faces, or all of one shape, have no poses
+            turn, roll = turns(whole), rolls(whole)
+    return Statistics(channels, sizes, positions, turn, roll, unreadable)
 
 
 def _see(crop: Crop | None, trim_border: int, path: Path) -> Seen | str:
-    """The picture's sums, or why it cannot be read."""
+    """The image's sums, or why it cannot be read."""
     try:
         if crop is not None:
             sample = Samples([path], np.full((1, 1, 2), np.nan, np.float32), crop)[0]
@@ -171,38 +167,22 @@ def _total(parts: Sequence[Channels]) -> Channels:
     )
 
 
-def _positions(points_image: np.ndarray, image_hw: np.ndarray) -> np.ndarray:
-    """(K, 2) labelled landmarks as fractions of their picture's width and height."""
-    relative = (points_image + 0.5) / image_hw[:, None, ::-1]
-    return relative[np.isfinite(relative).all(-1)]
-
-
-def _poses(points_image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Turns and rolls of the faces that have all their landmarks; none where they have no pose."""
-    whole = points_image[np.isfinite(points_image).all((1, 2))]
-    try:
-        return turns(whole), rolls(whole)
-    except ValueError:  # fewer than three faces, or all of one shape
-        return np.empty(0), np.empty(0)
-
-
 def text(statistics: Statistics) -> str:
     """The channels as lines that line up, for people."""
     colours = "".join(f"{colour:>9}" for colour in ("red", "green", "blue"))
     lines = [
         f"{'':5}  {'mean':>9}{'':18}  {'standard deviation':>18}",
-        f"{'':5}{colours}  {colours}  {'pictures':>8}  {'pixels':>15}",
+        f"{'':5}{colours}  {colours}  {'images':>8}  {'pixels':>15}",
     ]
     for part, channels in statistics.channels.items():
         mean, std = ("".join(f"{value:9.5f}" for value in values)
                      for values in (channels.mean(), channels.std()))  # fmt: skip
-        pictures = sum(map(len, statistics.sizes.values()))
-        if part != "both":
-            pictures = len(statistics.sizes[part])
+        own = statistics.sizes.values() if part == "both" else [statistics.sizes[part]]
+        pictures = sum(map(len, own))
         lines.append(f"{part:5}{mean}  {std}  {pictures:>8}  {channels.pixels:>15,}")
     if statistics.unreadable:
         lines.append(
-            f"{len(statistics.unreadable)} pictures cannot be read and are left out: "
+            f"{len(statistics.unreadable)} images cannot be read and are left out: "
             f"{statistics.unreadable[0]}; tools/data.py check tells all"
         )
     return "\n".join(lines)
@@ -214,12 +194,11 @@ def plot(statistics: Statistics, out: Path) -> None:
 
     figure = Figure(figsize=(13.5, 8), layout="constrained")
     heights, widths, aspects, positions, turn, roll = figure.subplots(2, 3).flat
-    heights_of = {part: size[:, 0] for part, size in statistics.sizes.items()}
-    widths_of = {part: size[:, 1] for part, size in statistics.sizes.items()}
-    aspects_of = {part: size[:, 1] / size[:, 0] for part, size in statistics.sizes.items()}
-    _histogram(heights, heights_of, "picture height, px")
-    _histogram(widths, widths_of, "picture width, px")
-    _histogram(aspects, aspects_of, "picture width / height")
+    sizes = statistics.sizes
+    _histogram(heights, {part: hw[:, 0] for part, hw in sizes.items()}, "image height, px")
+    _histogram(widths, {part: hw[:, 1] for part, hw in sizes.items()}, "image width, px")
+    aspects_of = {part: hw[:, 1] / hw[:, 0] for part, hw in sizes.items()}
+    _histogram(aspects, aspects_of, "image width / height")
     _density(positions, statistics.positions)
     few = " (fewer than three whole faces)" if len(statistics.turns) == 0 else ""
     _histogram(turn, {"train": statistics.turns}, f"head turn, share of shape{few}")
@@ -230,11 +209,11 @@ def plot(statistics: Statistics, out: Path) -> None:
 
 
 def _histogram(axes: "Axes", values: dict[str, np.ndarray], title: str) -> None:
-    """Shares of the pictures of each part, in bins that the parts have in common."""
+    """Shares of the images of each part, in bins that the parts have in common."""
     everything = np.concatenate([*values.values()])
     axes.set_title(title)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_ylabel("share of pictures, %")
+    axes.set_ylabel("share of images, %")
     if len(everything) == 0:
         return
     bins = np.histogram_bin_edges(everything, 40).tolist()
@@ -242,20 +221,15 @@ def _histogram(axes: "Axes", values: dict[str, np.ndarray], title: str) -> None:
         if len(some):
             is_filled = part == "train"
             axes.hist(
-                some,
-                bins,
-                weights=np.full(len(some), 100 / len(some)),
-                histtype="stepfilled" if is_filled else "step",
-                alpha=0.6 if is_filled else 1.0,
-                color=COLOURS[part],
-                linewidth=1.5,
-                label=f"{part} ({len(some)})",
-            )
+                some, bins, weights=np.full(len(some), 100 / len(some)), color=COLOURS[part],
+                histtype="stepfilled" if is_filled else "step", alpha=0.6 if is_filled else 1.0,
+                linewidth=1.5, label=f"{part} ({len(some)})",
+            )  # fmt: skip
 
 
 def _density(axes: "Axes", positions: np.ndarray) -> None:
-    """Where landmarks lie in their pictures; brighter is more."""
-    axes.set_title("landmarks in their pictures")
+    """Where landmarks lie in their images; brighter is more."""
+    axes.set_title("landmarks in their images")
     axes.set_xlabel("x / width")
     axes.set_ylabel("y / height")
     limits = [[-0.1, 1.1], [-0.1, 1.1]]

@@ -25,10 +25,10 @@ class Symmetry:
     """What the labels tell of their scheme, and how sure it is.
 
     scheme: the mirror permutation, and groups: consecutive landmarks, split where the step to the
-    next one jumps, each named by its first and last. mean_shape: (P, 2), upright, about its
-    middle; the square root of the area of the box round it is 1, the face's size. distance: (P,)
-    between a mirrored landmark and its partner, the root of the mean square over all faces of the
-    shape model, in sizes of the face. second: (P,) to the best of all others. num_faces: used.
+    next one jumps, each named by its first and last. mean_shape: (P, 2), upright, about its middle,
+    in sizes of the face. distance: (P,) root mean square over the shape model's faces, in sizes of
+    the face, between a mirrored landmark and its partner; second: (P,) the same to the best of all
+    others. num_faces: used.
     """
 
     scheme: Scheme
@@ -37,18 +37,12 @@ class Symmetry:
     second: np.ndarray
     num_faces: int
 
-    @property
-    def low_margins(self) -> np.ndarray:
-        """The landmarks whose second best partner is nearly as near as the best."""
-        return np.flatnonzero(self.second < CLOSE * self.distance)
-
 
 def infer(points_image: np.ndarray | Points) -> Symmetry:
     """The symmetry of a landmark scheme, from labels of many faces in its order.
 
-    A mirrored face is a face again: its mean and every change of its shape, seen in a mirror, lie
-    in the shape model of the faces themselves. So the landmarks' mean places and their shares in
-    the changes are mirrored, laid onto those of the faces by Procrustes analysis and told apart by
+    A mirrored face is a face again, so the mirrored mean and changes of the shape model lie in the
+    model itself. They are laid onto it by Procrustes analysis and the landmarks told apart by
     assignment, in turn. The changes part landmarks that coincide in the mean, such as closed lips,
     and take up what the mean itself has of a turned head.
 
@@ -83,7 +77,7 @@ def infer(points_image: np.ndarray | Points) -> Symmetry:
     if len(lonely):
         raise ValueError(
             f"{len(lonely)} of {len(partners)} landmarks have no mirror partner: "
-            f"{_runs(lonely.tolist())}; the nearest to them lie up to {100 * distance.max():.0f} % "
+            f"{_runs(lonely)}; the nearest to them lie up to {100 * distance.max():.0f} % "
             "of the face from where the mirror has them. Either this scheme is not symmetric and "
             "cannot be mirrored (train with --augment.mirror 0), or there are too few faces"
         )
@@ -99,42 +93,27 @@ def infer(points_image: np.ndarray | Points) -> Symmetry:
 
 def write(path: Path, symmetry: Symmetry) -> None:
     """Writes what data.symmetry reads, and the certificate with it, landmark by landmark."""
-    write_json(
-        path,
-        {
-            **symmetry.scheme.to_dict(),
-            "mean_shape": symmetry.mean_shape.round(6).tolist(),
-            "distance": symmetry.distance.round(6).tolist(),
-            "second": symmetry.second.round(6).tolist(),
-            "num_faces": symmetry.num_faces,
-        },
-    )
+    names = ("mean_shape", "distance", "second")
+    numbers = {name: getattr(symmetry, name).round(6).tolist() for name in names}
+    write_json(path, symmetry.scheme.to_dict() | numbers | {"num_faces": symmetry.num_faces})
 
 
 def table(symmetry: Symmetry) -> str:
     """The certificate as lines that line up: how near partners are, group by group."""
     partners, percent = symmetry.scheme.permutation, 100 * symmetry.distance
-    header = ("landmarks", "partners", "own mirror", "distance", "largest", "second / best")
-    rows = [header]
+    rows = [("landmarks", "partners", "own mirror", "distance", "largest", "second / best")]
     for name, members in symmetry.scheme.groups.items():
         own = slice(members.start, members.stop)
         margin = symmetry.second[own] / np.maximum(symmetry.distance[own], 1e-12)
-        rows.append(
-            (
-                name,
-                _runs(partners[own].tolist()),
-                str(np.count_nonzero(partners[own] == np.array(members))),
-                f"{np.median(percent[own]):.2f} %",
-                f"{percent[own].max():.2f} %",
-                f"{margin.min():.1f}",
-            )
-        )
+        alone = np.count_nonzero(partners[own] == np.array(members))
+        distances = f"{np.median(percent[own]):.2f} %", f"{percent[own].max():.2f} %"
+        rows.append((name, _runs(partners[own]), str(alone), *distances, f"{margin.min():.1f}"))
     lines = as_lines(rows, left=2)
-    low = symmetry.low_margins
+    low = np.flatnonzero(symmetry.second < CLOSE * symmetry.distance)
     if len(low):
         lines.append(
             f"low margins: for {len(low)} of {len(partners)} landmarks another partner is nearly "
-            f"as near as the chosen one: {_runs(low.tolist())}"
+            f"as near as the chosen one: {_runs(low)}"
         )
     return "\n".join(lines)
 
@@ -155,22 +134,19 @@ def check_known(symmetry: Symmetry) -> str:
         return f"equal to the known permutation of {len(partners)} landmarks"
     raise ValueError(
         f"the labels disagree with the known permutation of {len(partners)} landmarks in "
-        f"{len(wrong)} of them: {_runs(wrong.tolist())} (partners by the labels: "
-        f"{_runs(partners[wrong].tolist())}, known: {_runs(known[wrong].tolist())}); either their "
+        f"{len(wrong)} of them: {_runs(wrong)} (partners by the labels: "
+        f"{_runs(partners[wrong])}, known: {_runs(known[wrong])}); either their "
         "order is another one, and the file tells it (--data.symmetry), or there are too few "
         "faces to tell landmarks apart that lie near to each other"
     )
 
 
-def _runs(numbers: list[int], most: int = 8) -> str:
+def _runs(numbers: np.ndarray, most: int = 8) -> str:
     """ "3-6 9 8-5": the numbers with rising and falling runs drawn together."""
     runs: list[list[int]] = []
-    for number in numbers:
-        if (
-            runs
-            and number - runs[-1][-1] in (-1, 1)
-            and (len(runs[-1]) == 1 or number - runs[-1][-1] == runs[-1][-1] - runs[-1][-2])
-        ):
+    for number in numbers.tolist():
+        step = number - runs[-1][-1] if runs else 0
+        if abs(step) == 1 and runs[-1][-1] - runs[-1][0] in (0, step * (len(runs[-1]) - 1)):
             runs[-1].append(number)
         else:
             runs.append([number])
@@ -179,7 +155,7 @@ def _runs(numbers: list[int], most: int = 8) -> str:
 
 
 def _described(mean: np.ndarray, changes: np.ndarray) -> np.ndarray:
-    """(1 + K, P, 2): every landmark's mean place and its part in the changes of shape."""
+    """(1 + K, P, 2) every landmark's mean place and its part in the changes of shape."""
     return np.concatenate([shape.points(mean)[None], changes.reshape(len(changes), 2, -1).mT])
 
 

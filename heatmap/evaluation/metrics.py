@@ -140,13 +140,13 @@ def _of_batch(
         "distance": distance.astype(np.float32),
         "peak": np.full_like(distance, np.nan) if found.peak is None else found.peak,
         "mean_shape_mse": contest.squared_errors(mean_shape, truth),
-        "spread": _spread(found).astype(np.float16),
+        "spread": spread_px(found).astype(np.float16),
         "image_hw": found.image_hw,
         "bias": np.nansum(offset, axis=0, keepdims=True),
     }
 
 
-def _spread(found: Landmarks) -> np.ndarray:
+def spread_px(found: Landmarks) -> np.ndarray:
     """(B, P) px, as in `Errors`."""
     if found.disagreement is not None:
         return found.disagreement

@@ -197,7 +197,7 @@ def test_bad_pictures_are_told_and_can_be_left_out_of_a_training(
     assert kinds["note", "unnamed picture"] == 1
     (far,) = [p for p in problems if p["kind"] == "far outside"]
     assert far["row"] == 9 and "row 9: landmark 2 lies far outside" in far["message"]
-    assert "at x = 812; the picture is" in far["message"]
+    assert "at x = 812; the image is" in far["message"]
     assert "row 8: 'cy_0.jpg' leads out of" in captured.out
     assert "row 2: there is no picture 'ada_0.jpg'" in captured.out
     assert "row 5: " in captured.out and "this is text, not a picture" in captured.out

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from heatmap.config import Crop
-from heatmap.curation.stats import measure, rolls
+from heatmap.curation.stats import measure
 from heatmap.data.contest import Folder, read_image, read_landmarks, write_landmarks
 from heatmap.data.samples import Samples
 
@@ -103,19 +103,6 @@ def test_sizes_and_positions_are_measured(tmp_path: Path) -> None:
         statistics.positions, [[0.1, 0.2], [0.5, 0.6], [0.9, 0.4], [0.3, 0.2], [0, 1]], atol=1e-5
     )
     assert len(statistics.turns) == len(statistics.rolls_deg) == 0  # of a single whole face
-
-
-def test_a_leaning_head_has_a_roll_in_degrees() -> None:
-    generator = np.random.default_rng(5)
-    shape = generator.normal(size=(9, 2)) * 40
-    angles = np.array([-30.0, -10.0, 0.0, 15.0, 25.0])
-    faces = []
-    for angle, size in zip(np.radians(angles), (1, 2, 0.5, 3, 1), strict=True):
-        cos, sin = np.cos(angle), np.sin(angle)
-        clockwise = np.array([[cos, -sin], [sin, cos]])  # y points down
-        faces.append(size * shape @ clockwise.T + generator.uniform(0, 100, 2))
-    np.testing.assert_allclose(rolls(np.stack(faces)), angles, atol=0.3)
-    assert rolls(np.stack(faces[::-1]))[0] == pytest.approx(25, abs=0.3)
 
 
 def test_unreadable_pictures_are_left_out_and_told(

@@ -1,16 +1,14 @@
-"""Likely label errors: what labels and trained runs say of every face, on one scale, ranked.
+"""Likely label errors: labels that trained runs contradict or that no face has, ranked.
 
-Faces are held to a shape model of other people's faces, to their own picture, and to what trained
-runs see. Every detector gives a number that is larger the more suspicious a face is; `tails` turns
-the numbers of all into the share of faces that would be as suspicious, and the smallest share of a
-face ranks it.
+A label is held to what runs see that were not trained on it, in units of the error that their
+calibration expects there, and to a shape model of all labels.
 
-    detectors   numbers, tails and rank
+    residuals   how suspicious every face is, and why
     injected    known errors put into labels, and how many of them the audit finds
-    folder      a contest's folder audited: tables, lists, repairs and pictures
+    folder      a contest's folder audited: predictions, tables and the sheet
 """
 
-from heatmap.curation.audit.detectors import LISTED, Findings, Labels, audit
 from heatmap.curation.audit.injected import Recall, self_test
+from heatmap.curation.audit.residuals import LISTED, Findings, Labels, audit
 
 __all__ = ["LISTED", "Findings", "Labels", "Recall", "audit", "self_test"]
