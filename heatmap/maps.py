@@ -57,12 +57,15 @@ class Targets(NamedTuple):
     def tile(self, rows: slice, columns: slice) -> "Targets":
         """The targets of a part of the maps."""
         # as tensors of their own: views of other strides would be compiled anew
-        factors = self.along_y, self.along_x, self.wide_y, self.wide_x
-        parts = [
-            torch.narrow_copy(factor, -1, part.start, part.stop - part.start)
-            for factor, part in zip(factors, (rows, columns, rows, columns), strict=True)
-        ]
-        return Targets(*parts, self.weights, self.weight_map)
+        def part(factor: Tensor, pixels: slice) -> Tensor:
+            return torch.narrow_copy(factor, -1, pixels.start, pixels.stop - pixels.start)
+
+        return self._replace(
+            along_y=part(self.along_y, rows),
+            along_x=part(self.along_x, columns),
+            wide_y=part(self.wide_y, rows),
+            wide_x=part(self.wide_x, columns),
+        )
 
 
 # (heights, targets, pointwise) -> (loss, slope); see `loss_of_block`

@@ -140,15 +140,12 @@ class Predictor:
             try:
                 frames.append(frame.matching(points, self._mean_shape_crop, crop_hw))
             except ValueError:
-                cut = samples.cut(row, photographs[row])
-                frames.append(Frame(torch.from_numpy(cut.image_from_crop), *crop_hw))
+                sample = samples.cut(row, photographs[row])
+                frames.append(Frame(sample.image_from_crop, *crop_hw))
         return frames
 
     def _look(self, samples: Samples, photographs: Sequence[Photograph]) -> Landmarks:
-        cuts = [
-            samples.sample(row, samples.cut(row, photograph))
-            for row, photograph in enumerate(photographs)
-        ]
+        cuts = [samples.cut(row, photograph) for row, photograph in enumerate(photographs)]
         view = View(self._network, samples, self._precision)
         with torch.no_grad():
             crops = (part.to(self._device) for part in collate(cuts)[:3])

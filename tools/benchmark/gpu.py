@@ -475,15 +475,15 @@ def whole_trainings(bench: Bench) -> None:
 
 def scoring(bench: Bench) -> None:
     """The last training's run evaluated, plain, with augmentation, and on the CPU."""
-    everything = frozenset({"mirror", "scale"})
-    for tta, device in ((frozenset[str](), bench.device), (everything, bench.device), (None, CPU)):
+    ways = ("none", bench.device), ("mirror,scale", bench.device), ("none", CPU)
+    for tta, device in ways:
         begin = time.monotonic()
-        ensemble = Ensemble.load([bench.run], tta=tta or frozenset())
+        ensemble = Ensemble.load([bench.run], tta=tta)
         scores, out = metrics.evaluate_run(ensemble, None, device)
         rate = scores["pictures"] / (time.monotonic() - begin)
         parts = json.loads((out / "timing.json").read_text())["milliseconds_a_picture"]
         rounded = {name: round(value, 2) for name, value in parts.items()}
-        views = ",".join(sorted(tta or ())) or "one view"
+        views = "one view" if tta == "none" else tta
         bench.say(
             f"evaluation on {device.type}, {views}: {scores['mse']:.3f} px², {rate:.0f} images/s, "
             f"milliseconds an image {rounded}"

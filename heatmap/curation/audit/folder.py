@@ -125,7 +125,7 @@ def look(
     for judged, run in zip(judges, ensemble.runs, strict=True):
         if run.checkpoint.table_hash == table.fingerprint():
             judged[run.checkpoint.training_rows.numpy()] = False
-    trained = ~judges.any(0)
+    trained: np.ndarray = ~judges.any(0)
     judges[:, trained] = True
     try:
         permutation = schemes.mirror_permutation(table.num_landmarks, scheme)
