@@ -138,14 +138,10 @@ class Predictor:
             try:
                 yield frame.matching(points, self._mean_shape_crop, crop_hw)
             except ValueError:
-                cut = samples.cut(row, photographs[row])
-                yield Frame(torch.from_numpy(cut.image_from_crop), *crop_hw)
+                yield Frame(samples.cut(row, photographs[row]).image_from_crop, *crop_hw)
 
     def _look(self, samples: Samples, photographs: Sequence[Photograph]) -> Landmarks:
-        cuts = [
-            samples.sample(row, samples.cut(row, photograph))
-            for row, photograph in enumerate(photographs)
-        ]
+        cuts = [samples.cut(row, photograph) for row, photograph in enumerate(photographs)]
         view = View(self._network, samples, self._precision)
         with torch.no_grad():
             crops = (part.to(self._device) for part in collate(cuts)[:3])

@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -133,7 +132,10 @@ def _keep(path: Path, kept: Path, dtype: type[np.generic], progress: bool) -> No
     with write_atomically(kept) as temporary, temporary.open("w+b") as file:
         file.seek(_PAGE)
         with ThreadPoolExecutor(1) as hashing:
-            watch = partial(hashing.submit, text_hash.update)
+
+            def watch(text: bytes) -> None:
+                hashing.submit(text_hash.update, text)  # beside the parsing
+
             for some_names, points in read_blocks(path, np.float32, progress=progress, watch=watch):
                 if dtype == np.int16 != points.dtype:
                     raise _NotWhole
