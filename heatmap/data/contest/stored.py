@@ -39,13 +39,12 @@ class _NotWhole(Exception):
 def read_landmarks(path: Path, cache: Path | None = None, progress: bool = False) -> LandmarkTable:
     """The training table: file_name, Point_0_X, Point_0_Y, Point_1_X, ..., as `read_blocks` says.
 
-    A large table is read from its text once; later calls take what was kept then, as long as the
-    text's size and times are the same, or else its bytes. Where nothing can be kept, a warning says
-    so and the table is read into memory.
+    A large table is read from its text once and kept; later calls take what was kept as long as the
+    text's size and times, or else its bytes, are the same. Where nothing can be kept, a warning
+    says so and the table is read into memory.
 
     Args:
-        cache: the folder to keep it in; None for heatmap in the user's cache, which is
-            $XDG_CACHE_HOME or ~/.cache.
+        cache: folder to keep it in; by default heatmap in $XDG_CACHE_HOME or ~/.cache.
         progress: show a bar once the reading has taken a second.
 
     Raises:
