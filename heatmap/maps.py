@@ -57,12 +57,11 @@ class Targets(NamedTuple):
     def tile(self, rows: slice, columns: slice) -> "Targets":
         """The targets of a part of the maps."""
         # as tensors of their own: views of other strides would be compiled anew
-        factors = self.along_y, self.along_x, self.wide_y, self.wide_x
-        parts = [
+        along_y, along_x, wide_y, wide_x = (
             torch.narrow_copy(factor, -1, part.start, part.stop - part.start)
-            for factor, part in zip(factors, (rows, columns, rows, columns), strict=True)
-        ]
-        return Targets(*parts, self.weights, self.weight_map)
+            for factor, part in zip(self[:4], (rows, columns, rows, columns), strict=True)
+        )
+        return Targets(along_y, along_x, wide_y, wide_x, self.weights, self.weight_map)
 
 
 # (heights, targets, pointwise) -> (loss, slope); see `loss_of_block`
