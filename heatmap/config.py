@@ -16,10 +16,28 @@ from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
 
+# Options of earlier versions, by class: a config that names one of them is read without it.
+REMOVED = {"Data": ("crop_cache",)}
+
 
 def _check(condition: bool, message: str) -> None:
     if not condition:
         raise ValueError(message)
+
+
+def _check_ranges(part: Any, prefix: str, **ranges: str) -> None:
+    """Checks that fields lie in intervals such as "[0, 1)" or "(0, inf)"; None lies in each."""
+    for name, interval in ranges.items():
+        value = getattr(part, name)
+        low, high = (float(end) for end in interval[1:-1].split(","))
+        if value is None or (low < value < high):
+            continue
+        if (interval[0] == "[" and value == low) or (interval[-1] == "]" and value == high):
+            continue
+        wanted = f"in {interval}"
+        if high == math.inf:
+            wanted = f"at least {low:g}" if interval[0] == "[" else "positive"
+        raise ValueError(f"{prefix}.{name} must be {wanted}, not {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,14 +94,10 @@ class Data:
     """Processes that read pictures; 0 reads them in the training process."""
 
     def __post_init__(self) -> None:
-        _check(
-            0 <= self.validation < 1, f"data.validation must be in [0, 1), not {self.validation}"
-        )
-        _check(self.split_seed >= 0, f"data.split_seed must not be negative, not {self.split_seed}")
-        _check(
-            self.folds is None or self.folds >= 2,
-            f"data.folds must be at least 2, not {self.folds}",
-        )
+        _check_ranges(
+            self, "data", validation="[0, 1)", split_seed="[0, inf)", folds="[2, inf)",
+            multiplier="[1, inf)", workers="[0, inf)",
+        )  # fmt: skip
         _check(
             self.fold >= 0 and (self.split_file is not None or self.fold < (self.folds or 1)),
             f"data.fold must be in [0, data.folds), not {self.fold} with data.folds {self.folds}",
@@ -92,8 +106,6 @@ class Data:
             self.folds is None or self.split_file is None,
             "data.split_file has its own folds; leave data.folds away",
         )
-        _check(self.multiplier >= 1, f"data.multiplier must be at least 1, not {self.multiplier}")
-        _check(self.workers >= 0, f"data.workers must not be negative, not {self.workers}")
 
     @property
     def all_rows_train(self) -> bool:
@@ -119,14 +131,10 @@ class Crop:
     good value for photographs padded with black."""
 
     def __post_init__(self) -> None:
-        _check(min(self.height, self.width) >= 32, "crop.height and crop.width must be at least 32")
-        _check(
-            0 < self.box_scale < math.inf, f"crop.box_scale must be positive, not {self.box_scale}"
-        )
-        _check(
-            0 <= self.trim_border < 255,
-            f"crop.trim_border is a grey value from 0 to 254, not {self.trim_border}",
-        )
+        _check_ranges(
+            self, "crop", height="[32, inf)", width="[32, inf)", box_scale="(0, inf)",
+            trim_border="[0, 255)",
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,11 +181,9 @@ class Augment:
     """Smallest and largest area of that rectangle, as fractions of the crop."""
 
     def __post_init__(self) -> None:
-        limits = {"rotate_deg": 180.0, "hue": 0.5, "blur": 10.0}  # of the others: 1
-        for name, value in vars(self).items():
-            if name not in ("fill", "erase_area"):
-                most = limits.get(name, 1.0)
-                _check(0 <= value <= most, f"augment.{name} must be in [0, {most:g}], not {value}")
+        limits = {"rotate_deg": 180, "hue": 0.5, "blur": 10}  # of the others: 1
+        names = [name for name in vars(self) if name not in ("fill", "erase_area")]
+        _check_ranges(self, "augment", **{name: f"[0, {limits.get(name, 1)}]" for name in names})
         smallest, largest = self.erase_area
         _check(
             0 < smallest <= largest <= 1,
@@ -186,6 +192,8 @@ class Augment:
         )
 
 
+# The names in `losses.LOSSES`, which imports torch.
+HeatmapLoss = Literal["adaptive_wing", "mse"]
 PointLoss = Literal["mse", "mae", "smooth_l1", "wing"]
 
 
@@ -207,7 +215,7 @@ class HeatmapModel:
     sigma_start: float | None = None
     """Adaloss: the targets begin with this sigma, and while the training loss settles it shrinks,
     epoch by epoch, to `sigma` at least."""
-    loss: Literal["adaptive_wing", "mse", "none"] = "adaptive_wing"
+    loss: HeatmapLoss | Literal["none"] = "adaptive_wing"
     """Of every heatmap pixel; none trains on coordinates alone (coordinate_loss)."""
     weight_map: float = 10.0
     """Extra weight of the pixels near a landmark in the loss; 0 is the plain loss."""
@@ -224,15 +232,14 @@ class HeatmapModel:
     the peak, or with the fixed one that coordinate_loss trains."""
 
     def __post_init__(self) -> None:
-        _check(self.width >= 1, f"model.width must be at least 1, not {self.width}")
-        _check(0.5 <= self.sigma <= 10, f"model.sigma must be in [0.5, 10], not {self.sigma}")
+        _check_ranges(
+            self, "model", width="[1, inf)", sigma="[0.5, 10]", weight_map="[0, inf)",
+            coordinate_weight="[0, inf)", divergence="[0, inf)",
+        )  # fmt: skip
         _check(
             self.sigma_start is None or self.sigma <= self.sigma_start <= 10,
             f"model.sigma_start must be in [model.sigma, 10], not {self.sigma_start}",
         )
-        for name in ("weight_map", "coordinate_weight", "divergence"):
-            value = getattr(self, name)
-            _check(value >= 0, f"model.{name} must not be negative, not {value}")
         on_coordinates = self.coordinate_loss != "none" or self.divergence > 0
         _check(
             self.loss != "none" or on_coordinates,
@@ -253,11 +260,10 @@ class UNet(HeatmapModel):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.architecture == "fpn":
-            _check(
-                self.width % 32 == 0,
-                f"model.width must be a multiple of 32 for fpn, not {self.width}",
-            )
+        _check(
+            self.architecture != "fpn" or self.width % 32 == 0,
+            f"model.width must be a multiple of 32 for fpn, not {self.width}",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,7 +277,7 @@ class DenseUNet(HeatmapModel):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check(0 <= self.dropout < 1, f"model.dropout must be in [0, 1), not {self.dropout}")
+        _check_ranges(self, "model", dropout="[0, 1)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,8 +296,7 @@ class Direct:
     """Of the distances along x and y, in crop pixels."""
 
     def __post_init__(self) -> None:
-        _check(self.hidden >= 0, f"model.hidden must not be negative, not {self.hidden}")
-        _check(0 <= self.dropout < 1, f"model.dropout must be in [0, 1), not {self.dropout}")
+        _check_ranges(self, "model", hidden="[0, inf)", dropout="[0, 1)")
 
 
 Model = UNet | DenseUNet | Direct
@@ -313,10 +318,10 @@ class Optimizer:
     """Gradients longer than this are shortened to it."""
 
     def __post_init__(self) -> None:
-        _check(0 < self.lr < math.inf, f"optimizer.lr must be positive, not {self.lr}")
-        _check(self.weight_decay >= 0, "optimizer.weight_decay must not be negative")
-        _check(0 <= self.momentum < 1, f"optimizer.momentum must be in [0, 1), not {self.momentum}")
-        _check(self.clip_norm is None or self.clip_norm > 0, "optimizer.clip_norm must be positive")
+        _check_ranges(
+            self, "optimizer", lr="(0, inf)", weight_decay="[0, inf)", momentum="[0, 1)",
+            clip_norm="(0, inf)",
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -345,15 +350,11 @@ class Schedule:
     """Of cyclic: steps from the floor to the top, and as many back."""
 
     def __post_init__(self) -> None:
-        _check(0 <= self.warmup < 1, f"schedule.warmup must be in [0, 1), not {self.warmup}")
-        _check(0 < self.gamma <= 1, f"schedule.gamma must be in (0, 1], not {self.gamma}")
-        _check(0 <= self.floor < 1, f"schedule.floor must be in [0, 1), not {self.floor}")
-        for name in ("step_epochs", "rise_steps"):
-            value = getattr(self, name)
-            _check(value >= 1, f"schedule.{name} must be at least 1, not {value}")
-        for name in ("patience", "threshold"):
-            value = getattr(self, name)
-            _check(value >= 0, f"schedule.{name} must not be negative, not {value}")
+        _check_ranges(
+            self, "schedule", warmup="[0, 1)", gamma="(0, 1]", floor="[0, 1)",
+            step_epochs="[1, inf)", rise_steps="[1, inf)", patience="[0, inf)",
+            threshold="[0, inf)",
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -375,10 +376,8 @@ class Rates:
     """The fully connected layers, or the landmarks' embeddings."""
 
     def __post_init__(self) -> None:
-        values = vars(self)
-        for name, value in values.items():
-            _check(value >= 0, f"rates.{name} must not be negative, not {value}")
-        _check(any(values.values()), "rates: with every part frozen there is nothing to train")
+        _check_ranges(self, "rates", **dict.fromkeys(vars(self), "[0, inf)"))
+        _check(any(vars(self).values()), "rates: with every part frozen there is nothing to train")
 
 
 FROZEN_ENCODER = Rates(block1=0, block2=0, block3=0, block4=0, block5=0)
@@ -398,8 +397,7 @@ class Stage:
     """Weights to start from: those of the step before, or the best ones so far."""
 
     def __post_init__(self) -> None:
-        _check(self.epochs >= 1, f"stage.epochs must be at least 1, not {self.epochs}")
-        _check(self.lr is None or self.lr > 0, f"stage.lr must be positive, not {self.lr}")
+        _check_ranges(self, "stage", epochs="[1, inf)", lr="(0, inf)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -421,8 +419,9 @@ class Train:
     """Parts that a step's batch is worked off in, one after the other, to save memory; batch
     normalisation sees the parts."""
     pixel_weights: bool = False
-    """Weigh every picture by the area that a crop pixel covers in the photograph (its side, for
-    losses that grow with the distance), so that errors count in the photograph's own pixels."""
+    """Weigh every image by the area that a crop pixel covers in it, so that errors count in the
+    image's own pixels. Point losses that grow with the distance (mae, smooth_l1, wing) are weighed
+    by the side instead, also as a coordinate_loss beside a heatmap loss, which keeps the area."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of the network; rendering, loss and decoding are float32 always."""
     compile: Literal["off", "loss", "all"] = "loss"
@@ -439,18 +438,16 @@ class Train:
     """Minutes between checkpoints inside an epoch; one is written after every epoch anyway."""
 
     def __post_init__(self) -> None:
-        _check(self.batch >= 1, f"train.batch must be at least 1, not {self.batch}")
-        _check(self.accumulate >= 1, f"train.accumulate must be at least 1, not {self.accumulate}")
+        _check_ranges(
+            self, "train", epochs="(0, inf)", max_minutes="(0, inf)", max_steps="(0, inf)",
+            batch="[1, inf)", accumulate="[1, inf)", patience="(0, inf)", ema="[0, 1)",
+            keep_every="(0, inf)", checkpoint_minutes="[0, inf)",
+        )  # fmt: skip
         _check(
             self.batch % self.accumulate == 0,
             f"train.batch ({self.batch}) must be a multiple of train.accumulate "
             f"({self.accumulate})",
         )
-        for name in ("epochs", "max_minutes", "max_steps", "patience", "keep_every"):
-            value = getattr(self, name)
-            _check(value is None or value > 0, f"train.{name} must be positive, not {value}")
-        _check(0 <= self.ema < 1, f"train.ema must be in [0, 1), not {self.ema}")
-        _check(self.checkpoint_minutes >= 0, "train.checkpoint_minutes must not be negative")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -467,7 +464,7 @@ class Wandb:
     """Epochs between pictures of predictions (and after the last one)."""
 
     def __post_init__(self) -> None:
-        _check(self.pictures_every >= 1, "wandb.pictures_every must be at least 1")
+        _check_ranges(self, "wandb", pictures_every="[1, inf)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -490,7 +487,7 @@ class Experiment:
     wandb: Wandb = field(default_factory=Wandb)
 
     def __post_init__(self) -> None:
-        _check(self.seed >= 0, f"seed must not be negative, not {self.seed}")
+        _check(self.seed >= 0, f"seed must be at least 0, not {self.seed}")
         _check(bool(self.name), "name must not be empty")
         _check(
             not self.stages or self.train.epochs is None,
@@ -541,6 +538,8 @@ def from_dict(kind: type[T], values: dict[str, Any]) -> T:
     hints = typing.get_type_hints(kind)
     arguments: dict[str, Any] = {}
     for name, value in values.items():
+        if name in REMOVED.get(kind.__name__, ()) and name not in hints:
+            continue
         if name not in hints:
             near = difflib.get_close_matches(name, hints, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -562,6 +561,16 @@ def from_dict(kind: type[T], values: dict[str, Any]) -> T:
         else:
             arguments[name] = value
     return kind(**arguments)
+
+
+def dotted(values: Any, name: str = "") -> dict[str, Any]:
+    """What `to_dict` gave as the options of the command line name it: train.epochs and so on."""
+    if isinstance(values, list) and any(isinstance(inner, dict) for inner in values):
+        values = dict(enumerate(values))
+    if not isinstance(values, dict):
+        return {name: values}
+    parts = (dotted(v, f"{name}.{key}" if name else str(key)) for key, v in values.items())
+    return {name: value for part in parts for name, value in part.items()}
 
 
 def _kinds(hint: Any) -> list[type]:

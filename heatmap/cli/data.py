@@ -1,6 +1,5 @@
 """Makes data to train on, converts what others made, and shows what training sees of it."""
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ import tyro
 
 from heatmap.cli.running import WrongUsage, failing_politely, with_experiment
 from heatmap.config import Data, Experiment
+from heatmap.runtime.machine import usable_cores
 
 if TYPE_CHECKING:
     from heatmap.data.formats.labelled import LabelledFaces
@@ -38,7 +38,7 @@ def make(
     count: int,
     seed: int = 0,
     test_count: int | None = None,
-    workers: int = os.cpu_count() or 1,
+    workers: int = usable_cores(),
 ) -> None:
     """Draw a synthetic contest: faces with 971 landmarks, in the contest's own files.
 
@@ -338,7 +338,7 @@ def check(
     *,
     json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
     exclude_to: Path | None = None,
-    workers: int = os.cpu_count() or 1,
+    workers: int = usable_cores(),
 ) -> None:
     """Check every row and every picture, and tell all problems at once.
 
@@ -383,7 +383,7 @@ def stats(
     crop: Annotated[tuple[int, int] | None, tyro.conf.arg(metavar="H W")] = None,
     out: Path = Path("stats.png"),
     json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
-    workers: int = os.cpu_count() or 1,
+    workers: int = usable_cores(),
 ) -> None:
     """Measure the pictures' channels, and plot sizes, landmark positions and head poses.
 
@@ -428,7 +428,7 @@ def split(
     folds: int | None = None,
     person_pattern: str = Data.person_pattern,
     seed: int = 42,
-    workers: int = os.cpu_count() or 1,
+    workers: int = usable_cores(),
 ) -> None:
     """Divide the training rows, store it, and prove that the parts have nothing in common.
 

@@ -332,7 +332,7 @@ def evaluate_run(
     root = data or experiment.data.root
     folder = contest.find_folder(root)
     labels = contest.read_landmarks(
-        folder.train_table, experiment.data.cache, progress=distributed.is_first()
+        folder.train_table, experiment.data.cache, progress=distributed.rank() == 0
     )
     if labels.num_landmarks != ensemble.num_landmarks:
         raise ValueError(
@@ -341,14 +341,14 @@ def evaluate_run(
         )
     fingerprint = labels.fingerprint()
     distributed.must_agree({str(labels.path): fingerprint} | ensemble.fingerprints())
-    others = [run for run in ensemble.runs if run.checkpoint.table_hash != fingerprint]
+    others = [run for run in ensemble.runs if run.table_hash != fingerprint]
     if others and data is None:
         raise ValueError(
             f"{labels.path} is not the table that {others[0].path} was trained on, so its "
             f"validation rows are not known; to score it all the same, name it: --data {root}"
         )
     out = trained.path.parent
-    if trained.checkpoint.table_hash != fingerprint:
+    if trained.table_hash != fingerprint:
         out = out / f"evaluation-{root.resolve().name}"
     checkpoint = "" if trained.path.stem == "best" else trained.path.stem
     if name := "-".join(filter(None, (checkpoint, ensemble.name, decoder))):
@@ -395,13 +395,13 @@ def _validation_rows(trained: Trained) -> np.ndarray:
             f"{trained.path}: the run has no validation rows, since it was trained on all rows "
             "(data.validation 0); name other data with --data"
         )
-    return trained.checkpoint.validation_rows.numpy()
+    return trained.validation_rows.numpy()
 
 
 def _rows_to_score(runs: Sequence[Trained], labels: contest.LandmarkTable) -> np.ndarray:
     """The rows that validate in every run that was trained on this table; all if none was."""
     fingerprint = labels.fingerprint()
-    own = [run for run in runs if run.checkpoint.table_hash == fingerprint]
+    own = [run for run in runs if run.table_hash == fingerprint]
     if not own:
         logger.info(
             f"{labels.path} is not what was trained on: all its rows are scored, also pictures "
@@ -440,7 +440,7 @@ def nearest_picture_mse(path: Path) -> float:
         small = torch.nn.functional.interpolate(sample.crop.float(), (16, 16), mode="area")
         thumbnails.append(small.flatten())
         frames.append(Frame(sample.image_from_crop[0], *sample.crop.shape[-2:]))
-    candidates = trained.checkpoint.training_rows
+    candidates = trained.training_rows
     pixels = torch.stack(thumbnails)
     nearest = candidates[torch.cdist(pixels[validation], pixels[candidates]).argmin(1)]
     predicted = []

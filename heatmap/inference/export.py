@@ -128,14 +128,12 @@ def metadata(trained: Trained) -> dict[str, Any]:
     except ValueError:
         permutation = None
     is_heatmap = isinstance(network, HeatmapNetwork)
-    progress = trained.checkpoint.progress
-    scores = progress["scores"]  # of the weights as they are, unless an epoch has begun since
     groups = schemes.groups(num_landmarks, trained.scheme)
     known = {
         "heatmap_version": heatmap.__version__,
         "run": trained.path.resolve().parent.name,
         "experiment": experiment.name,
-        "validation_mse": scores[-1] if scores and progress["batch"] == 0 else None,
+        "validation_mse": trained.validation_mse,
         "num_landmarks": num_landmarks,
         "landmark_groups": {name: [group.start, group.stop] for name, group in groups.items()},
         "mirror_permutation": permutation,

@@ -181,8 +181,8 @@ def see(
                 f"{run.path} predicts {run.network.num_landmarks} landmarks, but {table.path} has "
                 f"{table.num_landmarks}"
             )
-        if run.checkpoint.table_hash == fingerprint:
-            mask[run.checkpoint.training_rows.numpy()] = False
+        if run.table_hash == fingerprint:
+            mask[run.training_rows.numpy()] = False
     trained = np.asarray(~new.any(0))
     weights = np.where(trained, 1.0, new)
     weights /= weights.sum(0)

@@ -9,7 +9,6 @@ A kept table is a folder in the cache that is named after the table's path:
 """
 
 import errno
-import fcntl
 import hashlib
 import logging
 import os
@@ -115,6 +114,8 @@ def _kept(path: Path, cache: Path, progress: bool) -> LandmarkTable:
 @contextmanager
 def _one_at_a_time(folder: Path) -> Iterator[None]:
     """Keeps all but one process from making the folder; a killed one does not stand in the way."""
+    import fcntl  # not on Windows
+
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_name(f"{folder.name}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
