@@ -107,12 +107,12 @@ def test_without_arguments_the_usage_is_shown() -> None:
         (["--optimiser.lr", "3"], ["--optimizer.lr"]),
         (["--train.epochs", "many"], ["many"]),
         (["--train.precision", "fp8"], ["fp8", "bf16"]),
-        (["--train.epochs", "0"], ["train.epochs must be positive, not 0"]),
+        (["--train.epochs", "0"], ["train.epochs must be at least 1, not 0"]),
         (
             ["--data.validation", "0", "--train.patience", "2"],
             ["train.patience needs", "there are"],
         ),
-        (["--crop.height", "16"], ["crop.height and crop.width must be at least 32"]),
+        (["--crop.height", "16"], ["crop.height must be at least 32, not 16"]),
         (["surplus"], ["surplus"]),
         (["--out"], ["--out"]),
     ],
@@ -137,7 +137,7 @@ def test_a_file_without_an_experiment_is_named(tmp_path: Path) -> None:
 
 def test_a_value_that_cannot_be_in_an_experiment_file_is_explained(experiment: Path) -> None:
     experiment.write_text(EXPERIMENT.replace("epochs=1", "epochs=-1"))
-    assert_refused(train(experiment), 2, "train.epochs must be positive, not -1")
+    assert_refused(train(experiment), 2, "train.epochs must be at least 1, not -1")
 
 
 def test_resume_takes_a_run_folder() -> None:

@@ -25,6 +25,7 @@ from heatmap.runtime.files import read_json
 
 if TYPE_CHECKING:
     from heatmap.networks import HeatmapNetwork
+    from heatmap.runs.checkpoint import Checkpoint
     from heatmap.training.prepare import Run
 
 logger = logging.getLogger("heatmap")
@@ -105,15 +106,14 @@ def _resume(folder: Path, arguments: Sequence[str]) -> None:
     values = saved.config if saved else read_json(files.config)
     begun = config.from_dict(Experiment, values)
     experiment = _with_changes(begun, folder, arguments)
-    progress = saved.state.progress if saved and saved.state else {}
     is_longer = experiment.train.epochs != begun.train.epochs
     if is_longer:
-        _check_may_be_longer(begun, experiment, progress)
+        _check_may_be_longer(begun, experiment, saved)
     elif files.summary.is_file():
         logger.info(f"{folder}: this run has finished")
         return
     run = prepare(experiment, saved)
-    run.progress.finished &= not is_longer
+    run.progress.finished &= not is_longer or run.progress.step >= run.total_steps
     _run(run, folder)
 
 
@@ -141,35 +141,26 @@ def _with_changes(begun: Experiment, folder: Path, arguments: Sequence[str]) -> 
 
 
 def _check_may_be_longer(
-    begun: Experiment, experiment: Experiment, progress: dict[str, Any]
+    begun: Experiment, experiment: Experiment, saved: "Checkpoint | None"
 ) -> None:
-    """Checks that with more epochs the learning rate so far would have been the same.
-
-    Raises:
-        WrongUsage: it would not, the epochs are fewer, or they did not end the run.
-    """
-    (before,), (stage,) = begun.all_stages, experiment.all_stages
-    schedule, limits = stage.schedule, experiment.train
-    if stage.epochs < before.epochs:
-        raise WrongUsage(f"--train.epochs {stage.epochs} is less than the run's {before.epochs}")
-    if progress and schedule.kind in ("cosine", "onecycle"):
+    """Raises WrongUsage where a run of that many epochs would have had other learning rates."""
+    schedule, before = begun.schedule, begun.all_stages[0].epochs
+    epochs = experiment.all_stages[0].epochs
+    if epochs < before:
+        raise WrongUsage(f"--train.epochs {epochs} is less than the run's {before}")
+    progress = saved.state.progress if saved and saved.state else {"step": 0}
+    if progress["step"] == 0:
+        return
+    if schedule.kind in ("cosine", "onecycle"):
         raise WrongUsage(
             f"--train.epochs cannot change: schedule.kind {schedule.kind} anneals the learning "
-            "rate to the end of the run, so a longer one would have had another rate from its "
+            "rate to the end of the run, so that a longer one would have had another rate from its "
             "first step; begin a run from its weights with --train.start"
         )
-    if progress and progress["epoch"] < stage.epochs * schedule.warmup:
+    if progress["epoch"] < epochs * schedule.warmup:
         raise WrongUsage(
-            f"--train.epochs {stage.epochs}: the warm-up (schedule.warmup {schedule.warmup}) of "
-            f"so long a run would not be over after the {progress['epoch']} epochs that are done"
-        )
-    seconds = progress.get("seconds", 0) + progress.get("validation_seconds", 0)
-    if (limits.max_steps and progress.get("step", 0) >= limits.max_steps) or (
-        limits.max_minutes and seconds >= 60 * limits.max_minutes
-    ):
-        raise WrongUsage(
-            "--train.epochs: the run ended by train.max_steps or train.max_minutes, which a "
-            "resumed run keeps"
+            f"--train.epochs {epochs}: the warm-up (schedule.warmup {schedule.warmup}) of so long "
+            f"a run would not be over after the {progress['epoch']} epochs that are done"
         )
 
 

@@ -77,7 +77,8 @@ def train(run: Run, folder: Path) -> dict[str, Any]:
     if not files.machine.exists():
         write_json(files.machine, machine.describe(run.device))
     name, window = run.experiment.name, run.experiment.wandb
-    here = folder.resolve().name
+    model, data, here = run.experiment.model, run.experiment.data.root, folder.resolve().name
+    about = type(model).__name__, model.encoder, f"{run.table.num_landmarks} landmarks"
     with Record(
         folder,
         mode=window.mode,
@@ -86,7 +87,7 @@ def train(run: Run, folder: Path) -> dict[str, Any]:
         name=here if here.startswith(name) else f"{name}-{here}",
         group=window.group or name,
         job_type=window.job_type,
-        tags=[*window.tags, *_tags(run)],
+        tags=[*window.tags, *(tag[:64] for tag in (*about, data.resolve().name))],
         wandb_id=run.wandb_id,
         after_step=run.progress.step if run.wandb_id else -1,
     ) as record:
@@ -95,13 +96,6 @@ def train(run: Run, folder: Path) -> dict[str, Any]:
     if files.best.is_file():  # not where a run was resumed into another folder
         model_card.write(folder)
     return summary
-
-
-def _tags(run: Run) -> list[str]:
-    """What runs are looked for by, beside their groups: network, encoder, landmarks and data."""
-    model, root = run.experiment.model, run.experiment.data.root.resolve()
-    tags = type(model).__name__, model.encoder, f"{run.table.num_landmarks} landmarks", root.name
-    return [tag[:64] for tag in tags]  # W&B takes no longer ones
 
 
 def _epochs(run: Run, files: RunFolder, record: Record | None) -> dict[str, Any]:
@@ -208,13 +202,12 @@ def _one_epoch(
     multiplier = run.experiment.data.multiplier
     passes = range(progress.epoch * multiplier, (progress.epoch + 1) * multiplier)
     batches = [batch for passed in passes for batch in _batches(run, passed)]
-    bar = tqdm(
-        total=len(batches), initial=progress.batch, desc=f"epoch {progress.epoch + 1}",
-        unit="batch", leave=False, disable=None if distributed.rank() == 0 else True,
-    )  # fmt: skip
     last_checkpoint = time.monotonic()
     model.train()
-    with bar:
+    with tqdm(
+        total=len(batches), initial=progress.batch, desc=f"epoch {progress.epoch + 1}",
+        unit="batch", leave=False, disable=None if distributed.rank() == 0 else True,
+    ) as bar:  # fmt: skip
         for sample in watch.waiting("data", loader.load(batches[progress.batch :])):
             progress.loss_sum += step(run, model, sample, watch, begin)
             progress.batch += 1
@@ -232,9 +225,10 @@ def _one_epoch(
 
 def _batches(run: Run, passed: int) -> list[list[int]]:
     """This process's part of the batches of one pass over the training rows."""
-    batch, seed = run.experiment.train.batch, run.experiment.seed
-    rank, world = distributed.rank(), distributed.world()
-    return shuffled_batches(run.training_rows, batch, seed, passed, rank, world)
+    return shuffled_batches(
+        run.training_rows, run.experiment.train.batch, run.experiment.seed, passed,
+        distributed.rank(), distributed.world(),
+    )  # fmt: skip
 
 
 def step(run: Run, model: nn.Module, sample: Sample, watch: Stopwatch, begin: float) -> float:
@@ -331,15 +325,8 @@ def _saying_what_saves_memory(run: Run) -> Iterator[None]:
         ) from None
 
 
-class Trial(NamedTuple):
-    """Seconds of a run's first step, which compiles as well, and of its second."""
-
-    first_seconds: float
-    seconds: float
-
-
-def trial(run: Run) -> Trial:
-    """Makes two steps on a batch of the run's data and keeps nothing of them on disk.
+def trial(run: Run) -> list[float]:
+    """Seconds of two steps on a batch of the data; the first compiles too. Nothing is written.
 
     Raises:
         ValueError: as `train`.
@@ -351,7 +338,7 @@ def trial(run: Run) -> Trial:
     for _ in range(2):
         step(run, model, sample, Stopwatch(run.device), times[0])  # which waits for the loss
         times.append(time.monotonic())
-    return Trial(*np.diff(times).tolist())
+    return list(np.diff(times))
 
 
 @torch.no_grad()
@@ -365,15 +352,11 @@ def _not_finite(
         for i in range(len(part.images)):
             one = slice(i, i + 1)
             truth: list[Any] = [None if tensor is None else tensor[one] for tensor in part[1:]]
-            if isinstance(output, Maps):
-                mine = output._replace(features=output.features[one])
-            else:
-                mine = output[one]
-            losses.append(float(run.network.loss(mine, *truth)))
-    found = distributed.gather(
-        [name for name, loss in zip(names, losses, strict=True) if not math.isfinite(loss)]
-    )
-    offending = [name for part in found for name in part]
+            is_maps = isinstance(output, Maps)
+            alone = output._replace(features=output.features[one]) if is_maps else output[one]
+            losses.append(float(run.network.loss(alone, *truth)))
+    mine = [name for name, loss in zip(names, losses, strict=True) if not math.isfinite(loss)]
+    offending = [name for theirs in distributed.gather(mine) for name in theirs]
     return (
         f"step {run.progress.step + 1} (epoch {run.progress.epoch + 1}): the loss is {loss} and "
         f"the gradient's norm {gradient}. Pictures: {', '.join(offending or names)}. If their "
