@@ -35,11 +35,7 @@ class DirectNetwork(Network):
         return self.centre + outputs.float()
 
     def loss(
-        self,
-        output: Tensor,
-        points_crop: Tensor,
-        weights: Tensor,
-        pixel_area: Tensor | None = None,
+        self, output: Tensor, points_crop: Tensor, weights: Tensor, pixel_area: Tensor | None = None
     ) -> Tensor:
         """The model's loss in crop pixels, divided by images and landmarks."""
         return point_loss(self.kind, output, points_crop, weights, pixel_area)

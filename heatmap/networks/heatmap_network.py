@@ -81,11 +81,7 @@ class HeatmapNetwork(Network):
         return Maps(whole[..., :rows, :columns], self.embeddings, self.bias)
 
     def loss(
-        self,
-        output: Maps,
-        points_crop: Tensor,
-        weights: Tensor,
-        pixel_area: Tensor | None = None,
+        self, output: Maps, points_crop: Tensor, weights: Tensor, pixel_area: Tensor | None = None
     ) -> Tensor:
         """The sum of the model's losses, each divided by images and landmarks.
 
@@ -104,14 +100,10 @@ class HeatmapNetwork(Network):
             assert pointwise
             compiled = self.compiled_parts != "off"
             total = total + maps.loss(
-                output,
-                points_heatmap,
-                map_weights,
-                sigma=self.sigma,
-                weight_map=model.weight_map,
+                output, points_heatmap, map_weights, sigma=self.sigma, weight_map=model.weight_map,
                 pointwise=pointwise,
                 block_loss=maps.compiled_loss_of_block if compiled else maps.loss_of_block,
-            )
+            )  # fmt: skip
         if model.coordinate_loss != "none":
             found, _ = maps.soft_argmax(output, self._steepness(output))
             crop_from_heatmap = frame.crop_from_heatmap(self.stride).to(found)

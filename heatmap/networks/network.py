@@ -85,11 +85,7 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def loss(
-        self,
-        output: Any,
-        points_crop: Tensor,
-        weights: Tensor,
-        pixel_area: Tensor | None = None,
+        self, output: Any, points_crop: Tensor, weights: Tensor, pixel_area: Tensor | None = None
     ) -> Tensor:
         """Scalar training loss.
 
