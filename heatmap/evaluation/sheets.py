@@ -84,8 +84,8 @@ def data_sheet(
     else:
         table = contest.read_landmarks(folder.train_table, trained.experiment.data.cache)
         rows = np.arange(len(table.names))
-        validation_rows = trained.checkpoint.validation_rows.numpy()
-        if len(validation_rows) and trained.checkpoint.table_hash == table.fingerprint():
+        validation_rows = trained.validation_rows.numpy()
+        if len(validation_rows) and trained.table_hash == table.fingerprint():
             rows = validation_rows
         rows = evenly_spaced(rows, count)
         found = contest.image_paths(folder.train_images, table.names, table.path, rows)
