@@ -5,10 +5,12 @@ are mirrored, turned by up to 30 degrees and changed in brightness and contrast,
 mean absolute error, and the rate falls by the root of 10 when the score stops to improve.
 
 Run      python tools/train.py experiments/resnet50.py --data.root DIR --out RUN
-Against  experiments/unet.py; its main attempts, experiments/resnet50_*.py. Other losses:
-         --model.loss mse|smooth_l1|wing. Another encoder: --model.encoder resnet101,
-         resnext50_32x4d, inceptionv4. Labels that are not trusted: --data.exclude excluded.csv.
-         Turned heads twice: tools/data.py pose DIR --out weights.csv, --data.weights weights.csv
+Against  experiments/unet.py; experiments/resnet50_blocks.py. Its author's other attempts
+         --model.loss mse|smooth_l1|wing; --model.loss mse --train.pixel-weights
+         --crop.height 166 --crop.width 128; --model.encoder resnet101|resnext50_32x4d|inceptionv4
+         --schedule.kind onecycle --schedule.warmup 0.3 --optimizer.lr 1e-3 --train.epochs 20
+         Labels that are not trusted: --data.exclude excluded.csv. Turned heads twice:
+         tools/data.py pose DIR --out weights.csv, --data.weights weights.csv
 Cost     24.1 GiB at the peak by the dry run on a CPU (971 landmarks, batch 256); the time was
          not measured at full size
 Outcome  faces68, random weights, 12 minutes on 2 CPU cores: 10.41 and 10.94 px² with two seeds

@@ -5,8 +5,9 @@ epochs at a rate of 1e-3, three that fall by 0.2 an epoch, and one of the head a
 from the best weights of the one before.
 
 Run      python tools/train.py experiments/resnext101.py --data.root DIR --out RUN
-Against  experiments/unet.py; experiments/wide_resnet101.py, its other attempt. As the authors split
-         the rows: --data.split order
+Against  experiments/unet.py. As the authors split the rows: --data.split order. Their other
+         attempt: --crop.height 224 --crop.width 224 --model.encoder tu-wide_resnet101_2
+         --model.hidden 2048 --model.dropout 0.1
 Cost     7.2 GiB at the peak by the dry run on a CPU (971 landmarks, batch 64); the time was
          not measured at full size
 Outcome  faces68, random weights, its three stages (10 epochs, 8.3 minutes on 2 CPU cores) with

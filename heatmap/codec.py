@@ -1,11 +1,9 @@
 """One representation of landmarks, both ways: points to target heatmaps, heatmaps to points.
 
-A target is a Gaussian of height 1 round the exact, unrounded landmark. It is the product of one
-factor along y and one along x, so that it need not be made to be used.
-
-What lies outside the map: a landmark is drawn where it is up to `REACH` sigma beyond the outermost
-pixel centres, so that its tail is seen, and at that distance when it is farther off. The decoder
-reads positions from such tails by the same rule, so it answers up to `REACH` sigma outside, too.
+A target is a Gaussian of height 1 round the unrounded landmark: the product of a factor along y
+and one along x, so that it need not be made to be used. A landmark outside the map is drawn where
+it is, but at most `REACH` sigma beyond the outermost pixel centres. Decoders read positions from
+such tails, so they answer up to `REACH` sigma outside, too.
 
 Shapes: H x W heatmap pixels; leading axes are free.
 """
@@ -19,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 REACH = 1.5
-FAINT = 0.05  # peaks below this are as good as black; the global decoder's temperature stops here
+FAINT = 0.05  # the lowest peak that the global decoder's temperature follows
 
 
 class Decoded(NamedTuple):
@@ -27,9 +25,8 @@ class Decoded(NamedTuple):
 
     points_heatmap: (..., 2) float32, (x, y) in heatmap pixels.
     peak: (...) float32, the map's highest value.
-    covariance: (..., 2, 2) float32, spread of the map round the point in square heatmap pixels;
-        sigma² I for a target well inside the map, wider for an unsure map, smaller where the
-        window is cut by the border.
+    covariance: (..., 2, 2) float32, spread of the map round the point in square heatmap pixels:
+        sigma² I for a target well inside the map, less where the border cuts the window.
     """
 
     points_heatmap: Tensor
@@ -43,8 +40,7 @@ def gaussian_factors(
     """The two factors of every target: target[..., y, x] = along_y[..., y] along_x[..., x].
 
     Args:
-        points_heatmap: (..., 2) finite heatmap pixels; moved to within `REACH` sigma of the map.
-        sigma: in heatmap pixels.
+        points_heatmap: (..., 2) finite heatmap pixels.
 
     Returns:
         along_y (..., H) and along_x (..., W), in [0, 1], of the points' dtype.
@@ -69,15 +65,14 @@ def log_gaussian_factors(
 def dilated(factor: Tensor) -> Tensor:
     """(..., n): the maximum over each pixel and its two neighbours.
 
-    Since factors are not negative, the 3 x 3 grey dilation of a target is the product of its two
-    dilated factors, exactly.
+    The 3 x 3 grey dilation of a target is exactly the product of its two dilated factors.
     """
     flat = functional.max_pool1d(factor.reshape(-1, 1, factor.shape[-1]), 3, stride=1, padding=1)
     return flat.reshape(factor.shape)
 
 
 def render(points_heatmap: Tensor, height: int, width: int, sigma: float) -> Tensor:
-    """(..., H, W) whole targets, for looking at them; training never makes them."""
+    """(..., H, W) whole targets, to look at; training never makes them."""
     along_y, along_x = gaussian_factors(points_heatmap, height, width, sigma)
     return along_y[..., :, None] * along_x[..., None, :]
 
@@ -85,19 +80,17 @@ def render(points_heatmap: Tensor, height: int, width: int, sigma: float) -> Ten
 def decode(heatmaps: Tensor, sigma: float, decoder: str = "window") -> Decoded:
     """Landmarks of whole maps; `heatmap.maps.decode` does the same without ever having them whole.
 
-    window: soft-argmax within a window round the peak. The softmax is taken of 2 log h, that is,
-        the weights are max(h, 0)². The answer does not depend on the peak's height, there is no
-        temperature to choose, and what lies outside the window cannot pull the point to the
-        middle. Along an axis on which the window leaves the map its mean would be biased; there
-        the vertex of a parabola through the logarithms of three neighbouring sums of the window
-        is taken, which is exact for a Gaussian and reaches `REACH` sigma beyond the border.
+    window: soft-argmax with the weights max(h, 0)² in a window round the peak. It needs no
+        temperature, and what lies outside the window cannot pull the point to the middle. Along
+        an axis on which the window leaves the map, the vertex of a parabola through the
+        logarithms of three sums of the window takes the place of the biased mean.
     parabola: the vertex of a parabola through the logarithms of the peak and its two neighbours,
         along each axis. Exact for a Gaussian, cheapest, most sensitive to noise.
-    global: `soft_argmax` over the whole map, with the temperature that follows the peak's height.
-    softmax: `soft_argmax` over the whole map with the steepness of a peak of height 1, whatever
-        the height: what a network that is trained through `soft_argmax` itself expects.
+    global: `soft_argmax` over the whole map, with a steepness that follows the peak's height.
+    softmax: `soft_argmax` over the whole map with the steepness of a peak of height 1, as a
+        network that is trained through `soft_argmax` expects it.
 
-    A map without any positive value has its peak pixel as its point (window and parabola).
+    Window and parabola answer with the highest pixel where no value of a map is positive.
 
     Args:
         heatmaps: (..., H, W), any float dtype; computed in float32 or better. H, W >= 3.
@@ -125,10 +118,10 @@ def decode(heatmaps: Tensor, sigma: float, decoder: str = "window") -> Decoded:
 
 
 class _Windows(NamedTuple):
-    """The surroundings of the peaks of n maps; all that a local decoder needs.
+    """The surroundings of the peaks of n maps.
 
-    values: (n, w, w) heights, 0 beyond the map; row, column: (n,) int64, the peak's pixel, which
-    is the window's middle; peak: (n,) its height.
+    values: (n, w, w) heights, 0 beyond the map; row, column: (n,) int64, the peak's pixel in the
+    window's middle; peak: (n,) its height.
     """
 
     values: Tensor
@@ -138,11 +131,8 @@ class _Windows(NamedTuple):
 
 
 def window_radius(sigma: float, decoder: str) -> int:
-    """Half width of the window that a decoder looks at.
-
-    2.5 sigma for the window decoder, where squared heights have fallen to 0.2 %; 2 for the
-    parabola, whose three pixels move inwards at the border; the others look at no window.
-    """
+    """Half width of the window that a decoder looks at, 0 for one that looks at none."""
+    # at 2.5 sigma squared heights have fallen to 0.2 %; a parabola's pixels move in at the border
     return {"window": math.ceil(2.5 * sigma), "parabola": 2}.get(decoder, 0)
 
 
@@ -160,17 +150,17 @@ def _around_peaks(maps: Tensor, radius: int) -> _Windows:
     start = y.clamp(0, height - 1) * width
     pixel = (start[:, :, None] + x.clamp(0, width - 1)[:, None, :]).flatten(1)
     values = maps.flatten(1).gather(1, pixel).unflatten(1, (len(offsets), -1))
-    inside = _inside(y, height)[:, :, None] & _inside(x, width)[:, None, :]
-    return _Windows(values.mul_(inside), row, column, maps[each, row, column])
+    inside_y, inside_x = (y >= 0) & (y < height), (x >= 0) & (x < width)
+    values.mul_(inside_y[:, :, None] & inside_x[:, None, :])
+    return _Windows(values, row, column, maps[each, row, column])
 
 
 def sharpness(height: int, width: int, sigma: float) -> float:
     """What a target's height is multiplied by before the global softmax.
 
-    The background of a target, H W pixels of weight 1, pulls the point to the map's middle against
-    the peak's weight of about 2 pi sigma² exp(k) / k. The answer is the k at which this pull is
-    0.02 heatmap pixels for a landmark at the border: more would only sharpen the peak below the
-    pixel grid.
+    The background, H W pixels of weight 1, pulls the point to the map's middle against the peak's
+    weight of about 2 pi sigma² exp(k) / k. At the answer k this pull is 0.02 heatmap pixels for a
+    landmark at the border; a higher one would only sharpen the peak below the pixel grid.
     """
     pull = height * width * max(height, width) / 2 / (0.02 * 2 * math.pi * sigma**2)
     steepness = math.log(pull)
@@ -234,11 +224,8 @@ def _window_soft_argmax(windows: _Windows, map_hw: tuple[int, int], sigma: float
     second = torch.stack([xx - x * x, xy - x * y, xy - x * y, yy - y * y], -1)
     covariance = 2 * second.unflatten(-1, (2, 2))  # the square of a Gaussian is half as wide
 
-    points = []
-    for profile, pixel, mean, length in (
-        (along_x, column, x, map_hw[1]),
-        (along_y, row, y, map_hw[0]),
-    ):
+    points, (height, width) = [], map_hw
+    for profile, pixel, mean, length in ((along_x, column, x, width), (along_y, row, y, height)):
         vertex, curvature = _vertex(profile, pixel, length, sigma)
         cut = (pixel < size // 2) | (pixel >= length - size // 2)
         points.append(torch.where(cut & (curvature < 0), vertex, pixel + mean))
@@ -247,12 +234,10 @@ def _window_soft_argmax(windows: _Windows, map_hw: tuple[int, int], sigma: float
 
 def _log_parabola(windows: _Windows, map_hw: tuple[int, int], sigma: float) -> Decoded:
     values, row, column, peak = windows
-    middle = values.shape[-1] // 2
+    middle, (height, width) = values.shape[-1] // 2, map_hw
+    along_x, along_y = values[:, middle, :], values[:, :, middle]
     points, variances = [], []
-    for profile, pixel, length in (
-        (values[:, middle, :], column, map_hw[1]),
-        (values[:, :, middle], row, map_hw[0]),
-    ):
+    for profile, pixel, length in ((along_x, column, width), (along_y, row, height)):
         vertex, curvature = _vertex(profile, pixel, length, sigma)
         points.append(torch.where(curvature < 0, vertex, pixel.to(vertex.dtype)))
         variances.append(torch.where(curvature < 0, -1 / curvature, 0))
@@ -262,9 +247,9 @@ def _log_parabola(windows: _Windows, map_hw: tuple[int, int], sigma: float) -> D
 def _vertex(profile: Tensor, pixel: Tensor, length: int, sigma: float) -> tuple[Tensor, Tensor]:
     """Where the parabola through the logarithms of three values has its top, and its curvature.
 
-    profile: (n, w) along one axis of the map, its middle at `pixel` (n,) of `length`; the three
-    are those round the middle, moved into the map at its border. The curvature is 0 where there is
-    no top: a value that is not positive, or a valley.
+    profile: (n, w) along one axis of the map, its middle at `pixel` (n,) of `length`. The three are
+    those round the middle, moved into the map at its border. The curvature is 0 where a value is
+    not positive or there is a valley.
     """
     centre = pixel.clamp(1, length - 2)
     first = (centre - 1 - pixel + profile.shape[1] // 2)[:, None]
@@ -273,7 +258,3 @@ def _vertex(profile: Tensor, pixel: Tensor, length: int, sigma: float) -> tuple[
     curvature = (left + right - 2 * middle).clamp_max(0) * (three > 0).all(-1)
     vertex = centre + 0.5 * (left - right) / curvature
     return vertex.clamp(-REACH * sigma, length - 1 + REACH * sigma), curvature
-
-
-def _inside(index: Tensor, size: int) -> Tensor:
-    return (index >= 0) & (index < size)

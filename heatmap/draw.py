@@ -1,10 +1,11 @@
-"""Landmarks on pictures -> uint8 arrays; knows neither screens nor files.
+"""Landmarks on images -> uint8 arrays.
 
-Sizes follow the face, so that a face looks alike in a small picture and in a large one: lines and
-dots are antialiased, placed to 1/16 pixel, and have a dark rim that lifts them off bright skin.
+Sizes follow the face, so a face looks alike in a small image and in a large one. Lines and dots are
+antialiased, placed to 1/16 pixel, and have a dark rim that lifts them off bright skin.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 
 import cv2
 import numpy as np
@@ -19,7 +20,7 @@ COLOURS: tuple[Colour, ...] = (
 TRUTH: Colour = (0, 255, 0)
 
 _SUBPIXELS = 4  # fractional bits of a coordinate
-_FARTHEST = 1e5  # px; what is farther off is in no picture
+_FARTHEST = 1e5  # px; what is farther off is in no image
 _MOST_ELLIPSES = 100
 
 
@@ -32,7 +33,7 @@ def draw_landmarks(
     curves: Sequence[Sequence[int]] = (),
     covariance_image: np.ndarray | None = None,
 ) -> np.ndarray:
-    """A copy of the picture with a dot on every landmark, coloured by group or in one colour.
+    """A copy of the image with a dot on every landmark, coloured by group or in one colour.
 
     Dots that would run into their neighbours on a curve are left out, and the curve shows them.
 
@@ -45,14 +46,17 @@ def draw_landmarks(
     """
     points = np.where(np.abs(points_image) < _FARTHEST, points_image, np.nan)
     colours = [colour or COLOURS[0]] * len(points)
-    for index, members in enumerate(groups.values()):
+    for index, members in enumerate(() if colour else groups.values()):
         for k in members:
-            colours[k] = colour or COLOURS[index % len(COLOURS)]
+            colours[k] = COLOURS[index % len(COLOURS)]
     runs = [run for curve in curves for run in _unbroken(curve, points)]
-    unit = _unit(points, max(image.shape[:2]))
+    visible = np.flatnonzero(np.isfinite(points).all(-1)).tolist()
+    face = np.ptp(points[visible], axis=0).max() if visible else 0
+    unit = max(1.0, min(max(image.shape[:2]), face) / 400)  # px; the width of a line
     radius = 1.5 * unit
-    crowded = {k for run in runs if _step(points[run]) < 3 * radius for k in run}
-    dots = [k for k in range(len(points)) if np.isfinite(points[k]).all() and k not in crowded]
+    steps = [np.median(np.linalg.norm(np.diff(points[run], axis=0), axis=-1)) for run in runs]
+    crowded = {k for run, step in zip(runs, steps, strict=True) if step < 3 * radius for k in run}
+    dots = [k for k in visible if k not in crowded]
 
     rim = image.copy()
     for run in runs:
@@ -70,29 +74,11 @@ def draw_landmarks(
     return drawn
 
 
-def _unit(points: np.ndarray, most: float) -> float:
-    """The width of a line in pixels: 1/400 of the face's longer side, and at least 1.
-
-    most: the picture's longer side, which no face's is taken to exceed.
-    """
-    finite = points[np.isfinite(points).all(-1)]
-    return max(1.0, min(most, np.ptp(finite, axis=0).max()) / 400) if len(finite) else 1.0
-
-
 def _unbroken(curve: Sequence[int], points: np.ndarray) -> list[list[int]]:
     """The pieces of a curve between landmarks that are not drawn."""
-    pieces: list[list[int]] = [[]]
-    for k in curve:
-        if np.isfinite(points[k]).all():
-            pieces[-1].append(k)
-        elif pieces[-1]:
-            pieces.append([])
+    drawn = groupby(curve, lambda k: bool(np.isfinite(points[k]).all()))
+    pieces = [list(piece) for is_drawn, piece in drawn if is_drawn]
     return [piece for piece in pieces if len(piece) > 1]
-
-
-def _step(points: np.ndarray) -> float:
-    """The typical distance of neighbours on a curve."""
-    return float(np.median(np.linalg.norm(np.diff(points, axis=0), axis=-1)))
 
 
 def _fixed(numbers: np.ndarray | float) -> np.ndarray:
@@ -127,8 +113,8 @@ def _ellipse(
 
 
 def sheet(images: Iterable[np.ndarray], columns: int, gap: int = 4) -> np.ndarray:
-    """One picture of many: rows of `columns`, each cell as large as the largest picture."""
-    tiles: Sequence[np.ndarray] = list(images)
+    """One image of many: rows of `columns`, each cell as large as the largest image."""
+    tiles = list(images)
     height = max(tile.shape[0] for tile in tiles) + gap
     width = max(tile.shape[1] for tile in tiles) + gap
     rows = -(-len(tiles) // columns)

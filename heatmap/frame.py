@@ -1,13 +1,12 @@
 """The one place that defines where pixels are.
 
-Integer coordinates are pixel centres: the top-left pixel of a picture covers [-0.5, 0.5] along each
-axis, and the picture as a whole [-0.5, width - 0.5]. From this follow all other rules: scaling by f
-is `(x + 0.5) f - 0.5`, the grid of a stride-s heatmap is `h = (x + 0.5) / s - 0.5`, a mirrored
-picture is `width - 1 - x`, and the middle of a picture is `(width - 1) / 2`.
+Integer coordinates are pixel centres: an image covers [-0.5, width - 0.5] along x. From this follow
+all other rules: scaling by f is `(x + 0.5) f - 0.5`, the grid of a stride-s heatmap is
+`h = (x + 0.5) / s - 0.5`, a mirrored image is `width - 1 - x`, and its middle `(width - 1) / 2`.
 
-Three frames carry points: the picture (`points_image`, the photograph's own pixels), the crop
-(`points_crop`, the network's input) and the heatmap (`points_heatmap`, the network's output grid).
-Affines are (..., 3, 3) float64 matrices on homogeneous (x, y, 1), named destination first:
+Three frames carry points: the image (`points_image`, its own pixels), the crop (`points_crop`, the
+network's input) and the heatmap (`points_heatmap`, the network's output grid). Affines are
+(..., 3, 3) float64 matrices on homogeneous (x, y, 1), named destination first:
 `image_from_crop @ crop_from_heatmap`; the inner names must match.
 """
 
@@ -22,7 +21,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Frame:
-    """Where crops sit in their photographs.
+    """Where crops sit in their images.
 
     image_from_crop: (..., 3, 3) float64 affine from crop to image pixels, invertible.
     height, width: of the crop in pixels.
@@ -33,7 +32,7 @@ class Frame:
     width: int
 
     def to_image(self, points_crop: Tensor) -> Tensor:
-        """(..., P, 2) float64 points in the photograph's pixels."""
+        """(..., P, 2) float64 points in the image's pixels."""
         return apply(self.image_from_crop, points_crop)
 
     def to_crop(self, points_image: Tensor) -> Tensor:
@@ -41,55 +40,52 @@ class Frame:
         return apply(torch.linalg.inv(self.image_from_crop), points_image)
 
     def covariance_to_image(self, covariance_crop: Tensor) -> Tensor:
-        """(..., P, 2, 2) float64 covariances in square pixels of the photograph."""
+        """(..., P, 2, 2) float64 covariances in square pixels of the image."""
         linear = self.image_from_crop[..., None, :2, :2]
         return linear @ covariance_crop.to(linear) @ linear.mT
 
     def pixel_area(self) -> Tensor:
-        """(...) float64 square pixels of the photograph that a crop pixel covers."""
+        """(...) float64 square pixels of the image that a crop pixel covers."""
         return torch.linalg.det(self.image_from_crop[..., :2, :2]).abs()
 
     def padded(self, margin: int) -> "Frame":
         """The crop with `margin` pixels more on every side, at the same scale."""
-        crop_from_padded = translation(-margin, -margin)
-        return Frame(
-            self.image_from_crop @ crop_from_padded,
-            self.height + 2 * margin,
-            self.width + 2 * margin,
-        )
+        image_from_padded = self.image_from_crop @ translation(-margin, -margin)
+        return Frame(image_from_padded, self.height + 2 * margin, self.width + 2 * margin)
 
     def zoomed(self, zoom: float) -> "Frame":
         """The crop about the same middle that shows everything `zoom` times as large."""
         x, y = _middle((self.height, self.width))
         crop_from_zoomed = translation(x, y) @ scaling(1 / zoom) @ translation(-x, -y)
-        crop_from_zoomed = crop_from_zoomed.to(self.image_from_crop)
-        return Frame(self.image_from_crop @ crop_from_zoomed, self.height, self.width)
+        return self._seen_from(crop_from_zoomed)
 
     def reduced(self, reduction: int) -> "Frame":
-        """The same crop in the photograph at 1/reduction of its size.
+        """The same crop in the image at 1/reduction of its size.
 
-        There a pixel stands for a block of reduction x reduction, counted from the top left, so
-        x = reduction x_reduced + (reduction - 1) / 2. The ratio of the two sizes would not do: what
-        sticks out on the right and at the bottom makes a block of its own.
+        A pixel there stands for a block of reduction x reduction, counted from the top left, so
+        x = reduction x_reduced + (reduction - 1) / 2. The ratio of the sizes would not do, since
+        an incomplete block on the right or at the bottom makes a pixel, too.
         """
         reduced_from_image = _reduced_from_image(reduction).to(self.image_from_crop)
         return Frame(reduced_from_image @ self.image_from_crop, self.height, self.width)
 
     def mirrored(self) -> "Frame":
         """The crop seen in a mirror: x -> width - 1 - x."""
-        crop_from_mirrored = _matrix([[-1, 0, self.width - 1], [0, 1, 0], [0, 0, 1]])
-        crop_from_mirrored = crop_from_mirrored.to(self.image_from_crop)
-        return Frame(self.image_from_crop @ crop_from_mirrored, self.height, self.width)
+        return self._seen_from(_matrix([[-1, 0, self.width - 1], [0, 1, 0], [0, 0, 1]]))
+
+    def _seen_from(self, crop_from_new: Tensor) -> "Frame":
+        image_from_new = self.image_from_crop @ crop_from_new.to(self.image_from_crop)
+        return Frame(image_from_new, self.height, self.width)
 
 
 def cover(image_hw: tuple[int, int], crop_hw: tuple[int, int]) -> Frame:
-    """The centre crop that the picture fills: scaled to cover the crop, long ends cut off."""
+    """The centre crop that the image fills: scaled to cover the crop, long ends cut off."""
     factor = max(crop_hw[0] / image_hw[0], crop_hw[1] / image_hw[1])
     return _centred(_middle(image_hw), crop_hw, factor)
 
 
 def contain(image_hw: tuple[int, int], crop_hw: tuple[int, int]) -> Frame:
-    """The centre crop that holds the whole picture, with something else beside it."""
+    """The centre crop that holds the whole image, with something else beside it."""
     factor = min(crop_hw[0] / image_hw[0], crop_hw[1] / image_hw[1])
     return _centred(_middle(image_hw), crop_hw, factor)
 
@@ -109,15 +105,13 @@ def around(
 
 
 def matching(points_image: Tensor, points_crop: Tensor, crop_hw: tuple[int, int]) -> Frame:
-    """The crop that shows points of the picture where those of the crop are.
-
-    As nearly as a shift and one scale can, in the sense of least squares.
+    """The crop that shows points of the image where those of the crop are, by least squares.
 
     Args:
         points_image, points_crop: (P, 2), not all in one place.
 
     Raises:
-        ValueError: no such crop: the points are turned round, or in one place.
+        ValueError: no shift and scale does so: the points are turned round, or in one place.
     """
     points_image, points_crop = points_image.double(), points_crop.double()
     middle_image, middle_crop = points_image.mean(0), points_crop.mean(0)
@@ -126,7 +120,7 @@ def matching(points_image: Tensor, points_crop: Tensor, crop_hw: tuple[int, int]
     if not 0 < shrink < math.inf:
         raise ValueError("no shift and scale brings these points to those of the crop")
     x, y = (middle_image - shrink * middle_crop).tolist()
-    return Frame(_matrix([[shrink, 0, x], [0, shrink, y], [0, 0, 1]]), *crop_hw)
+    return _shrunk(shrink, x, y, crop_hw)
 
 
 @functools.cache
@@ -140,12 +134,12 @@ def _middle(size_hw: tuple[int, int]) -> tuple[float, float]:
 
 def _centred(middle: tuple[float, float], crop_hw: tuple[int, int], factor: float) -> Frame:
     """The crop with this image point in its middle, `factor` crop pixels per image pixel."""
-    x, y = _middle(crop_hw)
-    shrink = 1 / factor
-    image_from_crop = _matrix(
-        [[shrink, 0, middle[0] - shrink * x], [0, shrink, middle[1] - shrink * y], [0, 0, 1]]
-    )
-    return Frame(image_from_crop, *crop_hw)
+    (x, y), shrink = _middle(crop_hw), 1 / factor
+    return _shrunk(shrink, middle[0] - shrink * x, middle[1] - shrink * y, crop_hw)
+
+
+def _shrunk(shrink: float, x: float, y: float, crop_hw: tuple[int, int]) -> Frame:
+    return Frame(_matrix([[shrink, 0, x], [0, shrink, y], [0, 0, 1]]), *crop_hw)
 
 
 def crop_from_heatmap(stride: int) -> Tensor:
@@ -164,16 +158,13 @@ def scaling(factor: float, offset: float = 0.0) -> Tensor:
 
 
 def resizing(from_hw: tuple[int, int], to_hw: tuple[int, int]) -> Tensor:
-    """(3, 3) float64: where the pixels of a picture go when it is resized."""
+    """(3, 3) float64: where the pixels of an image go when it is resized."""
     y, x = to_hw[0] / from_hw[0], to_hw[1] / from_hw[1]
     return _matrix([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]])
 
 
 def apply(matrix: Tensor, points: Tensor) -> Tensor:
-    """(..., P, 2): the (..., 3, 3) affine applied to (..., P, 2) points, in the affine's dtype.
-
-    NaN stays NaN.
-    """
+    """(..., P, 2): the (..., 3, 3) affine applied to (..., P, 2) points, in the affine's dtype."""
     # no matmul: GPUs may round the factors of a float32 one to 10 bits, which is pixels here
     products = matrix[..., None, :2, :2] * points.to(matrix)[..., None, :]
     return products.sum(-1) + matrix[..., None, :2, 2]

@@ -1,15 +1,15 @@
 """Heatmaps that never exist whole.
 
 The last layer of a heatmap network is a 1 x 1 convolution: the map of a landmark is the inner
-product of its embedding with every pixel's features. So the features and embeddings *are* the maps,
-and loss and decoding walk over blocks of them: make a block of maps, use it, forget it. Training
-walks over pictures and rows, decoding over pictures and landmarks (it needs whole maps).
+product of its embedding with every pixel's features. So features and embeddings *are* the maps, and
+loss and decoding make a block of maps, use it and forget it. Training walks over images and rows,
+decoding over images and landmarks, since it needs whole maps.
 
-Shapes: B pictures, C feature channels, P landmarks, H x W heatmap pixels.
+Shapes: B images, C feature channels, P landmarks, H x W heatmap pixels.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -28,9 +28,9 @@ Pointwise = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class Maps(NamedTuple):
-    """P heatmaps of each of B pictures:
-    map[b, p, y, x] = embeddings[p] · features[b, :, y, x] + bias[p].
+    """P heatmaps of each of B images.
 
+    map[b, p, y, x] = embeddings[p] · features[b, :, y, x] + bias[p]
     features: (B, C, H, W), any float dtype; embeddings: (P, C); bias: (P,).
     """
 
@@ -40,11 +40,11 @@ class Maps(NamedTuple):
 
 
 class Targets(NamedTuple):
-    """Target Gaussians of P maps of b pictures, and the weights of their pixels, as factors.
+    """Target Gaussians of P maps of b images, and the weights of their pixels, as factors.
 
     along_y, wide_y: (b, P, H); along_x, wide_x: (b, P, W); the wide ones are dilated by a pixel.
-    weights: (b, P), multiply the slope; weight_map: extra weight of the pixels where the dilated
-    target is at least `losses.FOREGROUND`.
+    weights: (b, P), multiply the slope.
+    weight_map: extra weight of pixels whose dilated target is at least `losses.FOREGROUND`.
     """
 
     along_y: Tensor
@@ -55,20 +55,13 @@ class Targets(NamedTuple):
     weight_map: float
 
     def tile(self, rows: slice, columns: slice) -> "Targets":
-        """The targets of a part of the maps, as tensors of their own.
-
-        A compiled function is compiled anew for views that lie in memory in another way.
-        """
-
-        def part(factor: Tensor, chosen: slice) -> Tensor:
-            return torch.narrow_copy(factor, -1, chosen.start, chosen.stop - chosen.start)
-
-        return self._replace(
-            along_y=part(self.along_y, rows),
-            along_x=part(self.along_x, columns),
-            wide_y=part(self.wide_y, rows),
-            wide_x=part(self.wide_x, columns),
+        """The targets of a part of the maps."""
+        # as tensors of their own: views of other strides would be compiled anew
+        along_y, along_x, wide_y, wide_x = (
+            torch.narrow_copy(factor, -1, part.start, part.stop - part.start)
+            for factor, part in zip(self[:4], (rows, columns, rows, columns), strict=True)
         )
+        return Targets(along_y, along_x, wide_y, wide_x, self.weights, self.weight_map)
 
 
 # (heights, targets, pointwise) -> (loss, slope); see `loss_of_block`
@@ -76,47 +69,14 @@ BlockLoss = Callable[[Tensor, Targets, Pointwise], tuple[Tensor, Tensor]]
 
 
 def whole(maps: Maps) -> Tensor:
-    """(B, P, H, W) all maps at once, for pictures of a few of them."""
+    """(B, P, H, W) all maps at once, for a few images."""
     features, embeddings, bias = _in_full_precision(maps)
     height = features.shape[2]
     return _heights(features.flatten(2), embeddings, bias).unflatten(2, (height, -1))
 
 
-def loss(
-    maps: Maps,
-    points_heatmap: Tensor,
-    weights: Tensor,
-    *,
-    sigma: float,
-    weight_map: float = 0.0,
-    pointwise: Pointwise = losses.adaptive_wing,
-    block_loss: BlockLoss | None = None,
-) -> Tensor:
-    """The weighted loss of the maps against Gaussians at the landmarks.
-
-    The sum over all pixels is divided by B P H W whatever the weights are, so that a landmark of
-    weight 0 changes no other landmark's gradient. The gradient is computed together with the loss;
-    beyond it and the maps, no more than a block of maps is ever held.
-
-    Args:
-        points_heatmap: (B, P, 2) in heatmap pixels; those of weight 0 may be NaN.
-        weights: (B, P) >= 0, multiply the loss; 0 for an unlabelled landmark.
-        sigma: of the target Gaussians in heatmap pixels.
-        weight_map: extra weight of pixels where the target, dilated by one pixel, is at least 0.2.
-        pointwise: the loss of a pixel and its slope.
-        block_loss: the arithmetic of a block, `loss_of_block` or `compiled_loss_of_block`.
-
-    Returns:
-        Scalar, float32 (float64 for float64 features), differentiable once in the maps.
-    """
-    block_loss = block_loss or loss_of_block
-    return _BlockedLoss.apply(
-        *maps, points_heatmap, weights, sigma, weight_map, pointwise, block_loss
-    )
-
-
 def loss_of_block(heights: Tensor, targets: Targets, pointwise: Pointwise) -> tuple[Tensor, Tensor]:
-    """Loss and slope of maps that are there: all of the arithmetic between the two products.
+    """Loss and slope of a block of maps: all of the arithmetic between the two products.
 
     Args:
         heights: (b, P, H W) in float32 or float64; may be overwritten.
@@ -139,6 +99,38 @@ def loss_of_block(heights: Tensor, targets: Targets, pointwise: Pointwise) -> tu
 compiled_loss_of_block = compiling.compiled(loss_of_block)
 
 
+def loss(
+    maps: Maps,
+    points_heatmap: Tensor,
+    weights: Tensor,
+    *,
+    sigma: float,
+    weight_map: float = 0.0,
+    pointwise: Pointwise = losses.adaptive_wing,
+    block_loss: BlockLoss = loss_of_block,
+) -> Tensor:
+    """The weighted loss of the maps against Gaussians at the landmarks.
+
+    The sum over all pixels is divided by B P H W whatever the weights are, so that a landmark of
+    weight 0 changes no other landmark's gradient. The gradient is computed together with the loss,
+    and no more than a block of maps is held meanwhile.
+
+    Args:
+        points_heatmap: (B, P, 2) in heatmap pixels; those of weight 0 may be NaN.
+        weights: (B, P) >= 0, multiply the loss; 0 for an unlabelled landmark.
+        sigma: of the target Gaussians in heatmap pixels.
+        weight_map: extra weight of pixels near a landmark; see `Targets`.
+        pointwise: the loss of a pixel and its slope.
+        block_loss: the arithmetic of a block, `loss_of_block` or `compiled_loss_of_block`.
+
+    Returns:
+        Scalar, float32 (float64 for float64 features), differentiable once in the maps.
+    """
+    return _BlockedLoss.apply(
+        *maps, points_heatmap, weights, sigma, weight_map, pointwise, block_loss
+    )
+
+
 def targets_of(
     points_heatmap: Tensor,
     weights: Tensor,
@@ -157,19 +149,12 @@ def targets_of(
 @torch.no_grad()
 def decode(maps: Maps, sigma: float, decoder: str = "window") -> codec.Decoded:
     """`codec.decode` of all maps, (B, P, ...), block by block."""
-    features, embeddings, bias = maps
-    num_landmarks, (height, width) = len(bias), features.shape[-2:]
-    block_landmarks = max(1, min(num_landmarks, block_values(features) // (height * width)))
-    block_pictures = max(1, block_values(features) // (height * width * num_landmarks))
+    images, landmarks = _whole_block(maps)
+    heads = [*zip(maps.embeddings.split(landmarks), maps.bias.split(landmarks), strict=True)]
     rows = []
-    with torch.autocast(features.device.type, enabled=False):
-        for some in features.split(block_pictures):
-            parts = [
-                codec.decode(whole(Maps(some, *part)), sigma, decoder)
-                for part in zip(
-                    embeddings.split(block_landmarks), bias.split(block_landmarks), strict=True
-                )
-            ]
+    with torch.autocast(maps.features.device.type, enabled=False):
+        for features in maps.features.split(images):
+            parts = [codec.decode(whole(Maps(features, *head)), sigma, decoder) for head in heads]
             rows.append([torch.cat(tensors, 1) for tensors in zip(*parts, strict=True)])
     return codec.Decoded(*(torch.cat(tensors) for tensors in zip(*rows, strict=True)))
 
@@ -178,8 +163,7 @@ def soft_argmax(maps: Maps, steepness: Tensor | float) -> tuple[Tensor, Tensor]:
     """`codec.soft_argmax` of all maps, with its gradient, and without any map.
 
     The mean under a softmax is attention: the query is the embedding, the keys are the pixels'
-    features, the values their coordinates and the products of these. (The bias is the same for all
-    pixels of a map and falls out.)
+    features, the values their coordinates and the products of these. The bias falls out.
 
     Args:
         steepness: a number, or (B, P).
@@ -190,15 +174,15 @@ def soft_argmax(maps: Maps, steepness: Tensor | float) -> tuple[Tensor, Tensor]:
     """
     with torch.autocast(maps.features.device.type, enabled=False):
         features, embeddings, _ = _in_full_precision(maps)
-        pictures, channels, *map_hw = features.shape
+        images, channels, *map_hw = features.shape
         factor = torch.as_tensor(steepness, dtype=features.dtype, device=features.device)
-        query = embeddings * factor.expand(pictures, len(embeddings))[..., None]
+        query = embeddings * factor.expand(images, len(embeddings))[..., None]
         key, value = features.flatten(2).mT, codec.pixel_moments(features)
         # one head size for all three, or torch chooses the road that makes every map
         size = 8 * math.ceil(max(channels, value.shape[1]) / 8)
         query, key, value = (
             functional.pad(t, (0, size - t.shape[-1])).unsqueeze(-3)
-            for t in (query, key, value.expand(pictures, -1, -1))
+            for t in (query, key, value.expand(images, -1, -1))
         )
         mixed = functional.scaled_dot_product_attention(query, key, value, scale=1.0)
         return codec.mean_and_covariance(mixed.squeeze(-3)[..., :5], map_hw)
@@ -209,30 +193,29 @@ def divergence(
 ) -> Tensor:
     """The Jensen-Shannon divergence of every map's softmax from the Gaussian at its landmark.
 
-    Blocks of maps are made anew for the gradient, so that no more than one is ever held.
+    Blocks of maps are made anew for the gradient, so that only one is held.
 
     Args:
         points_heatmap: (B, P, 2) in heatmap pixels; those of weight 0 may be NaN.
         weights: (B, P) >= 0.
-        steepness: of the softmax; sigma: of the Gaussian in heatmap pixels.
+        steepness: of the softmax.
+        sigma: of the Gaussian in heatmap pixels.
 
     Returns:
-        Scalar in nats (at most ln 2 for weights of 1), divided by pictures and landmarks, float32
+        Scalar in nats (at most ln 2 for weights of 1), divided by images and landmarks, float32
         (float64 for float64 features).
 
     Source: Nibali et al. 2018, https://arxiv.org/abs/1801.07372.
     """
     with torch.autocast(maps.features.device.type, enabled=False):
         features, embeddings, bias = _in_full_precision(maps)
-        height, width = features.shape[-2:]
+        images, landmarks = _whole_block(maps)
         points_heatmap = torch.where(weights[..., None] > 0, points_heatmap, 0).to(features)
         total = features.new_zeros(())
-        most = max(1, block_values(features) // (height * width))
-        landmarks = [t.split(most, -dim) for t, dim in ((embeddings, 2), (bias, 1))]
-        pictures = max(1, most // len(bias))
-        batches = (t.split(pictures) for t in (features, points_heatmap, weights.to(features)))
+        heads = embeddings.split(landmarks), bias.split(landmarks)
+        batches = (t.split(images) for t in (features, points_heatmap, weights.to(features)))
         for some, points, weighted in zip(*batches, strict=True):
-            parts = (*landmarks, points.split(most, 1), weighted.split(most, 1))
+            parts = (*heads, points.split(landmarks, 1), weighted.split(landmarks, 1))
             for rows, offsets, centres, factors in zip(*parts, strict=True):
                 total = total + checkpoint(
                     _divergence_of_block, Maps(some, rows, offsets), centres, factors, steepness,
@@ -287,20 +270,25 @@ def _loss_and_gradients(
     pointwise: Pointwise,
     block_loss: BlockLoss,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    (pictures, channels, height, width), num_landmarks = maps.features.shape, len(maps.bias)
+    (images, channels, height, width), num_landmarks = maps.features.shape, len(maps.bias)
     dtype = torch.promote_types(maps.features.dtype, torch.float32)
     embeddings, bias, points_heatmap = (
         t.to(dtype) for t in (maps.embeddings, maps.bias, points_heatmap)
     )
-    scaled = weights.to(dtype) / (pictures * num_landmarks * height * width)
+    scaled = weights.to(dtype) / (images * num_landmarks * height * width)
 
-    most = block_values(maps.features)
+    # several whole images a block, or some rows of one, or a part of a row
+    most, depth = block_values(maps.features), max(num_landmarks, channels)
+    tiles = [
+        (rows, columns)
+        for rows in _slices(height, most // (depth * width))
+        for columns in _slices(width, most // depth)
+    ]
     total = torch.zeros((), dtype=torch.float64, device=maps.features.device)
     of_features = torch.empty_like(maps.features) if with_gradients else None
     of_embeddings, of_bias = torch.zeros_like(embeddings), torch.zeros_like(bias)
-    for some, tiles in _blocks(pictures, max(num_landmarks, channels), height, width, most):
-        map_hw = height, width
-        targets = targets_of(points_heatmap[some], scaled[some], map_hw, sigma, weight_map)
+    for some in _slices(images, most // (depth * width * height)):
+        targets = targets_of(points_heatmap[some], scaled[some], (height, width), sigma, weight_map)
         for rows, columns in tiles:
             tile = maps.features[some, :, rows, columns].to(dtype)  # (b, C, rows, columns)
             pixels = tile.flatten(2)
@@ -321,25 +309,15 @@ def _heights(features: Tensor, embeddings: Tensor, bias: Tensor) -> Tensor:
     return torch.baddbmm(bias[:, None], embeddings.expand(features.shape[0], -1, -1), features)
 
 
-def _blocks(
-    pictures: int, depth: int, height: int, width: int, block_values: int
-) -> Iterator[tuple[slice, list[tuple[slice, slice]]]]:
-    """Some pictures, and the tiles (rows, columns) of their maps, `depth` values a pixel.
-
-    Several whole pictures, or some rows of one, or a part of a row. Blocks are as equal as they can
-    be, for a compiled loss sees few shapes then.
-    """
-    tiles = [
-        (rows, columns)
-        for rows in _slices(height, block_values // (depth * width))
-        for columns in _slices(width, block_values // depth)
-    ]
-    for some in _slices(pictures, block_values // (depth * width * height)):
-        yield some, tiles
+def _whole_block(maps: Maps) -> tuple[int, int]:
+    """How many images, and how many of their landmarks, a block of whole maps has."""
+    height, width = maps.features.shape[-2:]
+    most, num_landmarks = block_values(maps.features) // (height * width), len(maps.bias)
+    return max(1, most // num_landmarks), max(1, min(most, num_landmarks))
 
 
 def _slices(length: int, longest: int) -> list[slice]:
-    """Slices of 0 to `length`, as many as slices of the longest would be, but of equal length."""
+    """As few slices of 0 to `length` as the longest allows, and so equal that few shapes occur."""
     step = math.ceil(length / math.ceil(length / max(1, longest)))
     return [slice(start, min(start + step, length)) for start in range(0, length, step)]
 

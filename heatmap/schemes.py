@@ -2,7 +2,7 @@
 
 Three schemes are known by their number of landmarks: 971 (the contest's; Megvii's "dense facial
 landmarks"), 68 (iBUG) and 15 (Kaggle's facial keypoints). "Left" and "right" are as seen in the
-picture for 971 and 68 landmarks. Of others a file tells, which tools/data.py symmetry makes.
+image for 971 and 68 landmarks. A file of tools/data.py symmetry tells of others.
 """
 
 import json
@@ -73,15 +73,15 @@ CURVES: dict[int, tuple[tuple[int, ...], ...]] = {
     15: ((2, 0, 3), (4, 1, 5), (6, 7), (8, 9), (11, 13, 12, 14, 11)),
 }
 
-# The two landmarks whose distance normalises the NME: pupils, outer eye corners, eye centres.
-_EYES = {971: (969, 970), 68: (36, 45), 15: (0, 1)}
+# The two landmarks whose distance normalises the NME.
+_EYES = {971: ("pupils", 969, 970), 68: ("outer eye corners", 36, 45), 15: ("eye centres", 0, 1)}
 
 
 @dataclass(frozen=True)
 class Scheme:
     """What a file tells of a landmark scheme, in place of what is known of it here.
 
-    permutation: (P,) int64 involution, as `mirror_permutation` returns it; groups: as `groups`.
+    permutation: as `mirror_permutation` returns it; groups: as `groups` does.
     """
 
     permutation: np.ndarray
@@ -92,9 +92,7 @@ class Scheme:
         if not np.array_equal(np.sort(self.permutation), landmarks):
             raise ValueError("its permutation does not name every landmark once")
         if not np.array_equal(self.permutation[self.permutation], landmarks):
-            raise ValueError(
-                "its permutation is no involution: mirroring twice must change nothing"
-            )
+            raise ValueError("its permutation is no involution: mirroring twice changes something")
         members = [landmark for group in self.groups.values() for landmark in group]
         if sorted(members) != landmarks.tolist():
             raise ValueError("its groups do not hold every landmark once")
@@ -122,12 +120,10 @@ def read_scheme(path: Path, num_landmarks: int) -> Scheme:
     """
     try:
         scheme = Scheme.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: not a file of tools/data.py symmetry: {error}") from None
-    except (KeyError, TypeError, AttributeError):
-        raise ValueError(
-            f"{path}: not a file of tools/data.py symmetry: it lacks permutation or groups"
-        ) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        wrong = isinstance(error, KeyError | TypeError | AttributeError)
+        reason = "it lacks permutation or groups" if wrong else error
+        raise ValueError(f"{path}: not a file of tools/data.py symmetry: {reason}") from None
     if len(scheme.permutation) != num_landmarks:
         raise ValueError(
             f"{path} is for {len(scheme.permutation)} landmarks, but the table has {num_landmarks}"
@@ -136,9 +132,9 @@ def read_scheme(path: Path, num_landmarks: int) -> Scheme:
 
 
 def mirror_permutation(num_landmarks: int, scheme: Scheme | None = None) -> np.ndarray:
-    """Where each landmark of a mirrored picture comes from: `mirrored = points[..., p, :]`.
+    """Where each landmark of a mirrored image comes from: `mirrored = points[..., p, :]`.
 
-    The x coordinate is mirrored apart from this (`x -> width - 1 - x`).
+    The x coordinates are mirrored apart from this (`x -> width - 1 - x`).
 
     Args:
         scheme: what a file tells of these landmarks, if any.
@@ -187,39 +183,34 @@ def mirror_permutation(num_landmarks: int, scheme: Scheme | None = None) -> np.n
 
 
 def groups(num_landmarks: int, scheme: Scheme | None = None) -> dict[str, range]:
-    """Named regions of the face, each a range of landmarks; one group "all" for other schemes.
-
-    Args:
-        scheme: what a file tells of these landmarks, if any.
-    """
+    """Named regions of the face, each a range of landmarks; one group "all" for other schemes."""
     if scheme is not None:
         return scheme.groups
     return GROUPS.get(num_landmarks, {"all": range(num_landmarks)})
 
 
 def curves(num_landmarks: int, scheme: Scheme | None = None) -> tuple[tuple[int, ...], ...]:
-    """The outlines of the face's regions, each landmarks in order; none for other schemes.
+    """The outlines of the face's regions, as in `CURVES`; none for other schemes.
 
-    A closed outline ends with its first landmark. All landmarks of one are of one group.
+    All landmarks of an outline are of one group.
     """
     return () if scheme is not None else CURVES.get(num_landmarks, ())
 
 
 def normaliser(points: np.ndarray) -> tuple[str, np.ndarray]:
-    """The length that divides a picture's mean point error to give its NME.
+    """The length that divides an image's mean point error to give its NME.
 
     Args:
         points: (N, P, 2), any frame; NaN where unlabelled.
 
     Returns:
-        Its name and (N,) lengths in the points' own unit: "pupils" (971 landmarks, the distance
-        between the two), "outer eye corners" (68), "eye centres" (15), else "box": the square root
-        of the area of the box round the labelled landmarks. NaN where it is zero or not labelled.
+        Its name and (N,) lengths in the points' own unit, NaN where it is zero or not labelled:
+        the distance between "pupils" (971 landmarks), "outer eye corners" (68) or "eye centres"
+        (15), else "box", the root of the area of the box round the labelled landmarks.
     """
     num_landmarks = points.shape[-2]
     if num_landmarks in _EYES:
-        left, right = _EYES[num_landmarks]
-        name = {971: "pupils", 68: "outer eye corners", 15: "eye centres"}[num_landmarks]
+        name, left, right = _EYES[num_landmarks]
         length = np.linalg.norm(points[..., left, :] - points[..., right, :], axis=-1)
     else:
         name = "box"

@@ -130,11 +130,11 @@ def _unit(shape: np.ndarray) -> np.ndarray:
     return shape / max(np.sqrt(np.nansum(np.abs(shape) ** 2)), 1e-12)
 
 
-def nanmean(values: np.ndarray, axis: int) -> np.ndarray:
-    """The mean of what is not NaN; NaN, without a warning, where nothing is."""
+def nanmean(values: np.ndarray, axis: int | None) -> np.ndarray:
+    """The mean of the finite values, in double precision; NaN, without a warning, where none is."""
     has = np.isfinite(values)
     count = has.sum(axis)
-    total = np.where(has, values, 0).sum(axis)
+    total = np.where(has, values, 0).sum(axis, dtype=np.result_type(values, np.float64))
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 

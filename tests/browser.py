@@ -1,4 +1,4 @@
-"""A page as Chromium shows it."""
+"""A page as it is written, and as Chromium shows it."""
 
 import json
 import re
@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from html import unescape
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,34 @@ addEventListener("message", event => {
 })
 </script>
 """
+
+
+class Elements(HTMLParser):
+    """The elements of a page with their attributes; fails where tags are not closed in order."""
+
+    ALONE = ("meta", "link", "img")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self._open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self._open, f"not closed: {self._open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+        if tag not in self.ALONE:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def of(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for found, attributes in self.found if found == tag]
 
 
 def shown(page: Path, widths: Sequence[int], scratch: Path) -> list[dict[str, Any]]:

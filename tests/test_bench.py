@@ -3,13 +3,14 @@ import operator
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from benchmark import measuring, readers
+from benchmark import gpu, measuring, readers
 from benchmark.on_maps import SIGMA, WEIGHT_MAP, paper_loss
 from benchmark.races import RACES
 
@@ -62,6 +63,62 @@ def test_every_race_runs(race: str) -> None:
             if result.error:
                 assert float(result.error.split()[0]) < (3 if race == "data" else 1e-3)
         assert results[0].race in measuring.table(results, markdown=False)
+
+
+@pytest.mark.slow
+def test_the_figures_of_a_gpu_can_be_walked_through_on_a_cpu(tmp_path: Path) -> None:
+    command = [sys.executable, ROOT / "tools" / "benchmark" / "gpu.py", tmp_path / "out"]
+    done = subprocess.run(
+        [*map(str, command), "--device", "cpu", "--tiny"],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures = (tmp_path / "out" / "figures.log").read_text()
+    assert figures.splitlines()[-1].endswith("done")
+    for letter, section in gpu.SECTIONS.items():
+        assert f"== {letter} {section.title}\n" in figures
+    assert "one CUDA graph: skipped: no GPU" in figures
+    assert json.loads((tmp_path / "out" / "trace.json").read_text())["traceEvents"]
+
+
+def test_a_section_that_fails_or_comes_too_late_does_not_stop_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(bench: gpu.Bench) -> None:
+        raise RuntimeError("no such kernel")
+
+    sections = {
+        "A": gpu.Section("broken", broken),
+        "B": gpu.Section("long", broken, least=100),
+        "C": gpu.Section("good", lambda bench: bench.say("a figure")),
+    }
+    monkeypatch.setattr(gpu, "SECTIONS", sections)
+    bench = gpu.Bench(tmp_path, torch.device("cpu"), 10, False, time.monotonic())
+    assert not gpu.run_sections(bench, list(sections))
+    figures = (tmp_path / "figures.log").read_text()
+    assert "A failed: RuntimeError: no such kernel" in figures
+    assert "B long: skipped: 100 s are needed" in figures
+    assert "a figure" in figures
+    assert gpu.run_sections(bench, ["C"])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [(["--only", "A,Z"], "no section 'Z'"), (["--device", "cuda"], "torch sees no GPU")],
+)
+def test_wrong_usage_of_the_figures_is_refused(
+    options: list[str],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["gpu.py", str(tmp_path / "out"), *options])
+    with pytest.raises(SystemExit) as stopped:
+        gpu.main()
+    assert stopped.value.code == 2 and words in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_printed_loss_is_the_one_that_is_raced() -> None:

@@ -132,7 +132,7 @@ def test_kaggles_facial_keypoints_are_converted_trained_on_and_answered(
     data, run = tmp_path / "data", tmp_path / "run"
     assert tool("data", "convert", "kaggle15", kaggle15_files, data) == 0
     said = capsys.readouterr().out
-    assert "10 training pictures, 8 with all 15 landmarks" in said
+    assert "10 training images, 8 with all 15 landmarks" in said
     assert "train with --data.split random" in said
     options = ["--model.encoder", "resnet18", "--model.width", "8", "--augment.mirror", "0.5"]
     experiment = ROOT / "experiments" / "unet.py"

@@ -1,26 +1,24 @@
 """Makes data to train on, converts what others made, and shows what training sees of it."""
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import tyro
 
+from heatmap.cli.convert import convert, export
 from heatmap.cli.curation import audit, check, pose, stats, symmetry
 from heatmap.cli.running import WrongUsage, failing_politely, with_experiment
 from heatmap.config import Data, Experiment
-
-if TYPE_CHECKING:
-    from heatmap.data.formats.labelled import LabelledFaces
+from heatmap.runtime.machine import usable_cores
 
 USAGE = """\
 usage: data.py make OUT --count N [--seed N] [--test-count N] [--workers N]
        data.py convert kaggle15 SOURCE OUT [--incomplete keep|drop] [--limit N]
        data.py convert udacity|ibug|wflw|helen194 SOURCE OUT [--part both|train|test] [--link]
        data.py convert coco TRAIN.json OUT [--images DIR] [--test FILE] [--points keypoints|face]
-       data.py export udacity|ibug|wflw|helen194|coco DIR OUT [--boxes FILE] [--link]
+       data.py export coco DIR OUT [--boxes FILE] [--link]
        data.py show EXPERIMENT.py --data.root DIR [--out FILE] [--count N] [--field value ...]
        data.py pose DIR [--out FILE] [--above 0.15] [--weight 2]
        data.py check DIR [--json FILE] [--exclude-to FILE] [--workers N]
@@ -39,233 +37,21 @@ def make(
     count: int,
     seed: int = 0,
     test_count: int | None = None,
-    workers: int = os.cpu_count() or 1,
+    workers: int = usable_cores(),
 ) -> None:
     """Draw a synthetic contest: faces with 971 landmarks, in the contest's own files.
 
     Args:
         out: folder to make.
-        count: pictures to train on.
+        count: images to train on.
         seed: the same seed gives the same bytes.
-        test_count: test pictures; a tenth of count if not given.
+        test_count: test images; a tenth of count if not given.
         workers: processes that draw.
     """
     from heatmap.data.synthetic.contest import make_contest
 
     make_contest(out, count=count, seed=seed, test_count=test_count, workers=workers, progress=True)
-    print(f"{out}: pictures and tables; the test pictures' landmarks are in withheld/solution.csv")
-
-
-convert = tyro.extras.SubcommandApp()
-
-
-@convert.command
-def kaggle15(
-    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")],
-    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")],
-    *,
-    incomplete: Literal["keep", "drop"] = "keep",
-    limit: int | None = None,
-) -> None:
-    """Convert Kaggle's "facial-keypoints-detection": 15 landmarks on grey pictures of 96 x 96.
-
-    tools/submit.py answers the converted folder in that contest's own form.
-
-    Args:
-        source: facial-keypoints-detection.zip, or a folder that holds its files, or training.zip or
-            training.csv; test.zip or test.csv and IdLookupTable.csv are then looked for beside it.
-        out: folder to make.
-        incomplete: training pictures that lack landmarks: keep them with these unlabelled, or drop
-            them.
-        limit: only so many training pictures, the first of those that are not dropped.
-    """
-    from heatmap.data.formats.kaggle15 import convert
-
-    done = convert(source, out, incomplete=incomplete, limit=limit, progress=True)
-    print(
-        f"{out}: {done.num_training} training pictures, {done.num_complete} with all 15 landmarks"
-    )
-    if done.num_test == 0:
-        print(f"no test pictures: there is neither test.zip nor test.csv with {source}")
-    elif done.num_asked is None:
-        print(f"{done.num_test} test pictures; there is no IdLookupTable.csv with {source}")
-    else:
-        print(f"{done.num_test} test pictures, {done.num_asked} coordinates asked for")
-    if done.num_complete < done.num_training:
-        print(
-            "Kaggle's own table begins with its complete rows, and by default the last rows "
-            "validate; train with --data.split random to draw them from the whole table"
-        )
-
-
-Source = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
-Out = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT", help="folder to make")]
-Part = Annotated[
-    Literal["both", "train", "test"],
-    tyro.conf.arg(
-        help="both: faces of the test part become test pictures, and their landmarks "
-        "withheld/solution.csv; train, test: that part alone, as training pictures, which "
-        "evaluate.py --data can score as well"
-    ),
-]
-Link = Annotated[
-    bool,
-    tyro.conf.FlagCreatePairsOff,
-    tyro.conf.arg(
-        help="hard links to the pictures in place of copies: no room needed, but who changes one "
-        "changes the other"
-    ),
-]
-
-
-@convert.command
-def udacity(source: Source, out: Out, *, part: Part = "both", link: Link = False) -> None:
-    """Convert Udacity's P1_Facial_Keypoints: frames of YouTube Faces with 68 landmarks.
-
-    Args:
-        source: the folder with training_frames_keypoints.csv, test_frames_keypoints.csv and the
-            pictures in training and test.
-    """
-    from heatmap.data.formats import udacity
-
-    _to_contest(udacity.read(source, progress=True), out, part, link)
-
-
-@convert.command
-def ibug(source: Source, out: Out, *, part: Part = "both", link: Link = False) -> None:
-    """Convert iBUG's .pts files beside pictures: 300-W, Helen, LFPW, AFW and others.
-
-    Folders testset, ibug, 01_Indoor and 02_Outdoor hold the test part. Mirrored copies
-    (NAME_mirror.pts) are left out.
-
-    Args:
-        source: a folder that holds such files, in whatever folders.
-    """
-    from heatmap.data.formats import ibug
-
-    _to_contest(ibug.read(source, progress=True), out, part, link)
-
-
-@convert.command
-def wflw(
-    source: Source,
-    out: Out,
-    *,
-    images: Path | None = None,
-    part: Part = "both",
-    link: Link = False,
-) -> None:
-    """Convert WFLW: 98 landmarks and a box a face, several faces in a photograph.
-
-    From the second face of a photograph on, names carry its number: photo#2.jpg.
-
-    Args:
-        source: the folder that holds list_98pt_rect_attr_train.txt and ..._test.txt, in whatever
-            folders.
-        images: the folder of the pictures, SOURCE/WFLW_images if not given.
-    """
-    from heatmap.data.formats import wflw
-
-    _to_contest(wflw.read(source, images=images, progress=True), out, part, link)
-
-
-@convert.command
-def helen194(source: Source, out: Out, *, part: Part = "both", link: Link = False) -> None:
-    """Convert Helen as its authors labelled it, with 194 landmarks.
-
-    Args:
-        source: the folder that holds annotation, trainnames.txt, testnames.txt and, in whatever
-            folders, the pictures.
-    """
-    from heatmap.data.formats import helen194
-
-    _to_contest(helen194.read(source, progress=True), out, part, link)
-
-
-@convert.command
-def coco(
-    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="TRAIN.json")],
-    out: Out,
-    *,
-    images: Path | None = None,
-    test: Path | None = None,
-    test_images: Path | None = None,
-    points: Literal["keypoints", "face"] = "keypoints",
-    part: Part = "both",
-    link: Link = False,
-) -> None:
-    """Convert COCO keypoints, or the faces of COCO-WholeBody: several people in a photograph.
-
-    From the second person of a photograph on, names carry its number: photo#2.jpg. Crowds and
-    people without a labelled landmark are left out.
-
-    Args:
-        source: the annotations to train on.
-        images: the folder of their pictures, that of the annotations if not given.
-        test: the annotations of the test part.
-        test_images: the folder of their pictures, that of the others if not given.
-        points: keypoints and bbox of every person, or face_kpts and face_box of COCO-WholeBody.
-    """
-    from heatmap.data.formats import coco
-
-    faces = coco.read(
-        source, images=images, test=test, test_images=test_images, points=points, progress=True
-    )
-    _to_contest(faces, out, part, link)
-
-
-def _to_contest(
-    faces: "LabelledFaces", out: Path, part: Literal["both", "train", "test"], link: bool
-) -> None:
-    from heatmap.data.formats.layout import write_contest
-
-    faces = faces if part == "both" else faces.only(part)
-    write_contest(faces, out, link=link, progress=True)
-    _tell(faces, out)
-    if faces.boxes_image is not None:
-        print(f"train on the faces alone with --crop.rule box --data.boxes {out / 'boxes.csv'}")
-
-
-def _tell(faces: "LabelledFaces", out: Path) -> None:
-    num_test = int(faces.is_test.sum())
-    print(
-        f"{out}: {len(faces.names) - num_test} faces to train on and {num_test} to test, "
-        f"{faces.points_image.shape[1]} landmarks each"
-    )
-    for what, count in faces.left_out.items():
-        print(f"left out: {count} {what}")
-
-
-def export(
-    form: Annotated[
-        Literal["udacity", "ibug", "wflw", "helen194", "coco"],
-        tyro.conf.Positional,
-        tyro.conf.arg(metavar="udacity|ibug|wflw|helen194|coco"),
-    ],
-    root: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
-    out: Out,
-    *,
-    boxes: Path | None = None,
-    link: Link = False,
-) -> None:
-    """Write a contest folder's labelled faces in another data set's form.
-
-    The test pictures are written where their landmarks are known (withheld/solution.csv). What is
-    written, convert reads.
-
-    Args:
-        form: what to write.
-        root: contest folder.
-        boxes: table of the pictures' boxes (file_name, x0, y0, x1, y1), DIR/boxes.csv if not given
-            and there; wflw and coco write those of the landmarks where there are none.
-    """
-    from heatmap.data.formats import coco, helen194, ibug, udacity, wflw
-    from heatmap.data.formats.layout import read_contest
-
-    forms = {"udacity": udacity, "ibug": ibug, "wflw": wflw, "helen194": helen194, "coco": coco}
-    faces = read_contest(root, boxes=boxes, progress=True)
-    forms[form].write(faces, out, link=link, progress=True)
-    _tell(faces, out)
+    print(f"{out}: images and tables; the test images' landmarks are in withheld/solution.csv")
 
 
 def showing(experiment: Experiment) -> Callable[..., int]:
@@ -311,7 +97,7 @@ def split(
     folds: int | None = None,
     person_pattern: str = Data.person_pattern,
     seed: int = 42,
-    workers: int = os.cpu_count() or 1,
+    workers: int = usable_cores(),
 ) -> None:
     """Divide the training rows, store it, and prove that the parts have nothing in common.
 
@@ -330,17 +116,17 @@ def split(
         seed: of the random rows.
         workers: processes that read the pictures.
     """
-    from heatmap.curation.split import store_split, table
+    from heatmap.curation.split import store_split
 
     if workers < 1:
         raise WrongUsage(f"--workers must be at least 1, not {workers}")
     if not 0 < share < 1:
         raise WrongUsage(f"--share must be between 0 and 1, not {share}")
-    stored = store_split(
+    told = store_split(
         root, out, rule=rule, share=share, folds=folds, person_pattern=person_pattern, seed=seed,
         workers=workers, progress=True,
     )  # fmt: skip
-    print(f"{table(stored)}\n\n{out}: train on it with --data.split-file {out}")
+    print(f"{told}\n\n{out}: train on it with --data.split-file {out}")
 
 
 COMMANDS: dict[str, Callable[..., None]] = {

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from heatmap.cli.running import TestTimeAugmentation, WrongUsage, failing_politely, is_first
+from heatmap.cli.running import WrongUsage, failing_politely, is_first
 
 
 def evaluate(
@@ -18,7 +18,7 @@ def evaluate(
     data: Path | None = None,
     solution: Path | None = None,
     decoder: Literal["window", "parabola", "global", "softmax"] | None = None,
-    tta: TestTimeAugmentation = frozenset(),
+    tta: Literal["none", "mirror", "scale", "mirror,scale"] = "none",
     weighted: tyro.conf.FlagCreatePairsOff[bool] = False,
     boxes: Path | None = None,
     report: Path | None = None,
@@ -58,9 +58,10 @@ def evaluate(
     if solution is not None:
         from heatmap.data import contest
 
-        if others or tta or weighted or boxes or report:
+        if others or tta != "none" or weighted or boxes or report or decoder or data:
             raise WrongUsage(
-                "a submission is scored alone, without --tta, --weighted, --boxes or --report"
+                "a submission is scored alone, without --data, --decoder, --tta, --weighted, "
+                "--boxes or --report"
             )
         score = contest.score_submission(what, solution)
         told = f"pictures     {len(score.names)}\ncontest MSE  {score.mse:.5f} px²"
@@ -93,4 +94,6 @@ def tell(told: str, scores: dict[str, Any], json_file: Path | None) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns the exit code."""
-    return failing_politely(lambda: tyro.cli(evaluate, console_outputs=is_first()))
+    return failing_politely(
+        lambda: tyro.cli(evaluate, prog="evaluate.py", args=arguments, console_outputs=is_first())
+    )

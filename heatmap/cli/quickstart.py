@@ -21,6 +21,7 @@ def quickstart() -> None:
     from heatmap.inference import submit
     from heatmap.inference.ensemble import Ensemble
     from heatmap.runs import checkpoint
+    from heatmap.runs.folder import RunFolder
     from heatmap.runtime import machine
     from heatmap.training import loop, prepare
 
@@ -32,27 +33,25 @@ def quickstart() -> None:
         )
     experiment = load_experiment(Path("experiments/quickstart.py"))
     experiment = replace(experiment, data=replace(experiment.data, root=CONTEST))
-    if not (RUN / "summary.json").exists():
+    run = RunFolder(RUN)
+    if not run.summary.exists():
         print(f"training for {experiment.train.max_minutes} minutes; Ctrl+C stops, again goes on")
-        last = RUN / "last.pt"
-        saved = checkpoint.load(last) if last.exists() else None
+        saved = checkpoint.load(run.last) if run.last.exists() else None
         loop.train(prepare.prepare(experiment, saved), RUN)
     device = machine.chosen_device("auto")
     trained = Ensemble.load([RUN])
     scores, _ = metrics.evaluate_run(trained, None, device)
     submit.submit(trained, CONTEST, SUBMISSION, rounding="round", missing="stop", device=device)
     score = contest.score_submission(SUBMISSION, CONTEST / "withheld" / "solution.csv")
-    nearest = metrics.nearest_picture_mse(RUN)
     minutes = (time.monotonic() - begin) / 60
 
     rows = [
         ("contest MSE of the submission", f"{score.mse:.2f} px²"),
         ("contest MSE on validation", f"{scores['mse']:.2f} px²"),
         ("  of the mean shape", f"{scores['mean_shape_mse']:.2f} px²"),
-        ("  of the nearest training picture", f"{nearest:.2f} px²"),
         ("time", f"{minutes:.1f} minutes"),
         ("the run", f"{RUN}"),
-        ("pictures of predictions", f"{max((RUN / 'pictures').glob('*.jpg'))}"),
+        ("images of predictions", f"{max(run.sheets(), default=(0, run.images))[1]}"),
         ("the submission", f"{SUBMISSION}"),
         ("next", "python tools/train.py experiments/unet.py --data.root DIR --out RUN"),
     ]

@@ -30,29 +30,29 @@ def results(runs: Annotated[tuple[Path, ...], tyro.conf.Positional]) -> None:
         print("| " + " | ".join(cells) + " |")
 
 
-def _row(run: Path) -> tuple[float, list[str]]:
+def _row(folder: Path) -> tuple[float, list[str]]:
+    """The score to sort by, and the cells."""
+    from heatmap.runs.folder import RunFolder
     from heatmap.runtime.files import read_json
 
-    if not (run / "summary.json").is_file():
-        raise ValueError(f"{run}: not a finished run (summary.json is missing)")
-    summary, machine, config = (
-        read_json(run / f"{name}.json") for name in ("summary", "machine", "config")
-    )
-    model = config["model"]
-    crop = f"{config['crop']['height']}×{config['crop']['width']}"
+    run = RunFolder(folder)
+    if not run.summary.is_file():
+        raise ValueError(f"{folder}: not a finished run (summary.json is missing)")
+    summary, machine, config = map(read_json, (run.summary, run.machine, run.config))
+    model, crop = config["model"], config["crop"]
     best, mean_shape = summary["best_mse"], summary["mean_shape_mse"]
     scored = best is not None  # a run that trained on all rows has no scores
+    cores = f"{machine['cpu_cores']} cores, " if machine["device"] == "cpu" else ""
     return best if scored else math.inf, [
         config["name"],
-        f"{model['type']} {model['encoder']}, weights {model['weights']}, {crop}",
+        f"{model['type']} {model['encoder']}, weights {model['weights']}, "
+        f"{crop['height']}×{crop['width']}",
         str(config["seed"]),
         f"**{best:.2f}**" if scored else "-",
         f"{mean_shape:.1f}" if scored else "-",
         str(summary["epochs"]),
         f"{summary['minutes']:.0f}",
-        f"{machine['cpu_cores']} cores, {machine['processor']}"
-        if machine["device"] == "cpu"
-        else machine["processor"],
+        f"{cores}{machine['processor']}",
         machine["date"],
         str(machine["commit"]),
     ]

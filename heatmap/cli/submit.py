@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from heatmap.cli.running import TestTimeAugmentation, failing_politely, is_first
+from heatmap.cli.running import failing_politely, is_first
 
 
 def submit(
@@ -17,7 +17,7 @@ def submit(
     *,
     data: Path | None = None,
     out: Path = Path("submission.csv"),
-    tta: TestTimeAugmentation = frozenset(),
+    tta: Literal["none", "mirror", "scale", "mirror,scale"] = "none",
     weighted: tyro.conf.FlagCreatePairsOff[bool] = False,
     boxes: Path | None = None,
     rounding: Literal["auto", "round", "truncate", "none"] = "auto",
@@ -87,7 +87,7 @@ def average(
         rounding: round: to integers, halves to the even one; truncate: toward zero; none: decimals;
             auto: round, and none for RowId, Location.
     """
-    from heatmap.inference.average import average_submissions
+    from heatmap.inference.submit import average_submissions
 
     rows = average_submissions([first, second, *others], out, rounding=rounding)
     print(f"{out}: {rows} rows, read back and checked")

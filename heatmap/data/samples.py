@@ -10,8 +10,6 @@ Shrinking goes by halves, which the JPEG decoder does on its way; one bilinear w
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -22,9 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from heatmap import config, frame
-from heatmap.data import crop_cache
 from heatmap.data.contest import Photograph, Points, read_boxes
-from heatmap.data.crop_cache import CropCache, Cut
 from heatmap.frame import Frame
 
 T = TypeVar("T")
@@ -60,7 +56,7 @@ class Samples(Dataset[Sample]):
     x1, y1, for the crop rule that takes them; frames: N crops in the whole photographs, in place of
     the crop rule; zoom: factor that enlarges what the crop shows, about its middle; margin: pixels
     round the crop; edge: outside the photograph the colours of its edge are carried on, else it is
-    black; cache_folder: of the files that `keep_crops` made.
+    black.
     """
 
     paths: Sequence[Path]
@@ -71,14 +67,10 @@ class Samples(Dataset[Sample]):
     zoom: float = 1.0
     margin: int = 0
     edge: bool = False
-    cache_folder: Path | None = None
 
     @classmethod
     def of(
-        cls,
-        experiment: config.Experiment,
-        paths: Sequence[Path],
-        points_image: Labels,
+        cls, experiment: config.Experiment, paths: Sequence[Path], points_image: Labels
     ) -> "Samples":
         """The pictures as the experiment crops them for validation and test.
 
@@ -100,19 +92,10 @@ class Samples(Dataset[Sample]):
         Raises:
             ValueError: the picture cannot be read; the message names it.
         """
-        (sample,) = Cuts([self])[row]
-        return sample
+        return self.cut(row, Photograph(self.paths[row]))
 
-    def kept(self, row: int) -> Cut | None:
-        """What this row's sample shows of its photograph, if that is kept.
-
-        Raises:
-            ValueError: the picture may have changed and cannot be read; the message names it.
-        """
-        return self._cache.get(row, self.paths[row]) if self._cache else None
-
-    def cut(self, row: int, photograph: Photograph) -> Cut:
-        """What this row's sample shows of its photograph, which is kept where that is wanted.
+    def cut(self, row: int, photograph: Photograph) -> Sample:
+        """This row's sample of its photograph.
 
         Raises:
             ValueError: the picture cannot be decoded; the message names it.
@@ -135,21 +118,13 @@ class Samples(Dataset[Sample]):
         if trims:
             pixels = pixels[top:bottom, left:right]
             image_from_crop = frame.translation(left, top) @ image_from_crop
-        crop = cut(pixels, here, self.edge, reduction)
-        found = Cut(crop, image_from_crop.numpy(), image_hw, inner)
-        if self._cache:
-            self._cache.put(row, photograph, found)
-        return found
-
-    def sample(self, row: int, cut: Cut) -> Sample:
-        """The sample of this row that shows this."""
         return Sample(
-            torch.from_numpy(cut.crop).permute(2, 0, 1),
-            torch.from_numpy(cut.image_from_crop),
+            torch.from_numpy(cut(pixels, here, self.edge, reduction)).permute(2, 0, 1),
+            image_from_crop,
             torch.from_numpy(np.array(self.points_image[row], np.float32)),
-            torch.from_numpy(np.array(cut.image_hw)),
+            torch.tensor(image_hw),
             torch.tensor(row),
-            torch.from_numpy(np.array(cut.inner)),
+            torch.tensor(inner),
         )
 
     def _crop_of(self, row: int, inner: tuple[int, int, int, int]) -> Frame:
@@ -169,21 +144,6 @@ class Samples(Dataset[Sample]):
                 box = x0 - left, y0 - top, x1 - left, y1 - top
                 return frame.around(box, crop_hw, self.crop.box_scale)
 
-    @cached_property
-    def _cache(self) -> CropCache | None:
-        """Only where a file was made for crops that are cut as these are."""
-        cache = self.cache_file() if self.cache_folder else None
-        return cache if cache and cache.path.exists() else None
-
-    def cache_file(self) -> CropCache:
-        """The file in the cache's folder for crops that are cut as these are."""
-        assert self.cache_folder is not None
-        height, width = (n + 2 * self.margin for n in (self.crop.height, self.crop.width))
-        way = repr((_WAY_OF_CUTTING, self.crop, self.zoom, self.margin, self.edge)).encode()
-        boxes = b"" if self.boxes_image is None else self.boxes_image.tobytes()
-        name = f"{height}x{width}-{blake2b(way + boxes, digest_size=8).hexdigest()}.crops"
-        return CropCache(self.cache_folder / name, height, width)
-
     def cuts_as(self, other: "Samples") -> bool:
         """Whether both cut the same crops from the same pictures."""
         if self.frames is not other.frames:
@@ -196,7 +156,7 @@ class Samples(Dataset[Sample]):
 
 @dataclass(frozen=True)
 class Cuts(Dataset[list[Sample]]):
-    """Several crops of the same pictures, by row; each photograph is read once at most."""
+    """Several crops of the same pictures, by row; each photograph is read once."""
 
     several: Sequence[Samples]
 
@@ -208,37 +168,8 @@ class Cuts(Dataset[list[Sample]]):
         Raises:
             ValueError: the picture cannot be read; the message names it.
         """
-        photograph, found = None, []
-        for samples in self.several:
-            cut = samples.kept(row)
-            if cut is None:
-                photograph = photograph or Photograph(samples.paths[row])
-                cut = samples.cut(row, photograph)
-            found.append(samples.sample(row, cut))
-        return found
-
-
-def keep_crops(
-    folder: Path, images: Path, parts: Sequence[tuple[Samples, np.ndarray]]
-) -> list[Samples]:
-    """The samples, whose crops are kept in the folder once they are cut.
-
-    Args:
-        images: the folder of the pictures; those of each are kept apart.
-        parts: samples of the same pictures, with the rows of each that will be read.
-
-    Raises:
-        ValueError: the disk has no room for them.
-    """
-    home = blake2b(bytes(images.resolve()), digest_size=8).hexdigest()
-    kept = [replace(samples, cache_folder=folder / home) for samples, _ in parts]
-    rows_kept: dict[CropCache, np.ndarray] = {}
-    for samples, (_, rows) in zip(kept, parts, strict=True):
-        cache = samples.cache_file()
-        rows_kept[cache] = np.union1d(rows_kept.get(cache, []), rows)
-    counts = {cache: len(rows) for cache, rows in rows_kept.items()}
-    crop_cache.make(counts, len(kept[0]))
-    return kept
+        photograph = Photograph(self.several[0].paths[row])
+        return [samples.cut(row, photograph) for samples in self.several]
 
 
 def within_border(image: np.ndarray, threshold: int) -> tuple[int, int, int, int]:
@@ -285,9 +216,6 @@ def cut(image: np.ndarray, crop: Frame, edge: bool = False, reduction: int = 1) 
     )
     return cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB)
 
-
-# Of all the code that decides a crop's pixels; a cache made by another one is not used.
-_WAY_OF_CUTTING = (1, cv2.__version__)
 
 # How much of the crop's resolution a reduced photograph must have. From about 0.85 on the crop is
 # nearer to an area-resampled one than by a warp from twice the size, which lets through detail
@@ -353,13 +281,14 @@ class Loader(Generic[T]):
     ) -> None:
         if workers:
             # OpenCV's own threads do not survive the fork into a worker, which would wait for them
-            cv2.setNumThreads(1)
+            _one_opencv_thread()
         self._batches: list[list[int]] = []
         self._loader = DataLoader(
             samples,
             batch_sampler=self._batches,
             num_workers=workers,
             persistent_workers=persistent and workers > 0,
+            worker_init_fn=_one_opencv_thread,  # a spawned worker knows nothing of this process
             collate_fn=collate,
             pin_memory=device.type == "cuda",
             generator=torch.Generator(),  # its own, or the loader would draw from the global one
@@ -379,6 +308,10 @@ class Loader(Generic[T]):
             raise ValueError(message) from None
 
 
+def _one_opencv_thread(worker: int = 0) -> None:
+    cv2.setNumThreads(1)
+
+
 def load(
     samples: Dataset[T], batches: list[list[int]], workers: int, device: torch.device
 ) -> Iterator[T]:
@@ -393,18 +326,13 @@ def load(
 def collate(items: Sequence[Any]) -> Any:
     """A batch of samples, or of each of the crops that `Cuts` gives.
 
-    The crops stay as OpenCV has them, the channels of a pixel side by side; to turn each round
-    would take longer than to read it from a cache.
+    The crops stay as OpenCV has them, the channels of a pixel side by side, since to turn each
+    round takes time.
     """
     if not isinstance(items[0], Sample):
         return [collate(alike) for alike in zip(*items, strict=True)]
     crops = default_collate([sample.crop.permute(1, 2, 0) for sample in items])
     return Sample(crops.permute(0, 3, 1, 2), *default_collate([sample[1:] for sample in items]))
-
-
-def mean_shape_rows(rows: np.ndarray, most: int = 1000) -> np.ndarray:
-    """At most so many of the rows, evenly spaced, for `mean_shape_crop` to read."""
-    return rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int)]
 
 
 def mean_shape_crop(samples: Samples, rows: np.ndarray, most: int = 1000) -> np.ndarray:
@@ -416,7 +344,7 @@ def mean_shape_crop(samples: Samples, rows: np.ndarray, most: int = 1000) -> np.
     plain = replace(samples, margin=0)
     size = samples.crop.height, samples.crop.width
     shapes = []
-    for row in mean_shape_rows(rows, most).tolist():
+    for row in evenly_spaced(rows, most).tolist():
         sample = plain[row]
         shapes.append(Frame(sample.image_from_crop, *size).to_crop(sample.points_image).numpy())
     labelled = np.isfinite(shapes)

@@ -1,8 +1,8 @@
 """How far off a landmark is expected to be in px, told from how sure the network is of it.
 
-A peak's height and the spread of what is predicted rank landmarks by their errors, but are not in
-pixels of error: a heatmap is as wide as its target was, however right it is. A map fitted on
-pictures with known landmarks says what they have meant so far.
+The height of a heatmap's peak and its spread rank landmarks by their errors, but are not in pixels
+of error: a heatmap is as wide as its target was. A map fitted on labelled images says what they
+have meant so far.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from heatmap.runs.folder import RunFolder
 from heatmap.runtime.files import read_json, write_json
 
 MOST_FITTED = 2_000_000  # landmarks that a map is fitted to, and as many that it is checked on
@@ -26,11 +27,10 @@ SMALLEST = 1e-3  # of a peak's height, and px of a spread or an error, where log
 class Calibration:
     """The expected error as a function of doubt, which never falls.
 
-    Doubt is `spread_weight * log(spread) - peak_weight * log(peak)`; the weights are not negative,
-    so the expected error does not fall where the spread grows or the peak sinks. Between the knots
-    it is a straight line, and beyond them it is that of the last.
+    Doubt is `spread_weight * log(spread) - peak_weight * log(peak)`; the weights are not negative.
+    Between the knots the function is a straight line, and beyond them it is that of the last.
 
-    doubt: (K,), rising; error_px: (K,), in pixels of the photograph, not falling.
+    doubt: (K,), rising; error_px: (K,), in pixels of the image, not falling.
     """
 
     peak_weight: float
@@ -39,10 +39,10 @@ class Calibration:
     error_px: Sequence[float]
 
     def expected_error(self, peak: np.ndarray, spread: np.ndarray) -> np.ndarray:
-        """Expected distance from the true landmark in px of the photograph; NaN where none is told.
+        """Expected distance from the true landmark in px of the image; NaN where none is told.
 
         Args:
-            peak, spread: of one shape, as in `evaluate.Errors`.
+            peak, spread: of one shape, as in `metrics.Errors`.
         """
         doubt = np.zeros(spread.shape)
         if self.spread_weight:
@@ -59,32 +59,25 @@ def fit(distance: np.ndarray, peak: np.ndarray, spread: np.ndarray) -> Calibrati
     of the error (Barlow et al. 1972, by pooling adjacent violators).
 
     Args:
-        distance, peak, spread: (N, P), as in `evaluate.Errors`, of known landmarks; peak or spread
+        distance, peak, spread: (N, P), as in `metrics.Errors`, of known landmarks; peak or spread
             may be NaN throughout.
     """
-    signs = {"peak": peak, "spread": spread}
-    signs = {name: values for name, values in signs.items() if np.isfinite(values).any()}
-    known = np.isfinite([distance, *signs.values()]).all(0)
-    if not signs or known.sum() < FEWEST_FITTED:
+    rising = {"peak": -_log(peak), "spread": _log(spread)}
+    rising = {name: values for name, values in rising.items() if np.isfinite(values).any()}
+    known = np.isfinite([distance, *rising.values()]).all(0)
+    if not rising or known.sum() < FEWEST_FITTED:
         return None
     error = distance[known].astype(np.float64)
-    rising = {name: _log(values[known]) for name, values in signs.items()}
-    if "peak" in rising:
-        rising["peak"] *= -1
+    rising = {name: values[known] for name, values in rising.items()}
     weights = _weights(rising, _log(error))
     if not weights:
         return None
     doubt = np.sum([weight * rising[name] for name, weight in weights.items()], axis=0)
-
-    order = np.argsort(doubt)
-    count = min(MOST_KNOTS, len(order) // FEWEST_PER_KNOT)
-    parts = [(doubt[part].mean(), error[part].mean(), len(part))
-             for part in np.array_split(order, count)]  # fmt: skip
-    knots = _isotonic(parts)
-    return Calibration(
-        weights.get("peak", 0.0), weights.get("spread", 0.0),
-        [x for x, _, _ in knots], [y for _, y, _ in knots],
-    )  # fmt: skip
+    count = min(MOST_KNOTS, len(doubt) // FEWEST_PER_KNOT)
+    parts = np.array_split(np.argsort(doubt), count)
+    knots = _isotonic([(doubt[part].mean(), error[part].mean(), len(part)) for part in parts])
+    x, y, _ = zip(*knots, strict=True)
+    return Calibration(weights.get("peak", 0.0), weights.get("spread", 0.0), list(x), list(y))
 
 
 def _log(values: np.ndarray) -> np.ndarray:
@@ -145,12 +138,10 @@ def deciles(expected: np.ndarray, observed: np.ndarray) -> list[Decile]:
 
 
 def halves(groups: Sequence[str], size: np.ndarray) -> np.ndarray:
-    """(N,) bool: about half of the pictures, none of a group without the others.
-
-    Groups are dealt out in the order of their size, so that both halves have small and large ones.
+    """(N,) bool: about half of the images, none of a group without the others, alike in size.
 
     Args:
-        groups: of each picture: the person in it, or its name; size: (N,) px.
+        groups: of each image: the person in it, or its name; size: (N,) px.
     """
     names, group_of, counts = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
     order = np.argsort(np.bincount(group_of, size) / counts, kind="stable")
@@ -160,7 +151,7 @@ def halves(groups: Sequence[str], size: np.ndarray) -> np.ndarray:
 
 
 class Checked(NamedTuple):
-    """A map, and what it is worth on pictures that it was not fitted to."""
+    """A map, and what it is worth on images that it was not fitted to."""
 
     calibration: Calibration
     fitted_pictures: int
@@ -171,9 +162,7 @@ class Checked(NamedTuple):
 def fit_and_check(
     distance: np.ndarray, peak: np.ndarray, spread: np.ndarray, first: np.ndarray
 ) -> Checked | None:
-    """The map of the first half of the pictures, checked on the other.
-
-    None where `fit` gives none, or nothing is labelled in the other half.
+    """The map of the first half of the images, checked on the other; None without both.
 
     Args:
         first: (N,) bool, as `halves` gives it.
@@ -192,7 +181,7 @@ def fit_and_check(
 
 def write(folder: Path, checked: Checked | None) -> None:
     """Writes calibration.json into the folder; without a map an old one is removed."""
-    path = folder / "calibration.json"
+    path = RunFolder(folder).calibration
     if checked is None:
         path.unlink(missing_ok=True)
         return
@@ -206,15 +195,15 @@ def read(folder: Path) -> Checked | None:
     Raises:
         ValueError: the file is damaged.
     """
-    path = folder / "calibration.json"
+    path = RunFolder(folder).calibration
     if not path.exists():
         return None
     told = read_json(path)
     try:
+        deciles = [Decile(**decile) for decile in told.pop("deciles")]
         return Checked(
-            Calibration(**told["calibration"]), told["fitted_pictures"], told["checked_pictures"],
-            [Decile(**decile) for decile in told["deciles"]],
-        )  # fmt: skip
+            **told | {"calibration": Calibration(**told["calibration"])}, deciles=deciles
+        )
     except (KeyError, TypeError) as error:
         raise ValueError(
             f"{path}: not a calibration of this program ({error}); tools/evaluate.py writes it anew"

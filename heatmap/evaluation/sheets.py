@@ -1,4 +1,4 @@
-"""What a network sees, for people: sheets of pictures with the landmarks it gives or is given."""
+"""What a network sees, for people: sheets of images with the landmarks it gives or is given."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,6 @@ import torch
 from heatmap import config, draw, frame, schemes
 from heatmap.data import augment, contest
 from heatmap.data.samples import Samples, cut, evenly_spaced
-from heatmap.frame import contain
 from heatmap.inference.predict import View, predict
 from heatmap.networks import Network
 from heatmap.runs.checkpoint import Trained
@@ -26,10 +25,10 @@ def prediction_sheet(
     labels: np.ndarray | None = None,
     scheme: schemes.Scheme | None = None,
 ) -> np.ndarray:
-    """One picture of many, each with its predicted landmarks; below them the truth in green.
+    """One image of many, each with its predicted landmarks; below them the truth in green.
 
     Args:
-        paths: N pictures.
+        paths: N images.
         labels: (N, Q, 2) truth in image pixels, NaN where unlabelled; None where there is none.
         scheme: of the predicted landmarks, where the run was told of one.
 
@@ -37,66 +36,67 @@ def prediction_sheet(
         uint8 RGB.
 
     Raises:
-        ValueError: a picture cannot be read; the message names it.
+        ValueError: an image cannot be read; the message names it.
     """
-    nothing = np.full((len(paths), network.num_landmarks, 2), np.nan, np.float32)
+    count = network.num_landmarks
+    nothing = np.full((len(paths), count, 2), np.nan, np.float32)
     view = View(network, Samples.of(experiment, paths, nothing), experiment.train.precision)
     rows = np.arange(len(paths))
     found = next(predict([view], rows, batch=len(paths), workers=0, device=device))
-    known = _known(network.num_landmarks, scheme)
     predicted, truth = [], []
     for row, path in enumerate(paths):
         image = contest.read_image(path)
-        tile = contain((image.shape[0], image.shape[1]), TILE_HW)
+        tile = frame.contain((image.shape[0], image.shape[1]), TILE_HW)
         shown = cut(image, tile)
         points = tile.to_crop(torch.from_numpy(found.points_image[row])).numpy()
-        predicted.append(draw.draw_landmarks(shown, points, known[0], curves=known[1]))
+        predicted.append(_drawn(shown, points, scheme))
         if labels is not None:
             points = tile.to_crop(torch.from_numpy(labels[row])).numpy()
-            groups, curves = known if len(points) == network.num_landmarks else _known(len(points))
-            truth.append(draw.draw_landmarks(shown, points, groups, draw.TRUTH, curves=curves))
+            known = scheme if len(points) == count else None
+            truth.append(_drawn(shown, points, known, draw.TRUTH))
     return draw.sheet([*predicted, *truth], columns=min(8, len(paths)))
 
 
 def data_sheet(
     trained: Trained, root: Path, count: int, test: bool, device: torch.device
 ) -> np.ndarray:
-    """One picture of many of a contest's folder, evenly spaced, with what a run sees in them.
+    """One image of many of a contest's folder, evenly spaced, with what a run sees in them.
 
-    Of labelled pictures the truth stands below in green. Of the folder that the run was trained on,
+    The truth of labelled images stands below in green. In the folder that the run was trained on,
     they are those that validate.
 
     Args:
-        test: takes the test pictures; the only ones of a folder without labels.
+        test: takes the test images; the only ones of a folder without labels.
 
     Returns:
         uint8 RGB.
 
     Raises:
-        ValueError: there are no such pictures, or one cannot be read.
+        ValueError: there are no such images, or one cannot be read.
     """
     folder, labels = contest.find_folder(root), None
     if test or not folder.train_table.is_file():
-        if not folder.test_images.is_dir() or not any(folder.test_images.iterdir()):
+        inside = folder.test_images.iterdir() if folder.test_images.is_dir() else ()
+        files = sorted(path for path in inside if path.is_file())
+        if not files:
             raise ValueError(f"{folder.test_images}: there are no test pictures")
-        files = sorted(path for path in folder.test_images.iterdir() if path.is_file())
         paths = [files[row] for row in evenly_spaced(np.arange(len(files)), count)]
     else:
-        table = contest.read_landmarks(folder.train_table)
+        table = contest.read_landmarks(folder.train_table, trained.experiment.data.cache)
         rows = np.arange(len(table.names))
-        validation_rows = trained.checkpoint.validation_rows.numpy()
-        if len(validation_rows) and trained.checkpoint.table_hash == table.fingerprint():
+        validation_rows = trained.validation_rows.numpy()
+        if len(validation_rows) and trained.table_hash == table.fingerprint():
             rows = validation_rows
         rows = evenly_spaced(rows, count)
-        chosen = [table.names[row] for row in rows.tolist()]
-        paths = list(contest.image_paths(folder.train_images, chosen, table.path))
+        found = contest.image_paths(folder.train_images, table.names, table.path, rows)
+        paths = [found[row] for row in rows.tolist()]
         labels = np.stack([np.array(table.points_image[row], np.float32) for row in rows])
     network = trained.network.to(device)
     return prediction_sheet(network, trained.experiment, paths, device, labels, trained.scheme)
 
 
 def batch_sheet(batch: augment.Batch, scheme: schemes.Scheme | None = None) -> np.ndarray:
-    """One picture of many: crops as a network in training gets them, with their landmarks.
+    """One image of many: crops as a network in training gets them, with their landmarks.
 
     Returns:
         uint8 RGB; crops are shown enlarged.
@@ -106,16 +106,18 @@ def batch_sheet(batch: augment.Batch, scheme: schemes.Scheme | None = None) -> n
     shown_hw = crop_hw[0] * enlarged, crop_hw[1] * enlarged
     points_shown = frame.apply(frame.resizing(crop_hw, shown_hw), batch.points_crop).numpy()
     images = (255 * batch.images).round().byte().permute(0, 2, 3, 1).numpy()
-    groups, curves = _known(points_shown.shape[1], scheme)
     tiles = [
-        draw.draw_landmarks(cv2.resize(image, shown_hw[::-1]), points, groups, curves=curves)
+        _drawn(cv2.resize(image, shown_hw[::-1]), points, scheme)
         for image, points in zip(images, points_shown, strict=True)
     ]
     return draw.sheet(tiles, columns=min(8, len(tiles)))
 
 
-def _known(
-    num_landmarks: int, scheme: schemes.Scheme | None = None
-) -> tuple[dict[str, range], tuple[tuple[int, ...], ...]]:
-    """The groups and the curves of a landmark scheme."""
-    return schemes.groups(num_landmarks, scheme), schemes.curves(num_landmarks, scheme)
+def _drawn(
+    image: np.ndarray,
+    points: np.ndarray,
+    scheme: schemes.Scheme | None,
+    colour: draw.Colour | None = None,
+) -> np.ndarray:
+    groups, curves = schemes.groups(len(points), scheme), schemes.curves(len(points), scheme)
+    return draw.draw_landmarks(image, points, groups, colour, curves=curves)

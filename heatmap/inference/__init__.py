@@ -2,9 +2,8 @@
 
 predict     views of a network; their predictions averaged in image pixels
 ensemble    several runs and test-time augmentation as views
-predictor   a run as a function of any images
-submit      a submission from runs
-average     a submission from submissions
+predictor   a run as a function of images
+submit      a submission from runs, or from submissions
 export      a run as an ONNX or torch.export file
-media       images, videos and cameras in; drawn copies and tables of points out
+media       images, videos and cameras in; drawn copies and tables of points out; the video filter
 """

@@ -1,4 +1,4 @@
-"""Trained runs that answer together, and the views that they have of pictures."""
+"""Trained runs that answer together, and the views that they have of images."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 
 from heatmap import schemes
-from heatmap.config import HeatmapModel
 from heatmap.data.samples import Labels, Samples
 from heatmap.inference.predict import View
 from heatmap.networks import HeatmapNetwork
 from heatmap.runs.checkpoint import Trained, load_trained
+from heatmap.runs.folder import RunFolder
 
 ZOOMS = (1.0, 1 / 1.1, 1.1)  # of the test-time augmentation "scale"
 
@@ -22,7 +22,7 @@ ZOOMS = (1.0, 1 / 1.1, 1.1)  # of the test-time augmentation "scale"
 class Ensemble:
     """One trained run or several whose landmarks are merged.
 
-    tta: test-time augmentations: "mirror" adds every crop as in a mirror, "scale" adds crops with
+    tta: test-time augmentations: "mirror" adds every crop mirrored, "scale" adds crops with
     everything 1.1 times smaller and larger; both together make six views a run. weighted: as
     `heatmap.inference.predict.predict` takes it. boxes: the table that the runs were loaded with.
 
@@ -49,8 +49,7 @@ class Ensemble:
                     f"{run.path} is of a network without heatmaps, which does not say how sure it "
                     "is of a landmark; merge it without --weighted"
                 )
-        if "mirror" in self.tta:
-            for run in self.runs:
+            if "mirror" in self.tta:
                 schemes.mirror_permutation(self.num_landmarks, run.scheme)
 
     @classmethod
@@ -58,36 +57,34 @@ class Ensemble:
         cls,
         runs: Iterable[Path],
         *,
-        tta: frozenset[str] = frozenset(),
+        tta: str = "none",
         weighted: bool = False,
         boxes: Path | None = None,
     ) -> "Ensemble":
         """The runs of these folders or checkpoints.
 
         Args:
-            boxes: table of the pictures' boxes, in place of the runs' own data.boxes.
+            tta: "none", "mirror", "scale" or "mirror,scale".
+            boxes: table of the images' boxes, in place of the runs' own data.boxes.
 
         Raises:
             ValueError: as the class, or there is no checkpoint, a run is named twice, or no run
                 crops boxes.
         """
-        loaded = list[Trained]()
+        loaded: list[Trained] = []
         for run in map(load_trained, runs):
             if any(run.path.resolve() == other.path.resolve() for other in loaded):
                 raise ValueError(f"{run.path} is named twice; name each run once")
+            if boxes is not None:
+                data = replace(run.experiment.data, boxes=boxes)
+                run = replace(run, experiment=replace(run.experiment, data=data))
             loaded.append(run)
-        if boxes is not None:
-            if all(run.experiment.crop.rule != "box" for run in loaded):
-                raise ValueError(
-                    f"--boxes is for runs with crop.rule box; {loaded[0].path} has "
-                    f"{loaded[0].experiment.crop.rule}"
-                )
-            data = [replace(run.experiment.data, boxes=boxes) for run in loaded]
-            loaded = [
-                replace(run, experiment=replace(run.experiment, data=other))
-                for run, other in zip(loaded, data, strict=True)
-            ]
-        return cls(tuple(loaded), tta, weighted, boxes)
+        if boxes is not None and all(run.experiment.crop.rule != "box" for run in loaded):
+            raise ValueError(
+                f"--boxes is for runs with crop.rule box; {loaded[0].path} has "
+                f"{loaded[0].experiment.crop.rule}"
+            )
+        return cls(tuple(loaded), frozenset(tta.split(",")) - {"none"}, weighted, boxes)
 
     @property
     def num_landmarks(self) -> int:
@@ -96,11 +93,11 @@ class Ensemble:
     @property
     def run_names(self) -> list[str]:
         """Every run's folder, with the checkpoint where it is not the best one."""
-        paths = [run.path.resolve() for run in self.runs]
-        return [
-            path.parent.name if path.stem == "best" else f"{path.parent.name}-{path.stem}"
-            for path in paths
-        ]
+        names = []
+        for path in (run.path.resolve() for run in self.runs):
+            is_best = path == RunFolder(path.parent).best
+            names.append(path.parent.name if is_best else f"{path.parent.name}-{path.stem}")
+        return names
 
     @property
     def name(self) -> str:
@@ -121,11 +118,10 @@ class Ensemble:
         words += ["--weighted"] if self.weighted else []
         words += ["--boxes", self.boxes.name] if self.boxes else []
         for run in self.runs:
-            match run.network, run.experiment.model:
-                case HeatmapNetwork(landmark_decoder=used), HeatmapModel(decoder=own) if (
-                    used != own
-                ):
-                    return " ".join([*words, "--decoder", used])
+            own = getattr(run.experiment.model, "decoder", None)  # the direct road has none
+            used = getattr(run.network, "landmark_decoder", None)
+            if used != own:
+                return " ".join([*words, "--decoder", str(used)])
         return " ".join(words)
 
     def fingerprints(self) -> dict[str, str]:
@@ -137,12 +133,9 @@ class Ensemble:
         return found
 
     def views(
-        self,
-        paths: Sequence[Path],
-        points_image: Labels,
-        device: torch.device,
+        self, paths: Sequence[Path], points_image: Labels, device: torch.device
     ) -> list[View]:
-        """Every run's views of the pictures, of which the first is plain.
+        """Every run's views of the images, of which the first is plain.
 
         The networks go to the device, and stay there.
 
@@ -159,7 +152,7 @@ class Ensemble:
             network, precision = run.network.to(device), run.experiment.train.precision
             try:
                 samples = Samples.of(run.experiment, paths, points_image)
-            except ValueError as error:  # its own boxes are those of the pictures it was trained on
+            except ValueError as error:  # its own boxes are those of the images it was trained on
                 hint = "" if self.boxes else "; the boxes of other pictures are named with --boxes"
                 raise ValueError(f"{error}{hint}") from None
             views += [

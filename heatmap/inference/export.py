@@ -1,8 +1,8 @@
-"""A trained run as one file for other programs: crops in, landmarks in the photographs' pixels out.
+"""A trained run as one file for other programs: crops in, landmarks in the images' pixels out.
 
-The file holds the network, the decoder and the way home to the photograph, for any number of crops
-at once, and says of itself what the run knows: landmarks, crop, decoder, score. What only the
-caller can do stays outside: finding the face, and cutting the crop.
+The file holds the network, the decoder and the way home to the image, for any number of crops, and
+describes itself: landmarks, crop, decoder, score. Finding the face and cutting the crop stay with
+the caller.
 """
 
 import importlib.util
@@ -22,6 +22,7 @@ from heatmap.data import samples, synthetic
 from heatmap.frame import Frame
 from heatmap.networks import HeatmapNetwork, Network
 from heatmap.runs.checkpoint import Trained, load_trained
+from heatmap.runs.folder import RunFolder
 from heatmap.runtime.files import finite, write_atomically
 
 logger = logging.getLogger("heatmap")
@@ -30,7 +31,7 @@ INPUTS = ("crop", "image_from_crop")
 OUTPUTS = ("points_image", "confidence", "covariance_image")  # the direct road has the first alone
 NEEDED = {".onnx": ("onnx", "onnxscript", "onnxruntime"), ".pt2": ()}
 
-TOLERANCE = 0.01  # px of the photograph between the file's answers and the run's own
+TOLERANCE = 0.01  # px of the image between the file's answers and the run's own
 ROUNDING = 1e-5  # of heights, as a share of the highest one; ten times what runtimes differ by
 NUM_FACES = 8
 
@@ -39,11 +40,10 @@ Program = Callable[[Tensor, Tensor], list[Tensor]]
 
 
 class Graph(nn.Module):
-    """What the file computes: from crops and their frames to `OUTPUTS`, in float32.
+    """What the file computes, in float32.
 
-    Takes crops (B, 3, h, w) uint8 RGB and image_from_crop (B, 3, 3) float32; gives points_image
-    (B, P, 2), and on the heatmap road the heights of the maps' peaks (B, P) and covariance_image
-    (B, P, 2, 2) in square pixels of the photograph.
+    Takes crops (B, 3, h, w) uint8 RGB and image_from_crop (B, 3, 3); gives points_image (B, P, 2),
+    and on the heatmap road the peaks' heights (B, P) and covariance_image (B, P, 2, 2).
     """
 
     def __init__(self, network: Network) -> None:
@@ -64,9 +64,9 @@ class Graph(nn.Module):
 class Difference(NamedTuple):
     """How far a file's answers are from the run's own on drawn faces.
 
-    points_px: the largest distance along an axis, in pixels of the photograph; confidence: the
-    largest difference of a peak's height, 0 on the direct road; landmarks: of all faces; unsettled:
-    those left out of points_px, since rounding alone moves them.
+    points_px: the largest distance along an axis, in image pixels; confidence: the largest
+    difference of a peak's height, 0 on the direct road; landmarks: of all faces; unsettled: those
+    left out, since rounding alone moves them.
     """
 
     points_px: float
@@ -79,27 +79,25 @@ def export(run: Path, out: Path, decoder: str | None = None) -> Difference:
     """Writes a run as an ONNX file or as torch.export's program, and checks it on drawn faces.
 
     Args:
-        run: a run folder (its best checkpoint) or a checkpoint; the weights are those that
-            validation scored.
+        run: a run folder (its best checkpoint) or a checkpoint.
         out: FILE.onnx or FILE.pt2.
         decoder: as in `config.HeatmapModel`; None for the run's own.
 
     Raises:
-        ValueError: another suffix, a library that is missing, no checkpoint, a decoder for a
-            network without heatmaps, a network that cannot be exported, or a file whose answers
-            are not the run's; then there is no file.
+        ValueError: another suffix, a missing library or checkpoint, a decoder for a network without
+            heatmaps, a network that cannot be exported, or a file whose answers are not the run's;
+            then there is no file.
     """
     _check_possible(out)
     trained = load_trained(run)
-    network = trained.network
+    network, crop = trained.network, trained.experiment.crop
     if decoder is not None:
         if not isinstance(network, HeatmapNetwork):
             raise ValueError(f"{trained.path} is of a network without heatmaps; it has no decoder")
         network.landmark_decoder = decoder
-    write, opened = (_write_onnx, _open_onnx) if out.suffix == ".onnx" else (_write_pt2, _open_pt2)
-    crop = trained.experiment.crop
     crops, image_from_crop = drawn_crops(NUM_FACES, crop.height, crop.width)
     logger.info(f"recording {trained.path}, then checking the file on {NUM_FACES} drawn faces")
+    write, opened = (_write_onnx, _open_onnx) if out.suffix == ".onnx" else (_write_pt2, _open_pt2)
     with write_atomically(out) as temporary:
         try:
             program = _record(Graph(network).eval(), crops[:2], image_from_crop[:2])
@@ -119,44 +117,48 @@ def export(run: Path, out: Path, decoder: str | None = None) -> Difference:
     return difference
 
 
+def _check_possible(out: Path) -> None:
+    if out.suffix not in NEEDED:
+        raise ValueError(f"{out}: name a file that ends in {' or '.join(NEEDED)}")
+    missing = [name for name in NEEDED[out.suffix] if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(
+            f"writing {out.name} needs {' and '.join(missing)}, not installed here: "
+            f"pip install {' '.join(missing)}; a .pt2 file needs nothing more than torch"
+        )
+
+
 def metadata(trained: Trained) -> dict[str, Any]:
     """What a user of the file must know of the run, JSON-able."""
-    network, experiment = trained.network, trained.experiment
-    crop, num_landmarks = experiment.crop, network.num_landmarks
+    network, crop = trained.network, trained.experiment.crop
     try:
-        permutation = schemes.mirror_permutation(num_landmarks, trained.scheme).tolist()
+        permutation = schemes.mirror_permutation(network.num_landmarks, trained.scheme).tolist()
     except ValueError:
         permutation = None
-    is_heatmap = isinstance(network, HeatmapNetwork)
-    progress = trained.checkpoint.progress
-    scores = progress["scores"]  # of the weights as they are, unless an epoch has begun since
-    groups = schemes.groups(num_landmarks, trained.scheme)
+    groups = schemes.groups(network.num_landmarks, trained.scheme)
     known = {
         "heatmap_version": heatmap.__version__,
         "run": trained.path.resolve().parent.name,
-        "experiment": experiment.name,
-        "validation_mse": scores[-1] if scores and progress["batch"] == 0 else None,
-        "num_landmarks": num_landmarks,
+        "experiment": trained.experiment.name,
+        "validation_mse": trained.validation_mse,
+        "num_landmarks": network.num_landmarks,
         "landmark_groups": {name: [group.start, group.stop] for name, group in groups.items()},
         "mirror_permutation": permutation,
         "crop": {
-            "height": crop.height,
-            "width": crop.width,
-            "rule": crop.rule,
-            "box_scale": crop.box_scale,
-            "trim_border": crop.trim_border,
+            name: getattr(crop, name)
+            for name in ("height", "width", "rule", "box_scale", "trim_border")
         },
         "pixels": "uint8 RGB, 0 to 255, channels first",
         "mean": network.mean.flatten().tolist(),
         "std": network.std.flatten().tolist(),
         "normalisation": "inside: (crop / 255 - mean) / std",
-        "decoder": network.landmark_decoder if is_heatmap else None,
+        "decoder": network.landmark_decoder if isinstance(network, HeatmapNetwork) else None,
         "pixel_convention": "integer coordinates are pixel centres, (x, y), in the crop and in the "
         "photograph; image_from_crop is the affine from crop to photograph pixels",
     }
-    card = trained.path.parent / "MODEL.md"
-    if trained.path.name == "best.pt" and card.is_file():
-        known["model_card"] = card.read_text(encoding="utf-8")
+    folder = RunFolder(trained.path.parent)
+    if trained.path == folder.best and folder.model_card.is_file():
+        known["model_card"] = folder.model_card.read_text(encoding="utf-8")
     return finite(known)
 
 
@@ -183,7 +185,7 @@ def compare(
     Args:
         crops: (B, 3, h, w) uint8 RGB; image_from_crop: (B, 3, 3) float32.
     """
-    points_px, confidence, unsettled = [torch.zeros(())], [torch.zeros(())], 0
+    points_px, confidence, unsettled = torch.zeros(()), torch.zeros(()), 0
     for count in (1, len(crops)):
         some, frames = crops[:count], image_from_crop[:count]
         points_image, *rest = program(some, frames)
@@ -195,14 +197,10 @@ def compare(
             assert expected.peak is not None
             left_out = _unsettled(network, output, here)
             distance, unsettled = distance.masked_fill(left_out, 0), int(left_out.sum())
-            confidence.append((expected.peak - rest[0]).abs().max())
-        points_px.append(distance.max())
-    return Difference(
-        float(torch.stack(points_px).max()),  # max of a list would lose a NaN
-        float(torch.stack(confidence).max()),
-        len(crops) * network.num_landmarks,
-        unsettled,
-    )
+            confidence = torch.maximum(confidence, (expected.peak - rest[0]).abs().max())
+        points_px = torch.maximum(points_px, distance.max())  # which keeps a NaN
+    landmarks = len(crops) * network.num_landmarks
+    return Difference(float(points_px), float(confidence), landmarks, unsettled)
 
 
 def _unsettled(network: HeatmapNetwork, output: maps.Maps, here: Frame) -> Tensor:
@@ -217,17 +215,6 @@ def _unsettled(network: HeatmapNetwork, output: maps.Maps, here: Frame) -> Tenso
     )
     up, down = (here.to_image(frame.apply(crop_from_heatmap, points)) for points in (up, down))
     return (up - down).abs().amax(-1) > TOLERANCE
-
-
-def _check_possible(out: Path) -> None:
-    if out.suffix not in NEEDED:
-        raise ValueError(f"{out}: name a file that ends in {' or '.join(NEEDED)}")
-    missing = [name for name in NEEDED[out.suffix] if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ValueError(
-            f"writing {out.name} needs {' and '.join(missing)}, not installed here: "
-            f"pip install {' '.join(missing)}; a .pt2 file needs nothing more than torch"
-        )
 
 
 def _record(graph: Graph, crop: Tensor, image_from_crop: Tensor) -> torch.export.ExportedProgram:

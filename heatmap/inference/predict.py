@@ -1,7 +1,7 @@
-"""Networks and pictures -> landmarks in the photographs' own pixels.
+"""Networks and images -> landmarks in the images' own pixels.
 
-A network may look at the pictures in several ways, and several networks may look at them. The
-landmarks of every view come home to the photograph by its own frame, and are merged there.
+A network may look at an image in several ways, and several networks may look at it. The landmarks
+of every view come home to the image by its own frame, and are merged there.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,17 +19,17 @@ from heatmap.frame import Frame
 from heatmap.networks import Network
 from heatmap.runtime.stopwatch import Stopwatch
 
-SHARPEST = 0.01  # px of the photograph; a narrower heatmap is one without a peak
+SHARPEST = 0.01  # px of the image; a narrower heatmap is one without a peak
 FAR = 1e6  # px; the standard deviation of a landmark that a heatmap says nothing of
 
 
 @dataclass(frozen=True)
 class View:
-    """One way in which a network looks at the pictures.
+    """One way in which a network looks at the images.
 
-    samples: how they are cropped; precision: of the network, fp32 or bf16; mirrored: the network
-    sees the crops in a mirror, and its left and right landmarks change names; scheme: of the
-    landmarks, where a file tells it.
+    samples: how they are cropped; precision: of the network, fp32 or bf16; mirrored: the crops are
+    mirrored, and left and right landmarks change names; scheme: of the landmarks, where a file
+    tells it.
     """
 
     network: Network
@@ -40,15 +40,15 @@ class View:
 
 
 class Landmarks(NamedTuple):
-    """Landmarks of B pictures.
+    """Landmarks of B images.
 
     rows: (B,) int64 rows of the table; points_image: (B, P, 2) float64 in image pixels.
     peak: (B, P) float32, the mean over the views that have one; covariance_image: (B, P, 2, 2)
         float64 in square image pixels, the mean over the views that have one, or the inverse of the
         sum of the inverses where views are weighted. None without a heatmap.
-    frame: of the first view's crops; image_hw: (B, 2) the photographs' sizes.
+    frame: of the first view's crops; image_hw: (B, 2) the images' sizes.
     disagreement: (B, P) float64 the root mean squared distance of the views' points from the
-        merged one, in image pixels; None of a single view.
+        merged one, in image pixels; None for a single view.
     """
 
     rows: np.ndarray
@@ -61,11 +61,15 @@ class Landmarks(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """Landmarks that one view or all of them give, as in `Landmarks`, on the device."""
+    """Landmarks from one view or all of them, as in `Landmarks`, on the device."""
 
     points_image: Tensor
     peak: Tensor | None
     covariance_image: Tensor | None
+
+    def numpy(self) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+        peak, covariance = (None if t is None else t.cpu().numpy() for t in self[1:])
+        return self.points_image.cpu().numpy(), peak, covariance
 
 
 @torch.no_grad()
@@ -83,16 +87,16 @@ def predict(
 ) -> Iterator[Landmarks]:
     """Batch by batch, this process's part of the rows, without augmentation.
 
-    Every photograph is read once, and cropped once for views that crop alike. The networks are used
-    in eval mode and left in the mode they were in.
+    Every image is read once, and cropped once for views that crop alike. The networks are used in
+    eval mode and left in the mode they were in.
 
     Args:
-        views: of the same pictures; their points are averaged.
+        views: of the same images; their points are averaged.
         weighted: by the inverse covariances of the heatmaps, which all views must have. One without
             a peak counts for nothing, unless all are.
 
     Raises:
-        ValueError: a picture cannot be read; the message names it.
+        ValueError: an image cannot be read; the message names it.
     """
     watch = watch or Stopwatch(device)
     alike = [
@@ -117,12 +121,10 @@ def predict(
                 merged, first = _weighted(seen) if weighted else _mean(seen), samples[0]
                 landmarks = Landmarks(
                     first.row.numpy(),
-                    merged.points_image.cpu().numpy(),
-                    _numpy(merged.peak),
-                    _numpy(merged.covariance_image),
+                    *merged.numpy(),
                     Frame(first.image_from_crop, *first.crop.shape[-2:]),
                     first.image_hw.numpy(),
-                    _numpy(_disagreement(seen, merged)),
+                    _disagreement(seen, merged),
                 )
             yield landmarks
     finally:
@@ -151,20 +153,21 @@ def look(view: View, inputs: augment.Batch, watch: Stopwatch) -> Seen:
 
 
 def _mean(seen: Sequence[Seen]) -> Seen:
-    points_image = torch.stack([one.points_image for one in seen]).mean(0)
-    peaks = [one.peak for one in seen if one.peak is not None]
-    covariances = [one.covariance_image for one in seen if one.covariance_image is not None]
-    peak, covariance = (
-        torch.stack(parts).mean(0) if parts else None for parts in (peaks, covariances)
+    points_image, peaks, covariances = (
+        [part for part in parts if part is not None] for parts in zip(*seen, strict=True)
     )
-    return Seen(points_image, peak, covariance)
+    return Seen(
+        torch.stack(points_image).mean(0),
+        torch.stack(peaks).mean(0) if peaks else None,
+        torch.stack(covariances).mean(0) if covariances else None,
+    )
 
 
 def _weighted(seen: Sequence[Seen]) -> Seen:
     """The combination with the smallest variance, were the errors of the views independent.
 
     A covariance that is no ellipse, or one narrower than `SHARPEST`, comes from a map without a
-    peak; it is taken for that of a landmark that may be anywhere.
+    peak; it is replaced by that of a landmark that may be anywhere.
     """
     covariance = torch.stack([s.covariance_image for s in seen if s.covariance_image is not None])
     assert len(covariance) == len(seen), "every view needs a heatmap to be weighted"
@@ -179,15 +182,12 @@ def _weighted(seen: Sequence[Seen]) -> Seen:
     return Seen((covariance @ moments)[..., 0], _mean(seen).peak, covariance)
 
 
-def _disagreement(seen: Sequence[Seen], merged: Seen) -> Tensor | None:
+def _disagreement(seen: Sequence[Seen], merged: Seen) -> np.ndarray | None:
     if len(seen) == 1:
         return None
     offsets = torch.stack([one.points_image for one in seen]) - merged.points_image
-    return offsets.square().sum(-1).mean(0).sqrt()
-
-
-def _numpy(tensor: Tensor | None) -> np.ndarray | None:
-    return None if tensor is None else tensor.cpu().numpy()
+    distances: np.ndarray = offsets.square().sum(-1).mean(0).sqrt().cpu().numpy()
+    return distances
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

@@ -1,6 +1,6 @@
-"""A trained run as a function: pictures in, landmarks in their own pixels out."""
+"""A trained run as a function: images in, landmarks in their own pixels out."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -18,19 +18,17 @@ from heatmap.runs.checkpoint import Trained, load_trained
 from heatmap.runtime.machine import chosen_device
 from heatmap.runtime.stopwatch import Stopwatch
 
-Picture = np.ndarray | Path | str | Photograph
+Image = np.ndarray | Path | str | Photograph
 
 
 class Landmarks(NamedTuple):
     """Landmarks of N faces.
 
-    points_image: (N, P, 2) float64, (x, y) in the pictures' own pixels; integers are pixel centres.
+    points_image: (N, P, 2) float64, (x, y) in the images' own pixels; integers are pixel centres.
     confidence: (N, P) float32 heights of the heatmaps' peaks: about 1 where the network is sure,
-        near 0 where it sees no such landmark.
-    covariance: (N, P, 2, 2) float64 spread of the heatmaps round the points, in square pixels of
-        the pictures; it compares landmarks and pictures, and is no error bar: a sharp heatmap is
-        as wide as it was trained to be.
-    Networks without heatmaps give None for the latter two.
+        near 0 where it sees no such landmark; None for a network without heatmaps.
+    covariance: (N, P, 2, 2) float64 spread of the heatmaps round the points, in square image
+        pixels, or None. It is no error bar: a sharp heatmap is as wide as it was trained to be.
     """
 
     points_image: np.ndarray
@@ -39,14 +37,14 @@ class Landmarks(NamedTuple):
 
 
 class Predictor:
-    """A run that looks at pictures.
+    """A run that looks at images.
 
     It changes nothing outside itself: no thread counts, gradient mode, seeds or backend flags.
 
     Args:
         run: folder of a run, or a checkpoint.
         device: auto is the GPU where there is one.
-        batch: pictures that the network sees at once; that of the run's training unless given.
+        batch: images that the network sees at once; that of the run's training unless given.
 
     Raises:
         ValueError: no checkpoint there, cuda is asked for and there is none, or no batch.
@@ -58,59 +56,63 @@ class Predictor:
         if batch is not None and batch < 1:
             raise ValueError(f"a batch has 1 picture or more, not {batch}")
         trained = run if isinstance(run, Trained) else load_trained(Path(run))
-        self.crop, self.path = trained.experiment.crop, trained.path
+        self.crop, self.path, self.scheme = trained.experiment.crop, trained.path, trained.scheme
         self.num_landmarks = trained.network.num_landmarks
         self.batch = batch or trained.experiment.train.batch
         self._device = chosen_device(device)
         self._network = trained.network.to(self._device).eval()
         self._precision = trained.experiment.train.precision
         self._mean_shape_crop = trained.mean_shape_crop
-        self.scheme = trained.scheme
 
     def __call__(
         self,
-        images: Sequence[Picture],
+        images: Sequence[Image],
         boxes: np.ndarray | Sequence[Sequence[float]] | None = None,
         *,
         two_pass: bool = False,
     ) -> Landmarks:
-        """The landmarks of N faces, one in every picture.
+        """The landmarks of N faces, one in every image.
 
-        A picture is cropped as in training, by the very same code. A box says where its face is:
-        for a run with crop.rule box as the boxes of its training table did; for the other rules it
-        is the bounds of the face's landmarks, and the crop is placed so that they fill it as the
-        mean training face fills its own.
+        An image is cropped as in training, by the same code, unless a box says where its face is.
 
         Args:
             images: uint8 RGB arrays (H, W, 3) of any sizes, or files. A large JPEG is decoded at
                 the crop's scale if it comes as a file, as in training.
-            boxes: (N, 4) x0, y0, x1, y1, opposite corners in pixels of the pictures.
+            boxes: (N, 4) x0, y0, x1, y1 in image pixels. For a run with crop.rule box they are like
+                those of its training table; for the others they are the bounds of the landmarks,
+                which then fill the crop as the mean training face fills its own.
             two_pass: look twice, the second time at a crop that the first landmarks fill as the
                 mean training face fills its own.
 
         Raises:
-            ValueError: a picture cannot be read, a box is empty or outside its picture, or the run
+            ValueError: an image cannot be read, a box is empty or outside its image, or the run
                 needs boxes.
         """
         if isinstance(images, str | Path | Photograph):
             raise ValueError(f"images is a list of pictures, not one: say [{str(images)!r}]")
         if boxes is not None:
-            boxes = _numbers(boxes, len(images))
+            boxes = _box_array(boxes, len(images))
         elif self.crop.rule == "box":
             raise ValueError(f"{self.path} was trained on boxes (crop.rule box), so it needs boxes")
         parts = []
         for start in range(0, len(images), self.batch):
             photographs = [_opened(image) for image in images[start : start + self.batch]]
-            if boxes is not None:
-                for index, photograph in enumerate(photographs, start):
-                    check_box(boxes[index], photograph.image_hw, f"box {index}")
-            samples = self._samples(None if boxes is None else boxes[start : start + self.batch])
+            some = None if boxes is None else boxes[start : start + self.batch]
+            if some is not None:
+                for index, photograph in enumerate(photographs):
+                    check_box(some[index], photograph.image_hw, f"box {start + index}")
+            samples = self._samples(some)
             found = self._look(samples, photographs)
             if two_pass:
-                frames = list(self._nearer(samples, found.points_image, photographs))
+                frames = self._nearer(samples, found.points_image, photographs)
                 found = self._look(replace(samples, frames=frames), photographs)
             parts.append(found)
-        return _joined(parts, self.num_landmarks)
+        if not parts:
+            return Landmarks(np.empty((0, self.num_landmarks, 2)), None, None)
+        points_image = np.concatenate([part.points_image for part in parts])
+        others = zip(*(part[1:] for part in parts), strict=True)
+        joined = (None if some[0] is None else np.concatenate(some) for some in others)
+        return Landmarks(points_image, *joined)
 
     def _samples(self, boxes: np.ndarray | None) -> Samples:
         """How a batch is cropped; the paths and labels that training has are not needed."""
@@ -128,34 +130,30 @@ class Predictor:
 
     def _nearer(
         self, samples: Samples, points_image: np.ndarray, photographs: Sequence[Photograph]
-    ) -> Iterator[Frame]:
-        """For every picture the crop that its landmarks fill as the mean shape fills its own.
+    ) -> list[Frame]:
+        """For every image the crop that its landmarks fill as the mean shape fills its own.
 
         What is no face at all keeps the crop that it had.
         """
-        crop_hw = self.crop.height, self.crop.width
+        crop_hw, frames = (self.crop.height, self.crop.width), []
         for row, points in enumerate(torch.from_numpy(points_image)):
             try:
-                yield frame.matching(points, self._mean_shape_crop, crop_hw)
+                frames.append(frame.matching(points, self._mean_shape_crop, crop_hw))
             except ValueError:
-                cut = samples.cut(row, photographs[row])
-                yield Frame(torch.from_numpy(cut.image_from_crop), *crop_hw)
+                sample = samples.cut(row, photographs[row])
+                frames.append(Frame(sample.image_from_crop, *crop_hw))
+        return frames
 
     def _look(self, samples: Samples, photographs: Sequence[Photograph]) -> Landmarks:
-        cuts = [
-            samples.sample(row, samples.cut(row, photograph))
-            for row, photograph in enumerate(photographs)
-        ]
+        cuts = [samples.cut(row, photograph) for row, photograph in enumerate(photographs)]
         view = View(self._network, samples, self._precision)
         with torch.no_grad():
             crops = (part.to(self._device) for part in collate(cuts)[:3])
             seen = look(view, augment.plain(*crops), Stopwatch(self._device))
-        points_image, *others = (None if part is None else part.cpu().numpy() for part in seen)
-        assert points_image is not None
-        return Landmarks(points_image, *others)
+        return Landmarks(*seen.numpy())
 
 
-def _opened(image: Picture) -> Photograph:
+def _opened(image: Image) -> Photograph:
     if isinstance(image, Photograph):
         return image
     if isinstance(image, np.ndarray):
@@ -164,9 +162,10 @@ def _opened(image: Picture) -> Photograph:
 
 
 def check_box(box_image: np.ndarray, image_hw: tuple[int, int], where: str) -> None:
-    """
+    """Checks that (4,) x0, y0, x1, y1 are a box, at least partly in the image.
+
     Raises:
-        ValueError: (4,) x0, y0, x1, y1 are no box, or none in the picture.
+        ValueError: they are not.
     """
     x0, y0, x1, y1 = box_image.tolist()
     told = f"{where}: from ({x0:g}, {y0:g}) to ({x1:g}, {y1:g})"
@@ -177,7 +176,7 @@ def check_box(box_image: np.ndarray, image_hw: tuple[int, int], where: str) -> N
         raise ValueError(f"{told} is outside the picture, which has {width} x {height} pixels")
 
 
-def _numbers(boxes: np.ndarray | Sequence[Sequence[float]], count: int) -> np.ndarray:
+def _box_array(boxes: np.ndarray | Sequence[Sequence[float]], count: int) -> np.ndarray:
     """(N, 4) float64."""
     found = np.asarray(boxes, np.float64)
     if found.size == 0:
@@ -188,14 +187,3 @@ def _numbers(boxes: np.ndarray | Sequence[Sequence[float]], count: int) -> np.nd
             "x0, y0, x1, y1 of each"
         )
     return found
-
-
-def _joined(parts: Sequence[Landmarks], num_landmarks: int) -> Landmarks:
-    if not parts:
-        return Landmarks(np.empty((0, num_landmarks, 2)), None, None)
-    points_image = np.concatenate([part.points_image for part in parts])
-    others = (
-        None if some[0] is None else np.concatenate(some)
-        for some in zip(*(part[1:] for part in parts), strict=True)
-    )
-    return Landmarks(points_image, *others)

@@ -1,4 +1,4 @@
-"""Trained networks and the contest's test pictures -> a submission file."""
+"""Trained networks and the contest's test images, or other submissions -> a submission file."""
 
 import hashlib
 import logging
@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from heatmap import frame
 from heatmap.data import contest
+from heatmap.data.contest import submission
 from heatmap.data.formats import kaggle15
 from heatmap.inference.ensemble import Ensemble
 from heatmap.inference.predict import predict
@@ -19,17 +20,19 @@ from heatmap.runtime import distributed
 
 logger = logging.getLogger("heatmap")
 
+Rounding = Literal["auto", "round", "truncate", "none"]
+
 
 def submit(
     ensemble: Ensemble,
     root: Path,
     out: Path,
     *,
-    rounding: Literal["auto", "round", "truncate", "none"],
+    rounding: Rounding,
     missing: Literal["stop", "mean-shape"],
     device: torch.device,
 ) -> int:
-    """Predicts every test picture and writes what is asked for; returns the number of pictures.
+    """Predicts every test image and writes what is asked for; returns the number of images.
 
     A folder with test/IdLookupTable.csv is answered as Kaggle's facial keypoints are (`kaggle15`),
     every other one as the contest is. Of several processes each predicts its part, and the first
@@ -39,12 +42,11 @@ def submit(
         root: the contest's folder.
         rounding: as `contest.write_submission` takes it; "auto" is "round", and "none" where there
             is a lookup table.
-        missing: what a test picture that is absent or cannot be read does: "stop", or "mean-shape",
-            which answers with the first run's mean training shape, placed as in the other test
-            pictures.
+        missing: what to do with a test image that is absent or cannot be read: "stop", or answer
+            with the first run's "mean-shape", placed as in the other test images.
 
     Raises:
-        ValueError: a picture cannot be read, the file's rules are broken, or processes do not see
+        ValueError: an image cannot be read, the file's rules are broken, or processes do not see
             the same files; no file is written.
     """
     first, num_landmarks = ensemble.runs[0], ensemble.num_landmarks
@@ -57,23 +59,19 @@ def submit(
                 f"predicts {num_landmarks}"
             )
     asked = contest.read_asked_points(folder.test_points, num_landmarks)
-    lookup = None
+    lookup, indices = None, asked.indices
     if folder.lookup_table.is_file():
         lookup = kaggle15.read_lookup(folder.lookup_table, asked.names)
-    asked_hash = hashlib.sha256(asked.indices.tobytes())
-    asked_hash.update("\n".join(asked.names).encode())
+        indices = np.tile(np.arange(num_landmarks), (len(asked.names), 1))
+    asked_hash = hashlib.sha256(asked.indices.tobytes() + "\n".join(asked.names).encode())
     distributed.must_agree({str(asked.path): asked_hash.hexdigest()} | ensemble.fingerprints())
 
     lost = _unreadable(folder.test_images, asked.names) if missing == "mean-shape" else []
     rows = np.setdiff1d(np.arange(len(asked.names)), lost)
     if len(rows) == 0:
         raise ValueError(f"{folder.test_images}: none of the test pictures can be read")
-    names = [asked.names[row] for row in rows]
-    paths = contest.image_paths(folder.test_images, names, asked.path)
-    indices = asked.indices
-    if lookup is not None:
-        indices = np.tile(np.arange(num_landmarks), (len(asked.names), 1))
-    found = _answers(ensemble, paths, indices[rows], device)
+    paths = contest.image_paths(folder.test_images, asked.names, asked.path, rows)
+    found = _answers(ensemble, [paths[row] for row in rows], indices[rows], device)
     if found is None:
         return len(asked.names)
     answers = np.empty((len(asked.names), indices.shape[1], 2))
@@ -98,9 +96,9 @@ def submit(
 def _answers(
     ensemble: Ensemble, paths: Sequence[Path], indices: np.ndarray, device: torch.device
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """The landmarks asked for (N, K, 2) float64 in image pixels, and the pictures' mean frame.
+    """The landmarks asked for (N, K, 2) float64 in image pixels, and the images' mean frame.
 
-    Of several processes the first gets them, the others None. Nothing else is kept of a picture.
+    Of several processes the first gets them, the others None. Nothing else is kept of an image.
 
     Args:
         indices: (N, K) landmarks asked for.
@@ -108,9 +106,7 @@ def _answers(
     first, world = ensemble.runs[0], distributed.world()
     nothing = np.broadcast_to(np.float32(np.nan), (len(paths), ensemble.num_landmarks, 2))
     answers, image_from_crop = [], []
-    hidden = None if distributed.rank() == 0 else True
-    bar = tqdm(total=len(paths), desc="predict", unit="img", leave=False, disable=hidden)
-    with bar:
+    with _bar("predict", len(paths)) as bar:
         for found in predict(
             ensemble.views(paths, nothing, device), np.arange(len(paths)),
             batch=first.experiment.train.batch, workers=first.experiment.data.workers,
@@ -126,11 +122,44 @@ def _answers(
 
 
 def _unreadable(images: Path, names: list[str]) -> list[int]:
-    """The rows of the pictures that cannot be read; every process looks at its part."""
-    lost = []
-    mine = range(distributed.rank(), len(names), distributed.world())
-    hidden = None if distributed.rank() == 0 else True
-    for row in tqdm(mine, desc="check pictures", unit="img", leave=False, disable=hidden):
-        if not contest.is_readable(images / names[row]):
-            lost.append(row)
+    """The rows of the images that cannot be read; every process looks at its part."""
+    lost, world = [], distributed.world()
+    with _bar("check pictures", len(names)) as bar:
+        for row in range(distributed.rank(), len(names), world):
+            if not contest.is_readable(images / names[row]):
+                lost.append(row)
+            bar.update(min(world, len(names) - bar.n))
     return sorted(row for part in distributed.gather(lost) for row in part)
+
+
+def _bar(doing: str, total: int) -> tqdm:
+    hidden = None if distributed.rank() == 0 else True
+    return tqdm(total=total, desc=doing, unit="img", leave=False, disable=hidden)
+
+
+def average_submissions(
+    submissions: Sequence[Path], out: Path, *, rounding: Rounding = "auto"
+) -> int:
+    """Writes the mean of submissions in the first one's order; returns the number of its rows.
+
+    Rows are joined by file name, or by RowId where all files are of that form. The mean is rounded
+    once, and the file read back and compared before it gets its name. An ensemble of the runs
+    themselves is more exact where the submissions were rounded.
+
+    Args:
+        rounding: as for `submit`.
+
+    Raises:
+        ValueError: a file is missing, malformed or of another form than the first, or answers other
+            rows or another number of points; no file is written.
+    """
+    by_row_id = [kaggle15.is_submission(path) for path in submissions]
+    if len(set(by_row_id)) > 1:
+        with_row_ids, without = (submissions[by_row_id.index(kind)] for kind in (True, False))
+        raise ValueError(
+            f"{with_row_ids} has the columns RowId and Location, {without} has not; only "
+            "submissions of one form can be averaged"
+        )
+    if by_row_id[0]:
+        return kaggle15.average(submissions, out, "none" if rounding == "auto" else rounding)
+    return submission.average(submissions, out, "round" if rounding == "auto" else rounding)

@@ -1,8 +1,12 @@
 """The one place that knows what the files of a run are called."""
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 EVALUATION = "evaluation-"
+SHEETS = ("validation",)
+"""What the images in pictures/ are called, before their step."""
 
 
 class RunFolder:
@@ -32,7 +36,6 @@ class RunFolder:
         """Exists once the run has finished."""
         self.model_card = path / "MODEL.md"
         self.wandb = path / "wandb.json"
-        self.wandb_log = path / "wandb.log"
         # what an evaluation leaves
         self.scores = path / "evaluation.json"
         self.per_image = path / "per_image.csv"
@@ -42,6 +45,17 @@ class RunFolder:
 
     def checkpoint_of_epoch(self, epoch: int) -> Path:
         return self.path / f"epoch-{epoch}.pt"
+
+    def sheet(self, name: str, step: int) -> Path:
+        """The image that is called `name`, one of `SHEETS`, as the network drew it at `step`."""
+        return self.images / f"{name}_{step:07d}.jpg"
+
+    def sheets(self) -> Iterator[tuple[int, Path]]:
+        """Steps and paths of the sheets that exist; other files in their folder are none."""
+        for path in self.images.glob("*.jpg"):
+            found = re.fullmatch(rf"({'|'.join(SHEETS)})_(\d{{7,}})", path.stem)
+            if found:
+                yield int(found[2]), path
 
     def evaluation(self, name: str) -> "RunFolder":
         return RunFolder(self.path / f"{EVALUATION}{name}")

@@ -1,35 +1,30 @@
-"""A run's own ledger: metrics, pictures and summary as files of the run folder.
+"""A run's own ledger: metrics, images and summary as files of the run folder.
 
     config.json          the experiment, written by the caller before the Record is made
     metrics.jsonl        one row a step; NaN and infinities are null, so that every reader takes it
-    pictures/            NAME_STEP.jpg
-    predictions/         pictures and table.json: what they show, in numbers
+    pictures/            validation_STEP.jpg
+    predictions/         images and table.json: what they show, in numbers
     summary.json         there once the run has finished
-    wandb.json           what Weights & Biases is told about the run
-    wandb_sent.json      the last step it has got, so that a resumed run sends what is missing
-    wandb.log, wandb/    Weights & Biases' own output
+    wandb.json, wandb/   what Weights & Biases is told about the run, and its own output
 
-Weights & Biases is fed from these files by another process (heatmap.runs.wandb). It can fail, hang
-or be killed; the run never waits for it, except a limited time at its end.
+The folder is the truth. Weights & Biases gets a copy (heatmap.runs.wandb), and its failures leave
+the run as it is.
 """
 
+import contextlib
 import json
-import logging
 import os
-import re
 import secrets
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 
+from heatmap.config import Experiment
+from heatmap.runs.folder import SHEETS, RunFolder
+from heatmap.runs.wandb import WandbWriter
 from heatmap.runtime.files import finite, read_json, write_atomically, write_json, write_picture
-
-logger = logging.getLogger("heatmap")
 
 
 class Record:
@@ -41,48 +36,42 @@ class Record:
     def __init__(
         self,
         folder: Path,
+        experiment: Experiment,
         *,
-        mode: Literal["online", "offline", "off"],
-        project: str,
-        name: str,
-        entity: str | None = None,
-        group: str | None = None,
-        job_type: str | None = None,
         tags: Sequence[str] = (),
         wandb_id: str | None = None,
         after_step: int = -1,
     ) -> None:
-        """Cuts the ledger back to `after_step` and starts the mirror.
+        """Cuts the ledger back to `after_step` and starts Weights & Biases.
+
+        An agent of Weights & Biases that starts a new run for its sweep gives the id, project and
+        entity in the environment.
 
         Args:
             folder: the run folder, with config.json in it.
-            mode: where Weights & Biases writes; "off" starts no mirror.
-            project, entity, wandb_id: of a new run that an agent of Weights & Biases started for
-                its sweep, they are what the agent says.
+            tags: for Weights & Biases, beside the experiment's.
             wandb_id: of the run that is resumed; None for a new run.
             after_step: the resumed checkpoint's step; -1 for a new run.
         """
-        assert (folder / "config.json").is_file(), f"config.json must be in {folder} first"
-        self.folder = folder
-        # set by an agent of W&B for a run of its sweep, which W&B finds by this id
-        self.wandb_id = wandb_id or os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
-        if "WANDB_SWEEP_ID" in os.environ:  # then W&B goes by these whatever it is told
-            project = os.environ.get("WANDB_PROJECT", project)
-            entity = os.environ.get("WANDB_ENTITY", entity)
+        self.folder = RunFolder(folder)
+        assert self.folder.config.is_file(), f"config.json must be in {folder} first"
         rewind(folder, after_step)
         self._step = after_step
+        self.wandb_id = wandb_id or os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
+        agent = os.environ if "WANDB_SWEEP_ID" in os.environ else {}
+        window, name, here = experiment.wandb, experiment.name, folder.resolve().name
         about = {
             "id": self.wandb_id,
-            "project": project,
-            "entity": entity,
-            "group": group,
-            "job_type": job_type,
-            "tags": list(tags),
-            "name": name,
-            "mode": mode,
+            "project": agent.get("WANDB_PROJECT", window.project),
+            "entity": agent.get("WANDB_ENTITY", window.entity),
+            "group": window.group or name,
+            "job_type": window.job_type,
+            "tags": [*window.tags, *tags],
+            "name": here if here.startswith(name) else f"{name}-{here}",
+            "mode": window.mode,
         }
-        write_json(folder / "wandb.json", about)
-        self._mirror = None if mode == "off" else self._started_mirror(after_step)
+        write_json(self.folder.wandb, about)
+        self._wandb = None if window.mode == "off" else WandbWriter(folder, about)
 
     def __enter__(self) -> Self:
         return self
@@ -93,22 +82,23 @@ class Record:
     def log(self, step: int, values: Mapping[str, float | int | str]) -> None:
         """Appends one row. Steps rise; a checkpoint is written after the row of its step."""
         assert step > self._step, f"step {step} comes after step {self._step}"
-        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as metrics:
-            metrics.write(_line({"step": step, **values}))
+        row = finite({"step": step, **values})
+        with self.folder.metrics.open("a", encoding="utf-8") as metrics:
+            metrics.write(_line(row))
         self._step = step
-        if self._mirror is not None and self._mirror.poll() is not None:
-            self._end_mirror(timeout=0)
+        if self._wandb:
+            self._wandb.log(row)
 
     def picture(self, name: str, step: int, image: np.ndarray) -> None:
         """Saves pictures/NAME_STEP.jpg; it must be there before the row of its step is logged.
 
         Args:
-            name: letters, digits, "-" and "_".
+            name: one of `folder.SHEETS`.
             image: (H, W, 3) uint8, RGB.
         """
-        assert step > self._step, f"the row of step {step} is written: its pictures come before it"
-        assert re.fullmatch(r"[\w-]+", name), f"not a plain name: {name!r}"
-        write_picture(self.folder / "pictures" / f"{name}_{step:07d}.jpg", image)
+        assert step > self._step, f"the row of step {step} is written: its images come before it"
+        assert name in SHEETS, f"not one of {', '.join(SHEETS)}: {name!r}"
+        write_picture(self.folder.sheet(name, step), image)
 
     def predictions(
         self,
@@ -120,65 +110,27 @@ class Record:
 
         Args:
             columns: what the numbers are.
-            rows: (H, W, 3) uint8 RGB picture, its file name and its numbers.
+            rows: (H, W, 3) uint8 RGB image, its file name and its numbers.
         """
         assert step > self._step, f"the row of step {step} is written: its table comes before it"
-        folder, table = self.folder / "predictions", []
+        table = []
         for number, (image, name, values) in enumerate(rows, start=1):
-            picture = f"{number:02d}-{Path(name).stem}.jpg"
-            write_picture(folder / picture, image)
-            table.append([picture, name, *values])
+            shown = f"{number:02d}-{Path(name).stem}.jpg"
+            write_picture(self.folder.predictions / shown, image)
+            table.append([shown, name, *values])
         columns = ["picture", "file_name", *columns]
-        write_json(folder / "table.json", {"step": step, "columns": columns, "rows": table})
+        write_json(self.folder.predictions_table, {"step": step, "columns": columns, "rows": table})
 
     def finish(self, summary: Mapping[str, Any], timeout: float = 30.0) -> None:
-        """Writes summary.json and gives the mirror `timeout` seconds to send what is left."""
-        write_json(self.folder / "summary.json", summary)
-        self._end_mirror(timeout)
+        """Writes summary.json and gives Weights & Biases `timeout` seconds for what is left."""
+        write_json(self.folder.summary, summary)
+        self.close(timeout)
 
     def close(self, timeout: float = 10.0) -> None:
-        """Ends the mirror of a run that did not finish; does nothing after `finish`."""
-        if self._mirror is not None:
-            self._mirror.terminate()
-            self._end_mirror(timeout)
-
-    def _started_mirror(self, after_step: int) -> subprocess.Popen[bytes] | None:
-        command = [sys.executable, "-m", "heatmap.runs.wandb", str(self.folder)]
-        command += ["--after-step", str(after_step), "--parent", str(os.getpid())]
-        try:
-            with (self.folder / "wandb.log").open("ab") as log:
-                return subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,  # Ctrl+C in the terminal is for the training alone
-                )
-        except OSError as problem:
-            logger.warning(f"Weights & Biases could not be started ({problem}); {self._remedy()}")
-            return None
-
-    def _end_mirror(self, timeout: float) -> None:
-        if self._mirror is None:
-            return
-        try:
-            failed = self._mirror.wait(timeout) != 0
-        except subprocess.TimeoutExpired:
-            self._mirror.kill()
-            self._mirror.wait()
-            failed = True
-        self._mirror = None
-        if failed:
-            log = self.folder / "wandb.log"
-            logger.warning(
-                f"Weights & Biases did not take the whole run, see {log}; {self._remedy()}"
-            )
-
-    def _remedy(self) -> str:
-        return (
-            f"the run folder has everything, python -m heatmap.runs.wandb {self.folder} "
-            "sends it when the run is over"
-        )
+        """Closes Weights & Biases; does nothing after `finish`."""
+        if self._wandb:
+            self._wandb.close(timeout)
+        self._wandb = None
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -187,7 +139,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: another line is not a row.
     """
-    path = folder / "metrics.jsonl"
+    path = RunFolder(folder).metrics
     *lines, _torn = path.read_text(encoding="utf-8").split("\n")
     rows = []
     for number, line in enumerate(lines, start=1):
@@ -199,19 +151,28 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def rewind(folder: Path, step: int) -> None:
-    """Makes a run folder what it was when the row of `step` was written; -1 starts it anew."""
-    for picture in (folder / "pictures").glob("*_*.jpg"):
-        if int(picture.stem.rpartition("_")[2]) > step:
-            picture.unlink()
-    predictions = folder / "predictions" / "table.json"
-    if predictions.is_file() and read_json(predictions)["step"] > step:
-        shutil.rmtree(predictions.parent)
-    (folder / "summary.json").unlink(missing_ok=True)
-    rows = read_metrics(folder) if (folder / "metrics.jsonl").exists() else []
-    with write_atomically(folder / "metrics.jsonl") as temporary:
+    """Makes a run folder what it was when the row of `step` was written; -1 starts it anew.
+
+    Files that the ledger did not write stay.
+    """
+    files = RunFolder(folder)
+    for drawn_at, path in files.sheets():
+        if drawn_at > step:
+            path.unlink()
+    if files.predictions_table.is_file():
+        table = read_json(files.predictions_table)
+        if table["step"] > step:
+            for name, *_ in table["rows"]:
+                (files.predictions / Path(name).name).unlink(missing_ok=True)
+            files.predictions_table.unlink()
+            with contextlib.suppress(OSError):  # where other files are
+                files.predictions.rmdir()
+    files.summary.unlink(missing_ok=True)
+    rows = read_metrics(folder) if files.metrics.exists() else []
+    with write_atomically(files.metrics) as temporary:
         kept = "".join(_line(row) for row in rows if row["step"] <= step)
         temporary.write_text(kept, encoding="utf-8")
 
 
 def _line(row: Mapping[str, Any]) -> str:
-    return json.dumps(finite(row), allow_nan=False) + "\n"
+    return json.dumps(row, allow_nan=False) + "\n"

@@ -1,4 +1,5 @@
 import multiprocessing
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -8,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import Dataset
 
 from heatmap import config, frame
 from heatmap.data import augment, samples
@@ -568,3 +570,28 @@ def test_the_loader_survives_opencv_with_threads(tiny_contest: Path) -> None:
     cv2.setNumThreads(2)
     some = tiny_samples(tiny_contest)
     assert len(batches(some, 2)) == 3
+
+
+class ThreadsOfOpenCV(Dataset[Sample]):
+    """Samples that hold the number of OpenCV's threads in the process that reads them."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, row: int) -> Sample:
+        return Sample(*[torch.full((1, 1, 1), cv2.getNumThreads())] * 6)
+
+
+@pytest.fixture(params=["fork", "spawn"])
+def start_method(request: pytest.FixtureRequest) -> Iterator[str]:
+    before = torch.multiprocessing.get_start_method()
+    torch.multiprocessing.set_start_method(request.param, force=True)
+    yield request.param
+    torch.multiprocessing.set_start_method(before, force=True)
+
+
+@pytest.mark.usefixtures("start_method")
+def test_a_worker_has_one_opencv_thread() -> None:
+    cv2.setNumThreads(2)
+    seen = samples.load(ThreadsOfOpenCV(), [[0], [1]], 1, CPU)
+    assert [batch.row.item() for batch in seen] == [1, 1]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browser import shown
+from browser import Elements, shown
 
 from heatmap.config import Experiment, Optimizer, UNet, to_dict
 from heatmap.evaluation import compare
@@ -287,6 +287,14 @@ def test_the_command_tells_and_writes_everything(tool: Tool, tmp_path: Path, cap
         ends = [len(line) for line in table.splitlines()[1:]]
         assert len(set(ends)) == 1, table
     assert page.read_text().count("<svg") == 2
+
+
+def test_the_page_is_well_formed_whatever_runs_are_called(tmp_path: Path) -> None:
+    names = ["<b>", 'a "run" & more']
+    told = compare.compare(read_runs([run_folder(tmp_path / n, errors(0)) for n in names]), 10)
+    page = compare.page(told)
+    assert not Elements(page).of("script")
+    assert "<b> and" not in page and "&lt;b&gt;" in page
 
 
 @pytest.mark.slow

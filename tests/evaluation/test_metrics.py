@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from heatmap import config, schemes
+from heatmap import cli, config, schemes
 from heatmap.data.contest import Folder, read_landmarks, write_landmarks
 from heatmap.data.samples import Samples
 from heatmap.evaluation import metrics
@@ -333,8 +333,7 @@ def test_a_run_is_scored_on_its_own_validation_pictures(run_folder: Path) -> Non
     with (folder / "per_image.csv").open(newline="") as file:
         scored = [line["file_name"] for line in csv.DictReader(file)]
     assert scored == json.loads((run_folder / "split.json").read_text())["validation"]
-    best = checkpoint.load(run_folder / "best.pt")
-    assert scores["mse"] == best.progress["best_mse"]
+    assert scores["mse"] == checkpoint.load(run_folder / "best.pt").validation_mse
     timing = json.loads((folder / "timing.json").read_text())
     assert set(timing["milliseconds_a_picture"]) == {"data", "network", "decode"}
     assert all(0 < part < 60_000 for part in timing["milliseconds_a_picture"].values())
@@ -374,3 +373,10 @@ def test_scores_are_told_although_the_report_fails(
     mse = json.loads(told.read_text())["mse"]
     assert ["contest", "MSE", f"{mse:.3f}", "px²"] in [line.split() for line in out.splitlines()]
     assert "per picture: " in out and "report: " not in out and str(tmp_path / "page") in error
+
+
+@pytest.mark.parametrize("option", ["--report", "--data", "--boxes", "--decoder=window"])
+def test_a_submission_is_scored_alone(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    options = [option] if "=" in option else [option, "some"]
+    assert cli.main(["evaluate", "a.csv", "--solution", "b.csv", *options]) == 2
+    assert "a submission is scored alone" in capsys.readouterr().err

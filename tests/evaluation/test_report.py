@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from browser import shown
+from browser import Elements, shown
 
 from heatmap import config
+from heatmap.data import contest
 from heatmap.evaluation import calibration, metrics, report
+from heatmap.evaluation.charts import GREY
 from heatmap.evaluation.metrics import Errors
 from heatmap.evaluation.report import write_report
 from heatmap.inference.ensemble import Ensemble
@@ -68,13 +70,19 @@ def text_of(page: str) -> str:
     return unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", without))).replace("\xa0", " ")
 
 
+def page_of(ensemble: Ensemble, folder: Path, out: Path) -> str:
+    return write_report(ensemble, None, folder, out, CPU).read_text("utf-8")
+
+
 def test_evaluate_writes_the_page_of_a_run(
     run: Path, tiny_contest: Path, tool: Tool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert tool("evaluate", run, "--report", tmp_path / "page", "--device", "cpu") == 0
     assert f"report: {tmp_path / 'page' / 'report.html'}" in capsys.readouterr().out
     page = (tmp_path / "page" / "report.html").read_text("utf-8")
-    assert "<script" not in page and not re.search(r"https?:|src=\"(?!data:)", page)
+    elements = Elements(page)
+    assert not elements.of("script")
+    assert not re.search(r"(src|href)=\"(?!data:)|url\(|@import|https?:", page)
     assert len(page) < 10e6
 
     text, scores = text_of(page), json.loads((run / "evaluation.json").read_text())
@@ -102,7 +110,7 @@ def test_a_browser_shows_the_page(run: Path, tmp_path: Path, checked: calibratio
         assert found["page_width"] <= width == found["screen_width"]
         assert found["pictures"] == [report.TILE] * 10
         assert len(found["charts"]) == 8 and min(found["charts"]) > 300
-        for part in ("The worst pictures", "How long a picture takes", "least sure fifth"):
+        for part in ("The worst images", "How long an image takes", "least sure fifth"):
             assert part in found["text"]
 
 
@@ -112,8 +120,8 @@ def test_the_calibration_is_shown_by_tenths(
     ensemble = Ensemble.load([run])
     _, folder = metrics.evaluate_run(ensemble, None, CPU)
     calibration.write(folder, checked)
-    text = text_of(write_report(ensemble, None, folder, tmp_path, CPU).read_text("utf-8"))
-    assert "was fitted on 100 pictures and is checked here on 100 others" in text
+    text = text_of(page_of(ensemble, folder, tmp_path))
+    assert "was fitted on 100 images and is checked here on 100 others" in text
     for number, decile in enumerate(checked.deciles, start=1):
         assert f" {number} {decile.expected_px:.2f} {decile.observed_px:.2f} " in text
     off = max(abs(one.expected_px / one.observed_px - 1) for one in checked.deciles)
@@ -164,35 +172,39 @@ def test_the_signs_of_doubt_are_those_that_there_are(
     (tmp_path / "twin").mkdir()
     (tmp_path / "twin" / "best.pt").write_bytes((direct / "best.pt").read_bytes())
     folders = {"heat": run, "straight": direct, "twin": tmp_path / "twin"}
-    ensemble = Ensemble.load([folders[name] for name in names], tta=frozenset(filter(None, [tta])))
+    ensemble = Ensemble.load([folders[name] for name in names], tta=tta or "none")
     spread = np.random.default_rng(1).uniform(1, 9, (200, 20))
     peak = np.random.default_rng(2).uniform(0.1, 1, spread.shape)
     if "heat" not in names:
         peak[:] = np.nan
     distance = np.random.default_rng(0).rayleigh(spread / np.nan_to_num(peak, nan=1))
+    _, folder = metrics.evaluate_run(ensemble, None, CPU)
     checked = calibration.fit_and_check(distance, peak, spread, np.arange(200) % 2 == 0)
-    told = text_of("".join(report._confidence(checked, ensemble)))
-    assert f"in px of the photograph, is told from {signs}" in told
+    calibration.write(folder, checked)
+    told = text_of(page_of(ensemble, folder, tmp_path))
+    assert f"in px of the image, is told from {signs}" in told
 
 
 def test_titles_tell_what_is_not_as_in_training(run: Path, direct: Path, tmp_path: Path) -> None:
     def title(*runs: Path) -> str:
-        return report._title(Ensemble.load(runs), tmp_path / "faces")
+        return report.title(Ensemble.load(runs), tmp_path / "faces")
 
     assert title(run) == "Report of heat on faces"
     assert title(run / "last.pt") == "Report of heat-last on faces"
     assert title(run, direct, run / "last.pt") == "Report of heat, straight and heat-last on faces"
     ensemble = replace(Ensemble.load([run], weighted=True), boxes=Path("x/b.csv"))
-    assert report._title(ensemble, tmp_path).endswith(", --weighted --boxes b.csv")
-    ensemble = Ensemble.load([direct, run], tta=frozenset({"scale"}))
+    assert report.title(ensemble, tmp_path).endswith(", --weighted --boxes b.csv")
+    ensemble = Ensemble.load([direct, run], tta="scale")
     ensemble.runs[1].network.landmark_decoder = "parabola"
-    assert report._title(ensemble, tmp_path).endswith(", --tta scale --decoder parabola")
+    assert report.title(ensemble, tmp_path).endswith(", --tta scale --decoder parabola")
 
 
 def test_runs_of_one_folder_name_have_each_their_curve(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "heat")
-    page = "".join(report._learning(Ensemble.load([run, tmp_path / "heat"])))
-    assert f"━━ {run} ━━ {tmp_path / 'heat'}" in text_of(page)
+    ensemble = Ensemble.load([run, tmp_path / "heat"])
+    _, folder = metrics.evaluate_run(ensemble, None, CPU)
+    text = text_of(page_of(ensemble, folder, tmp_path))
+    assert f"━━ {run} ━━ {tmp_path / 'heat'}" in text
 
 
 def test_a_run_without_a_ledger_has_a_page_too(run: Path, tmp_path: Path) -> None:
@@ -200,7 +212,7 @@ def test_a_run_without_a_ledger_has_a_page_too(run: Path, tmp_path: Path) -> Non
     (tmp_path / "alone" / "best.pt").write_bytes((run / "best.pt").read_bytes())
     ensemble = Ensemble.load([tmp_path / "alone"])
     _, folder = metrics.evaluate_run(ensemble, None, CPU)
-    text = text_of(write_report(ensemble, None, folder, tmp_path, CPU).read_text("utf-8"))
+    text = text_of(page_of(ensemble, folder, tmp_path))
     assert "holds no metrics.jsonl" in text
 
 
@@ -212,93 +224,106 @@ def test_damaged_files_are_told_and_leave_the_old_page(run: Path, tmp_path: Path
     assert (tmp_path / "report.html").read_text() == "old"
 
 
-def test_a_submission_has_no_report(tool: Tool, tmp_path: Path) -> None:
-    assert tool("evaluate", "a.csv", "--solution", "b.csv", "--report", tmp_path) == 2
-
-
 @pytest.fixture
 def errors() -> Errors:
-    """23 pictures with 5 landmarks, of which the fourth is never labelled."""
+    """The tiny contest's 12 images, whose 7 landmarks are off; the fourth is never labelled."""
     generator = np.random.default_rng(3)
-    offset = generator.normal((2, 0), 1.5, (23, 5, 2))
+    offset = generator.normal((2, 0), 1.5, (12, 7, 2))
     offset[:, 3] = np.nan
     offset[7] = np.nan
     labelled = np.isfinite(offset[..., 0])
-    bias = np.where(labelled.any(0)[:, None], np.nansum(offset, 0), np.nan) / 22
+    bias = np.where(labelled.any(0)[:, None], np.nansum(offset, 0), np.nan) / 11
     distance = np.linalg.norm(offset, axis=-1)
-    nme = np.nansum(distance, 1) / 400
-    nme[7] = np.nan
+    mse = np.full(12, np.nan)
+    mse[labelled.any(1)] = np.nanmean(offset[labelled.any(1)] ** 2, (1, 2))
     return Errors(
-        rows=np.arange(23), mse=nme**2, nme=nme, normaliser="box",
-        distance=distance.astype(np.float32), peak=np.full((23, 5), np.nan),
-        spread=np.full((23, 5), np.nan, np.float16), mean_shape_mse=nme + 50,
-        image_hw=generator.integers(60, 400, (23, 2)), bias=bias, groups={"all": range(5)},
+        rows=np.arange(12), mse=mse, nme=np.where(labelled.any(1), np.nansum(distance, 1) / 400,
+        np.nan), normaliser="box", distance=distance.astype(np.float32),
+        peak=np.full((12, 7), np.nan), spread=np.full((12, 7), np.nan, np.float16),
+        mean_shape_mse=mse + 50, image_hw=generator.integers(60, 400, (12, 2)), bias=bias,
+        groups={"all": range(7)},
     )  # fmt: skip
 
 
-def test_errors_on_the_face_are_bias_and_spread(errors: Errors) -> None:
-    shape = torch.arange(10.0, dtype=torch.float64).reshape(5, 2) ** 1.3
-    page = "".join(report._face(errors, shape))
+@pytest.fixture
+def page_on(run: Path, tmp_path: Path, tiny_contest: Path) -> Callable[..., str]:
+    """The page of the run as if its evaluation had found these errors."""
+
+    def write(errors: Errors, checked: calibration.Checked | None = None) -> str:
+        names = contest.read_landmarks(contest.find_folder(tiny_contest).train_table).names
+        ensemble = Ensemble.load([run])
+        _, evaluated = metrics.evaluate_run(ensemble, None, CPU)
+        folder = tmp_path / "evaluation"
+        metrics.write(folder, errors, names, metrics.summary(errors))
+        calibration.write(folder, checked)
+        shutil.copy(evaluated / "timing.json", folder)
+        return page_of(ensemble, folder, tmp_path)
+
+    return write
+
+
+def test_errors_on_the_face_are_bias_and_spread(
+    errors: Errors, page_on: Callable[..., str]
+) -> None:
+    page = page_on(errors)
     told = [
         [
             float(v) if v != "–" else math.nan
             for v in re.findall(rf"landmark {k} \(all\): (\S+?)(?: px)?<", page)
         ]
-        for k in range(5)
+        for k in range(7)
     ]
-    for k in (0, 1, 2, 4):
+    for k in (0, 1, 2, 4, 5, 6):
         rms, bias, spread = told[k]
         assert rms == pytest.approx(np.sqrt(np.nanmean(errors.distance[:, k] ** 2)), abs=0.01)
         assert bias == pytest.approx(np.hypot(*errors.bias[k]), abs=0.01)
         assert rms**2 == pytest.approx(bias**2 + spread**2, rel=0.02)
-    assert np.isnan(told[3]).all() and page.count("#666666") == 3, "grey where nothing is labelled"
+    assert np.isnan(told[3]).all() and page.count(GREY) == 3, "grey where nothing is labelled"
 
 
 def test_fifths_hold_a_fifth_each_in_order() -> None:
     by = np.array([5.0, 1, 4, np.nan, 2, 3, 0])
     values = np.array([50.0, 10, 40, 7, 20, np.nan, 0])
-    found = report._fifths(by, values, ["a", "b", "c", "d", "e"])
-    assert list(found.values()) == [0, 10, 20, 40, 50]
-    assert math.isnan(report._fifths(by[:3], values[:3], ["a", "b", "c", "d"])["d"])
+    found = report.fifths(by, values, "least", "most")
+    assert [bar.name for bar in found] == ["least", "second", "third", "fourth", "most"]
+    assert [bar.percent for bar in found] == [0, 20, 40, 80, 100]
+    assert report.fifths(by[:3], values[:3], "least", "most")[-1].percent is None
 
 
-def test_pictures_are_ordered_by_doubt_and_not_by_size(errors: Errors) -> None:
-    """Sure of every second picture, rightly so; the others are smaller, and so are errors in px."""
-    sure = np.arange(200) % 2 == 0
+def test_images_are_ordered_by_doubt_and_not_by_size(
+    errors: Errors, page_on: Callable[..., str]
+) -> None:
+    """Sure of every second image, rightly so; the others are smaller, and so are errors in px."""
+    sure = np.arange(12) % 2 == 0
     length = np.where(sure, 1000.0, 50.0)
-    distance = np.where(sure, 10.0, 2.5)[:, None].repeat(5, 1)
+    distance = np.where(sure, 10.0, 2.5)[:, None].repeat(7, 1)
     told = calibration.Calibration(0.0, 1.0, [0, math.log(20)], [1, 20])
-    found = replace(
-        errors, rows=np.arange(200), nme=distance[:, 0] / length, distance=distance,
-        peak=np.full((200, 5), np.nan), spread=distance, mse=distance[:, 0] ** 2,
-        mean_shape_mse=np.full(200, 90.0), image_hw=length[:, None].repeat(2, 1),
-    )  # fmt: skip
-    expected = report._expected_nme(found, told)
+    found = replace(errors, nme=distance[:, 0] / length, distance=distance, spread=distance)
+    expected = report.expected_nme(found, told)
     assert (expected[sure] < expected[~sure].min()).all()
     np.testing.assert_allclose(expected, told.expected_error(0 * length, distance[:, 0]) / length)
-    checked = calibration.Checked(told, 100, 100, [])
-    truth = np.full((200, 5, 2), np.nan, np.float32)
-    text = text_of("".join(report._classes(found, metrics.summary(found), checked, truth)))
+    checked = calibration.Checked(told, 6, 6, [calibration.Decile(9, 1.0, 1.0)])
+    text = text_of(page_on(found, checked))
     assert re.search(r"surest fifth 1\.00 % .*least sure fifth 5\.00 %", text)
 
 
-def test_a_run_that_is_worse_than_the_mean_face_says_so(errors: Errors, run: Path) -> None:
+def test_a_run_that_is_worse_than_the_mean_face_says_so(
+    errors: Errors, page_on: Callable[..., str]
+) -> None:
     bad = replace(errors, mse=errors.mean_shape_mse * 5, nme=errors.nme + 1)
-    ensemble, scores = Ensemble.load([run]), metrics.summary(bad)
-    page = "".join(report._scores(bad, scores, ensemble, Path("faces")))
+    page = page_on(bad)
     text = text_of(page)
-    assert "The mean face, which looks at no picture, does better than this." in text
-    good = "".join(report._scores(errors, metrics.summary(errors), ensemble, Path("faces")))
+    assert "The mean face, which looks at no image, does better than this." in text
     way = 100 * (1 - np.nanmean(errors.mse) / np.nanmean(errors.mean_shape_mse))
-    assert f"it has come {way:.1f} % of the way to a perfect answer" in text_of(good)
-    assert "of the way" not in text and "e+" not in text and "1e" not in text
+    assert f"it has come {way:.1f} % of the way to a perfect answer" in text_of(page_on(errors))
+    assert "of the way" not in text
     ticks = re.findall(r'text-anchor="end">(.+?)<', page)
-    assert ticks == ["0", "20", "40", "60", "80", "100"], "pictures, %, though none is below 10 %"
+    assert ticks[:6] == ["0", "20", "40", "60", "80", "100"], "images, %, though none is below 10 %"
 
 
-def test_faces_without_a_pose_are_told(errors: Errors) -> None:
-    truth = np.full((23, 5, 2), np.nan, np.float32)
-    pieces = "".join(report._classes(errors, metrics.summary(errors), None, truth))
-    assert "How far heads are turned is not known: 0 of 23 faces" in pieces
-    nothing = replace(errors, nme=np.full(23, np.nan))
-    assert "No picture has a length" in report._cumulative(nothing, metrics.summary(errors), "one")
+def test_what_is_not_known_is_told(errors: Errors, page_on: Callable[..., str]) -> None:
+    of_images = set(vars(errors)) - {"normaliser", "bias", "groups"}
+    two = replace(errors, **{name: getattr(errors, name)[:2] for name in of_images})
+    text = text_of(page_on(replace(two, nme=np.full(2, np.nan))))
+    assert "How far heads are turned is not known: 2 of 2 faces" in text
+    assert "No image has a length that its errors could be compared with." in text

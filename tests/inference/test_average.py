@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from heatmap.data.contest import read_submission, write_answers
-from heatmap.inference.average import average_submissions
+from heatmap.inference.submit import average_submissions
 
 NAMES = ["b.jpg", "a.jpg", "c.jpg"]
 

@@ -1,6 +1,7 @@
 """Several runs and views make one submission and one score."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -129,7 +130,7 @@ def test_mirrored_and_scaled_views_answer_kaggles_facial_keypoints(
     _, *both = fifteen
     answers = {}
     for name, options in (
-        ("plain", []), ("mirror", ["--tta", "mirror"]), ("both", ["--tta", "scale,mirror"]),
+        ("plain", []), ("mirror", ["--tta", "mirror"]), ("both", ["--tta", "mirror,scale"]),
     ):  # fmt: skip
         out = tmp_path / f"{name}.csv"
         assert tool("submit", *both, "--out", out, "--device", "cpu", *options) == 0
@@ -162,7 +163,7 @@ def test_runs_are_scored_together_on_rows_that_validate_in_all(
     assert rows.tolist() == [9, 10, 11] and scores["pictures"] == 3
     assert (runs["one"] / name / "per_image.csv").exists()
 
-    tta, weighted = frozenset({"scale"} & set(options)), "--weighted" in options
+    tta, weighted = "scale" if "scale" in options else "none", "--weighted" in options
     ensemble = Ensemble.load(both, tta=tta, weighted=weighted)
     for run in ensemble.runs:
         run.network.landmark_decoder = "parabola" if "parabola" in options else "window"
@@ -173,6 +174,22 @@ def test_runs_are_scored_together_on_rows_that_validate_in_all(
     (found,) = predict(views, rows, batch=9, workers=0, device=CPU, weighted=weighted)
     mse = contest.squared_errors(found.points_image, labels.points_image[rows]).mean()
     assert scores["mse"] == pytest.approx(mse, rel=1e-5)
+
+
+def test_a_picture_that_leads_out_is_named_by_its_row_of_the_table(
+    runs: dict[str, Path], tool: Tool, tiny_contest: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    mine, other = contest.Folder(root=tiny_contest), contest.Folder(root=tmp_path / "other")
+    other.test_images.mkdir(parents=True)
+    other.test_points.write_bytes(mine.test_points.read_bytes())
+    for k in (0, 2, 3):  # row 3 is missing, row 6 is outside
+        name = f"eve_{k}.jpg"
+        (other.test_images / name).write_bytes((mine.test_images / name).read_bytes())
+    (other.test_images / "eve_4.jpg").symlink_to(mine.test_images / "eve_4.jpg")
+    arguments = [runs["one"], "--data", other.root, "--missing", "mean-shape", "--device", "cpu"]
+    assert tool("submit", *arguments) == 1
+    assert f"{other.test_points}, row 6, column file_name: 'eve_4" in capsys.readouterr().err
 
 
 def test_one_run_with_more_views_is_scored_apart(runs: dict[str, Path], tool: Tool) -> None:
@@ -276,3 +293,29 @@ def test_boxes_of_other_pictures_are_named_on_the_command_line(
         assert tool(*common, "--boxes", boxes) == 0
         sheets.append(cv2.imread(str(sheet)))
     assert (sheets[0] != sheets[1]).any()
+
+
+def test_a_picture_that_is_not_there_is_named_with_its_row_in_the_file(
+    runs: dict[str, Path], tool: Tool, tiny_contest: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    root = Path(shutil.copytree(tiny_contest, tmp_path / "contest"))
+    folder = contest.find_folder(root)
+    asked = contest.read_asked_points(folder.test_points, 7).names
+    outside = shutil.copy(folder.test_images / asked[1], tmp_path / "outside.jpg")
+    for name in asked[:2]:
+        (folder.test_images / name).unlink()
+    (folder.test_images / asked[1]).symlink_to(outside)
+    common = runs["one"], "--data", root, "--device", "cpu", "--out"
+    assert tool("submit", *common, tmp_path / "out.csv", "--missing", "mean-shape") == 1
+    assert f"test_points.csv, row 3, column file_name: {asked[1]!r} leads out" in (
+        capsys.readouterr().err
+    )
+
+    table = contest.read_landmarks(folder.train_table)
+    contest.write_landmarks(folder.train_table, table.names, table.points_image[:] + 1)
+    (folder.train_images / table.names[-1]).unlink()
+    assert tool("predict", *common, tmp_path / "sheet.jpg", "--count", "2") == 1
+    assert f"landmarks.csv, row 13, column file_name: there is no picture {table.names[-1]!r}" in (
+        capsys.readouterr().err
+    )

@@ -84,8 +84,6 @@ def _reading(settings: Settings, side: int, folder: Path) -> list[Result]:
     points_image = np.zeros((len(paths), settings.landmarks, 2), np.float32)
     plain = samples.Samples(paths, points_image, CROP)
     padded = replace(plain, margin=samples.margin_for(CROP, AUGMENT))
-    rows = np.arange(len(paths))
-    (kept,) = samples.keep_crops(folder / "cache", folder / "images", [(plain, rows)])
     references = [_by_area(read_image(path)) for path in paths]
 
     def raced(name: str, kind: str, read: Callable[[Path], np.ndarray]) -> Contender:
@@ -113,7 +111,6 @@ def _reading(settings: Settings, side: int, folder: Path) -> list[Result]:
     contenders = [
         ours("crop", plain),
         ours("crop with the augmentation's margin", padded),
-        ours("crop from the cache", kept),
         raced("organisers' loader", PEER, _by_organisers),
         raced("torchvision", PEER, _by_torchvision),
         raced("Pillow", PEER, _by_pillow),

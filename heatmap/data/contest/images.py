@@ -17,7 +17,7 @@ class Photograph:
     turned as its EXIF says. Grey, palette and CMYK pictures become RGB, 16 bits become 8, alpha is
     dropped, and an animation gives its first frame.
 
-    path: of the file; data: its bytes; stat: what the system tells of it, taken before it was read.
+    path: of the file; data: its bytes.
 
     Raises:
         ValueError: the file is missing or empty.
@@ -26,9 +26,7 @@ class Photograph:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            with path.open("rb", buffering=0) as file:
-                self.stat = os.fstat(file.fileno())
-                self.data = file.read()
+            self.data = path.read_bytes()
         except OSError as error:
             raise ValueError(f"{path}: the picture cannot be read: {error.strerror}") from error
         if not self.data:
@@ -38,7 +36,7 @@ class Photograph:
 
     @classmethod
     def in_memory(cls, image: np.ndarray) -> "Photograph":
-        """A picture that is decoded already: (H, W, 3) uint8 RGB. It has no file to keep crops of.
+        """A picture that is decoded already: (H, W, 3) uint8 RGB.
 
         Raises:
             ValueError: not such an array.

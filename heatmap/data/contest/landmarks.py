@@ -1,20 +1,21 @@
-"""The landmarks and names of a whole table, compact, and shared by all that were forked from here.
+"""The landmarks and names of a whole table, compact, and shared with every process that reads it.
 
-Nothing here keeps a Python object a row. Reading one would count a reference in it, and so copy the
-page that it lies in into every process that loads pictures.
+Nothing here keeps a Python object a row: to read one counts a reference in it, and so copies the
+memory page that it lies in into every forked worker. What a file holds is mapped again, not copied,
+in a worker that is spawned.
 """
 
 import hashlib
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from mmap import mmap
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 
 UNLABELLED = np.iinfo(np.int16).min  # stands for NaN among int16
-_LARGEST = np.iinfo(np.int16).max
 _AT_ONCE = 512  # rows
 
 
@@ -63,6 +64,9 @@ class Names(Sequence[str]):
     def __repr__(self) -> str:
         return f"Names({list(self[:3])!r}, {len(self)} in all)"
 
+    def __reduce__(self) -> tuple[Callable[..., "Names"], tuple[Any, ...]]:
+        return _pickled(Names, self.text)
+
 
 class Points:
     """(N, P, 2) points_image of which any part is given as float32, NaN where unlabelled.
@@ -96,6 +100,21 @@ class Points:
         """All points in their order, some hundred rows at a time."""
         for begin in range(0, len(self), _AT_ONCE):
             yield self[begin : begin + _AT_ONCE]
+
+    def __reduce__(self) -> tuple[Callable[..., "Points"], tuple[Any, ...]]:
+        return _pickled(Points, self.stored)
+
+
+def _pickled(kind: Callable[..., Any], array: np.ndarray) -> tuple[Callable[..., Any], tuple]:
+    """What pickle keeps: where a mapped file holds the array, or the array if none does."""
+    mapped = array.base
+    if not isinstance(mapped, np.memmap) or not isinstance(mapped.base, mmap):  # or a part of one
+        return kind, (array,)
+    return _mapped_again, (kind, mapped.filename, mapped.dtype, mapped.offset, mapped.shape)
+
+
+def _mapped_again(kind: Callable[..., Any], file: Path, dtype: Any, offset: int, shape: Any) -> Any:
+    return kind(np.memmap(file, dtype, "r", offset, shape))
 
 
 @dataclass(frozen=True)
@@ -133,44 +152,9 @@ def digest_of(names: Names, blocks: Iterable[np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def as_numbers(stored: np.ndarray, dtype: type[np.generic]) -> np.ndarray:
+def as_numbers(stored: np.ndarray, dtype: type[np.floating]) -> np.ndarray:
     """A new array of the same numbers, NaN where int16 are `UNLABELLED`."""
     numbers = np.array(stored, dtype)
     if stored.dtype == np.int16:
         numbers[stored == UNLABELLED] = np.nan
     return numbers
-
-
-def compact(points: np.ndarray) -> np.ndarray:
-    """The points as int16 where these give the same bits back, else as they are.
-
-    Args:
-        points: (N, P, 2), int16 with `UNLABELLED`, or float32 with NaN.
-    """
-    if points.dtype == np.int16:
-        return points
-    for some in (points[:1], points):  # one row tells most tables with decimals
-        unlabelled = np.isnan(some)
-        if not (unlabelled | (np.abs(some) <= _LARGEST)).all():
-            return points
-        whole = np.where(unlabelled, UNLABELLED, some).astype(np.int16)
-        # bits, since the whole number 0 has no sign
-        if (as_numbers(whole, np.float32).view(np.int32) != some.view(np.int32)).any():
-            return points
-    return whole
-
-
-def joined(blocks: list[np.ndarray], dtype: type[np.generic]) -> np.ndarray:
-    """The blocks of rows as one array; the list is emptied, so that nothing is held twice.
-
-    Args:
-        blocks: of int16, or of floats; dtype may be int16 if all are.
-    """
-    result = np.empty((sum(map(len, blocks)), *blocks[0].shape[1:]), dtype)
-    end = len(result)
-    while blocks:
-        block = blocks.pop()
-        begin = end - len(block)
-        result[begin:end] = block if block.dtype == dtype else as_numbers(block, dtype)
-        end = begin
-    return result

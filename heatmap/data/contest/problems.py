@@ -4,29 +4,25 @@ The rules are the readers' own: every row goes through the functions that `table
 what they raise is collected.
 """
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
+from heatmap.data.contest.landmarks import as_numbers
 from heatmap.data.contest.small_tables import asked_rows, parse_asked_row
 from heatmap.data.contest.table import (
-    DELIMITERS,
-    PREFIXES,
     add_name,
     checked_name,
     decoded,
     parse_cells,
+    parse_numbers,
     read_header,
     require_file,
 )
 from heatmap.runtime.files import reading_bar
-
-_PLAIN_NUMBER = rb"[+-]?\d{1,6}+(?:\.\d+)?+"
 
 
 @dataclass(frozen=True)
@@ -52,21 +48,24 @@ def check_landmarks(path: Path, progress: bool = False) -> Iterator[CheckedRow]:
     Raises:
         ValueError: no such table, its header is wrong, or it has no rows.
     """
-    with _open(path) as file, reading_bar(path, "Checking", progress) as bar:
-        delimiter, columns = read_header(path, file.readline(), DELIMITERS, PREFIXES)
-        reader = _RowReader(path, delimiter, columns)
+    require_file(path)
+    with path.open("rb") as file, reading_bar(path, "Checking", progress) as bar:
+        delimiter, columns = read_header(path, file.readline())
         rows_by_name: dict[str, int] = {}
         start, row, blank = file.tell(), 1, list[CheckedRow]()
         bar.update(start)
         for row, line in enumerate(file, start=2):
             bar.update(len(line))
+            where = f"{path}, row {row}"
             if not line.strip(b" \r\n"):
-                problem = f"{path}, row {row}: the row is blank, but others follow it"
+                problem = f"{where}: the row is blank, but others follow it"
                 blank.append(CheckedRow(row, None, None, start, [("blank row", problem)]))
             else:
                 yield from blank  # blank rows are no problem at the end of a file
-                blank = []
-                yield reader.read(line, row, start, rows_by_name)
+                blank, problems = [], list[tuple[str, str]]()
+                name = _read_name(line, delimiter, path, row, rows_by_name, problems)
+                points_image = _read_points(line, delimiter, columns, where, problems)
+                yield CheckedRow(row, name, points_image, start, problems)
             start += len(line)
         if row - len(blank) == 1:
             raise ValueError(f"{path}: the table has a header but no rows")
@@ -74,11 +73,11 @@ def check_landmarks(path: Path, progress: bool = False) -> Iterator[CheckedRow]:
 
 def read_rows(path: Path, starts: Sequence[int]) -> Iterator[np.ndarray]:
     """The (P, 2) float64 points of the rows without problems that begin at these bytes."""
-    with _open(path) as file:
-        reader = _RowReader(path, *read_header(path, file.readline(), DELIMITERS, PREFIXES))
+    with path.open("rb") as file:
+        delimiter, columns = read_header(path, file.readline())
         for start in starts:
             file.seek(start)
-            points_image = reader.read(file.readline(), 0, start, {}).points_image
+            points_image = _read_points(file.readline(), delimiter, columns, f"{path}", [])
             assert points_image is not None, "rows with problems are not read again"
             yield points_image
 
@@ -107,59 +106,55 @@ def check_asked_points(path: Path, num_landmarks: int) -> Iterator[CheckedRow]:
         yield CheckedRow(row, name if is_named else None, None, 0, problems)
 
 
-class _RowReader:
-    """Reads single rows of a training table."""
-
-    def __init__(self, path: Path, delimiter: str, columns: list[str]) -> None:
-        self.path, self.delimiter, self.columns = path, delimiter, columns
-        more = rb"(?:%b%b){%d}" % (delimiter.encode(), _PLAIN_NUMBER, len(columns) - 2)
-        self.plain_row = re.compile(_PLAIN_NUMBER + more)
-
-    def read(self, line: bytes, row: int, start: int, rows_by_name: dict[str, int]) -> CheckedRow:
-        where = f"{self.path}, row {row}"
-        problems = list[tuple[str, str]]()
-        name, kind = None, "file name"
-        first, _, rest = line.partition(self.delimiter.encode())
-        try:
-            text = checked_name(decoded(first, where), where)
-            kind = "name twice"
-            add_name(rows_by_name, text, row, self.path)
-            name = text
-        except ValueError as error:
-            problems.append((kind, str(error)))
-        # nearly all rows are plain numbers and nothing else, and those are read 10 times faster
-        if self.plain_row.fullmatch(rest := rest.strip(b" \r\n")):
-            numbers = np.array(rest.split(self.delimiter.encode()), np.float64)
-            return CheckedRow(row, name, numbers.reshape(-1, 2), start, problems)
-        points_image = self._read_carefully(line, where, problems)
-        return CheckedRow(row, name, points_image, start, problems)
-
-    def _read_carefully(
-        self, line: bytes, where: str, problems: list[tuple[str, str]]
-    ) -> np.ndarray | None:
-        """The points, or None after telling all the landmarks that are wrong."""
-        columns = self.columns
-        try:
-            cells = decoded(line, where).split(self.delimiter)
-        except ValueError as error:
-            problems.append(("not UTF-8", str(error)))
-            return None
-        try:
-            return parse_cells(cells, columns, where).reshape(-1, 2)
-        except ValueError as error:
-            if len(cells) != len(columns):
-                problems.append(("number of cells", str(error)))
-                return None
-        for x in range(1, len(columns), 2):
-            both = slice(x, x + 2)
-            try:
-                parse_cells(["", *cells[both]], ["", *columns[both]], where)
-            except ValueError as error:
-                is_half_empty = any(not cell.strip() for cell in cells[both])
-                problems.append(("half a landmark" if is_half_empty else "number", str(error)))
+def _read_name(
+    line: bytes,
+    delimiter: str,
+    path: Path,
+    row: int,
+    rows_by_name: dict[str, int],
+    problems: list[tuple[str, str]],
+) -> str | None:
+    """The row's name, or None after telling what is wrong with it."""
+    where, kind = f"{path}, row {row}", "file name"
+    try:
+        name = checked_name(decoded(line.partition(delimiter.encode())[0], where), where)
+        kind = "name twice"
+        add_name(rows_by_name, name, row, path)
+    except ValueError as error:
+        problems.append((kind, str(error)))
         return None
+    return name
 
 
-def _open(path: Path) -> BinaryIO:
-    require_file(path)
-    return path.open("rb")
+def _read_points(
+    line: bytes,
+    delimiter: str,
+    columns: Sequence[str],
+    where: str,
+    problems: list[tuple[str, str]],
+) -> np.ndarray | None:
+    """The row's (P, 2) points, or None after telling all the landmarks that are wrong."""
+    line = line.rstrip(b" \r\n")
+    numbers = line.partition(delimiter.encode())[2]
+    parsed = parse_numbers([numbers], len(columns) - 1, delimiter, np.float64)
+    if parsed is not None:
+        return as_numbers(parsed, np.float64).reshape(-1, 2)
+    try:
+        cells = decoded(line, where).split(delimiter)
+    except ValueError as error:
+        problems.append(("not UTF-8", str(error)))
+        return None
+    try:
+        return parse_cells(cells, columns, where).reshape(-1, 2)
+    except ValueError as error:
+        if len(cells) != len(columns):
+            problems.append(("number of cells", str(error)))
+            return None
+    for x in range(1, len(columns), 2):
+        both = slice(x, x + 2)
+        try:
+            parse_cells(["", *cells[both]], ["", *columns[both]], where)
+        except ValueError as error:
+            is_half_empty = any(not cell.strip() for cell in cells[both])
+            problems.append(("half a landmark" if is_half_empty else "number", str(error)))
+    return None

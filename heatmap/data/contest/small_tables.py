@@ -7,7 +7,7 @@ follow the rules of `heatmap.data.contest.table`, and rows are counted as there.
 import csv
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,57 @@ from heatmap.data.contest.table import (
     require_file,
 )
 from heatmap.runtime.files import write_atomically
+
+
+def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """The rows of a small table, separated by comma or TAB: where each stands, and its cells.
+
+    Args:
+        columns: those whose cells are given, in this order, without spaces round them; others are
+            not read. file_name may be called filename in the table.
+
+    Raises:
+        ValueError: no such table, a column is missing, or a row has other cells than the header.
+    """
+    rows = csv_rows(path)
+    header = ["file_name" if cell.strip() == "filename" else cell.strip() for cell in rows[0]]
+    if not set(columns) <= set(header):
+        raise ValueError(
+            f"{path}, row 1: expected the columns {', '.join(columns)}, found {header}"
+        )
+    places = [header.index(column) for column in columns]
+    for row, cells in enumerate(rows[1:], start=2):
+        if len(cells) != len(header):
+            raise ValueError(
+                f"{path}, row {row}: {len(cells)} cells where the header has {len(header)}"
+            )
+        yield f"{path}, row {row}", [cells[place].strip() for place in places]
+
+
+def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Writes a table that `read_rows` reads, separated by commas."""
+    with (
+        write_atomically(path) as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as file,
+    ):
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(columns)
+        table.writerows(rows)
+
+
+def csv_rows(path: Path) -> list[list[str]]:
+    """The cells of a small table, without the blank rows at its end; its header may be empty."""
+    require_file(path)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        try:
+            delimiter = "\t" if "\t" in file.readline() else ","
+            file.seek(0)
+            rows = list(csv.reader(file, delimiter=delimiter, strict=True))
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise ValueError(f"{path}: not a table in UTF-8: {error}") from error
+    while rows and not "".join(rows[-1]).strip():
+        rows.pop()
+    return rows or [[]]
 
 
 @dataclass(frozen=True)
@@ -65,7 +116,7 @@ def asked_rows(path: Path) -> list[list[str]]:
         ValueError: no such table, not the header of one, or no rows.
     """
     rows = csv_rows(path)
-    header = [cell.strip() for cell in rows[0]] if rows else []
+    header = [cell.strip() for cell in rows[0]]
     if len(header) != 2 or header[0] not in NAME_COLUMNS or header[1] != "point_index_list":
         raise ValueError(
             f"{path}, row 1: expected the columns file_name and point_index_list, separated by a "
@@ -127,21 +178,20 @@ def write_asked_points(path: Path, names: Sequence[str], indices: np.ndarray) ->
 def read_boxes(path: Path, pictures: Sequence[Path]) -> np.ndarray:
     """(N, 4) float64 boxes of these N pictures: x0, y0, x1, y1, opposite corners in image pixels.
 
-    The table has the columns file_name, x0, y0, x1, y1, as `_numbers_of_pictures` reads them.
+    The table has the columns file_name, x0, y0, x1, y1, and names as `_of_pictures` finds them.
 
     Raises:
         ValueError: anything else, or a picture without a box; the message names file and row, or
             the picture.
     """
-
-    def check(box: np.ndarray, where: str) -> None:
-        if not (box[:2] < box[2:]).all():
+    boxes = _numbers_by_name(path, ["x0", "y0", "x1", "y1"])
+    for (x0, y0, x1, y1), where in boxes.values():
+        if x0 >= x1 or y0 >= y1:
             raise ValueError(
-                f"{where}: the box from ({box[0]:g}, {box[1]:g}) to ({box[2]:g}, {box[3]:g}) is "
-                "empty; x0 must be below x1, and y0 below y1"
+                f"{where}: the box from ({x0:g}, {y0:g}) to ({x1:g}, {y1:g}) is empty; x0 must be "
+                "below x1, and y0 below y1"
             )
-
-    return _numbers_of_pictures(path, ["x0", "y0", "x1", "y1"], pictures, check)
+    return _of_pictures(path, boxes, pictures).reshape(-1, 4)
 
 
 def write_boxes(path: Path, names: Sequence[str], boxes_image: np.ndarray) -> None:
@@ -150,105 +200,72 @@ def write_boxes(path: Path, names: Sequence[str], boxes_image: np.ndarray) -> No
     Args:
         boxes_image: (N, 4) float64, as `read_boxes` gives them.
     """
-    with (
-        write_atomically(path) as temporary,
-        temporary.open("w", encoding="utf-8", newline="") as file,
-    ):
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(["file_name", "x0", "y0", "x1", "y1"])
-        for name, box in zip(names, boxes_image.round(6).tolist(), strict=True):
-            table.writerow([name, *(f"{number:.12g}" for number in box)])
+    boxes = zip(names, boxes_image.round(6).tolist(), strict=True)
+    rows = ([name, *(f"{number:.12g}" for number in box)] for name, box in boxes)
+    write_rows(path, ["file_name", "x0", "y0", "x1", "y1"], rows)
 
 
 def read_weights(path: Path, pictures: Sequence[Path]) -> np.ndarray:
     """(N,) float64 weights of these N pictures, >= 0.
 
-    The table has the columns file_name and weight, as `_numbers_of_pictures` reads them.
+    The table has the columns file_name and weight, and names as `_of_pictures` finds them.
 
     Raises:
         ValueError: anything else, or a picture without a weight; the message names file and row, or
             the picture.
     """
-
-    def check(weight: np.ndarray, where: str) -> None:
-        if weight[0] < 0:
-            raise ValueError(f"{where}, column weight: {weight[0]:g} is negative")
-
-    return _numbers_of_pictures(path, ["weight"], pictures, check)[:, 0]
+    weights = _numbers_by_name(path, ["weight"])
+    for (weight,), where in weights.values():
+        if weight < 0:
+            raise ValueError(f"{where}, column weight: {weight:g} is negative")
+    return _of_pictures(path, weights, pictures).reshape(-1)
 
 
 def write_weights(
     path: Path, names: Sequence[str], angles: np.ndarray, weights: np.ndarray
 ) -> None:
     """Writes a table for `read_weights`: comma; file_name, angle (empty where NaN), weight."""
-    with (
-        write_atomically(path) as temporary,
-        temporary.open("w", encoding="utf-8", newline="") as file,
-    ):
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(["file_name", "angle", "weight"])
-        for name, angle, weight in zip(names, angles, weights, strict=True):
-            table.writerow([name, "" if math.isnan(angle) else f"{angle:.4f}", f"{weight:g}"])
+    rows = (
+        [name, "" if math.isnan(angle) else f"{angle:.4f}", f"{weight:g}"]
+        for name, angle, weight in zip(names, angles, weights, strict=True)
+    )
+    write_rows(path, ["file_name", "angle", "weight"], rows)
 
 
-def _numbers_of_pictures(
-    path: Path,
-    columns: Sequence[str],
-    pictures: Sequence[Path],
-    check: Callable[[np.ndarray, str], None],
+def _numbers_by_name(path: Path, columns: Sequence[str]) -> dict[str, tuple[list[float], str]]:
+    """The numbers in these columns by file name, and the row that they stand in."""
+    rows_by_name: dict[str, int] = {}
+    values: dict[str, tuple[list[float], str]] = {}
+    for row, (where, (name, *cells)) in enumerate(read_rows(path, ["file_name", *columns]), 2):
+        add_name(rows_by_name, checked_name(name, where), row, path)
+        places = (f"{where}, column {column}" for column in columns)
+        values[name] = list(map(parse_number, cells, places)), where
+    return values
+
+
+def _of_pictures(
+    path: Path, values: Mapping[str, tuple[list[float], str]], pictures: Sequence[Path]
 ) -> np.ndarray:
-    """(N, K) float64 values of these K columns for N pictures.
+    """(N, K) float64 numbers of N pictures.
 
-    Columns are separated by comma or TAB; the first is file_name, others than these are not read.
     A file name holds as many of the picture's folders as tell it from others: "1.jpg" or
     "test/images/1.jpg".
-
-    Args:
-        check: raises ValueError for a row's values that cannot be; it is told where they stand.
     """
-    rows = csv_rows(path)
-    header = [cell.strip() for cell in rows[0]] if rows else []
-    if header[:1] not in ([name] for name in NAME_COLUMNS) or not set(columns) <= set(header):
-        raise ValueError(
-            f"{path}, row 1: expected the columns file_name, {', '.join(columns)}, found {header}"
-        )
-    rows_by_name: dict[str, int] = {}
-    values: dict[str, np.ndarray] = {}
-    for row, cells in enumerate(rows[1:], start=2):
-        where = f"{path}, row {row}"
-        if len(cells) != len(header):
-            raise ValueError(f"{where}: {len(cells)} cells where the header has {len(header)}")
-        add_name(rows_by_name, checked_name(cells[0], where), row, path)
-        chosen = [cells[header.index(column)] for column in columns]
-        values[cells[0].strip()] = numbers = _parse_all(chosen, columns, where)
-        check(numbers, where)
-    names = [_name_in(values, picture, path) for picture in pictures]
     owners: dict[str, Path] = {}
-    for name, picture in zip(names, pictures, strict=True):
+    found = []
+    for picture in pictures:
+        ends = ("/".join(picture.parts[first:]) for first in range(len(picture.parts)))
+        name = next((end for end in ends if end in values), None)  # the longest
+        if name is None:
+            raise ValueError(f"{path}: there is no row for {picture}, and every picture needs one")
+        numbers, where = values[name]
         if owners.setdefault(name, picture) != picture:
             raise ValueError(
-                f"{path}, row {rows_by_name[name]}: {name} is the name of {owners[name]} and of "
-                f"{picture}; write as much of their folders as tells them apart"
+                f"{where}: {name} is the name of {owners[name]} and of {picture}; write as much of "
+                "their folders as tells them apart"
             )
-    found = [values[name] for name in names]
-    return np.array(found).reshape(-1, len(columns))
-
-
-def _parse_all(cells: Sequence[str], columns: Sequence[str], where: str) -> np.ndarray:
-    """The numbers of these cells, none of which may be empty."""
-    numbers = np.empty(len(cells))
-    for position, (cell, column) in enumerate(zip(cells, columns, strict=True)):
-        numbers[position] = parse_number(cell, f"{where}, column {column}")
-    return numbers
-
-
-def _name_in(values: dict[str, np.ndarray], picture: Path, path: Path) -> str:
-    """The longest end of the picture's path that the table has."""
-    for first in range(len(picture.parts)):
-        name = "/".join(picture.parts[first:])
-        if name in values:
-            return name
-    raise ValueError(f"{path}: there is no row for {picture}, and every picture needs one")
+        found.append(numbers)
+    return np.array(found)
 
 
 def read_excluded(path: Path, table: LandmarkTable) -> np.ndarray:
@@ -261,18 +278,9 @@ def read_excluded(path: Path, table: LandmarkTable) -> np.ndarray:
         ValueError: no such table or column, or a picture that the training table does not have; the
             message names file and row.
     """
-    rows = csv_rows(path)
-    header = [cell.strip() for cell in rows[0]] if rows else []
-    column = next((i for i, cell in enumerate(header) if cell in NAME_COLUMNS), None)
-    if column is None:
-        raise ValueError(f"{path}, row 1: expected a column file_name, found {header}")
     index_of = {name: index for index, name in enumerate(table.names)}
     excluded = set[int]()
-    for row, cells in enumerate(rows[1:], start=2):
-        where = f"{path}, row {row}"
-        if len(cells) != len(header):
-            raise ValueError(f"{where}: {len(cells)} cells where the header has {len(header)}")
-        name = cells[column].strip()
+    for where, (name,) in read_rows(path, ["file_name"]):
         if name not in index_of:
             raise ValueError(f"{where}, column file_name: {name!r} is not in {table.path}")
         excluded.add(index_of[name])
@@ -285,28 +293,8 @@ def write_excluded(path: Path, reasons: Mapping[str, Sequence[str]]) -> None:
     Args:
         reasons: why each picture is left out, by file name.
     """
-    with (
-        write_atomically(path) as temporary,
-        temporary.open("w", encoding="utf-8", newline="") as file,
-    ):
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(["file_name", "reasons"])
-        table.writerows((name, "; ".join(why)) for name, why in reasons.items())
-
-
-def csv_rows(path: Path) -> list[list[str]]:
-    """The cells of a small table, without the blank rows at its end."""
-    require_file(path)
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        try:
-            delimiter = "\t" if "\t" in file.readline() else ","
-            file.seek(0)
-            rows = list(csv.reader(file, delimiter=delimiter, strict=True))
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise ValueError(f"{path}: not a table in UTF-8: {error}") from error
-    while rows and not "".join(rows[-1]).strip():
-        rows.pop()
-    return rows
+    rows = ([name, "; ".join(why)] for name, why in reasons.items())
+    write_rows(path, ["file_name", "reasons"], rows)
 
 
 def _parse_indices(text: str, num_landmarks: int, where: str) -> list[int]:

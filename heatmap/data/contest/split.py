@@ -1,11 +1,11 @@
 """Which rows validate and which train."""
 
-import csv
 import hashlib
+import logging
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from typing import Literal
@@ -13,28 +13,37 @@ from typing import Literal
 import numpy as np
 
 from heatmap.data.contest.landmarks import LandmarkTable
-from heatmap.data.contest.small_tables import csv_rows
-from heatmap.runtime.files import write_atomically
+from heatmap.data.contest.small_tables import csv_rows, read_rows, write_rows
+from heatmap.runtime.files import read_json
+
+logger = logging.getLogger("heatmap")
 
 PERSON_PATTERN = r"(.+)_[^_]+$"  # what stands before the last "_" of the file name
+Rule = Literal["auto", "person", "order", "hash", "random"]
+Kind = Literal["none", "person", "order", "hash", "random", "file"]
 
 
 @dataclass(frozen=True)
 class Split:
     """Which rows of a table validate.
 
-    rule: how it was decided, for people to read: "by person (297 people, 59 in validation)".
+    kind: what decides: the person, the table's order, a hash of the file name, chance, a file; or
+    none, where all rows train.
+    rule: the same for people to read: "by person (297 people, 59 in validation)".
     validation: (N,) bool, True where a row validates; the others train.
+    excluded: (R,) int64 rows that do neither, which only a run's split.json names.
     """
 
+    kind: Kind
     rule: str
     validation: np.ndarray
+    excluded: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
 
 
 def split_rows(
     names: Sequence[str],
     *,
-    rule: Literal["auto", "person", "order", "hash", "random"] = "auto",
+    rule: Rule = "auto",
     share: float = 0.2,
     folds: int | None = None,
     fold: int = 0,
@@ -69,64 +78,33 @@ def split_rows(
     if folds is not None and not (folds >= 2 and 0 <= fold < folds):
         raise ValueError(f"there is no fold {fold} of {folds}; folds are at least 2, from 0 on")
     if folds is None and share == 0:
-        return Split(rule="none, all rows train", validation=np.zeros(len(names), bool))
-    if rule == "order":
-        return _by_order(len(names), share, folds, fold)
-    if rule == "random":
-        return _at_random(len(names), share, folds, fold, seed)
+        return Split("none", "none, all rows train", np.zeros(len(names), bool))
+    people = people_of(names, person_pattern) if rule in ("auto", "person") else []
+    if rule == "auto":
+        rule = "order" if None in people or len(set(people)) < 10 else "person"
+    part = "" if folds is None else f"fold {fold} of {folds}: "
+    if rule == "person":
+        places, num_people = _places_by_person(names, people, person_pattern)
+        validation = _low(places, len(names), share, folds, fold, "by person")
+        num_validating = len({people[row] for row in np.flatnonzero(validation)})
+        how = f"by person ({part}{num_people} people, {num_validating} in validation)"
+        return Split(rule, how, validation)
     if rule == "hash":
-        return _by_hash(names, share, folds, fold)
-
-    people = people_of(names, person_pattern)
-    if rule == "auto" and (None in people or len(set(people)) < 10):
-        return _by_order(len(names), share, folds, fold)
-    for name, person in zip(names, people, strict=True):
-        if person is None:
-            raise ValueError(
-                f"cannot split by person: {name!r} does not match the pattern {person_pattern!r}; "
-                "change the pattern or split by order"
-            )
-    return _by_person([person for person in people if person is not None], share, folds, fold)
-
-
-def _by_order(num_rows: int, share: float, folds: int | None, fold: int) -> Split:
-    validation = _first_rows(np.arange(num_rows)[::-1], share, folds, fold)
-    part = "the last " if folds is None else _name(folds, fold)
-    return Split(f"by order ({part}{validation.sum()} of {num_rows} rows)", validation)
-
-
-def _at_random(num_rows: int, share: float, folds: int | None, fold: int, seed: int) -> Split:
-    order = np.random.default_rng(seed).permutation(num_rows)
-    validation = _first_rows(order, share, folds, fold)
-    part = f"at random with seed {seed} ({_name(folds, fold)}"
-    return Split(f"{part}{validation.sum()} of {num_rows} rows)", validation)
-
-
-def _by_hash(names: Sequence[str], share: float, folds: int | None, fold: int) -> Split:
-    """By the place of each name's hash in [0, 1), which no other row has a part in."""
-    digests = [hashlib.sha256(name.encode()).digest() for name in names]
-    places = np.array([int.from_bytes(digest[:6], "big") / 2**48 for digest in digests])
-    if folds is None:
-        validation = places < share
-        if validation.all() or not validation.any():
-            raise ValueError(
-                f"cannot split {len(names)} rows by hash with a validation share of {share}: one "
-                "side would be empty"
-            )
+        digests = [hashlib.sha256(name.encode()).digest() for name in names]
+        places = np.array([int.from_bytes(digest[:6], "big") for digest in digests], np.int64)
+        validation = _low(places, 2**48, share, folds, fold, "by hash")
+        how = f"by hash of the file name ({part}"
+    elif rule == "random":
+        order = np.random.default_rng(seed).permutation(len(names))
+        validation = _first(order, share, folds, fold)
+        how = f"at random with seed {seed} ({part}"
     else:
-        fold_of = (places * folds).astype(int)
-        empty = set(range(folds)) - set(fold_of.tolist())
-        if empty:
-            raise ValueError(
-                f"cannot split {len(names)} rows by hash into {folds} folds: fold {min(empty)} "
-                "would be empty; use fewer folds"
-            )
-        validation = fold_of == fold
-    rule = f"by hash of the file name ({_name(folds, fold)}"
-    return Split(f"{rule}{validation.sum()} of {len(names)} rows)", validation)
+        validation = _first(np.arange(len(names))[::-1], share, folds, fold)
+        how = f"by order ({part or 'the last '}"
+    return Split(rule, f"{how}{validation.sum()} of {len(names)} rows)", validation)
 
 
-def _first_rows(order: np.ndarray, share: float, folds: int | None, fold: int) -> np.ndarray:
+def _first(order: np.ndarray, share: float, folds: int | None, fold: int) -> np.ndarray:
     """(N,) bool, True for the share of the rows that is first in the order, or for one part."""
     num_rows = len(order)
     if folds is None:
@@ -141,13 +119,55 @@ def _first_rows(order: np.ndarray, share: float, folds: int | None, fold: int) -
         if folds > num_rows:
             raise ValueError(f"cannot split {num_rows} rows into {folds} folds; use fewer folds")
         validating = np.array_split(order, folds)[fold]
-    validation = np.zeros(num_rows, bool)
-    validation[validating] = True
-    return validation
+    return np.isin(np.arange(num_rows), validating)
 
 
-def _name(folds: int | None, fold: int) -> str:
-    return "" if folds is None else f"fold {fold} of {folds}: "
+def _low(
+    places: np.ndarray, end: int, share: float, folds: int | None, fold: int, how: str
+) -> np.ndarray:
+    """(N,) bool, True for the rows whose places lie in the first share of [0, end), or one part."""
+    if folds is None:
+        validation = places < share * end
+        if validation.all() or not validation.any():
+            raise ValueError(
+                f"cannot split {len(places)} rows {how} with a validation share of {share}: one "
+                "side would be empty; choose another share, or split by order"
+            )
+        return validation
+    fold_of = places * folds // end
+    empty = set(range(folds)) - set(fold_of.tolist())
+    if empty:
+        raise ValueError(
+            f"cannot split {len(places)} rows {how} into {folds} folds: fold {min(empty)} would be "
+            "empty; use fewer folds or split at random"
+        )
+    return fold_of == fold
+
+
+def _places_by_person(
+    names: Sequence[str], people: Sequence[str | None], pattern: str
+) -> tuple[np.ndarray, int]:
+    """(N,) int64 in [0, N): rows of all people before a row's person; and the number of people.
+
+    People stand in the order of a hash of their names.
+    """
+    num_pictures = Counter[str]()
+    for name, person in zip(names, people, strict=True):
+        if person is None:
+            raise ValueError(
+                f"cannot split by person: {name!r} does not match the pattern {pattern!r}; "
+                "change the pattern or split by order"
+            )
+        num_pictures[person] += 1
+    if len(num_pictures) < 2:
+        raise ValueError(
+            f"cannot split by person: {len(names)} pictures show {len(num_pictures)} person; "
+            "split by order instead"
+        )
+    ordered = sorted(num_pictures, key=lambda name: hashlib.sha256(name.encode()).digest())
+    ends = accumulate(num_pictures[person] for person in ordered)
+    before = {person: end - num_pictures[person] for person, end in zip(ordered, ends, strict=True)}
+    return np.array([before[person] for person in people if person is not None]), len(ordered)
 
 
 def people_of(names: Sequence[str], pattern: str = PERSON_PATTERN) -> list[str | None]:
@@ -169,38 +189,6 @@ def people_of(names: Sequence[str], pattern: str = PERSON_PATTERN) -> list[str |
     return [match[1] if match else None for match in matches]
 
 
-def _by_person(people: Sequence[str], share: float, folds: int | None, fold: int) -> Split:
-    num_rows, num_pictures = len(people), Counter(people)
-    if len(num_pictures) < 2:
-        raise ValueError(
-            f"cannot split by person: {num_rows} pictures show {len(num_pictures)} person; "
-            "split by order instead"
-        )
-    ordered = sorted(num_pictures, key=lambda name: hashlib.sha256(name.encode()).digest())
-    ends = accumulate(num_pictures[person] for person in ordered)
-    before = {person: end - num_pictures[person] for person, end in zip(ordered, ends, strict=True)}
-    if folds is None:
-        validating = {person for person in ordered if before[person] < share * num_rows}
-        if len(validating) == len(ordered):
-            raise ValueError(
-                f"cannot split {len(ordered)} people with a validation share of {share}: nobody "
-                "would be left to train on; lower the share or split by order"
-            )
-    else:
-        fold_of = {person: before[person] * folds // num_rows for person in ordered}
-        empty = set(range(folds)) - set(fold_of.values())
-        if empty:
-            raise ValueError(
-                f"cannot split {num_rows} pictures of {len(ordered)} people into {folds} folds: "
-                f"nobody would be in fold {min(empty)}; use fewer folds or split at random"
-            )
-        validating = {person for person in ordered if fold_of[person] == fold}
-    return Split(
-        f"by person ({_name(folds, fold)}{len(ordered)} people, {len(validating)} in validation)",
-        np.array([person in validating for person in people]),
-    )
-
-
 def write_split(path: Path, names: Sequence[str], fold_of: np.ndarray) -> None:
     """Writes a table for `read_split`: comma; file_name, fold (int), or part where it is bool.
 
@@ -211,41 +199,78 @@ def write_split(path: Path, names: Sequence[str], fold_of: np.ndarray) -> None:
     parts, column = fold_of.tolist(), "fold"
     if fold_of.dtype == bool:
         parts, column = ["validation" if validates else "train" for validates in parts], "part"
-    with (
-        write_atomically(path) as temporary,
-        temporary.open("w", encoding="utf-8", newline="") as file,
-    ):
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(["file_name", column])
-        table.writerows(zip(names, parts, strict=True))
+    write_rows(path, ["file_name", column], zip(names, parts, strict=True))
 
 
 def read_split(path: Path, table: LandmarkTable, fold: int = 0) -> Split:
-    """The split that a table (comma or TAB) stores, joined to the training table by file name.
+    """The split that a file stores, joined to the training table by file name.
 
-    It has a column file_name, and either part (train or validation) or fold (0, 1, ...).
+    The file is a table (comma or TAB) with a column file_name, and either part (train or
+    validation) or fold (0, 1, ...); or split.json of a run, whose other rows train.
 
     Args:
         fold: the one that validates, where the table has folds.
 
     Raises:
-        ValueError: anything else, a row of the training table that is not named exactly once, or a
-            side that would be empty; the message names file and row, or the picture.
+        ValueError: anything else, a picture that is not in the training table, a row of this that a
+            table does not name exactly once, or a side that would be empty; the message names file
+            and row, or the picture.
     """
-    rows = csv_rows(path)
-    header = [cell.strip() for cell in rows[0]] if rows else []
-    column = "fold" if "fold" in header else "part"
-    if not {"file_name", column} <= set(header) or {"fold", "part"} <= set(header):
-        raise ValueError(
-            f"{path}, row 1: expected the columns file_name and either part or fold, found {header}"
-        )
     index_of = {name: index for index, name in enumerate(table.names)}
+    excluded, named, has_folds = np.empty(0, np.int64), "", False
+    if path.suffix == ".json":
+        validation, excluded = _read_split_of_run(path, table, index_of)
+    else:
+        parts, has_folds = _read_parts(path, table, index_of)
+        validation = parts == (fold if has_folds else 1)
+        named = f"fold {fold} of {parts.max() + 1}: " if has_folds else ""
+    if fold > 0 and not has_folds:
+        raise ValueError(f"{path} has parts and no folds; leave data.fold 0, not {fold}")
+    count = f"{named}{validation.sum()} of {len(validation)} rows"
+    if validation.sum() in (0, len(validation) - len(excluded)):
+        raise ValueError(
+            f"{path}: {count} validate, but both training and validation need at least one"
+        )
+    return Split("file", f"as {path} says ({count})", validation, excluded)
+
+
+def _read_split_of_run(
+    path: Path, table: LandmarkTable, index_of: dict[str, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) bool, True where a row validates, and the rows that neither validate nor train."""
+    stored = read_json(path)
+    rows: dict[str, list[int]] = {}
+    for part in ("validation", "excluded"):
+        names = stored.get(part)
+        if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            raise ValueError(f"{path}: not the split of a run; it holds no list {part!r} of names")
+        for name in names:
+            if name not in index_of:
+                raise ValueError(f"{path}, {part}: {name!r} is not in {table.path}")
+        rows[part] = [index_of[name] for name in names]
+    if stored.get("table") != table.fingerprint():
+        logger.warning(
+            f"{path} is of a run on another table than {table.path}; rows are joined by file name, "
+            "and those that it does not name train"
+        )
+    validation = np.zeros(len(index_of), bool)
+    validation[rows["validation"]] = True
+    return validation, np.array(rows["excluded"], np.int64)
+
+
+def _read_parts(
+    path: Path, table: LandmarkTable, index_of: dict[str, int]
+) -> tuple[np.ndarray, bool]:
+    """(N,) int64 fold of every row, or 1 for validation and 0 for training; and whether folds."""
+    header = {cell.strip() for cell in csv_rows(path)[0]}
+    if len(header & {"fold", "part"}) != 1:
+        raise ValueError(
+            f"{path}, row 1: expected the columns file_name and either part or fold, found "
+            f"{sorted(header)}"
+        )
+    column = "fold" if "fold" in header else "part"
     parts = np.full(len(index_of), -1)
-    for row, cells in enumerate(rows[1:], start=2):
-        where = f"{path}, row {row}"
-        if len(cells) != len(header):
-            raise ValueError(f"{where}: {len(cells)} cells where the header has {len(header)}")
-        name, part = (cells[header.index(wanted)].strip() for wanted in ("file_name", column))
+    for where, (name, part) in read_rows(path, ["file_name", column]):
         index = index_of.get(name)
         if index is None:
             raise ValueError(f"{where}, column file_name: {name!r} is not in {table.path}")
@@ -258,16 +283,7 @@ def read_split(path: Path, table: LandmarkTable, fold: int = 0) -> Split:
             f"{path}: {len(unnamed)} of the {len(parts)} pictures of {table.path} have no row, "
             f"such as {table.names[unnamed[0]]!r}; make the split anew (tools/data.py split)"
         )
-    if column == "part" and fold > 0:
-        raise ValueError(f"{path} has parts and no folds; leave data.fold 0, not {fold}")
-    validation = parts == (1 if column == "part" else fold)
-    named = "" if column == "part" else _name(int(parts.max()) + 1, fold)
-    if validation.all() or not validation.any():
-        raise ValueError(
-            f"{path}, column {column}: {named}{validation.sum()} of {len(parts)} rows validate, "
-            "but both training and validation need at least one"
-        )
-    return Split(f"as {path} says ({named}{validation.sum()} of {len(parts)} rows)", validation)
+    return parts, column == "fold"
 
 
 def _parse_part(text: str, column: str, where: str) -> int:

@@ -5,26 +5,18 @@ in row i + 2. Blank rows are an error except at the end of a file, which keeps t
 """
 
 import math
-import os
 import re
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO
 
 import numpy as np
 
-from heatmap.data.contest.digits import parse_rows
-from heatmap.data.contest.landmarks import joined
+from heatmap.data.contest.landmarks import UNLABELLED, as_numbers
 from heatmap.runtime.files import reading_bar, write_atomically
 
-T = TypeVar("T")
-
-_BLOCK = 1 << 18  # bytes of text parsed at once; what is made of them stays in a core's cache
-_THREADS = min(4, os.cpu_count() or 1)  # more would wait for the one that reads
-DELIMITERS, PREFIXES = "\t,", ("Point_", "Point_M")  # of a landmark table
+_BLOCK = 1 << 20  # bytes of text parsed at once
+_DELIMITERS, _PREFIXES = "\t,", ("Point_", "Point_M")  # of a landmark table
 _FARTHEST = 1e6  # pixels from the origin; no picture is so large
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 NAME_COLUMNS = ("file_name", "filename")
@@ -39,44 +31,41 @@ def count_landmarks(path: Path) -> int:
     """
     require_file(path)
     with path.open("rb") as file:
-        _, columns = read_header(path, file.readline(), DELIMITERS, PREFIXES)
+        _, columns = read_header(path, file.readline())
     return (len(columns) - 1) // 2
 
 
-def write_landmarks(path: Path, names: Sequence[str], points_image: np.ndarray) -> None:
-    """Writes a training table: TAB, integers if all values are integral, empty cells for NaN.
-
-    Args:
-        points_image: (N, P, 2); decimals are written to 6 places.
-    """
-    with write_atomically(path) as temporary:
-        write_points(temporary, names, points_image, delimiter="\t", prefix="Point_", decimals=6)
-
-
 def read_points(
-    path: Path, dtype: type[np.floating], *, delimiters: str, prefixes: Sequence[str]
+    path: Path,
+    dtype: type[np.floating],
+    *,
+    delimiters: str = _DELIMITERS,
+    prefixes: Sequence[str] = _PREFIXES,
+    progress: bool = False,
 ) -> tuple[list[str], np.ndarray]:
-    """The names (N) and the points (N, P, 2) of any table with one picture a row; NaN = empty.
+    """The names (N) and the points (N, P, 2) of any table with one picture a row.
 
-    Args, Raises:
-        As `read_blocks`.
+    The points are int16 with `UNLABELLED` if all are whole and small, else of the given type with
+    NaN. Args, Raises: as `read_blocks`.
     """
     names: list[str] = []
     blocks: list[np.ndarray] = []
     for some_names, some_points in read_blocks(
-        path, dtype, delimiters=delimiters, prefixes=prefixes
+        path, dtype, delimiters=delimiters, prefixes=prefixes, progress=progress
     ):
         names += some_names
         blocks.append(some_points)
-    return names, joined(blocks, dtype)
+    if any(block.dtype != np.int16 for block in blocks):
+        blocks = [block if block.dtype == dtype else as_numbers(block, dtype) for block in blocks]
+    return names, np.concatenate(blocks)
 
 
 def read_blocks(
     path: Path,
     dtype: type[np.floating],
     *,
-    delimiters: str = DELIMITERS,
-    prefixes: Sequence[str] = PREFIXES,
+    delimiters: str = _DELIMITERS,
+    prefixes: Sequence[str] = _PREFIXES,
     progress: bool = False,
     watch: Callable[[bytes], object] = len,
 ) -> Iterator[tuple[list[str], np.ndarray]]:
@@ -85,7 +74,7 @@ def read_blocks(
     Separated by TAB or comma, with or without a byte order mark, LF or CRLF; the first column may
     be called filename and the points Point_M0_X; numbers are whole or decimal, and a landmark
     with both cells empty is unlabelled. The points of a block are int16, with `UNLABELLED` for
-    empty cells, or of the given type, with NaN for these. Threads parse some blocks ahead.
+    empty cells, or of the given type, with NaN for these.
 
     Args:
         dtype: of the points, unless they are whole and small.
@@ -107,84 +96,112 @@ def read_blocks(
         header = file.readline()
         see(header)
         delimiter, columns = read_header(path, header, delimiters, prefixes)
-        parse = partial(_parse_block, path, delimiter, columns, dtype)
         rows_by_name: dict[str, int] = {}
-        for first_row, (names, points) in _ahead(parse, _blocks_of_text(path, file, see)):
-            for row, name in enumerate(names, first_row):
-                add_name(rows_by_name, name, row, path)
-            yield names, points
+        for first_row, lines in _lines_in_blocks(path, file, see):
+            names, cells = [], []
+            for row, line in enumerate(lines, first_row):
+                where = f"{path}, row {row}"
+                name, _, rest = line.partition(delimiter.encode())
+                names.append(checked_name(decoded(name, where), where))
+                add_name(rows_by_name, names[-1], row, path)
+                cells.append(rest)
+            numbers = parse_numbers(cells, len(columns) - 1, delimiter, dtype)
+            if numbers is None:
+                numbers = _parse_lines(path, first_row, lines, delimiter, columns, dtype)
+            yield names, numbers.reshape(len(names), -1, 2)
     if not rows_by_name:
         raise ValueError(f"{path}: the table has a header but no rows")
 
 
-def _blocks_of_text(
+def _lines_in_blocks(
     path: Path, file: BinaryIO, see: Callable[[bytes], None]
-) -> Iterator[tuple[int, bytes]]:
-    """The rest of the file in blocks of whole rows without blank ones: the first one's number, and
-    the rows, with line ends between them."""
-    row, blank_row = 2, None
+) -> Iterator[tuple[int, list[bytes]]]:
+    """The rows of the rest of the file, some at a time, with the number of the first."""
+    row, blank = 2, 0  # at the end of what was read
     while text := file.read(_BLOCK) + file.readline():
         see(text)
-        if rows := text.rstrip(b" \r\n"):
-            if blank_row is not None:
-                raise _blank(path, blank_row)
-            yield row, rows
-            row += rows.count(b"\n") + 1
-        ends = text.count(b"\n", len(rows)) + (not text.endswith(b"\n"))
-        num_blank = ends - 1 if rows else ends
-        if blank_row is None and num_blank:
-            blank_row = row
-        row += num_blank
+        lines = [line.rstrip(b" \r") for line in text.removesuffix(b"\n").split(b"\n")]
+        lines, blank = [b""] * blank + lines, 0
+        while lines and not lines[-1]:
+            lines.pop()
+            blank += 1
+        if b"" in lines:
+            row += lines.index(b"")
+            raise ValueError(f"{path}, row {row}: the row is blank, but others follow it")
+        if lines:
+            yield row, lines
+        row += len(lines)
 
 
-def _ahead(
-    parse: Callable[[int, bytes], T], blocks: Iterable[tuple[int, bytes]]
-) -> Iterator[tuple[int, T]]:
-    """The blocks in order, parsed, with the first one's number; threads are some blocks ahead."""
-    parsing = deque[tuple[int, Future[T]]]()
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for row, text in blocks:
-            parsing.append((row, pool.submit(parse, row, text)))
-            if len(parsing) > 2 * _THREADS:
-                first_row, result = parsing.popleft()
-                yield first_row, result.result()
-        for first_row, result in parsing:
-            yield first_row, result.result()
-
-
-def _parse_block(
+def _parse_lines(
     path: Path,
+    first_row: int,
+    lines: Sequence[bytes],
     delimiter: str,
     columns: Sequence[str],
     dtype: type[np.floating],
-    first_row: int,
-    text: bytes,
-) -> tuple[list[str], np.ndarray]:
-    """The names (n) and the points (n, P, 2) of these rows."""
-    if b"\r" in text:
-        text = text.replace(b"\r\n", b"\n")
-    names, lines, separator = list[str](), text.split(b"\n"), delimiter.encode()
-    rows = [line.partition(separator) for line in lines]
-    for row, (name, _, cells) in enumerate(rows, first_row):
-        if not cells and not name.strip(b" \r"):
-            raise _blank(path, row)
-        where = f"{path}, row {row}"
-        names.append(checked_name(decoded(name, where), where))
-    num_cells = len(columns) - 1
-    numbers = parse_rows([cells for *_, cells in rows], num_cells, separator, dtype, _FARTHEST)
-    if numbers is None:
-        numbers = np.empty((len(rows), num_cells), dtype)
-        for index, (_, _, cells) in enumerate(rows):
-            parsed = _parse_numbers(cells, delimiter, dtype)
-            if parsed is None or len(parsed) != num_cells:
-                where = f"{path}, row {first_row + index}"
-                parsed = parse_cells(decoded(lines[index], where).split(delimiter), columns, where)
-            numbers[index] = parsed
-    return names, numbers.reshape(len(names), -1, 2)
+) -> np.ndarray:
+    """The numbers (n, cells) of lines that hold something unusual or wrong, read one by one."""
+    numbers = np.empty((len(lines), len(columns) - 1), dtype)
+    for index, line in enumerate(lines):
+        cells = line.partition(delimiter.encode())[2]
+        parsed = parse_numbers([cells], len(columns) - 1, delimiter, dtype)
+        if parsed is None:
+            where = f"{path}, row {first_row + index}"
+            numbers[index] = parse_cells(decoded(line, where).split(delimiter), columns, where)
+        else:
+            numbers[index] = as_numbers(parsed[0], dtype)
+    return numbers
 
 
-def _blank(path: Path, row: int) -> ValueError:
-    return ValueError(f"{path}, row {row}: the row is blank, but others follow it")
+def parse_numbers(
+    rows: Sequence[bytes], num_cells: int, delimiter: str, dtype: type[np.floating]
+) -> np.ndarray | None:
+    """The numbers (n, num_cells) of rows of cells, or None where they need a closer look.
+
+    Returns:
+        int16 with `UNLABELLED` for empty cells where all numbers are whole and small, else `dtype`
+        with NaN. None if a cell is not a number that can be a coordinate, or only one of a
+        landmark's two cells is empty; numpy's reader also takes spaces, plus signs and exponents.
+    """
+    separator, filler, num_empty = delimiter.encode(), b"%d" % UNLABELLED, 0
+    text = b"\n".join([b"", *rows, b""])
+    if filler in text or b"\n\n" in text:
+        return None
+    if any(ends in text for ends in (2 * separator, separator + b"\n", b"\n" + separator)):
+        rows = [separator.join([cell or filler for cell in row.split(separator)]) for row in rows]
+        num_empty = sum(row.count(filler) for row in rows)
+    is_decimal = any(mark in text for mark in b".eE")
+    for kind in (dtype,) if is_decimal else (np.int16, dtype):
+        try:
+            numbers = np.loadtxt(rows, kind, delimiter=delimiter, comments=None, ndmin=2)
+            break
+        except ValueError:
+            continue
+    else:
+        return None
+    empty = numbers == UNLABELLED
+    if (
+        numbers.shape != (len(rows), num_cells)
+        or np.count_nonzero(empty) != num_empty
+        or (empty[:, 0::2] != empty[:, 1::2]).any()
+    ):
+        return None
+    if numbers.dtype != np.int16:
+        if not (np.abs(numbers) <= _FARTHEST).all():  # which nan is not either
+            return None
+        numbers[empty] = np.nan
+    return numbers
+
+
+def write_landmarks(path: Path, names: Sequence[str], points_image: np.ndarray) -> None:
+    """Writes a training table: TAB, integers if all values are integral, empty cells for NaN.
+
+    Args:
+        points_image: (N, P, 2); decimals are written to 6 places.
+    """
+    with write_atomically(path) as temporary:
+        write_points(temporary, names, points_image, delimiter="\t", prefix="Point_", decimals=6)
 
 
 def write_points(
@@ -224,10 +241,6 @@ def write_points(
 
 
 def require_file(path: Path) -> None:
-    """
-    Raises:
-        ValueError: there is no such file.
-    """
     if not path.is_file():
         raise ValueError(f"{path}: there is no such table")
 
@@ -240,32 +253,35 @@ def decoded(text: bytes, where: str) -> str:
 
 
 def read_header(
-    path: Path, line: bytes, delimiters: str, prefixes: Sequence[str]
+    path: Path,
+    line: bytes,
+    delimiters: str = _DELIMITERS,
+    prefixes: Sequence[str] = _PREFIXES,
 ) -> tuple[str, list[str]]:
     """The separator and the columns, after checking that they are the expected ones in order."""
     text = decoded(line.removeprefix(_BYTE_ORDER_MARK), f"{path}, row 1").strip("\r\n ")
     if not text:
         raise ValueError(f"{path}, row 1: the file is empty or begins with a blank row")
-    delimiter = next((delimiter for delimiter in delimiters if delimiter in text), None)
     if text in NAME_COLUMNS:
         raise ValueError(f"{path}, row 1: there are no landmark columns, such as {prefixes[0]}0_X")
     if '"' in text:
         raise ValueError(f"{path}, row 1: the cells are in quotes; write the table without them")
+    delimiter = next((delimiter for delimiter in delimiters if delimiter in text), None)
     if delimiter is None:
         wanted = " or ".join({"\t": "TAB", ",": "comma"}[delimiter] for delimiter in delimiters)
         raise ValueError(f"{path}, row 1: the header is not separated by {wanted}: {text[:60]!r}")
 
     columns = [cell.strip() for cell in text.split(delimiter)]
-    if columns[0] not in NAME_COLUMNS:
-        raise ValueError(
-            f"{path}, row 1, column 1: expected {NAME_COLUMNS[0]!r}, found {columns[0]!r}"
-        )
     prefix = next((prefix for prefix in prefixes if columns[1] == f"{prefix}0_X"), prefixes[0])
-    for position, column in enumerate(columns[1:]):
-        expected = f"{prefix}{position // 2}_{'XY'[position % 2]}"
-        if column != expected:
+    name = columns[0] if columns[0] in NAME_COLUMNS else NAME_COLUMNS[0]
+    expected = [
+        name,
+        *(f"{prefix}{index}_{axis}" for index in range(len(columns)) for axis in "XY"),
+    ]
+    for position, (column, wanted) in enumerate(zip(columns, expected, strict=False), start=1):
+        if column != wanted:
             raise ValueError(
-                f"{path}, row 1, column {position + 2}: expected {expected!r}, found {column!r}"
+                f"{path}, row 1, column {position}: expected {wanted!r}, found {column!r}"
             )
     if len(columns) % 2 == 0:
         raise ValueError(
@@ -315,38 +331,17 @@ def check_name(name: str, delimiter: str) -> None:
         )
 
 
-def _parse_numbers(cells: bytes, delimiter: str, dtype: type[np.floating]) -> np.ndarray | None:
-    """The numbers of a row, or None unless every cell holds one that can be a coordinate.
-
-    numpy's C reader also takes spaces, plus signs and exponents.
-    """
-    if not cells:
-        return None
-    try:
-        # Reading integers is twice as fast, and nearly all tables hold nothing else.
-        numbers = np.loadtxt([cells], np.int32, delimiter=delimiter, comments=None, ndmin=1)
-    except ValueError:
-        try:
-            numbers = np.loadtxt([cells], dtype, delimiter=delimiter, comments=None, ndmin=1)
-        except ValueError:
-            return None
-    return numbers if max(-numbers.min(), numbers.max()) <= _FARTHEST else None
-
-
 def parse_cells(cells: Sequence[str], columns: Sequence[str], where: str) -> np.ndarray:
     """The numbers of a row read cell by cell: empty ones are NaN, and what is wrong is named."""
     if len(cells) != len(columns):
         raise ValueError(f"{where}: {len(cells)} cells where the header has {len(columns)}")
-    numbers = np.empty(len(columns) - 1)
-    for position, column in enumerate(columns[1:]):
-        try:
-            numbers[position] = _parse_cell(cells[position + 1].strip())
-        except ValueError as error:
-            raise ValueError(f"{where}, column {column}: {error}") from error
+    columns = columns[1:]
+    places = (f"{where}, column {column}" for column in columns)
+    numbers = np.array(list(map(_parse_cell, cells[1:], places)))
     empty = np.isnan(numbers)
     half_empty = np.flatnonzero(empty[0::2] != empty[1::2])
     if len(half_empty):
-        x, y = columns[1 + 2 * half_empty[0] :][:2]
+        x, y = columns[2 * half_empty[0] :][:2]
         lacking, given = (x, y) if empty[2 * half_empty[0]] else (y, x)
         raise ValueError(
             f"{where}, column {lacking}: the cell is empty, but {given} is not; an unlabelled "
@@ -357,25 +352,27 @@ def parse_cells(cells: Sequence[str], columns: Sequence[str], where: str) -> np.
 
 def parse_number(text: str, where: str) -> float:
     """The number of a cell that must hold one."""
-    try:
-        number = _parse_cell(text.strip())
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
-    if np.isnan(number):
+    number = _parse_cell(text, where)
+    if math.isnan(number):
         raise ValueError(f"{where}: the cell is empty")
     return number
 
 
-def _parse_cell(text: str) -> float:
+def _parse_cell(text: str, where: str) -> float:
+    text = text.strip()
     if not text:
-        return np.nan
+        return math.nan
     if text.lower().lstrip("+-") == "nan":
-        raise ValueError(f"{text!r} is not a number; leave an unlabelled landmark's cells empty")
+        raise ValueError(
+            f"{where}: {text!r} is not a number; leave an unlabelled landmark's cells empty"
+        )
     if not _NUMBER.fullmatch(text):
-        raise ValueError(f"{text!r} is not a number")
+        raise ValueError(f"{where}: {text!r} is not a number")
     number = float(text)
     if math.isinf(number):
-        raise ValueError(f"{text!r} is not finite")
+        raise ValueError(f"{where}: {text!r} is not finite")
     if abs(number) > _FARTHEST:
-        raise ValueError(f"{text!r} is no coordinate in a picture; is a decimal point missing?")
+        raise ValueError(
+            f"{where}: {text!r} is no coordinate in a picture; is a decimal point missing?"
+        )
     return number

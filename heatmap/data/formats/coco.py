@@ -1,4 +1,4 @@
-"""COCO keypoints, and the faces of COCO-WholeBody: JSON with photographs and labelled people.
+"""COCO keypoints, and the faces of COCO-WholeBody: JSON with images and labelled people.
 
     images        id, file_name, width, height
     annotations   image_id, keypoints [x, y, v, x, y, v, ...], num_keypoints, bbox [x, y, w, h],
@@ -10,15 +10,17 @@ face_valid to each person (https://github.com/jin-s13/COCO-WholeBody, data_forma
 ECCV 2020).
 
 Keypoints are 0-indexed pixels, so their numbers are those used here. Boxes are measured on the
-picture's plane, which reaches from 0 to its width: half a pixel is taken off their corners
+image's plane, which reaches from 0 to its width: half a pixel is taken off their corners
 (detectron2's loader states the difference, and adds 0.5 to keypoints: "COCO's segmentation
 coordinates are floating points in [0, H or W], but keypoint coordinates are integers in [0, H-1 or
 W-1]", detectron2/data/datasets/coco.py).
 """
 
+import filecmp
 import json
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
@@ -27,13 +29,11 @@ from tqdm import tqdm
 
 from heatmap.data.contest import read_image
 from heatmap.data.formats.labelled import Face, LabelledFaces, check_box, gather
-from heatmap.data.formats.pictures import place
+from heatmap.data.formats.layout import place
 from heatmap.runtime.files import folder_when_complete
 
 _FIELDS = {"keypoints": ("keypoints", "bbox"), "face": ("face_kpts", "face_box")}
-_CROWDS = "crowds (iscrowd)"
-_INVALID = "people whose face is not valid (face_valid)"
-_EMPTY = "annotations without a labelled landmark"
+_NUMBERED = re.compile(r"(.+)#[1-9]\d*(\.[^./]*)?")  # by `gather`
 
 
 def read(
@@ -45,7 +45,7 @@ def read(
     points: Literal["keypoints", "face"] = "keypoints",
     progress: bool = False,
 ) -> LabelledFaces:
-    """The people of one or two files, those of a photograph one after the other, with their boxes.
+    """The people of one or two files, those of an image one after the other, with their boxes.
 
     Left out are crowds, annotations without a labelled landmark, and for "face" people whose face
     is not valid.
@@ -54,61 +54,39 @@ def read(
         source: the JSON of the training part.
         images: the folder that its file names are relative to, by default that of the JSON.
         test: the JSON of the test part.
-        test_images: the folder of its pictures, by default `images`.
+        test_images: the folder of its images, by default `images`.
         points: "face" takes COCO-WholeBody's face_kpts and face_box.
-
-    Raises:
-        ValueError: a file is missing or damaged, or something in it is wrong: the annotation is
-            named.
     """
     images = images or source.parent
     parts = [(source, images, False)]
     if test is not None:
         parts.append((test, test_images or images, True))
-    left_out = {_CROWDS: 0, _INVALID: 0, _EMPTY: 0}
-    faces = (
-        face
-        for path, folder, is_test in parts
-        for face in _faces(path, folder, is_test, points, left_out, progress)
-    )
-    return gather(source, faces, several=True, left_out=left_out)
+    left_out = Counter[str]()
+    faces = (face for part in parts for face in _faces(*part, points, left_out))
+    return gather(source, faces, several=True, left_out=left_out, progress=progress)
 
 
-def write(faces: LabelledFaces, out: Path, *, link: bool = False, progress: bool = False) -> None:
-    """Writes annotations/train.json, annotations/test.json, and the pictures into train and test.
+def write(
+    labelled: LabelledFaces, out: Path, *, link: bool = False, progress: bool = False
+) -> None:
+    """Writes annotations/train.json, annotations/test.json, and the images into train and test.
 
-    A part without faces has no file. Every photograph is decoded for its size, turned as its EXIF
-    says. Without boxes, bbox is that of the landmarks.
+    A part without faces has no file. Every image is decoded for its size, turned as its EXIF says.
+    Without boxes, bbox is that of the landmarks.
 
     Raises:
-        ValueError: `out` is there already and not empty, a face has no box, or a picture cannot be
-            read or placed.
+        ValueError: `out` is there already and not empty, a face has no box and its landmarks span
+            none, or an image cannot be read or placed.
     """
-    boxes = faces.boxes_or_bounds()
-    names = faces.photographs()
     with folder_when_complete(out) as folder:
         (folder / "annotations").mkdir()
+        placed: dict[Path, Path] = {}
         for part, is_test in (("train", False), ("test", True)):
-            rows = np.flatnonzero(faces.is_test == is_test).tolist()
-            if rows:
-                pictures = {names[row]: faces.pictures[row] for row in rows}
-                ids = {name: number for number, name in enumerate(pictures, start=1)}
-                annotations = (
-                    _annotation(number, ids[names[row]], faces.points_image[row], boxes[row])
-                    for number, row in enumerate(rows, start=1)
-                )
-                path = folder / "annotations" / f"{part}.json"
-                with path.open("w", encoding="utf-8", newline="\n") as file:
-                    file.write('{"categories": ')
-                    json.dump([_category(faces.points_image.shape[1])], file)
-                    _write_list(file, "images", _images(pictures, ids, progress))
-                    _write_list(file, "annotations", annotations)
-                    file.write("}\n")
-        targets = [
-            folder / ("test" if is_test else "train") / name
-            for name, is_test in zip(names, faces.is_test, strict=True)
-        ]
-        place(faces.pictures, targets, link=link, progress=progress)
+            faces = [face for face in labelled.faces if face.is_test == is_test]
+            if faces:
+                images = _write_part(folder / "annotations" / f"{part}.json", faces, progress)
+                placed |= {folder / part / name: path for name, path in images.items()}
+        place(placed, link=link, progress=progress)
 
 
 def _faces(
@@ -116,8 +94,7 @@ def _faces(
     folder: Path,
     is_test: bool,
     points: Literal["keypoints", "face"],
-    left_out: dict[str, int],
-    progress: bool,
+    left_out: Counter[str],
 ) -> Iterator[Face]:
     images, annotations = _load(path)
     by_image = defaultdict[Any, list[tuple[str, dict[str, Any]]]](list)
@@ -128,25 +105,23 @@ def _faces(
                 f"{where}, image_id: there is no image {annotation.get('image_id')!r} in the file"
             )
         if annotation.get("iscrowd"):
-            left_out[_CROWDS] += 1
+            left_out["crowds (iscrowd)"] += 1
         elif points == "face" and not annotation.get("face_valid", True):
-            left_out[_INVALID] += 1
+            left_out["people whose face is not valid (face_valid)"] += 1
         else:
             by_image[annotation["image_id"]].append((where, annotation))
     keypoints_field, box_field = _FIELDS[points]
-    bar = tqdm(images.items(), f"Reading {path.name}", delay=1, disable=not progress)
-    for image_id, name in bar:
+    for image_id, name in images.items():
         for where, annotation in by_image[image_id]:
-            points_image = _points(
-                annotation.get(keypoints_field, []), f"{where}, {keypoints_field}"
-            )
+            keypoints = annotation.get(keypoints_field, [])
+            points_image = _points(keypoints, f"{where}, {keypoints_field}")
             if np.isnan(points_image).all():
-                left_out[_EMPTY] += 1
+                left_out["annotations without a labelled landmark"] += 1
                 continue
             yield Face(
                 where=where,
                 name=name,
-                picture=folder / name,
+                path=folder / name,
                 points_image=points_image,
                 is_test=is_test,
                 box_image=_box(annotation.get(box_field), f"{where}, {box_field}"),
@@ -209,43 +184,39 @@ def _numbers(values: Any, where: str) -> np.ndarray:
     return np.array(values, np.float64)
 
 
-def _category(num_landmarks: int) -> dict[str, Any]:
-    names = [str(landmark) for landmark in range(num_landmarks)]
-    return {"id": 1, "name": "face", "supercategory": "person", "keypoints": names, "skeleton": []}
+def _image_names(faces: Sequence[Face]) -> list[str]:
+    """The name of each face's image: "a.jpg" for its second face, which is called "a#2.jpg"."""
+    paths = {face.name: face.path for face in faces}
+    names = []
+    for face in faces:
+        match = _NUMBERED.fullmatch(face.name)
+        name = f"{match[1]}{match[2] or ''}" if match else face.name
+        other = paths.get(name)
+        is_same = other is not None and (
+            other.samefile(face.path) or filecmp.cmp(other, face.path, shallow=False)
+        )
+        names.append(name if is_same else face.name)
+    return names
 
 
-def _images(
-    pictures: dict[str, Path], ids: dict[str, int], progress: bool
-) -> Iterator[dict[str, Any]]:
-    bar = tqdm(pictures.items(), "Reading sizes", unit="picture", delay=1, disable=not progress)
-    for name, picture in bar:
-        height, width, _ = read_image(picture).shape
-        yield {"id": ids[name], "file_name": name, "width": width, "height": height}
-
-
-def _annotation(
-    number: int, image_id: int, points_image: np.ndarray, box_image: np.ndarray
-) -> dict[str, Any]:
-    keypoints: list[float] = []
-    for x, y in points_image.astype(np.float64).round(6).tolist():
-        keypoints += [0, 0, 0] if x != x else [_short(x), _short(y), 2]
-    x0, y0, x1, y1 = (box_image + 0.5).round(6).tolist()
-    width, height = round(x1 - x0, 6), round(y1 - y0, 6)
-    return {
-        "id": number,
-        "image_id": image_id,
-        "category_id": 1,
-        "iscrowd": 0,
-        "keypoints": keypoints,
-        "num_keypoints": int(np.isfinite(points_image[:, 0]).sum()),
-        "bbox": [_short(x0), _short(y0), _short(width), _short(height)],
-        "area": round(width * height, 6),
-    }
-
-
-def _short(number: float) -> float:
-    """A whole number without its ".0", as COCO writes it."""
-    return int(number) if number.is_integer() else number
+def _write_part(path: Path, faces: Sequence[Face], progress: bool) -> dict[str, Path]:
+    """Writes the annotations of some faces; returns the files of their images by name."""
+    names = _image_names(faces)
+    images = {name: face.path for name, face in zip(names, faces, strict=True)}
+    ids = {name: number for number, name in enumerate(images, start=1)}
+    keypoints = [str(landmark) for landmark in range(len(faces[0].points_image))]
+    category = {"id": 1, "name": "face", "supercategory": "person"}
+    category |= {"keypoints": keypoints, "skeleton": []}
+    pairs = enumerate(zip(faces, names, strict=True), start=1)
+    annotations = (_annotation(face, number, ids[name]) for number, (face, name) in pairs)
+    bar = tqdm(images.items(), "Reading sizes", unit="img", delay=1, disable=not progress)
+    entries = (_image(name, file, ids[name]) for name, file in bar)
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(f'{{"categories": {json.dumps([category])}')
+        _write_list(file, "images", entries)
+        _write_list(file, "annotations", annotations)
+        file.write("}\n")
+    return images
 
 
 def _write_list(file: TextIO, key: str, entries: Iterable[dict[str, Any]]) -> None:
@@ -255,3 +226,41 @@ def _write_list(file: TextIO, key: str, entries: Iterable[dict[str, Any]]) -> No
         file.write(",\n" if index else "\n")
         json.dump(entry, file, separators=(",", ":"))
     file.write("]")
+
+
+def _image(name: str, path: Path, image_id: int) -> dict[str, Any]:
+    height, width, _ = read_image(path).shape
+    return {"id": image_id, "file_name": name, "width": width, "height": height}
+
+
+def _annotation(face: Face, number: int, image_id: int) -> dict[str, Any]:
+    is_labelled = np.isfinite(face.points_image[:, 0])
+    keypoints: list[float] = []
+    for x, y in face.points_image.astype(np.float64).round(6).tolist():
+        keypoints += [0, 0, 0] if x != x else [_short(x), _short(y), 2]
+    box_image = face.box_image
+    if box_image is None:
+        labelled = face.points_image[is_labelled]
+        if not (len(labelled) and (labelled.min(0) < labelled.max(0)).all()):
+            raise ValueError(
+                f"{face.name}: this format needs a box, and the labelled landmarks span none; give "
+                "boxes (file_name, x0, y0, x1, y1)"
+            )
+        box_image = np.concatenate([labelled.min(0), labelled.max(0)]).astype(np.float64)
+    x0, y0, x1, y1 = (box_image + 0.5).round(6).tolist()
+    width, height = round(x1 - x0, 6), round(y1 - y0, 6)
+    return {
+        "id": number,
+        "image_id": image_id,
+        "category_id": 1,
+        "iscrowd": 0,
+        "keypoints": keypoints,
+        "num_keypoints": int(is_labelled.sum()),
+        "bbox": [_short(x0), _short(y0), _short(width), _short(height)],
+        "area": round(width * height, 6),
+    }
+
+
+def _short(number: float) -> float:
+    """A whole number without its ".0", as COCO writes it."""
+    return int(number) if number.is_integer() else number

@@ -1,57 +1,57 @@
-"""What every format is read into and written from: photographs, landmarks and boxes of faces."""
+"""What the readers share: the faces they find, checks that hold in every format, and text."""
 
-import filecmp
-import re
-from collections.abc import Iterable
+import csv
+import io
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import numpy as np
+from tqdm import tqdm
 
-PICTURE_SUFFIXES = (
+from heatmap.data.contest.table import parse_cells
+
+IMAGE_SUFFIXES = (
     ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"
 )  # fmt: skip
 
-_NUMBERED = re.compile(r"(.+)#([1-9]\d*)(\.[^./]*)?")
+
+Table = Path | zipfile.Path
 
 
 @dataclass(frozen=True, kw_only=True)
 class Face:
-    """One labelled face, as a format's reader finds it.
+    """One labelled face in an image.
 
     where: file and row, for messages.
-    name: file name of the photograph, relative, with "/" between folders.
+    name: file name of the image, relative, with "/" between folders.
+    path: the image's file.
     points_image: (P, 2) image pixels, NaN = unlabelled.
-    box_image: x0, y0, x1, y1, opposite corners in image pixels.
+    box_image: (4,) x0, y0, x1, y1 in image pixels.
     """
 
     where: str
     name: str
-    picture: Path
+    path: Path
     points_image: np.ndarray
     is_test: bool = False
     box_image: np.ndarray | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class LabelledFaces:
-    """N faces in photographs, with P landmarks each.
+    """At least one face; all have the same number of landmarks, and all or none have a box.
 
-    names: file names, relative, with "/" between folders; unique among the faces of a part.
-    pictures: the photographs; one that shows several faces stands here several times.
-    points_image: (N, P, 2) float32 or float64, image pixels, NaN = unlabelled.
-    is_test: (N,) bool, the part: True where a face belongs to the test.
-    boxes_image: (N, 4) float64, x0, y0, x1, y1 in image pixels; None without boxes.
-    left_out: what was not taken over, in words, and how many of it.
+    Names are unique in each part, training and test. An image that shows several faces stands here
+    several times. left_out: what was not taken over, in words, and how many of it.
     """
 
-    names: list[str]
-    pictures: list[Path]
-    points_image: np.ndarray
-    is_test: np.ndarray
-    boxes_image: np.ndarray | None = None
-    left_out: dict[str, int] = field(default_factory=dict)
+    faces: list[Face]
+    left_out: Counter[str] = field(default_factory=Counter)
 
     def only(self, part: Literal["train", "test"]) -> "LabelledFaces":
         """The faces of one part, all of them to train on.
@@ -59,57 +59,10 @@ class LabelledFaces:
         Raises:
             ValueError: the part is empty.
         """
-        rows = np.flatnonzero(self.is_test == (part == "test"))
-        if not len(rows):
+        faces = [face for face in self.faces if face.is_test == (part == "test")]
+        if not faces:
             raise ValueError(f"there are no faces in the part {part}")
-        return replace(
-            self,
-            names=[self.names[row] for row in rows],
-            pictures=[self.pictures[row] for row in rows],
-            points_image=self.points_image[rows],
-            is_test=np.zeros(len(rows), bool),
-            boxes_image=None if self.boxes_image is None else self.boxes_image[rows],
-        )
-
-    def photographs(self) -> list[str]:
-        """(N) names of the photographs: `gather`'s numbers taken off where they count its faces.
-
-        "a#2.jpg" is "a.jpg" where it shows the same and is the second face of it.
-        """
-        found: list[str] = []
-        pictures: dict[tuple[bool, str], Path] = {}
-        counts: dict[tuple[bool, str], int] = {}
-        for name, picture, is_test in zip(self.names, self.pictures, self.is_test, strict=True):
-            match = _NUMBERED.fullmatch(name)
-            key = bool(is_test), f"{match[1]}{match[3] or ''}" if match else name
-            number = int(match[2]) if match else 0
-            if key in counts and counts[key] + 1 == number and same(picture, pictures[key]):
-                counts[key] += 1
-            else:
-                key = bool(is_test), name
-                pictures[key], counts[key] = picture, 1
-            found.append(key[1])
-        return found
-
-    def boxes_or_bounds(self) -> np.ndarray:
-        """(N, 4) float64 boxes, or without any those of the landmarks, for formats that need one.
-
-        Raises:
-            ValueError: there are no boxes, and landmarks of a face span none.
-        """
-        if self.boxes_image is not None:
-            return self.boxes_image
-        bounds = np.full((len(self.names), 4), np.nan)
-        for row, points in enumerate(self.points_image):
-            labelled = points[np.isfinite(points[:, 0])]
-            if len(labelled) and (labelled.min(0) < labelled.max(0)).all():
-                bounds[row] = [*labelled.min(0), *labelled.max(0)]
-            else:
-                raise ValueError(
-                    f"{self.names[row]}: this format needs a box, and the labelled landmarks span "
-                    "none; give boxes (file_name, x0, y0, x1, y1)"
-                )
-        return bounds
+        return replace(self, faces=[replace(face, is_test=False) for face in faces])
 
 
 def gather(
@@ -117,28 +70,30 @@ def gather(
     faces: Iterable[Face],
     *,
     several: bool = False,
-    left_out: dict[str, int] | None = None,
+    left_out: Counter[str] | None = None,
+    progress: bool = False,
 ) -> LabelledFaces:
-    """The faces that a reader found, after checking what holds in every format.
+    """The faces that a reader finds, after checking what holds in every format.
 
     Args:
         source: what is read, for the message if there is no face.
-        several: whether a photograph may show several faces. From the second on, they get names
-            with a number, "a#2.jpg": the contest's table has one row a name, and a number after
-            another "_" would tell another person (`contest.split_rows`).
+        several: whether an image may show several faces. From the second on, they get names with a
+            number, "a#2.jpg": the contest's table has one row a name, and a number after another
+            "_" would tell another person (`contest.split_rows`).
         left_out: is filled by the reader while the faces come.
+        progress: show a bar once the reading has taken a second.
 
     Raises:
-        ValueError: there are no faces, a picture is missing, a name comes twice, faces differ in
-            the number of landmarks, or some have a box and others not.
+        ValueError: there are no faces, an image is missing, a name comes twice, faces differ in the
+            number of landmarks, or some have a box and others not.
     """
     found: dict[tuple[bool, str], Face] = {}
-    counts: dict[tuple[bool, str], int] = {}
+    counts = Counter[tuple[bool, str]]()
     first: Face | None = None
-    for face in faces:
+    for face in tqdm(faces, "Reading faces", unit="face", delay=1, disable=not progress):
         first = first or face
-        if not face.picture.is_file():
-            raise ValueError(f"{face.where}: there is no picture {face.picture}")
+        if not face.path.is_file():
+            raise ValueError(f"{face.where}: there is no image {face.path}")
         if len(face.points_image) != len(first.points_image):
             raise ValueError(
                 f"{face.where}: {len(face.points_image)} landmarks, but {len(first.points_image)} "
@@ -147,24 +102,21 @@ def gather(
         if (face.box_image is None) != (first.box_image is None):
             with_box, without = (first, face) if face.box_image is None else (face, first)
             raise ValueError(f"{without.where}: there is no box, but {with_box.where} has one")
-        key = face.is_test, face.name
         if several:
-            counts[key] = counts.get(key, 0) + 1
-            key = face.is_test, _numbered(face.name, counts[key])
+            counts[face.is_test, face.name] += 1
+            face = replace(face, name=_numbered(face.name, counts[face.is_test, face.name]))
+        key = face.is_test, face.name
         if key in found:
-            raise ValueError(f"{face.where}: {key[1]!r} is in {found[key].where} already")
+            raise ValueError(f"{face.where}: {face.name!r} is in {found[key].where} already")
         found[key] = face
     if first is None:
         raise ValueError(f"{source}: no labelled face is in it")
-    boxes = [face.box_image for face in found.values() if face.box_image is not None]
-    return LabelledFaces(
-        names=[name for _, name in found],
-        pictures=[face.picture for face in found.values()],
-        points_image=np.stack([face.points_image for face in found.values()]),
-        is_test=np.array([is_test for is_test, _ in found]),
-        boxes_image=np.stack(boxes) if boxes else None,
-        left_out={what: count for what, count in (left_out or {}).items() if count},
-    )
+    return LabelledFaces(list(found.values()), left_out or Counter())
+
+
+def _numbered(name: str, number: int) -> str:
+    path = PurePosixPath(name)
+    return name if number == 1 else str(path.with_name(f"{path.stem}#{number}{path.suffix}"))
 
 
 def require_folder(source: Path) -> None:
@@ -184,17 +136,67 @@ def check_box(box_image: np.ndarray, where: str) -> None:
         ValueError: the box is empty.
     """
     if not (box_image[:2] < box_image[2:]).all():
+        x0, y0, x1, y1 = box_image
         raise ValueError(
-            f"{where}: the box from ({box_image[0]:g}, {box_image[1]:g}) to ({box_image[2]:g}, "
-            f"{box_image[3]:g}) is empty; its right and lower sides must lie beyond the others"
+            f"{where}: the box from ({x0:g}, {y0:g}) to ({x1:g}, {y1:g}) is empty; its right and "
+            "lower sides must lie beyond the others"
         )
 
 
-def same(picture: Path, other: Path) -> bool:
-    """Whether two files hold the same bytes."""
-    return picture == other or picture.samefile(other) or filecmp.cmp(picture, other, shallow=False)
+def read_lines(path: Path) -> list[str]:
+    """The lines of a file without spaces round them, and without blank ones at its end.
+
+    Raises:
+        ValueError: there is no such file, or it is not text in UTF-8.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such file")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not text in UTF-8 ({error.reason})") from error
+    return [line.strip() for line in text.rstrip().splitlines()]
 
 
-def _numbered(name: str, number: int) -> str:
-    path = PurePosixPath(name)
-    return name if number == 1 else str(path.with_name(f"{path.stem}#{number}{path.suffix}"))
+def read_cells(table: Table) -> Iterator[tuple[str, list[str]]]:
+    """The rows of a table with commas, from the header on: where each stands, and its cells.
+
+    Raises:
+        ValueError: a row has more or fewer cells than the header or is blank, though others follow
+            it; the table is not text in UTF-8, or the archive that it is in is damaged.
+    """
+    row, width = 0, 0
+    try:
+        with table.open("rb") as binary, io.TextIOWrapper(binary, "utf-8-sig", newline="") as text:
+            reader = csv.reader(text, strict=True)
+            for row, cells in enumerate(reader, start=1):
+                if not cells and not any(reader):
+                    break  # blank rows at the end
+                width = width or len(cells)
+                if len(cells) != width:
+                    raise ValueError(
+                        f"{table}, row {row}: {len(cells)} cells where the header has {width}; is "
+                        "the row blank, or the file cut short?"
+                    )
+                yield f"{table}, row {row}", cells
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{table}, near row {row + 1}: not a table in UTF-8: {error}") from None
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        raise ValueError(
+            f"{table}: the archive is damaged or cut short ({error}); download it again"
+        ) from error
+
+
+def parse_points(cells: Sequence[str], where: str, first: int = 0) -> np.ndarray:
+    """(P, 2) float64 from the cells x, y, x, y, ...; "nan", or nothing, twice is unlabelled.
+
+    Args:
+        where: file and row.
+        first: number of the first landmark, for messages.
+
+    Raises:
+        ValueError: a cell is not a coordinate; the message names the landmark.
+    """
+    columns = [f"{'xy'[index % 2]} of landmark {first + index // 2}" for index in range(len(cells))]
+    known = ["" if cell.lower() == "nan" else cell for cell in cells]
+    return parse_cells(["", *known], ["", *columns], where).reshape(-1, 2)

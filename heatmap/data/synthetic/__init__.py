@@ -1,7 +1,7 @@
-"""Synthetic faces with 971 landmarks: pictures whose labels are exact by construction.
+"""Synthetic faces with 971 landmarks: images whose labels are exact by construction.
 
+face       everything that decides an image
 head       a person's head, its expression and pose, and where its landmarks are
-face       everything that decides a picture
 chance     faces at random
 canvas     what is painted on
 drawing    a face drawn, layer by layer
@@ -13,27 +13,17 @@ import numpy as np
 from heatmap.data.synthetic.chance import sample_face
 from heatmap.data.synthetic.contest import make_contest
 from heatmap.data.synthetic.drawing import draw
-from heatmap.data.synthetic.face import Camera, Colour, Face, Glasses, Hair, Light, Look
+from heatmap.data.synthetic.face import Colour, Face, Hair, Light
 from heatmap.data.synthetic.head import Head
 
 __all__ = [
-    "Camera",
-    "Colour",
-    "Face",
-    "Glasses",
-    "Hair",
-    "Light",
-    "Look",
-    "draw",
-    "draw_face",
-    "landmarks",
-    "make_contest",
+    "Colour", "Face", "Hair", "Light", "draw", "draw_face", "landmarks", "make_contest",
     "sample_face",
-]
+]  # fmt: skip
 
 
 def draw_face(seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
-    """The picture and landmarks of face `index` of the endless series `seed`, as `draw` returns."""
+    """The image and landmarks of face `index` of the endless series `seed`, as `draw` returns."""
     return draw(sample_face(seed, index))
 
 

@@ -10,7 +10,7 @@ from heatmap.data.synthetic.face import Colour
 
 
 class Canvas:
-    """A picture to paint on.
+    """An image to paint on.
 
     planes: (3, H, W) float32 RGB, 0 to 1. unit: canvas pixels per unit of the head frame.
     Polygons and lines are (N, 2) arrays in canvas pixels; widths and softness are in head units.
@@ -40,9 +40,8 @@ class Canvas:
         line_px = None if line_width is None else line_width * self.unit
         margin = 2 + 3 * soft_px + (line_px or 0)
         corners = np.concatenate(polygons)
-        limit = (self.width, self.height)
         low = np.maximum(corners.min(0) - margin, 0).astype(int)
-        high = np.minimum(corners.max(0) + margin + 2, limit).astype(int)
+        high = np.minimum(corners.max(0) + margin + 2, (self.width, self.height)).astype(int)
         if (high <= low).any():
             return
         cover = _cover(polygons, low, high, line_px, finer=1 if soft_px > 2 else _FINER)

@@ -2,43 +2,34 @@
 
 import numpy as np
 
-from heatmap.data.synthetic.face import Camera, Colour, Face, Glasses, Hair, Light, Look, as_colour
-from heatmap.data.synthetic.head import Expression, Pose, Shape
+from heatmap.data.synthetic.face import (
+    Camera,
+    Colour,
+    Expression,
+    Face,
+    Glasses,
+    Hair,
+    Light,
+    Look,
+    Pose,
+    Shape,
+    as_colour,
+)
 
 # From light to dark; a person's skin lies between two neighbours.
-_SKINS = np.array(
-    [
-        (0.96, 0.83, 0.76),
-        (0.93, 0.76, 0.67),
-        (0.87, 0.67, 0.55),
-        (0.77, 0.55, 0.41),
-        (0.62, 0.42, 0.30),
-        (0.46, 0.29, 0.20),
-        (0.30, 0.19, 0.14),
-    ]
-)
-_HAIRS = np.array(
-    [
-        (0.06, 0.05, 0.05),
-        (0.13, 0.09, 0.07),
-        (0.26, 0.17, 0.11),
-        (0.38, 0.26, 0.16),
-        (0.62, 0.48, 0.29),
-        (0.82, 0.70, 0.48),
-        (0.50, 0.22, 0.10),
-        (0.60, 0.59, 0.58),
-        (0.86, 0.85, 0.83),
-    ]
-)
-_IRISES = np.array(
-    [
-        (0.18, 0.10, 0.06),
-        (0.33, 0.20, 0.10),
-        (0.36, 0.38, 0.22),
-        (0.35, 0.48, 0.58),
-        (0.42, 0.45, 0.46),
-    ]
-)
+_SKINS = np.array([
+    (0.96, 0.83, 0.76), (0.93, 0.76, 0.67), (0.87, 0.67, 0.55), (0.77, 0.55, 0.41),
+    (0.62, 0.42, 0.30), (0.46, 0.29, 0.20), (0.30, 0.19, 0.14),
+])  # fmt: skip
+_HAIRS = np.array([
+    (0.06, 0.05, 0.05), (0.13, 0.09, 0.07), (0.26, 0.17, 0.11), (0.38, 0.26, 0.16),
+    (0.62, 0.48, 0.29), (0.82, 0.70, 0.48), (0.50, 0.22, 0.10), (0.60, 0.59, 0.58),
+    (0.86, 0.85, 0.83),
+])  # fmt: skip
+_IRISES = np.array([
+    (0.18, 0.10, 0.06), (0.33, 0.20, 0.10), (0.36, 0.38, 0.22), (0.35, 0.48, 0.58),
+    (0.42, 0.45, 0.46),
+])  # fmt: skip
 
 
 def sample_face(seed: int, index: int) -> Face:
@@ -82,7 +73,7 @@ def _sample_camera(rng: np.random.Generator) -> Camera:
     width = int(np.clip(190 * np.exp(rng.normal(0, 0.48)), 70, 950))
     height = round(width * float(np.clip(rng.normal(1.365, 0.08), 1.11, 1.59)))
     strips = rng.uniform(0.01, 0.03, 4) * (rng.random(4) < 0.35)
-    if rng.random() < 0.25:  # the detector's box left the photograph
+    if rng.random() < 0.25:  # the detector's box left the image
         sides = ((1, 3), (3,), (0,), (2,))[rng.choice(4, p=(0.4, 0.3, 0.15, 0.15))]
         strips[list(sides)] = rng.uniform(0.10, 0.25, len(sides))
     left, top, right, bottom = np.round(strips * (width, height, width, height)).astype(int)
@@ -100,7 +91,7 @@ def _sample_camera(rng: np.random.Generator) -> Camera:
 
 def _sample_pose(rng: np.random.Generator, camera: Camera) -> Pose:
     outline_width = 2.26
-    share = 0.625 * float(np.exp(rng.normal(0, 0.07)))
+    share = 0.625 * float(np.exp(rng.normal(0, 0.07)))  # of the image's width
     return Pose(
         yaw_deg=_near(rng, 0, 22.5),
         pitch_deg=_near(rng, 0, 10),
@@ -221,13 +212,11 @@ def _sample_look(rng: np.random.Generator) -> Look:
 
 def _sample_light(rng: np.random.Generator) -> Light:
     direction = np.array((rng.normal(0, 0.7), rng.normal(-0.5, 0.4), 1.0))
-    x, y, z = (direction / np.linalg.norm(direction)).tolist()
     warmth = rng.normal(0, 0.07)
     gain = np.exp(rng.normal(-0.08, 0.2) + np.array((warmth, rng.normal(0, 0.02), -warmth)))
-    red, green, blue = gain.tolist()
     return Light(
-        direction=(x, y, z),
+        direction=tuple((direction / np.linalg.norm(direction)).tolist()),
         ambient=rng.uniform(0.35, 0.8),
-        gain=(red, green, blue),
+        gain=tuple(gain.tolist()),
         gamma=float(np.exp(rng.normal(0.02, 0.15))),
     )

@@ -31,13 +31,9 @@ def make_contest(
 ) -> None:
     """Draws `count` faces to train on and `test_count` to be tested on, with all their files.
 
-        out/train/landmarks.csv, out/train/images/*.jpg
-        out/test/test_points.csv, out/test/images/*.jpg
-        out/sampleSubmission.csv (all zeros), out/withheld/solution.csv
-
-    The bytes of every file depend on `count`, `test_count` and `seed` only, and those of a picture
-    and its row on `seed` and its place: a larger contest begins with the smaller one. The folder
-    appears when it is complete.
+    Their layout is that of `data.contest`; the sample submission is all zeros. The bytes depend
+    on `count`, `test_count` and `seed` only, and those of an image and its row on `seed` and its
+    place: a larger contest begins with the smaller one. The folder appears when it is complete.
 
     Args:
         test_count: a tenth of `count` if None, but at least 1.
@@ -47,15 +43,11 @@ def make_contest(
         ValueError: `out` is there already and not empty, or a number is out of range.
     """
     test_count = max(1, count // 10) if test_count is None else test_count
-    for name, value, least in (
-        ("count", count, 1),
-        ("test_count", test_count, 1),
-        ("seed", seed, 0),
-        ("workers", workers, 1),
-    ):
-        if value < least:
-            raise ValueError(f"{name} is {value}, but must be at least {least}")
-
+    for name, value in {"count": count, "test_count": test_count, "workers": workers}.items():
+        if value < 1:
+            raise ValueError(f"{name} is {value}, but must be at least 1")
+    if seed < 0:
+        raise ValueError(f"seed is {seed}, but must be at least 0")
     with folder_when_complete(out) as folder:
         train_images, test_images = folder / "train" / "images", folder / "test" / "images"
         for images in (train_images, test_images, folder / "withheld"):
@@ -64,10 +56,9 @@ def make_contest(
         jobs += [(test_images, _FIRST_TEST_FACE + index) for index in range(test_count)]
         names = [_file_name(seed, index) for _, index in jobs]
 
-        drawn = in_processes(partial(_write_picture, seed), jobs, workers)
-        bar = tqdm(drawn, total=len(jobs), unit="face", desc="drawing", disable=not progress)
+        drawn = in_processes(partial(_write_image, seed), jobs, workers)
+        bar = tqdm(drawn, "drawing", len(jobs), unit="face", disable=not progress)
         points = np.stack(list(bar))
-
         train_names, test_names = names[:count], names[count:]
         asked = _asked_points(seed, test_count, points.shape[1])
         answers = np.take_along_axis(points[count:], asked[..., None], 1)
@@ -93,13 +84,12 @@ def _asked_points(seed: int, num_rows: int, num_landmarks: int) -> np.ndarray:
     return np.stack(rows)
 
 
-def _write_picture(seed: int, job: tuple[Path, int]) -> np.ndarray:
+def _write_image(seed: int, job: tuple[Path, int]) -> np.ndarray:
     """Draws one face into a folder of images; (971, 2) int64, its landmarks as the contest's."""
     folder, index = job
     face = sample_face(seed, index)
     image, points_image = draw(face)
     quality = [cv2.IMWRITE_JPEG_QUALITY, face.camera.jpeg_quality]
-    is_encoded, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), quality)
-    assert is_encoded
+    _, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), quality)
     (folder / _file_name(seed, index)).write_bytes(data.tobytes())
     return np.round(points_image).astype(np.int64)

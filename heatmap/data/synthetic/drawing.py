@@ -1,11 +1,9 @@
 """A face drawn, layer by layer.
 
-The layers (background, hair behind, neck, ears, skin, features, hair in front) are painted on a
-float canvas of moderate size, shaded from one light, then brought to the picture's size and given a
-camera's faults. The features are polygons of the landmarks themselves.
+The layers are painted from back to front on a float canvas of moderate size, shaded from one light,
+then brought to the image's size and given a camera's faults. The features are polygons of the
+landmarks themselves.
 """
-
-from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
@@ -33,18 +31,15 @@ from heatmap.data.synthetic.head import (
 _CANVAS_HEIGHTS = 248, 380
 
 
-@dataclass
 class _Painting:
     """A face in the making. points: (971, 2) landmarks in canvas pixels. hair: (3, H, W) layer."""
 
-    face: Face
-    head: Head
-    canvas: Canvas
-    rng: np.random.Generator
-    points: np.ndarray = field(init=False)
-    hair: np.ndarray = field(init=False)
-
-    def __post_init__(self) -> None:
+    def __init__(self, face: Face) -> None:
+        height = int(np.clip(face.camera.height, *_CANVAS_HEIGHTS))
+        finer = height / face.camera.height
+        self.face, self.head = face, Head(face.shape, face.expression, face.pose)
+        self.canvas = Canvas(height, round(face.camera.width * finer), face.pose.scale_px * finer)
+        self.rng = np.random.Generator(np.random.Philox(face.look.texture_seed))
         self.points = self.place(self.head.points_image)
         self.hair = _hair_layer(self)
 
@@ -68,19 +63,12 @@ class _Painting:
 
 
 def draw(face: Face) -> tuple[np.ndarray, np.ndarray]:
-    """The picture of a face, and its landmarks.
+    """The image of a face, and its landmarks.
 
     Returns:
-        (H, W, 3) uint8 RGB; (971, 2) float64 points_image, which may lie outside the picture.
+        (H, W, 3) uint8 RGB; (971, 2) float64 points_image, which may lie outside the image.
     """
-    camera = face.camera
-    height = int(np.clip(camera.height, *_CANVAS_HEIGHTS))
-    finer = height / camera.height
-    canvas = Canvas(height, round(camera.width * finer), face.pose.scale_px * finer)
-    head = Head(face.shape, face.expression, face.pose)
-    rng = np.random.Generator(np.random.Philox(face.look.texture_seed))
-    painting = _Painting(face, head, canvas, rng)
-
+    painting = _Painting(face)
     _paint_background(painting)
     _paint_hair_behind(painting)
     _paint_body(painting)
@@ -94,7 +82,7 @@ def draw(face: Face) -> tuple[np.ndarray, np.ndarray]:
     _paint_hair_in_front(painting)
     _paint_glasses(painting)
     _paint_hat(painting)
-    return _photograph(painting), head.points_image
+    return _photograph(painting), painting.head.points_image
 
 
 def _paint_background(painting: _Painting) -> None:
@@ -229,20 +217,19 @@ def _paint_ears(painting: _Painting) -> None:
 
 
 def _blob(
-    x: np.ndarray,
-    y: np.ndarray,
-    at: np.ndarray,
-    offset: tuple[float, float],
-    reach: tuple[float, float],
+    places: np.ndarray, at: np.ndarray, offset: tuple[float, float], reach: tuple[float, float]
 ) -> np.ndarray:
-    """(...) a smooth bump over places (x, y), 1 at `at + offset`."""
-    centre_x, centre_y = at + offset
-    return np.exp(-(((x - centre_x) / reach[0]) ** 2) - ((y - centre_y) / reach[1]) ** 2)
+    """(...) a smooth bump over (..., 2) places, 1 at `at + offset`."""
+    return np.exp(-(((places - (at + offset)) / reach) ** 2).sum(-1))
 
 
-def _paint_skin(painting: _Painting) -> None:
-    """Skin within the outline, shaded and coloured on a coarse grid that knows the head's form."""
-    face, head, canvas, rng = painting.face, painting.head, painting.canvas, painting.rng
+def _lit_skin(painting: _Painting) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The skin on a coarse grid over the canvas that knows the head's form.
+
+    Returns:
+        (h, w, 2) places in the head frame, (h, w, 3) colour, (h, w) shade.
+    """
+    face, head, canvas = painting.face, painting.head, painting.canvas
     look, light = face.look, face.light
     rows, columns = 56, round(56 * canvas.width / canvas.height)
     grid = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), -1) + 0.5
@@ -255,25 +242,30 @@ def _paint_skin(painting: _Painting) -> None:
     normal = np.stack([-slope_x, -slope_y, np.ones_like(z)], -1) @ head.rotation.T
     normal /= np.linalg.norm(normal, axis=-1, keepdims=True)
     shade = light.ambient + (1 - light.ambient) * 1.2 * np.maximum(normal @ light.direction, 0)
-    toward_camera = np.array((0, 0, 1))
-    halfway = light.direction + toward_camera
+    halfway = light.direction + np.array((0, 0, 1))  # between the light and the camera
     gloss = np.maximum(normal @ (halfway / np.linalg.norm(halfway)), 0) ** 30
 
-    x, y = np.ascontiguousarray(places[..., 0]), np.ascontiguousarray(places[..., 1])
     marks = head.points_head[:, :2]
     nose_base, lip_bottom = marks[580], marks[920]
-    hollows = 0.16 * _blob(x, y, nose_base, (0, 0.03), (0.3, 0.1))
-    hollows += 0.18 * _blob(x, y, lip_bottom, (0, 0.1), (0.26, 0.08))
-    blush = 0.35 * _blob(x, y, nose_base, (0, -0.17), (0.22, 0.16))
+    hollows = 0.16 * _blob(places, nose_base, (0, 0.03), (0.3, 0.1))
+    hollows += 0.18 * _blob(places, lip_bottom, (0, 0.1), (0.26, 0.08))
+    blush = 0.35 * _blob(places, nose_base, (0, -0.17), (0.22, 0.16))
     for sign, eye, side in zip((-1, 1), EYES, NOSE_SIDES, strict=True):
         eye_centre, wing = marks[eye].mean(0), marks[side][32]
-        hollows += 0.12 * _blob(x, y, eye_centre, (-sign * 0.1, -0.02), (0.3, 0.16))
-        hollows += 0.08 * _blob(x, y, eye_centre, (-sign * 0.1, 0.17), (0.2, 0.07))
-        hollows += 0.15 * _blob(x, y, wing, (sign * 0.05, -0.02), (0.07, 0.14))
-        blush += _blob(x, y, eye_centre, (sign * 0.14, 0.56), (0.3, 0.24))
+        hollows += 0.12 * _blob(places, eye_centre, (-sign * 0.1, -0.02), (0.3, 0.16))
+        hollows += 0.08 * _blob(places, eye_centre, (-sign * 0.1, 0.17), (0.2, 0.07))
+        hollows += 0.15 * _blob(places, wing, (sign * 0.05, -0.02), (0.07, 0.14))
+        blush += _blob(places, eye_centre, (sign * 0.14, 0.56), (0.3, 0.24))
     shade *= 1 - np.minimum(hollows, 0.5)
     redness = 0.22 * look.blush * blush[..., None] * (-0.1, 0.7, 0.55)
-    colour = look.skin * (1 - redness) * shade[..., None] + 0.14 * gloss[..., None]
+    return places, look.skin * (1 - redness) * shade[..., None] + 0.14 * gloss[..., None], shade
+
+
+def _paint_skin(painting: _Painting) -> None:
+    """Skin within the outline, with beard and spots."""
+    canvas, rng, look = painting.canvas, painting.rng, painting.face.look
+    marks = painting.head.points_head[:, :2]
+    places, colour, shade = _lit_skin(painting)
 
     def full_size(layer: np.ndarray) -> np.ndarray:
         layer = layer.astype(np.float32)
@@ -284,7 +276,7 @@ def _paint_skin(painting: _Painting) -> None:
     layer = np.stack(cv2.split(full_size(colour))) * uneven
 
     if look.beard or look.moustache:
-        lips = marks[LIPS].mean(0)
+        lips, (x, y) = marks[LIPS].mean(0), np.moveaxis(places, -1, 0)
         away = 1 - np.exp(-((((x - lips[0]) / 0.5) ** 2 + ((y - lips[1]) / 0.24) ** 2) ** 2))
         beard = look.beard * away * smoothstep(y + 0.6 * np.abs(x), 1.2, 1.65)
         lip_top = marks[[580, 857], 1].mean()
@@ -490,7 +482,7 @@ def _paint_hat(painting: _Painting) -> None:
 
 
 def _photograph(painting: _Painting) -> np.ndarray:
-    """(H, W, 3) uint8: the canvas at the picture's size, in its light, through its camera."""
+    """(H, W, 3) uint8: the canvas at the image's size, in its light, through its camera."""
     camera, light, canvas = painting.face.camera, painting.face.light, painting.canvas
     height, width = camera.height, camera.width
     interpolation = cv2.INTER_AREA if height < canvas.height else cv2.INTER_CUBIC
@@ -505,10 +497,10 @@ def _photograph(painting: _Painting) -> np.ndarray:
         exposed = small * np.float32(255 * gain) + np.float32(255 * camera.noise) * grain
         planes.append(np.clip(exposed, 0, 255).astype(np.uint8))
     tones = np.round(255 * np.linspace(0, 1, 256) ** light.gamma).astype(np.uint8)
-    picture = cv2.LUT(cv2.merge(planes), tones)
+    image = cv2.LUT(cv2.merge(planes), tones)
     if camera.grey:
-        picture[:] = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None]
+        image[:] = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
     left, top, right, bottom = camera.borders
-    picture[:top] = picture[height - bottom :] = 0
-    picture[:, :left] = picture[:, width - right :] = 0
-    return picture
+    image[:top] = image[height - bottom :] = 0
+    image[:, :left] = image[:, width - right :] = 0
+    return image

@@ -1,14 +1,14 @@
 """A head of 971 landmarks in three dimensions: identity, expression and pose to points.
 
-Head frame: x to the picture's right, y down, z towards the viewer, in units of the template's
-distance between the pupils; the eye line is y = 0, z = 0 is about where a head turns.
+The head frame is described in `face`; its eye line is y = 0, and a head turns about z = 0.
 """
 
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
 import numpy as np
+
+from heatmap.data.synthetic.face import Expression, Pose, Shape
 
 JAW = slice(0, 128)
 HAIRLINE = slice(128, 273)
@@ -27,78 +27,6 @@ _MOUTH_HALF_WIDTH = 0.417
 _FACE_CENTRE_Y = 0.35
 
 
-@dataclass(frozen=True, kw_only=True)
-class Shape:
-    """Identity: 1 is the template for a factor, 0 for anything added; lengths in the head frame.
-
-    `lean` bends the face sideways and is the only part that is not symmetric.
-    """
-
-    face_width: float = 1.0
-    temple_width: float = 1.0
-    jaw_width: float = 1.0
-    forehead: float = 0.0
-    nose_length: float = 0.0
-    philtrum: float = 0.0
-    chin: float = 0.0
-    chin_point: float = 0.0
-    eye_width: float = 1.0
-    eye_height: float = 1.0
-    eye_tilt_deg: float = 0.0
-    eye_spacing: float = 0.0
-    brow_lift: float = 0.0
-    brow_tilt_deg: float = 0.0
-    brow_thickness: float = 1.0
-    brow_spacing: float = 0.0
-    nose_width: float = 1.0
-    nose_height: float = 1.0
-    mouth_width: float = 1.0
-    upper_lip: float = 1.0
-    lower_lip: float = 1.0
-    lean: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Expression:
-    """What muscles do: 0 is at rest, except `eye_open` (0 closed, 1 at rest, above wide open).
-
-    mouth_open: 0 to 1. smile: -0.5 to 1. brow_raise, frown: about -0.5 to 1.
-    gaze_x, gaze_y: -1 to 1, the pupil's way from the middle of the opening to its border.
-    brow_difference, eye_difference, smile_difference: added on the picture's right, subtracted on
-    its left.
-    """
-
-    mouth_open: float = 0.0
-    smile: float = 0.0
-    brow_raise: float = 0.0
-    frown: float = 0.0
-    eye_open: float = 1.0
-    gaze_x: float = 0.0
-    gaze_y: float = 0.0
-    brow_difference: float = 0.0
-    eye_difference: float = 0.0
-    smile_difference: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pose:
-    """The way from the head frame to the picture, a weak perspective.
-
-    yaw_deg: positive turns the nose to the picture's right. pitch_deg: positive lifts it.
-    roll_deg: positive turns the head clockwise. perspective: relative growth per unit of z.
-    scale_px: picture pixels per unit of the head frame. x_image, y_image: where the middle of the
-    box round the face's outline lies.
-    """
-
-    yaw_deg: float = 0.0
-    pitch_deg: float = 0.0
-    roll_deg: float = 0.0
-    perspective: float = 0.0
-    scale_px: float = 60.0
-    x_image: float = 0.0
-    y_image: float = 0.0
-
-
 @cache
 def _template() -> np.ndarray:
     """(971, 2) float64 landmarks of the mean face in the head frame's x and y; read only."""
@@ -106,6 +34,11 @@ def _template() -> np.ndarray:
     points = np.array([row.split(",")[3:] for row in table.splitlines()[1:]], np.float64)
     points.setflags(write=False)
     return points
+
+
+def _rotation(angle_deg: float) -> np.ndarray:
+    angle = np.deg2rad(angle_deg)
+    return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
 
 
 def smoothstep(x: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -122,15 +55,11 @@ class Head:
 
     def __init__(self, shape: Shape, expression: Expression, pose: Pose) -> None:
         self.shape, self.pose = shape, pose
-        yaw, pitch, roll = np.deg2rad([pose.yaw_deg, pose.pitch_deg, pose.roll_deg])
-        about_y = np.array(
-            [[np.cos(yaw), 0, np.sin(yaw)], [0, 1, 0], [-np.sin(yaw), 0, np.cos(yaw)]]
-        )
-        about_x = np.array(
-            [[1, 0, 0], [0, np.cos(pitch), -np.sin(pitch)], [0, np.sin(pitch), np.cos(pitch)]]
-        )
+        about_x, about_y = np.eye(3), np.eye(3)
+        about_x[1:, 1:] = _rotation(pose.pitch_deg)
+        about_y[::2, ::2] = _rotation(pose.yaw_deg).T
         self.rotation = about_x @ about_y
-        self._roll = np.array([[np.cos(roll), -np.sin(roll)], [np.sin(roll), np.cos(roll)]])
+        self._roll = _rotation(pose.roll_deg)
         self._offset = np.zeros(2)
 
         points = self._identity(_express(_template().copy(), shape, expression))
@@ -212,10 +141,9 @@ class Head:
         return self.project(self.lift(points, relief=False))
 
     def unproject(self, points_image: np.ndarray) -> np.ndarray:
-        """(..., 2) head-frame x and y of the skin seen at `points_image`.
+        """(..., 2) head-frame x and y of the mask seen at `points_image`.
 
-        A damped fixed-point iteration on the mask without relief; beyond the silhouette it yields
-        places near the outline.
+        A damped fixed-point iteration; beyond the silhouette it yields places near the outline.
         """
         rolled = (points_image - self._offset) / self.pose.scale_px @ self._roll
         inverse = np.linalg.inv(self.rotation[:2, :2])
@@ -231,8 +159,8 @@ class Head:
     def _silhouette(self, points: np.ndarray) -> np.ndarray:
         """(N, 3) outline landmarks of a turned head, from its (N, 2) outline seen from the front.
 
-        Each slides inwards over the skin, towards the face's middle, to where it is furthest out
-        in the picture: a point that the head hides moves to the edge that hides it.
+        A point that the head hides moves to the edge that hides it: it slides over the skin towards
+        the face's middle, to where it is furthest out in the image.
         """
         middle = np.array([0.0, _FACE_CENTRE_Y])
         share = np.linspace(1, 0.6, 24)[:, None, None]
@@ -269,8 +197,7 @@ def _move_eye(
 ) -> None:
     """Opens or closes one eye, turns its gaze, and sets its size, tilt and place.
 
-    Both rings run from the outer corner over the upper lid, and point k of a ring of N lies
-    opposite point N - k, so that a lid closes point by point towards the other.
+    Both rings run from the outer corner over the upper lid; of N points, k is opposite N - k.
     """
     closed = np.clip(1 - expression.eye_open - sign * expression.eye_difference, -0.4, 1)
     rings = points[EYES[index]], points[LIDS[index]], points[PUPILS[index]][None]
@@ -289,12 +216,9 @@ def _move_eye(
     bottom = np.interp(pupil[0, 0], lower_lid[:, 0], lower_lid[:, 1])
     pupil[0, 1] = top + (0.42 + 0.25 * expression.gaze_y) * (bottom - top)
 
-    tilt = np.deg2rad(shape.eye_tilt_deg)
-    turn = np.array([[np.cos(tilt), -np.sin(tilt)], [np.sin(tilt), np.cos(tilt)]])
-    eye_centre = np.array((0.5 + shape.eye_spacing, 0))
+    turn, centre = _rotation(shape.eye_tilt_deg), np.array((0.5 + shape.eye_spacing, 0))
     for ring, moved in zip(rings, (eye, lid, pupil), strict=True):
-        turned = moved * (shape.eye_width, shape.eye_height) @ turn
-        ring[:] = (turned + eye_centre) * (sign, 1)
+        ring[:] = (moved * (shape.eye_width, shape.eye_height) @ turn + centre) * (sign, 1)
 
 
 def _move_brow(brow: np.ndarray, sign: int, shape: Shape, expression: Expression) -> None:
@@ -303,9 +227,7 @@ def _move_brow(brow: np.ndarray, sign: int, shape: Shape, expression: Expression
     local = brow * (sign, 1) - centre
     bow = -0.06 * (local[:, 0] / 0.34) ** 2
     local[:, 1] = bow + (local[:, 1] - bow) * shape.brow_thickness
-    tilt = np.deg2rad(shape.brow_tilt_deg)
-    turn = np.array([[np.cos(tilt), -np.sin(tilt)], [np.sin(tilt), np.cos(tilt)]])
-    local = local @ turn
+    local = local @ _rotation(shape.brow_tilt_deg)
     inner = smoothstep(-local[:, 0], -0.2, 0.35)
     raised = expression.brow_raise + sign * expression.brow_difference
     local[:, 1] += expression.frown * 0.07 * inner - 0.12 * raised - shape.brow_lift

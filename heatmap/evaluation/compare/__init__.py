@@ -6,11 +6,11 @@ telling   the comparison as text for a terminal, and as a page
 """
 
 from heatmap.evaluation.compare.paired import bootstrap_means, compare, differences, interval
-from heatmap.evaluation.compare.runs import RunFolder, read_runs
+from heatmap.evaluation.compare.runs import RunSummary, read_runs
 from heatmap.evaluation.compare.telling import page, sentence, text
 
 __all__ = [
-    "RunFolder",
+    "RunSummary",
     "bootstrap_means",
     "compare",
     "differences",

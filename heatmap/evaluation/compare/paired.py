@@ -13,27 +13,28 @@ import numpy as np
 from tqdm import tqdm
 
 from heatmap.data import contest
-from heatmap.evaluation.compare.runs import RunFolder
+from heatmap.evaluation.compare.runs import RunSummary
+from heatmap.runtime.files import finite
 
 RESAMPLES = 10_000
 COVERAGE = 0.95
 BLOCK = 1 << 22  # units drawn at once: 32 MiB
 FEWEST_PEOPLE = 10  # as many as a split by person needs
 ALL = "all landmarks"
+ELSEWHERE = "(tools/evaluate.py RUN --data DIR) and compare RUN/evaluation-DIR"
 
 
-def compare(runs: Sequence[RunFolder], resamples: int = RESAMPLES) -> dict[str, Any]:
+def compare(runs: Sequence[RunSummary], resamples: int = RESAMPLES) -> dict[str, Any]:
     """Everything that is told of the runs, JSON-able; the others are held against the first.
 
     Returns:
-        runs: scores by name, a run's by its best epoch; differences: fields that are not the same
-        in all runs, with their values by name (no name where a run has no such field); curves: by
+        runs: scores by name, a run's by its best epoch; differences: as `differences`; curves: by
         name, a list each for epoch, minutes and val/mse; pictures: how many are common, and what
         was drawn; mse: px² on these by landmark group and name; nme_percent: by name; paired: one
         run against the first on one landmark group: difference in px² (positive where the run is
-        better) with low and high ends of its 95 % interval, and the shares of the pictures where it
-        is better and worse; notes: what could not be told, or should be known. Without errors of
-        single pictures only the first three and notes are there.
+        better), ends of its 95 % interval, and shares of the pictures where it is better and worse;
+        notes: what could not be told, or should be known. Without errors of single pictures only
+        the first three and notes are there.
 
     Raises:
         ValueError: no picture validated in all runs, or they were scored on different labels.
@@ -42,28 +43,19 @@ def compare(runs: Sequence[RunFolder], resamples: int = RESAMPLES) -> dict[str, 
         "runs": {run.name: _scores(run) for run in runs},
         "differences": differences({run.name: run.settings for run in runs}),
         "curves": {run.name: _curve(run) for run in runs},
-        "notes": [],
+        "notes": [
+            f"{run.name} has no errors of single pictures, so that the runs are not compared "
+            f"picture by picture: {_evaluate(run)} writes them"
+            for run in runs
+            if not run.pictures
+        ],
     }
-    for run in runs:
-        if not run.pictures:
-            told["notes"].append(
-                f"{run.name} has no errors of single pictures, so that the runs are not compared "
-                f"picture by picture: python tools/evaluate.py {run.folder} writes them"
-            )
     if told["notes"]:
         return told
-    names, rows = _common(runs)
-    told["notes"] += _doubts(runs)
-    groups = [group for group in runs[0].groups if all(group in run.groups for run in runs)]
-    columns = ["mse", *(f"mse {group}" for group in groups)]
-    errors = np.stack(
-        [
-            np.stack([run.errors[column][mine] for column in columns], 1)
-            for run, mine in zip(runs, rows, strict=True)
-        ]
-    )  # (runs, pictures, groups)
+    _check_comparable(runs)
+    names, errors = _common(runs)
     unit, drawn, few = _units(names, runs[0].person)
-    told["notes"] += few
+    told["notes"] = [*_doubts(runs), *few]
     told["pictures"] = {
         "common": len(names),
         "own": {run.name: len(run.pictures) for run in runs},
@@ -71,45 +63,58 @@ def compare(runs: Sequence[RunFolder], resamples: int = RESAMPLES) -> dict[str, 
         "units": int(unit.max()) + 1,
         "resamples": resamples,
     }
+    columns = {ALL: "mse"} | {
+        group: f"mse {group}"
+        for group in runs[0].groups
+        if all(group in run.groups for run in runs)
+    }
     told["mse"] = {
-        group: {run.name: _mean(errors[i, :, k]) for i, run in enumerate(runs)}
-        for k, group in enumerate([ALL, *groups])
+        group: {run.name: _mean(errors[run.name][column]) for run in runs}
+        for group, column in columns.items()
     }
-    told["nme_percent"] = {
-        run.name: _mean(100 * run.errors["nme"][mine]) for run, mine in zip(runs, rows, strict=True)
-    }
-    gains = errors[:1] - errors[1:]
-    flat = gains.transpose(1, 0, 2).reshape(len(names), -1)
-    ends = interval(bootstrap_means(flat, unit, resamples)).reshape(2, len(runs) - 1, -1)
+    told["nme_percent"] = {run.name: _mean(100 * errors[run.name]["nme"]) for run in runs}
+    first, *others = runs
+    pairs = [(run, group) for run in others for group in columns]
+    gains = np.stack(
+        [
+            errors[first.name][columns[group]] - errors[run.name][columns[group]]
+            for run, group in pairs
+        ],
+        axis=1,
+    )
+    low, high = interval(bootstrap_means(gains, unit, resamples))
     told["paired"] = [
         {
             "run": run.name,
-            "against": runs[0].name,
+            "against": first.name,
             "landmarks": group,
-            "difference": _mean(gains[i, :, k]),
-            "low": _number(ends[0, i, k]),
-            "high": _number(ends[1, i, k]),
-            "better_on": float((gains[i, :, k] > 0).mean()),
-            "worse_on": float((gains[i, :, k] < 0).mean()),
+            "difference": _mean(gains[:, k]),
+            "low": low[k],
+            "high": high[k],
+            "better_on": float((gains[:, k] > 0).mean()),
+            "worse_on": float((gains[:, k] < 0).mean()),
         }
-        for i, run in enumerate(runs[1:])
-        for k, group in enumerate([ALL, *groups])
+        for k, (run, group) in enumerate(pairs)
     ]
-    return told
+    return finite(told)
 
 
-def _scores(run: RunFolder) -> dict[str, Any]:
+def _evaluate(run: RunSummary) -> str:
+    return f"python tools/evaluate.py {run.folder}"
+
+
+def _scores(run: RunSummary) -> dict[str, Any]:
     scored = [row for row in run.rows if row.get("val/mse") is not None]
-    best = min(scored, key=lambda row: row["val/mse"], default=None)
+    best = min(scored, key=lambda row: row["val/mse"], default={})
     scores = run.evaluation or {
-        "mse": best and best["val/mse"],
+        "mse": best.get("val/mse"),
         "mean_shape_mse": run.summary.get("mean_shape_mse"),
     }
     return {
         "folder": str(run.folder),
         "mse": scores.get("mse"),
         "mean_shape_mse": scores.get("mean_shape_mse"),
-        "best_epoch": best and best["epoch"],
+        "best_epoch": best.get("epoch"),
         "epochs": run.rows[-1]["epoch"] if run.rows else 0,
         "minutes": sum(row["time/seconds"] for row in run.rows) / 60,
         "finished": bool(run.summary),
@@ -124,71 +129,71 @@ def differences(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str
     """
     fields = list(dict.fromkeys(field for values in settings.values() for field in values))
     parts = list(dict.fromkeys(field.partition(".")[0] for field in fields))
-    fields.sort(key=lambda field: parts.index(field.partition(".")[0]))
-    found = {
-        field: {name: values[field] for name, values in settings.items() if field in values}
-        for field in fields
-    }
-    return {
-        field: values
-        for field, values in found.items()
-        if list(values.values()).count(next(iter(values.values()))) < len(settings)
-    }
+    found = {}
+    for field in sorted(fields, key=lambda field: parts.index(field.partition(".")[0])):
+        values = {name: own[field] for name, own in settings.items() if field in own}
+        one, *others = values.values()
+        if len(values) < len(settings) or any(other != one for other in others):
+            found[field] = values
+    return found
 
 
-def _curve(run: RunFolder) -> dict[str, list[Any]]:
-    minutes = np.cumsum([row["time/seconds"] / 60 for row in run.rows]).tolist()
+def _curve(run: RunSummary) -> dict[str, list[Any]]:
     return {
         "epoch": [row["epoch"] for row in run.rows],
-        "minutes": minutes,
+        "minutes": np.cumsum([row["time/seconds"] / 60 for row in run.rows]).tolist(),
         "val/mse": [row.get("val/mse") for row in run.rows],
     }
 
 
-def _common(runs: Sequence[RunFolder]) -> tuple[list[str], list[np.ndarray]]:
-    """The pictures that were scored in all runs, and their rows in each run's table of errors.
-
-    Raises:
-        ValueError: none was, or the runs were scored on different labels.
-    """
+def _check_comparable(runs: Sequence[RunSummary]) -> None:
+    """Raises ValueError where runs were scored on other labels or other landmarks."""
     first = runs[0]
     for run in runs[1:]:
         if run.table and first.table and run.table != first.table:
             raise ValueError(
                 f"{first.folder} and {run.folder} were scored on different tables of landmarks, so "
-                "that their errors do not compare; score both on one (tools/evaluate.py RUN --data "
-                "DIR) and compare RUN/evaluation-DIR"
+                f"that their errors do not compare; score both on one {ELSEWHERE}"
             )
         if run.groups and first.groups and run.groups != first.groups:
             raise ValueError(
                 f"{first.folder} and {run.folder} predict different landmarks: "
                 f"{', '.join(first.groups)} and {', '.join(run.groups)}"
             )
+
+
+def _common(runs: Sequence[RunSummary]) -> tuple[list[str], dict[str, dict[str, np.ndarray]]]:
+    """The names of the N pictures that were scored in all runs, and by run its columns of them.
+
+    Raises:
+        ValueError: there is none, or pictures of one name have different sizes.
+    """
     row_of = [
         {run.pictures[row]: row for row in np.flatnonzero(np.isfinite(run.errors["mse"]))}
         for run in runs
     ]
-    names = [name for name in row_of[0] if all(name in mine for mine in row_of[1:])]
+    names = [name for name in row_of[0] if all(name in mine for mine in row_of)]
     if not names:
         raise ValueError(
             "no picture was validated in all of these runs, so that they cannot be compared: "
             + ", ".join(f"{run.folder} ({len(run.pictures)} pictures)" for run in runs)
-            + "; train with the same split, or score them on other data (tools/evaluate.py RUN "
-            "--data DIR) and compare RUN/evaluation-DIR"
+            + f"; train with the same split, or score them on other data {ELSEWHERE}"
         )
-    rows = [np.array([mine[name] for name in names]) for mine in row_of]
-    for run, mine in zip(runs[1:], rows[1:], strict=True):
+    errors = {}
+    for run, mine in zip(runs, row_of, strict=True):
+        rows = [mine[name] for name in names]
+        errors[run.name] = {column: values[rows] for column, values in run.errors.items()}
         for side in ("width", "height"):
-            other = np.flatnonzero(first.errors[side][rows[0]] != run.errors[side][mine])
-            if len(other):
+            other = errors[runs[0].name][side] != errors[run.name][side]
+            if other.any():
                 raise ValueError(
-                    f"{first.folder} and {run.folder} were scored on different pictures: "
-                    f"{names[other[0]]} has not the same {side} in both"
+                    f"{runs[0].folder} and {run.folder} were scored on different pictures: "
+                    f"{names[other.argmax()]} has not the same {side} in both"
                 )
-    return names, rows
+    return names, errors
 
 
-def _doubts(runs: Sequence[RunFolder]) -> list[str]:
+def _doubts(runs: Sequence[RunSummary]) -> list[str]:
     """What a reader should know of the errors before believing them."""
     doubts = []
     for run in runs:
@@ -196,8 +201,7 @@ def _doubts(runs: Sequence[RunFolder]) -> list[str]:
         if not run.evaluation and best is not None and abs(mean - best) > 0.01 * best:
             doubts.append(
                 f"{run.name}: the errors of its pictures (mean {mean:.3f} px²) are not those of "
-                f"its best epoch ({best:.3f}); python tools/evaluate.py {run.folder} writes "
-                "them anew"
+                f"its best epoch ({best:.3f}); {_evaluate(run)} writes them anew"
             )
         if run.table is None:
             doubts.append(
@@ -206,8 +210,7 @@ def _doubts(runs: Sequence[RunFolder]) -> list[str]:
             )
         if not run.groups:
             doubts.append(
-                f"{run.name} has no errors by landmark group; python tools/evaluate.py "
-                f"{run.folder} writes them"
+                f"{run.name} has no errors by landmark group; {_evaluate(run)} writes them"
             )
     return doubts
 
@@ -220,15 +223,15 @@ def _units(names: Sequence[str], pattern: str) -> tuple[np.ndarray, str, list[st
     """
     people = contest.people_of(names, pattern)
     found = len(set(people))
-    if None in people or found == 1:
-        return np.arange(len(names)), "pictures", []
-    if found < FEWEST_PEOPLE:
-        few = (
+    if None not in people and found >= FEWEST_PEOPLE:
+        return np.unique(np.array(people, str), return_inverse=True)[1], "people", []
+    few = []
+    if None not in people and found > 1:
+        few.append(
             f"the common pictures show {found} people, too few to draw from; single pictures are "
             "drawn, which makes the interval too narrow where pictures of one person are alike"
         )
-        return np.arange(len(names)), "pictures", [few]
-    return np.unique(np.array(people, str), return_inverse=True)[1], "people", []
+    return np.arange(len(names)), "pictures", few
 
 
 def bootstrap_means(
@@ -268,10 +271,6 @@ def interval(means: np.ndarray) -> np.ndarray:
     return np.quantile(means, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2], axis=0)
 
 
-def _mean(values: np.ndarray) -> float | None:
-    finite = values[np.isfinite(values)]
-    return float(finite.mean()) if len(finite) else None
-
-
-def _number(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
+def _mean(values: np.ndarray) -> float:
+    values = values[np.isfinite(values)]
+    return float(values.mean()) if len(values) else np.nan

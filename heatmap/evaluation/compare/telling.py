@@ -5,14 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from heatmap.evaluation import html
+from heatmap.evaluation.charts import Series, line_chart
 from heatmap.evaluation.compare.paired import ALL
+from heatmap.evaluation.page import render, table
 from heatmap.runtime.columns import as_lines
 
-CAPTIONS = {
-    "epoch": "After as many passes over the training pictures.",
-    "minutes": "After as many minutes of training and validation; machines may differ.",
-}
+Rows = list[list[str]]
 
 
 def sentence(pair: Mapping[str, Any]) -> str:
@@ -32,28 +30,27 @@ def sentence(pair: Mapping[str, Any]) -> str:
 def text(told: Mapping[str, Any]) -> str:
     """The comparison for a terminal: tables that line up, then the findings as sentences."""
     tables = {**_tables(told), "Learning curves: val MSE, px², by epoch": _sampled_curves(told)}
-    parts = ["\n".join([title, *as_lines(table)]) for title, table in tables.items() if table]
+    parts = ["\n".join([title, *as_lines(rows)]) for title, rows in tables.items() if rows]
     return "\n\n".join([*parts, "\n".join(_findings(told))])
 
 
 def page(told: Mapping[str, Any]) -> str:
     """The comparison as one HTML file."""
-    charts = []
-    for axis in CAPTIONS:
+    curves = {}
+    for axis in ("epoch", "minutes"):
         series = [
-            html.Series(name, curve[axis], [y or np.nan for y in curve["val/mse"]])
+            Series(name, curve[axis], [y or np.nan for y in curve["val/mse"]])
             for name, curve in told["curves"].items()
         ]
-        chart = html.line_chart(series, axis, "validation MSE, px²", log_y=True)
-        charts.append(html.figure(chart, CAPTIONS[axis]))
+        curves[axis] = line_chart(series, axis, "validation MSE, px²", log_y=True)
     first, *others = told["runs"]
-    sections = {
-        "": [html.paragraph(line) for line in _findings(told)],
-        "Learning curves": [html.columns(*charts)],
-    }
-    for title, (header, *rows) in _tables(told).items():
-        sections[title] = [html.table(header, rows)]
-    return html.page(f"{', '.join(others)} against {first}", sections)
+    return render(
+        "comparison.html.jinja",
+        title=f"{', '.join(others)} against {first}",
+        findings=_findings(told),
+        curves=curves,
+        tables={title: table(header, rows) for title, (header, *rows) in _tables(told).items()},
+    )
 
 
 def _findings(told: Mapping[str, Any]) -> list[str]:
@@ -70,46 +67,29 @@ def _findings(told: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _tables(told: Mapping[str, Any]) -> dict[str, list[list[str]]]:
+def _tables(told: Mapping[str, Any]) -> dict[str, Rows]:
     """By title, the first row of each with the names of its columns."""
     names = list(told["runs"])
-    header = ["", "MSE, px²", "mean shape, px²", "best epoch", "epochs", "minutes", "state"]
-    tables = {
-        "Runs": [
-            header,
-            *(
-                [
-                    name,
-                    _shown(run["mse"], ".3f"),
-                    _shown(run["mean_shape_mse"], ".3f"),
-                    _shown(run["best_epoch"]),
-                    _shown(run["epochs"]),
-                    _shown(run["minutes"], ".1f"),
-                    "finished" if run["finished"] else "not finished",
-                ]
-                for name, run in told["runs"].items()
-            ),
-        ]
-    }
+    runs = [["", "MSE, px²", "mean shape, px²", "best epoch", "epochs", "minutes", "state"]]
+    for name, run in told["runs"].items():
+        scores = [_shown(run[key], ".3f") for key in ("mse", "mean_shape_mse")]
+        epochs = [_shown(run[key]) for key in ("best_epoch", "epochs")]
+        state = "finished" if run["finished"] else "not finished"
+        runs.append([name, *scores, *epochs, _shown(run["minutes"], ".1f"), state])
+    tables = {"Runs": runs}
     if "paired" in told:
-        tables["MSE on the common pictures, px²"] = [
-            ["", *names],
-            *(
-                [group, *(_shown(values[name], ".3f") for name in names)]
-                for group, values in told["mse"].items()
-            ),
-        ]
-        gains = {(pair["landmarks"], pair["run"]): pair for pair in told["paired"]}
-        tables[f"px² better than {names[0]} (95 %)"] = [
-            ["", *names[1:]],
-            *([group, *(_gain(gains[group, name]) for name in names[1:])] for group in told["mse"]),
-        ]
-    if told["differences"]:
-        tables["What differs"] = [["", *names]]
-        for field, values in told["differences"].items():
-            cells = [_setting(values[name]) if name in values else "" for name in names]
-            tables["What differs"].append([field, *cells])
-    return tables
+        mse, gains = [["", *names]], [["", *names[1:]]]
+        pairs = {(pair["landmarks"], pair["run"]): pair for pair in told["paired"]}
+        for group, values in told["mse"].items():
+            mse.append([group, *(_shown(values[name], ".3f") for name in names)])
+            gains.append([group, *(_gain(pairs[group, name]) for name in names[1:])])
+        tables["MSE on the common pictures, px²"] = mse
+        tables[f"px² better than {names[0]} (95 %)"] = gains
+    differences = [
+        [field, *(_setting(values[name]) if name in values else "" for name in names)]
+        for field, values in told["differences"].items()
+    ]
+    return tables | ({"What differs": [["", *names], *differences]} if differences else {})
 
 
 def _gain(pair: Mapping[str, Any]) -> str:
@@ -118,23 +98,17 @@ def _gain(pair: Mapping[str, Any]) -> str:
     return f"{pair['difference']:+.3f} ({pair['low']:+.3f} to {pair['high']:+.3f})"
 
 
-def _sampled_curves(told: Mapping[str, Any]) -> list[list[str]]:
+def _sampled_curves(told: Mapping[str, Any]) -> Rows:
     """The curves at some epochs, near each other where they fall steeply."""
-    scores = {
-        name: dict(zip(curve["epoch"], curve["val/mse"], strict=True))
-        for name, curve in told["curves"].items()
-    }
-    last = max((epoch for curve in scores.values() for epoch in curve), default=0)
+    last = max((epoch for curve in told["curves"].values() for epoch in curve["epoch"]), default=0)
     if last == 0:
         return []
     epochs = np.unique(np.geomspace(1, last, 9).round().astype(int)).tolist()
-    return [
-        ["", *map(str, epochs)],
-        *(
-            [name, *(_shown(curve.get(epoch), ".2f") for epoch in epochs)]
-            for name, curve in scores.items()
-        ),
-    ]
+    rows = [["", *map(str, epochs)]]
+    for name, curve in told["curves"].items():
+        scores = dict(zip(curve["epoch"], curve["val/mse"], strict=True))
+        rows.append([name, *(_shown(scores.get(epoch), ".2f") for epoch in epochs)])
+    return rows
 
 
 def _shown(value: float | None, form: str = "") -> str:
@@ -149,5 +123,4 @@ def _setting(value: Any) -> str:
             return f"{value:.6g}"
         case list():
             return ", ".join(map(_setting, value))
-        case _:
-            return str(value)
+    return str(value)

@@ -1,4 +1,4 @@
-"""Photographs, videos and cameras -> drawn copies, and tables of points in their own pixels."""
+"""Images, videos and cameras -> drawn copies, and tables of points in the images' own pixels."""
 
 import glob
 import logging
@@ -19,40 +19,29 @@ from heatmap.data.contest import Photograph
 from heatmap.inference.media import camera, video
 from heatmap.inference.media.points_files import PointsFiles, points_files
 from heatmap.inference.media.tracks import Face, Tracks
-from heatmap.inference.media.video import Video
 from heatmap.inference.predictor import Predictor, check_box
 from heatmap.runtime.files import write_picture
 
 logger = logging.getLogger("heatmap")
 
-# (F, 4) boxes of the faces of a file, in a picture (H, W, 3) of it; None: one face, in the middle.
+# (F, 4) boxes of the faces of a file, in an image (H, W, 3) of it; None: one face, in the middle.
 Finder = Callable[[Path, np.ndarray], np.ndarray | None]
 
-_AT_ONCE = 8  # photographs in memory
-_SMALL = 400  # px; photographs whose longer side is shorter are drawn enlarged
+_AT_ONCE = 8  # images in memory
+_SMALL = 400  # px; images whose longer side is shorter are drawn enlarged
 
 
 def find_files(inputs: Sequence[str]) -> list[Path]:
-    """The files that these name: files, folders (their pictures and videos), or glob patterns.
+    """The files that these name: files, folders (their images and videos), or glob patterns.
 
     Raises:
-        ValueError: a folder without pictures, or a pattern without files.
+        ValueError: a folder without images, or a pattern without files.
     """
     found: list[Path] = []
     for name in inputs:
         path = Path(name)
         if path.is_dir():
-            files = sorted(file for file in path.iterdir() if file.is_file())
-            some = [file for file in files if is_video(file) or cv2.haveImageReader(str(file))]
-            if not some:
-                raise ValueError(f"{name}: there are no pictures or videos in this folder")
-            if len(some) < len(files):
-                left_out = len(files) - len(some)
-                logger.info(f"{name}: what is no picture or video is left out ({left_out} files)")
-            if folders := sum(file.is_dir() for file in path.iterdir()):
-                deeper = path / "**" / "*.jpg"
-                logger.info(f"{name}: its folders are left out ({folders}); say '{deeper}' for all")
-            found += some
+            found += _files_in(path)
         elif glob.has_magic(name) and not path.exists():
             some = [Path(file) for file in sorted(glob.glob(name, recursive=True))]  # noqa: PTH207
             if not some:
@@ -63,6 +52,21 @@ def find_files(inputs: Sequence[str]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
+def _files_in(folder: Path) -> list[Path]:
+    entries = sorted(folder.iterdir())
+    found = [path for path in entries if path.is_file()]
+    found = [path for path in found if is_video(path) or cv2.haveImageReader(str(path))]
+    if not found:
+        raise ValueError(f"{folder}: there are no pictures or videos in this folder")
+    if left_out := len(entries) - len(found):
+        deeper = folder / "**" / "*.jpg"
+        logger.info(
+            f"{folder}: what is no picture or video is left out ({left_out} files and folders); "
+            f"say '{deeper}' for all below"
+        )
+    return found
+
+
 def is_video(path: Path) -> bool:
     """Whether a file is taken for a video, by its name."""
     return path.suffix.lower() in video.SUFFIXES
@@ -70,9 +74,9 @@ def is_video(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class Annotator:
-    """How pictures are looked at and drawn.
+    """How images are looked at and drawn.
 
-    two_pass: as the predictor takes it; smooth: the points of videos lose their jitter; ellipses:
+    two_pass: as the predictor takes it; smooth: videos are filtered (`LandmarkFilter`); ellipses:
     the spread of the heatmaps is drawn.
     """
 
@@ -83,31 +87,34 @@ class Annotator:
     ellipses: bool = False
 
     def files(self, paths: Sequence[Path], out: Path) -> int:
-        """Draws every photograph and video into the folder, with `points_files`.
+        """Draws every image and video into the folder, with `points_files`.
 
-        A file that cannot be read is told, and the others go on. Videos keep size, rate and length;
-        their sound is left out. Stopped by Ctrl-C, it keeps the points so far.
+        A file that cannot be read is reported, and the others go on. Videos keep their size, rate
+        and length; their sound is left out. Stopped by Ctrl-C, it keeps the points so far.
 
         Returns:
-            How many files could not be looked at.
+            How many files could not be read.
 
         Raises:
             ValueError: a drawn copy would take the place of its original.
         """
         targets, failed, stopped = _targets(paths, out), 0, False
-        photographs = [path for path in paths if not is_video(path)]
+        images = [path for path in paths if not is_video(path)]
         head = {"run": str(self.predictor.path), "landmarks": self.predictor.num_landmarks}
         with points_files(out, head) as points:
             try:
-                with tqdm(
-                    total=len(photographs), desc="photographs", unit="img", delay=1, leave=False
-                ) as bar:
-                    for start in range(0, len(photographs), _AT_ONCE):
-                        some = photographs[start : start + _AT_ONCE]
-                        failed += self._photographs(some, targets, points)
+                bar = tqdm(total=len(images), desc="images", unit="img", delay=1, leave=False)
+                with bar:
+                    for start in range(0, len(images), _AT_ONCE):
+                        some = images[start : start + _AT_ONCE]
+                        failed += self._images(some, targets, points)
                         bar.update(len(some))
                 for path in filter(is_video, paths):
-                    failed += not _done(self._video, path, targets[path], points)
+                    try:
+                        self._video(path, targets[path], points)
+                    except ValueError as error:
+                        failed += 1
+                        tqdm.write(f"error: {error}", file=sys.stderr)
             except KeyboardInterrupt:
                 stopped = True
         if stopped:
@@ -124,92 +131,82 @@ class Annotator:
         tracks, name = Tracks(self.smooth), Path(f"camera {index}")
         try:
             for image, seconds in tqdm(camera.pictures(index), desc=str(name), unit="frame"):
-                (faces,) = self._faces([(image, self._boxes(name, image))])
+                (faces,) = self._faces([image], [self._boxes(name, image)])
                 window.show(self._drawn(image, tracks.follow(faces, seconds)))
                 if not window.is_open:
                     break
         finally:
             window.close()
 
-    def _photographs(
-        self, paths: Sequence[Path], targets: dict[Path, Path], points: PointsFiles
-    ) -> int:
-        """Draws these photographs; returns how many could not be looked at."""
-        read: list[Path] = []
-        looked_at: list[tuple[Photograph, np.ndarray | None]] = []
-
-        def decode(path: Path) -> None:
-            photograph = Photograph(path)
-            looked_at.append((photograph, self._boxes(path, photograph.pixels(1)[0])))
-            read.append(path)
-
-        failed = sum(not _done(decode, path) for path in paths)
-        found = self._faces(looked_at)
-        for path, (photograph, _), faces in zip(read, looked_at, found, strict=True):
+    def _images(self, paths: Sequence[Path], targets: dict[Path, Path], points: PointsFiles) -> int:
+        """Draws these images; returns how many could not be read."""
+        read: list[Photograph] = []
+        boxes: list[np.ndarray | None] = []
+        for path in paths:
+            try:
+                photograph = Photograph(path)
+                boxes.append(self._boxes(path, photograph.pixels(1)[0]))
+                read.append(photograph)
+            except ValueError as error:
+                tqdm.write(f"error: {error}", file=sys.stderr)
+        for photograph, faces in zip(read, self._faces(read, boxes), strict=True):
+            path, image = photograph.path, photograph.pixels(1)[0]
             if not faces:
                 logger.warning(f"{path}: no face was found")
             points.add(path, faces)
-            image, _ = photograph.pixels(1)
             enlarged = max(1, -(-_SMALL // max(image.shape[:2])))
             write_picture(targets[path], self._drawn(image, faces, enlarged))
-        return failed
+        return len(paths) - len(read)
 
     def _video(self, path: Path, target: Path, points: PointsFiles) -> None:
-        source, tracks, read = Video(path), Tracks(self.smooth), 0
+        source, tracks, read = video.Video(path), Tracks(self.smooth), 0
         with ExitStack() as stack:
             bar = tqdm(source, desc=path.name, total=source.expected, unit="frame", delay=1)
             for one in stack.enter_context(bar):
-                (faces,) = self._faces([(one.image, self._boxes(path, one.image))])
+                (faces,) = self._faces([one.image], [self._boxes(path, one.image)])
                 faces = tracks.follow(faces, one.seconds)
                 points.add(path, faces, read, one.seconds)
                 drawn = self._drawn(one.image, faces)
                 if read == 0:
                     shown_hw = drawn.shape[0], drawn.shape[1]
-                    writer = stack.enter_context(video.written(target, source, shown_hw))
+                    write = stack.enter_context(video.written(target, source, shown_hw))
                 elif drawn.shape[:2] != shown_hw:  # a stream may change its size on its way
                     drawn = cv2.resize(drawn, shown_hw[::-1], interpolation=cv2.INTER_AREA)
-                writer.write(drawn, one.start, one.duration)
+                write(drawn, one.start, one.duration)
                 read += 1
         if read == 0:
             raise ValueError(f"{path}: none of the video's pictures can be decoded")
-        if told := source.report(read):
-            logger.warning(told)
+        if problems := source.report(read):
+            logger.warning(problems)
 
     def _boxes(self, path: Path, image: np.ndarray) -> np.ndarray | None:
-        """Where the faces are in a picture (H, W, 3) of the file, as a `Finder` says.
-
-        Raises:
-            ValueError: outside the picture.
-        """
+        """What the `Finder` says of an image (H, W, 3) of the file; its boxes are checked."""
         boxes = self.finder(path, image)
         for box in [] if boxes is None else boxes:
             check_box(box, (image.shape[0], image.shape[1]), f"{path}: the box")
         return boxes
 
     def _faces(
-        self, pictures: Sequence[tuple[np.ndarray | Photograph, np.ndarray | None]]
+        self, images: Sequence[np.ndarray | Photograph], boxes: Sequence[np.ndarray | None]
     ) -> list[list[Face]]:
-        """The faces of every picture, numbered in the order of its boxes."""
-        found: list[list[Face]] = [[] for _ in pictures]
-        owners: list[int] = []  # of each face, the picture
-        boxes: list[np.ndarray | None] = []
-        for index, (_, here) in enumerate(pictures):
-            boxes += [None] if here is None else list(here)
-            owners += [index] * (len(boxes) - len(owners))
-        given = [box for box in boxes if box is not None]
-        assert len(given) in (0, len(boxes)), "a finder gives boxes for all pictures or for none"
+        """The faces of every image, numbered in the order of its boxes."""
+        counts = [1 if here is None else len(here) for here in boxes]
+        owners = np.repeat(np.arange(len(boxes)), counts).tolist()
+        given = [here for here in boxes if here is not None]
+        assert len(given) in (0, len(boxes)), "a finder gives boxes for all images or for none"
         landmarks = self.predictor(
-            [pictures[index][0] for index in owners],
-            np.array(given) if given else None,
+            [images[index] for index in owners],
+            np.concatenate(given) if given else None,
             two_pass=self.two_pass,
         )
+        found: list[list[Face]] = [[] for _ in images]
         for k, index in enumerate(owners):
-            parts = [None if part is None else part[k] for part in landmarks]
-            found[index].append(Face(len(found[index]), landmarks.points_image[k], *parts[1:]))
+            parts = [None if part is None else part[k] for part in landmarks[1:]]
+            found[index].append(Face(len(found[index]), landmarks.points_image[k], *parts))
         return found
 
     def _drawn(self, image: np.ndarray, faces: Sequence[Face], enlarged: int = 1) -> np.ndarray:
-        """A copy of the picture, so many times larger, with its faces."""
+        """A copy of the image, so many times larger, with its faces."""
         known = self.predictor.num_landmarks, self.predictor.scheme
         image_hw = image.shape[0], image.shape[1]
         shown_hw = enlarged * image_hw[0], enlarged * image_hw[1]
@@ -217,44 +214,52 @@ class Annotator:
             image = cv2.resize(image, shown_hw[::-1], interpolation=cv2.INTER_CUBIC)
         shown_from_image = frame.resizing(image_hw, shown_hw)
         for face in faces:
-            points = frame.apply(shown_from_image, torch.from_numpy(face.points_image)).numpy()
             spread = None
             if self.ellipses and face.covariance is not None:
                 spread = face.covariance * enlarged**2
             image = draw.draw_landmarks(
-                image, points, schemes.groups(*known), curves=schemes.curves(*known),
+                image,
+                frame.apply(shown_from_image, torch.from_numpy(face.points_image)).numpy(),
+                schemes.groups(*known),
+                curves=schemes.curves(*known),
                 covariance_image=spread,
-            )  # fmt: skip
+            )
         return image
-
-
-def _done(action: Callable[..., None], *arguments: object) -> bool:
-    """Whether it could be done; what was wrong is told."""
-    try:
-        action(*arguments)
-    except ValueError as error:
-        tqdm.write(f"error: {error}", file=sys.stderr)
-        return False
-    return True
 
 
 def _targets(paths: Sequence[Path], out: Path) -> dict[Path, Path]:
     """Where the drawn copy of every file goes: in folders as the files are, under the same name.
 
+    Formats that are not written get .png or .mp4 behind their names. A copy whose name another has
+    already, also on a disk that does not tell A from a, gets a number.
+
     Raises:
         ValueError: a copy would take the place of an original.
     """
     home = os.path.commonpath([path.absolute().parent for path in paths])
-    targets = {}
-    for path in paths:
+    targets: dict[Path, Path] = {}
+    taken: set[str] = set()
+    # those that keep their names come first, so that none of them gets a number in vain
+    for path in sorted(paths, key=_is_rewritten):
         target = out / path.absolute().relative_to(home)
-        kept = (".mp4",) if is_video(path) else (".jpg", ".jpeg", ".png")
-        if path.suffix.lower() not in kept:
+        if _is_rewritten(path):
             target = target.with_name(target.name + (".mp4" if is_video(path) else ".png"))
+        stem, number = target.stem, 1
+        while str(target).casefold() in taken:
+            number += 1
+            target = target.with_stem(f"{stem}-{number}")
+        if number > 1:
+            logger.info(f"{path} is drawn to {target}: another file is drawn under its own name")
         if target.absolute() == path.absolute() or (target.exists() and target.samefile(path)):
             raise ValueError(
                 f"the drawn {path} would take the place of the file itself; name another folder "
                 "with --out"
             )
+        taken.add(str(target).casefold())
         targets[path] = target
     return targets
+
+
+def _is_rewritten(path: Path) -> bool:
+    """Whether the drawn copy is of another format than the file."""
+    return path.suffix.lower() not in (".jpg", ".jpeg", ".png", ".mp4")

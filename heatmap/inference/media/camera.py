@@ -1,4 +1,4 @@
-"""A camera and a window: live pictures in, drawn ones on the screen."""
+"""A camera and a window: live images in, drawn ones on the screen."""
 
 import time
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def pictures(index: int) -> Iterator[tuple[np.ndarray, float]]:
-    """The camera's pictures, (H, W, 3) uint8 RGB, and the seconds at which each came.
+    """The camera's images, (H, W, 3) uint8 RGB, and the seconds at which each came.
 
     Raises:
         ValueError: there is no such camera, or it stops.
@@ -27,9 +27,9 @@ def pictures(index: int) -> Iterator[tuple[np.ndarray, float]]:
 
 
 class Window:
-    """A window that shows one picture after the other, until it is closed or Esc or q is pressed.
+    """A window that shows images until it is closed, or Esc or q is pressed.
 
-    It is tkinter's, which comes with Python: the OpenCV that servers use (headless) has none.
+    It is tkinter's, which comes with Python: the OpenCV of servers (headless) has none.
 
     Raises:
         ValueError: there is no display, or this Python came without tkinter.
@@ -38,13 +38,13 @@ class Window:
     def __init__(self, title: str) -> None:
         try:
             import tkinter
+
+            self._root = tkinter.Tk()
         except ImportError:
             raise ValueError(
                 "a live window needs tkinter, which this Python came without (on Debian: apt "
                 "install python3-tk)"
             ) from None
-        try:
-            self._root = tkinter.Tk()
         except tkinter.TclError as error:
             raise ValueError(
                 f"there is no display for a live window ({error}); record the camera to a file "
@@ -52,9 +52,9 @@ class Window:
             ) from None
         self.is_open = True
         self._root.title(title)
+        self._photo = tkinter.PhotoImage()
         self._label = tkinter.Label(self._root)
         self._label.pack()
-        self._photo = tkinter.PhotoImage()
         self._root.protocol("WM_DELETE_WINDOW", self.close)
         for key in ("<Escape>", "q"):
             self._root.bind(key, lambda _: self.close())

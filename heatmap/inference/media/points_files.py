@@ -5,9 +5,9 @@ is not known, or does not apply, is empty or null.
 
     picture               the file, as it was named
     frame, seconds        of a video, counted from 0
-    face                  number in its photograph or video
+    face                  number in its image or video
     landmark              counted from 0
-    x, y                  in the picture's own pixels; integers are pixel centres
+    x, y                  in the image's own pixels; integers are pixel centres
     confidence            height of the heatmap's peak
     cov_xx, cov_xy, cov_yy   spread of the heatmap round the point, in square pixels
 """
@@ -29,34 +29,29 @@ _OF_LANDMARK = ("x", "y", "confidence", "cov_xx", "cov_xy", "cov_yy")
 
 
 class PointsFiles:
-    """The two files while they are written, face by face."""
+    """The two files while they are written, face by face: a long video's points fill no memory."""
 
-    def __init__(self, table: TextIO, lines: TextIO, head: dict[str, Any]) -> None:
-        self._rows, self._lines = csv.writer(table, lineterminator="\n"), lines
-        self._rows.writerow([*_OF_FACE, "landmark", *_OF_LANDMARK])
-        self._lines.write(json.dumps(head)[:-1] + ', "faces": [')
+    def __init__(self, table: TextIO, lines: TextIO) -> None:
+        self._table, self._lines = csv.writer(table, lineterminator="\n"), lines
+        self._table.writerow([*_OF_FACE, "landmark", *_OF_LANDMARK])
         self._separator = "\n"
 
     def add(
         self,
-        picture: Path,
+        path: Path,
         faces: Sequence[Face],
         frame: int | None = None,
         seconds: float | None = None,
     ) -> None:
-        """Writes the faces of a photograph, or of a video's frame."""
+        """Writes the faces of an image, or of a video's frame."""
         shown = None if seconds is None else round(seconds, 6)
         for face in faces:
-            of_face, numbers = [str(picture), frame, shown, face.number], _numbers(face)
-            self._rows.writerows([*of_face, k, *row] for k, row in enumerate(numbers))
-            values = dict(zip(_OF_FACE, of_face, strict=True))
-            lists = dict(zip(_OF_LANDMARK, zip(*numbers, strict=True), strict=True))
-            self._lines.write(self._separator + json.dumps(values | lists))
+            of_face, numbers = [str(path), frame, shown, face.number], _numbers(face)
+            self._table.writerows([*of_face, k, *row] for k, row in enumerate(numbers))
+            values = zip(_OF_FACE, of_face, strict=True)
+            lists = zip(_OF_LANDMARK, zip(*numbers, strict=True), strict=True)
+            self._lines.write(self._separator + json.dumps({**dict(values), **dict(lists)}))
             self._separator = ",\n"
-
-    def end(self) -> None:
-        """Writes what comes after the last face."""
-        self._lines.write("\n]}\n")
 
 
 @contextmanager
@@ -72,18 +67,19 @@ def points_files(folder: Path, head: dict[str, Any]) -> Iterator[PointsFiles]:
         table.open("w", newline="", encoding="utf-8") as table_file,
         lines.open("w", encoding="utf-8") as lines_file,
     ):
-        files = PointsFiles(table_file, lines_file, head)
-        yield files
-        files.end()
+        start, _, end = json.dumps({**head, "faces": []}).rpartition("]")
+        lines_file.write(start)
+        yield PointsFiles(table_file, lines_file)
+        lines_file.write(f"\n]{end}\n")
 
 
 def _numbers(face: Face) -> list[list[float | None]]:
     """`_OF_LANDMARK` of every landmark."""
-    count, nothing = len(face.points_image), np.nan
-    confidence = np.full(count, nothing) if face.confidence is None else face.confidence
-    covariance = np.full((count, 4), nothing)
+    columns = np.full((len(face.points_image), len(_OF_LANDMARK)), np.nan)
+    columns[:, :2] = face.points_image
+    if face.confidence is not None:
+        columns[:, 2] = face.confidence
     if face.covariance is not None:
-        covariance = face.covariance.reshape(count, 4)
-    columns = np.column_stack([face.points_image, confidence, covariance[:, [0, 1, 3]]])
-    rows = columns.astype(np.float64).round(4).tolist()
+        columns[:, 3:] = face.covariance.reshape(-1, 4)[:, [0, 1, 3]]
+    rows = columns.round(4).tolist()
     return [[number if np.isfinite(number) else None for number in row] for row in rows]

@@ -1,7 +1,7 @@
 """Video files, read and written frame by frame (PyAV: FFmpeg's own libraries)."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -23,7 +23,7 @@ SUFFIXES = {
 class Picture(NamedTuple):
     """A frame: (H, W, 3) uint8 RGB, turned as the file says; when it is shown and for how long.
 
-    start, duration: in ticks of the video's time base; the first picture starts at 0.
+    start, duration: in ticks of the video's time base; the first frame starts at 0.
     """
 
     image: np.ndarray
@@ -33,18 +33,17 @@ class Picture(NamedTuple):
 
 
 class Video:
-    """A video file; iterating over it gives its pictures in the order in which they are shown.
+    """A video file; iterating over it gives its frames in the order in which they are shown.
 
-    A part that cannot be decoded is left out, and said; pictures that come out damaged are counted.
+    A part that cannot be decoded is left out with a warning; damaged frames are counted.
 
     Attributes:
-        rate: pictures a second, on average; time_base: seconds a tick; expected: the number of
-        pictures that the file says it has, None where it does not say; pixel_aspect: width of a
-        pixel as shown, in heights, of the pictures so far; lost, damaged: pieces that could not be
-        decoded, and pictures that the decoder calls damaged, so far.
+        rate: frames a second, on average; time_base: seconds a tick; expected: frames that the file
+        says it has, or None; pixel_aspect: shown width over height of a pixel; lost, damaged: parts
+        that could not be decoded and frames that the decoder calls damaged, so far.
 
     Raises:
-        ValueError: missing, not a video, or one without pictures.
+        ValueError: missing, not a video, or one without frames.
     """
 
     def __init__(self, path: Path) -> None:
@@ -80,7 +79,7 @@ class Video:
             for frame in self._decoded(container, stream):
                 if first is None:
                     first = frame.pts or 0
-                # a picture may have no time, and time never stands still, whatever a file says
+                # a frame may have no time, and time never stands still, whatever a file says
                 start = following if frame.pts is None else max(frame.pts - first, earliest)
                 duration = frame.duration or usual
                 earliest, following = start + 1, start + duration
@@ -96,27 +95,26 @@ class Video:
     ) -> Iterator[av.VideoFrame]:
         packets = container.demux(stream)
         while True:
-            seconds = None
+            ticks = None
             try:
                 packet = next(packets)
-                if packet.pts is not None:
-                    seconds = float(packet.pts * self.time_base)
+                ticks = packet.pts
                 yield from packet.decode()
             except StopIteration:
                 return
             except av.FFmpegError as error:
                 self.lost += 1
                 if self.lost <= 3:
-                    where = "" if seconds is None else f" at {seconds:.2f} s"
+                    where = "" if ticks is None else f" at {float(ticks * self.time_base):.2f} s"
                     logger.warning(
                         f"{self.path}: a part{where} cannot be decoded ({error.strerror}) and is "
                         "left out"
                     )
-                if seconds is None:  # the file itself breaks off, not one picture of it
+                if ticks is None:  # the file itself breaks off, not one frame of it
                     return
 
     def report(self, read: int) -> str:
-        """What is to be said of the file after so many pictures; empty where all is well."""
+        """What was wrong with the file, of which so many frames were read; empty for nothing."""
         parts = []
         if self.lost:
             parts.append(f"{self.lost} parts could not be decoded")
@@ -129,43 +127,31 @@ class Video:
         return f"{self.path}: {', '.join(parts)}" if parts else ""
 
 
-class Writer:
-    """An mp4 (H.264) of pictures of one size, shown when those of another video are.
+@contextmanager
+def written(
+    path: Path, video: Video, image_hw: tuple[int, int]
+) -> Iterator[Callable[[np.ndarray, int, int], None]]:
+    """Gives `write(image, start, duration)`; the mp4 (H.264) takes its name when all is written.
 
-    Even widths and heights are encoded as every player reads them (yuv420p); odd ones keep the
-    size, too, which takes yuv444p: browsers other than Chrome do not play that.
+    Images (H, W, 3) uint8 RGB of one size are shown at these ticks of the other video's time base.
+    Even sizes are encoded as every player reads them (yuv420p). Odd ones stay odd, which takes
+    yuv444p: browsers other than Chrome do not play that.
     """
-
-    def __init__(self, path: Path, video: Video, image_hw: tuple[int, int]) -> None:
-        self._container = av.open(str(path), "w", format="mp4")
-        stream = self._container.add_stream("libx264", rate=video.rate, options={"crf": "18"})
+    with (
+        write_atomically(path) as temporary,
+        av.open(str(temporary), "w", format="mp4") as container,
+    ):
+        stream = container.add_stream("libx264", rate=video.rate, options={"crf": "18"})
         assert isinstance(stream, av.VideoStream)
         stream.height, stream.width = image_hw
         stream.pix_fmt = "yuv444p" if image_hw[0] % 2 or image_hw[1] % 2 else "yuv420p"
         stream.codec_context.time_base = video.time_base
         stream.codec_context.sample_aspect_ratio = video.pixel_aspect
-        self._stream, self._time_base = stream, video.time_base
 
-    def write(self, image: np.ndarray, start: int, duration: int) -> None:
-        """Adds a picture, shown at this tick of the video's time base."""
-        frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-        frame.pts, frame.duration, frame.time_base = start, duration, self._time_base
-        for packet in self._stream.encode(frame):
-            self._container.mux(packet)
+        def write(image: np.ndarray, start: int, duration: int) -> None:
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts, frame.duration, frame.time_base = start, duration, video.time_base
+            container.mux(stream.encode(frame))
 
-    def close(self) -> None:
-        """Writes what is still held back, and the end of the file."""
-        for packet in self._stream.encode(None):
-            self._container.mux(packet)
-        self._container.close()
-
-
-@contextmanager
-def written(path: Path, video: Video, image_hw: tuple[int, int]) -> Iterator[Writer]:
-    """A writer whose file takes its name when all is written."""
-    with write_atomically(path) as temporary:
-        writer = Writer(temporary, video, image_hw)
-        try:
-            yield writer
-        finally:
-            writer.close()
+        yield write
+        container.mux(stream.encode(None))

@@ -1,13 +1,14 @@
 """Names and points that are kept compact behave as the lists and arrays that they stand for."""
 
 import hashlib
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from heatmap.data.contest import LandmarkTable, Names, Points
-from heatmap.data.contest.landmarks import UNLABELLED, compact, digest_of, joined
+from heatmap.data.contest.landmarks import UNLABELLED, digest_of
 
 
 @pytest.mark.parametrize("count", [1, 2, 511, 512, 513, 1030])
@@ -48,22 +49,14 @@ def test_any_part_of_the_points_is_float32_with_nan(stored: np.ndarray) -> None:
     np.testing.assert_array_equal(points[0], expected[0])
 
 
-def test_only_what_comes_back_the_same_is_made_int16() -> None:
-    assert compact(WHOLE) is WHOLE
-    np.testing.assert_array_equal(compact(NUMBERS), WHOLE)
-    assert compact(NUMBERS).dtype == np.int16
-    for number in (0.5, 32768, -32768, -32769, 1e6, -0.0):
-        other = NUMBERS.copy()
-        other[1, 1, 1] = number
-        assert compact(other).dtype == np.float32
-        assert compact(other).tobytes() == other.tobytes()
-
-
-def test_blocks_are_joined_in_their_order_and_type() -> None:
-    assert joined([WHOLE, WHOLE[:1]], np.int16).tolist() == [*WHOLE.tolist(), WHOLE[0].tolist()]
-    found = joined([NUMBERS + 0.5, WHOLE], np.float64)
-    np.testing.assert_array_equal(found, np.concatenate([NUMBERS + 0.5, NUMBERS]))
-    assert found.dtype == np.float64
+def test_names_and_points_are_pickled(tmp_path: Path) -> None:
+    np.tile(WHOLE, (9, 1, 1)).tofile(tmp_path / "points")
+    mapped = np.memmap(tmp_path / "points", np.int16, "r", shape=(18, 3, 2))
+    for points in (Points(NUMBERS), Points(mapped), Points(mapped[4:9]), Points(mapped[1:][::2])):
+        again = pickle.loads(pickle.dumps(points))
+        np.testing.assert_array_equal(again[:], points[:])
+    names = Names.of(["a.jpg", "é.jpg"])
+    assert pickle.loads(pickle.dumps(names)) == names
 
 
 @pytest.mark.parametrize("num_rows", [1, 512, 1025])

@@ -161,7 +161,7 @@ def test_the_pictures_to_leave_out_are_found_in_the_table(tmp_path: Path, text: 
 @pytest.mark.parametrize(
     ("old", "new", "essentials"),
     [
-        ("file_name", "picture", ["row 1", "column file_name", "picture"]),
+        ("file_name", "picture", ["row 1", "columns file_name", "picture"]),
         ("sub/c.jpg", "c.jpg", ["row 2, column file_name", "'c.jpg' is not in ", "landmarks.csv"]),
         (" a.jpg ", "", ["row 3, column file_name", "'' is not in "]),
         ("two faces", "two, faces", ["row 3", "3 cells where the header has 2"]),

@@ -1,5 +1,6 @@
 """No person validates and trains, and the same table is always split the same way."""
 
+import json
 from pathlib import Path
 from typing import Literal
 
@@ -169,11 +170,11 @@ def test_auto_splits_by_person_where_the_names_allow_it(names: list[str], rule: 
         (names_of(9), {"folds": 3, "fold": -1}, "no fold -1 of 3"),
         (names_of(2), {"rule": "order", "folds": 7}, "6 rows into 7 folds"),
         (names_of(2), {"rule": "random", "folds": 7}, "6 rows into 7 folds"),
-        (names_of(4), {"rule": "person", "folds": 5}, "12 pictures of 4 people into 5 folds"),
+        (names_of(4), {"rule": "person", "folds": 5}, "12 rows by person into 5 folds"),
         (
             [*names_of(2), *(f"Al_{which}.jpg" for which in range(60))],
             {"rule": "person", "folds": 3},
-            "66 pictures of 3 people into 3 folds: nobody would be in fold 1; .*at random",
+            "66 rows by person into 3 folds: fold 1 would be empty; .*at random",
         ),
         (["a.jpg"], {"rule": "random"}, "cannot split 1 rows"),
         (["a.jpg"], {"rule": "hash"}, "1 rows by hash with a validation share of 0.2: one side"),
@@ -181,7 +182,11 @@ def test_auto_splits_by_person_where_the_names_allow_it(names: list[str], rule: 
         ([*names_of(9), "x.jpg"], {"rule": "person"}, r"'x.jpg' does not match.*\(\.\+\)_"),
         (names_of(9), {"rule": "person", "person_pattern": r"(\d+)_"}, "'Jo_0_0.jpg' does not"),
         (names_of(1), {"rule": "person"}, "3 pictures show 1 person"),
-        (names_of(2), {"rule": "person", "share": 0.9}, "nobody would be left to train on"),
+        (
+            names_of(2),
+            {"rule": "person", "share": 0.9},
+            "6 rows by person with a validation share of 0.9: one side",
+        ),
         (names_of(9), {"rule": "person", "person_pattern": "("}, "'\\(' is not valid"),
         (names_of(9), {"rule": "person", "person_pattern": ".+"}, "needs a group"),
         (["a.jpg"], {"rule": "order"}, "cannot split 1 rows"),
@@ -232,7 +237,7 @@ def test_a_stored_split_is_read_back_by_file_name(tmp_path: Path) -> None:
         ("file_name,part\nx.jpg,train\n", 0, r"row 2, column file_name: 'x.jpg' is not in .*land"),
         ("file_name,part\na.jpg,train\na.jpg,train\n", 0, "row 3, .* 'a.jpg' stands in a row"),
         ("file_name,part\na.jpg,train\n", 0, "1 of the 2 pictures .* no row, such as 'b.jpg'"),
-        ("file_name,part\na.jpg,train\nb.jpg,train\n", 0, "part: 0 of 2 rows validate"),
+        ("file_name,part\na.jpg,train\nb.jpg,train\n", 0, "0 of 2 rows validate"),
         ("file_name,part\na.jpg,train\nb.jpg,validation\n", 1, "no folds; .*data.fold 0, not 1"),
         ("file_name,fold\na.jpg,0\nb.jpg,1\n", 2, "fold 2 of 2: 0 of 2 rows validate"),
     ],
@@ -244,6 +249,53 @@ def test_a_stored_split_that_does_not_fit_is_refused(
     path.write_text(text)
     with pytest.raises(ValueError, match=f"^{path}.*{essential}"):
         read_split(path, table_of(tmp_path, ["a.jpg", "b.jpg"]), fold)
+
+
+def test_the_split_of_a_run_is_read_by_file_name(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names, path = ["a.jpg", "b.jpg", "c.jpg", "d.jpg"], tmp_path / "split.json"
+    table = table_of(tmp_path, names)
+    stored = {"table": table.fingerprint(), "validation": ["d.jpg", "b.jpg"], "excluded": ["a.jpg"]}
+    path.write_text(json.dumps(stored))
+    split = read_split(path, table)
+    assert (split.kind, split.rule) == ("file", f"as {path} says (2 of 4 rows)")
+    assert split.validation.tolist() == [False, True, False, True]
+    assert split.excluded.tolist() == [0]
+    assert not caplog.text
+    other = read_split(path, table_of(tmp_path, [*names, "new.jpg"]))
+    assert other.validation.tolist() == [False, True, False, True, False]
+    assert "another table than" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("stored", "essential"),
+    [
+        ("[]", "holds no named values"),
+        ('{"rule": ', "not a readable file"),
+        ('{"excluded": []}', "no list 'validation' of names"),
+        ('{"validation": [["a.jpg"]], "excluded": []}', "no list 'validation' of names"),
+        ('{"validation": ["a.jpg"], "excluded": "b.jpg"}', "no list 'excluded' of names"),
+        ('{"validation": ["x.jpg"], "excluded": []}', "validation: 'x.jpg' is not in .*landmarks"),
+        ('{"validation": [], "excluded": []}', "0 of 2 rows validate"),
+        ('{"validation": ["a.jpg"], "excluded": ["b.jpg"]}', "1 of 2 rows validate"),
+    ],
+)
+def test_a_split_of_a_run_that_does_not_fit_is_refused(
+    tmp_path: Path, stored: str, essential: str
+) -> None:
+    path = tmp_path / "split.json"
+    path.write_text(stored)
+    with pytest.raises(ValueError, match=f"^{path}.*{essential}"):
+        read_split(path, table_of(tmp_path, ["a.jpg", "b.jpg"]))
+
+
+def test_every_split_tells_its_kind() -> None:
+    for rule in RULES[1:]:
+        assert split_rows(names_of(12), rule=rule).kind == rule
+        assert split_rows(names_of(12), rule=rule, share=0).kind == "none"
+    assert split_rows(names_of(12)).kind == "person"
+    assert split_rows(names_of(2)).kind == "order"
 
 
 def test_a_group_that_takes_no_part_tells_no_person() -> None:

@@ -69,6 +69,39 @@ def test_decimals_are_read_to_float32(tmp_path: Path) -> None:
     assert table.points_image[1, 0, 0] == np.float32(50.123456)
 
 
+@pytest.mark.parametrize("places", [1, 4, 7, 9, 14, 17])
+def test_decimals_are_rounded_as_python_rounds_them(tmp_path: Path, places: int) -> None:
+    """Also near the middle between two float32."""
+    draw = np.random.default_rng(places)
+    below = draw.uniform(2000, 8000, 400).astype(np.float32)
+    middles = (below.astype(float) + np.nextafter(below, np.float32(np.inf))) / 2
+    cells = [
+        f"{sign}{middle:.{places}f}" for middle, sign in zip(middles, "+- " * 200, strict=False)
+    ]
+    lines = [f"{row}.jpg\t{cells[row]}\t{cells[row + 200]}\n" for row in range(200)]
+    table = read_landmarks(save(tmp_path, "file_name\tPoint_0_X\tPoint_0_Y\n" + "".join(lines)))
+    expected = np.array(cells, np.float64).astype(np.float32).reshape(2, 200).T
+    np.testing.assert_array_equal(table.points_image[:, 0], expected)
+
+
+@pytest.mark.parametrize("number", ["-32768", "-032768", "-32768.0", "-3.2768e4"])
+@pytest.mark.parametrize("other", ["", "1"])
+def test_the_number_that_stands_for_unlabelled_is_a_number(
+    tmp_path: Path, number: str, other: str
+) -> None:
+    text = TABLE.replace("50\t60", f"{number}\t60").replace("9\t8", f"{other}\t{other}")
+    found = read_landmarks(save(tmp_path, text)).points_image
+    assert found[1, 0].tolist() == [-32768, 60]
+    assert np.isnan(found[2, 0]).all() == (other == "")
+
+
+def test_whole_and_decimal_rows_may_be_mixed(tmp_path: Path) -> None:
+    table = read_landmarks(save(tmp_path, TABLE.replace("50", "40000").replace("9\t8", "9.5\t8")))
+    expected = POINTS.copy()
+    expected[1, 0, 0], expected[2, 0, 0] = 40_000, 9.5
+    np.testing.assert_array_equal(table.points_image, expected)
+
+
 def test_empty_cells_are_unlabelled(tmp_path: Path) -> None:
     text = TABLE.replace("70\t80", "\t").replace("9\t8\t7\t1308", "\t\t \t ")
     expected = POINTS.copy()
@@ -209,7 +242,7 @@ def test_little_is_held_beside_the_result(tmp_path: Path) -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert len(table.points_image) == num_rows
-    # Blocks of 256 KiB that threads parse ahead, and what these make of them.
+    # a block of 1 MiB and what is made of it
     assert peak < 2 * whole + 10 * 2**20 < whole + 3 * text
     assert peak > whole
 

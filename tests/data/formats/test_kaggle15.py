@@ -204,11 +204,11 @@ def blank_row(folder: Path) -> None:
         ((("training", 6, 30, "1 2 3")), ["row 6, column Image", "3 grey values", "9216"]),
         ((("test", 3, 0, "1")), ["test.csv, row 3, column ImageId", "stands in row 2 already"]),
         ((("test", 3, 0, "one")), ["row 3, column ImageId", "whole number", "'one'"]),
-        ((("IdLookupTable", 7, 1, "9")), ["row 7, column ImageId", "no test picture 9"]),
+        ((("IdLookupTable", 7, 1, "9")), ["row 7, column ImageId", "no test image 9"]),
         ((("IdLookupTable", 7, 2, "nose")), ["row 7, column FeatureName", "'nose'"]),
         ((("IdLookupTable", 7, 0, "2")), ["row 7, column RowId", "stands in row 3 already"]),
         (cut, ["training.csv, row 11, column Image", "grey values, expected 9216"]),
-        (drop_column, ["training.csv, row 1", "missing 'nose_tip_x'", "unknown 'nose_x'"]),
+        (drop_column, ["training.csv, row 1", "missing or unknown: 'nose_tip_x', 'nose_x'"]),
         (blank_row, ["test.csv, row 4", "blank"]),
     ],
 )
@@ -251,6 +251,10 @@ def test_damaged_and_other_archives_are_named(
         ValueError, match=r"expected training.zip or training.csv in it, found test"
     ):
         convert(source, out)
+    shutil.copy(source, files / "test.zip")
+    (files / "test.csv").unlink()
+    with pytest.raises(ValueError, match=r"test\.zip: expected test\.csv in it, found test\.zip"):
+        convert(files, out)
     with pytest.raises(ValueError, match="no such file"):
         convert(tmp_path / "nothing.zip", out)
     page = tmp_path / "page.csv"
@@ -312,13 +316,14 @@ def test_locations_lie_in_the_picture(lookup: Lookup, tmp_path: Path) -> None:
 
 def test_what_cannot_be_answered_leaves_no_file(lookup: Lookup, tmp_path: Path) -> None:
     path, points = tmp_path / "s.csv", predictions()
-    with pytest.raises(ValueError, match=r"1 pictures have no prediction, such as 00004.png"):
+    with pytest.raises(ValueError, match=r"1 images have no prediction, such as 00004.png"):
         write_submission(path, lookup, TEST_NAMES[:3], points[:3])
     with pytest.raises(ValueError, match="15 landmarks, but the predictions hold 68"):
         write_submission(path, lookup, TEST_NAMES, np.zeros((4, 68, 2)))
-    points[1, 7, 1] = np.nan
-    with pytest.raises(ValueError, match=r"the prediction for '00002.png' is not finite"):
-        write_submission(path, lookup, TEST_NAMES, points)
+    for value in (np.nan, np.inf):
+        points[1, 7, 1] = value
+        with pytest.raises(ValueError, match=r"the prediction for '00002.png' is not finite"):
+            write_submission(path, lookup, TEST_NAMES, points)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -333,8 +338,8 @@ def test_the_real_faces_are_converted_by_the_command(faces15: Path, tmp_path: Pa
     options = ["--incomplete", "drop", "--limit", "200"]
     done = subprocess.run([*command, *options], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "200 training pictures, 200 with all 15 landmarks" in done.stdout
-    assert "300 test pictures, 9000 coordinates asked for" in done.stdout
+    assert "200 training images, 200 with all 15 landmarks" in done.stdout
+    assert "300 test images, 9000 coordinates asked for" in done.stdout
     points = read_landmarks(out / "train" / "landmarks.csv").points_image
     assert np.isfinite(points).all()
     left_eye, right_eye, nose, lip = (points[:, k].mean(0) for k in (0, 1, 10, 14))

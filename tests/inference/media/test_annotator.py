@@ -11,7 +11,8 @@ import pytest
 
 import heatmap
 from heatmap import config
-from heatmap.inference.media import camera, find_files
+from heatmap.data import contest
+from heatmap.inference.media import Annotator, camera, find_files
 from heatmap.inference.media.video import Video
 from heatmap.training import loop
 from heatmap.training.prepare import prepare
@@ -174,6 +175,40 @@ def test_one_name_of_two_pictures_has_no_box(
     assert tool("predict", runs["heatmaps"], *arguments) == 0
 
 
+def test_no_two_files_are_drawn_to_one(
+    runs: dict[str, Path], folder: Path, tool: Tool, tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    image, mine = cv2.imread(str(folder / "eve_0.jpg")), tmp_path / "clash"
+    (mine / "deeper").mkdir(parents=True)
+    names = ["a.bmp", "a.bmp.png", "A.bmp", "b.jpg", "B.jpg", "b.png", "deeper/b.jpg", "c.jpg"]
+    for k, name in enumerate(names):
+        cv2.imwrite(str(mine / name), np.roll(image, 5 * k, 1))
+    for name in ("c.mp4", "c.avi", "c.avi.mp4"):
+        (mine / name).write_bytes((folder / "clip.mp4").read_bytes())
+    out = tmp_path / "out"
+    arguments = [mine, mine / "deeper" / "b.jpg", "--out", out, "--device", "cpu"]
+    with caplog.at_level("INFO", "heatmap"):
+        assert tool("predict", runs["direct"], *arguments) == 0
+    written = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    assert written == {
+        "points.csv", "points.json", "a.bmp.png", "A.bmp-2.png", "a.bmp-3.png", "B.jpg", "b-2.jpg",
+        "b.png", "deeper/b.jpg", "c.jpg", "c.mp4", "c.avi.mp4", "c.avi-2.mp4",
+    }  # fmt: skip
+    assert f"{mine / 'a.bmp'} is drawn to {out / 'a.bmp-3.png'}" in caplog.text
+    drawn = heatmap.Predictor(runs["direct"], device="cpu")([mine / "a.bmp"]).points_image
+    np.testing.assert_allclose(points_of(out, mine / "a.bmp"), drawn[0], atol=1e-3)
+
+
+def test_a_detector_that_finds_no_face_is_no_error_for_a_run_on_boxes(
+    runs: dict[str, Path], folder: Path, tmp_path: Path
+) -> None:
+    predictor = heatmap.Predictor(runs["boxes"], device="cpu")
+    annotator = Annotator(predictor, lambda _path, _image: np.empty((0, 4)))
+    assert annotator.files([folder / "eve_0.jpg"], tmp_path / "out") == 0
+    assert table_of(tmp_path / "out") == []
+
+
 def test_every_face_that_a_detector_finds_is_seen(
     runs: dict[str, Path], folder: Path, tool: Tool, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
@@ -306,6 +341,21 @@ def test_labelled_pictures_are_drawn_above_their_truth(
     green = (sheet == (0, 255, 0)).all(-1)
     assert green[260:].sum() > 2 * 6 and not green[:256].any()
     assert cv2.imread(str(tmp_path / "out" / "sheet.jpg")).shape == (256, 2 * 196 - 4, 3)
+
+
+def test_a_labelled_picture_that_is_missing_is_named_by_its_row_of_the_table(
+    runs: dict[str, Path], tiny_contest: Path, tool: Tool, tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    mine, other = contest.Folder(root=tiny_contest), contest.Folder(root=tmp_path / "other")
+    other.train_images.mkdir(parents=True)
+    table = contest.read_landmarks(mine.train_table)
+    contest.write_landmarks(other.train_table, table.names, table.points_image[:] + 1)
+    for name in table.names[:-1]:
+        (other.train_images / name).write_bytes((mine.train_images / name).read_bytes())
+    arguments = ["--data", other.root, "--count", "2", "--device", "cpu"]
+    assert tool("predict", runs["heatmaps"], *arguments) == 1
+    assert f"{other.train_table}, row 13, column file_name: there" in capfd.readouterr().err
 
 
 def test_what_was_done_before_a_stop_is_kept(

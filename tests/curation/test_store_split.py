@@ -12,7 +12,6 @@ import pytest
 from heatmap import config
 from heatmap.cli.train import main
 from heatmap.config import Data, Experiment
-from heatmap.curation.split import in_several
 from heatmap.data.contest import find_folder, read_landmarks
 from heatmap.training.prepare import read_pictures
 
@@ -49,7 +48,7 @@ def test_people_are_divided_and_training_reads_the_split(
         ["validation", "3", "1"],
     ]
     assert [line.split()[-1] for line in printed.splitlines() if line.startswith("  ")][1:] == [
-        "0", "0", "0",
+        "0", "0",
     ]  # fmt: skip
 
     pictures = read_pictures(Experiment(name="x", data=Data(root=tiny_contest, split_file=out)))
@@ -110,30 +109,43 @@ def test_people_on_both_sides_are_counted(
     )
 
 
-def test_keys_in_several_parts_are_found() -> None:
-    assert in_several(["a", "b", "a", "c", "b", "c"], np.array([0, 0, 2, 1, 0, 0])) == ["a", "c"]
-
-
 def test_a_share_of_nothing_is_wrong_usage(tool: Tool, tiny_contest: Path) -> None:
     assert tool("data", "split", tiny_contest, "--share", "0") == 2
 
 
-def test_a_run_tells_where_its_split_came_from(tiny_contest: Path, tmp_path: Path) -> None:
+def train(root: Path, run: Path, *options: object) -> None:
+    experiment = Path(__file__).parents[2] / "experiments" / "unet.py"
+    assert main([
+        str(experiment), "--out", str(run), "--data.root", str(root), "--data.workers", "0",
+        "--model.weights", "none", "--model.encoder", "tu-test_resnet", "--model.width", "8",
+        "--augment.mirror", "0", "--train.max-steps", "1", "--train.batch", "4",
+        "--train.device", "cpu", "--crop.height", "64", "--crop.width", "64", "--wandb.mode", "off",
+        *map(str, options),
+    ]) == 0  # fmt: skip
+
+
+def test_a_run_tells_where_its_split_came_from_and_another_run_takes_it(
+    tiny_contest: Path, tmp_path: Path
+) -> None:
     names = read_landmarks(find_folder(tiny_contest).train_table).names
     path, run = tmp_path / "split.csv", tmp_path / "run"
     lines = [f"{name}\t{'validation' if name.endswith('_1.jpg') else 'train'}" for name in names]
     path.write_text("\n".join(["file_name\tpart", *reversed(lines)]))
-    experiment = Path(__file__).parents[2] / "experiments" / "unet.py"
-    assert main([
-        str(experiment), "--out", str(run), "--data.root", str(tiny_contest),
-        "--data.split-file", str(path), "--data.workers", "0", "--data.validation", "0",
-        "--model.weights", "none", "--model.encoder", "tu-test_resnet", "--model.width", "8",
-        "--augment.mirror", "0", "--train.max-steps", "1", "--train.batch", "4",
-        "--train.device", "cpu", "--crop.height", "64", "--crop.width", "64", "--wandb.mode", "off",
-    ]) == 0  # fmt: skip
+    bad = tmp_path / "bad.csv"
+    bad.write_text("file_name\nada_0.jpg\n")
+    train(tiny_contest, run, "--data.split-file", path, "--data.exclude", bad)
     split = json.loads((run / "split.json").read_text())
+    assert split["kind"] == "file"
     assert split["rule"] == f"as {path} says (4 of 12 rows)"
     assert split["validation"] == ["ada_1.jpg", "bo_1.jpg", "cy_1.jpg", "dee_1.jpg"]
+    assert split["excluded"] == ["ada_0.jpg"]
     assert json.loads((run / "summary.json").read_text())["best_mse"] > 0
     saved = config.from_dict(Experiment, json.loads((run / "config.json").read_text()))
     assert saved.data.split_file == path
+
+    first = read_pictures(saved)
+    data = Data(root=tiny_contest, split_file=run / "split.json")
+    second = read_pictures(Experiment(name="x", data=data))
+    assert second.split_rule == f"as {run / 'split.json'} says (4 of 12 rows)"
+    for part in ("training_rows", "validation_rows", "excluded_rows"):
+        np.testing.assert_array_equal(getattr(first, part), getattr(second, part))

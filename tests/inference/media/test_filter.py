@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from heatmap.inference.media.smooth import Smoother
+from heatmap.inference.media.filter import LandmarkFilter
 
 FRAMES, LANDMARKS, SIGMA, RATE = 300, 37, 0.5, 30
 Motion = Callable[[int], float]
@@ -14,7 +14,7 @@ Motion = Callable[[int], float]
 def clip(
     motion: Motion, *, weighted: bool = True, common: float = 0.0, sigma: float = SIGMA
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(T, P, 2) true, noisy and smoothed landmarks of a face that moves along x and y alike.
+    """(T, P, 2) true, noisy and filtered landmarks of a face that moves along x and y alike.
 
     The noise has the shapes of the decoder's covariances and another size; a share of its variance
     is common to all landmarks.
@@ -28,9 +28,9 @@ def clip(
     noise = np.sqrt(1 - common) * own + np.sqrt(common) * shared
     raw = truth + sigma * np.einsum("kij,tkj->tki", roots, noise)
     covariance = 40 * roots @ roots.swapaxes(-1, -2) if weighted else None
-    smoother = Smoother()
-    smooth = [smoother(points, covariance, t / RATE) for t, points in enumerate(raw)]
-    return truth, raw, np.array(smooth)
+    landmark_filter = LandmarkFilter()
+    filtered = [landmark_filter(points, covariance, t / RATE) for t, points in enumerate(raw)]
+    return truth, raw, np.array(filtered)
 
 
 @pytest.mark.parametrize(
@@ -39,30 +39,42 @@ def clip(
     ids=str,
 )
 def test_the_jitter_of_a_still_face_is_taken_down_four_times(options: dict[str, float]) -> None:
-    truth, raw, smooth = (part[60:] for part in clip(lambda t: 0.0, **options))
-    assert (raw - truth).std(0).mean() > 4 * (smooth - truth).std(0).mean()
-    assert np.abs((smooth - truth).mean((0, 1))).max() < 0.1 * (raw - truth).std()
+    truth, raw, filtered = (part[60:] for part in clip(lambda t: 0.0, **options))
+    assert (raw - truth).std(0).mean() > 4 * (filtered - truth).std(0).mean()
+    assert np.abs((filtered - truth).mean((0, 1))).max() < 0.1 * (raw - truth).std()
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.5, 3.0])
+def test_a_face_that_moves_by_two_pixels_a_frame_is_followed_within_two_frames(
+    sigma: float,
+) -> None:
+    truth, _, filtered = clip(lambda t: 2.0 * max(0, t - 100), sigma=sigma)
+    lag = (truth - filtered).mean((1, 2)) / 2.0  # frames
+    assert lag[150:].mean() < 2.0
+    assert lag[100:].max() < 3.0 and lag.min() > -1
 
 
 @pytest.mark.parametrize("sigmas_a_frame", [0.6, 1, 3, 10])
-def test_a_moving_face_is_followed_within_two_frames(sigmas_a_frame: float) -> None:
+def test_what_moves_faster_than_its_jitter_is_followed_within_two_frames(
+    sigmas_a_frame: float,
+) -> None:
     speed = sigmas_a_frame * SIGMA
-    truth, _, smooth = clip(lambda t: speed * max(0, t - 100))
-    lag = (truth - smooth).mean((1, 2)) / speed  # frames
+    truth, _, filtered = clip(lambda t: speed * max(0, t - 100))
+    lag = (truth - filtered).mean((1, 2)) / speed  # frames
     assert lag[150:].mean() < 2.0
     assert lag[100:].max() < 3.0 and lag.min() > -1
 
 
 @pytest.mark.parametrize("sigmas", [8, 20, 400])
 def test_a_face_that_jumps_is_there_within_two_frames(sigmas: float) -> None:
-    truth, _, smooth = clip(lambda t: sigmas * SIGMA * (t >= 150))
-    left = (truth - smooth).mean((1, 2)) / (sigmas * SIGMA)
+    truth, _, filtered = clip(lambda t: sigmas * SIGMA * (t >= 150))
+    left = (truth - filtered).mean((1, 2)) / (sigmas * SIGMA)
     assert np.abs(left[151:]).max() < 0.2  # and is not thrown beyond
 
 
 def test_a_swinging_face_is_followed_without_losing_its_way() -> None:
-    truth, raw, smooth = clip(lambda t: 20 * np.sin(2 * np.pi * t / 30))
-    lagged = [np.abs(smooth[60:] - truth[60 - lag : FRAMES - lag]).mean() for lag in range(4)]
+    truth, raw, filtered = clip(lambda t: 20 * np.sin(2 * np.pi * t / 30))
+    lagged = [np.abs(filtered[60:] - truth[60 - lag : FRAMES - lag]).mean() for lag in range(4)]
     assert np.argmin(lagged) == 0
     assert lagged[0] < 2 * np.abs(raw - truth).mean()
 
@@ -70,11 +82,11 @@ def test_a_swinging_face_is_followed_without_losing_its_way() -> None:
 def test_a_mouth_that_opens_is_followed_while_the_face_stands_still() -> None:
     generator = np.random.default_rng(5)
     face = generator.uniform(0, 200, (LANDMARKS, 2))
-    smoother, lag = Smoother(), []
+    landmark_filter, lag = LandmarkFilter(), []
     for t in range(120):
         truth = face.copy()
         truth[30:, 1] += 12 * max(0, np.sin(t / 6))
-        found = smoother(truth + 0.3 * generator.normal(size=truth.shape), None, t / RATE)
+        found = landmark_filter(truth + 0.3 * generator.normal(size=truth.shape), None, t / RATE)
         lag.append(np.abs(found - truth))
     assert np.array(lag)[30:, 30:, 1].mean() < 1.5  # px, of strokes of 12
     assert np.array(lag)[30:, :30].mean() < 0.3 / 3
@@ -87,37 +99,48 @@ def test_a_frame_with_wide_heatmaps_counts_for_less() -> None:
     moved = []
     for covariance in (sharp, 50 * sharp, sharp * np.diag([50, 1]), sharp * np.nan, 0 * sharp):
         generator = np.random.default_rng(7)
-        smoother = Smoother()
+        landmark_filter = LandmarkFilter()
         for t in range(60):
-            smoother(face + 0.5 * generator.normal(size=face.shape), sharp, t / RATE)
-        before = smoother(face, sharp, 2)
-        moved.append(np.abs(smoother(before + 3, covariance, 2 + 1 / RATE) - before).mean(0))
+            landmark_filter(face + 0.5 * generator.normal(size=face.shape), sharp, t / RATE)
+        before = landmark_filter(face, sharp, 2)
+        moved.append(np.abs(landmark_filter(before + 3, covariance, 2 + 1 / RATE) - before).mean(0))
     even, wide, wide_along_x, lost, black = moved
     assert (wide < even / 10).all()
     assert wide_along_x[0] < even[0] / 5 and wide_along_x[1] > even[1] / 2
     assert max(lost.max(), black.max()) < 1e-3
 
 
-def test_after_a_gap_or_a_reset_a_face_begins_anew() -> None:
+@pytest.mark.parametrize(("seconds", "forgets"), [(1 / RATE, False), (0.8, True)])
+def test_after_a_gap_a_face_begins_anew(seconds: float, forgets: bool) -> None:
     generator = np.random.default_rng(8)
-    for seconds, forgets in ((1 / RATE, False), (0.8, True), (1 / RATE, True)):
-        smoother = Smoother()
-        for t in range(40):
-            smoother(generator.normal(size=(5, 2)), None, t / RATE)
-        if forgets and seconds < 0.5:
-            smoother.reset()
-        points = generator.normal(size=(5, 2))
-        found = smoother(points, None, 39 / RATE + seconds)
-        assert np.array_equal(found, points) == forgets
+    landmark_filter = LandmarkFilter()
+    for t in range(40):
+        landmark_filter(generator.normal(size=(5, 2)), None, t / RATE)
+    points = generator.normal(size=(5, 2))
+    found = landmark_filter(points, None, 39 / RATE + seconds)
+    assert np.array_equal(found, points) == forgets
+
+
+def test_a_landmark_that_starts_without_a_peak_is_found_when_it_has_one() -> None:
+    face = np.random.default_rng(10).uniform(0, 200, (LANDMARKS, 2))
+    sharp = np.broadcast_to(30 * np.eye(2), (LANDMARKS, 2, 2))
+    hidden, lost = sharp.copy(), face.copy()
+    hidden[3], lost[3] = np.nan, 0
+    landmark_filter = LandmarkFilter()
+    for t in range(6):
+        landmark_filter(lost, hidden, t / RATE)
+    for t in range(6, 10):
+        found = landmark_filter(face, sharp, t / RATE)
+    np.testing.assert_allclose(found, face, atol=1e-2)
 
 
 def test_frames_that_repeat_and_faces_without_noise_break_nothing() -> None:
     face = np.random.default_rng(9).uniform(0, 200, (LANDMARKS, 2))
-    smoother = Smoother()
+    landmark_filter = LandmarkFilter()
     for t in range(30):
-        found = smoother(face + (t > 20) * 4, np.zeros((LANDMARKS, 2, 2)), t / RATE)
+        found = landmark_filter(face + (t > 20) * 4, np.zeros((LANDMARKS, 2, 2)), t / RATE)
     assert np.isfinite(found).all()
-    smoother = Smoother()
+    landmark_filter = LandmarkFilter()
     for t in range(30):
-        found = smoother(face + (t > 20) * 4, None, t / RATE)
+        found = landmark_filter(face + (t > 20) * 4, None, t / RATE)
     np.testing.assert_allclose(found, face + 4, atol=1e-2)

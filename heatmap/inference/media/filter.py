@@ -1,0 +1,80 @@
+"""The filter that takes the jitter out of a video's landmarks.
+
+A Kalman filter for each coordinate of each landmark. Its measurement noise has the shape of the
+heatmap's covariance, so a frame with a wide heatmap counts for less, along the axis on which it is
+wide. The size of the noise is measured in the video itself, by second differences, which steady
+motion does not have. A coordinate is taken to stand still until the running mean of its innovations
+is larger than noise explains; the filter's variance is then raised until it does (strong tracking:
+Zhou and Frank 1996, https://doi.org/10.1080/002071796179099).
+"""
+
+import math
+from collections import deque
+
+import numpy as np
+
+STEADIER = 6.0  # ratio of jitter before and after, of a landmark that never moves
+_GAIN = 2 / (STEADIER**2 + 1)  # of a first-order filter with that ratio
+_DRIFT = _GAIN**2 / (1 - _GAIN)  # variance added each frame, in variances of the noise
+_MOTION = 6.0  # squared mean innovation, in its variances, beyond which a coordinate moves
+_GAP_SECONDS = 0.5  # after a longer gap the filter starts anew
+_SHARPEST = 0.01  # px; a narrower heatmap has no peak
+_UNKNOWN = 1e8  # px^2; the variance of a landmark that starts without a peak
+_REMEMBERED = 60  # frames over which the noise is measured
+_PRIOR_FRAMES = 8  # weight of the whole face's noise in each landmark's own
+
+
+class LandmarkFilter:
+    """The filter of one face, called once for each frame."""
+
+    def __init__(self) -> None:
+        self._seconds = -math.inf
+
+    def __call__(
+        self, points_image: np.ndarray, covariance_image: np.ndarray | None, seconds: float
+    ) -> np.ndarray:
+        """(P, 2) float64 filtered landmarks; the first two frames come back as they are.
+
+        Args:
+            points_image: (P, 2) as the network found them.
+            covariance_image: (P, 2, 2) of the heatmaps; None weighs all frames alike.
+            seconds: when the frame is shown.
+        """
+        if seconds - self._seconds > _GAP_SECONDS:
+            self._raw: deque[np.ndarray] = deque(maxlen=3)
+            self._ratios: deque[np.ndarray] = deque(maxlen=_REMEMBERED)
+        self._seconds = seconds
+        self._raw.append(points_image)
+        if len(self._raw) < 3:
+            return points_image.copy()
+        noise = self._noise(covariance_image)
+        if len(self._ratios) == 1:
+            self._points, self._variance = self._raw[1], np.minimum(noise, _UNKNOWN)
+            self._innovation = np.zeros_like(points_image)
+
+        has_peak = np.isfinite(noise)
+        innovation = np.where(has_peak, points_image - self._points, 0)
+        self._innovation = (self._innovation + innovation) / 2  # has a third of their variance
+        variance = self._variance + np.where(has_peak, _DRIFT * noise, 0)
+        variance = np.maximum(variance, 3 * self._innovation**2 / _MOTION - noise)
+        gain = variance / (variance + noise)
+        self._points = self._points + gain * innovation
+        self._innovation *= 1 - gain
+        self._variance = (1 - gain) * variance
+        return self._points.copy()
+
+    def _noise(self, covariance_image: np.ndarray | None) -> np.ndarray:
+        """(P, 2) variances of this frame's coordinates, infinite where a heatmap has no peak."""
+        first, second, third = self._raw
+        spread = np.ones_like(third)
+        if covariance_image is not None:
+            spread = covariance_image[:, [0, 1], [0, 1]]
+        has_peak = spread > _SHARPEST**2  # NaN has none
+        spread = np.where(has_peak, spread, 1)
+        # a second difference has six times the noise's variance; 0.455 is the median of chi squared
+        self._ratios.append((first - 2 * second + third) ** 2 / (6 * 0.455) / spread)
+        own, frames = np.median(self._ratios, axis=0), len(self._ratios)
+        face = np.median(own)
+        ratio = (frames * own + _PRIOR_FRAMES * face) / (frames + _PRIOR_FRAMES)
+        ratio = np.clip(ratio, face / 4, 4 * face)  # a mouth that speaks is not one that trembles
+        return np.where(has_peak, ratio * spread + 1e-6, np.inf)

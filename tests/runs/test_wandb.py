@@ -1,0 +1,471 @@
+"""What Weights & Biases is told of a run, and that its troubles leave the run as it is."""
+
+import json
+import logging
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from heatmap.config import Experiment, Wandb
+from heatmap.runs.ledger import Record, read_metrics
+
+CONFIG = {"name": "tiny", "train": {"epochs": 3, "lr": 1e-3, "clip": None}, "tags": ["a", "b"]}
+ROWS = [{"step": s, "loss": 0.1 / (s + 1), "epoch": s, "note": f"row {s}"} for s in range(12)]
+
+
+@pytest.fixture(autouse=True)
+def _nobody_is_logged_in(tmp_path_factory: pytest.TempPathFactory, monkeypatch: Any) -> None:
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+
+
+def record_in(folder: Path, mode: Any = "offline", **changes: Any) -> Record:
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    window = Wandb(mode=mode, project="faces", group="g", tags=("cpu",))
+    return Record(folder, Experiment(name="tiny", wandb=window), tags=["small"], **changes)
+
+
+def log_rows(record: Record, rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        record.log(row["step"], {key: value for key, value in row.items() if key != "step"})
+
+
+def segments(folder: Path) -> list[Path]:
+    """The runs that W&B wrote, oldest first."""
+    return sorted(folder.glob("wandb/offline-run-*/*.wandb"), key=lambda path: path.stat().st_ctime)
+
+
+def inspected(path: Path) -> dict[str, Any]:
+    """What a .wandb file holds: run, rows (W&B's own keys left out), summary and exit code."""
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path)]
+    environment = os.environ | {"WANDB_ERROR_REPORTING": "false"}
+    output = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    found: dict[str, Any] = {"rows": [], "summary": {}, "exit": None, "artifacts": []}
+    for record in map(json.loads, output.stdout.splitlines()):
+        if record["type"] == "run":
+            found["run"] = record["run"]
+        elif record["type"] == "history":
+            item = record["history"]["item"]
+            values = {key: value for key, value in item.items() if not key.startswith("_")}
+            found["rows"].append({"step": item["_step"], **values})
+        elif record["type"] == "summary":
+            found["summary"] |= record["summary"].get("update", {})
+        elif record["type"] == "artifact":
+            found["artifacts"].append(record["artifact"])
+        elif record["type"] == "exit":
+            found["exit"] = record["exit"].get("exit_code", 0)
+    return found
+
+
+def is_media(key: str) -> bool:
+    """Whether the key of a row is of an image or a table, which the ledger does not have."""
+    return key.startswith(("pictures/", "predictions"))
+
+
+def wait_for(condition: Any, seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def child_of(parent: int, name: str) -> int:
+    table = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,comm="], capture_output=True, text=True)
+    rows = [line.split() for line in table.stdout.splitlines()]
+    (pid,) = [int(pid) for pid, ppid, command in rows if int(ppid) == parent and name in command]
+    return pid
+
+
+# With the real W&B
+
+
+@pytest.mark.slow
+def test_an_offline_run_holds_exactly_the_ledger(tmp_path: Path, caplog: Any) -> None:
+    image = np.zeros((24, 40, 3), np.uint8)
+    (tmp_path / "machine.json").write_text('{"device": "cpu"}')
+    split = {"kind": "person", "rule": "by person", "table": "f00", "excluded": []}
+    (tmp_path / "split.json").write_text(json.dumps(split))
+    with record_in(tmp_path) as record:
+        log_rows(record, ROWS[:5])
+        record.picture("validation", 5, image)
+        (tmp_path / "pictures" / "mine_0000005.jpg").write_bytes(b"not the run's")
+        log_rows(record, ROWS[5:])
+        shown = [(image, "ada/ada_0.png", [6.25, None]), (image + 99, "bo_1.jpg", [0.5, 0.25])]
+        record.predictions(12, ["mse", "nme"], shown)
+        log_rows(record, [{"step": 12, "loss": float("nan"), "val/mse/jaw": np.float64(2.5)}])
+        (tmp_path / "per_image.csv").write_text("file_name,mse\nada/ada_0.png,6.25\n")
+        record.finish({"best": {"step": 4, "mse": 6.25}, "minutes": 0.5})
+    assert caplog.records == []
+
+    (path,) = segments(tmp_path)
+    found = inspected(path)
+    pictures, table = {}, {}
+    for row in found["rows"]:
+        for key in [key for key in row if is_media(key)]:
+            kept = table if key.startswith("predictions") else pictures
+            kept[row["step"], key] = row.pop(key)
+    assert found["rows"] == read_metrics(tmp_path)
+    assert found["rows"] == [*ROWS, {"step": 12, "loss": None, "val/mse/jaw": 2.5}]
+    assert {(step, key.partition(".")[0]) for step, key in pictures} == {(5, "pictures/validation")}
+    sent = path.parent / "files" / pictures[5, "pictures/validation.path"]
+    assert sent.read_bytes() == (tmp_path / "pictures/validation_0000005.jpg").read_bytes()
+    assert {step for step, _ in table} == {12}
+    sent = json.loads((path.parent / "files" / table[12, "predictions.path"]).read_text())
+    assert sent["columns"] == ["picture", "file_name", "mse", "nme"]
+    assert [row[1:] for row in sent["data"]] == [
+        ["ada/ada_0.png", 6.25, None],
+        ["bo_1.jpg", 0.5, 0.25],
+    ]
+    (artifact,) = found["artifacts"]
+    waiting = [Path(entry["local_path"]) for entry in artifact["manifest"]["contents"]]
+    assert all(path.is_relative_to(tmp_path) for path in waiting)
+    drawn = {path.read_bytes() for path in tmp_path.glob("predictions/*.jpg")}
+    assert len(drawn) == 2
+    assert drawn < {path.read_bytes() for path in waiting}
+    copy = (path.parent / "files" / "per_image.csv").read_bytes()
+    assert copy == (tmp_path / "per_image.csv").read_bytes()
+    config = found["run"]["config"]["update"]
+    assert {key: config[key] for key in CONFIG} == CONFIG
+    assert config["machine"] == {"device": "cpu"}
+    assert config["split"] == {"kind": "person", "rule": "by person", "table": "f00"}
+    assert found["summary"]["best"] == {"step": 4, "mse": 6.25}
+    run = found["run"]
+    assert (run["run_id"], run["project"], run["run_group"]) == (record.wandb_id, "faces", "g")
+    assert (run["job_type"], run["display_name"]) == ("train", f"tiny-{tmp_path.name}")
+    assert run["tags"] == ["cpu", "small"]
+    assert found["exit"] == 0
+    assert "WANDB_DATA_DIR" not in os.environ
+
+
+@pytest.mark.slow
+def test_a_training_recorded_offline_is_in_wandb_as_in_its_folder(
+    tiny_contest: Path, tmp_path: Path
+) -> None:
+    from heatmap.cli.train import main
+
+    run = tmp_path / "run"
+    experiment = Path(__file__).resolve().parents[2] / "experiments" / "unet.py"
+    options = [
+        "--data.root", str(tiny_contest), "--data.workers", "2", "--model.weights", "none",
+        "--model.encoder", "tu-test_resnet", "--augment.mirror", "0", "--train.epochs", "3",
+        "--train.batch", "4", "--crop.height", "32", "--crop.width", "32",
+    ]  # fmt: skip
+    assert main([str(experiment), "--out", str(run), *options]) == 0
+    (path,) = segments(run)
+    found = inspected(path)
+    rows, media = [], set()
+    for row in found["rows"]:
+        rows.append({key: value for key, value in row.items() if not is_media(key)})
+        media |= {key.partition(".")[0] for key in row if is_media(key)}
+    assert rows == read_metrics(run) and len(rows) == 3
+    assert media == {"pictures/validation", "predictions"}
+    config = json.loads((run / "config.json").read_text())
+    assert {key: found["run"]["config"]["update"][key] for key in config} == config
+    summary = json.loads((run / "summary.json").read_text())
+    assert {key: found["summary"][key] for key in summary} == summary
+    assert found["run"]["tags"] == ["UNet", "tu-test_resnet", "7 landmarks", tiny_contest.name]
+    assert (found["run"]["run_group"], found["run"]["display_name"]) == ("unet", "unet-run")
+
+
+@pytest.mark.slow
+def test_a_resumed_run_goes_on_as_a_second_segment_of_the_same_run(tmp_path: Path) -> None:
+    first = record_in(tmp_path)
+    with pytest.raises(RuntimeError, match="out of memory"), first:
+        log_rows(first, ROWS[:6])
+        raise RuntimeError("out of memory")
+    for after_step in (5, 8):
+        with record_in(tmp_path, wandb_id=first.wandb_id, after_step=after_step) as resumed:
+            log_rows(resumed, ROWS[after_step + 1 : 9] if after_step == 5 else ROWS[9:])
+            if after_step == 8:
+                resumed.finish({})
+
+    assert read_metrics(tmp_path) == ROWS
+    found = [inspected(path) for path in segments(tmp_path)]
+    assert {segment["run"]["run_id"] for segment in found} == {first.wandb_id}
+    assert [row for segment in found for row in segment["rows"]] == ROWS  # and none of them twice
+    assert [segment["exit"] for segment in found] == [1, 1, 0]
+
+
+@pytest.mark.slow
+def test_online_without_a_login_goes_offline_and_says_so(tmp_path: Path, caplog: Any) -> None:
+    with record_in(tmp_path, mode="online") as record:
+        log_rows(record, ROWS)
+        record.finish({})
+    (path,) = segments(tmp_path)
+    assert inspected(path)["rows"] == ROWS
+    assert "out of reach" in the_only_warning(caplog)
+    assert f"wandb sync {tmp_path}/wandb/offline-run-*" in caplog.text
+
+
+@pytest.mark.slow
+def test_nobody_is_asked_for_a_login_on_the_terminal(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        training(tmp_path, "record.finish({})", mode="online"),
+        stdin=theirs, stdout=theirs, stderr=theirs,
+    ) as process:  # fmt: skip
+        assert process.wait(60) == 0
+    os.close(theirs)
+    output = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    assert "out of reach" in output and "account" not in output
+    assert inspected(*segments(tmp_path))["exit"] == 0
+
+
+@pytest.mark.slow
+def test_a_run_recorded_without_wandb_can_be_sent_by_hand(tmp_path: Path) -> None:
+    with record_in(tmp_path, mode="off") as record:
+        log_rows(record, ROWS)
+        record.finish({"best": 0.5})
+    command = [sys.executable, "-m", "heatmap.runs.wandb", str(tmp_path)]
+    refused = subprocess.run(command, capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "say --mode online or offline" in refused.stderr
+    subprocess.run([*command, "--mode", "offline"], capture_output=True, check=True)
+    (path,) = segments(tmp_path)
+    found = inspected(path)
+    assert (found["rows"], found["summary"]["best"], found["exit"]) == (ROWS, 0.5, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # W&B's open file
+def test_a_run_of_a_sweep_is_where_the_sweep_looks_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the environment that `wandb agent` gives the command it starts."""
+    parameters = tmp_path / "config-1a2b3c.yaml"
+    parameters.write_text("wandb_version: 1\ntrain.lr:\n  value: 0.001\n")
+    for name, value in (
+        ("RUN_ID", "1a2b3c"), ("SWEEP_ID", "9z8y"), ("PROJECT", "sweeps"), ("ENTITY", "team"),
+        ("SWEEP_PARAM_PATH", parameters), ("DIR", tmp_path / "agent"),
+    ):  # fmt: skip
+        monkeypatch.setenv(f"WANDB_{name}", str(value))
+    with record_in(tmp_path) as record:
+        log_rows(record, ROWS)
+        record.finish({})
+    assert record.wandb_id == "1a2b3c"
+    about = json.loads((tmp_path / "wandb.json").read_text())
+    assert (about["project"], about["entity"]) == ("sweeps", "team")
+    (path,) = segments(tmp_path)
+    run = inspected(path)["run"]
+    assert (run["run_id"], run["project"], run["sweep_id"]) == ("1a2b3c", "sweeps", "9z8y")
+    config = run["config"]["update"]
+    assert {key: config[key] for key in CONFIG} == CONFIG
+    assert inspected(path)["rows"] == ROWS
+
+    for name in ("RUN_ID", "SWEEP_ID", "PROJECT", "ENTITY", "SWEEP_PARAM_PATH"):
+        monkeypatch.delenv(f"WANDB_{name}")
+    with record_in(tmp_path, wandb_id="1a2b3c", after_step=11) as resumed:
+        resumed.finish({})
+    assert resumed.wandb_id == "1a2b3c"
+
+
+# Weights & Biases in trouble
+
+
+def fake_wandb(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> SimpleNamespace:
+    """Puts a module in the place of wandb; methods of its run are named `run_log` and so on."""
+    run = SimpleNamespace(rows=[], exit=None, summary={}, url=None)
+    run.log = changes.pop("run_log", lambda row, step, **_: run.rows.append({"step": step, **row}))
+    run.finish = changes.pop("run_finish", lambda exit_code: setattr(run, "exit", exit_code))
+    module = SimpleNamespace(
+        run=run, Settings=dict, setup=lambda _: None, init=lambda **_: run, teardown=lambda: None
+    )
+    vars(module).update(changes)
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    return module
+
+
+def raises(*_: Any, **__: Any) -> None:
+    raise OSError("no space left")
+
+
+def hangs(*_: Any, **__: Any) -> None:
+    threading.Event().wait(60)
+
+
+def the_only_warning(caplog: Any) -> str:
+    (warning,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert (warning.name, warning.levelno) == ("heatmap", logging.WARNING)
+    assert "\n" not in warning.message
+    return warning.message
+
+
+@pytest.mark.parametrize("what", ["init", "run_log", "run_finish"])
+@pytest.mark.parametrize("trouble", [raises, hangs])
+def test_the_run_does_not_mind_a_wandb_that_raises_or_hangs(
+    what: str, trouble: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    fake_wandb(monkeypatch, **{what: trouble})
+    with record_in(tmp_path) as record:
+        log_rows(record, ROWS)
+        start = time.monotonic()
+        record.finish({"best": 0.5}, timeout=1)
+        assert time.monotonic() - start < 5
+    assert read_metrics(tmp_path) == ROWS
+    assert json.loads((tmp_path / "summary.json").read_text()) == {"best": 0.5}
+    assert ("no space left" if trouble is raises else "no answer") in the_only_warning(caplog)
+    assert f"python -m heatmap.runs.wandb {tmp_path} sends it" in caplog.text
+
+
+def test_a_hanging_teardown_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    module = fake_wandb(monkeypatch, teardown=hangs)
+    with record_in(tmp_path) as record:
+        log_rows(record, ROWS)
+        record.finish({}, timeout=1)
+    assert (module.run.rows, module.run.exit) == (ROWS, 0)
+    assert "no answer" in the_only_warning(caplog)
+
+
+def test_wandb_that_fails_early_is_reported_while_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    fake_wandb(monkeypatch, init=raises)
+    with record_in(tmp_path) as record:
+        assert wait_for(lambda: caplog.records, 20)
+        log_rows(record, ROWS)
+        record.finish({})
+    assert "did not take the whole run" in the_only_warning(caplog)
+
+
+@pytest.mark.parametrize(("mode", "warnings"), [("offline", 1), ("online", 1), ("off", 0)])
+def test_a_machine_without_wandb_trains(
+    mode: str, warnings: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)  # as if it were not installed
+    with record_in(tmp_path, mode=mode) as record:
+        log_rows(record, ROWS)
+        record.finish({})
+    assert read_metrics(tmp_path) == ROWS
+    assert len(caplog.records) == warnings
+
+
+def test_online_with_a_server_out_of_reach_goes_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    # As W&B 0.31 does after its init_timeout, which would be too long to wait for here.
+    in_use = set()
+
+    def init(mode: str, id: str, **_: Any) -> Any:
+        if id in in_use:
+            raise RuntimeError(f"run ID {id} is in use")
+        in_use.add(id)
+        if mode == "online":
+            raise TimeoutError("no answer")
+        return module.run
+
+    module = fake_wandb(monkeypatch, init=init, teardown=in_use.clear)
+    with record_in(tmp_path, mode="online") as record:
+        log_rows(record, ROWS)
+        record.finish({})
+    assert module.run.rows == ROWS
+    assert "out of reach (no answer), so the run is recorded offline" in the_only_warning(caplog)
+
+
+def test_a_run_that_did_not_finish_is_marked_as_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = fake_wandb(monkeypatch)
+    with pytest.raises(KeyboardInterrupt), record_in(tmp_path) as record:
+        log_rows(record, ROWS[:2])
+        raise KeyboardInterrupt
+    assert (module.run.rows, module.run.exit) == (ROWS[:2], 1)
+
+
+def test_a_wandb_folder_that_cannot_be_written_does_not_stop_the_run(
+    tmp_path: Path, caplog: Any
+) -> None:
+    (tmp_path / "wandb").write_text("a file where W&B wants a folder")
+    with record_in(tmp_path) as record:
+        log_rows(record, ROWS)
+        record.finish({})
+    assert read_metrics(tmp_path) == ROWS
+    assert "did not take the whole run" in the_only_warning(caplog)
+
+
+# Processes of their own
+
+
+def training(folder: Path, end: str, mode: str = "offline") -> list[str]:
+    """The command of a training that waits for a line of input before its `end`."""
+    script = f"""
+        import sys
+        from pathlib import Path
+        from heatmap.config import Experiment, Wandb
+        from heatmap.runs.ledger import Record
+
+        experiment = Experiment(name="tiny", wandb=Wandb(mode={mode!r}))
+        record = Record(Path({str(folder)!r}), experiment)
+        record.log(0, {{"loss": 0.5}})
+        record.log(1, {{"loss": 0.25}})
+        {end}
+    """
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    return [sys.executable, "-c", textwrap.dedent(script)]
+
+
+def running(folder: Path, end: str) -> "subprocess.Popen[str]":
+    """Its output goes to a file: W&B's service inherits it, and would keep a pipe open."""
+    with (folder / "output.txt").open("w") as output:
+        return subprocess.Popen(
+            training(folder, end), stdin=subprocess.PIPE, stdout=output, stderr=output, text=True
+        )
+
+
+@pytest.mark.slow
+def test_a_run_ends_well_and_in_time_where_wandbs_service_hangs(tmp_path: Path) -> None:
+    with running(tmp_path, "sys.stdin.readline(); record.finish({}, timeout=2)") as process:
+        assert wait_for(lambda: segments(tmp_path), 30)
+        service = child_of(process.pid, "wandb-core")
+        os.kill(service, signal.SIGSTOP)
+        try:
+            begin = time.monotonic()
+            process.communicate("go\n", timeout=30)
+            assert time.monotonic() - begin < 10
+        finally:
+            os.kill(service, signal.SIGKILL)
+    assert process.returncode == 0
+    assert (tmp_path / "summary.json").exists()
+    (warning,) = (tmp_path / "output.txt").read_text().splitlines()
+    assert "no answer in 2 seconds" in warning
+
+
+@pytest.mark.slow
+def test_a_run_whose_wandb_service_is_killed_ends_well(tmp_path: Path) -> None:
+    with running(tmp_path, "sys.stdin.readline(); record.finish({}, timeout=5)") as process:
+        assert wait_for(lambda: segments(tmp_path), 30)
+        os.kill(child_of(process.pid, "wandb-core"), signal.SIGKILL)
+        process.communicate("go\n", timeout=30)
+    assert process.returncode == 0
+    messages = (tmp_path / "output.txt").read_text()
+    assert (tmp_path / "summary.json").exists()
+    assert len(re.findall("did not take the whole run", messages)) == 1
+    assert "Traceback" not in messages
+
+
+@pytest.mark.slow
+def test_rows_are_on_the_disk_before_the_training_ends(tmp_path: Path) -> None:
+    rows = [{"step": 0, "loss": 0.5}, {"step": 1, "loss": 0.25}]
+    with running(tmp_path, "sys.stdin.readline()") as process:
+        assert wait_for(lambda: segments(tmp_path), 30)
+        assert wait_for(lambda: inspected(*segments(tmp_path))["rows"] == rows, 60)
+        process.send_signal(signal.SIGKILL)
+    assert inspected(*segments(tmp_path))["rows"] == rows
