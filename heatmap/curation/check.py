@@ -114,9 +114,9 @@ class Report:
 class Look(NamedTuple):
     """What an image looks like.
 
-    damage: what the decoder says of it, empty if nothing. is_grey: every pixel is. brightness: the
-    mean of all pixels and channels, 0 to 255. border: dark columns and rows at left, top, right and
-    bottom. content: SHA-256 of the file. alike: perceptual hash.
+    damage: what the decoder says of it, empty if nothing. brightness: the mean of all pixels and
+    channels, 0 to 255. border: dark columns and rows at left, top, right and bottom. content:
+    SHA-256 of the file. alike: perceptual hash.
     """
 
     damage: str
@@ -402,46 +402,49 @@ def _repetition(row: _Row, group: Group, are_same: bool) -> Iterator[Problem]:
         yield row.problem(f"{alike}, train and test", message, *others)
 
 
+# What is told of each part's images, by its name in JSON.
+STATISTICS = {
+    "rows": "rows",
+    "pictures": "images read",
+    "height": "height, min / median / max",
+    "width": "width, min / median / max",
+    "brightness": "brightness, min / median / max",
+    "grey": "grey",
+    "with_border": "with a black border",
+    "border": "border at its widest side",
+    "landmarks_outside": "with landmarks outside",
+}
+
+
 def _statistics(part: _Part) -> dict[str, Any]:
     """JSON-able numbers of a part's images; only their counts where none can be read."""
-    looks = part.looks()
-    counts = {"rows": len(part.rows), "pictures": len(looks)}
-    if not looks:
+    seen = part.looks()
+    counts = {"rows": len(part.rows), "pictures": len(seen)}
+    if not seen:
         return counts
-    heights, widths = np.array([look.image_hw for _, look in looks]).T
-    borders = np.array([max(look.border) for _, look in looks])
+    looks = [look for _, look in seen]
+    heights, widths = np.array([look.image_hw for look in looks]).T
+    borders = np.array([max(look.border) for look in looks])
     outside = [
         row.reach is not None and bool((_beyond(row.reach, look.image_hw) > 0).any())
-        for row, look in looks
+        for row, look in seen
     ]
     return counts | {
         "height": _spread(heights),
         "width": _spread(widths),
-        "grey": sum(look.is_grey for _, look in looks),
-        "brightness": _spread(np.array([look.brightness for _, look in looks])),
-        "with_border": int((borders > 0).sum()),
-        "border": _spread(borders[borders > 0]) if borders.any() else None,
+        "grey": sum(look.is_grey for look in looks),
+        "brightness": _spread(np.array([look.brightness for look in looks])),
+        "with_border": np.count_nonzero(borders),
+        "border": _spread(borders[borders > 0]),
         "landmarks_outside": sum(outside) if part.name == "train" else None,
     }
 
 
-def _spread(values: np.ndarray) -> dict[str, float]:
-    return {
-        "min": values.min().item(), "median": float(np.median(values)), "max": values.max().item(),
-    }  # fmt: skip
-
-
-NUMBERS = {
-    "rows": "rows",
-    "images read": "pictures",
-    "height, min / median / max": "height",
-    "width, min / median / max": "width",
-    "brightness, min / median / max": "brightness",
-    "grey": "grey",
-    "with a black border": "with_border",
-    "border at its widest side": "border",
-    "with landmarks outside": "landmarks_outside",
-}
+def _spread(values: np.ndarray) -> dict[str, float] | None:
+    if len(values) == 0:
+        return None
+    low, high = values.min().item(), values.max().item()
+    return {"min": low, "median": float(np.median(values)), "max": high}
 
 
 def text(report: Report) -> str:
@@ -467,14 +470,12 @@ def _numbers(report: Report) -> list[tuple[str, ...]]:
     """A row of text for each statistic, a column for each part."""
     parts = report.statistics
     table = [("", *parts)]
-    for name, key in NUMBERS.items():
-        if all(key in part for part in parts.values()):
-            table.append((name, *(_cell(part, key) for part in parts.values())))
-    if len(table) > 3:  # all parts have images
-        for name, groups in (("groups of equal files", report.same), ("groups alike", report.near)):
-            sizes = [[len(getattr(group, part)) for group in groups] for part in parts]
-            counts = (f"{np.count_nonzero(some)} ({sum(some)} images)" for some in sizes)
-            table.append((name, *counts))
+    told = [key for key in STATISTICS if all(key in part for part in parts.values())]
+    table += [(STATISTICS[key], *(_cell(part, key) for part in parts.values())) for key in told]
+    for name, groups in (("groups of equal files", report.same), ("groups alike", report.near)):
+        sizes = [[len(getattr(group, part)) for group in groups] for part in parts]
+        counts = (f"{np.count_nonzero(some)} ({sum(some)} images)" for some in sizes)
+        table.append((name, *counts))
     return table
 
 

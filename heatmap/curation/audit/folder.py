@@ -66,18 +66,17 @@ def audit_folder(
     ensemble = Ensemble.load(runs)
     paths = contest.image_paths(place.train_images, names, table.path)
     half = contest.split_rows(names, folds=2, person_pattern=person_pattern).validation
-    with tempfile.TemporaryDirectory() as store:
-        labels = look(ensemble, table, paths, half, scheme, Path(store), device)
-        yield (
-            f"{labels.trained.sum()} of {len(names)} images were trained on by every run; their "
-            "residuals are too small, and compared with one another only"
-        )
-        yield injected.table(injected.self_test(labels, top, progress=True), top)
-        findings = audit(labels, progress=True)
-        listed = findings.listed(top)
-        write_table(out, names, labels, findings, verdicts)
-        yield f"{out}: all images, the most suspicious first"
-        write_picture(sheet, draw_sheet(paths, labels, listed[:count]))
+    labels = look(ensemble, table, paths, half, scheme, device)
+    yield (
+        f"{labels.trained.sum()} of {len(names)} images were trained on by every run; their "
+        "residuals are too small, and compared with one another only"
+    )
+    yield injected.table(injected.self_test(labels, top), top)
+    findings = audit(labels)
+    listed = findings.listed(top)
+    write_table(out, names, labels, findings, verdicts)
+    yield f"{out}: all images, the most suspicious first"
+    write_picture(sheet, draw_sheet(paths, labels, listed[:count]))
     yield f"{sheet}: the first {min(count, len(listed))}; of these:"
     for rank, row in enumerate(listed[: min(10, count)].tolist(), start=1):
         why = findings.reasons(row, labels.groups) or ["nothing stands out"]
@@ -105,13 +104,9 @@ def look(
     paths: Sequence[Path],
     half: np.ndarray,
     scheme: schemes.Scheme | None,
-    store: Path,
     device: torch.device,
 ) -> Labels:
     """The labels, and what those runs see that were not trained on them, or all if every one was.
-
-    Args:
-        store: folder for arrays that may be too large for the memory.
 
     Raises:
         ValueError: the runs are for another number of landmarks, or an image cannot be read.
@@ -131,17 +126,27 @@ def look(
         permutation = schemes.mirror_permutation(table.num_landmarks, scheme)
     except ValueError:
         permutation = None
-    num, groups = (len(paths), table.num_landmarks), schemes.groups(table.num_landmarks, scheme)
-    seen_image = np.lib.format.open_memmap(store / "seen.npy", "w+", np.float32, (*num, 2))
-    expected_px = np.lib.format.open_memmap(store / "expected.npy", "w+", np.float32, num)
-    apart_px = np.full(len(paths), np.nan)
+    num = len(paths), table.num_landmarks
     labels = Labels(
-        table.points_image, seen_image, expected_px, apart_px, trained, half, groups, permutation
+        points_image=table.points_image,
+        seen_image=_on_disk(*num, 2),
+        expected_px=_on_disk(*num),
+        apart_px=np.full(num[0], np.nan),
+        trained=trained,
+        half=half,
+        groups=schemes.groups(table.num_landmarks, scheme),
+        permutation=permutation,
     )
     for members in np.unique(judges, axis=1).T:
         rows = np.flatnonzero((judges == members[:, None]).all(0))
         _fill(labels, Ensemble(tuple(compress(ensemble.runs, members))), rows, paths, device)
     return labels
+
+
+def _on_disk(*shape: int) -> np.ndarray:
+    """Zeros that may be too many for the memory, in a file that goes with them."""
+    with tempfile.TemporaryFile() as file:
+        return np.memmap(file, np.float32, "w+", shape=shape)
 
 
 def _fill(
@@ -153,9 +158,8 @@ def _fill(
     new to the runs; where neither tells, by a landmark's median residual in sizes of the face.
     """
     views, settings = runs.views(paths, labels.points_image, device), runs.runs[0].experiment
-    peak, spread = (np.full((len(rows), labels.seen_image.shape[1]), np.nan, "f4") for _ in "ps")
-    bar = tqdm(total=len(rows), desc="predict", unit="img", leave=False, disable=None)
-    with bar:
+    peak, spread = np.full((2, len(rows), labels.seen_image.shape[1]), np.nan, np.float32)
+    with tqdm(total=len(rows), desc="predict", unit="img", leave=False, disable=None) as bar:
         for found in predict(
             views, rows, batch=settings.train.batch, workers=settings.data.workers, device=device
         ):

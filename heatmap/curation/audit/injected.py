@@ -1,6 +1,7 @@
 """Known errors, put into labels to see how many of them an audit finds."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -24,12 +25,8 @@ KINDS = ORDER, ROW, JITTER, SCALE, SHIFT = (
 )
 
 
-@dataclass(frozen=True)
-class Recall:
-    """Of the injected errors of a kind, how many are in the list.
-
-    unseen_injected, unseen_found: the same of the faces that no run was trained on.
-    """
+class Recall(NamedTuple):
+    """Injected errors of a kind, those that are listed, and both of faces new to the runs."""
 
     kind: str
     injected: int
@@ -38,9 +35,7 @@ class Recall:
     unseen_found: int
 
 
-def self_test(
-    labels: Labels, share: float = LISTED, seed: int = 0, progress: bool = False
-) -> list[Recall]:
+def self_test(labels: Labels, share: float = LISTED, seed: int = 0) -> list[Recall]:
     """Injects errors into copies of the labels, audits these and counts what is listed.
 
     Every round changes `SHARE` of the faces, with all kinds in turn. The runs were trained on the
@@ -56,16 +51,14 @@ def self_test(
     tested = labels.of(evenly_spaced(np.arange(len(labels.trained)), TESTED))
     injected = max(len(KINDS), round(SHARE * len(tested.trained)))
     rounds = min(MOST_ROUNDS, -(-ENOUGH // injected))
-    counts = np.zeros((len(KINDS), 4), int)
-    disabled = None if progress else True
-    for turn in tqdm(range(rounds), desc="self-test", delay=1, leave=False, disable=disabled):
+    counts = np.zeros((4, len(KINDS)), int)
+    for turn in tqdm(range(rounds), desc="self-test", delay=1, leave=False, disable=None):
         wrong, rows, kind = inject(tested, np.random.default_rng((seed, turn)), injected)
+        is_kind = kind == np.arange(len(KINDS))[:, None]
         found, unseen = np.isin(rows, audit(wrong).listed(share)), ~wrong.trained[rows]
-        for index in range(len(KINDS)):
-            own = kind == index
-            counts[index] += [part.sum() for part in (own, own & found, own & unseen,
-                                                      own & unseen & found)]  # fmt: skip
-    return [Recall(name, *own) for name, own in zip(KINDS, counts.tolist(), strict=True)]
+        parts = is_kind, is_kind & found, is_kind & unseen, is_kind & unseen & found
+        counts += np.array(parts).sum(-1)
+    return [Recall(name, *own) for name, own in zip(KINDS, counts.T.tolist(), strict=True)]
 
 
 def inject(
@@ -133,11 +126,10 @@ def _reordered(
 
 def table(recalls: list[Recall], share: float) -> str:
     """The recall of every kind, and of all, as lines that line up."""
+    total = Recall("all", *np.sum([recall[1:] for recall in recalls], 0).tolist())
     rows = [("injected error", f"found in the first {100 * share:g} %", "of faces new to the runs")]
-    counts = [(r.injected, r.found, r.unseen_injected, r.unseen_found) for r in recalls]
-    counts.append(tuple(np.sum(counts, 0).tolist()))
-    for name, own in zip([*(recall.kind for recall in recalls), "all"], counts, strict=True):
-        rows.append((name, _share(own[1], own[0]), _share(own[3], own[2])))
+    for kind, injected, found, unseen_injected, unseen_found in [*recalls, total]:
+        rows.append((kind, _share(found, injected), _share(unseen_found, unseen_injected)))
     return "\n".join(as_lines(rows, left=3))
 
 

@@ -90,7 +90,7 @@ class Findings:
         return told
 
 
-def audit(labels: Labels, progress: bool = False) -> Findings:
+def audit(labels: Labels) -> Findings:
     """How suspicious every face is; one that the runs were trained on, among those alone.
 
     Raises:
@@ -100,7 +100,7 @@ def audit(labels: Labels, progress: bool = False) -> Findings:
     blocks = [*shape.blocks(np.arange(len(labels.trained)))]
     parts = [
         _against_runs(labels.of(rows)) | _of_shape(labels.of(rows), model)
-        for rows in tqdm(blocks, "audit", delay=1, leave=False, disable=None if progress else True)
+        for rows in tqdm(blocks, "audit", delay=1, leave=False, disable=None)
     ]
     rows, everyone = np.arange(len(labels.trained)), np.ones(len(labels.trained), bool)
     findings = Findings(np.zeros(len(rows)), {}, {}, {})
@@ -153,15 +153,18 @@ def _against_runs(labels: Labels) -> dict[str, np.ndarray]:
     own, seen = shape.of(labels.points_image), shape.of(labels.seen_image)
     seen = np.where(np.isfinite(own), seen, np.nan)
     expected = np.where(np.isfinite(own), labels.expected_px, np.nan)
-    residual, usual = np.abs(own - seen), _rms(expected)
+    residual = np.abs(own - seen)
     factor, offset = shape.placement(own, seen)
+    rest = np.abs(factor * own + offset - seen)
     radius = shape.distances(seen, shape.nanmean(seen, 1)[:, None])
+    # how sure the runs are of the whole face: what is expected, what is left, and the face's size
+    usual = np.cbrt(_rms(expected) * _rms(rest) * radius)
     measured = {
         "group": _by_group(residual / expected, labels.groups),
         "shift": np.abs(shape.nanmean(own - seen, 1)) / usual,
         "scale": np.abs(np.log(np.abs(factor[:, 0]))) * radius / usual,
         "turn": np.abs(np.angle(factor[:, 0])) * radius / usual,
-        "face": _rms(np.abs(factor * own + offset - seen) / expected),
+        "face": _rms(rest / expected),
         "alone": _rms(residual) / labels.apart_px,
     }
     if labels.permutation is not None:
