@@ -11,6 +11,7 @@ from pathlib import Path
 import tyro
 
 from heatmap.config import Experiment
+from heatmap.runtime.machine import first_line, is_out_of_memory
 
 logger = logging.getLogger("heatmap")
 
@@ -106,11 +107,8 @@ def failing_politely(action: Callable[[], None]) -> int:
         _say(_in_words(error))
         return 2 if isinstance(error, WrongUsage) else 1
     except (MemoryError, RuntimeError) as error:
-        from heatmap.runtime.machine import is_out_of_memory
-
         if is_out_of_memory(error):
-            reason = str(error).strip().partition("\n")[0] or type(error).__name__
-            _say(f"there is too little memory ({reason}): make something smaller")
+            _say(f"there is too little memory ({first_line(error)}): make something smaller")
         elif _speaks():
             raise
         return 1

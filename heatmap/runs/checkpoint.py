@@ -17,6 +17,7 @@ from torch import Tensor
 from heatmap import config, networks, schemes
 from heatmap.runs.folder import RunFolder
 from heatmap.runtime.files import write_atomically
+from heatmap.runtime.machine import first_line
 
 FORMAT = 4
 FORMAT_OF_0_1 = 3  # version 0.1.0's; read, but not resumed
@@ -98,8 +99,7 @@ def load(path: Path) -> Checkpoint:
         content.seek(0)
         values = torch.load(content, map_location="cpu", weights_only=True)
     except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path}: not a readable checkpoint ({reason})") from None
+        raise ValueError(f"{path}: not a readable checkpoint ({first_line(error)})") from None
     if isinstance(values, dict) and values.get("format") == FORMAT_OF_0_1:
         values = _converted(values)
     if not _fits(Checkpoint, values) or values["format"] != FORMAT:

@@ -96,6 +96,11 @@ def _commit() -> str | None:
         return None
 
 
+def first_line(error: Exception) -> str:
+    """What the error says, in one line."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Whether the error says that memory ran out, on the CPU or on a GPU."""
     texts = "allocate memory", "out of memory"

@@ -7,7 +7,7 @@ that was killed and resumed ends with the same bits as one that was not.
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,7 +41,7 @@ from heatmap.training.schedule import (
     seed_of,
     stage_at,
     used_of_stage,
-)
+)  # fmt: skip
 
 logger = logging.getLogger("heatmap")
 
@@ -102,13 +102,18 @@ def _tags(run: Run) -> list[str]:
 
 
 def _epochs(run: Run, files: RunFolder, record: Record | None) -> dict[str, Any]:
+    """The epochs of a run; only the first process has a record, and writes."""
     progress = run.progress
     begin = time.monotonic() - progress.seconds
     freeze(run.optimizer, run.experiment.all_stages[progress.stage].rates)
     model = _distributed(run.network)
     loader = Loader(run.training, run.experiment.data.workers, run.device)
-    if record:
-        save(run, files.last, record.wandb_id)
+
+    def save_last() -> None:
+        if record:
+            save(run, files.last, record.wandb_id)
+
+    save_last()
     while not progress.finished:
         if progress.batch == 0:
             stage = distributed.from_first(stage_at(run.experiment, _used(run, begin)))
@@ -117,7 +122,7 @@ def _epochs(run: Run, files: RunFolder, record: Record | None) -> dict[str, Any]
                 model = _distributed(run.network)
             _adapt_sigma(run)
         watch, epoch_begin = Stopwatch(run.device), time.monotonic()
-        _one_epoch(run, model, loader, files, record, watch, begin)
+        _one_epoch(run, model, loader, watch, begin, save_last)
         _settle(run)
         scores, columns = _validated(run, watch)
         row, is_best = _counted(run, scores, begin)
@@ -129,7 +134,7 @@ def _epochs(run: Run, files: RunFolder, record: Record | None) -> dict[str, Any]
             every = run.experiment.train.keep_every
             if every and progress.epoch % every == 0:
                 save(run, files.checkpoint_of_epoch(progress.epoch))
-            save(run, files.last, record.wandb_id)
+        save_last()
     summary = {
         "best_mse": progress.best_mse,
         "best_epoch": progress.best_epoch,
@@ -192,14 +197,9 @@ def _adapt_sigma(run: Run) -> None:
 
 
 def _one_epoch(
-    run: Run,
-    model: nn.Module,
-    loader: Loader[Sample],
-    files: RunFolder,
-    record: Record | None,
-    watch: Stopwatch,
-    begin: float,
-) -> None:
+    run: Run, model: nn.Module, loader: Loader[Sample], watch: Stopwatch, begin: float,
+    save_last: Callable[[], None],
+) -> None:  # fmt: skip
     """Training until the epoch or the budget is over, from the batch where `progress` stands."""
     progress, settings = run.progress, run.experiment.train
     multiplier = run.experiment.data.multiplier
@@ -221,8 +221,8 @@ def _one_epoch(
             if _used(run, begin) >= 1:
                 break
             minutes = (time.monotonic() - last_checkpoint) / 60
-            if record and progress.batch < len(batches) and minutes >= settings.checkpoint_minutes:
-                save(run, files.last, record.wandb_id)
+            if progress.batch < len(batches) and minutes >= settings.checkpoint_minutes:
+                save_last()
                 last_checkpoint = time.monotonic()
 
 
@@ -319,12 +319,11 @@ def _saying_what_saves_memory(run: Run) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not machine.is_out_of_memory(error):
             raise
-        options = "--train.accumulate (the same batch, in parts) or a smaller --train.batch"
-        if isinstance(run.network, HeatmapNetwork):
-            options += ", --model.width or --crop size, or a coarser --model.stride"
+        is_heatmap = isinstance(run.network, HeatmapNetwork)
+        others = ", a narrower --model.width or a coarser --model.stride" if is_heatmap else ""
         raise ValueError(
-            f"{run.device} has too little memory for a training step "
-            f"({str(error).partition(chr(10))[0]}): use {options}"
+            f"{run.device} has too little memory for a training step ({machine.first_line(error)}): use "
+            f"--train.accumulate (the same batch in parts), a smaller --train.batch{others}"
         ) from None
 
 
@@ -411,15 +410,12 @@ def _counted(run: Run, scores: dict[str, Any], begin: float) -> tuple[dict[str, 
         progress.best_mse = math.inf if mse is None else mse
         progress.best_epoch = progress.epoch + 1
     groups = scores.get("groups", {})
+    group_scores = {f"val/mse/{name.replace(' ', '_')}": value for name, value in groups.items()}
     row = {
         "epoch": progress.epoch + 1,
         "train/loss": progress.loss_sum / max(progress.batch, 1),
         "val/mse": mse,
-        **{
-            f"val/mse/{name.replace(' ', '_')}": group_mse
-            for name, group_mse in groups.items()
-            if len(groups) > 1
-        },
+        **(group_scores if len(groups) > 1 else {}),
         "val/nme_percent": scores.get("nme_percent"),
         "val/peak": scores.get("mean_peak"),
         "lr": max(group["lr"] for group in run.optimizer.param_groups),
@@ -436,11 +432,7 @@ def _counted(run: Run, scores: dict[str, Any], begin: float) -> tuple[dict[str, 
 
 
 def _keep(
-    run: Run,
-    files: RunFolder,
-    record: Record,
-    row: dict[str, Any],
-    columns: dict[str, np.ndarray],
+    run: Run, files: RunFolder, record: Record, row: dict[str, Any], columns: dict[str, np.ndarray]
 ) -> None:
     """Writes and tells what the epoch came to, but for its checkpoints.
 

@@ -580,6 +580,32 @@ def test_an_exploding_learning_rate_leaves_a_checkpoint_that_loads(
     checkpoint.load(tmp_path / "last.pt")
 
 
+OUT_OF_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nOf 80 GiB ..."),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried ..."),
+    MemoryError(),
+]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY)
+def test_running_out_of_memory_says_what_to_change(
+    tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def too_large(*_: Any) -> None:
+        raise error
+
+    run = prepare(tiny)
+    monkeypatch.setattr(HeatmapNetwork, "layers", too_large)
+    with pytest.raises(
+        ValueError, match=r"cpu has too little memory .*--train\.accumulate .*--model\.stride"
+    ) as caught:
+        loop.train(run, tmp_path)
+    assert "\n" not in str(caught.value)
+    monkeypatch.setattr(HeatmapNetwork, "layers", lambda *_: torch.zeros(2) + torch.zeros(3))
+    with pytest.raises(RuntimeError, match="must match the size"):
+        loop.trial(run)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_picture_that_cannot_be_read_stops_the_run_by_its_name(
