@@ -434,7 +434,7 @@ def _statistics(part: _Part) -> dict[str, Any]:
         "width": _spread(widths),
         "grey": sum(look.is_grey for look in looks),
         "brightness": _spread(np.array([look.brightness for look in looks])),
-        "with_border": np.count_nonzero(borders),
+        "with_border": int((borders > 0).sum()),
         "border": _spread(borders[borders > 0]),
         "landmarks_outside": sum(outside) if part.name == "train" else None,
     }

@@ -114,14 +114,14 @@ def test_unreadable_pictures_are_left_out_and_told(
     options = "--workers", "1", "--out", tmp_path / "s.png"
     assert tool("data", "stats", root, *options) == 0
     printed = capsys.readouterr().out
-    assert "2 pictures cannot be read and are left out" in printed and "ada_0.jpg" in printed
+    assert "2 images cannot be read and are left out" in printed and "ada_0.jpg" in printed
     (row,) = [line for line in printed.splitlines() if line.startswith("both")]
     assert row.split()[-2] == "15"
     shutil.rmtree(root / "test")
     for path in (root / "train" / "images").iterdir():
         path.write_bytes(b"")
     assert tool("data", "stats", root, *options) == 1
-    assert "no picture can be read" in capsys.readouterr().err
+    assert "no image can be read" in capsys.readouterr().err
 
 
 def test_the_plots_are_a_picture_of_the_data(

@@ -1,6 +1,5 @@
 """A contest's folder audited: predictions, tables and the sheet."""
 
-import csv
 import math
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -15,14 +14,14 @@ from heatmap import draw, schemes, shape
 from heatmap.curation.audit import injected
 from heatmap.curation.audit.residuals import Findings, Labels, audit
 from heatmap.data import contest
-from heatmap.data.contest.small_tables import csv_rows
+from heatmap.data.contest.small_tables import read_rows, write_rows
 from heatmap.data.samples import cut, evenly_spaced
 from heatmap.evaluation import calibration
 from heatmap.evaluation.metrics import spread_px
 from heatmap.frame import contain
 from heatmap.inference.ensemble import Ensemble
 from heatmap.inference.predict import predict
-from heatmap.runtime.files import write_atomically, write_picture
+from heatmap.runtime.files import write_picture
 
 TILE_HW = (256, 192)
 SMALLEST = 0.01  # px; no residual is expected to be smaller
@@ -207,22 +206,17 @@ def write_table(
     except ValueError:
         turns = np.full(len(names), np.nan)
     rolls, contours = shape.rolls(labels.points_image), list(labels.groups)
-    with (
-        write_atomically(path) as temporary,
-        temporary.open("w", encoding="utf-8", newline="") as file,
-    ):
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(COLUMNS)
-        for rank, row in enumerate(findings.order.tolist(), start=1):
-            strongest = max(findings.group, key=lambda name: findings.tails[name][row])
-            is_told = findings.tails[strongest][row] > 0
-            contour = contours[findings.group[strongest][row]] if is_told else ""
-            reasons = "; ".join(findings.reasons(row, labels.groups))
-            table.writerow(
-                [rank, names[row], f"{findings.score[row]:.3f}", reasons, contour,
-                 _number(rolls[row]), _number(turns[row]), int(labels.trained[row]),
-                 verdicts.get(names[row], "")]
-            )  # fmt: skip
+    rows = []
+    for rank, row in enumerate(findings.order.tolist(), start=1):
+        strongest = max(findings.group, key=lambda name: findings.tails[name][row])
+        is_told = findings.tails[strongest][row] > 0
+        contour = contours[findings.group[strongest][row]] if is_told else ""
+        reasons = "; ".join(findings.reasons(row, labels.groups))
+        rows.append(
+            (rank, names[row], f"{findings.score[row]:.3f}", reasons, contour, _number(rolls[row]),
+             _number(turns[row]), int(labels.trained[row]), verdicts.get(names[row], ""))
+        )  # fmt: skip
+    write_rows(path, COLUMNS, rows)
 
 
 def _number(value: float) -> str:
@@ -238,21 +232,14 @@ def read_verdicts(path: Path, known: set[str] | None = None) -> dict[str, str]:
     Raises:
         ValueError: no such table, another verdict, or a file name that is not known.
     """
-    header, *rows = csv_rows(path) or [[]]
-    if not {"file_name", "verdict"} <= set(header):
-        raise ValueError(
-            f"{path}, row 1: expected the columns file_name and verdict, found {header}"
-        )
     verdicts = {}
-    for row, cells in enumerate(rows, start=2):
-        values = dict(zip(header, cells, strict=False))
-        name, verdict = values.get("file_name", ""), values.get("verdict", "").strip().lower()
+    for where, (name, verdict) in read_rows(path, ["file_name", "verdict"]):
         if known is not None and name not in known:
-            raise ValueError(f"{path}, row {row}: {name!r} is not in the training table")
-        if verdict not in ("good", "bad", ""):
-            raise ValueError(f"{path}, row {row}: the verdict {verdict!r} is neither good nor bad")
+            raise ValueError(f"{where}: {name!r} is not in the training table")
+        if verdict.lower() not in ("good", "bad", ""):
+            raise ValueError(f"{where}: the verdict {verdict!r} is neither good nor bad")
         if verdict:
-            verdicts[name] = verdict
+            verdicts[name] = verdict.lower()
     return verdicts
 
 
