@@ -320,10 +320,11 @@ def _saying_what_saves_memory(run: Run) -> Iterator[None]:
         if not machine.is_out_of_memory(error):
             raise
         is_heatmap = isinstance(run.network, HeatmapNetwork)
-        others = ", a narrower --model.width or a coarser --model.stride" if is_heatmap else ""
+        others = ", a smaller --model.width or a coarser --model.stride" if is_heatmap else ""
         raise ValueError(
-            f"{run.device} has too little memory for a training step ({machine.first_line(error)}): use "
-            f"--train.accumulate (the same batch in parts), a smaller --train.batch{others}"
+            f"{run.device} has too little memory for a training step "
+            f"({machine.first_line(error)}): use --train.accumulate (the same batch in parts), a "
+            f"smaller --train.batch{others}"
         ) from None
 
 
