@@ -10,9 +10,9 @@ face_valid to each person (https://github.com/jin-s13/COCO-WholeBody, data_forma
 ECCV 2020).
 
 Keypoints are 0-indexed pixels, so their numbers are those used here. Boxes are measured on the
-image's plane, which reaches from 0 to its width, so half a pixel is taken off their corners ("COCO's
-segmentation coordinates are floating points in [0, H or W], but keypoint coordinates are integers
-in [0, H-1 or W-1]", detectron2/data/datasets/coco.py).
+image's plane, which reaches from 0 to its width, so half a pixel is taken off their corners:
+"COCO's segmentation coordinates are floating points in [0, H or W], but keypoint coordinates are
+integers in [0, H-1 or W-1]" (detectron2/data/datasets/coco.py).
 """
 
 import filecmp
@@ -100,9 +100,7 @@ def _faces(path: Path, folder: Path, is_test: bool, points: Points) -> Iterator[
             field = f"{where}, {keypoints_field}"
             numbers = _numbers(annotation.get(keypoints_field, []), field)
             if len(numbers) % 3:
-                raise ValueError(
-                    f"{field}: {len(numbers)} numbers, not x, y and v of each keypoint"
-                )
+                raise ValueError(f"{field}: {len(numbers)} numbers, not x, y and v of each")
             keypoints = numbers.reshape(-1, 3)
             if not (keypoints[:, 2] > 0).any():
                 yield "annotations without a labelled landmark"

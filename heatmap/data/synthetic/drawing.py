@@ -1,8 +1,7 @@
 """A face drawn, layer by layer.
 
-The layers are painted from back to front on a float canvas of moderate size, shaded from one light,
-then brought to the image's size and given a camera's faults. The features are polygons of the
-landmarks themselves.
+The layers are painted from back to front on a float canvas of moderate size, then brought to the
+image's size and given a camera's faults. The features are polygons of the landmarks themselves.
 """
 
 import cv2
@@ -17,25 +16,21 @@ from heatmap.data.synthetic.head import (
     JAW,
     LIDS,
     LIPS,
-    LOWER_LIP_INNER,
-    LOWER_LIP_OUTER,
+    LOWER_LIP,
     NOSE_SIDES,
     PUPILS,
     RIDGE,
-    UPPER_LIP_INNER,
-    UPPER_LIP_OUTER,
+    UPPER_LIP,
     Head,
     smoothstep,
 )
-
-_CANVAS_HEIGHTS = 248, 380
 
 
 class _Painting:
     """A face in the making. points: (971, 2) landmarks in canvas pixels. hair: (3, H, W) layer."""
 
     def __init__(self, face: Face) -> None:
-        height = int(np.clip(face.camera.height, *_CANVAS_HEIGHTS))
+        height = int(np.clip(face.camera.height, 248, 380))
         finer = height / face.camera.height
         self.face, self.head = face, Head(face.shape, face.expression, face.pose)
         self.canvas = Canvas(height, round(face.camera.width * finer), face.pose.scale_px * finer)
@@ -162,9 +157,8 @@ def _paint_hair_behind(painting: _Painting) -> None:
         y = np.linspace(-0.8, end, 24)
         width = 1.06 * painting.face.shape.face_width + hair.volume
         x = width * (1 + 0.1 * np.sin(np.linspace(0, 2.6, 24)))
-        left, right = (
-            _wavy(rng, np.stack([sign * x, y, np.full(24, -0.1)], -1), 0.05) for sign in (-1, 1)
-        )
+        sides = [np.stack([sign * x, y, np.full(24, -0.1)], -1) for sign in (-1, 1)]
+        left, right = (_wavy(rng, side, 0.05) for side in sides)
         curtain = painting.in_head(np.concatenate([left, right[::-1]]))
         canvas.fill([curtain], painting.hair, soft=0.02)
     skull = _skull(painting, hair.volume)
@@ -291,10 +285,8 @@ def _paint_skin(painting: _Painting) -> None:
     if look.spots:
         across, down = rng.normal(0, 0.5, look.spots), rng.normal(0.35, 0.35, look.spots)
         radii = canvas.unit * rng.uniform(0.008, 0.022, look.spots)
-        spots = [
-            _disc(spot, radius)
-            for spot, radius in zip(painting.on_skin(across, down), radii, strict=True)
-        ]
+        places = painting.on_skin(across, down)
+        spots = [_disc(place, radius) for place, radius in zip(places, radii, strict=True)]
         canvas.fill(spots, painting.skin(0.6), opacity=0.45, inside=[jaw])
 
 
@@ -317,9 +309,9 @@ def _paint_wrinkles(painting: _Painting) -> None:
             for level in (-0.55, -0.72, -0.88)
         ]
         for sign in (-1, 1):
+            across = sign * np.array((0.8, 0.98))
             lines += [
-                painting.on_skin(sign * np.array((0.8, 0.98)), np.array((0.0, rise)))
-                for rise in (-0.1, 0.02, 0.13)
+                painting.on_skin(across, np.array((0.0, rise))) for rise in (-0.1, 0.02, 0.13)
             ]
             under_eye = 0.2 + 0.05 * np.sin(np.linspace(0, 3, 8))
             lines.append(painting.on_skin(sign * np.linspace(0.3, 0.68, 8), under_eye))
@@ -398,8 +390,8 @@ def _paint_mouth(painting: _Painting) -> None:
     canvas, look, points = painting.canvas, painting.face.look, painting.points
     level = 0.45 + 0.55 * painting.face.light.ambient
     lips = np.array(look.lips) * level
-    upper, upper_edge = points[UPPER_LIP_OUTER], points[UPPER_LIP_INNER]
-    lower, lower_edge = points[LOWER_LIP_OUTER], points[LOWER_LIP_INNER]
+    upper, upper_edge = (points[part] for part in UPPER_LIP)
+    lower, lower_edge = (points[part] for part in LOWER_LIP)
     upper_lip, lower_lip = np.concatenate([upper, upper_edge]), np.concatenate([lower, lower_edge])
     canvas.fill([upper_lip, lower_lip], as_colour(lips))
     canvas.fill([upper_lip], as_colour(0.85 * lips))
