@@ -163,9 +163,10 @@ def average(submissions: Sequence[Path], out: Path, rounding: Rounding) -> int:
     found = [_read_locations(path) for path in submissions]
     for path, locations in zip(submissions, found, strict=True):
         if different := sorted(found[0].keys() ^ locations.keys()):
+            where = path if different[0] in locations else submissions[0]
             raise ValueError(
                 f"{path} and {submissions[0]} answer different rows: {len(different)} RowIds are "
-                f"in one alone, such as {different[0]}"
+                f"in one alone, such as {different[0]} in {where}"
             )
     means = {row_id: sum(each[row_id] for each in found) / len(found) for row_id in found[0]}
     _write_locations(out, means, rounding)

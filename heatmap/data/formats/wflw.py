@@ -60,25 +60,25 @@ def _faces(source: Path, images: Path) -> Iterator[Face]:
 
 
 def _faces_of_list(path: Path, num_landmarks: int, images: Path, is_test: bool) -> Iterator[Face]:
-    box_at = 2 * num_landmarks
-    attributes_at = box_at + len(_BOX)
-    name_at = attributes_at + len(_ATTRIBUTES)
+    num_numbers = 2 * num_landmarks + len(_BOX) + len(_ATTRIBUTES)
     for row, line in enumerate(read_lines(path), start=1):
         where = f"{path}, row {row}"
-        cells = line.split(maxsplit=name_at)
-        if len(cells) != name_at + 1:
+        cells = line.split(maxsplit=num_numbers)
+        if len(cells) != num_numbers + 1:
             expected = f"{num_landmarks} landmarks, a box, 6 attributes and a name"
-            raise ValueError(f"{where}: {len(cells)} cells where {expected} are {name_at + 1}")
-        for attribute, cell in zip(_ATTRIBUTES, cells[attributes_at:name_at], strict=True):
+            raise ValueError(f"{where}: {len(cells)} cells where {expected} are {num_numbers + 1}")
+        *coordinates, name = cells
+        points, box, attributes = coordinates[:-10], coordinates[-10:-6], coordinates[-6:]
+        for attribute, cell in zip(_ATTRIBUTES, attributes, strict=True):
             if cell not in ("0", "1"):
                 raise ValueError(f"{where}, {attribute}: expected 0 or 1, found {cell[:20]!r}")
-        sides = zip(_BOX, cells[box_at:attributes_at], strict=True)
+        sides = zip(_BOX, box, strict=True)
         x0, y0, x1, y1 = (parse_number(cell, f"{where}, {side}") for side, cell in sides)
         yield Face(
             where=where,
-            name=cells[name_at],
-            path=images / cells[name_at],
-            points_image=parse_points(cells[:box_at], where),
+            name=name,
+            path=images / name,
+            points_image=parse_points(points, where),
             is_test=is_test,
             box_image=checked_box(x0, y0, x1, y1, where),
         )

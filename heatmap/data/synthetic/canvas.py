@@ -1,12 +1,14 @@
 """A canvas of floats, on which polygons and lines are painted without steps at their borders."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
 
 from heatmap.data.synthetic.face import Colour
 
+Polygons = Sequence[np.ndarray]
 Paint = Colour | np.ndarray  # RGB, or a whole (3, H, W) layer to show through
 
 
@@ -23,12 +25,12 @@ class Canvas:
 
     def fill(
         self,
-        polygons: Sequence[np.ndarray],
+        polygons: Polygons,
         colour: Paint,
         *,
         opacity: float = 1.0,
         soft: float = 0.0,
-        inside: Sequence[np.ndarray] = (),
+        inside: Polygons = (),
         line_width: float | None = None,
     ) -> None:
         """Paints the union of `polygons`, only where it lies `inside` other polygons if given.
@@ -36,8 +38,7 @@ class Canvas:
         soft: standard deviation of the blurred border.
         line_width: paint the open lines, this wide, instead of what they enclose.
         """
-        soft_px = soft * self.unit
-        line_px = None if line_width is None else line_width * self.unit
+        soft_px, line_px = soft * self.unit, None if line_width is None else line_width * self.unit
         margin = 2 + 3 * soft_px + (line_px or 0)
         corners = np.concatenate(polygons)
         low = np.maximum(corners.min(0) - margin, 0).astype(int)
@@ -55,18 +56,9 @@ class Canvas:
             ground = plane[window]
             ground += cover * ((paint[window] if np.ndim(paint) else np.float32(paint)) - ground)
 
-    def stroke(
-        self,
-        lines: Sequence[np.ndarray],
-        colour: Paint,
-        width: float,
-        *,
-        opacity: float = 1.0,
-        soft: float = 0.0,
-        inside: Sequence[np.ndarray] = (),
-    ) -> None:
-        """Paints open `lines`, all `width` wide."""
-        self.fill(lines, colour, opacity=opacity, soft=soft, inside=inside, line_width=width)
+    def stroke(self, lines: Polygons, colour: Paint, width: float, **options: Any) -> None:
+        """Paints open `lines`, all `width` wide; `options` are those of `fill`."""
+        self.fill(lines, colour, line_width=width, **options)
 
     def noise(self, rng: np.random.Generator, cell: float) -> np.ndarray:
         """(H, W) float32 smooth noise, bumps `cell` head units apart."""
@@ -74,11 +66,7 @@ class Canvas:
 
 
 def _cover(
-    polygons: Sequence[np.ndarray],
-    low: np.ndarray,
-    high: np.ndarray,
-    line_px: float | None,
-    finer: int,
+    polygons: Polygons, low: np.ndarray, high: np.ndarray, line_px: float | None, finer: int
 ) -> np.ndarray:
     """(h, w) float32, the share of each pixel in the window from `low` to `high` that is covered.
 

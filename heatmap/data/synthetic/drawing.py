@@ -13,7 +13,6 @@ from heatmap.data.synthetic.head import (
     BROWS,
     EYES,
     HAIRLINE,
-    JAW,
     LIDS,
     LIPS,
     LOWER_LIP,
@@ -27,7 +26,11 @@ from heatmap.data.synthetic.head import (
 
 
 class _Painting:
-    """A face in the making. points: (971, 2) landmarks in canvas pixels. hair: (3, H, W) layer."""
+    """A face in the making; landmarks in canvas pixels.
+
+    points: (971, 2). jaw: (128, 2), one polygon, up the left half and down the right.
+    hair: (3, H, W) layer.
+    """
 
     def __init__(self, face: Face) -> None:
         height = int(np.clip(face.camera.height, 248, 380))
@@ -36,6 +39,7 @@ class _Painting:
         self.canvas = Canvas(height, round(face.camera.width * finer), face.pose.scale_px * finer)
         self.rng = np.random.Generator(np.random.Philox(face.look.texture_seed))
         self.points = self.place(self.head.points_image)
+        self.jaw = np.concatenate([self.points[:64], self.points[127:63:-1]])
         self.hair = _hair_layer(self)
 
     def place(self, points_image: np.ndarray) -> np.ndarray:
@@ -169,30 +173,23 @@ def _paint_hair_behind(painting: _Painting) -> None:
 
 
 def _paint_body(painting: _Painting) -> None:
-    canvas, look, pose = painting.canvas, painting.face.look, painting.face.pose
-    unit = canvas.unit
+    canvas, look, unit = painting.canvas, painting.face.look, painting.canvas.unit
+    roll = np.deg2rad(painting.face.pose.roll_deg)
     nape = painting.in_head(np.array((0, 1.0, -0.2)))
-    collar = nape + unit * np.array((0.3 * np.sin(np.deg2rad(-pose.roll_deg)), 1.55))
+    collar = nape + unit * np.array((-0.3 * np.sin(roll), 1.55))
     half = look.neck * painting.face.shape.jaw_width
-    roll = np.deg2rad(pose.roll_deg)
     across = unit * half * np.array((np.cos(roll), np.sin(roll)))
-    flare = unit * np.array((half + 0.22, 0))
-    hollow = unit * np.array((0, 0.6))
+    flare, hollow = unit * np.array(((half + 0.22, 0), (0, 0.6)))
     neck = np.stack([nape - across, nape + across, collar + flare, collar + hollow, collar - flare])
     shoulder = np.array([(-4, 3.5), (-2.6, 0.95), (-1.8, 0.35), (-half - 0.12, -0.1), (0, 0.5)])
     shoulder = np.concatenate([shoulder, shoulder[-2::-1] * (-1, 1)])
     torso = collar + unit * shoulder
     cloth = np.clip(1 + 0.12 * canvas.noise(painting.rng, 0.4), 0.6, 1.4)
     canvas.fill([neck], painting.skin(0.76), soft=0.02)
-    shadow = _loop(painting.points[JAW]) + unit * np.array((0, 0.2))
+    shadow = painting.jaw + unit * np.array((0, 0.2))
     canvas.fill([shadow], painting.skin(0.3), opacity=0.55, soft=0.12, inside=[neck])
     canvas.fill([torso], tinted(cloth, look.clothes), soft=0.015)
     canvas.stroke([torso[3:6]], as_colour(np.array(look.clothes) * 0.6), 0.05, soft=0.02)
-
-
-def _loop(jaw: np.ndarray) -> np.ndarray:
-    """The (128, 2) jaw landmarks as one polygon: up the left half, down the right."""
-    return np.concatenate([jaw[:64], jaw[:63:-1]])
 
 
 def _paint_ears(painting: _Painting) -> None:
@@ -280,14 +277,13 @@ def _paint_skin(painting: _Painting) -> None:
         bristle = np.clip(1 + 0.25 * pores, 0.3, 2) * full_size(shade)
         layer += hairs * (tinted(bristle, look.hair.colour) - layer)
 
-    jaw = _loop(painting.points[JAW])
-    canvas.fill([jaw, painting.points[HAIRLINE]], layer)
+    canvas.fill([painting.jaw, painting.points[HAIRLINE]], layer)
     if look.spots:
         across, down = rng.normal(0, 0.5, look.spots), rng.normal(0.35, 0.35, look.spots)
         radii = canvas.unit * rng.uniform(0.008, 0.022, look.spots)
         places = painting.on_skin(across, down)
         spots = [_disc(place, radius) for place, radius in zip(places, radii, strict=True)]
-        canvas.fill(spots, painting.skin(0.6), opacity=0.45, inside=[jaw])
+        canvas.fill(spots, painting.skin(0.6), opacity=0.45, inside=[painting.jaw])
 
 
 def _paint_wrinkles(painting: _Painting) -> None:

@@ -28,11 +28,9 @@ _FACE_CENTRE_Y = 0.35
 
 @cache
 def _template() -> np.ndarray:
-    """(971, 2) float64 landmarks of the mean face in the head frame's x and y; read only."""
-    table = files("heatmap").joinpath("template971.csv").read_text()
-    points = np.array([row.split(",")[3:] for row in table.splitlines()[1:]], np.float64)
-    points.setflags(write=False)
-    return points
+    """(971, 2) float64 landmarks of the mean face in the head frame's x and y."""
+    table = files("heatmap").joinpath("template971.csv").read_text().splitlines()
+    return np.loadtxt(table, delimiter=",", skiprows=1, usecols=(3, 4))
 
 
 def _rotation(angle_deg: float) -> np.ndarray:
