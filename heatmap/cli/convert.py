@@ -10,33 +10,21 @@ if TYPE_CHECKING:
 
 Source = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
 Out = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT", help="folder to make")]
-Part = Annotated[
-    Literal["both", "train", "test"],
-    tyro.conf.arg(
-        help="both: faces of the test part become test images, and their landmarks "
-        "withheld/solution.csv; train, test: that part alone, as training images, which "
-        "evaluate.py --data can score as well"
-    ),
-]
-Link = Annotated[
-    bool,
-    tyro.conf.FlagCreatePairsOff,
-    tyro.conf.arg(
-        help="hard links to the images in place of copies: no room needed, but who changes one "
-        "changes the other"
-    ),
-]
+_PART_HELP = (
+    "both: faces of the test part become test images, and their landmarks withheld/solution.csv; "
+    "train, test: that part alone, as training images, which evaluate.py --data can score as well"
+)
+Part = Annotated[Literal["both", "train", "test"], tyro.conf.arg(help=_PART_HELP)]
+_LINK_HELP = "hard links to the images, not copies: no room needed, but changes are shared"
+Link = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help=_LINK_HELP)]
+Incomplete = Literal["keep", "drop"]
 
 convert = tyro.extras.SubcommandApp()
 
 
 @convert.command
 def kaggle15(
-    source: Source,
-    out: Out,
-    *,
-    incomplete: Literal["keep", "drop"] = "keep",
-    limit: int | None = None,
+    source: Source, out: Out, *, incomplete: Incomplete = "keep", limit: int | None = None
 ) -> None:
     """Convert Kaggle's "facial-keypoints-detection": 15 landmarks on grey images of 96 x 96.
 
@@ -51,7 +39,7 @@ def kaggle15(
     """
     from heatmap.data.formats.kaggle15 import convert
 
-    done = convert(source, out, incomplete=incomplete, limit=limit, progress=True)
+    done = convert(source, out, incomplete=incomplete, limit=limit)
     print(f"{out}: {done.num_training} training images, {done.num_complete} with all 15 landmarks")
     if done.num_test == 0:
         print(f"no test images: there is neither test.zip nor test.csv with {source}")
@@ -76,7 +64,7 @@ def udacity(source: Source, out: Out, *, part: Part = "both", link: Link = False
     """
     from heatmap.data.formats import udacity
 
-    _to_contest(udacity.read(source, progress=True), out, part, link)
+    _to_contest(udacity.read(source), out, part, link)
 
 
 @convert.command
@@ -91,17 +79,12 @@ def ibug(source: Source, out: Out, *, part: Part = "both", link: Link = False) -
     """
     from heatmap.data.formats import ibug
 
-    _to_contest(ibug.read(source, progress=True), out, part, link)
+    _to_contest(ibug.read(source), out, part, link)
 
 
 @convert.command
 def wflw(
-    source: Source,
-    out: Out,
-    *,
-    images: Path | None = None,
-    part: Part = "both",
-    link: Link = False,
+    source: Source, out: Out, *, images: Path | None = None, part: Part = "both", link: Link = False
 ) -> None:
     """Convert WFLW: 98 landmarks and a box a face, several faces in an image.
 
@@ -114,7 +97,7 @@ def wflw(
     """
     from heatmap.data.formats import wflw
 
-    _to_contest(wflw.read(source, images=images, progress=True), out, part, link)
+    _to_contest(wflw.read(source, images=images), out, part, link)
 
 
 @convert.command
@@ -127,7 +110,7 @@ def helen194(source: Source, out: Out, *, part: Part = "both", link: Link = Fals
     """
     from heatmap.data.formats import helen194
 
-    _to_contest(helen194.read(source, progress=True), out, part, link)
+    _to_contest(helen194.read(source), out, part, link)
 
 
 @convert.command
@@ -156,10 +139,7 @@ def coco(
     """
     from heatmap.data.formats import coco
 
-    faces = coco.read(
-        source, images=images, test=test, test_images=test_images, points=points, progress=True
-    )
-    _to_contest(faces, out, part, link)
+    _to_contest(coco.read(source, images, test, test_images, points), out, part, link)
 
 
 def export(
@@ -184,19 +164,17 @@ def export(
     from heatmap.data.formats import coco
     from heatmap.data.formats.layout import read_contest
 
-    labelled = read_contest(root, boxes=boxes, progress=True)
-    coco.write(labelled, out, link=link, progress=True)
+    labelled = read_contest(root, boxes=boxes)
+    coco.write(labelled, out, link=link)
     _report(labelled, out)
 
 
-def _to_contest(
-    labelled: "LabelledFaces", out: Path, part: Literal["both", "train", "test"], link: bool
-) -> None:
+def _to_contest(labelled: "LabelledFaces", out: Path, part: Part, link: Link) -> None:
     from heatmap.data.formats.layout import write_contest
 
     if part != "both":
         labelled = labelled.only(part)
-    write_contest(labelled, out, link=link, progress=True)
+    write_contest(labelled, out, link=link)
     _report(labelled, out)
     if labelled.faces[0].box_image is not None:
         print(f"train on the faces alone with --crop.rule box --data.boxes {out / 'boxes.csv'}")

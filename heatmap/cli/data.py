@@ -50,7 +50,7 @@ def make(
     """
     from heatmap.data.synthetic.contest import make_contest
 
-    make_contest(out, count=count, seed=seed, test_count=test_count, workers=workers, progress=True)
+    make_contest(out, count=count, seed=seed, test_count=test_count, workers=workers)
     print(f"{out}: images and tables; the test images' landmarks are in withheld/solution.csv")
 
 

@@ -28,9 +28,7 @@ def quickstart() -> None:
     begin = time.monotonic()
     if not CONTEST.exists():
         print(f"drawing {COUNT} training and {TEST_COUNT} test faces with 971 landmarks")
-        synthetic.make_contest(
-            CONTEST, count=COUNT, seed=SEED, test_count=TEST_COUNT, workers=2, progress=True
-        )
+        synthetic.make_contest(CONTEST, count=COUNT, seed=SEED, test_count=TEST_COUNT, workers=2)
     experiment = load_experiment(Path("experiments/quickstart.py"))
     experiment = replace(experiment, data=replace(experiment.data, root=CONTEST))
     run = RunFolder(RUN)

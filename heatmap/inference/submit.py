@@ -89,7 +89,7 @@ def submit(
         contest.write_submission(out, asked, asked.names, answers, rounding=rounding)
     else:
         rounding = "none" if rounding == "auto" else rounding
-        kaggle15.write_submission(out, lookup, asked.names, answers, rounding=rounding)
+        kaggle15.write_submission(out, lookup, asked.names, answers, rounding)
     return len(asked.names)
 
 

@@ -53,7 +53,7 @@ import sys
 from pathlib import Path
 from heatmap.data.synthetic import make_contest
 root, count, workers = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-make_contest(root, count=count, seed=0, test_count=4, workers=workers, progress=False)
+make_contest(root, count=count, seed=0, test_count=4, workers=workers)
 """
 
 

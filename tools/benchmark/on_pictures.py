@@ -61,7 +61,6 @@ def data(settings: Settings) -> Iterator[list[Result]]:
             seed=0,
             test_count=1,
             workers=torch.get_num_threads(),
-            progress=False,
         )
         experiment = config.Experiment(
             name="bench",

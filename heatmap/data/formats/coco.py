@@ -10,17 +10,18 @@ face_valid to each person (https://github.com/jin-s13/COCO-WholeBody, data_forma
 ECCV 2020).
 
 Keypoints are 0-indexed pixels, so their numbers are those used here. Boxes are measured on the
-image's plane, which reaches from 0 to its width: half a pixel is taken off their corners
-(detectron2's loader states the difference, and adds 0.5 to keypoints: "COCO's segmentation
-coordinates are floating points in [0, H or W], but keypoint coordinates are integers in [0, H-1 or
-W-1]", detectron2/data/datasets/coco.py).
+image's plane, which reaches from 0 to its width, so half a pixel is taken off their corners:
+"COCO's segmentation coordinates are floating points in [0, H or W], but keypoint coordinates are
+integers in [0, H-1 or W-1]" (detectron2/data/datasets/coco.py).
 """
 
 import filecmp
 import json
+import math
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
@@ -28,22 +29,17 @@ import numpy as np
 from tqdm import tqdm
 
 from heatmap.data.contest import read_image
-from heatmap.data.formats.labelled import Face, LabelledFaces, check_box, gather
+from heatmap.data.formats.labelled import Face, LabelledFaces, checked_box, gather
 from heatmap.data.formats.layout import place
 from heatmap.runtime.files import folder_when_complete
 
+Points = Literal["keypoints", "face"]
 _FIELDS = {"keypoints": ("keypoints", "bbox"), "face": ("face_kpts", "face_box")}
-_NUMBERED = re.compile(r"(.+)#[1-9]\d*(\.[^./]*)?")  # by `gather`
+_NUMBER = re.compile(r"(?<=.)#[1-9]\d*(?=(\.[^./#]*)?$)")  # by `gather`
 
 
 def read(
-    source: Path,
-    *,
-    images: Path | None = None,
-    test: Path | None = None,
-    test_images: Path | None = None,
-    points: Literal["keypoints", "face"] = "keypoints",
-    progress: bool = False,
+    source: Path, images: Path | None, test: Path | None, test_images: Path | None, points: Points
 ) -> LabelledFaces:
     """The people of one or two files, those of an image one after the other, with their boxes.
 
@@ -51,24 +47,19 @@ def read(
     is not valid.
 
     Args:
-        source: the JSON of the training part.
+        source: the JSON of the training part; test: that of the test part.
         images: the folder that its file names are relative to, by default that of the JSON.
-        test: the JSON of the test part.
-        test_images: the folder of its images, by default `images`.
+        test_images: the folder of the test images, by default `images`.
         points: "face" takes COCO-WholeBody's face_kpts and face_box.
     """
     images = images or source.parent
-    parts = [(source, images, False)]
+    faces = _faces(source, images, False, points)
     if test is not None:
-        parts.append((test, test_images or images, True))
-    left_out = Counter[str]()
-    faces = (face for part in parts for face in _faces(*part, points, left_out))
-    return gather(source, faces, several=True, left_out=left_out, progress=progress)
+        faces = chain(faces, _faces(test, test_images or images, True, points))
+    return gather(source, faces, several=True)
 
 
-def write(
-    labelled: LabelledFaces, out: Path, *, link: bool = False, progress: bool = False
-) -> None:
+def write(labelled: LabelledFaces, out: Path, *, link: bool = False) -> None:
     """Writes annotations/train.json, annotations/test.json, and the images into train and test.
 
     A part without faces has no file. Every image is decoded for its size, turned as its EXIF says.
@@ -84,45 +75,41 @@ def write(
         for part, is_test in (("train", False), ("test", True)):
             faces = [face for face in labelled.faces if face.is_test == is_test]
             if faces:
-                images = _write_part(folder / "annotations" / f"{part}.json", faces, progress)
+                images = _write_part(folder / "annotations" / f"{part}.json", faces)
                 placed |= {folder / part / name: path for name, path in images.items()}
-        place(placed, link=link, progress=progress)
+        place(placed, link=link)
 
 
-def _faces(
-    path: Path,
-    folder: Path,
-    is_test: bool,
-    points: Literal["keypoints", "face"],
-    left_out: Counter[str],
-) -> Iterator[Face]:
+def _faces(path: Path, folder: Path, is_test: bool, points: Points) -> Iterator[Face | str]:
     images, annotations = _load(path)
     by_image = defaultdict[Any, list[tuple[str, dict[str, Any]]]](list)
     for index, annotation in enumerate(annotations):
         where = f"{path}, annotation {annotation.get('id', f'number {index}')}"
-        if annotation.get("image_id") not in images:
-            raise ValueError(
-                f"{where}, image_id: there is no image {annotation.get('image_id')!r} in the file"
-            )
+        image_id = annotation.get("image_id")
+        if image_id not in images:
+            raise ValueError(f"{where}, image_id: there is no image {image_id!r} in the file")
         if annotation.get("iscrowd"):
-            left_out["crowds (iscrowd)"] += 1
+            yield "crowds (iscrowd)"
         elif points == "face" and not annotation.get("face_valid", True):
-            left_out["people whose face is not valid (face_valid)"] += 1
+            yield "people whose face is not valid (face_valid)"
         else:
-            by_image[annotation["image_id"]].append((where, annotation))
+            by_image[image_id].append((where, annotation))
     keypoints_field, box_field = _FIELDS[points]
     for image_id, name in images.items():
         for where, annotation in by_image[image_id]:
-            keypoints = annotation.get(keypoints_field, [])
-            points_image = _points(keypoints, f"{where}, {keypoints_field}")
-            if np.isnan(points_image).all():
-                left_out["annotations without a labelled landmark"] += 1
+            field = f"{where}, {keypoints_field}"
+            numbers = _numbers(annotation.get(keypoints_field, []), field)
+            if len(numbers) % 3:
+                raise ValueError(f"{field}: {len(numbers)} numbers, not x, y and v of each")
+            keypoints = numbers.reshape(-1, 3)
+            if not (keypoints[:, 2] > 0).any():
+                yield "annotations without a labelled landmark"
                 continue
             yield Face(
                 where=where,
                 name=name,
                 path=folder / name,
-                points_image=points_image,
+                points_image=np.where(keypoints[:, 2:] > 0, keypoints[:, :2], np.nan),
                 is_test=is_test,
                 box_image=_box(annotation.get(box_field), f"{where}, {box_field}"),
             )
@@ -136,30 +123,19 @@ def _load(path: Path) -> tuple[dict[Any, str], list[dict[str, Any]]]:
         content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON, or cut short ({error})") from error
-    lists = []
     for key in ("images", "annotations"):
         entries = content.get(key) if isinstance(content, dict) else None
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             raise ValueError(f"{path}: expected a list {key!r} as in COCO's keypoints")
-        lists.append(entries)
     images: dict[Any, str] = {}
-    for index, image in enumerate(lists[0]):
+    for index, image in enumerate(content["images"]):
         image_id, name = image.get("id"), image.get("file_name")
         if not isinstance(image_id, int | str) or not isinstance(name, str):
             raise ValueError(f"{path}, image number {index}: expected an id and a file_name")
         if image_id in images:
             raise ValueError(f"{path}, image number {index}: the id {image_id!r} is taken already")
         images[image_id] = name
-    return images, lists[1]
-
-
-def _points(keypoints: Any, where: str) -> np.ndarray:
-    """(K, 2) float64 of [x, y, v, ...], NaN where v is 0."""
-    values = _numbers(keypoints, where)
-    if len(values) % 3:
-        raise ValueError(f"{where}: {len(values)} numbers, but each keypoint has x, y and v")
-    values = values.reshape(-1, 3)
-    return np.where(values[:, 2:] > 0, values[:, :2], np.nan)
+    return images, content["annotations"]
 
 
 def _box(box: Any, where: str) -> np.ndarray | None:
@@ -169,9 +145,7 @@ def _box(box: Any, where: str) -> np.ndarray | None:
     if len(values) != 4:
         raise ValueError(f"{where}: expected x, y, width and height, found {len(values)} numbers")
     x, y, width, height = values - [0.5, 0.5, 0, 0]
-    box_image = np.array([x, y, x + width, y + height])
-    check_box(box_image, where)
-    return box_image
+    return checked_box(x, y, x + width, y + height, where)
 
 
 def _numbers(values: Any, where: str) -> np.ndarray:
@@ -189,8 +163,7 @@ def _image_names(faces: Sequence[Face]) -> list[str]:
     paths = {face.name: face.path for face in faces}
     names = []
     for face in faces:
-        match = _NUMBERED.fullmatch(face.name)
-        name = f"{match[1]}{match[2] or ''}" if match else face.name
+        name = _NUMBER.sub("", face.name)
         other = paths.get(name)
         is_same = other is not None and (
             other.samefile(face.path) or filecmp.cmp(other, face.path, shallow=False)
@@ -199,20 +172,20 @@ def _image_names(faces: Sequence[Face]) -> list[str]:
     return names
 
 
-def _write_part(path: Path, faces: Sequence[Face], progress: bool) -> dict[str, Path]:
+def _write_part(path: Path, faces: Sequence[Face]) -> dict[str, Path]:
     """Writes the annotations of some faces; returns the files of their images by name."""
     names = _image_names(faces)
     images = {name: face.path for name, face in zip(names, faces, strict=True)}
     ids = {name: number for number, name in enumerate(images, start=1)}
-    keypoints = [str(landmark) for landmark in range(len(faces[0].points_image))]
-    category = {"id": 1, "name": "face", "supercategory": "person"}
-    category |= {"keypoints": keypoints, "skeleton": []}
-    pairs = enumerate(zip(faces, names, strict=True), start=1)
-    annotations = (_annotation(face, number, ids[name]) for number, (face, name) in pairs)
-    bar = tqdm(images.items(), "Reading sizes", unit="img", delay=1, disable=not progress)
+    landmarks = [str(landmark) for landmark in range(len(faces[0].points_image))]
+    category = {"id": 1, "name": "face", "supercategory": "person", "keypoints": landmarks}
+    categories = json.dumps([category | {"skeleton": []}])
+    bar = tqdm(images.items(), "Reading sizes", unit="img", delay=1)
     entries = (_image(name, file, ids[name]) for name, file in bar)
+    numbered = enumerate(zip(faces, names, strict=True), start=1)
+    annotations = (_annotation(face, number, ids[name]) for number, (face, name) in numbered)
     with path.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(f'{{"categories": {json.dumps([category])}')
+        file.write(f'{{"categories": {categories}')
         _write_list(file, "images", entries)
         _write_list(file, "annotations", annotations)
         file.write("}\n")
@@ -234,19 +207,17 @@ def _image(name: str, path: Path, image_id: int) -> dict[str, Any]:
 
 
 def _annotation(face: Face, number: int, image_id: int) -> dict[str, Any]:
-    is_labelled = np.isfinite(face.points_image[:, 0])
+    labelled = face.points_image[np.isfinite(face.points_image[:, 0])].astype(np.float64)
     keypoints: list[float] = []
     for x, y in face.points_image.astype(np.float64).round(6).tolist():
-        keypoints += [0, 0, 0] if x != x else [_short(x), _short(y), 2]
+        keypoints += [0, 0, 0] if math.isnan(x) else [*_short(x, y), 2]
     box_image = face.box_image
     if box_image is None:
-        labelled = face.points_image[is_labelled]
         if not (len(labelled) and (labelled.min(0) < labelled.max(0)).all()):
             raise ValueError(
-                f"{face.name}: this format needs a box, and the labelled landmarks span none; give "
-                "boxes (file_name, x0, y0, x1, y1)"
+                f"{face.name}: this format needs a box, but the landmarks span none; give boxes"
             )
-        box_image = np.concatenate([labelled.min(0), labelled.max(0)]).astype(np.float64)
+        box_image = np.concatenate([labelled.min(0), labelled.max(0)])
     x0, y0, x1, y1 = (box_image + 0.5).round(6).tolist()
     width, height = round(x1 - x0, 6), round(y1 - y0, 6)
     return {
@@ -255,12 +226,12 @@ def _annotation(face: Face, number: int, image_id: int) -> dict[str, Any]:
         "category_id": 1,
         "iscrowd": 0,
         "keypoints": keypoints,
-        "num_keypoints": int(is_labelled.sum()),
-        "bbox": [_short(x0), _short(y0), _short(width), _short(height)],
+        "num_keypoints": len(labelled),
+        "bbox": _short(x0, y0, width, height),
         "area": round(width * height, 6),
     }
 
 
-def _short(number: float) -> float:
-    """A whole number without its ".0", as COCO writes it."""
-    return int(number) if number.is_integer() else number
+def _short(*numbers: float) -> list[float]:
+    """Whole numbers without their ".0", as COCO writes them."""
+    return [int(number) if number.is_integer() else number for number in numbers]

@@ -12,38 +12,33 @@ these files (cv::face::loadTrainingData), takes the numbers as they are, and so 
 """
 
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-
-import numpy as np
 
 from heatmap.data.formats.labelled import (
     IMAGE_SUFFIXES,
     Face,
     LabelledFaces,
     gather,
-    parse_points,
+    parse_rows,
     read_lines,
-    require_folder,
 )
 
 _POINT = re.compile(r"[-+.\deE]+\s*,\s*[-+.\deE]+")
 
 
-def read(source: Path, *, progress: bool = False) -> LabelledFaces:
+def read(source: Path) -> LabelledFaces:
     """The faces of all files in `source`/annotation; without lists, all of them are to train on.
 
     The images may lie in whatever folders of `source`.
     """
-    require_folder(source)
+    return gather(source, _faces(source))
+
+
+def _faces(source: Path) -> Iterator[Face | str]:
     if not (source / "annotation").is_dir():
         raise ValueError(f"{source}: expected the folder annotation in it")
-    left_out = Counter[str]()
-    return gather(source, _faces(source, left_out), left_out=left_out, progress=progress)
-
-
-def _faces(source: Path, left_out: Counter[str]) -> Iterator[Face]:
     parts = _read_parts(source)
     images = defaultdict[str, list[Path]](list)  # by their names without folders and endings
     for path in sorted(source.rglob("*"), key=lambda path: (len(path.parts), path)):
@@ -52,9 +47,12 @@ def _faces(source: Path, left_out: Counter[str]) -> Iterator[Face]:
     files = sorted((source / "annotation").glob("*.txt"), key=lambda path: (len(path.stem), path))
     unread = dict(parts or {})
     for path in files:
-        image_id, points_image = _read_annotation(path)
+        lines = read_lines(path)
+        image_id = lines[0] if lines else ""
+        if len(lines) < 2 or not image_id or _POINT.fullmatch(image_id):
+            raise ValueError(f"{path}, row 1: expected an image's name, and rows 'x , y' after it")
         if parts is not None and image_id not in parts:
-            left_out["annotations in neither trainnames.txt nor testnames.txt"] += 1
+            yield "annotations in neither trainnames.txt nor testnames.txt"
             continue
         unread.pop(image_id, None)
         image = _find(image_id, images[image_id.rpartition("/")[2]], path)
@@ -62,13 +60,13 @@ def _faces(source: Path, left_out: Counter[str]) -> Iterator[Face]:
             where=str(path),
             name=image_id + image.suffix,
             path=image,
-            points_image=points_image,
+            points_image=parse_rows(lines[1:], ",", path, 2),
             is_test=parts is not None and parts[image_id],
         )
     if unread:
         raise ValueError(
-            f"{source / 'annotation'}: there is no annotation of {next(iter(unread))!r}, which the "
-            f"lists name, and of {len(unread) - 1} others"
+            f"{source}: there is no annotation of {next(iter(unread))!r}, which the lists name, "
+            f"and of {len(unread) - 1} others"
         )
 
 
@@ -84,31 +82,13 @@ def _read_parts(source: Path) -> dict[str, bool] | None:
     return parts if any(path.is_file() for path in lists) else None
 
 
-def _read_annotation(path: Path) -> tuple[str, np.ndarray]:
-    """The image's name without ending, and its (P, 2) float64 landmarks."""
-    lines = read_lines(path)
-    if len(lines) < 2 or not lines[0] or _POINT.fullmatch(lines[0]):
-        raise ValueError(f"{path}, row 1: expected an image's name, and rows 'x , y' after it")
-    points = []
-    for row, line in enumerate(lines[1:], start=2):
-        cells = [cell.strip() for cell in line.split(",")]
-        if len(cells) != 2:
-            raise ValueError(f"{path}, row {row}: expected 'x , y', found {line[:60]!r}")
-        points.append(parse_points(cells, f"{path}, row {row}", row - 2))
-    return lines[0], np.concatenate(points)
-
-
 def _find(image_id: str, candidates: Sequence[Path], annotation: Path) -> Path:
     """The image whose path ends with this name; of several, that in the fewest folders.
 
     candidates: those in fewer folders first.
     """
-    where = f"{annotation}, row 1"
-    fitting = [
-        path
-        for path in candidates
-        if f"/{path.with_suffix('').as_posix()}".endswith(f"/{image_id}")
-    ]
+    where, parts = f"{annotation}, row 1", Path(image_id).parts
+    fitting = [path for path in candidates if path.with_suffix("").parts[-len(parts) :] == parts]
     if not fitting:
         raise ValueError(f"{where}: there is no image {image_id!r}")
     if len(fitting) > 1 and len(fitting[0].parts) == len(fitting[1].parts):

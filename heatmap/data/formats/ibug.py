@@ -19,7 +19,7 @@ Which part a face is in is told by the first folder on its path that tells it: `
 `testset` at the top says no more than that, and is not part of the file's name.
 """
 
-from collections import Counter
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,29 +30,27 @@ from heatmap.data.formats.labelled import (
     Face,
     LabelledFaces,
     gather,
-    parse_points,
+    parse_rows,
     read_lines,
-    require_folder,
 )
 
+_HEAD = re.compile(r"version\s*:.*\n\s*n_points\s*:\s*(\d+)\n\{\n")
 _TOP = {"trainset": False, "testset": True}
 _IS_TEST = {**_TOP, "afw": False, "ibug": True, "01_indoor": True, "02_outdoor": True}
 
 
-def read(source: Path, *, progress: bool = False) -> LabelledFaces:
+def read(source: Path) -> LabelledFaces:
     """The faces of all .pts files in a folder and the folders in it.
 
     Mirrored copies, NAME_mirror.pts beside NAME.pts, are left out: training mirrors by itself.
     """
-    require_folder(source)
-    left_out = Counter[str]()
-    return gather(source, _faces(source, left_out), left_out=left_out, progress=progress)
+    return gather(source, _faces(source))
 
 
-def _faces(source: Path, left_out: Counter[str]) -> Iterator[Face]:
+def _faces(source: Path) -> Iterator[Face | str]:
     for path in sorted(source.rglob("*.pts")):
         if path.stem.endswith("_mirror") and path.with_stem(path.stem[:-7]).is_file():
-            left_out["mirrored copies (NAME_mirror.pts)"] += 1
+            yield "mirrored copies (NAME_mirror.pts)"
             continue
         image = _image_beside(path)
         name = image.relative_to(source)
@@ -69,13 +67,10 @@ def _faces(source: Path, left_out: Counter[str]) -> Iterator[Face]:
 
 
 def _image_beside(path: Path) -> Path:
-    beside = [path.with_suffix(suffix) for suffix in IMAGE_SUFFIXES]
-    beside += [path.with_suffix(suffix.upper()) for suffix in IMAGE_SUFFIXES]
-    found = [image for image in beside if image.is_file()]
+    suffixes = [*IMAGE_SUFFIXES, *map(str.upper, IMAGE_SUFFIXES)]
+    found = [image for suffix in suffixes if (image := path.with_suffix(suffix)).is_file()]
     if not found:
-        raise ValueError(
-            f"{path}: there is no image beside it, such as {path.with_suffix('.jpg').name}"
-        )
+        raise ValueError(f"{path}: there is no image beside it, such as {path.stem}.jpg")
     for image in found:
         if not image.samefile(found[0]):
             raise ValueError(f"{path}: {found[0].name} and {image.name} are both beside it")
@@ -85,22 +80,13 @@ def _image_beside(path: Path) -> Path:
 def _read_points(path: Path) -> np.ndarray:
     """(P, 2) float64, counted from 1 as the file does."""
     lines = read_lines(path)
-    head = ["".join(line.split()) for line in lines[:3]]
-    count = head[1].removeprefix("n_points:") if len(head) > 1 else ""
-    if len(head) < 3 or not head[0].startswith("version:") or not count.isdecimal():
-        raise ValueError(
-            f"{path}: expected 'version: 1', 'n_points: 68' and '{{' in rows 1 to 3, found "
-            f"{' '.join(lines[:3])[:60]!r}"
-        )
-    if head[2] != "{" or lines[-1] != "}" or "}" in lines[:-1]:
-        raise ValueError(f"{path}: expected {{ in row 3 and }} in the last; is the file cut short?")
+    match = _HEAD.match("\n".join(lines))
+    if not match:
+        found = f"found {' '.join(lines[:3])[:60]!r}"
+        raise ValueError(f"{path}: expected 'version: 1', 'n_points: 68' and '{{', {found}")
     rows = lines[3:-1]
-    if len(rows) != int(count) or not rows:
-        raise ValueError(f"{path}, row 2: n_points is {count}, but {len(rows)} rows follow")
-    points = []
-    for index, row in enumerate(rows):
-        where = f"{path}, row {index + 4}"
-        if len(row.split()) != 2:
-            raise ValueError(f"{where}: expected x and y, found {row[:60]!r}")
-        points.append(parse_points(row.split(), where, index))
-    return np.concatenate(points)
+    if lines[-1] != "}" or "}" in rows:
+        raise ValueError(f"{path}: expected }} in the last row; is the file cut short?")
+    if len(rows) != int(match[1]) or not rows:
+        raise ValueError(f"{path}, row 2: n_points is {match[1]}, but {len(rows)} rows follow")
+    return parse_rows(rows, None, path, 4)

@@ -12,10 +12,10 @@ left and right are the person's own. https://www.kaggle.com/c/facial-keypoints-d
 
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -44,95 +44,86 @@ _COORDINATES = [f"{landmark}_{axis}" for landmark in LANDMARKS for axis in "xy"]
 _GREY_VALUES = {str(value): value for value in range(256)}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Converted:
-    """Numbers of what `convert` wrote; num_complete: training images with all 15 landmarks."""
+Incomplete = Literal["keep", "drop"]
+# By RowId the file name of an image, the landmark, and 0 for x or 1 for y.
+Lookup = dict[int, tuple[str, int, int]]
+
+
+class Converted(NamedTuple):
+    """Numbers of what `convert` wrote."""
 
     num_training: int
-    num_complete: int
+    num_complete: int  # training images with all 15 landmarks
     num_test: int
     num_asked: int | None  # coordinates that a submission holds, None without a lookup table
 
 
-@dataclass(frozen=True)
-class Lookup:
-    """The coordinates that a submission holds, in the order of the table.
-
-    asked: by RowId the file name of the image, the landmark, and 0 for x or 1 for y.
-    """
-
-    path: Path
-    asked: dict[int, tuple[str, int, int]]
-
-
 def convert(
-    source: Path,
-    out: Path,
-    *,
-    incomplete: Literal["keep", "drop"] = "keep",
-    limit: int | None = None,
-    progress: bool = False,
+    source: Path, out: Path, *, incomplete: Incomplete = "keep", limit: int | None = None
 ) -> Converted:
-    """Writes a contest folder with the images as PNG, the values unchanged.
+    """Writes a contest folder with the images as PNG; it appears when it is complete.
 
     Training images are named by their row of training.csv (00002.png is the first), test images by
-    ImageId. There is a test part where there is a test table; all 15 landmarks are asked for, and
-    the lookup table is copied to test/IdLookupTable.csv. The folder appears when it is complete.
+    ImageId. The test part asks for all 15 landmarks and holds a copy of the lookup table.
 
     Args:
-        source: training.zip or training.csv, the others being looked for beside it; or the folder
-            or the zip archive that holds them.
+        source: training.zip or training.csv, beside the others; or the folder or zip archive that
+            holds all.
         incomplete: whether to keep training images that lack landmarks, with these unlabelled.
         limit: only so many training images, the first.
-        progress: show a bar for tables that take more than two seconds.
 
     Raises:
-        ValueError: a file is missing, damaged or malformed, with row and column; or `out` is there
-            already and not empty.
+        ValueError: a file is missing, damaged or malformed; or `out` is there and not empty.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}, but must be at least 1")
-    training, test, lookup = _find(source)
+    files = _find(source)
+    lookup = files.get("IdLookupTable.csv")
     with folder_when_complete(out) as root:
         folder = Folder(root=root)
-        points_image = _convert_training(training, folder, incomplete, limit, progress)
-        names = [] if test is None else _convert_test(test, folder, progress)
+        points_image = _convert_training(files["training.csv"], folder, incomplete, limit)
+        names = _convert_test(files["test.csv"], folder) if "test.csv" in files else []
         num_asked = None
         if names and lookup is not None:
-            num_asked = len(_read_asked(lookup, names))
+            num_asked = len(read_lookup(lookup, names))
             folder.lookup_table.write_bytes(lookup.read_bytes())
-    return Converted(
-        num_training=len(points_image),
-        num_complete=int(np.isfinite(points_image).all((1, 2)).sum()),
-        num_test=len(names),
-        num_asked=num_asked,
-    )
+    num_complete = int(np.isfinite(points_image).all((1, 2)).sum())
+    return Converted(len(points_image), num_complete, len(names), num_asked)
 
 
-def read_lookup(path: Path, images: Collection[str]) -> Lookup:
-    """Which coordinates of the test images a submission holds.
+def read_lookup(table: Table, images: Collection[str]) -> Lookup:
+    """The coordinates that a submission holds, in the order of the table.
 
     Args:
         images: file names of the test images, as `convert` gives them.
 
     Raises:
-        ValueError: the table is malformed or names an image that is not among them; the message
-            names row and column.
+        ValueError: the table is malformed or names an image that is not among them.
     """
-    return Lookup(path, _read_asked(path, images))
+    columns = ["RowId", "ImageId", "FeatureName", "Location"]
+    images = set(images)
+    asked = {}
+    for row_id, where, cells in _rows(table, columns, ids="RowId"):
+        name = _file_name(_parse_id(cells["ImageId"], f"{where}, column ImageId"))
+        feature = cells["FeatureName"].strip()
+        if name not in images:
+            raise ValueError(
+                f"{where}, column ImageId: there is no test image {cells['ImageId']} ({name})"
+            )
+        if feature not in _COORDINATES:
+            raise ValueError(
+                f"{where}, column FeatureName: training.csv has no column {feature[:60]!r}"
+            )
+        asked[row_id] = (name, *divmod(_COORDINATES.index(feature), 2))
+    return asked
 
 
 def write_submission(
-    path: Path,
-    lookup: Lookup,
-    names: Sequence[str],
-    points_image: np.ndarray,
-    *,
-    rounding: Rounding = "none",
+    path: Path, lookup: Lookup, names: Sequence[str], points_image: np.ndarray, rounding: Rounding
 ) -> None:
-    """Writes RowId, Location for every row of the lookup table, in its order.
+    """Writes RowId, Location for every coordinate asked for, clipped to the image.
 
-    Locations are clipped to the image, 0 to 96. The file is read back and compared.
+    The file is read back and compared.
 
     Args:
         names: N file names of the predictions, in any order.
@@ -143,32 +134,24 @@ def write_submission(
         ValueError: there are not 15 landmarks, an image's prediction is missing, or a location is
             not finite.
     """
-    if points_image.shape[1:] != (len(LANDMARKS), 2):
-        raise ValueError(
-            f"{lookup.path} asks for {len(LANDMARKS)} landmarks, but the predictions hold "
-            f"{points_image.shape[1]}"
-        )
+    count = points_image.shape[1]
+    if count != len(LANDMARKS):
+        raise ValueError(f"{path}: expected 15 landmarks, but the predictions hold {count}")
     points = dict(zip(names, points_image.astype(np.float64), strict=True))
-    missing = sorted({name for name, _, _ in lookup.asked.values()} - points.keys())
+    missing = sorted({name for name, _, _ in lookup.values()} - points.keys())
     if missing:
-        raise ValueError(
-            f"{lookup.path}: {len(missing)} images have no prediction, such as {missing[0]}"
-        )
+        raise ValueError(f"{path}: {len(missing)} images have no prediction, such as {missing[0]}")
     locations = {}
-    for row_id, (name, landmark, axis) in lookup.asked.items():
+    for row_id, (name, landmark, axis) in lookup.items():
         location = points[name][landmark, axis]
         if not np.isfinite(location):
-            raise ValueError(f"{path}: not written, the prediction for {name!r} is not finite")
+            raise ValueError(f"{path}: the prediction for {name!r} is not finite")
         locations[row_id] = float(location.clip(0, SIDE))
     _write_locations(path, locations, rounding)
 
 
 def is_submission(path: Path) -> bool:
-    """Whether the file's header is that of this contest's submissions: RowId, Location.
-
-    Raises:
-        ValueError: there is no such file.
-    """
+    """Whether the file's header is RowId, Location; ValueError if there is no such file."""
     if not path.is_file():
         raise ValueError(f"{path}: there is no such submission")
     with path.open("rb") as file:
@@ -179,8 +162,7 @@ def average(submissions: Sequence[Path], out: Path, rounding: Rounding) -> int:
     """The part of `average_submissions` that is about this form; returns the number of RowIds."""
     found = [_read_locations(path) for path in submissions]
     for path, locations in zip(submissions, found, strict=True):
-        different = sorted(found[0].keys() ^ locations.keys())
-        if different:
+        if different := sorted(found[0].keys() ^ locations.keys()):
             where = path if different[0] in locations else submissions[0]
             raise ValueError(
                 f"{path} and {submissions[0]} answer different rows: {len(different)} RowIds are "
@@ -192,12 +174,10 @@ def average(submissions: Sequence[Path], out: Path, rounding: Rounding) -> int:
 
 
 def _read_locations(path: Path) -> dict[int, float]:
-    """The locations of a submission by their RowIds."""
-    locations: dict[int, float] = {}
-    for _, where, cells in _rows(path, ["RowId", "Location"], ids="RowId"):
-        number = parse_number(cells["Location"], f"{where}, column Location")
-        locations[int(cells["RowId"])] = number
-    return locations
+    return {
+        row_id: parse_number(cells["Location"], f"{where}, column Location")
+        for row_id, where, cells in _rows(path, ["RowId", "Location"], ids="RowId")
+    }
 
 
 def _write_locations(path: Path, locations: Mapping[int, float], rounding: Rounding) -> None:
@@ -209,13 +189,13 @@ def _write_locations(path: Path, locations: Mapping[int, float], rounding: Round
         temporary.write_text("\n".join(["RowId,Location", *rows, ""]), newline="\n")
         written = _read_locations(temporary)
         # Four decimals are half of 1e-4 off at most.
-        is_same = list(written) == list(locations)
-        if not is_same or np.abs(list(written.values()) - numbers).max() > 1e-4:
+        difference = np.abs(list(written.values()) - numbers).max()
+        if list(written) != list(locations) or difference > 1e-4:
             raise OSError(f"{path}: not written, what was written does not read back the same")
 
 
-def _find(source: Path) -> tuple[Table, Table | None, Table | None]:
-    """The training table, the test table and the lookup table."""
+def _find(source: Path) -> dict[str, Table]:
+    """Files by name: training.csv, and others such as test.csv and IdLookupTable.csv."""
     if not source.exists():
         raise ValueError(f"{source}: there is no such file or folder")
     folder = source if source.is_dir() else source.parent
@@ -225,18 +205,20 @@ def _find(source: Path) -> tuple[Table, Table | None, Table | None]:
         files = {**files, **members} if "training.csv" in members else {**members}
     elif source.is_file():
         files["training.csv"] = source
-    for name in ("training", "test"):  # NAME.csv, or else that in NAME.zip
-        archive = files.get(f"{name}.zip")
-        if f"{name}.csv" not in files and archive is not None:
-            members = _members(archive)
-            if f"{name}.csv" not in members:
-                raise ValueError(f"{archive}: expected {name}.csv in it, found {_some(members)}")
-            files[f"{name}.csv"] = members[f"{name}.csv"]
+    for table, archive in (("training.csv", "training.zip"), ("test.csv", "test.zip")):
+        if table not in files and archive in files:
+            members = _members(files[archive])
+            if table not in members:
+                raise _lacking(files[archive], table, members)
+            files[table] = members[table]
     if "training.csv" not in files:
-        raise ValueError(
-            f"{source}: expected training.zip or training.csv in it, found {_some(files)}"
-        )
-    return files["training.csv"], files.get("test.csv"), files.get("IdLookupTable.csv")
+        raise _lacking(source, "training.zip or training.csv", files)
+    return files
+
+
+def _lacking(where: Table, what: str, files: Collection[str]) -> ValueError:
+    found = ", ".join(sorted(files)[:5]) or "nothing"
+    return ValueError(f"{where}: expected {what} in it, found {found}")
 
 
 def _members(file: Table) -> dict[str, zipfile.Path]:
@@ -248,28 +230,19 @@ def _members(file: Table) -> dict[str, zipfile.Path]:
     return {PurePosixPath(name).name: zipfile.Path(archive, name) for name in archive.namelist()}
 
 
-def _some(files: Collection[str]) -> str:
-    return ", ".join(sorted(files)[:5]) or "nothing"
-
-
 def _convert_training(
-    table: Table,
-    folder: Folder,
-    incomplete: Literal["keep", "drop"],
-    limit: int | None,
-    progress: bool,
+    table: Table, folder: Folder, incomplete: Incomplete, limit: int | None
 ) -> np.ndarray:
     """Writes images and landmarks; (N, 15, 2) the landmarks in image pixels, NaN = unlabelled."""
     folder.train_images.mkdir(parents=True)
     points: dict[str, np.ndarray] = {}
-    for row, where, cells in _rows(table, [*_COORDINATES, "Image"], progress=progress):
+    for row, where, cells in _rows(table, [*_COORDINATES, "Image"]):
         coordinates = [cells[column] for column in _COORDINATES]
         numbers = parse_cells(["", *coordinates], ["", *_COORDINATES], where)
-        outside = np.flatnonzero((numbers < 0) | (numbers > SIDE))
-        if len(outside):
+        for column in np.flatnonzero((numbers < 0) | (numbers > SIDE)):
             raise ValueError(
-                f"{where}, column {_COORDINATES[outside[0]]}: {numbers[outside[0]]:g} lies outside "
-                f"the image, expected 0 to {SIDE}; correct it, or leave both cells empty"
+                f"{where}, column {_COORDINATES[column]}: {numbers[column]:g} lies outside the "
+                f"image, 0 to {SIDE}; correct it, or leave both cells empty"
             )
         if incomplete == "drop" and np.isnan(numbers).any():
             continue
@@ -278,46 +251,22 @@ def _convert_training(
         if len(points) == limit:
             break
     if not points:
-        raise ValueError(
-            f"{table}: no row has all {len(LANDMARKS)} landmarks; keep incomplete ones"
-        )
+        raise ValueError(f"{table}: no row has all 15 landmarks; keep incomplete ones")
     points_image = np.stack(list(points.values()))
     write_landmarks(folder.train_table, list(points), points_image)
     return points_image
 
 
-def _convert_test(table: Table, folder: Folder, progress: bool) -> list[str]:
+def _convert_test(table: Table, folder: Folder) -> list[str]:
     """Writes images and the table that asks for all their landmarks; the images' names."""
     folder.test_images.mkdir(parents=True)
     names = []
-    for _, where, cells in _rows(table, ["ImageId", "Image"], ids="ImageId", progress=progress):
-        names.append(_file_name(int(cells["ImageId"])))
+    for image_id, where, cells in _rows(table, ["ImageId", "Image"], ids="ImageId"):
+        names.append(_file_name(image_id))
         _write_image(folder.test_images / names[-1], cells["Image"], where)
     every_landmark = np.tile(np.arange(len(LANDMARKS)), (len(names), 1))
     write_asked_points(folder.test_points, names, every_landmark)
     return names
-
-
-def _read_asked(table: Table, images: Collection[str]) -> dict[int, tuple[str, int, int]]:
-    """What a lookup table asks for, as in `Lookup`."""
-    columns = ["RowId", "ImageId", "FeatureName", "Location"]
-    images = set(images)
-    asked = {}
-    for _, where, cells in _rows(table, columns, ids="RowId"):
-        name = _file_name(_parse_id(cells["ImageId"], f"{where}, column ImageId"))
-        feature = cells["FeatureName"].strip()
-        if name not in images:
-            raise ValueError(
-                f"{where}, column ImageId: there is no test image {cells['ImageId']} ({name}); do "
-                "test and lookup table belong together?"
-            )
-        if feature not in _COORDINATES:
-            raise ValueError(
-                f"{where}, column FeatureName: expected a column of training.csv such as "
-                f"{_COORDINATES[0]!r}, found {feature[:60]!r}"
-            )
-        asked[int(cells["RowId"])] = (name, *divmod(_COORDINATES.index(feature), 2))
-    return asked
 
 
 def _file_name(number: int) -> str:
@@ -327,17 +276,15 @@ def _file_name(number: int) -> str:
 
 def _write_image(path: Path, values: str, where: str) -> None:
     cells = values.split()
-    try:
-        grey = bytes(map(_GREY_VALUES.__getitem__, cells))
-    except KeyError as error:
-        raise ValueError(
-            f"{where}, column Image, value {cells.index(error.args[0]) + 1}: expected a whole "
-            f"number from 0 to 255, found {error.args[0][:20]!r}"
-        ) from None
-    if len(grey) != SIDE * SIDE:
-        raise ValueError(f"{where}, column Image: {len(grey)} grey values, expected {SIDE * SIDE}")
-    image = np.frombuffer(grey, np.uint8).reshape(SIDE, SIDE)
-    path.write_bytes(cv2.imencode(".png", image)[1].tobytes())
+    where = f"{where}, column Image"
+    for index, cell in enumerate(cells, start=1):
+        if cell not in _GREY_VALUES:
+            found = f"found {cell[:20]!r}"
+            raise ValueError(f"{where}, value {index}: {found}, no whole number from 0 to 255")
+    if len(cells) != SIDE * SIDE:
+        raise ValueError(f"{where}: {len(cells)} grey values, expected {SIDE * SIDE}")
+    grey = np.array([_GREY_VALUES[cell] for cell in cells], np.uint8)
+    path.write_bytes(cv2.imencode(".png", grey.reshape(SIDE, SIDE))[1].tobytes())
 
 
 def _parse_id(text: str, where: str) -> int:
@@ -348,32 +295,32 @@ def _parse_id(text: str, where: str) -> int:
 
 
 def _rows(
-    table: Table, columns: Sequence[str], *, ids: str | None = None, progress: bool = False
+    table: Table, columns: Sequence[str], *, ids: str | None = None
 ) -> Iterator[tuple[int, str, dict[str, str]]]:
-    """Every row's number from 2 on, its place for messages, and its cells by column.
+    """Every row's number, its place for messages, and its cells by column, in whatever order.
 
-    The table may have its columns in another order, but no others. ids: a column of whole numbers
-    from 1, none of which may stand there twice.
+    The number is that of the row, from 2 on, or what stands in the column `ids`: whole numbers from
+    1, none of them twice.
     """
     rows = read_cells(table)
     header = [column.strip() for column in next(rows, ("", []))[1]]
-    if sorted(header) != sorted(columns):
-        wrong = [repr(column[:60]) for column in sorted({*header} ^ {*columns})[:4]]
+    surplus = Counter(header)
+    surplus.subtract(columns)
+    wrong = sorted(repr(column[:60]) for column, count in surplus.items() if count)
+    if wrong:
         raise ValueError(
             f"{table}, row 1: expected {len(columns)} columns, {columns[0]} to {columns[-1]}, "
-            f"separated by commas, found {len(header)}; missing or unknown: "
-            f"{', '.join(wrong) or 'none, but some stand twice'}"
+            f"separated by commas; missing, unknown or twice: {', '.join(wrong[:4])}"
         )
-    row, rows_by_id = 1, dict[int, int]()
-    bar = tqdm(rows, f"Reading {table.name}", unit="row", delay=2, disable=not progress)
+    row, rows_by_number = 1, dict[int, int]()
+    bar = tqdm(rows, f"Reading {table.name}", unit="row", delay=2)
     for row, (where, cells) in enumerate(bar, start=2):
         named = dict(zip(header, cells, strict=True))
-        if ids is not None:
-            number = _parse_id(named[ids], f"{where}, column {ids}")
-            if rows_by_id.setdefault(number, row) != row:
-                raise ValueError(
-                    f"{where}, column {ids}: {number} stands in row {rows_by_id[number]} already"
-                )
-        yield row, where, named
+        number = row if ids is None else _parse_id(named[ids], f"{where}, column {ids}")
+        if rows_by_number.setdefault(number, row) != row:
+            raise ValueError(
+                f"{where}, column {ids}: {number} stands in row {rows_by_number[number]} already"
+            )
+        yield number, where, named
     if row == 1:
         raise ValueError(f"{table}: the table has a header but no rows")

@@ -6,7 +6,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -18,28 +18,19 @@ from heatmap.data.contest.table import parse_cells
 IMAGE_SUFFIXES = (
     ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"
 )  # fmt: skip
-
-
 Table = Path | zipfile.Path
 
 
 @dataclass(frozen=True, kw_only=True)
 class Face:
-    """One labelled face in an image.
+    """One labelled face in an image."""
 
-    where: file and row, for messages.
-    name: file name of the image, relative, with "/" between folders.
-    path: the image's file.
-    points_image: (P, 2) image pixels, NaN = unlabelled.
-    box_image: (4,) x0, y0, x1, y1 in image pixels.
-    """
-
-    where: str
-    name: str
+    where: str  # file and row, for messages
+    name: str  # of the image, relative, with "/" between folders
     path: Path
-    points_image: np.ndarray
+    points_image: np.ndarray  # (P, 2) image pixels, NaN = unlabelled
     is_test: bool = False
-    box_image: np.ndarray | None = None
+    box_image: np.ndarray | None = None  # (4,) x0, y0, x1, y1 in image pixels
 
 
 @dataclass(frozen=True)
@@ -51,106 +42,78 @@ class LabelledFaces:
     """
 
     faces: list[Face]
-    left_out: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[str]
 
     def only(self, part: Literal["train", "test"]) -> "LabelledFaces":
-        """The faces of one part, all of them to train on.
-
-        Raises:
-            ValueError: the part is empty.
-        """
+        """The faces of one part, all of them to train on; ValueError if there are none."""
         faces = [face for face in self.faces if face.is_test == (part == "test")]
         if not faces:
             raise ValueError(f"there are no faces in the part {part}")
         return replace(self, faces=[replace(face, is_test=False) for face in faces])
 
 
-def gather(
-    source: Path,
-    faces: Iterable[Face],
-    *,
-    several: bool = False,
-    left_out: Counter[str] | None = None,
-    progress: bool = False,
-) -> LabelledFaces:
+def gather(source: Path, faces: Iterable[Face | str], *, several: bool = False) -> LabelledFaces:
     """The faces that a reader finds, after checking what holds in every format.
 
     Args:
-        source: what is read, for the message if there is no face.
+        source: what is read.
+        faces: a text in the place of a face says what was left out.
         several: whether an image may show several faces. From the second on, they get names with a
             number, "a#2.jpg": the contest's table has one row a name, and a number after another
             "_" would tell another person (`contest.split_rows`).
-        left_out: is filled by the reader while the faces come.
-        progress: show a bar once the reading has taken a second.
 
     Raises:
-        ValueError: there are no faces, an image is missing, a name comes twice, faces differ in the
-            number of landmarks, or some have a box and others not.
+        ValueError: `source` is missing or an archive, there are no faces, an image is missing, a
+            name comes twice, faces differ in the number of landmarks, or only some have a box.
     """
+    if source.is_file() and source.suffix.lower() in (".zip", ".tar", ".gz", ".tgz"):
+        raise ValueError(f"{source}: an archive; unpack it and name the folder")
+    if not source.exists():
+        raise ValueError(f"{source}: there is no such file or folder")
     found: dict[tuple[bool, str], Face] = {}
-    counts = Counter[tuple[bool, str]]()
+    counts, left_out = Counter[tuple[bool, str]](), Counter[str]()
     first: Face | None = None
-    for face in tqdm(faces, "Reading faces", unit="face", delay=1, disable=not progress):
+    for face in tqdm(faces, "Reading faces", unit="face", delay=1):
+        if isinstance(face, str):
+            left_out[face] += 1
+            continue
         first = first or face
         if not face.path.is_file():
             raise ValueError(f"{face.where}: there is no image {face.path}")
         if len(face.points_image) != len(first.points_image):
-            raise ValueError(
-                f"{face.where}: {len(face.points_image)} landmarks, but {len(first.points_image)} "
-                f"in {first.where}; every face needs the same number"
-            )
+            number, expected = len(face.points_image), len(first.points_image)
+            raise ValueError(f"{face.where}: {number} landmarks, but {expected} in {first.where}")
         if (face.box_image is None) != (first.box_image is None):
             with_box, without = (first, face) if face.box_image is None else (face, first)
             raise ValueError(f"{without.where}: there is no box, but {with_box.where} has one")
         if several:
             counts[face.is_test, face.name] += 1
-            face = replace(face, name=_numbered(face.name, counts[face.is_test, face.name]))
+            number, path = counts[face.is_test, face.name], PurePosixPath(face.name)
+            if number > 1:
+                name = path.with_name(f"{path.stem}#{number}{path.suffix}")
+                face = replace(face, name=str(name))
         key = face.is_test, face.name
         if key in found:
             raise ValueError(f"{face.where}: {face.name!r} is in {found[key].where} already")
         found[key] = face
     if first is None:
         raise ValueError(f"{source}: no labelled face is in it")
-    return LabelledFaces(list(found.values()), left_out or Counter())
+    return LabelledFaces(list(found.values()), left_out)
 
 
-def _numbered(name: str, number: int) -> str:
-    path = PurePosixPath(name)
-    return name if number == 1 else str(path.with_name(f"{path.stem}#{number}{path.suffix}"))
-
-
-def require_folder(source: Path) -> None:
-    """
-    Raises:
-        ValueError: there is no such folder.
-    """
-    if source.is_file() and source.suffix.lower() in (".zip", ".tar", ".gz", ".tgz"):
-        raise ValueError(f"{source}: an archive; unpack it and name the folder")
-    if not source.is_dir():
-        raise ValueError(f"{source}: there is no such folder")
-
-
-def check_box(box_image: np.ndarray, where: str) -> None:
-    """
-    Raises:
-        ValueError: the box is empty.
-    """
-    if not (box_image[:2] < box_image[2:]).all():
-        x0, y0, x1, y1 = box_image
-        raise ValueError(
-            f"{where}: the box from ({x0:g}, {y0:g}) to ({x1:g}, {y1:g}) is empty; its right and "
-            "lower sides must lie beyond the others"
-        )
+def checked_box(x0: float, y0: float, x1: float, y1: float, where: str) -> np.ndarray:
+    """(4,) float64 box of a face; ValueError if it is empty."""
+    if not (x0 < x1 and y0 < y1):
+        raise ValueError(f"{where}: the box from ({x0:g}, {y0:g}) to ({x1:g}, {y1:g}) is empty")
+    return np.array([x0, y0, x1, y1])
 
 
 def read_lines(path: Path) -> list[str]:
     """The lines of a file without spaces round them, and without blank ones at its end.
 
     Raises:
-        ValueError: there is no such file, or it is not text in UTF-8.
+        ValueError: the file is not text in UTF-8.
     """
-    if not path.is_file():
-        raise ValueError(f"{path}: there is no such file")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -162,8 +125,8 @@ def read_cells(table: Table) -> Iterator[tuple[str, list[str]]]:
     """The rows of a table with commas, from the header on: where each stands, and its cells.
 
     Raises:
-        ValueError: a row has more or fewer cells than the header or is blank, though others follow
-            it; the table is not text in UTF-8, or the archive that it is in is damaged.
+        ValueError: a row has more or fewer cells than the header or is blank before others, the
+            table is not text in UTF-8, or the archive that it is in is damaged.
     """
     row, width = 0, 0
     try:
@@ -172,13 +135,13 @@ def read_cells(table: Table) -> Iterator[tuple[str, list[str]]]:
             for row, cells in enumerate(reader, start=1):
                 if not cells and not any(reader):
                     break  # blank rows at the end
-                width = width or len(cells)
+                where, width = f"{table}, row {row}", width or len(cells)
                 if len(cells) != width:
                     raise ValueError(
-                        f"{table}, row {row}: {len(cells)} cells where the header has {width}; is "
-                        "the row blank, or the file cut short?"
+                        f"{where}: {len(cells)} cells where the header has {width}; is the row "
+                        "blank, or the file cut short?"
                     )
-                yield f"{table}, row {row}", cells
+                yield where, cells
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{table}, near row {row + 1}: not a table in UTF-8: {error}") from None
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
@@ -190,13 +153,29 @@ def read_cells(table: Table) -> Iterator[tuple[str, list[str]]]:
 def parse_points(cells: Sequence[str], where: str, first: int = 0) -> np.ndarray:
     """(P, 2) float64 from the cells x, y, x, y, ...; "nan", or nothing, twice is unlabelled.
 
-    Args:
-        where: file and row.
-        first: number of the first landmark, for messages.
+    first: number of the first landmark, for messages.
 
     Raises:
-        ValueError: a cell is not a coordinate; the message names the landmark.
+        ValueError: a cell is not a coordinate.
     """
     columns = [f"{'xy'[index % 2]} of landmark {first + index // 2}" for index in range(len(cells))]
     known = ["" if cell.lower() == "nan" else cell for cell in cells]
     return parse_cells(["", *known], ["", *columns], where).reshape(-1, 2)
+
+
+def parse_rows(
+    lines: Sequence[str], separator: str | None, path: Path, first_row: int
+) -> np.ndarray:
+    """(P, 2) float64 from lines with a landmark each; separator None stands for spaces.
+
+    Raises:
+        ValueError: a line does not hold two coordinates.
+    """
+    points = []
+    for landmark, line in enumerate(lines):
+        where = f"{path}, row {first_row + landmark}"
+        cells = [cell.strip() for cell in line.split(separator)]
+        if len(cells) != 2:
+            raise ValueError(f"{where}: expected 'x{separator or ' '}y', found {line[:60]!r}")
+        points.append(parse_points(cells, where, landmark))
+    return np.concatenate(points)

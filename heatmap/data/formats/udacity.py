@@ -14,36 +14,37 @@ as pairs)
 from collections.abc import Iterator
 from pathlib import Path
 
-from heatmap.data.formats.labelled import (
-    Face,
-    LabelledFaces,
-    gather,
-    parse_points,
-    read_cells,
-    require_folder,
-)
+from heatmap.data.formats.labelled import Face, LabelledFaces, gather, parse_points, read_cells
 
 
-def read(source: Path, *, progress: bool = False) -> LabelledFaces:
+def read(source: Path) -> LabelledFaces:
     """The faces of both tables, or of the one that is there, in `source` or `source`/data."""
-    require_folder(source)
+    return gather(source, _faces(source))
+
+
+def _faces(source: Path) -> Iterator[Face]:
+    names = ("training_frames_keypoints.csv", "test_frames_keypoints.csv")
     for folder in (source, source / "data"):
-        tables = [folder / f"{part}_frames_keypoints.csv" for part in ("training", "test")]
-        tables = [table for table in tables if table.is_file()]
-        if tables:
-            return gather(
-                source, (face for table in tables for face in _faces(table)), progress=progress
-            )
-    raise ValueError(
-        f"{source}: expected training_frames_keypoints.csv or test_frames_keypoints.csv in it or "
-        "in its folder data"
-    )
+        if tables := [folder / name for name in names if (folder / name).is_file()]:
+            for table in tables:
+                yield from _faces_of_table(table)
+            return
+    raise ValueError(f"{source}: expected {' or '.join(names)} in it or in its folder data")
 
 
-def _faces(path: Path) -> Iterator[Face]:
+def _faces_of_table(path: Path) -> Iterator[Face]:
     part = path.name.partition("_")[0]
     rows = read_cells(path)
-    _check_header(path, next(rows, ("", []))[1])
+    _, header = next(rows, ("", []))
+    if len(header) < 3 or len(header) % 2 == 0:
+        raise ValueError(
+            f"{path}, row 1: expected a column for the file and pairs of columns 0, 1, 2, 3, ..., "
+            f"found {len(header)} columns"
+        )
+    for number, column in enumerate(header[1:]):
+        if column.strip() != str(number):
+            where = f"{path}, row 1, column {number + 2}"
+            raise ValueError(f"{where}: expected '{number}', found {column[:60]!r}")
     for where, (cell, *coordinates) in rows:
         name = cell.strip()
         if not name:
@@ -55,16 +56,3 @@ def _faces(path: Path) -> Iterator[Face]:
             points_image=parse_points(coordinates, where),
             is_test=part == "test",
         )
-
-
-def _check_header(path: Path, header: list[str]) -> None:
-    if len(header) < 3 or len(header) % 2 == 0:
-        raise ValueError(
-            f"{path}, row 1: expected a column for the file and pairs of columns 0, 1, 2, 3, ... "
-            f"separated by commas, found {len(header)} columns"
-        )
-    for index, column in enumerate(header[1:]):
-        if column.strip() != str(index):
-            raise ValueError(
-                f"{path}, row 1, column {index + 2}: expected '{index}', found {column[:60]!r}"
-            )

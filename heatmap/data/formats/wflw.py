@@ -17,17 +17,14 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
 from heatmap.data.contest.table import parse_number
 from heatmap.data.formats.labelled import (
     Face,
     LabelledFaces,
-    check_box,
+    checked_box,
     gather,
     parse_points,
     read_lines,
-    require_folder,
 )
 
 _BOX = ("x_min", "y_min", "x_max", "y_max")
@@ -35,58 +32,53 @@ _ATTRIBUTES = ("pose", "expression", "illumination", "make-up", "occlusion", "bl
 _LIST = re.compile(r"list_(\d+)pt_rect_attr_(train|test)\.txt")
 
 
-def read(source: Path, *, images: Path | None = None, progress: bool = False) -> LabelledFaces:
+def read(source: Path, *, images: Path | None = None) -> LabelledFaces:
     """The faces of both lists, or of the one that is there, with their boxes.
 
     Args:
         source: a folder that holds the lists, in whatever folders.
         images: the folder of the images, by default `source`/WFLW_images.
     """
-    require_folder(source)
-    folder = images or source / "WFLW_images"
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: there is no such folder; name that of the images")
+    return gather(source, _faces(source, images or source / "WFLW_images"), several=True)
+
+
+def _faces(source: Path, images: Path) -> Iterator[Face]:
+    if not images.is_dir():
+        raise ValueError(f"{images}: there is no such folder; name that of the images")
     lists: dict[str, Path] = {}
     for path in sorted(source.rglob("list_*pt_rect_attr_*.txt"), reverse=True):  # train before test
         if match := _LIST.fullmatch(path.name):
-            if match[2] in lists:
-                raise ValueError(
-                    f"{lists[match[2]]} and {path} are both there; name a folder with one"
-                )
-            lists[match[2]] = path
+            other = lists.setdefault(match[2], path)
+            if other != path:
+                raise ValueError(f"{other} and {path} are both there; name a folder with one")
+            yield from _faces_of_list(path, int(match[1]), images, match[2] == "test")
     if not lists:
         raise ValueError(
             f"{source}: expected list_98pt_rect_attr_train.txt or list_98pt_rect_attr_test.txt in "
             "it or in a folder in it"
         )
-    faces = (face for part, path in lists.items() for face in _faces(path, folder, part == "test"))
-    return gather(source, faces, several=True, progress=progress)
 
 
-def _faces(path: Path, images: Path, is_test: bool) -> Iterator[Face]:
-    num_landmarks = int(path.name.split("_")[1].removesuffix("pt"))
-    box_at = 2 * num_landmarks
-    attributes_at = box_at + len(_BOX)
-    name_at = attributes_at + len(_ATTRIBUTES)
+def _faces_of_list(path: Path, num_landmarks: int, images: Path, is_test: bool) -> Iterator[Face]:
+    num_numbers = 2 * num_landmarks + len(_BOX) + len(_ATTRIBUTES)
     for row, line in enumerate(read_lines(path), start=1):
         where = f"{path}, row {row}"
-        cells = line.split(maxsplit=name_at)
-        if len(cells) != name_at + 1:
-            raise ValueError(
-                f"{where}: {len(cells)} cells where {num_landmarks} landmarks, a box, 6 attributes "
-                f"and a name are {name_at + 1}"
-            )
-        for attribute, cell in zip(_ATTRIBUTES, cells[attributes_at:name_at], strict=True):
+        cells = line.split(maxsplit=num_numbers)
+        if len(cells) != num_numbers + 1:
+            expected = f"{num_landmarks} landmarks, a box, 6 attributes and a name"
+            raise ValueError(f"{where}: {len(cells)} cells where {expected} are {num_numbers + 1}")
+        *coordinates, name = cells
+        points, box, attributes = coordinates[:-10], coordinates[-10:-6], coordinates[-6:]
+        for attribute, cell in zip(_ATTRIBUTES, attributes, strict=True):
             if cell not in ("0", "1"):
                 raise ValueError(f"{where}, {attribute}: expected 0 or 1, found {cell[:20]!r}")
-        sides = zip(_BOX, cells[box_at:attributes_at], strict=True)
-        box = np.array([parse_number(cell, f"{where}, {side}") for side, cell in sides])
-        check_box(box, where)
+        sides = zip(_BOX, box, strict=True)
+        x0, y0, x1, y1 = (parse_number(cell, f"{where}, {side}") for side, cell in sides)
         yield Face(
             where=where,
-            name=cells[name_at],
-            path=images / cells[name_at],
-            points_image=parse_points(cells[:box_at], where),
+            name=name,
+            path=images / name,
+            points_image=parse_points(points, where),
             is_test=is_test,
-            box_image=box,
+            box_image=checked_box(x0, y0, x1, y1, where),
         )

@@ -1,8 +1,7 @@
 """Synthetic faces with 971 landmarks: images whose labels are exact by construction.
 
-face       everything that decides an image
+face       everything that decides an image, and faces at random
 head       a person's head, its expression and pose, and where its landmarks are
-chance     faces at random
 canvas     what is painted on
 drawing    a face drawn, layer by layer
 contest    drawn faces in the contest's own files
@@ -10,10 +9,9 @@ contest    drawn faces in the contest's own files
 
 import numpy as np
 
-from heatmap.data.synthetic.chance import sample_face
 from heatmap.data.synthetic.contest import make_contest
 from heatmap.data.synthetic.drawing import draw
-from heatmap.data.synthetic.face import Colour, Face, Hair, Light
+from heatmap.data.synthetic.face import Colour, Face, Hair, Light, sample_face
 from heatmap.data.synthetic.head import Head
 
 __all__ = [

@@ -1,8 +1,7 @@
 """A face drawn, layer by layer.
 
-The layers are painted from back to front on a float canvas of moderate size, shaded from one light,
-then brought to the image's size and given a camera's faults. The features are polygons of the
-landmarks themselves.
+The layers are painted from back to front on a float canvas of moderate size, then brought to the
+image's size and given a camera's faults. The features are polygons of the landmarks themselves.
 """
 
 import cv2
@@ -14,33 +13,33 @@ from heatmap.data.synthetic.head import (
     BROWS,
     EYES,
     HAIRLINE,
-    JAW,
     LIDS,
     LIPS,
-    LOWER_LIP_INNER,
-    LOWER_LIP_OUTER,
+    LOWER_LIP,
     NOSE_SIDES,
     PUPILS,
     RIDGE,
-    UPPER_LIP_INNER,
-    UPPER_LIP_OUTER,
+    UPPER_LIP,
     Head,
     smoothstep,
 )
 
-_CANVAS_HEIGHTS = 248, 380
-
 
 class _Painting:
-    """A face in the making. points: (971, 2) landmarks in canvas pixels. hair: (3, H, W) layer."""
+    """A face in the making; landmarks in canvas pixels.
+
+    points: (971, 2). jaw: (128, 2), one polygon, up the left half and down the right.
+    hair: (3, H, W) layer.
+    """
 
     def __init__(self, face: Face) -> None:
-        height = int(np.clip(face.camera.height, *_CANVAS_HEIGHTS))
+        height = int(np.clip(face.camera.height, 248, 380))
         finer = height / face.camera.height
         self.face, self.head = face, Head(face.shape, face.expression, face.pose)
         self.canvas = Canvas(height, round(face.camera.width * finer), face.pose.scale_px * finer)
         self.rng = np.random.Generator(np.random.Philox(face.look.texture_seed))
         self.points = self.place(self.head.points_image)
+        self.jaw = np.concatenate([self.points[:64], self.points[127:63:-1]])
         self.hair = _hair_layer(self)
 
     def place(self, points_image: np.ndarray) -> np.ndarray:
@@ -162,9 +161,8 @@ def _paint_hair_behind(painting: _Painting) -> None:
         y = np.linspace(-0.8, end, 24)
         width = 1.06 * painting.face.shape.face_width + hair.volume
         x = width * (1 + 0.1 * np.sin(np.linspace(0, 2.6, 24)))
-        left, right = (
-            _wavy(rng, np.stack([sign * x, y, np.full(24, -0.1)], -1), 0.05) for sign in (-1, 1)
-        )
+        sides = [np.stack([sign * x, y, np.full(24, -0.1)], -1) for sign in (-1, 1)]
+        left, right = (_wavy(rng, side, 0.05) for side in sides)
         curtain = painting.in_head(np.concatenate([left, right[::-1]]))
         canvas.fill([curtain], painting.hair, soft=0.02)
     skull = _skull(painting, hair.volume)
@@ -175,30 +173,23 @@ def _paint_hair_behind(painting: _Painting) -> None:
 
 
 def _paint_body(painting: _Painting) -> None:
-    canvas, look, pose = painting.canvas, painting.face.look, painting.face.pose
-    unit = canvas.unit
+    canvas, look, unit = painting.canvas, painting.face.look, painting.canvas.unit
+    roll = np.deg2rad(painting.face.pose.roll_deg)
     nape = painting.in_head(np.array((0, 1.0, -0.2)))
-    collar = nape + unit * np.array((0.3 * np.sin(np.deg2rad(-pose.roll_deg)), 1.55))
+    collar = nape + unit * np.array((-0.3 * np.sin(roll), 1.55))
     half = look.neck * painting.face.shape.jaw_width
-    roll = np.deg2rad(pose.roll_deg)
     across = unit * half * np.array((np.cos(roll), np.sin(roll)))
-    flare = unit * np.array((half + 0.22, 0))
-    hollow = unit * np.array((0, 0.6))
+    flare, hollow = unit * np.array(((half + 0.22, 0), (0, 0.6)))
     neck = np.stack([nape - across, nape + across, collar + flare, collar + hollow, collar - flare])
     shoulder = np.array([(-4, 3.5), (-2.6, 0.95), (-1.8, 0.35), (-half - 0.12, -0.1), (0, 0.5)])
     shoulder = np.concatenate([shoulder, shoulder[-2::-1] * (-1, 1)])
     torso = collar + unit * shoulder
     cloth = np.clip(1 + 0.12 * canvas.noise(painting.rng, 0.4), 0.6, 1.4)
     canvas.fill([neck], painting.skin(0.76), soft=0.02)
-    shadow = _loop(painting.points[JAW]) + unit * np.array((0, 0.2))
+    shadow = painting.jaw + unit * np.array((0, 0.2))
     canvas.fill([shadow], painting.skin(0.3), opacity=0.55, soft=0.12, inside=[neck])
     canvas.fill([torso], tinted(cloth, look.clothes), soft=0.015)
     canvas.stroke([torso[3:6]], as_colour(np.array(look.clothes) * 0.6), 0.05, soft=0.02)
-
-
-def _loop(jaw: np.ndarray) -> np.ndarray:
-    """The (128, 2) jaw landmarks as one polygon: up the left half, down the right."""
-    return np.concatenate([jaw[:64], jaw[:63:-1]])
 
 
 def _paint_ears(painting: _Painting) -> None:
@@ -286,16 +277,13 @@ def _paint_skin(painting: _Painting) -> None:
         bristle = np.clip(1 + 0.25 * pores, 0.3, 2) * full_size(shade)
         layer += hairs * (tinted(bristle, look.hair.colour) - layer)
 
-    jaw = _loop(painting.points[JAW])
-    canvas.fill([jaw, painting.points[HAIRLINE]], layer)
+    canvas.fill([painting.jaw, painting.points[HAIRLINE]], layer)
     if look.spots:
         across, down = rng.normal(0, 0.5, look.spots), rng.normal(0.35, 0.35, look.spots)
         radii = canvas.unit * rng.uniform(0.008, 0.022, look.spots)
-        spots = [
-            _disc(spot, radius)
-            for spot, radius in zip(painting.on_skin(across, down), radii, strict=True)
-        ]
-        canvas.fill(spots, painting.skin(0.6), opacity=0.45, inside=[jaw])
+        places = painting.on_skin(across, down)
+        spots = [_disc(place, radius) for place, radius in zip(places, radii, strict=True)]
+        canvas.fill(spots, painting.skin(0.6), opacity=0.45, inside=[painting.jaw])
 
 
 def _paint_wrinkles(painting: _Painting) -> None:
@@ -317,9 +305,9 @@ def _paint_wrinkles(painting: _Painting) -> None:
             for level in (-0.55, -0.72, -0.88)
         ]
         for sign in (-1, 1):
+            across = sign * np.array((0.8, 0.98))
             lines += [
-                painting.on_skin(sign * np.array((0.8, 0.98)), np.array((0.0, rise)))
-                for rise in (-0.1, 0.02, 0.13)
+                painting.on_skin(across, np.array((0.0, rise))) for rise in (-0.1, 0.02, 0.13)
             ]
             under_eye = 0.2 + 0.05 * np.sin(np.linspace(0, 3, 8))
             lines.append(painting.on_skin(sign * np.linspace(0.3, 0.68, 8), under_eye))
@@ -398,8 +386,8 @@ def _paint_mouth(painting: _Painting) -> None:
     canvas, look, points = painting.canvas, painting.face.look, painting.points
     level = 0.45 + 0.55 * painting.face.light.ambient
     lips = np.array(look.lips) * level
-    upper, upper_edge = points[UPPER_LIP_OUTER], points[UPPER_LIP_INNER]
-    lower, lower_edge = points[LOWER_LIP_OUTER], points[LOWER_LIP_INNER]
+    upper, upper_edge = (points[part] for part in UPPER_LIP)
+    lower, lower_edge = (points[part] for part in LOWER_LIP)
     upper_lip, lower_lip = np.concatenate([upper, upper_edge]), np.concatenate([lower, lower_edge])
     canvas.fill([upper_lip, lower_lip], as_colour(lips))
     canvas.fill([upper_lip], as_colour(0.85 * lips))

@@ -19,8 +19,7 @@ EYES = slice(587, 650), slice(714, 777)
 LIDS = slice(650, 714), slice(777, 841)
 PUPILS = 969, 970
 LIPS = slice(841, 969)
-UPPER_LIP_OUTER, UPPER_LIP_INNER = slice(841, 873), slice(873, 905)
-LOWER_LIP_OUTER, LOWER_LIP_INNER = slice(905, 937), slice(937, 969)
+UPPER_LIP, LOWER_LIP = (slice(841, 873), slice(873, 905)), (slice(905, 937), slice(937, 969))
 
 _MOUTH_Y = 1.094
 _MOUTH_HALF_WIDTH = 0.417
@@ -29,11 +28,9 @@ _FACE_CENTRE_Y = 0.35
 
 @cache
 def _template() -> np.ndarray:
-    """(971, 2) float64 landmarks of the mean face in the head frame's x and y; read only."""
-    table = files("heatmap").joinpath("template971.csv").read_text()
-    points = np.array([row.split(",")[3:] for row in table.splitlines()[1:]], np.float64)
-    points.setflags(write=False)
-    return points
+    """(971, 2) float64 landmarks of the mean face in the head frame's x and y."""
+    table = files("heatmap").joinpath("template971.csv").read_text().splitlines()
+    return np.loadtxt(table, delimiter=",", skiprows=1, usecols=(3, 4))
 
 
 def _rotation(angle_deg: float) -> np.ndarray:
@@ -77,12 +74,8 @@ class Head:
         shape = self.shape
         x, y = points[..., 0], points[..., 1]
         side = smoothstep(np.abs(x), 0.3, 1.1)
-        widening = (
-            shape.face_width
-            - 1
-            + (shape.temple_width - 1) * smoothstep(-y, -0.3, 0.9)
-            + (shape.jaw_width - 1) * smoothstep(y, 0.4, 1.5)
-        )
+        widening = shape.face_width - 1 + (shape.temple_width - 1) * smoothstep(-y, -0.3, 0.9)
+        widening += (shape.jaw_width - 1) * smoothstep(y, 0.4, 1.5)
         below_chin = shape.chin_point * np.exp(-((x / 0.3) ** 2)) * smoothstep(y, 1.3, 1.8)
         lengthening = sum(
             amount * (np.tanh((y - level) / reach) + np.tanh(level / reach)) / 2
@@ -181,9 +174,9 @@ class Head:
 
 
 def _express(points: np.ndarray, shape: Shape, expression: Expression) -> np.ndarray:
-    """Moves the features of `points`, (971, 2) landmarks of the template, in place."""
+    """Moves the features of `points`, (971, 2) landmarks of the template; returns them."""
     for index, sign in enumerate((-1, 1)):
-        _move_eye(points, index, sign, shape, expression)
+        _move_eye(points, index, shape, expression)
         _move_brow(points[BROWS[index]], sign, shape, expression)
         points[NOSE_SIDES[index], 0] *= shape.nose_width * (1 + 0.08 * max(expression.smile, 0))
     _move_mouth(points, shape, expression)
@@ -192,13 +185,12 @@ def _express(points: np.ndarray, shape: Shape, expression: Expression) -> np.nda
     return points
 
 
-def _move_eye(
-    points: np.ndarray, index: int, sign: int, shape: Shape, expression: Expression
-) -> None:
+def _move_eye(points: np.ndarray, index: int, shape: Shape, expression: Expression) -> None:
     """Opens or closes one eye, turns its gaze, and sets its size, tilt and place.
 
     Both rings run from the outer corner over the upper lid; of N points, k is opposite N - k.
     """
+    sign = (-1, 1)[index]
     closed = np.clip(1 - expression.eye_open - sign * expression.eye_difference, -0.4, 1)
     rings = points[EYES[index]], points[LIDS[index]], points[PUPILS[index]][None]
     eye, lid, pupil = ((ring - (0.5 * sign, 0)) * (sign, 1) for ring in rings)
@@ -242,10 +234,10 @@ def _move_mouth(points: np.ndarray, shape: Shape, expression: Expression) -> Non
     gap = 0.42 * expression.mouth_open * (1 - across**2) * (1 + 0.6 * across**2)
     fullness = 1 - 0.25 * max(smile, 0)
     for part, thickness, way in (
-        (UPPER_LIP_OUTER, shape.upper_lip * fullness, -0.25),
-        (UPPER_LIP_INNER, 0.0, -0.25),
-        (LOWER_LIP_OUTER, shape.lower_lip * fullness, 0.75),
-        (LOWER_LIP_INNER, 0.0, 0.75),
+        (UPPER_LIP[0], shape.upper_lip * fullness, -0.25),
+        (UPPER_LIP[1], 0.0, -0.25),
+        (LOWER_LIP[0], shape.lower_lip * fullness, 0.75),
+        (LOWER_LIP[1], 0.0, 0.75),
     ):
         lip = points[part]
         lip[:, 1] = _MOUTH_Y + (lip[:, 1] - _MOUTH_Y) * thickness + way * gap[part]
