@@ -348,7 +348,7 @@ def _validated(run: Run, watch: Stopwatch) -> tuple[dict[str, Any], dict[str, np
         device=run.device, watch=watch,
     )  # fmt: skip
     scores = distributed.from_first(metrics.summary(errors) if errors else {})
-    return scores, metrics.per_picture(errors) if errors else {}
+    return scores, errors.columns() if errors else {}
 
 
 def _group_scores(scores: dict[str, Any]) -> dict[str, float | None]:
