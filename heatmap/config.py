@@ -12,9 +12,12 @@ import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 T = TypeVar("T")
+
+# Options of earlier versions, by class: a config that names one of them is read without it.
+REMOVED = {"Data": ("crop_cache",)}
 
 
 def _check(condition: bool, message: str) -> None:
@@ -22,8 +25,45 @@ def _check(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
+# Numbers with the interval that they must lie in.
+Count = Annotated[int, "[1, inf)"]
+Size = Annotated[int, "[32, inf)"]
+Index = Annotated[int, "[0, inf)"]
+Positive = Annotated[float, "(0, inf)"]
+NotNegative = Annotated[float, "[0, inf)"]
+Fraction = Annotated[float, "[0, 1]"]
+BelowOne = Annotated[float, "[0, 1)"]
+
+
 @dataclass(frozen=True, kw_only=True)
-class Data:
+class Part:
+    """A part of an experiment, whose numbers lie in the intervals that their types name."""
+
+    _prefix = ""
+
+    def __init_subclass__(cls, prefix: str = "") -> None:
+        cls._prefix = prefix or cls._prefix
+
+    def __post_init__(self) -> None:
+        """Raises ValueError with the first number that does not, as the command line names it."""
+        for name, hint in typing.get_type_hints(type(self), include_extras=True).items():
+            value = getattr(self, name)
+            for part in (hint, *typing.get_args(hint)):  # of int | None, too
+                if typing.get_origin(part) is Annotated and value is not None:
+                    _check_interval(f"{self._prefix}.{name}", value, *part.__metadata__)
+
+
+def _check_interval(name: str, value: float, interval: str) -> None:
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    at_end = (interval[0] == "[" and value == low) or (interval[-1] == "]" and value == high)
+    wanted = f"in {interval}"
+    if high == math.inf:
+        wanted = f"at least {low:g}" if interval[0] == "[" else "positive"
+    _check(low < value < high or at_end, f"{name} must be {wanted}, not {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data(Part, prefix="data"):
     """Where the contest lies and how its rows are split."""
 
     root: Path = Path("data")
@@ -34,31 +74,28 @@ class Data:
     else the last."""
     split_file: Path | None = None
     """In place of a rule: table (comma or TAB; file_name, and part: train or validation, or fold:
-    0, 1, ...) that names the side of every row; tools/data.py split makes one. Of its folds, `fold`
+    0, 1, ...) with the side of every row, as tools/data.py split makes it; of its folds, `fold`
     validates. Or split.json of a run, whose rows train and validate as they did there."""
-    split_seed: int = 42
+    split_seed: Index = 42
     """Of the random rows; a seed of its own, so that runs with other seeds share their rows."""
-    validation: float = 0.2
+    validation: BelowOne = 0.2
     """Share of the rows that is held out. 0 trains on all rows: then there are no scores, and
     best.pt is the state after the last finished epoch."""
-    folds: int | None = None
-    """Divide the rows, by the same rule, into so many parts of which one validates; validation is
-    not used then. Every row validates in one fold."""
+    folds: Annotated[int, "[2, inf)"] | None = None
+    """Divide the rows, by the same rule, into so many parts of which one validates, in place of
+    validation."""
     fold: int = 0
-    """Of the folds, the part that validates, counted from 0; fold 0 is what a share of 1/folds
-    holds out."""
+    """Of the folds, the one that validates; fold 0 is what a share of 1/folds holds out."""
     exclude: Path | None = None
-    """Table (comma or TAB, with a column file_name) of pictures not to train on, as those with bad
-    labels. Such pictures still validate, so that scores stay comparable."""
+    """Table (comma or TAB, with a column file_name) of images not to train on, such as badly
+    labelled ones. They still validate, so that scores stay comparable."""
     person_pattern: str = "(.+)_[^_]+$"
     """Regular expression on the file name; its first group is the person."""
-    multiplier: int = 1
-    """Passes over the training rows in an epoch: every row comes this many times, each time with
-    random changes of its own."""
+    multiplier: Count = 1
+    """Passes over the training rows in an epoch, each with random changes of its own."""
     boxes: Path | None = None
-    """For crop.rule box: table (comma or TAB; file_name, x0, y0, x1, y1) with a face box for every
-    picture that is trained on, two corners in the picture's pixels; that of other pictures is named
-    with --boxes when they are scored or submitted."""
+    """For crop.rule box: table (comma or TAB; file_name, x0, y0, x1, y1) with a face box, two
+    corners in image pixels, for every image that is trained on; --boxes names that of others."""
     weights: Path | None = None
     """Table (comma or TAB; file_name, weight) of how much every training picture counts in the
     loss; tools/data.py pose makes one in which turned heads count more."""
@@ -68,18 +105,11 @@ class Data:
     cache: Path | None = None
     """Folder for what is read from the data once and kept for later starts; None is heatmap in the
     user's cache, $XDG_CACHE_HOME or ~/.cache."""
-    workers: int = 2
+    workers: Index = 2
     """Processes that read pictures; 0 reads them in the training process."""
 
     def __post_init__(self) -> None:
-        _check(
-            0 <= self.validation < 1, f"data.validation must be in [0, 1), not {self.validation}"
-        )
-        _check(self.split_seed >= 0, f"data.split_seed must not be negative, not {self.split_seed}")
-        _check(
-            self.folds is None or self.folds >= 2,
-            f"data.folds must be at least 2, not {self.folds}",
-        )
+        super().__post_init__()
         _check(
             self.fold >= 0 and (self.split_file is not None or self.fold < (self.folds or 1)),
             f"data.fold must be in [0, data.folds), not {self.fold} with data.folds {self.folds}",
@@ -88,8 +118,6 @@ class Data:
             self.folds is None or self.split_file is None,
             "data.split_file has its own folds; leave data.folds away",
         )
-        _check(self.multiplier >= 1, f"data.multiplier must be at least 1, not {self.multiplier}")
-        _check(self.workers >= 0, f"data.workers must not be negative, not {self.workers}")
 
     @property
     def all_rows_train(self) -> bool:
@@ -97,83 +125,69 @@ class Data:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Crop:
+class Crop(Part, prefix="crop"):
     """What of a picture the network sees."""
 
-    height: int = 128
-    width: int = 128
+    height: Size = 128
+    width: Size = 128
     """Size of the network's input in pixels."""
     rule: Literal["cover", "contain", "box"] = "cover"
     """cover: the crop is filled and the picture's long ends are cut off (the organisers' crop);
     contain: the whole picture, with black beside it; box: the whole box of data.boxes, with what
     is around it."""
-    box_scale: float = 1.0
+    box_scale: Positive = 1.0
     """For rule box: factor that enlarges the boxes about their middle."""
-    trim_border: int = 0
-    """Rows and columns at the picture's four sides whose every pixel has a channel mean of at most
-    this are border, and the rule works on what lies within; 0 leaves the picture as it is, 9 is a
-    good value for photographs padded with black."""
-
-    def __post_init__(self) -> None:
-        _check(min(self.height, self.width) >= 32, "crop.height and crop.width must be at least 32")
-        _check(
-            0 < self.box_scale < math.inf, f"crop.box_scale must be positive, not {self.box_scale}"
-        )
-        _check(
-            0 <= self.trim_border < 255,
-            f"crop.trim_border is a grey value from 0 to 254, not {self.trim_border}",
-        )
+    trim_border: Annotated[int, "[0, 255)"] = 0
+    """Rows and columns at the image's sides whose every pixel has a channel mean of at most this
+    are border, and the rule works on what lies within; 0 for none, 9 for images padded with
+    black."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Augment:
+class Augment(Part, prefix="augment"):
     """Random changes of the training crops, each drawn anew for every crop; 0 switches one off."""
 
-    mirror: float = 0.0
+    mirror: Fraction = 0.0
     """Probability of a mirrored crop; left and right landmarks change names."""
-    rotate_deg: float = 0.0
+    rotate_deg: Annotated[float, "[0, 180]"] = 0.0
     """Largest rotation to either side; 180 is any rotation."""
-    scale: float = 0.0
+    scale: Fraction = 0.0
     """Largest change of size, as a fraction: 0.2 draws factors from 1/1.2 to 1.2."""
-    shift: float = 0.0
+    shift: Fraction = 0.0
     """Largest shift along each axis, as a fraction of the crop."""
-    aspect: float = 0.0
+    aspect: Fraction = 0.0
     """Largest stretch of the face's width against its height, as a fraction: 0.2 draws factors
     from 1/1.2 to 1.2; the area stays."""
     fill: Literal["black", "edge", "noise", "mixed"] = "black"
-    """What a moved crop shows outside the photograph: black, the colours of the photograph's edge
-    carried on, noise, or mixed: edge for three crops of four and noise for the fourth. Crops that
-    are not changed, in validation and test, show black."""
-    brightness: float = 0.0
+    """What a moved crop shows outside the image: black, the colours of its edge carried on, noise,
+    or mixed: edge for three crops of four and noise for the fourth. Validation and test show
+    black."""
+    brightness: Fraction = 0.0
     """Largest change added to the pixels, as a fraction of white. Changes are uniform: 0.068 has
     the spread of a normal one with a standard deviation of 10 of 255."""
-    contrast: float = 0.0
+    contrast: Fraction = 0.0
     """Largest change of contrast, as a fraction; 0.087 has the spread of a normal one with 0.05."""
-    saturation: float = 0.0
+    saturation: Fraction = 0.0
     """Largest change of saturation, as a fraction; 1 reaches grey."""
-    hue: float = 0.0
+    hue: Annotated[float, "[0, 0.5]"] = 0.0
     """Largest turn of the colours, as a fraction of the colour circle; 0.5 is any turn."""
-    gray: float = 0.0
+    gray: Fraction = 0.0
     """Probability of a crop without colours."""
-    sharpness: float = 0.0
+    sharpness: Fraction = 0.0
     """Largest change of sharpness, as a fraction: 1 draws from smoothed to sharpened twice."""
-    blur: float = 0.0
+    blur: Annotated[float, "[0, 10]"] = 0.0
     """Largest standard deviation of a Gaussian blur, in crop pixels."""
-    noise: float = 0.0
+    noise: Fraction = 0.0
     """Largest standard deviation of Gaussian noise, as a fraction of white."""
-    jpeg: float = 0.0
+    jpeg: Fraction = 0.0
     """Largest loss of JPEG quality, as a fraction: 0.7 draws qualities from 100 down to 30."""
-    erase: float = 0.0
+    erase: Fraction = 0.0
     """Probability of a rectangle of one colour somewhere on the crop; landmarks under it stay."""
     erase_area: tuple[float, float] = (0.01, 0.02)
     """Smallest and largest area of that rectangle, as fractions of the crop."""
 
     def __post_init__(self) -> None:
-        limits = {"rotate_deg": 180.0, "hue": 0.5, "blur": 10.0}  # of the others: 1
-        for name, value in vars(self).items():
-            if name not in ("fill", "erase_area"):
-                most = limits.get(name, 1.0)
-                _check(0 <= value <= most, f"augment.{name} must be in [0, {most:g}], not {value}")
+        super().__post_init__()
         smallest, largest = self.erase_area
         _check(
             0 < smallest <= largest <= 1,
@@ -182,11 +196,13 @@ class Augment:
         )
 
 
+# The names in `losses.LOSSES`, which imports torch.
+HeatmapLoss = Literal["adaptive_wing", "mse"]
 PointLoss = Literal["mse", "mae", "smooth_l1", "wing"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeatmapModel:
+class HeatmapModel(Part, prefix="model"):
     """What every network of the heatmap road has: features, times an embedding a landmark."""
 
     encoder: str = "resnet34"
@@ -195,43 +211,37 @@ class HeatmapModel:
     """The encoder's start: a name of pretrained weights, a local file, or none (random)."""
     stride: Literal[1, 2, 4] = 4
     """Input pixels per heatmap pixel."""
-    width: int = 128
-    """Feature channels; with fewer than about 0.25 height width / sigma² (in heatmap pixels, and
-    than there are landmarks) the maps cannot show every landmark sharply."""
-    sigma: float = 1.5
+    width: Count = 128
+    """Feature channels; fewer than about 0.25 height width / sigma² (in heatmap pixels), or than
+    there are landmarks, cannot show every landmark sharply."""
+    sigma: Annotated[float, "[0.5, 10]"] = 1.5
     """Standard deviation of the target Gaussians in heatmap pixels."""
     sigma_start: float | None = None
-    """Adaloss: the targets begin with this sigma, and while the training loss settles it shrinks,
-    epoch by epoch, to `sigma` at least."""
-    loss: Literal["adaptive_wing", "mse", "none"] = "adaptive_wing"
+    """Adaloss: the targets' first sigma, which shrinks to `sigma` as the training loss settles."""
+    loss: HeatmapLoss | Literal["none"] = "adaptive_wing"
     """Of every heatmap pixel; none trains on coordinates alone (coordinate_loss)."""
-    weight_map: float = 10.0
+    weight_map: NotNegative = 10.0
     """Extra weight of the pixels near a landmark in the loss; 0 is the plain loss."""
     coordinate_loss: PointLoss | Literal["none"] = "none"
     """Of the soft-argmax of the maps, in crop pixels, trained end to end (integral regression)."""
-    coordinate_weight: float = 1.0
+    coordinate_weight: NotNegative = 1.0
     """Factor of the coordinate loss beside the others."""
-    divergence: float = 0.0
+    divergence: NotNegative = 0.0
     """Factor of the Jensen-Shannon divergence between the maps' softmax and the target Gaussians
     (DSNT's regulariser)."""
     decoder: Literal["window", "parabola", "global", "softmax"] = "window"
-    """How maps become points: soft-argmax in a window round the peak, the vertex of a parabola
-    through the peak's logarithms, soft-argmax over the whole map with a temperature that follows
-    the peak, or with the fixed one that coordinate_loss trains."""
+    """How maps become points: soft-argmax in a window round the peak; the vertex of a parabola
+    through the peak's logarithms; soft-argmax over the whole map, with a temperature that follows
+    the peak, or the fixed one that coordinate_loss trains."""
 
     def __post_init__(self) -> None:
-        _check(self.width >= 1, f"model.width must be at least 1, not {self.width}")
-        _check(0.5 <= self.sigma <= 10, f"model.sigma must be in [0.5, 10], not {self.sigma}")
+        super().__post_init__()
         _check(
             self.sigma_start is None or self.sigma <= self.sigma_start <= 10,
             f"model.sigma_start must be in [model.sigma, 10], not {self.sigma_start}",
         )
-        for name in ("weight_map", "coordinate_weight", "divergence"):
-            value = getattr(self, name)
-            _check(value >= 0, f"model.{name} must not be negative, not {value}")
-        on_coordinates = self.coordinate_loss != "none" or self.divergence > 0
         _check(
-            self.loss != "none" or on_coordinates,
+            self.loss != "none" or self.coordinate_loss != "none" or self.divergence > 0,
             "model.loss is none, so there is nothing to train on: set model.coordinate_loss",
         )
         _check(
@@ -249,11 +259,10 @@ class UNet(HeatmapModel):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.architecture == "fpn":
-            _check(
-                self.width % 32 == 0,
-                f"model.width must be a multiple of 32 for fpn, not {self.width}",
-            )
+        _check(
+            self.architecture != "fpn" or self.width % 32 == 0,
+            f"model.width must be a multiple of 32 for fpn, not {self.width}",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,195 +271,156 @@ class DenseUNet(HeatmapModel):
 
     encoder: Literal["densenet121", "densenet161", "densenet169", "densenet201"] = "densenet161"
     """densenet161 makes the paper's DenseUNet-167."""
-    dropout: float = 0.3
+    dropout: BelowOne = 0.3
     """Of the last stage at stride 1, as in the paper."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check(0 <= self.dropout < 1, f"model.dropout must be in [0, 1), not {self.dropout}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Direct:
+class Direct(Part, prefix="model"):
     """The direct road: encoder, pooled, fully connected to coordinates."""
 
     encoder: str = "resnet18"
     """Any encoder of segmentation_models_pytorch, or tu-NAME for one of timm's."""
     weights: str = "imagenet"
     """The encoder's start: a name of pretrained weights, a local file, or none (random)."""
-    hidden: int = 0
+    hidden: Index = 0
     """Width of a layer with ReLU before the last one; 0 for none, as the organisers' baseline."""
-    dropout: float = 0.0
+    dropout: BelowOne = 0.0
     """Share of the last layer's inputs that is dropped in training."""
     loss: PointLoss = "mse"
     """Of the distances along x and y, in crop pixels."""
-
-    def __post_init__(self) -> None:
-        _check(self.hidden >= 0, f"model.hidden must not be negative, not {self.hidden}")
-        _check(0 <= self.dropout < 1, f"model.dropout must be in [0, 1), not {self.dropout}")
 
 
 Model = UNet | DenseUNet | Direct
 
 
 @dataclass(frozen=True, kw_only=True)
-class Optimizer:
+class Optimizer(Part, prefix="optimizer"):
     """How a gradient changes the weights."""
 
     kind: Literal["adamw", "adam", "sgd"] = "adamw"
-    lr: float = 1e-3
+    lr: Positive = 1e-3
     """Learning rate at the schedule's top."""
-    weight_decay: float = 0.01
-    momentum: float = 0.9
+    weight_decay: NotNegative = 0.01
+    momentum: BelowOne = 0.9
     """Of SGD."""
     amsgrad: bool = False
     """Of Adam and AdamW."""
-    clip_norm: float | None = None
+    clip_norm: Positive | None = None
     """Gradients longer than this are shortened to it."""
-
-    def __post_init__(self) -> None:
-        _check(0 < self.lr < math.inf, f"optimizer.lr must be positive, not {self.lr}")
-        _check(self.weight_decay >= 0, "optimizer.weight_decay must not be negative")
-        _check(0 <= self.momentum < 1, f"optimizer.momentum must be in [0, 1), not {self.momentum}")
-        _check(self.clip_norm is None or self.clip_norm > 0, "optimizer.clip_norm must be positive")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Schedule:
+class Schedule(Part, prefix="schedule"):
     """The learning rate over a stage, as a factor of its top."""
 
     kind: Literal["cosine", "step", "constant", "plateau", "onecycle", "cyclic"] = "cosine"
-    """cosine: falls to the floor; step: times gamma after every step_epochs; plateau: times gamma
-    when the validation score stops to improve; onecycle: rises from 1/25 over the warm-up, then
-    falls to nearly nothing; cyclic: up and down between floor and top, which shrinks by gamma every
-    step (exp_range)."""
-    warmup: float = 0.05
-    """Part of the stage over which the rate rises from zero (onecycle: from 1/25); not of cyclic.
-    torch's OneCycleLR has 0.3."""
-    gamma: float = 0.1
+    """cosine: falls to the floor; step: times gamma every step_epochs; plateau: times gamma when
+    the validation score no longer improves; onecycle: from 1/25 up over the warm-up, then down to
+    nearly nothing; cyclic: between floor and a top that shrinks by gamma every step (exp_range)."""
+    warmup: BelowOne = 0.05
+    """Part of the stage over which the rate rises; not of cyclic. torch's OneCycleLR has 0.3."""
+    gamma: Annotated[float, "(0, 1]"] = 0.1
     """Factor of step, plateau and cyclic."""
-    floor: float = 0.0
+    floor: BelowOne = 0.0
     """Lowest factor of cosine, step, plateau and cyclic."""
-    step_epochs: int = 1
+    step_epochs: Count = 1
     """Of step."""
-    patience: int = 4
+    patience: Index = 4
     """Of plateau: epochs without a better score that are borne."""
-    threshold: float = 0.01
+    threshold: NotNegative = 0.01
     """Of plateau: what a better score is lower by, in square pixels."""
-    rise_steps: int = 2000
+    rise_steps: Count = 2000
     """Of cyclic: steps from the floor to the top, and as many back."""
-
-    def __post_init__(self) -> None:
-        _check(0 <= self.warmup < 1, f"schedule.warmup must be in [0, 1), not {self.warmup}")
-        _check(0 < self.gamma <= 1, f"schedule.gamma must be in (0, 1], not {self.gamma}")
-        _check(0 <= self.floor < 1, f"schedule.floor must be in [0, 1), not {self.floor}")
-        for name in ("step_epochs", "rise_steps"):
-            value = getattr(self, name)
-            _check(value >= 1, f"schedule.{name} must be at least 1, not {value}")
-        for name in ("patience", "threshold"):
-            value = getattr(self, name)
-            _check(value >= 0, f"schedule.{name} must not be negative, not {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rates:
+class Rates(Part, prefix="rates"):
     """Factors of the learning rate for the parts of a network; 0 freezes a part.
 
     A frozen part gets no gradient, and its batch normalisation keeps its statistics.
     """
 
-    block1: float = 1.0
+    block1: NotNegative = 1.0
     """Of the encoder: what its first features (stride 2) need."""
-    block2: float = 1.0
-    block3: float = 1.0
-    block4: float = 1.0
-    block5: float = 1.0
-    decoder: float = 1.0
+    block2: NotNegative = 1.0
+    block3: NotNegative = 1.0
+    block4: NotNegative = 1.0
+    block5: NotNegative = 1.0
+    decoder: NotNegative = 1.0
     """Of the heatmap road."""
-    head: float = 1.0
+    head: NotNegative = 1.0
     """The fully connected layers, or the landmarks' embeddings."""
 
     def __post_init__(self) -> None:
-        values = vars(self)
-        for name, value in values.items():
-            _check(value >= 0, f"rates.{name} must not be negative, not {value}")
-        _check(any(values.values()), "rates: with every part frozen there is nothing to train")
+        super().__post_init__()
+        _check(any(vars(self).values()), "rates: with every part frozen there is nothing to train")
 
 
 FROZEN_ENCODER = Rates(block1=0, block2=0, block3=0, block4=0, block5=0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage:
+class Stage(Part, prefix="stage"):
     """A part of a run with its own learning rate and trainable parts; the optimizer starts anew."""
 
-    epochs: int
+    epochs: Count
     """Of max_minutes the stage gets the share that it has of all stages' epochs."""
-    lr: float | None = None
+    lr: Positive | None = None
     """Learning rate at the schedule's top; optimizer.lr unless given."""
     schedule: Schedule = field(default_factory=Schedule)
     rates: Rates = field(default_factory=Rates)
     start: Literal["last", "best"] = "last"
     """Weights to start from: those of the step before, or the best ones so far."""
 
-    def __post_init__(self) -> None:
-        _check(self.epochs >= 1, f"stage.epochs must be at least 1, not {self.epochs}")
-        _check(self.lr is None or self.lr > 0, f"stage.lr must be positive, not {self.lr}")
-
 
 @dataclass(frozen=True, kw_only=True)
-class Train:
+class Train(Part, prefix="train"):
     """The loop and its budget: it ends at the epochs or at the minutes, whichever comes first."""
 
-    epochs: int | None = None
+    epochs: Count | None = None
     """20 unless given; where the experiment has stages, these have their own."""
     start: Path | None = None
     """Run folder or checkpoint whose weights the network starts from; what does not fit another
     number of landmarks is made anew."""
-    max_minutes: float | None = None
+    max_minutes: Positive | None = None
     """Minutes of training and validation; the schedule anneals to them."""
-    max_steps: int | None = None
+    max_steps: Count | None = None
     """Steps after which the run ends, however many epochs that is."""
-    batch: int = 32
+    batch: Count = 32
     """Pictures a step, over all processes."""
-    accumulate: int = 1
-    """Parts that a step's batch is worked off in, one after the other, to save memory; batch
-    normalisation sees the parts."""
+    accumulate: Count = 1
+    """Parts that a batch is worked off in, to save memory; batch normalisation sees the parts."""
     pixel_weights: bool = False
-    """Weigh every picture by the area that a crop pixel covers in the photograph (its side, for
-    losses that grow with the distance), so that errors count in the photograph's own pixels."""
+    """Weigh every image by the area that a crop pixel covers in it, so that errors count in the
+    image's own pixels. Point losses that grow with the distance (mae, smooth_l1, wing) are weighed
+    by the side instead, also as a coordinate_loss beside a heatmap loss, which keeps the area."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of the network; rendering, loss and decoding are float32 always."""
     compile: Literal["off", "loss", "all"] = "loss"
     """What is compiled before the first step: the loss's arithmetic, or the network as well."""
-    patience: int | None = None
+    patience: Count | None = None
     """Epochs without a better validation score after which the run stops."""
-    ema: float = 0.0
-    """Decay, a step, of a running mean of the weights (EMA), which is validated and kept in their
+    ema: BelowOne = 0.0
+    """Decay, a step, of a running mean of the weights (EMA), which is scored and kept in their
     place; 0 for none, 0.999 is usual. It begins short: (1 + step) / (10 + step) at most."""
-    keep_every: int | None = None
+    keep_every: Count | None = None
     """Epochs between checkpoints that are kept under names of their own (epoch-10.pt)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    checkpoint_minutes: float = 10.0
+    checkpoint_minutes: NotNegative = 10.0
     """Minutes between checkpoints inside an epoch; one is written after every epoch anyway."""
 
     def __post_init__(self) -> None:
-        _check(self.batch >= 1, f"train.batch must be at least 1, not {self.batch}")
-        _check(self.accumulate >= 1, f"train.accumulate must be at least 1, not {self.accumulate}")
+        super().__post_init__()
         _check(
             self.batch % self.accumulate == 0,
             f"train.batch ({self.batch}) must be a multiple of train.accumulate "
             f"({self.accumulate})",
         )
-        for name in ("epochs", "max_minutes", "max_steps", "patience", "keep_every"):
-            value = getattr(self, name)
-            _check(value is None or value > 0, f"train.{name} must be positive, not {value}")
-        _check(0 <= self.ema < 1, f"train.ema must be in [0, 1), not {self.ema}")
-        _check(self.checkpoint_minutes >= 0, "train.checkpoint_minutes must not be negative")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wandb:
+class Wandb(Part, prefix="wandb"):
     """The window on the run in Weights & Biases; the run folder holds the same without it."""
 
     mode: Literal["online", "offline", "off"] = "offline"
@@ -459,11 +429,8 @@ class Wandb:
     group: str | None = None
     job_type: str = "train"
     tags: tuple[str, ...] = ()
-    pictures_every: int = 5
+    pictures_every: Count = 5
     """Epochs between pictures of predictions (and after the last one)."""
-
-    def __post_init__(self) -> None:
-        _check(self.pictures_every >= 1, "wandb.pictures_every must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -486,7 +453,7 @@ class Experiment:
     wandb: Wandb = field(default_factory=Wandb)
 
     def __post_init__(self) -> None:
-        _check(self.seed >= 0, f"seed must not be negative, not {self.seed}")
+        _check(self.seed >= 0, f"seed must be at least 0, not {self.seed}")
         _check(bool(self.name), "name must not be empty")
         _check(
             not self.stages or self.train.epochs is None,
@@ -538,6 +505,8 @@ def from_dict(kind: type[T], values: dict[str, Any]) -> T:
     arguments: dict[str, Any] = {}
     for name, value in values.items():
         if name not in hints:
+            if name in REMOVED.get(kind.__name__, ()):
+                continue
             near = difflib.get_close_matches(name, hints, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"{kind.__name__} has no field {name!r}{hint}")
@@ -558,6 +527,16 @@ def from_dict(kind: type[T], values: dict[str, Any]) -> T:
         else:
             arguments[name] = value
     return kind(**arguments)
+
+
+def dotted(values: Any, name: str = "") -> dict[str, Any]:
+    """What `to_dict` gave as the options of the command line name it: train.epochs and so on."""
+    if isinstance(values, list) and any(isinstance(inner, dict) for inner in values):
+        values = dict(enumerate(values))
+    if not isinstance(values, dict):
+        return {name: values}
+    parts = (dotted(v, f"{name}.{key}" if name else str(key)) for key, v in values.items())
+    return {name: value for part in parts for name, value in part.items()}
 
 
 def _kinds(hint: Any) -> list[type]:

@@ -119,8 +119,8 @@ def matching(points_image: Tensor, points_crop: Tensor, crop_hw: tuple[int, int]
     shrink = ((offsets * (points_image - middle_image)).sum() / offsets.square().sum()).item()
     if not 0 < shrink < math.inf:
         raise ValueError("no shift and scale brings these points to those of the crop")
-    left, top = (middle_image - shrink * middle_crop).tolist()
-    return _shrunk(shrink, left, top, crop_hw)
+    x, y = (middle_image - shrink * middle_crop).tolist()
+    return _shrunk(shrink, x, y, crop_hw)
 
 
 @functools.cache

@@ -1,10 +1,13 @@
 """Losses as pure functions of numbers; they mask nothing and average nothing.
 
 A heatmap loss returns its value and its slope, the derivative with respect to the prediction,
-because `heatmap.maps` adds up the gradient block by block while it computes the loss.
+because `heatmap.maps` adds up the gradient block by block while it computes the loss. `LOSSES` has
+every loss by its name in an experiment.
 """
 
 import math
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -81,3 +84,40 @@ def wing(points: Tensor, truth: Tensor) -> Tensor:
     near = WING_WIDTH * torch.log1p(distance / WING_EPSILON)
     offset = WING_WIDTH - WING_WIDTH * math.log1p(WING_WIDTH / WING_EPSILON)
     return torch.where(distance < WING_WIDTH, near, distance - offset).mean(-1)
+
+
+class Loss(NamedTuple):
+    """What an experiment's name for a loss stands for.
+
+    of_heatmaps: (prediction, target) -> (loss, slope), pixel by pixel.
+    of_points: (points, truth) -> (..., P) loss.
+    grows_with: what the loss of a point grows with as the point moves away from the truth. A
+        heatmap loss counts as the square: near the truth, that is how the difference of two
+        Gaussians grows.
+    """
+
+    of_heatmaps: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
+    of_points: Callable[[Tensor, Tensor], Tensor] | None = None
+    grows_with: Literal["distance", "square"] = "square"
+
+
+LOSSES = {
+    "adaptive_wing": Loss(of_heatmaps=adaptive_wing),
+    "mse": Loss(of_heatmaps=squared, of_points=squared_error),
+    "mae": Loss(of_points=absolute_error, grows_with="distance"),
+    "smooth_l1": Loss(of_points=smooth_absolute_error, grows_with="distance"),
+    "wing": Loss(of_points=wing, grows_with="distance"),
+}
+
+
+def in_image_pixels(weights: Tensor, pixel_area: Tensor, grows_with: str) -> Tensor:
+    """(B, P) weights with which errors in crop pixels count as errors in the images' own pixels.
+
+    Args:
+        weights: (B, P).
+        pixel_area: (B,) square image pixels that a crop pixel covers.
+        grows_with: distance or square; a square counts by the area, a distance by its root.
+    """
+    area = pixel_area.to(weights)
+    scale = area.sqrt() if grows_with == "distance" else area
+    return weights * scale[:, None]

@@ -57,15 +57,11 @@ class Targets(NamedTuple):
     def tile(self, rows: slice, columns: slice) -> "Targets":
         """The targets of a part of the maps."""
         # as tensors of their own: views of other strides would be compiled anew
-        def part(factor: Tensor, pixels: slice) -> Tensor:
-            return torch.narrow_copy(factor, -1, pixels.start, pixels.stop - pixels.start)
-
-        return self._replace(
-            along_y=part(self.along_y, rows),
-            along_x=part(self.along_x, columns),
-            wide_y=part(self.wide_y, rows),
-            wide_x=part(self.wide_x, columns),
+        along_y, along_x, wide_y, wide_x = (
+            torch.narrow_copy(factor, -1, part.start, part.stop - part.start)
+            for factor, part in zip(self[:4], (rows, columns, rows, columns), strict=True)
         )
+        return Targets(along_y, along_x, wide_y, wide_x, self.weights, self.weight_map)
 
 
 # (heights, targets, pointwise) -> (loss, slope); see `loss_of_block`

@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import torch
 from heatmap.cli.running import failing_politely
 from heatmap.cli.train import main
 from heatmap.runs import checkpoint
+from heatmap.runs.ledger import read_metrics
 from heatmap.runtime import distributed
 from heatmap.training import loop
 
@@ -105,12 +107,12 @@ def test_without_arguments_the_usage_is_shown() -> None:
         (["--optimiser.lr", "3"], ["--optimizer.lr"]),
         (["--train.epochs", "many"], ["many"]),
         (["--train.precision", "fp8"], ["fp8", "bf16"]),
-        (["--train.epochs", "0"], ["train.epochs must be positive, not 0"]),
+        (["--train.epochs", "0"], ["train.epochs must be at least 1, not 0"]),
         (
             ["--data.validation", "0", "--train.patience", "2"],
             ["train.patience needs", "there are"],
         ),
-        (["--crop.height", "16"], ["crop.height and crop.width must be at least 32"]),
+        (["--crop.height", "16"], ["crop.height must be at least 32, not 16"]),
         (["surplus"], ["surplus"]),
         (["--out"], ["--out"]),
     ],
@@ -135,12 +137,29 @@ def test_a_file_without_an_experiment_is_named(tmp_path: Path) -> None:
 
 def test_a_value_that_cannot_be_in_an_experiment_file_is_explained(experiment: Path) -> None:
     experiment.write_text(EXPERIMENT.replace("epochs=1", "epochs=-1"))
-    assert_refused(train(experiment), 2, "train.epochs must be positive, not -1")
+    assert_refused(train(experiment), 2, "train.epochs must be at least 1, not -1")
 
 
-def test_resume_takes_nothing_else(tmp_path: Path) -> None:
-    assert_refused(train("--resume"), 2, "--resume")
-    assert_refused(train("--resume", tmp_path, "--train.epochs", "3"), 2, "--resume")
+def test_resume_takes_a_run_folder() -> None:
+    assert_refused(train("--resume"), 2, "--resume takes a run folder")
+
+
+def test_on_windows_the_way_out_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    ran: list[int] = []
+    assert failing_politely(lambda: ran.append(1)) == 1
+    assert not ran
+    error = capsys.readouterr().err
+    assert "WSL" in error and error.count("\n") == 1
+
+
+def test_nothing_that_windows_lacks_is_imported_at_the_start() -> None:
+    program = "import sys; sys.modules['fcntl'] = sys.modules['resource'] = None\n"
+    program += "import heatmap.training.loop, heatmap.cli.train, heatmap.cli.data"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 # ----------------------------------------------------------------------------------- with torch
@@ -185,8 +204,8 @@ def test_what_the_data_or_the_network_cannot_do_is_explained(
 def test_a_dry_run_tells_everything_and_makes_nothing(
     experiment: Path, tmp_path: Path, tiny_contest: Path
 ) -> None:
-    arguments = ["--data.root", tiny_contest, "--train.batch", "3", "--dry-run"]
-    done = train(experiment, *arguments, folder=tmp_path)
+    arguments = ["--data.root", tiny_contest, "--train.batch", "3", "--crop.height", "34"]
+    done = train(experiment, *arguments, "--dry-run", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     config, end = json.JSONDecoder().raw_decode(done.stdout)
     assert config["train"]["batch"] == 3
@@ -195,10 +214,12 @@ def test_a_dry_run_tells_everything_and_makes_nothing(
         "9 training and 3 validation pictures, 7 landmarks",
         "UNet on tu-test_resnet",
         "3 an epoch, at most 3",
-        "7 of 8 x 12",
+        "7 of 9 x 12",
     ):
         assert text in done.stdout[end:]
-    assert re.search(r"memory +\d+ MiB on top of the program, predicted, on cpu", done.stdout)
+    (mib,) = re.findall(r"memory +([\d,]+) MiB on top of the program", done.stdout)
+    assert 1 < int(mib.replace(",", "")) < 4000
+    assert re.search(r"time +\d+\.\d\d s a step, .* on cpu", done.stdout)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["questions"]
 
 
@@ -226,6 +247,76 @@ def test_a_run_from_start_to_end(experiment: Path, tmp_path: Path, tiny_contest:
     assert done.returncode == 0
     assert "has finished" in done.stdout
     assert (out / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.fixture(scope="module")
+def constant_run(tiny_contest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of two epochs whose learning rate is the same whatever its length."""
+    folder = tmp_path_factory.mktemp("constant")
+    (folder / "tiny.py").write_text(EXPERIMENT)
+    out = folder / "run"
+    done = train(
+        folder / "tiny.py", "--data.root", tiny_contest, "--out", out, "--train.epochs", "2",
+        "--schedule.kind", "constant",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.mark.slow
+def test_a_resumed_run_can_be_longer_and_have_its_data_elsewhere(
+    constant_run: Path, experiment: Path, tiny_contest: Path, tmp_path: Path
+) -> None:
+    """It ends as the run that was that long, and that had its data there, from the start."""
+    out, data = tmp_path / "run", tmp_path / "moved"
+    shutil.copytree(constant_run, out)
+    data.symlink_to(tiny_contest)
+    done = train("--resume", out, "--train.epochs", "3", "--data.root", data, "--data.workers", "1")
+    assert done.returncode == 0, done.stderr
+    kept = json.loads((out / "config.json").read_text())
+    assert (kept["train"]["epochs"], kept["data"]["root"]) == (3, str(data))
+    assert kept["data"]["workers"] == 1
+    whole = tmp_path / "whole"
+    done = train(
+        experiment, "--data.root", tiny_contest, "--out", whole, "--train.epochs", "3",
+        "--schedule.kind", "constant",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for name in ("best.pt", "last.pt"):
+        one, other = (checkpoint.load(folder / name).network for folder in (out, whole))
+        assert all(torch.equal(tensor, other[key]) for key, tensor in one.items())
+    rows = [read_metrics(folder) for folder in (out, whole)]
+    assert [row["val/mse"] for row in rows[0]] == [row["val/mse"] for row in rows[1]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--optimizer.lr", "0.1"], ["--optimizer.lr", "keeps", "--data.root", "--train.epochs"]),
+        (["--seed", "3", "--crop.width", "64"], ["--seed", "--crop.width"]),
+        (["--train.epoch", "3"], ["--train.epochs"]),
+        (["--train.epochs", "1"], ["--train.epochs 1 is less than the run's 2"]),
+        (["--train.epochs", "99"], ["warm-up", "2 epochs that are done"]),
+    ],
+)
+def test_what_a_resumed_run_keeps_is_refused_by_name(
+    constant_run: Path, arguments: list[str], words: list[str]
+) -> None:
+    before = {path: path.read_bytes() for path in constant_run.rglob("*") if path.is_file()}
+    assert_refused(train("--resume", constant_run, *arguments), 2, *words)
+    assert before == {path: path.read_bytes() for path in before}
+
+
+@pytest.mark.slow
+def test_a_run_that_anneals_to_its_end_is_not_made_longer(
+    experiment: Path, tiny_contest: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    done = train(experiment, "--data.root", tiny_contest, "--out", out)
+    assert done.returncode == 0, done.stderr
+    done = train("--resume", out, "--train.epochs", "3")
+    assert_refused(done, 2, "--train.epochs", "cosine anneals", "--train.start")
 
 
 @pytest.mark.slow

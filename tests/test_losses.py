@@ -1,12 +1,12 @@
 import math
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from reference import ALPHA, OMEGA, THETA, adaptive_wing, constants
 from torch import Tensor
 
-from heatmap import losses
+from heatmap import config, losses
 
 
 def slope_in_the_paper(prediction: Tensor, target: Tensor) -> Tensor:
@@ -136,3 +136,27 @@ def test_losses_of_points_have_the_papers_values(loss: Any, of_3: float, of_16: 
 def test_the_wing_loss_is_continuous_where_its_branches_meet() -> None:
     points = torch.tensor([[10 - 1e-9] * 2, [10 + 1e-9] * 2], dtype=torch.float64)
     assert losses.wing(points, torch.zeros_like(points)).diff().item() == pytest.approx(0, abs=1e-8)
+
+
+def test_experiments_name_the_losses_of_the_table() -> None:
+    table = losses.LOSSES
+    assert set(get_args(config.HeatmapLoss)) == {k for k, loss in table.items() if loss.of_heatmaps}
+    assert set(get_args(config.PointLoss)) == {k for k, loss in table.items() if loss.of_points}
+
+
+@pytest.mark.parametrize("name", get_args(config.PointLoss))
+def test_a_loss_grows_as_the_table_says(name: str) -> None:
+    loss = losses.LOSSES[name]
+    assert loss.of_points
+    near, far = (
+        loss.of_points(torch.full((1, 1, 2), x, dtype=torch.float64), torch.zeros(1, 1, 2))
+        for x in (1e3, 1e4)
+    )
+    power = 1 if loss.grows_with == "distance" else 2
+    assert math.log10((far / near).item()) == pytest.approx(power, abs=0.02)
+
+
+def test_weights_in_image_pixels_are_scaled_by_area_or_side() -> None:
+    weights, area = torch.tensor([[1.0, 0], [2, 1]]), torch.tensor([4.0, 9])
+    assert losses.in_image_pixels(weights, area, "square").tolist() == [[4, 0], [18, 9]]
+    assert losses.in_image_pixels(weights, area, "distance").tolist() == [[2, 0], [6, 3]]

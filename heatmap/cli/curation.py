@@ -1,6 +1,5 @@
 """The commands of tools/data.py that look after a data set: pose, check, stats, symmetry, audit."""
 
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -8,6 +7,7 @@ import tyro
 
 from heatmap.cli.running import WrongUsage
 from heatmap.config import Data
+from heatmap.runtime.machine import usable_cores
 
 
 def pose(
@@ -41,7 +41,7 @@ def check(
     *,
     json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
     exclude_to: Path | None = None,
-    workers: int = os.cpu_count() or 1,
+    workers: int = usable_cores(),
 ) -> None:
     """Check every row and every picture, and tell all problems at once.
 
@@ -86,7 +86,7 @@ def stats(
     crop: Annotated[tuple[int, int] | None, tyro.conf.arg(metavar="H W")] = None,
     out: Path = Path("stats.png"),
     json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
-    workers: int = os.cpu_count() or 1,
+    workers: int = usable_cores(),
 ) -> None:
     """Measure the pictures' channels, and plot sizes, landmark positions and head poses.
 

@@ -1,6 +1,5 @@
 """Makes data to train on, converts what others made, and shows what training sees of it."""
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from heatmap.cli.convert import convert, export
 from heatmap.cli.curation import audit, check, pose, stats, symmetry
 from heatmap.cli.running import WrongUsage, failing_politely, with_experiment
 from heatmap.config import Data, Experiment
+from heatmap.runtime.machine import usable_cores
 
 USAGE = """\
 usage: data.py make OUT --count N [--seed N] [--test-count N] [--workers N]
@@ -37,7 +37,7 @@ def make(
     count: int,
     seed: int = 0,
     test_count: int | None = None,
-    workers: int = os.cpu_count() or 1,
+    workers: int = usable_cores(),
 ) -> None:
     """Draw a synthetic contest: faces with 971 landmarks, in the contest's own files.
 
@@ -97,7 +97,7 @@ def split(
     folds: int | None = None,
     person_pattern: str = Data.person_pattern,
     seed: int = 42,
-    workers: int = os.cpu_count() or 1,
+    workers: int = usable_cores(),
 ) -> None:
     """Divide the training rows, store it, and prove that the parts have nothing in common.
 

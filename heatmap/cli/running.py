@@ -15,6 +15,10 @@ from heatmap.config import Experiment
 logger = logging.getLogger("heatmap")
 
 
+# the fields of an experiment as options
+EXPERIMENT_OPTIONS = tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff
+
+
 def with_experiment(
     program: str,
     arguments: Sequence[str],
@@ -45,7 +49,7 @@ def with_experiment(
             prog=f"{program} {arguments[0]}",
             console_outputs=is_first(),
             description=(module.__doc__ or "").partition("\n")[0],
-            config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff),
+            config=EXPERIMENT_OPTIONS,
         )
     except ValueError as error:  # from Experiment itself; tyro reports those of its parts
         _say(str(error))
@@ -85,6 +89,9 @@ def failing_politely(action: Callable[[], None]) -> int:
     Of the processes that torchrun started the first tells what it does, and the first that fails
     tells why. That one ends at once, without a word to those that wait for it; torchrun ends them.
     """
+    if sys.platform == "win32":
+        _say("heatmap runs on Linux and macOS; on Windows, install it within WSL (wsl --install)")
+        return 1
     # before torch is imported: its threads wait asleep, else a busy machine slows them 50 times
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
@@ -102,7 +109,8 @@ def failing_politely(action: Callable[[], None]) -> int:
         from heatmap.runtime.machine import is_out_of_memory
 
         if is_out_of_memory(error):
-            _say(f"there is too little memory ({_first_line(error)}): make something smaller")
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            _say(f"there is too little memory ({reason}): make something smaller")
         elif _speaks():
             raise
         return 1
@@ -138,10 +146,6 @@ def _in_words(error: ValueError | OSError) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename2 or error.filename}: {error.strerror}"
     return str(error)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _module_name(path: Path) -> str:

@@ -12,11 +12,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from heatmap import config
-from heatmap.cli.running import failing_politely, is_first, with_experiment
+from heatmap.cli.running import (
+    EXPERIMENT_OPTIONS,
+    WrongUsage,
+    failing_politely,
+    is_first,
+    with_experiment,
+)
 from heatmap.config import Experiment
+from heatmap.runs.folder import RunFolder
 from heatmap.runtime.files import read_json
 
 if TYPE_CHECKING:
+    from heatmap.networks import HeatmapNetwork
     from heatmap.runs.checkpoint import Checkpoint
     from heatmap.training.prepare import Run
 
@@ -24,9 +32,14 @@ logger = logging.getLogger("heatmap")
 
 USAGE = """\
 usage: train.py EXPERIMENT.py --out RUN [--data.root DIR] [--field value ...] [--dry-run]
-       train.py EXPERIMENT.py --help      every field with its default
-       train.py --resume RUN              go on with a run that was stopped
+       train.py EXPERIMENT.py --help            every field with its default
+       train.py --resume RUN [--field value]    go on with a run that was stopped
 """
+
+# What does not change the numbers of a run that is resumed, or only makes it longer.
+MAY_CHANGE = (
+    "data.root", "data.workers", "data.cache", "train.device", "train.epochs", "wandb.mode",
+)  # fmt: skip
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -35,12 +48,10 @@ def main(arguments: Sequence[str]) -> int:
         sys.stdout.write(USAGE)
         return 0 if arguments else 2
     if arguments[0] == "--resume":
-        if len(arguments) != 2:
-            sys.stderr.write(
-                "--resume takes a run folder and nothing else: a run keeps its config\n"
-            )
+        if len(arguments) < 2:
+            sys.stderr.write("--resume takes a run folder\n")
             return 2
-        return failing_politely(lambda: _resume(Path(arguments[1])))
+        return failing_politely(lambda: _resume(Path(arguments[1]), arguments[2:]))
     return with_experiment("train.py", arguments, _training, USAGE)
 
 
@@ -60,43 +71,102 @@ def _training(experiment: Experiment) -> Callable[..., int]:
         Args:
             out: the run folder; it must not hold a run yet. For a run that an agent of Weights &
                 Biases starts, the default ends with the run's id.
-            dry_run: show the config, the sizes and the memory it would need, and train nothing.
+            dry_run: show the config and the sizes, make two steps to measure their memory and time,
+                and keep nothing.
         """
-        action = _dry_run if dry_run else _train
-        return failing_politely(lambda: action(experiment, out))
+        if dry_run:
+            return failing_politely(lambda: _dry_run(experiment))
+        return failing_politely(lambda: _train(experiment, out))
 
     return command
 
 
 def _train(experiment: Experiment, out: Path) -> None:
-    held = any((out / name).exists() for name in ("config.json", "last.pt"))
+    files = RunFolder(out)
+    held = files.config.exists() or files.last.exists()
     if held and is_first():  # it may be this run's already, for the others
         raise ValueError(
             f"{out} already holds a run; go on with --resume {out}, choose another --out, or "
             "delete it"
         )
-    _run(experiment, out)
-
-
-def _resume(folder: Path) -> None:
-    from heatmap.runs import checkpoint
-
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"{folder}: there is no run here (no config.json)")
-    if (folder / "summary.json").is_file():
-        logger.info(f"{folder}: this run has finished")
-    elif (folder / "last.pt").is_file():
-        saved = checkpoint.load(folder / "last.pt")
-        _run(config.from_dict(Experiment, saved.config), folder, saved)
-    else:  # it was stopped before its first checkpoint
-        _run(config.from_dict(Experiment, read_json(folder / "config.json")), folder)
-
-
-def _run(experiment: Experiment, folder: Path, saved: "Checkpoint | None" = None) -> None:
-    from heatmap.training import loop
     from heatmap.training.prepare import prepare
 
+    _run(prepare(experiment), out)
+
+
+def _resume(folder: Path, arguments: Sequence[str]) -> None:
+    from heatmap.runs import checkpoint
+    from heatmap.training.prepare import prepare
+
+    files = RunFolder(folder)
+    if not files.config.is_file():
+        raise ValueError(f"{folder}: there is no run here (no config.json)")
+    # without a checkpoint the run was stopped before its first one, and begins anew
+    saved = checkpoint.load(files.last) if files.last.is_file() else None
+    values = saved.config if saved else read_json(files.config)
+    begun = config.from_dict(Experiment, values)
+    experiment = _with_changes(begun, folder, arguments)
+    is_longer = experiment.train.epochs != begun.train.epochs
+    if is_longer:
+        _check_may_be_longer(begun, experiment, saved)
+    elif files.summary.is_file():
+        logger.info(f"{folder}: this run has finished")
+        return
     run = prepare(experiment, saved)
+    run.progress.finished &= not is_longer or run.progress.step >= run.total_steps
+    _run(run, folder)
+
+
+def _with_changes(begun: Experiment, folder: Path, arguments: Sequence[str]) -> Experiment:
+    """The experiment of a run with the options that were given behind its folder."""
+
+    def command(experiment: Annotated[Experiment, tyro.conf.arg(name="")] = begun) -> Experiment:
+        return experiment
+
+    try:
+        experiment = tyro.cli(
+            command, prog=f"train.py --resume {folder}", args=arguments,
+            console_outputs=is_first(), config=EXPERIMENT_OPTIONS,
+        )  # fmt: skip
+    except ValueError as error:  # from Experiment itself; tyro reports those of its parts
+        raise WrongUsage(str(error)) from None
+    before, after = (config.dotted(config.to_dict(e)) for e in (begun, experiment))
+    fixed = [name for name in after if after[name] != before.get(name) and name not in MAY_CHANGE]
+    if fixed:
+        raise WrongUsage(
+            f"a resumed run keeps --{', --'.join(fixed)}; it can be given --"
+            f"{', --'.join(MAY_CHANGE)}"
+        )
+    return experiment
+
+
+def _check_may_be_longer(
+    begun: Experiment, experiment: Experiment, saved: "Checkpoint | None"
+) -> None:
+    """Raises WrongUsage where a run of that many epochs would have had other learning rates."""
+    schedule, before = begun.schedule, begun.all_stages[0].epochs
+    epochs = experiment.all_stages[0].epochs
+    if epochs < before:
+        raise WrongUsage(f"--train.epochs {epochs} is less than the run's {before}")
+    progress = saved.state.progress if saved and saved.state else {"step": 0}
+    if progress["step"] == 0:
+        return
+    if schedule.kind in ("cosine", "onecycle"):
+        raise WrongUsage(
+            f"--train.epochs cannot change: schedule.kind {schedule.kind} anneals the learning "
+            "rate to the end of the run, so that a longer one would have had another rate from its "
+            "first step; begin a run from its weights with --train.start"
+        )
+    if progress["epoch"] < epochs * schedule.warmup:
+        raise WrongUsage(
+            f"--train.epochs {epochs}: the warm-up (schedule.warmup {schedule.warmup}) of so long "
+            f"a run would not be over after the {progress['epoch']} epochs that are done"
+        )
+
+
+def _run(run: "Run", folder: Path) -> None:
+    from heatmap.training import loop
+
     if is_first():
         logger.info(f"{_sizes(run)}\nrun folder    {folder}")
     try:
@@ -117,24 +187,31 @@ def _outcome(summary: dict[str, Any]) -> str:
     )
 
 
-def _dry_run(experiment: Experiment, out: Path) -> None:
+def _dry_run(experiment: Experiment) -> None:
+    from heatmap.runtime import machine
+    from heatmap.training import loop
     from heatmap.training.prepare import prepare
 
-    del out
     logger.info(json.dumps(config.to_dict(experiment), indent=2))
+    device = machine.chosen_device(experiment.train.device)
+    before = machine.peak_memory(device)
     bare = replace(experiment.model, weights="none")  # sizes need no weights
-    logger.info(_sizes(prepare(replace(experiment, model=bare))))
+    run = prepare(replace(experiment, model=bare))
+    logger.info(_sizes(run))
+    first, second = loop.trial(run)
+    mib = (machine.peak_memory(device) - before) / 2**20
+    logger.info(
+        f"memory        {mib:,.0f} MiB on top of the program, at the peak of two steps\n"
+        f"time          {second:.2f} s a step, {first:.2f} s the first, on {run.device}"
+    )
 
 
 def _sizes(run: "Run") -> str:
-    """What a run is made of and the memory it needs, as lines that line up."""
-    from heatmap.training import plan
+    """What a run is made of, as lines that line up."""
+    from heatmap.networks import HeatmapNetwork
 
     experiment, parameters = run.experiment, sum(p.numel() for p in run.network.parameters())
     excluded = f", {len(run.excluded_rows)} excluded" if experiment.data.exclude else ""
-    parts = experiment.train.accumulate  # of a batch that is no larger than the rows
-    batch = max(parts, min(experiment.train.batch, len(run.training_rows)) // parts * parts)
-    planned = replace(experiment, train=replace(experiment.train, batch=batch))
     lines = [
         f"data          {len(run.training_rows)} training and {len(run.validation_rows)} "
         f"validation pictures{excluded}, {run.table.num_landmarks} landmarks",
@@ -143,18 +220,19 @@ def _sizes(run: "Run") -> str:
         f"{parameters / 1e6:.2f} M parameters, {run.device}",
         f"steps         {run.batches_per_epoch} an epoch, at most {run.total_steps}",
     ]
-    if isinstance(experiment.model, config.HeatmapModel):
-        lines += _map_sizes(experiment, experiment.model, run.table.num_landmarks)
-    return "\n".join([*lines, plan.table(planned, run.table.num_landmarks, run.device)])
+    if isinstance(run.network, HeatmapNetwork):
+        lines += _map_sizes(run.network, experiment.crop)
+    return "\n".join(lines)
 
 
-def _map_sizes(experiment: Experiment, model: config.HeatmapModel, num_landmarks: int) -> list[str]:
-    height, width = experiment.crop.height // model.stride, experiment.crop.width // model.stride
-    lines = [f"heatmaps      {num_landmarks} of {height} x {width}, sigma {model.sigma}"]
-    needed = min(num_landmarks, round(0.25 * height * width / model.sigma**2))
+def _map_sizes(network: "HeatmapNetwork", crop: config.Crop) -> list[str]:
+    height, width = network.map_hw(crop.height, crop.width)
+    model, count = network.model, network.num_landmarks
+    lines = [f"heatmaps      {count} of {height} x {width}, sigma {model.sigma}"]
+    needed = min(count, round(0.25 * height * width / model.sigma**2))
     if model.width < needed:
         lines.append(
-            f"capped        {model.width} channels cannot show {num_landmarks} such maps sharply; "
-            f"use about {needed} (--model.width), a larger --model.stride or --model.sigma"
+            f"capped        {model.width} channels cannot show {count} such maps sharply; use "
+            f"about {needed} (--model.width), a larger --model.stride or --model.sigma"
         )
     return lines

@@ -70,10 +70,7 @@ class Samples(Dataset[Sample]):
 
     @classmethod
     def of(
-        cls,
-        experiment: config.Experiment,
-        paths: Sequence[Path],
-        points_image: Labels,
+        cls, experiment: config.Experiment, paths: Sequence[Path], points_image: Labels
     ) -> "Samples":
         """The pictures as the experiment crops them for validation and test.
 

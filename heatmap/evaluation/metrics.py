@@ -256,7 +256,7 @@ def evaluate_run(
 def _labels(ensemble: Ensemble, path: Path) -> contest.LandmarkTable:
     """The labels in a file, which all processes see alike."""
     first = ensemble.runs[0]
-    cache, is_first = first.experiment.data.cache, distributed.is_first()
+    cache, is_first = first.experiment.data.cache, distributed.rank() == 0
     labels = contest.read_landmarks(path, cache, progress=is_first)
     if labels.num_landmarks != ensemble.num_landmarks:
         raise ValueError(
@@ -268,7 +268,7 @@ def _labels(ensemble: Ensemble, path: Path) -> contest.LandmarkTable:
 
 
 def _trained_on(run: Trained, labels: contest.LandmarkTable) -> bool:
-    return run.checkpoint.table_hash == labels.fingerprint()
+    return run.table_hash == labels.fingerprint()
 
 
 def _folder_of(
@@ -310,7 +310,7 @@ def _rows_to_score(
                 f"{run.path}: the run has no validation rows (data.validation 0); name other data "
                 "with --data"
             )
-    rows = reduce(np.intersect1d, [run.checkpoint.validation_rows.numpy() for run in own])
+    rows = reduce(np.intersect1d, [run.validation_rows.numpy() for run in own])
     if len(rows) == 0:
         raise ValueError(
             f"no row of {labels.path} validates in all of {', '.join(str(run.path) for run in own)}"

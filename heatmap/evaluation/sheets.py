@@ -76,8 +76,8 @@ def data_sheet(
         paths = [files[row] for row in evenly_spaced(np.arange(len(files)), count)]
     else:
         table = contest.read_landmarks(folder.train_table, trained.experiment.data.cache)
-        rows = trained.checkpoint.validation_rows.numpy()
-        if len(rows) == 0 or trained.checkpoint.table_hash != table.fingerprint():
+        rows = trained.validation_rows.numpy()
+        if len(rows) == 0 or trained.table_hash != table.fingerprint():
             rows = np.arange(len(table.names))
         rows = evenly_spaced(rows, count)
         found = contest.image_paths(folder.train_images, table.names, table.path, rows)

@@ -135,14 +135,12 @@ def metadata(trained: Trained) -> dict[str, Any]:
         permutation = schemes.mirror_permutation(network.num_landmarks, trained.scheme).tolist()
     except ValueError:
         permutation = None
-    progress = trained.checkpoint.progress
-    scores = progress["scores"]  # of the weights as they are, unless an epoch has begun since
     groups = schemes.groups(network.num_landmarks, trained.scheme)
     known = {
         "heatmap_version": heatmap.__version__,
         "run": trained.path.resolve().parent.name,
         "experiment": trained.experiment.name,
-        "validation_mse": scores[-1] if scores and progress["batch"] == 0 else None,
+        "validation_mse": trained.validation_mse,
         "num_landmarks": network.num_landmarks,
         "landmark_groups": {name: [group.start, group.stop] for name, group in groups.items()},
         "mirror_permutation": permutation,

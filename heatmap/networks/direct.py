@@ -34,9 +34,11 @@ class DirectNetwork(Network):
         outputs = rearrange(self.head(self.hidden(pooled)), "b (p xy) -> b p xy", xy=2)
         return self.centre + outputs.float()
 
-    def loss(self, output: Tensor, points_crop: Tensor, weights: Tensor) -> Tensor:
-        """The model's loss in crop pixels, divided by pictures and landmarks."""
-        return point_loss(self.kind, output, points_crop, weights)
+    def loss(
+        self, output: Tensor, points_crop: Tensor, weights: Tensor, pixel_area: Tensor | None = None
+    ) -> Tensor:
+        """The model's loss in crop pixels, divided by images and landmarks."""
+        return point_loss(self.kind, output, points_crop, weights, pixel_area)
 
     def decode(self, output: Tensor) -> CropPrediction:
         """The output as it is."""

@@ -11,7 +11,6 @@ from heatmap import codec, config, frame, losses, maps
 from heatmap.maps import Maps
 from heatmap.networks.network import CropPrediction, Network, point_loss
 
-POINTWISE = {"adaptive_wing": losses.adaptive_wing, "mse": losses.squared}
 COARSEST = 32  # input pixels per pixel of every encoder's last features
 
 
@@ -55,6 +54,10 @@ class HeatmapNetwork(Network):
     def pyramid(self, images: Tensor) -> list[Tensor]:
         """The encoder's features of normalised pictures, finest first."""
 
+    def map_hw(self, height: int, width: int) -> tuple[int, int]:
+        """Size of the heatmaps of a crop."""
+        return math.ceil(height / self.stride), math.ceil(width / self.stride)
+
     def layers(self, images: Tensor) -> Maps:
         """Features (B, width, H / stride, W / stride) with embeddings (P, width) and bias (P,).
 
@@ -74,38 +77,42 @@ class HeatmapNetwork(Network):
                 f"{tuple(whole.shape[-2:])} pixels for {expected} would be out of place; choose "
                 "another encoder, or the direct road"
             )
-        rows, columns = (math.ceil(size / self.stride) for size in (height, width))
+        rows, columns = self.map_hw(height, width)
         return Maps(whole[..., :rows, :columns], self.embeddings, self.bias)
 
-    def loss(self, output: Maps, points_crop: Tensor, weights: Tensor) -> Tensor:
-        """The sum of the model's losses, each divided by pictures and landmarks.
+    def loss(
+        self, output: Maps, points_crop: Tensor, weights: Tensor, pixel_area: Tensor | None = None
+    ) -> Tensor:
+        """The sum of the model's losses, each divided by images and landmarks.
 
         Of the heatmaps (divided by their pixels, too), of the coordinates that their softmax gives,
-        and of the softmax's divergence from the target.
+        and of the softmax's divergence from the target. With `pixel_area`, heatmaps and divergence
+        count by the area and the coordinates by what their own loss grows with.
         """
         model, total = self.model, output.features.new_zeros((), dtype=torch.float32)
         heatmap_from_crop = torch.linalg.inv(frame.crop_from_heatmap(self.stride))
         points_heatmap = frame.apply(heatmap_from_crop.to(points_crop.device), points_crop)
+        map_weights = weights
+        if pixel_area is not None:
+            map_weights = losses.in_image_pixels(weights, pixel_area, "square")
         if model.loss != "none":
+            pointwise = losses.LOSSES[model.loss].of_heatmaps
+            assert pointwise
             compiled = self.compiled_parts != "off"
             total = total + maps.loss(
-                output,
-                points_heatmap,
-                weights,
-                sigma=self.sigma,
-                weight_map=model.weight_map,
-                pointwise=POINTWISE[model.loss],
+                output, points_heatmap, map_weights, sigma=self.sigma, weight_map=model.weight_map,
+                pointwise=pointwise,
                 block_loss=maps.compiled_loss_of_block if compiled else maps.loss_of_block,
-            )
+            )  # fmt: skip
         if model.coordinate_loss != "none":
             found, _ = maps.soft_argmax(output, self._steepness(output))
             crop_from_heatmap = frame.crop_from_heatmap(self.stride).to(found)
             found_crop = found @ crop_from_heatmap[:2, :2].mT + crop_from_heatmap[:2, 2]
-            loss = point_loss(model.coordinate_loss, found_crop, points_crop, weights)
+            loss = point_loss(model.coordinate_loss, found_crop, points_crop, weights, pixel_area)
             total = total + model.coordinate_weight * loss
         if model.divergence:
             total = total + model.divergence * maps.divergence(
-                output, points_heatmap, weights, self._steepness(output), self.sigma
+                output, points_heatmap, map_weights, self._steepness(output), self.sigma
             )
         return total
 

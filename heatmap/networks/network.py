@@ -12,13 +12,6 @@ from heatmap.runtime.compiling import compiled
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-POINT_LOSSES = {
-    "mse": losses.squared_error,
-    "mae": losses.absolute_error,
-    "smooth_l1": losses.smooth_absolute_error,
-    "wing": losses.wing,
-}
-
 
 class CropPrediction(NamedTuple):
     """Landmarks in the network's input.
@@ -91,13 +84,17 @@ class Network(nn.Module, ABC):
         """What `forward` gives, layer by layer."""
 
     @abstractmethod
-    def loss(self, output: Any, points_crop: Tensor, weights: Tensor) -> Tensor:
+    def loss(
+        self, output: Any, points_crop: Tensor, weights: Tensor, pixel_area: Tensor | None = None
+    ) -> Tensor:
         """Scalar training loss.
 
         Args:
             output: of `forward`.
             points_crop: (B, P, 2) truth in crop pixels; may be NaN where the weight is 0.
             weights: (B, P) >= 0; 0 for an unlabelled landmark.
+            pixel_area: (B,) square image pixels that a crop pixel covers, where errors are to count
+                in the images' own pixels (`losses.in_image_pixels`).
         """
 
     @abstractmethod
@@ -113,14 +110,22 @@ _compiled_layers = compiled(_layers)
 
 
 def point_loss(
-    kind: config.PointLoss, points_crop: Tensor, truth_crop: Tensor, weights: Tensor
+    kind: config.PointLoss,
+    points_crop: Tensor,
+    truth_crop: Tensor,
+    weights: Tensor,
+    pixel_area: Tensor | None,
 ) -> Tensor:
-    """Scalar loss of (B, P, 2) points, weighted by (B, P), divided by pictures and landmarks.
+    """Scalar loss of (B, P, 2) points, divided by images and landmarks.
 
-    truth_crop: may be NaN where the weight is 0.
+    truth_crop: may be NaN where the weight is 0; weights, pixel_area: as in `Network.loss`.
     """
+    loss = losses.LOSSES[kind]
+    assert loss.of_points
     truth_crop = torch.where(weights[..., None] > 0, truth_crop, 0).to(points_crop.dtype)
-    return (POINT_LOSSES[kind](points_crop, truth_crop) * weights).sum() / weights.numel()
+    if pixel_area is not None:
+        weights = losses.in_image_pixels(weights, pixel_area, loss.grows_with)
+    return (loss.of_points(points_crop, truth_crop) * weights).sum() / weights.numel()
 
 
 def _blocks(encoder: nn.Module) -> dict[str, int]:

@@ -1,5 +1,10 @@
-"""Checkpoints: written whole or not at all, and free of code when they are read."""
+"""Checkpoints: written whole or not at all, and free of code when they are read.
 
+`best.pt` and `epoch-N.pt` hold the weights that were scored and what inference and evaluation need
+(`Checkpoint`). `last.pt` holds what an exact resume needs as well (`State`).
+"""
+
+import io
 import pickle
 import zipfile
 from dataclasses import MISSING, dataclass, fields, replace
@@ -10,46 +15,55 @@ import torch
 from torch import Tensor
 
 from heatmap import config, networks, schemes
+from heatmap.runs.folder import RunFolder
 from heatmap.runtime.files import write_atomically
 
-FORMAT = 3
+FORMAT = 4
+FORMAT_OF_0_1 = 3  # version 0.1.0's; read, but not resumed
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """What a resume needs beyond the scored weights.
+
+    Random numbers are functions of (seed, epoch, row) and (seed, step), so the seed in the config
+    and the counters in `progress` are the state of their generators.
+
+    network: the weights that are trained, where those scored are their running mean, else None;
+    optimizer: its state dict; progress: counters, best score and elapsed time; picture_weights:
+    (N,) float32 of all rows; wandb_id: of the run in Weights & Biases.
+    """
+
+    network: dict[str, Any] | None = None
+    optimizer: dict[str, Any]
+    progress: dict[str, Any]
+    picture_weights: Tensor
+    wandb_id: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """Everything that an exact resume needs, as tensors and plain values.
+    """A network that was scored, as tensors and plain values.
 
-    The random numbers of a run are functions of (seed, epoch, row) and (seed, step), so the seed in
-    `config` and the counters in `progress` are the state of its generators.
-
-    config: of the experiment, by `config.to_dict`; network, optimizer: their state dicts; averaged:
-    that of the network with the running mean of the weights, None without; progress: counters,
-    best score and elapsed time; training_rows: (T,) int64 rows of the table that are trained on;
-    validation_rows: (V,) int64 those that are held out; picture_weights: (N,) float32 of all rows;
-    table_hash: of the table's names and points; mean_shape_crop: (P, 2) float64; wandb_id: of the
-    run in Weights & Biases; scheme: of the landmarks, by `schemes.Scheme.to_dict`, where the
-    experiment names one (data.symmetry).
+    config: of the experiment, by `config.to_dict`; network: the weights that validation scored;
+    sigma: of the targets in heatmap pixels, None on the direct road; mean_shape_crop: (P, 2)
+    float64; scheme: of the landmarks, by `schemes.Scheme.to_dict`, where the experiment names one;
+    table_hash: of the table's names and points; training_rows, validation_rows: (T,) and (V,) int64
+    rows of that table; validation_mse: of these weights, None without a score; state: in last.pt.
     """
 
     config: dict[str, Any]
     num_landmarks: int
     network: dict[str, Any]
-    averaged: dict[str, Any] | None = None
-    optimizer: dict[str, Any]
-    progress: dict[str, Any]
+    sigma: float | None
+    mean_shape_crop: Tensor
+    scheme: dict[str, Any] | None = None
+    table_hash: str
     training_rows: Tensor
     validation_rows: Tensor
-    picture_weights: Tensor
-    table_hash: str
-    mean_shape_crop: Tensor
-    wandb_id: str
-    scheme: dict[str, Any] | None = None
+    validation_mse: float | None = None
+    state: State | None = None
     format: int = FORMAT
-
-    @property
-    def scored(self) -> dict[str, Any]:
-        """The weights that validation scored, to predict with and to start from."""
-        return self.network if self.averaged is None else self.averaged
 
     @property
     def landmark_scheme(self) -> schemes.Scheme | None:
@@ -59,56 +73,79 @@ class Checkpoint:
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
     """Writes the checkpoint; a process killed meanwhile leaves the old file in its place."""
+    values = {**vars(checkpoint), "state": checkpoint.state and vars(checkpoint.state)}
     with write_atomically(path) as temporary:
-        torch.save({f.name: getattr(checkpoint, f.name) for f in fields(checkpoint)}, temporary)
+        torch.save(values, temporary)
 
 
 def load(path: Path) -> Checkpoint:
     """The checkpoint in a file, on the CPU; no code in the file can run.
 
+    A file of version 0.1.0 has no `state`.
+
     Raises:
         ValueError: missing, damaged, not a checkpoint of this program, or of another format.
     """
     if not path.is_file():
-        is_run = (path.parent / "config.json").is_file()
+        is_run = RunFolder(path.parent).config.is_file()
         hint = "its run has not finished an epoch" if is_run else "a run is named by its folder"
         raise ValueError(f"{path}: there is no such checkpoint; {hint}")
     try:
-        with zipfile.ZipFile(path) as archive:  # torch itself checks no checksums
+        content = io.BytesIO(path.read_bytes())
+        with zipfile.ZipFile(content) as archive:  # torch itself checks no checksums
             if damaged := archive.testzip():
                 raise zipfile.BadZipFile(f"{damaged} is damaged")
-        values = torch.load(path, map_location="cpu", weights_only=True)
+        content.seek(0)
+        values = torch.load(content, map_location="cpu", weights_only=True)
     except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path}: not a readable checkpoint ({reason})") from None
-    possible = {f.name for f in fields(Checkpoint)}
-    needed = {f.name for f in fields(Checkpoint) if f.default is MISSING}
-    if (
-        not isinstance(values, dict)
-        or values.get("format") != FORMAT
-        or not needed <= set(values) <= possible
-    ):
+    if isinstance(values, dict) and values.get("format") == FORMAT_OF_0_1:
+        values = _converted(values)
+    if not _fits(Checkpoint, values) or values["format"] != FORMAT:
         raise ValueError(f"{path}: not a checkpoint of this program's format {FORMAT}")
-    return Checkpoint(**values)
+    state = values.pop("state")
+    return Checkpoint(**values, state=State(**state) if _fits(State, state) else None)
 
 
-@dataclass(frozen=True)
+def _fits(kind: type[Checkpoint | State], values: Any) -> bool:
+    """Whether the values are those of the dataclass."""
+    return isinstance(values, dict) and set(values) == {f.name for f in fields(kind)}
+
+
+def _converted(values: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint of version 0.1.0 without what it was resumed from."""
+    progress, averaged = values.get("progress", {}), values.get("averaged")
+    scores = progress.get("scores") if progress.get("batch") == 0 else None
+    known = {
+        "format": FORMAT,
+        "state": None,
+        "scheme": values.get("scheme"),
+        "sigma": progress.get("sigma"),
+        "validation_mse": scores[-1] if scores else None,
+        "network": averaged or values.get("network"),
+    }
+    kept = {f.name for f in fields(Checkpoint) if f.default is MISSING} & set(values)
+    return {name: values[name] for name in kept} | known
+
+
+@dataclass(frozen=True, kw_only=True)
 class Trained:
-    """A trained network and what prediction needs to know of its run.
+    """A trained network and what prediction and evaluation need to know of its run.
 
-    mean_shape_crop: (P, 2) float64 mean training landmarks in crop pixels. scheme: of the
-    landmarks, where the run was told of one.
+    mean_shape_crop: (P, 2) float64 mean training landmarks in crop pixels. The others are those of
+    `Checkpoint`.
     """
 
+    path: Path
     experiment: config.Experiment
     network: networks.Network
     mean_shape_crop: Tensor
-    checkpoint: Checkpoint
-    path: Path
-
-    @property
-    def scheme(self) -> schemes.Scheme | None:
-        return self.checkpoint.landmark_scheme
+    scheme: schemes.Scheme | None
+    table_hash: str
+    training_rows: Tensor
+    validation_rows: Tensor
+    validation_mse: float | None
 
 
 def load_trained(run: Path) -> Trained:
@@ -117,15 +154,25 @@ def load_trained(run: Path) -> Trained:
     Raises:
         ValueError: no checkpoint there, or one that does not fit.
     """
-    path = run / "best.pt" if run.is_dir() else run
-    checkpoint = load(path)
+    path = RunFolder(run).best if run.is_dir() else run
+    saved = load(path)
     try:
-        experiment = config.from_dict(config.Experiment, checkpoint.config)
+        experiment = config.from_dict(config.Experiment, saved.config)
         bare = replace(experiment.model, weights="none")
-        network = networks.build(bare, experiment.crop, checkpoint.num_landmarks)
-        network.load_state_dict(checkpoint.scored)
+        network = networks.build(bare, experiment.crop, saved.num_landmarks)
+        network.load_state_dict(saved.network)
     except (RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: does not fit this program: {error}") from None
-    if isinstance(network, networks.HeatmapNetwork):
-        network.sigma = checkpoint.progress["sigma"]
-    return Trained(experiment, network.eval(), checkpoint.mean_shape_crop, checkpoint, path)
+    if isinstance(network, networks.HeatmapNetwork) and saved.sigma is not None:
+        network.sigma = saved.sigma
+    return Trained(
+        path=path,
+        experiment=experiment,
+        network=network.eval(),
+        mean_shape_crop=saved.mean_shape_crop,
+        scheme=saved.landmark_scheme,
+        table_hash=saved.table_hash,
+        training_rows=saved.training_rows,
+        validation_rows=saved.validation_rows,
+        validation_mse=saved.validation_mse,
+    )

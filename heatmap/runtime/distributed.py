@@ -48,11 +48,6 @@ def stop() -> None:
         distributed.destroy_process_group()
 
 
-def is_first() -> bool:
-    """Whether this process writes the files; true also before `start`."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def fails_first() -> bool:
     """Whether this process, which fails, is the first that does and speaks for all; asked once.
 

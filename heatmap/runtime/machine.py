@@ -1,4 +1,4 @@
-"""What a run ran on, for results that can be traced."""
+"""The machine: devices, cores, memory, and what a run ran on. Imports torch only when it must."""
 
 import datetime
 import os
@@ -6,17 +6,29 @@ import platform
 import re
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
-def chosen_device(name: str) -> torch.device:
+def usable_cores() -> int:
+    """CPU cores that this process may use, which a container or a batch system may have limited."""
+    if hasattr(os, "process_cpu_count"):  # Python 3.13
+        return os.process_cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def chosen_device(name: str) -> "torch.device":
     """The device that `train.device` asks for; auto is the GPU where there is one.
 
     Raises:
         ValueError: cuda is asked for and there is none.
     """
+    import torch
+
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("cuda is asked for, but torch sees no GPU; ask for cpu")
     if name == "auto":
@@ -24,12 +36,14 @@ def chosen_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def describe(device: torch.device) -> dict[str, Any]:
+def describe(device: "torch.device") -> dict[str, Any]:
     """Date, commit of this program, hardware and versions, JSON-able.
 
     commit: of the checkout that this package lies in, with "+" where it had changes; None outside
     of one.
     """
+    import torch
+
     processor = _processor()
     if device.type == "cuda":
         processor = torch.cuda.get_device_name(device)
@@ -38,27 +52,26 @@ def describe(device: torch.device) -> dict[str, Any]:
         "commit": _commit(),
         "device": device.type,
         "processor": processor,
-        "cpu_cores": len(os.sched_getaffinity(0)),
+        "cpu_cores": usable_cores(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
 
 
-def free_memory(device: torch.device) -> int | None:
-    """Bytes that a process can still get on the device; None where the system does not tell."""
+def peak_memory(device: "torch.device") -> int:
+    """The most bytes held so far: by torch on a GPU, by this process in the CPU's memory."""
+    import torch
+
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    free = []
-    meminfo, group = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
-    if meminfo.exists():
-        kibibytes = re.search(r"^MemAvailable:\s+(\d+)", meminfo.read_text(), re.MULTILINE)
-        free += [1024 * int(kibibytes[1])] if kibibytes else []
-    if (group / "memory.max").exists():  # a container's own limit
-        limit = (group / "memory.max").read_text().strip()
-        used = int((group / "memory.current").read_text())
-        free += [int(limit) - used] if limit != "max" else []
-    return min(free, default=None)
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux, whose ru_maxrss begins with that of the parent process
+        (kibibytes,) = re.findall(r"^VmHWM:\s+(\d+) kB", status.read_text(), re.MULTILINE)
+        return 1024 * int(kibibytes)
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
 
 
 def _processor() -> str:

@@ -8,40 +8,49 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
-from dataclasses import replace
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from heatmap.config import HeatmapModel, Model, Rates, to_dict
+from heatmap.config import HeatmapModel, Model, to_dict
 from heatmap.data import augment
-from heatmap.data.samples import Loader, Sample, evenly_spaced, shuffled_batches
+from heatmap.data.samples import Loader, Sample, evenly_spaced, load, shuffled_batches
 from heatmap.evaluation import metrics
 from heatmap.evaluation.sheets import prediction_sheet
 from heatmap.inference.predict import View, autocast
 from heatmap.maps import Maps
 from heatmap.networks import HeatmapNetwork, Network
 from heatmap.runs import checkpoint, model_card
+from heatmap.runs.folder import RunFolder
 from heatmap.runs.ledger import Record
 from heatmap.runs.per_image import read_per_image, write_per_image
 from heatmap.runtime import distributed, machine
 from heatmap.runtime.files import finite, write_json
 from heatmap.runtime.stopwatch import Stopwatch
-from heatmap.training import plan
-from heatmap.training.prepare import Run, save, seed_of
-from heatmap.training.schedule import adapted_sigma, learning_rate, stage_at, used_of_stage
+from heatmap.training.optimizer import freeze
+from heatmap.training.prepare import Run, save
+from heatmap.training.schedule import (
+    adapted_sigma,
+    learning_rate,
+    seed_of,
+    stage_at,
+    used_of_stage,
+)
 
 logger = logging.getLogger("heatmap")
 
 BLACK_PEAK = 0.05  # mean peak height under which maps count as collapsed
 NUM_PICTURES = 8
-NUM_WORST = NUM_OTHERS = 16  # pictures of the table of predictions
+NUM_WORST = NUM_OTHERS = 16  # images of the table of predictions
+
+
+# ------------------------------------------------------------------------------------- the run
 
 
 def train(run: Run, folder: Path) -> dict[str, Any]:
@@ -50,28 +59,27 @@ def train(run: Run, folder: Path) -> dict[str, Any]:
     The finished folder holds a model card as well.
 
     Raises:
-        ValueError: a picture cannot be read, or loss or gradient is not finite; the pictures are
-            named and the last checkpoint stays.
+        ValueError: an image cannot be read, memory runs out, or loss or gradient is not finite; the
+            images are named and the last checkpoint stays.
     """
+    files = RunFolder(folder)
     if distributed.rank() > 0:
-        return _epochs(run, folder, None)
+        return _epochs(run, files, None)
     folder.mkdir(parents=True, exist_ok=True)
     for torn in folder.glob(".*.pt"):  # what a kill left of a checkpoint in the making
         torn.unlink()
-    write_json(folder / "config.json", to_dict(run.experiment))
-    split: dict[str, Any] = {
-        "kind": run.split_kind,
-        "rule": run.split_rule,
-        "table": run.table_hash,
-    }
-    for part, rows in (("validation", run.validation_rows), ("excluded", run.excluded_rows)):
-        split[part] = [run.table.names[row] for row in rows]
-    for name, values in (
-        ("split.json", split),
-        ("machine.json", machine.describe(run.device)),
-    ):
-        if not (folder / name).exists():  # a resumed run keeps those of its start
-            write_json(folder / name, values)
+    write_json(files.config, to_dict(run.experiment))
+    if not files.split.exists():  # a resumed run keeps those of its start
+        split: dict[str, Any] = {
+            "kind": run.split_kind,
+            "rule": run.split_rule,
+            "table": run.table_hash,
+        }
+        for part, rows in (("validation", run.validation_rows), ("excluded", run.excluded_rows)):
+            split[part] = [run.table.names[row] for row in rows]
+        write_json(files.split, split)
+    if not files.machine.exists():
+        write_json(files.machine, machine.describe(run.device))
     with Record(
         folder,
         run.experiment,
@@ -79,9 +87,9 @@ def train(run: Run, folder: Path) -> dict[str, Any]:
         wandb_id=run.wandb_id,
         after_step=run.progress.step if run.wandb_id else -1,
     ) as record:
-        summary = _epochs(run, folder, record)
+        summary = _epochs(run, files, record)
         record.finish(summary)
-    if (folder / "best.pt").is_file():  # not where a run was resumed into another folder
+    if files.best.is_file():  # not where a run was resumed into another folder
         model_card.write(folder)
     return summary
 
@@ -93,73 +101,35 @@ def _tags(run: Run) -> list[str]:
     return [tag[:64] for tag in tags]  # W&B takes no longer ones
 
 
-def _epochs(run: Run, folder: Path, record: Record | None) -> dict[str, Any]:
-    progress, settings = run.progress, run.experiment.train
-    validates = not run.experiment.data.all_rows_train
+def _epochs(run: Run, files: RunFolder, record: Record | None) -> dict[str, Any]:
+    progress = run.progress
     begin = time.monotonic() - progress.seconds
-    _freeze(run.optimizer, run.experiment.all_stages[progress.stage].rates)
+    freeze(run.optimizer, run.experiment.all_stages[progress.stage].rates)
     model = _distributed(run.network)
     loader = Loader(run.training, run.experiment.data.workers, run.device)
     if record:
-        save(run, folder / "last.pt", record.wandb_id)
+        save(run, files.last, record.wandb_id)
     while not progress.finished:
         if progress.batch == 0:
             stage = distributed.from_first(stage_at(run.experiment, _used(run, begin)))
             if stage != progress.stage:
-                _enter(run, stage, folder)
+                _enter(run, stage, files)
                 model = _distributed(run.network)
             _adapt_sigma(run)
         watch, epoch_begin = Stopwatch(run.device), time.monotonic()
-        _one_epoch(run, model, loader, folder, record, watch, begin)
-
+        _one_epoch(run, model, loader, files, record, watch, begin)
         _settle(run)
-        scores: dict[str, Any] = {}
-        pictures: dict[str, np.ndarray] = {}
-        if validates:
-            validation_begin = time.monotonic()
-            scores, pictures = _validated(run, watch)
-            progress.validation_seconds = time.monotonic() - validation_begin
-            progress.mean_shape_mse = scores["mean_shape_mse"]
-            progress.scores.append(scores["mse"])
-        if better := not validates or scores["mse"] < progress.best_mse:
-            progress.best_mse = scores.get("mse", math.inf)
-            progress.best_epoch = progress.epoch + 1
-        row = {
-            "epoch": progress.epoch + 1,
-            "train/loss": progress.loss_sum / max(progress.batch, 1),
-            "val/mse": scores.get("mse"),
-            **_group_scores(scores),
-            "val/nme_percent": scores.get("nme_percent"),
-            "val/peak": scores.get("mean_peak"),
-            "lr": max(group["lr"] for group in run.optimizer.param_groups),
-            "sigma": progress.sigma,
-        }
-        progress.losses.append(row["train/loss"])
-        progress.epoch, progress.batch, progress.loss_sum = progress.epoch + 1, 0, 0.0
-        progress.seconds = time.monotonic() - begin
-        patience = settings.patience or math.inf
-        progress.finished = distributed.from_first(
-            _used(run, begin) >= 1 or progress.epoch - progress.best_epoch >= patience
-        )
+        scores, columns = _validated(run, watch)
+        row, is_best = _counted(run, scores, begin)
         if record:
-            row = {name: value for name, value in row.items() if value is not None}
             row |= _time_shares(watch, time.monotonic() - epoch_begin)
-            _alarm_if_black(run.experiment.model, row)
-            every = run.experiment.wandb.pictures_every
-            if validates and (progress.finished or (progress.epoch - 1) % every == 0):
-                record.picture("validation", progress.step, _validation_sheet(run))
-            if better and validates:
-                scored = [run.table.names[row] for row in run.validation_rows]
-                write_per_image(folder / "per_image.csv", scored, pictures)
-            if progress.finished and (folder / "per_image.csv").is_file():
-                _keep_predictions(run, folder, record)
-            record.log(progress.step, row)
-            _tell(run, row)
-            if better:
-                save(run, folder / "best.pt", record.wandb_id)
-            if settings.keep_every and progress.epoch % settings.keep_every == 0:
-                save(run, folder / f"epoch-{progress.epoch}.pt", record.wandb_id)
-            save(run, folder / "last.pt", record.wandb_id)
+            _keep(run, files, record, row, columns if is_best else {})
+            if is_best:
+                save(run, files.best)
+            every = run.experiment.train.keep_every
+            if every and progress.epoch % every == 0:
+                save(run, files.checkpoint_of_epoch(progress.epoch))
+            save(run, files.last, record.wandb_id)
     summary = {
         "best_mse": progress.best_mse,
         "best_epoch": progress.best_epoch,
@@ -175,17 +145,27 @@ def _distributed(network: Network) -> nn.Module:
     return DistributedDataParallel(network) if distributed.world() > 1 else network
 
 
-def _enter(run: Run, number: int, folder: Path) -> None:
+def _used(run: Run, begin: float) -> float:
+    """The part of the budget that is used up: of the steps, or of the minutes if that is more."""
+    used = run.progress.step / run.total_steps
+    minutes = run.experiment.train.max_minutes
+    if minutes:
+        training = max(60 * minutes - run.progress.validation_seconds, 1e-9)
+        used = max(used, distributed.from_first((time.monotonic() - begin) / training))
+    return used
+
+
+def _enter(run: Run, number: int, files: RunFolder) -> None:
     """Begins a stage: its start weights, what it freezes, and an optimizer without a past."""
     progress, stage = run.progress, run.experiment.all_stages[number]
     progress.stage, progress.scores = number, []
     progress.stage_epoch, progress.stage_step = progress.epoch, progress.step
     if stage.start == "best" and distributed.rank() == 0:
-        run.network.load_state_dict(checkpoint.load(folder / "best.pt").scored)
+        run.network.load_state_dict(checkpoint.load(files.best).network)
     distributed.same_everywhere([*run.network.parameters(), *run.network.buffers()])
     if stage.start == "best" and run.averaged:
         run.averaged.module.load_state_dict(run.network.state_dict())
-    _freeze(run.optimizer, stage.rates)
+    freeze(run.optimizer, stage.rates)
     run.optimizer.state.clear()
     if distributed.rank() == 0:
         frozen = [part for part, rate in vars(stage.rates).items() if rate == 0]
@@ -208,44 +188,31 @@ def _adapt_sigma(run: Run) -> None:
             network.sigma = progress.sigma
 
 
-def _freeze(optimizer: torch.optim.Optimizer, rates: Rates) -> None:
-    """Makes the parts with a rate trainable, and the others not."""
-    for group in optimizer.param_groups:
-        for weight in group["params"]:
-            weight.requires_grad_(getattr(rates, group["part"]) > 0)
+# ------------------------------------------------------------------------------ epochs and steps
 
 
 def _one_epoch(
     run: Run,
     model: nn.Module,
     loader: Loader[Sample],
-    folder: Path,
+    files: RunFolder,
     record: Record | None,
     watch: Stopwatch,
     begin: float,
 ) -> None:
     """Training until the epoch or the budget is over, from the batch where `progress` stands."""
-    progress, settings, seed = run.progress, run.experiment.train, run.experiment.seed
+    progress, settings = run.progress, run.experiment.train
     multiplier = run.experiment.data.multiplier
-    batches = [
-        batch
-        for passed in range(progress.epoch * multiplier, (progress.epoch + 1) * multiplier)
-        for batch in shuffled_batches(
-            run.training_rows, settings.batch, seed, passed, distributed.rank(), distributed.world()
-        )
-    ]
-    loading = loader.load(batches[progress.batch :])
-    bar = tqdm(
-        total=len(batches), initial=progress.batch, desc=f"epoch {progress.epoch + 1}",
-        unit="batch", leave=False, disable=None if distributed.rank() == 0 else True,
-    )  # fmt: skip
+    passes = range(progress.epoch * multiplier, (progress.epoch + 1) * multiplier)
+    batches = [batch for passed in passes for batch in _batches(run, passed)]
     last_checkpoint = time.monotonic()
     model.train()
-    with bar:
-        for sample in watch.waiting("data", loading):
-            with plan.saying_what_helps(run.experiment, run.table.num_landmarks, run.device):
-                loss = step(run, model, sample, watch, begin)
-            progress.loss_sum += loss
+    with tqdm(
+        total=len(batches), initial=progress.batch, desc=f"epoch {progress.epoch + 1}",
+        unit="batch", leave=False, disable=None if distributed.rank() == 0 else True,
+    ) as bar:  # fmt: skip
+        for sample in watch.waiting("data", loader.load(batches[progress.batch :])):
+            progress.loss_sum += step(run, model, sample, watch, begin)
             progress.batch += 1
             progress.step += 1
             bar.update()
@@ -255,8 +222,16 @@ def _one_epoch(
                 break
             minutes = (time.monotonic() - last_checkpoint) / 60
             if record and progress.batch < len(batches) and minutes >= settings.checkpoint_minutes:
-                save(run, folder / "last.pt", record.wandb_id)
+                save(run, files.last, record.wandb_id)
                 last_checkpoint = time.monotonic()
+
+
+def _batches(run: Run, passed: int) -> list[list[int]]:
+    """This process's part of the batches of one pass over the training rows."""
+    return shuffled_batches(
+        run.training_rows, run.experiment.train.batch, run.experiment.seed, passed,
+        distributed.rank(), distributed.world(),
+    )  # fmt: skip
 
 
 def step(run: Run, model: nn.Module, sample: Sample, watch: Stopwatch, begin: float) -> float:
@@ -264,6 +239,40 @@ def step(run: Run, model: nn.Module, sample: Sample, watch: Stopwatch, begin: fl
 
     model: the run's network, or what distributes it. begin: when training began, monotonic seconds.
     """
+    experiment = run.experiment
+    _set_rates(run, begin)
+    torch.manual_seed(seed_of(experiment.seed, 1 + run.progress.step, distributed.rank()))
+    with _saying_what_saves_memory(run):
+        with watch("augment"):
+            batch = run.augmented(sample, run.passed, run.device)
+        run.optimizer.zero_grad()
+        total = torch.zeros((), dtype=torch.float64, device=run.device)
+        parts = _parts(run, batch)
+        for part in parts:
+            with _averaging_gradients(model, part is parts[-1]):
+                with watch("network"), autocast(run.device, experiment.train.precision):
+                    output = model(part.images)
+                with watch("loss"):
+                    loss = run.network.loss(output, *part[1:])
+                    loss = loss * (len(part.images) / len(batch.images))
+                with watch("network"):
+                    loss.backward()
+            total += loss.detach()
+        with watch("network"):
+            norm = nn.utils.clip_grad_norm_(
+                run.network.parameters(), experiment.optimizer.clip_norm or math.inf
+            )
+            value, gradient = distributed.mean(torch.stack([total, norm.double()])).tolist()
+            if not (math.isfinite(value) and math.isfinite(gradient)):
+                raise ValueError(_not_finite(run, sample, batch, value, gradient))
+            run.optimizer.step()
+            if run.averaged:
+                run.averaged.update_parameters(run.network)
+    return value
+
+
+def _set_rates(run: Run, begin: float) -> None:
+    """The learning rates of the network's parts for the next step."""
     experiment, progress = run.experiment, run.progress
     stage = experiment.all_stages[progress.stage]
     rate = (stage.lr or experiment.optimizer.lr) * learning_rate(
@@ -275,56 +284,91 @@ def step(run: Run, model: nn.Module, sample: Sample, watch: Stopwatch, begin: fl
     )
     for group in run.optimizer.param_groups:
         group["lr"] = rate * getattr(stage.rates, group["part"])
-    torch.manual_seed(seed_of(experiment.seed, 1 + progress.step, distributed.rank()))
-    with watch("augment"):
-        batch = run.augmented(sample, run.passed, run.device)
-        if experiment.train.pixel_weights:
-            scale = batch.frame.pixel_area().to(batch.weights)
-            if experiment.model.loss in ("mae", "smooth_l1", "wing"):
-                scale = scale.sqrt()  # these grow with a distance, not with its square
-            batch = replace(batch, weights=batch.weights * scale[:, None])
-    run.optimizer.zero_grad()
-    total = torch.zeros((), dtype=torch.float64, device=run.device)
-    for part, is_last in _parts(batch, experiment.train.accumulate):
-        distributed_model = model if isinstance(model, DistributedDataParallel) else None
-        with distributed_model.no_sync() if distributed_model and not is_last else nullcontext():
-            with watch("network"), autocast(run.device, experiment.train.precision):
-                output = model(part.images)
-            with watch("loss"):
-                loss = run.network.loss(output, part.points_crop, part.weights)
-                loss = loss * (len(part.images) / len(batch.images))
-            with watch("network"):
-                loss.backward()
-        total += loss.detach()
-    with watch("network"):
-        norm = nn.utils.clip_grad_norm_(
-            run.network.parameters(), experiment.optimizer.clip_norm or math.inf
-        )
-        value, gradient = distributed.mean(torch.stack([total, norm.double()])).tolist()
-        if not (math.isfinite(value) and math.isfinite(gradient)):
-            raise ValueError(_not_finite(run, sample, batch, value, gradient))
-        run.optimizer.step()
-        if run.averaged:
-            run.averaged.update_parameters(run.network)
-    return value
 
 
-def _parts(batch: augment.Batch, count: int) -> Iterator[tuple[augment.Batch, bool]]:
-    """The batch in that many parts, and whether it is the last."""
-    parts = [tensor.chunk(count) for tensor in (batch.images, batch.points_crop, batch.weights)]
-    for i, (images, points_crop, weights) in enumerate(zip(*parts, strict=True)):
-        part = replace(batch, images=images, points_crop=points_crop, weights=weights)
-        yield part, i + 1 == len(parts[0])
+class _Part(NamedTuple):
+    """A part of a batch: what the network sees, and what `Network.loss` takes beside its output."""
+
+    images: Tensor
+    points_crop: Tensor
+    weights: Tensor
+    pixel_area: Tensor | None = None
 
 
-def _used(run: Run, begin: float) -> float:
-    """The part of the budget that is used up: of the steps, or of the minutes if that is more."""
-    used = run.progress.step / run.total_steps
-    minutes = run.experiment.train.max_minutes
-    if minutes:
-        training = max(60 * minutes - run.progress.validation_seconds, 1e-9)
-        used = max(used, distributed.from_first((time.monotonic() - begin) / training))
-    return used
+def _parts(run: Run, batch: augment.Batch) -> list[_Part]:
+    settings = run.experiment.train
+    tensors = [batch.images, batch.points_crop, batch.weights]
+    if settings.pixel_weights:
+        tensors.append(batch.frame.pixel_area())
+    chunks = [tensor.chunk(settings.accumulate) for tensor in tensors]
+    return [_Part(*part) for part in zip(*chunks, strict=True)]
+
+
+def _averaging_gradients(model: nn.Module, is_last: bool) -> AbstractContextManager[None]:
+    """Processes average their gradients once a step, with the last part of the batch."""
+    if is_last or not isinstance(model, DistributedDataParallel):
+        return nullcontext()
+    return model.no_sync()
+
+
+@contextmanager
+def _saying_what_saves_memory(run: Run) -> Iterator[None]:
+    """Turns running out of memory into a ValueError that names the options to change."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not machine.is_out_of_memory(error):
+            raise
+        options = "--train.accumulate (the same batch, in parts) or a smaller --train.batch"
+        if isinstance(run.network, HeatmapNetwork):
+            options += ", --model.width or --crop size, or a coarser --model.stride"
+        raise ValueError(
+            f"{run.device} has too little memory for a training step "
+            f"({str(error).partition(chr(10))[0]}): use {options}"
+        ) from None
+
+
+def trial(run: Run) -> list[float]:
+    """Seconds of two steps on a batch of the data; the first compiles too. Nothing is written.
+
+    Raises:
+        ValueError: as `train`.
+    """
+    freeze(run.optimizer, run.experiment.all_stages[0].rates)
+    model = _distributed(run.network).train()
+    (sample,) = load(run.training, _batches(run, 0)[:1], 0, run.device)
+    times = [time.monotonic()]
+    for _ in range(2):
+        step(run, model, sample, Stopwatch(run.device), times[0])  # which waits for the loss
+        times.append(time.monotonic())
+    return list(np.diff(times))
+
+
+@torch.no_grad()
+def _not_finite(
+    run: Run, sample: Sample, batch: augment.Batch, loss: float, gradient: float
+) -> str:
+    """Why the run stops, with the images whose own loss is not finite, or all of the batch."""
+    names, losses = [run.table.names[row] for row in sample.row.tolist()], list[float]()
+    for part in _parts(run, batch):
+        output = run.network(part.images)
+        for i in range(len(part.images)):
+            one = slice(i, i + 1)
+            truth: list[Any] = [None if tensor is None else tensor[one] for tensor in part[1:]]
+            is_maps = isinstance(output, Maps)
+            alone = output._replace(features=output.features[one]) if is_maps else output[one]
+            losses.append(float(run.network.loss(alone, *truth)))
+    mine = [name for name, loss in zip(names, losses, strict=True) if not math.isfinite(loss)]
+    offending = [name for theirs in distributed.gather(mine) for name in theirs]
+    return (
+        f"step {run.progress.step + 1} (epoch {run.progress.epoch + 1}): the loss is {loss} and "
+        f"the gradient's norm {gradient}. Pictures: {', '.join(offending or names)}. If their "
+        "labels are right, lower optimizer.lr or set optimizer.clip_norm; last.pt holds the last "
+        "good state."
+    )
+
+
+# ---------------------------------------------------------------------- validation, and what stays
 
 
 def _settle(run: Run) -> None:
@@ -340,37 +384,94 @@ def _settle(run: Run) -> None:
 
 
 def _validated(run: Run, watch: Stopwatch) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The scores, and the columns of per_image.csv in the first process."""
-    precision = run.experiment.train.precision
+    """The scores, and in the first process the columns of per_image.csv; empty without rows."""
+    if run.experiment.data.all_rows_train:
+        return {}, {}
+    begin, settings = time.monotonic(), run.experiment.train
     errors = metrics.measure(
-        [View(run.scored, run.validation, precision, scheme=run.scheme)], run.validation_rows,
-        run.mean_shape, batch=run.experiment.train.batch, workers=run.experiment.data.workers,
-        device=run.device, watch=watch,
+        [View(run.scored, run.validation, settings.precision, scheme=run.scheme)],
+        run.validation_rows, run.mean_shape, batch=settings.batch,
+        workers=run.experiment.data.workers, device=run.device, watch=watch,
     )  # fmt: skip
     scores = distributed.from_first(metrics.summary(errors) if errors else {})
-    return scores, errors.columns() if errors else {}
+    columns = errors.columns() if errors else {}
+    run.progress.validation_seconds = time.monotonic() - begin
+    return scores, columns
 
 
-def _group_scores(scores: dict[str, Any]) -> dict[str, float | None]:
-    """val/mse/left_brow and so on, where the landmarks have more than one group."""
+def _counted(run: Run, scores: dict[str, Any], begin: float) -> tuple[dict[str, Any], bool]:
+    """Counts the epoch in `progress`; returns its row of the ledger and whether it is the best."""
+    progress = run.progress
+    mse = scores.get("mse")
+    if mse is not None:
+        progress.mean_shape_mse = scores["mean_shape_mse"]
+        progress.scores.append(mse)
+    is_best = mse is None or mse < progress.best_mse
+    if is_best:
+        progress.best_mse = math.inf if mse is None else mse
+        progress.best_epoch = progress.epoch + 1
     groups = scores.get("groups", {})
-    if len(groups) < 2:
-        return {}
-    return {f"val/mse/{name.replace(' ', '_')}": mse for name, mse in groups.items()}
+    row = {
+        "epoch": progress.epoch + 1,
+        "train/loss": progress.loss_sum / max(progress.batch, 1),
+        "val/mse": mse,
+        **{
+            f"val/mse/{name.replace(' ', '_')}": group_mse
+            for name, group_mse in groups.items()
+            if len(groups) > 1
+        },
+        "val/nme_percent": scores.get("nme_percent"),
+        "val/peak": scores.get("mean_peak"),
+        "lr": max(group["lr"] for group in run.optimizer.param_groups),
+        "sigma": progress.sigma,
+    }
+    progress.losses.append(row["train/loss"])
+    progress.epoch, progress.batch, progress.loss_sum = progress.epoch + 1, 0, 0.0
+    progress.seconds = time.monotonic() - begin
+    patience = run.experiment.train.patience or math.inf
+    progress.finished = distributed.from_first(
+        _used(run, begin) >= 1 or progress.epoch - progress.best_epoch >= patience
+    )
+    return {name: value for name, value in row.items() if value is not None}, is_best
 
 
-def _validation_sheet(run: Run) -> np.ndarray:
-    rows = evenly_spaced(run.validation_rows, NUM_PICTURES).tolist()
+def _keep(
+    run: Run,
+    files: RunFolder,
+    record: Record,
+    row: dict[str, Any],
+    columns: dict[str, np.ndarray],
+) -> None:
+    """Writes and tells what the epoch came to, but for its checkpoints.
+
+    columns: of per_image.csv where the epoch is the best one so far, else empty.
+    """
+    progress, every = run.progress, run.experiment.wandb.pictures_every
+    _alarm_if_black(run.experiment.model, row)
+    if "val/mse" in row and (progress.finished or (progress.epoch - 1) % every == 0):
+        rows = evenly_spaced(run.validation_rows, NUM_PICTURES).tolist()
+        record.picture("validation", progress.step, _sheet(run, run.scored, rows))
+    if columns:
+        names = [run.table.names[row] for row in run.validation_rows]
+        write_per_image(files.per_image, names, columns)
+    if progress.finished and files.per_image.is_file():
+        _keep_predictions(run, files, record)
+    record.log(progress.step, row)
+    _tell(run, row)
+
+
+def _sheet(run: Run, network: Network, rows: list[int]) -> np.ndarray:
+    """The images of these rows with the network's landmarks and the labels."""
     paths, labels = [run.validation.paths[row] for row in rows], run.table.points_image[rows]
-    return prediction_sheet(run.scored, run.experiment, paths, run.device, labels, run.scheme)
+    return prediction_sheet(network, run.experiment, paths, run.device, labels, run.scheme)
 
 
-def _keep_predictions(run: Run, folder: Path, record: Record) -> None:
-    """What the best network sees in the worst pictures and in some others, from bad to good."""
+def _keep_predictions(run: Run, files: RunFolder, record: Record) -> None:
+    """What the best network sees in the worst images and in some others, from bad to good."""
     network = run.scored
     if run.progress.best_epoch < run.progress.epoch:
-        network = checkpoint.load_trained(folder).network.to(run.device)
-    _, columns = read_per_image(folder / "per_image.csv")
+        network = checkpoint.load_trained(files.path).network.to(run.device)
+    _, columns = read_per_image(files.per_image)
     labelled = int(np.isfinite(columns["mse"]).sum())
     worst_first = np.argsort(-columns["mse"])[:labelled]  # NaN is last
     chosen = [*worst_first[:NUM_WORST], *evenly_spaced(worst_first[NUM_WORST:], NUM_OTHERS)]
@@ -378,40 +479,10 @@ def _keep_predictions(run: Run, folder: Path, record: Record) -> None:
 
     def shown(index: int) -> tuple[np.ndarray, str, list[float | None]]:
         row = int(run.validation_rows[index])
-        path, labels = run.validation.paths[row], run.table.points_image[[row]]
-        sheet = prediction_sheet(network, run.experiment, [path], run.device, labels, run.scheme)
-        return sheet, run.table.names[row], finite([float(v[index]) for v in numbers.values()])
+        values = finite([float(v[index]) for v in numbers.values()])
+        return _sheet(run, network, [row]), run.table.names[row], values
 
     record.predictions(run.progress.step, list(numbers), map(shown, chosen))
-
-
-@torch.no_grad()
-def _not_finite(
-    run: Run, sample: Sample, batch: augment.Batch, loss: float, gradient: float
-) -> str:
-    """Why the run stops, with the pictures whose own loss is not finite, or all of the batch."""
-    names = [run.table.names[row] for row in sample.row.tolist()]
-    losses = []
-    for part, _ in _parts(batch, run.experiment.train.accumulate):
-        output = run.network(part.images)
-        for i in range(len(part.images)):
-            one = slice(i, i + 1)
-            mine = (
-                output._replace(features=output.features[one])
-                if isinstance(output, Maps)
-                else output[one]
-            )
-            losses.append(float(run.network.loss(mine, part.points_crop[one], part.weights[one])))
-    found = distributed.gather(
-        [name for name, loss in zip(names, losses, strict=True) if not math.isfinite(loss)]
-    )
-    offending = [name for part in found for name in part]
-    return (
-        f"step {run.progress.step + 1} (epoch {run.progress.epoch + 1}): the loss is {loss} and "
-        f"the gradient's norm {gradient}. Pictures: {', '.join(offending or names)}. If their "
-        "labels are right, lower optimizer.lr or set optimizer.clip_norm; last.pt holds the last "
-        "good state."
-    )
 
 
 def _alarm_if_black(model: Model, row: dict[str, Any]) -> None:

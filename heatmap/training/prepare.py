@@ -5,12 +5,11 @@ import logging
 import math
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from heatmap import networks, schemes
 from heatmap.config import Data, Experiment, to_dict
@@ -25,8 +24,11 @@ from heatmap.data.samples import (
     shuffled_batches,
 )
 from heatmap.runs import checkpoint
+from heatmap.runs.folder import RunFolder
 from heatmap.runtime import distributed
 from heatmap.runtime.machine import chosen_device
+from heatmap.training.optimizer import optimizer_for, running_mean
+from heatmap.training.schedule import seed_of
 
 logger = logging.getLogger("heatmap")
 
@@ -158,32 +160,16 @@ def read_pictures(experiment: Experiment, saved: checkpoint.Checkpoint | None = 
     """
     folder = contest.find_folder(experiment.data.root)
     table = contest.read_landmarks(
-        folder.train_table, experiment.data.cache, progress=distributed.is_first()
+        folder.train_table, experiment.data.cache, progress=distributed.rank() == 0
     )
     table_hash = table.fingerprint()
     if saved is None:
-        split = _split(experiment.data, table)
-        kind, rule, validation_rows = split.kind, split.rule, np.flatnonzero(split.validation)
-        training_rows = np.setdiff1d(np.flatnonzero(~split.validation), split.excluded)
-        if experiment.data.exclude is not None:
-            excluded = contest.read_excluded(experiment.data.exclude, table)
-            training_rows = np.setdiff1d(training_rows, excluded)
-            unreadable = [
-                row
-                for row in np.intersect1d(validation_rows, excluded).tolist()
-                if not contest.is_readable(folder.train_images / table.names[row])
-            ]
-            validation_rows = np.setdiff1d(validation_rows, unreadable)
-            if unreadable:
-                logger.warning(
-                    f"{len(unreadable)} excluded pictures cannot be read, so that they do not "
-                    "validate either"
-                )
+        kind, rule, training_rows, validation_rows = _divided(experiment.data, folder, table)
+    elif saved.table_hash == table_hash:
+        kind, rule, training_rows = "file", "as stored with the run", saved.training_rows.numpy()
+        validation_rows = saved.validation_rows.numpy()
     else:
-        if saved.table_hash != table_hash:
-            raise ValueError(f"{table.path} is not the table that this run was started with")
-        kind, rule = "file", "as stored with the run"
-        training_rows, validation_rows = saved.training_rows.numpy(), saved.validation_rows.numpy()
+        raise ValueError(f"{table.path} is not the table that this run was started with")
     used = np.concatenate([training_rows, validation_rows]).tolist()
     paths = contest.image_paths(folder.train_images, table.names, table.path, used)
     needed = {"training": training_rows}
@@ -198,8 +184,8 @@ def read_pictures(experiment: Experiment, saved: checkpoint.Checkpoint | None = 
             )
 
     picture_weights = torch.ones(len(paths))
-    if saved is not None:
-        picture_weights = saved.picture_weights
+    if saved and saved.state:
+        picture_weights = saved.state.picture_weights
     elif experiment.data.weights is not None:
         read = contest.read_weights(
             experiment.data.weights, [paths[row] for row in training_rows.tolist()]
@@ -222,18 +208,39 @@ def read_pictures(experiment: Experiment, saved: checkpoint.Checkpoint | None = 
     )  # fmt: skip
 
 
-def _split(data: Data, table: contest.LandmarkTable) -> contest.Split:
+def _divided(
+    data: Data, folder: contest.Folder, table: contest.LandmarkTable
+) -> tuple[str, str, np.ndarray, np.ndarray]:
+    """The split's kind and rule, the rows to train on and those to validate on."""
     if data.split_file is not None:
-        return contest.read_split(data.split_file, table, data.fold)
-    return contest.split_rows(
-        table.names,
-        rule=data.split,
-        share=data.validation,
-        folds=data.folds,
-        fold=data.fold,
-        seed=data.split_seed,
-        person_pattern=data.person_pattern,
-    )
+        split = contest.read_split(data.split_file, table, data.fold)
+    else:
+        split = contest.split_rows(
+            table.names,
+            rule=data.split,
+            share=data.validation,
+            folds=data.folds,
+            fold=data.fold,
+            seed=data.split_seed,
+            person_pattern=data.person_pattern,
+        )
+    validation_rows = np.flatnonzero(split.validation)
+    training_rows = np.setdiff1d(np.flatnonzero(~split.validation), split.excluded)
+    if data.exclude is not None:
+        excluded = contest.read_excluded(data.exclude, table)
+        training_rows = np.setdiff1d(training_rows, excluded)
+        unreadable = [
+            row
+            for row in np.intersect1d(validation_rows, excluded).tolist()
+            if not contest.is_readable(folder.train_images / table.names[row])
+        ]
+        validation_rows = np.setdiff1d(validation_rows, unreadable)
+        if unreadable:
+            logger.warning(
+                f"{len(unreadable)} excluded pictures cannot be read, so that they do not "
+                "validate either"
+            )
+    return split.kind, split.rule, training_rows, validation_rows
 
 
 def prepare(experiment: Experiment, saved: checkpoint.Checkpoint | None = None) -> Run:
@@ -243,6 +250,12 @@ def prepare(experiment: Experiment, saved: checkpoint.Checkpoint | None = None) 
         ValueError: data or options that cannot be used, data that changed since the checkpoint, or
             processes that do not see the same files.
     """
+    state = saved.state if saved else None
+    if saved and not state:
+        raise ValueError(
+            "this run was made by version 0.1.0 and cannot be resumed; begin another one from its "
+            "weights with --train.start RUN"
+        )
     device = distributed.start(chosen_device(experiment.train.device))
     pictures = read_pictures(experiment, saved)
     # a batch that the processes cannot share is refused before anything is written
@@ -252,7 +265,7 @@ def prepare(experiment: Experiment, saved: checkpoint.Checkpoint | None = None) 
             "the experiment": experiment,
             str(pictures.table.path): pictures.table_hash,
             "the training rows": hashlib.sha256(pictures.training_rows.tobytes()).hexdigest(),
-            "the last checkpoint": saved and saved.progress,
+            "the last checkpoint": state and state.progress,
         }
     )
 
@@ -260,24 +273,24 @@ def prepare(experiment: Experiment, saved: checkpoint.Checkpoint | None = None) 
     model = replace(experiment.model, weights="none") if saved else experiment.model
     network = networks.build(model, experiment.crop, pictures.table.num_landmarks).to(device)
     network.compiled_parts = experiment.train.compile
-    optimizer = optimizer_for(experiment, network)
+    optimizer = optimizer_for(experiment.optimizer, network)
     progress = Progress()
-    if saved is None:
+    if saved and state:
+        network.load_state_dict(state.network or saved.network)
+        optimizer.load_state_dict(state.optimizer)
+        progress = Progress(**state.progress)
+        mean_shape = saved.mean_shape_crop
+    else:
         if experiment.train.start is not None:
             _start_from(experiment.train.start, network)
         first, rows = distributed.rank() == 0, pictures.training_rows
         shape = mean_shape_crop(pictures.validation, rows) if first else np.empty(0)
         mean_shape = torch.from_numpy(distributed.from_first(shape))
-    else:
-        network.load_state_dict(saved.network)
-        optimizer.load_state_dict(saved.optimizer)
-        progress = Progress(**saved.progress)
-        mean_shape = saved.mean_shape_crop
     if isinstance(network, networks.HeatmapNetwork):
         network.sigma = progress.sigma = progress.sigma or network.sigma
-    averaged = _running_mean(network, experiment.train.ema) if experiment.train.ema else None
+    averaged = running_mean(network, experiment.train.ema) if experiment.train.ema else None
     if averaged and saved:
-        averaged.module.load_state_dict(saved.scored)
+        averaged.module.load_state_dict(saved.network)
         averaged.n_averaged.fill_(progress.step)
     return Run(
         **vars(pictures),
@@ -287,25 +300,14 @@ def prepare(experiment: Experiment, saved: checkpoint.Checkpoint | None = None) 
         averaged=averaged,
         optimizer=optimizer,
         progress=progress,
-        wandb_id=saved.wandb_id if saved else None,
+        wandb_id=state.wandb_id if state else None,
     )
-
-
-def _running_mean(network: networks.Network, decay: float) -> AveragedModel:
-    """A copy of the network whose weights and statistics follow the network's, step by step."""
-
-    def follow(averaged: Any, current: Any, num_averaged: Any) -> None:
-        steps = int(num_averaged)
-        # the first weights are random, and a long mean would keep them for long
-        get_ema_multi_avg_fn(min(decay, (1 + steps) / (10 + steps)))(averaged, current, steps)
-
-    return AveragedModel(network, multi_avg_fn=follow, use_buffers=True)
 
 
 def _start_from(path: Path, network: networks.Network) -> None:
     """Takes over the weights of another run; a head for other landmarks stays as it is."""
-    path = path / "best.pt" if path.is_dir() else path
-    own, found = network.state_dict(), checkpoint.load(path).scored
+    path = RunFolder(path).best if path.is_dir() else path
+    own, found = network.state_dict(), checkpoint.load(path).network
     fitting = {k: v for k, v in found.items() if k in own and v.shape == own[k].shape}
     anew = [name for name in own if name not in fitting]
     wrong = [name for name in anew if name.split(".")[0] not in network.HEAD]
@@ -319,56 +321,31 @@ def _start_from(path: Path, network: networks.Network) -> None:
         logger.warning(f"{path} has another head; made anew: {', '.join(anew)}")
 
 
-def save(run: Run, path: Path, wandb_id: str) -> None:
-    """Writes the run as it stands, whole or not at all."""
+def save(run: Run, path: Path, wandb_id: str | None = None) -> None:
+    """Writes the weights that are scored; with a W&B id also the state that a resume needs."""
+    progress, state = run.progress, None
+    if wandb_id is not None:
+        state = checkpoint.State(
+            network=run.network.state_dict() if run.averaged else None,
+            optimizer=run.optimizer.state_dict(),
+            progress=asdict(progress),
+            picture_weights=run.picture_weights,
+            wandb_id=wandb_id,
+        )
+    is_scored = progress.scores and progress.batch == 0  # and no epoch has begun since
     checkpoint.save(
         path,
         checkpoint.Checkpoint(
             config=to_dict(run.experiment),
             num_landmarks=run.table.num_landmarks,
-            network=run.network.state_dict(),
-            averaged=run.averaged.module.state_dict() if run.averaged else None,
-            optimizer=run.optimizer.state_dict(),
-            progress=asdict(run.progress),
+            network=run.scored.state_dict(),
+            sigma=progress.sigma,
+            mean_shape_crop=run.mean_shape,
+            scheme=run.scheme.to_dict() if run.scheme else None,
+            table_hash=run.table_hash,
             training_rows=torch.from_numpy(run.training_rows),
             validation_rows=torch.from_numpy(run.validation_rows),
-            picture_weights=run.picture_weights,
-            table_hash=run.table_hash,
-            mean_shape_crop=run.mean_shape,
-            wandb_id=wandb_id,
-            scheme=run.scheme.to_dict() if run.scheme else None,
+            validation_mse=progress.scores[-1] if is_scored else None,
+            state=state,
         ),
     )
-
-
-def seed_of(*numbers: int) -> int:
-    """A seed for torch's global generator, different for different numbers."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
-
-
-def optimizer_for(
-    experiment: Experiment,
-    network: networks.Network,
-    parts: dict[str, list[str]] | None = None,
-) -> torch.optim.Optimizer:
-    """The optimizer that the experiment asks for, with a group for each part of the network."""
-    settings = experiment.optimizer
-    parameters: list[dict[str, Any]] = [
-        {"part": part, "params": [network.get_parameter(name) for name in names]}
-        for part, names in (parts or network.parts()).items()
-        if names
-    ]
-    lr, decay = settings.lr, settings.weight_decay
-    match settings.kind:
-        case "adamw":
-            return torch.optim.AdamW(
-                parameters, lr, weight_decay=decay, amsgrad=settings.amsgrad, fused=True
-            )
-        case "adam":
-            return torch.optim.Adam(
-                parameters, lr, weight_decay=decay, amsgrad=settings.amsgrad, fused=True
-            )
-        case "sgd":
-            return torch.optim.SGD(
-                parameters, lr, momentum=settings.momentum, weight_decay=decay, fused=True
-            )

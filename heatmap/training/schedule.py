@@ -1,5 +1,5 @@
-"""Learning rate, stage and sigma as functions of how far a run has come, so that a resume needs
-no state of theirs."""
+"""Learning rate, stage, sigma and seeds as functions of how far a run has come, so that a resume
+needs no state of theirs."""
 
 import math
 import warnings
@@ -86,6 +86,11 @@ def adapted_sigma(sigma: float, losses: Sequence[float], smallest: float, larges
     before, now = np.var(losses[-ADALOSS_EPOCHS - 1 : -1]), np.var(losses[-ADALOSS_EPOCHS:])
     change = ADALOSS_RATE * (1 - before / now) if now > 0 else -ADALOSS_STEP
     return float(np.clip(sigma + np.clip(change, -ADALOSS_STEP, ADALOSS_STEP), smallest, largest))
+
+
+def seed_of(*numbers: int) -> int:
+    """A seed for torch's global generator, different for different numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
 def _between(start: float, end: float, through: float) -> float:

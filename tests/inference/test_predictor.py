@@ -5,8 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import cv2
 import numpy as np
@@ -42,8 +41,17 @@ def predictor(
     read: Callable[[Tensor], CropPrediction], crop: config.Crop, batch: int = 2
 ) -> Predictor:
     experiment = config.Experiment(name="stub", crop=crop)
-    saved = cast(checkpoint.Checkpoint, SimpleNamespace(landmark_scheme=None))
-    trained = Trained(experiment, Stub(read, len(MEAN_SHAPE)), MEAN_SHAPE, saved, Path("stub"))
+    trained = Trained(
+        path=Path("stub"),
+        experiment=experiment,
+        network=Stub(read, len(MEAN_SHAPE)),
+        mean_shape_crop=MEAN_SHAPE,
+        scheme=None,
+        table_hash="",
+        training_rows=torch.arange(0),
+        validation_rows=torch.arange(0),
+        validation_mse=None,
+    )
     return Predictor(trained, "cpu", batch)
 
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from heatmap import config, networks
+from heatmap import config, losses, networks
 from heatmap.networks import Network
 
 UNET = config.UNet(encoder="resnet18", weights="none", width=9)
@@ -272,6 +272,48 @@ def test_losses_of_heatmaps_and_of_coordinates_add_up() -> None:
         assert loss(both) == pytest.approx(heatmaps + coordinates + divergence, rel=1e-5)
         twice = loss(replace(both, coordinate_weight=0.5, divergence=0.0)) - heatmaps
         assert twice == pytest.approx(2 * coordinates, rel=1e-5)
+
+
+@every_heatmap_model
+def test_with_pixel_areas_maps_count_by_the_area_and_coordinates_as_their_loss_grows(
+    model: config.HeatmapModel,
+) -> None:
+    network = build(model).eval()
+    assert isinstance(network, networks.HeatmapNetwork)
+    area = torch.tensor([4.0, 0.25, 9.0], dtype=torch.float64)
+    with torch.no_grad():
+        output = network(pictures())
+
+        def of_single_images(part: config.HeatmapModel) -> Tensor:
+            network.model = part
+            images = torch.eye(PICTURES)
+            return torch.stack(
+                [
+                    network.loss(output, some_points(), one[:, None].expand(-1, LANDMARKS))
+                    for one in images
+                ]
+            )
+
+        whole = of_single_images(model)
+        on_maps = torch.zeros(PICTURES)
+        if model.loss != "none" or model.divergence:
+            on_maps = of_single_images(replace(model, coordinate_weight=0.0))
+        grows = losses.LOSSES.get(model.coordinate_loss, losses.Loss()).grows_with
+        scale = area.sqrt() if grows == "distance" else area
+        expected = (area * on_maps + scale * (whole - on_maps)).sum()
+        network.model = model
+        weights = torch.ones(PICTURES, LANDMARKS)
+        found = network.loss(output, some_points(), weights, area)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4])
+def test_the_size_of_the_maps_is_known_before_there_are_any(stride: int) -> None:
+    network = build(replace(UNET, encoder="tu-test_resnet", stride=stride)).eval()
+    assert isinstance(network, networks.HeatmapNetwork)
+    with torch.no_grad():
+        maps = network(pictures(166, 130))
+    assert network.map_hw(166, 130) == tuple(maps.features.shape[-2:])
 
 
 def test_an_encoder_that_would_put_maps_out_of_place_is_refused() -> None:

@@ -14,8 +14,10 @@ import torch
 from heatmap import config, networks
 from heatmap.data.contest import Folder, read_landmarks, write_landmarks
 from heatmap.runs import checkpoint
-from heatmap.runs.checkpoint import Checkpoint
-from heatmap.training.prepare import optimizer_for, prepare
+from heatmap.runs.checkpoint import Checkpoint, State
+from heatmap.training import loop
+from heatmap.training.optimizer import optimizer_for
+from heatmap.training.prepare import prepare
 
 EXPERIMENT = config.Experiment(
     name="tiny",
@@ -26,25 +28,52 @@ EXPERIMENT = config.Experiment(
 
 
 def tiny_checkpoint(**changes: Any) -> Checkpoint:
+    """What last.pt holds."""
     torch.manual_seed(3)
     network = networks.build(EXPERIMENT.model, EXPERIMENT.crop, 7)
-    optimizer = optimizer_for(EXPERIMENT, network)
+    optimizer = optimizer_for(EXPERIMENT.optimizer, network)
     network.embeddings.sum().backward()
     optimizer.step()
-    values = {
+    values: dict[str, Any] = {
         "config": config.to_dict(EXPERIMENT),
         "num_landmarks": 7,
         "network": network.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "progress": {"epoch": 2, "best_mse": 1.5, "mean_shape_mse": float("nan"), "sigma": 1.5},
+        "sigma": 1.5,
+        "mean_shape_crop": torch.rand(7, 2, dtype=torch.float64),
+        "table_hash": "abc",
         "training_rows": torch.tensor([0, 2, 3, 7, 8]),
         "validation_rows": torch.tensor([1, 4]),
-        "picture_weights": torch.ones(6),
-        "table_hash": "abc",
-        "mean_shape_crop": torch.rand(7, 2, dtype=torch.float64),
-        "wandb_id": "1a2b",
+        "validation_mse": 1.5,
+        "state": State(
+            optimizer=optimizer.state_dict(),
+            progress={"epoch": 2, "best_mse": 1.5, "mean_shape_mse": float("nan")},
+            picture_weights=torch.ones(6),
+            wandb_id="1a2b",
+        ),
     }
     return Checkpoint(**values | changes)
+
+
+def write_as_0_1(path: Path, saved: Checkpoint, **changes: Any) -> None:
+    """Writes the checkpoint as version 0.1.0 did, in its format 3."""
+    assert saved.state
+    values = {
+        "config": saved.config,
+        "num_landmarks": saved.num_landmarks,
+        "network": saved.state.network or saved.network,
+        "averaged": saved.network if saved.state.network else None,
+        "optimizer": saved.state.optimizer,
+        "progress": saved.state.progress | {"sigma": saved.sigma, "batch": 0, "scores": [9.0, 1.5]},
+        "training_rows": saved.training_rows,
+        "validation_rows": saved.validation_rows,
+        "picture_weights": saved.state.picture_weights,
+        "table_hash": saved.table_hash,
+        "mean_shape_crop": saved.mean_shape_crop,
+        "wandb_id": saved.state.wandb_id,
+        "scheme": saved.scheme,
+        "format": 3,
+    }
+    torch.save(values | changes, path)
 
 
 @pytest.fixture(scope="module")
@@ -67,15 +96,19 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     loaded = checkpoint.load(tmp_path / "last.pt")
     assert loaded.config == saved.config
     assert config.from_dict(config.Experiment, loaded.config) == EXPERIMENT
-    assert repr(loaded.progress) == repr(saved.progress)
+    assert loaded.state and saved.state
+    assert repr(loaded.state.progress) == repr(saved.state.progress)
     assert loaded.network.keys() == saved.network.keys()
     assert all(torch.equal(loaded.network[name], t) for name, t in saved.network.items())
-    assert repr(loaded.optimizer) == repr(saved.optimizer)
+    assert repr(loaded.state.optimizer) == repr(saved.state.optimizer)
     assert torch.equal(loaded.mean_shape_crop, saved.mean_shape_crop)
     assert loaded.mean_shape_crop.dtype == torch.float64
     assert loaded.training_rows.tolist() == [0, 2, 3, 7, 8]
     assert loaded.validation_rows.tolist() == [1, 4]
-    assert (loaded.table_hash, loaded.wandb_id) == ("abc", "1a2b")
+    assert (loaded.table_hash, loaded.validation_mse) == ("abc", 1.5)
+    assert loaded.state.wandb_id == "1a2b"
+    checkpoint.save(tmp_path / "best.pt", replace(saved, state=None))
+    assert checkpoint.load(tmp_path / "best.pt").state is None
 
 
 def test_torch_reads_it_without_running_code(intact: bytes) -> None:
@@ -126,7 +159,7 @@ def test_code_in_it_does_not_run(tmp_path: Path, form: str) -> None:
         case "pickle":
             path.write_bytes(pickle.dumps(intruder))
         case _:
-            checkpoint.save(path, replace(tiny_checkpoint(), progress={"epoch": intruder}))
+            checkpoint.save(path, tiny_checkpoint(config={"name": intruder}))
     assert_refused(path)
     assert not intruder.folder.exists()
 
@@ -233,7 +266,7 @@ def test_data_that_changed_since_are_refused(
     changed.train_images.symlink_to(Folder(root=tiny_contest).train_images)
     names, points = list(table.names), table.points_image[:]
     experiment = replace(EXPERIMENT, data=config.Data(root=tmp_path, workers=0))
-    saved = tiny_checkpoint(table_hash=table.fingerprint(), progress={})
+    saved = tiny_checkpoint(table_hash=table.fingerprint())
 
     write_landmarks(changed.train_table, names, points)
     run = prepare(experiment, saved)
@@ -254,3 +287,73 @@ def test_data_that_changed_since_are_refused(
     write_landmarks(changed.train_table, names, points)
     with pytest.raises(ValueError, match=r"landmarks\.csv.* not the table"):
         prepare(experiment, saved)
+
+
+# ------------------------------------------------------------------------- what is kept, and read
+
+
+@pytest.fixture
+def run_folder(tiny_contest: Path, tmp_path: Path) -> Path:
+    """A run of an instant whose weights have a running mean."""
+    data = config.Data(root=tiny_contest, split="order", validation=0.25, workers=0)
+    settings = replace(EXPERIMENT.train, epochs=2, batch=4, ema=0.9, keep_every=1)
+    wandb = config.Wandb(mode="off")
+    experiment = replace(EXPERIMENT, data=data, train=settings, wandb=wandb)
+    loop.train(prepare(experiment), tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_the_best_checkpoint_holds_the_scored_weights_and_little_else(run_folder: Path) -> None:
+    state = checkpoint.load_trained(run_folder).network.state_dict()
+    weights = sum(tensor.nbytes for tensor in state.values())
+    for name in ("best.pt", "epoch-1.pt"):
+        assert (run_folder / name).stat().st_size <= 1.05 * weights + 100_000
+        assert checkpoint.load(run_folder / name).state is None
+    assert checkpoint.load(run_folder / "last.pt").state
+
+
+def test_a_checkpoint_is_read_from_disk_once(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+    open_file, read_bytes = open, Path.read_bytes
+
+    def counted_read(path: Path) -> bytes:
+        read.append(path)
+        return read_bytes(path)
+
+    def counted_open(file: Any, *arguments: Any, **options: Any) -> Any:
+        read.append(file)
+        return open_file(file, *arguments, **options)
+
+    monkeypatch.setattr(Path, "read_bytes", counted_read)
+    monkeypatch.setattr("builtins.open", counted_open)
+    checkpoint.load_trained(run_folder)
+    assert [Path(path).name for path in read if str(path).endswith(".pt")] == ["best.pt"]
+
+
+def test_a_checkpoint_of_version_0_1_predicts_and_starts_runs_but_is_not_resumed(
+    run_folder: Path, tmp_path: Path
+) -> None:
+    saved, now = checkpoint.load(run_folder / "last.pt"), checkpoint.load_trained(run_folder)
+    assert saved.state
+    removed = dict.fromkeys(config.REMOVED["Data"])
+    values = saved.config | {"data": saved.config["data"] | removed}
+    old = tmp_path / "old" / "best.pt"
+    old.parent.mkdir()
+    write_as_0_1(old, saved, config=values)
+
+    trained = checkpoint.load_trained(old.parent)
+    assert trained.experiment == now.experiment
+    assert (trained.table_hash, trained.validation_mse) == (now.table_hash, 1.5)
+    assert torch.equal(trained.validation_rows, now.validation_rows)
+    for name, tensor in trained.network.state_dict().items():
+        assert torch.equal(tensor, saved.network[name]), "the running mean is what was scored"
+
+    started = replace(trained.experiment.train, start=old.parent)
+    network = prepare(replace(trained.experiment, train=started)).network
+    assert torch.equal(network.embeddings, saved.network["embeddings"])
+
+    with pytest.raises(ValueError, match=r"0\.1\.0.*--train\.start RUN") as caught:
+        prepare(trained.experiment, checkpoint.load(old))
+    assert "\n" not in str(caught.value)

@@ -168,7 +168,7 @@ def test_a_killed_pair_goes_on_as_if_it_had_not_been(
     """Both processes are killed in the middle of the second epoch."""
     (tmp_path / "program.py").write_text(
         "import os, signal\n"
-        "from heatmap import distributed\n"
+        "from heatmap.runtime import distributed\n"
         "calls, mean = [], distributed.mean  # called once a step, before the weights change\n"
         "def dying_mean(numbers):\n"
         "    calls.append(0)\n"
@@ -182,7 +182,8 @@ def test_a_killed_pair_goes_on_as_if_it_had_not_been(
     out = tmp_path / "run"
     arguments = [experiment, "--data.root", data, "--out", out, "--train.checkpoint-minutes", "0"]
     assert torchrun(2, tmp_path / "program.py", *arguments).returncode != 0
-    assert checkpoint.load(out / "last.pt").progress["step"] == 6
+    state = checkpoint.load(out / "last.pt").state
+    assert state and state.progress["step"] == 6
     train(2, "--resume", out)
     assert_equal(*(checkpoint.load(path / "last.pt").network for path in (out, pair)))
 

@@ -1,6 +1,7 @@
 import json
 import logging
 import math
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -36,7 +37,7 @@ from heatmap.data.synthetic import draw_face
 from heatmap.evaluation import metrics
 from heatmap.inference.ensemble import Ensemble
 from heatmap.inference.predict import View, predict
-from heatmap.networks import DirectNetwork, HeatmapNetwork
+from heatmap.networks import HeatmapNetwork
 from heatmap.runs import checkpoint
 from heatmap.runs.ledger import read_metrics
 from heatmap.runs.per_image import read_per_image
@@ -64,6 +65,25 @@ def tiny(tiny_contest: Path) -> Experiment:
         train=Train(epochs=2, batch=BATCH, device="cpu"),
         wandb=Wandb(mode="off"),
     )
+
+
+@pytest.fixture
+def every_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keeps each last.pt, with the state after epoch N, as state-N.pt beside it."""
+    save = checkpoint.save
+
+    def keeping(path: Path, saved: checkpoint.Checkpoint) -> None:
+        save(path, saved)
+        if saved.state:
+            shutil.copy(path, path.with_name(f"state-{saved.state.progress['epoch']}.pt"))
+
+    monkeypatch.setattr(checkpoint, "save", keeping)
+
+
+def progress_of(path: Path) -> dict[str, Any]:
+    state = checkpoint.load(path).state
+    assert state
+    return state.progress
 
 
 def trained(experiment: Experiment, folder: Path) -> Run:
@@ -176,8 +196,8 @@ def test_patience_ends_the_run_and_the_best_stays(
     scripted_scores(monkeypatch, [5, 4, 4.5, 4, 3])
     trained(replace(tiny, train=replace(tiny.train, epochs=9, patience=2)), tmp_path)
     assert [row["val/mse"] for row in read_metrics(tmp_path)] == [5, 4, 4.5, 4]
-    assert checkpoint.load(tmp_path / "best.pt").progress["epoch"] == 2
-    assert checkpoint.load(tmp_path / "last.pt").progress["epoch"] == 4
+    assert checkpoint.load(tmp_path / "best.pt").validation_mse == 4
+    assert progress_of(tmp_path / "last.pt")["epoch"] == 4
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert (summary["best_epoch"], summary["best_mse"], summary["epochs"]) == (2, 4, 4)
 
@@ -234,32 +254,37 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(tiny: Experiment) -> Non
         assert torch.allclose(one, other, rtol=1e-4, atol=1e-5 * one.abs().max().item())
 
 
-@pytest.mark.parametrize(("loss", "power"), [("mse", 1.0), ("mae", 0.5)])
-def test_pixel_weights_make_errors_count_in_the_photographs_pixels(
-    tiny: Experiment, monkeypatch: pytest.MonkeyPatch, loss: config.PointLoss, power: float
+DIRECT = Direct(encoder=ENCODER, weights="none")
+ON_COORDINATES = UNet(
+    encoder=ENCODER, weights="none", width=6, loss="none", coordinate_loss="mse", decoder="softmax"
+)
+
+
+@pytest.mark.parametrize(
+    ("model", "power"),
+    [
+        (DIRECT, 1.0),
+        (replace(DIRECT, loss="mae"), 0.5),
+        (UNet(encoder=ENCODER, weights="none", width=6), 1.0),
+        (ON_COORDINATES, 1.0),
+        (replace(ON_COORDINATES, coordinate_loss="mae"), 0.5),
+        (replace(ON_COORDINATES, coordinate_loss="smooth_l1"), 0.5),
+        (replace(ON_COORDINATES, coordinate_loss="wing"), 0.5),
+    ],
+)
+def test_pixel_weights_make_errors_count_in_the_images_own_pixels(
+    tiny: Experiment, model: config.Model, power: float
 ) -> None:
-    given = []
-
-    def spy(network: DirectNetwork, output: Any, points_crop: Any, weights: Any) -> Any:
-        given.append(weights)
-        return plain(network, output, points_crop, weights)
-
-    plain = DirectNetwork.loss
-    monkeypatch.setattr(DirectNetwork, "loss", spy)
-    still = replace(
-        tiny,
-        augment=Augment(),
-        model=Direct(encoder=ENCODER, weights="none", loss=loss),
-        train=replace(tiny.train, pixel_weights=True),
-    )
-    gradients_of_a_step(still)
-    run = prepare(still)
-    rows = shuffled_batches(run.training_rows, BATCH, 0, 0)[0]
-    for row, weights in zip(rows, given[0], strict=True):
-        image_from_crop = run.validation[row].image_from_crop
-        labelled = torch.from_numpy(np.isfinite(run.table.points_image[row]).all(-1))
-        area = image_from_crop[0, 0] * image_from_crop[1, 1]
-        assert torch.allclose(weights.double(), labelled * area**power, rtol=1e-6)
+    """Against the gradient of one image without them: a crop pixel has an area and a side."""
+    plain = replace(tiny, augment=Augment(), model=model, train=replace(tiny.train, batch=1))
+    weighted = replace(plain, train=replace(plain.train, pixel_weights=True))
+    run = prepare(plain)
+    image_from_crop = run.validation[shuffled_batches(run.training_rows, 1, 0, 0)[0][0]][1]
+    area = (image_from_crop[0, 0] * image_from_crop[1, 1]).item()
+    assert abs(area - 1) > 0.1
+    for one, other in zip(*map(gradients_of_a_step, (plain, weighted)), strict=True):
+        expected = area**power * one
+        assert torch.allclose(other, expected, rtol=1e-3, atol=1e-5 * expected.abs().max().item())
 
 
 def test_the_row_holds_the_mean_loss_of_its_epoch(
@@ -323,7 +348,7 @@ def test_the_best_checkpoint_belongs_to_the_best_row(tiny: Experiment, tmp_path:
     assert scores["mse"] == best["val/mse"]
     assert scores["nme_percent"] == best["val/nme_percent"]
     assert (tmp_path / "per_image.csv").read_bytes() == by_training
-    assert checkpoint.load_trained(tmp_path).checkpoint.progress["epoch"] == best["epoch"]
+    assert checkpoint.load_trained(tmp_path).validation_mse == best["val/mse"]
     last, folder = metrics.evaluate_run(
         Ensemble.load([tmp_path / "last.pt"]), None, torch.device("cpu")
     )
@@ -437,16 +462,16 @@ def test_a_run_on_all_rows_has_no_scores_and_its_best_state_is_the_last(
     for path in tmp_path.glob("*.json*"):
         assert not {"NaN", "Infinity"} & set(path.read_text().replace(",", " ").split()), path
     assert not changed(weights_of(tmp_path / "best.pt"), weights_of(tmp_path / "last.pt"))
-    assert checkpoint.load_trained(tmp_path).checkpoint.progress["step"] == 8
+    assert progress_of(tmp_path / "last.pt")["step"] == 8
 
 
 def test_a_run_on_all_rows_that_is_resumed_ends_with_the_same_weights(
-    tiny: Experiment, tmp_path: Path
+    tiny: Experiment, tmp_path: Path, every_state: None
 ) -> None:
-    settings = replace(tiny.train, epochs=3, keep_every=1)
+    settings = replace(tiny.train, epochs=3)
     experiment = replace(tiny, data=replace(tiny.data, validation=0), train=settings)
     trained(experiment, tmp_path / "whole")
-    saved = checkpoint.load(tmp_path / "whole" / "epoch-1.pt")
+    saved = checkpoint.load(tmp_path / "whole" / "state-1.pt")
     loop.train(prepare(config.from_dict(Experiment, saved.config), saved), tmp_path / "again")
     for name in ("best.pt", "last.pt"):
         whole, resumed = (weights_of(tmp_path / folder / name) for folder in ("whole", "again"))
@@ -468,12 +493,11 @@ def test_a_run_on_all_rows_is_scored_on_other_data_only(
 
 
 def test_what_is_excluded_is_not_trained_on_but_still_validates(
-    tiny: Experiment, tmp_path: Path
+    tiny: Experiment, tmp_path: Path, every_state: None
 ) -> None:
     bad = tmp_path / "bad.csv"
     bad.write_text("file_name,why\nada_1.jpg,blurred\ndee_2.jpg,two faces\nbo_0.jpg,\n")
-    settings = replace(tiny.train, keep_every=1)
-    experiment = replace(tiny, data=replace(tiny.data, exclude=bad), train=settings)
+    experiment = replace(tiny, data=replace(tiny.data, exclude=bad))
     run = trained(experiment, tmp_path / "whole")
     assert run.training_rows.tolist() == [0, 2, 4, 5, 6, 7, 8]
     assert run.validation_rows.tolist() == [9, 10, 11]  # the last is dee_2
@@ -482,7 +506,7 @@ def test_what_is_excluded_is_not_trained_on_but_still_validates(
     assert split["validation"] == ["dee_0.jpg", "dee_1.jpg", "dee_2.jpg"]
 
     bad.write_text("file_name\ncy_0.jpg\n")  # a resumed run keeps the rows of its start
-    saved = checkpoint.load(tmp_path / "whole" / "epoch-1.pt")
+    saved = checkpoint.load(tmp_path / "whole" / "state-1.pt")
     resumed = prepare(config.from_dict(Experiment, saved.config), saved)
     loop.train(resumed, tmp_path / "again")
     assert resumed.training_rows.tolist() == run.training_rows.tolist()
@@ -519,7 +543,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_picture(
     innocent, offender = shuffled_batches(run.training_rows, BATCH, 0, 0)[2]
     assert run.table.names[offender] in str(caught.value)
     assert run.table.names[innocent] not in str(caught.value)
-    assert checkpoint.load(tmp_path / "last.pt").progress["step"] < 3
+    assert progress_of(tmp_path / "last.pt")["step"] < 3
     assert not (tmp_path / "summary.json").exists()
 
 
@@ -676,7 +700,15 @@ def test_eight_drawn_faces_are_learnt_by_heart(tiny: Experiment, tmp_path: Path)
 
 
 def weights_of(path: Path) -> dict[str, torch.Tensor]:
+    """Those that were scored."""
     return {k: v for k, v in checkpoint.load(path).network.items() if v.is_floating_point()}
+
+
+def trained_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Those that the optimizer moves, where the ones that are scored are their running mean."""
+    state = checkpoint.load(path).state
+    assert state and state.network
+    return {k: v for k, v in state.network.items() if v.is_floating_point()}
 
 
 def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
@@ -709,7 +741,7 @@ def test_a_stage_trains_what_it_does_not_freeze_with_its_own_rates(
 
 
 def test_a_staged_run_that_is_resumed_ends_with_the_same_weights(
-    tiny: Experiment, tmp_path: Path
+    tiny: Experiment, tmp_path: Path, every_state: None
 ) -> None:
     stages = (
         Stage(epochs=1, schedule=Schedule(kind="plateau"), rates=FROZEN_ENCODER),
@@ -722,7 +754,7 @@ def test_a_staged_run_that_is_resumed_ends_with_the_same_weights(
         again = tmp_path / f"from-{epoch}"
         again.mkdir()
         (again / "best.pt").write_bytes((tmp_path / "whole" / "epoch-1.pt").read_bytes())
-        saved = checkpoint.load(tmp_path / "whole" / f"epoch-{epoch}.pt")
+        saved = checkpoint.load(tmp_path / "whole" / f"state-{epoch}.pt")
         loop.train(prepare(config.from_dict(Experiment, saved.config), saved), again)
         whole, resumed = (weights_of(path / "last.pt") for path in (tmp_path / "whole", again))
         assert not changed(whole, resumed)
@@ -753,21 +785,21 @@ def test_a_staged_run_starts_from_anothers_weights_and_makes_another_head_anew(
 
 
 def test_the_running_mean_of_the_weights_is_what_is_scored_and_kept(
-    tiny: Experiment, tmp_path: Path
+    tiny: Experiment, tmp_path: Path, every_state: None
 ) -> None:
     """Against the mean taken by hand from a checkpoint a step."""
-    settings = replace(tiny.train, epochs=4, max_steps=4, ema=0.15, keep_every=1)
+    settings = replace(tiny.train, epochs=4, max_steps=4, ema=0.15)
     one_step = replace(tiny, data=replace(tiny.data, validation=0.8), train=settings)
     run = trained(one_step, tmp_path)
     assert run.batches_per_epoch == 1
-    raw = [weights_of(tmp_path / f"epoch-{n}.pt") for n in (1, 2, 3, 4)]
+    raw = [trained_weights(tmp_path / f"state-{n}.pt") for n in (1, 2, 3, 4)]
     expected = {name: tensor.clone() for name, tensor in raw[0].items()}
     for step in (1, 2, 3):
         decay = min(0.15, (1 + step) / (10 + step))  # the mean begins short
         for name, tensor in expected.items():
             tensor.lerp_(raw[step][name], 1 - decay)
     last = checkpoint.load_trained(tmp_path / "last.pt")
-    kept, trained_on = last.network.state_dict(), last.checkpoint.network
+    kept, trained_on = last.network.state_dict(), trained_weights(tmp_path / "last.pt")
     for name, tensor in expected.items():
         assert torch.allclose(kept[name], tensor, atol=1e-6)
     assert any(not torch.allclose(kept[name], trained_on[name], atol=1e-6) for name in expected)
@@ -780,7 +812,7 @@ def test_the_running_mean_of_the_weights_is_what_is_scored_and_kept(
 
 
 def test_a_run_with_mean_weights_and_a_moving_sigma_is_resumed_to_the_same_bits(
-    tiny: Experiment, tmp_path: Path
+    tiny: Experiment, tmp_path: Path, every_state: None
 ) -> None:
     model = replace(tiny.model, sigma_start=4.0)
     settings = replace(tiny.train, epochs=7, ema=0.9, keep_every=1)
@@ -792,15 +824,13 @@ def test_a_run_with_mean_weights_and_a_moving_sigma_is_resumed_to_the_same_bits(
         adapted_sigma(4.0, [row["train/loss"] for row in metrics[:4]], 1.5, 4.0)
     )
     assert sigmas[4] < 4
-    saved = checkpoint.load(tmp_path / "whole" / "epoch-5.pt")
+    saved = checkpoint.load(tmp_path / "whole" / "state-5.pt")
     assert checkpoint.load_trained(tmp_path / "whole" / "epoch-5.pt").network.sigma == sigmas[4]
     again = tmp_path / "again"
     loop.train(prepare(config.from_dict(Experiment, saved.config), saved), again)
     assert [row["sigma"] for row in read_metrics(again)] == sigmas[5:]
-    whole, resumed = (checkpoint.load(p / "last.pt") for p in (tmp_path / "whole", again))
-    for name, tensor in whole.scored.items():
-        assert torch.equal(tensor, resumed.scored[name])
-        assert torch.equal(whole.network[name], resumed.network[name])
+    for weights in (weights_of, trained_weights):
+        assert not changed(*(weights(p / "last.pt") for p in (tmp_path / "whole", again)))
 
 
 def test_a_picture_counts_as_much_as_its_weight_says(tiny: Experiment, tmp_path: Path) -> None:

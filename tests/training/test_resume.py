@@ -142,12 +142,13 @@ def assert_same(folder: Path, expected: Path) -> None:
     expected_weights, expected_rows, expected_last = results(expected)
     assert rows == expected_rows
     assert weights == expected_weights
-    assert last.progress["step"] == expected_last.progress["step"] == STEPS
-    states = last.optimizer["state"], expected_last.optimizer["state"]
+    assert last.state and expected_last.state
+    assert last.state.progress["step"] == expected_last.state.progress["step"] == STEPS
+    states = last.state.optimizer["state"], expected_last.state.optimizer["state"]
     for index, state in states[1].items():
         assert all(torch.equal(states[0][index][name], state[name]) for name in state)
     best, expected_best = (checkpoint.load(path / "best.pt") for path in (folder, expected))
-    assert best.progress["step"] == expected_best.progress["step"]
+    assert best.validation_mse == expected_best.validation_mse
     assert all(torch.equal(best.network[name], t) for name, t in expected_best.network.items())
     assert (folder / "summary.json").exists()
 
@@ -157,7 +158,7 @@ def test_the_uninterrupted_run_is_worth_comparing_with(uninterrupted: Path) -> N
     assert [row["epoch"] for row in rows] == [1, 2]
     assert [row["step"] for row in rows] == [STEPS // 2, STEPS]
     assert rows[0]["train/loss"] != rows[1]["train/loss"]
-    assert last.progress["finished"]
+    assert last.state and last.state.progress["finished"]
 
 
 def test_the_number_of_workers_does_not_change_a_run(
@@ -231,7 +232,8 @@ def test_an_epoch_of_two_passes_is_two_epochs_of_one_killed_or_not(
     weights, rows, last = results(tmp_path / "run")
     assert weights == results(uninterrupted)[0]
     assert [row["step"] for row in rows] == [STEPS]
-    assert last.progress["epoch"] == 1 and last.progress["step"] == STEPS
+    assert last.state
+    assert (last.state.progress["epoch"], last.state.progress["step"]) == (1, STEPS)
 
 
 def test_a_finished_run_is_left_as_it_is(uninterrupted: Path) -> None:
@@ -249,7 +251,8 @@ def test_a_killed_run_keeps_its_id_in_weights_and_biases(
     kill = partial(before_update, 3)
     start(tmp_path / "run", kill=kill)
     before = json.loads((tmp_path / "run" / "wandb.json").read_text())["id"]
-    assert checkpoint.load(tmp_path / "run" / "last.pt").wandb_id == before
+    state = checkpoint.load(tmp_path / "run" / "last.pt").state
+    assert state and state.wandb_id == before
     resume(tmp_path / "run")
     assert json.loads((tmp_path / "run" / "wandb.json").read_text())["id"] == before
 

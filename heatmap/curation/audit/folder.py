@@ -123,9 +123,9 @@ def look(
         )
     judges = np.ones((len(ensemble.runs), len(paths)), bool)
     for judged, run in zip(judges, ensemble.runs, strict=True):
-        if run.checkpoint.table_hash == table.fingerprint():
-            judged[run.checkpoint.training_rows.numpy()] = False
-    trained: np.ndarray = ~judges.any(0)
+        if run.table_hash == table.fingerprint():
+            judged[run.training_rows.numpy()] = False
+    trained = np.asarray(~judges.any(0))
     judges[:, trained] = True
     try:
         permutation = schemes.mirror_permutation(table.num_landmarks, scheme)

@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -40,13 +39,12 @@ class _NotWhole(Exception):
 def read_landmarks(path: Path, cache: Path | None = None, progress: bool = False) -> LandmarkTable:
     """The training table: file_name, Point_0_X, Point_0_Y, Point_1_X, ..., as `read_blocks` says.
 
-    A large table is read from its text once; later calls take what was kept then, as long as the
-    text's size and times are the same, or else its bytes. Where nothing can be kept, a warning says
-    so and the table is read into memory.
+    A large table is read from its text once and kept; later calls take what was kept as long as the
+    text's size and times, or else its bytes, are the same. Where nothing can be kept, a warning
+    says so and the table is read into memory.
 
     Args:
-        cache: the folder to keep it in; None for heatmap in the user's cache, which is
-            $XDG_CACHE_HOME or ~/.cache.
+        cache: folder to keep it in; by default heatmap in $XDG_CACHE_HOME or ~/.cache.
         progress: show a bar once the reading has taken a second.
 
     Raises:
@@ -133,7 +131,10 @@ def _keep(path: Path, kept: Path, dtype: type[np.generic], progress: bool) -> No
     with write_atomically(kept) as temporary, temporary.open("w+b") as file:
         file.seek(_PAGE)
         with ThreadPoolExecutor(1) as hashing:
-            watch = partial(hashing.submit, text_hash.update)
+
+            def watch(text: bytes) -> None:
+                hashing.submit(text_hash.update, text)  # beside the parsing
+
             for some_names, points in read_blocks(path, np.float32, progress=progress, watch=watch):
                 if dtype == np.int16 != points.dtype:
                     raise _NotWhole

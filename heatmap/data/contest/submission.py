@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from heatmap.data.contest.landmarks import as_numbers
 from heatmap.data.contest.score import contest_mse, squared_errors
 from heatmap.data.contest.small_tables import AskedPoints
 from heatmap.data.contest.table import read_points, write_points
@@ -151,8 +152,8 @@ def read_solution(path: Path) -> Submission:
     Raises:
         ValueError: the table is malformed; the message names row and column.
     """
-    names, points_image = read_points(path, np.float64, delimiters=",", prefixes=["Point_M"])
-    return Submission(path=path, names=names, points_image=points_image)
+    names, stored = read_points(path, np.float64, delimiters=",", prefixes=["Point_M"])
+    return Submission(path=path, names=names, points_image=as_numbers(stored, np.float64))
 
 
 def score_submission(submission: Path, solution: Path) -> SubmissionScore:

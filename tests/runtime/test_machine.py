@@ -1,0 +1,27 @@
+import os
+
+import pytest
+import torch
+
+from heatmap.runtime import machine
+
+CPU = torch.device("cpu")
+
+
+def test_the_cores_are_those_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "process_cpu_count", raising=False)
+    if hasattr(os, "sched_getaffinity"):
+        assert machine.usable_cores() == len(os.sched_getaffinity(0))
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # as on macOS
+    assert machine.usable_cores() == os.cpu_count()
+    assert machine.describe(CPU)["cpu_cores"] == os.cpu_count()
+    monkeypatch.setattr(os, "process_cpu_count", lambda: 3, raising=False)  # as in Python 3.13
+    assert machine.usable_cores() == 3
+
+
+def test_the_peak_of_the_memory_is_seen() -> None:
+    before = machine.peak_memory(CPU)
+    values = torch.ones(2 * before // 4)
+    assert machine.peak_memory(CPU) > before + 0.5 * before
+    del values
+    assert machine.peak_memory(CPU) > before
