@@ -4,9 +4,9 @@ Lengths are in a chart's own units, about a pixel each; y runs downwards, as in 
 """
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 import cv2
@@ -136,9 +136,8 @@ def log_ticks(low: float, high: float) -> list[float]:
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     factors = (1, 2, 5) if len(powers) < 5 else (1,)
     candidates = [factor * 10.0**power for power in powers for factor in factors]
-    inside = [a for a, b in pairwise([*candidates, math.inf]) if b > low and a < high]
-    above = next((tick for tick in candidates if tick >= high), candidates[-1])
-    return sorted({*inside, above})
+    first = max(0, bisect_right(candidates, low) - 1)
+    return candidates[first : bisect_left(candidates, high) + 1]
 
 
 def _alike(low: float, high: float) -> bool:
@@ -227,8 +226,6 @@ def dot_chart(
 def _colours(shares: np.ndarray) -> list[str]:
     """Of 0 to 1 the colours of viridis without its darkest tenth; grey for NaN."""
     levels = np.nan_to_num(25 + 230 * np.clip(shares, 0, 1)).round().astype(np.uint8)
-    found = cv2.applyColorMap(levels[:, None], cv2.COLORMAP_VIRIDIS)[:, 0, ::-1].tolist()
-    return [
-        "#" + bytes(rgb).hex() if math.isfinite(share) else GREY
-        for rgb, share in zip(found, shares.tolist(), strict=True)
-    ]
+    found = cv2.applyColorMap(levels[:, None], cv2.COLORMAP_VIRIDIS)[:, 0, ::-1]
+    hexes = ["#" + colour.tobytes().hex() for colour in found]
+    return np.where(np.isfinite(shares), hexes, GREY).tolist()

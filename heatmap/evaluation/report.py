@@ -92,10 +92,8 @@ def _runs(ensemble: Ensemble) -> dict[str, Any]:
     lines = []
     for run in ensemble.runs:
         model, crop = run.experiment.model, run.experiment.crop
-        lines.append(
-            f"{type(model).__name__} on {model.encoder}, {ensemble.num_landmarks} landmarks, crops "
-            f"of {crop.height} × {crop.width} px; {run.path}"
-        )
+        network = f"{type(model).__name__} on {model.encoder}, {ensemble.num_landmarks} landmarks"
+        lines.append(f"{network}, crops of {crop.height} × {crop.width} px; {run.path}")
     has_heatmaps = isinstance(ensemble.runs[0].experiment.model, HeatmapModel)
     return {
         "runs": lines,
@@ -126,11 +124,10 @@ def _learning(ensemble: Ensemble) -> dict[str, LineChart | None]:
     """By column of the ledger, the curves of every run that has a ledger."""
     folders = list(dict.fromkeys(run.path.resolve().parent for run in ensemble.runs))
     alike = len({folder.name for folder in folders}) < len(folders)
-    ledgers = {
-        str(folder) if alike else folder.name: read_metrics(folder)
-        for folder in folders
-        if RunFolder(folder).metrics.exists()
-    }
+    ledgers = {}
+    for folder in folders:
+        if RunFolder(folder).metrics.exists():
+            ledgers[str(folder) if alike else folder.name] = read_metrics(folder)
     charts = {}
     for key, label in CURVES.items():
         series = []

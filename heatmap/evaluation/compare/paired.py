@@ -199,9 +199,7 @@ def _units(names: Sequence[str], pattern: str) -> tuple[np.ndarray, str, list[st
     return np.arange(len(names)), "pictures", [few] if None not in people and found > 1 else []
 
 
-def bootstrap_means(
-    values: np.ndarray, unit: np.ndarray, resamples: int = RESAMPLES, seed: int = 0
-) -> np.ndarray:
+def bootstrap_means(values: np.ndarray, unit: np.ndarray, resamples: int = RESAMPLES) -> np.ndarray:
     """Means over the images of units that are drawn with replacement, as many as there are.
 
     Args:
@@ -214,18 +212,17 @@ def bootstrap_means(
     sums, counts = np.zeros((2, units, values.shape[1]))
     np.add.at(sums, unit, np.where(valued, values, 0))
     np.add.at(counts, unit, valued)
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     block = max(1, BLOCK // units)
     means = []
-    with tqdm(total=resamples, desc="bootstrap", delay=1, leave=False, disable=None) as bar:
-        for start in range(0, resamples, block):
-            size = min(block, resamples - start)
-            drawn = generator.integers(units, size=(size, units)) + units * np.arange(size)[:, None]
-            times = np.bincount(drawn.ravel(), minlength=size * units).reshape(size, units)
-            times = times.astype(np.float64)
-            with np.errstate(invalid="ignore"):  # nothing with a value was drawn
-                means.append((times @ sums) / (times @ counts))
-            bar.update(size)
+    starts = range(0, resamples, block)
+    for start in tqdm(starts, desc="bootstrap", delay=1, leave=False, disable=None):
+        size = min(block, resamples - start)
+        drawn = generator.integers(units, size=(size, units)) + units * np.arange(size)[:, None]
+        times = np.bincount(drawn.ravel(), minlength=size * units).reshape(size, units)
+        times = times.astype(np.float64)
+        with np.errstate(invalid="ignore"):  # nothing with a value was drawn
+            means.append((times @ sums) / (times @ counts))
     return np.concatenate(means)
 
 
