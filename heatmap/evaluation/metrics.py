@@ -65,8 +65,8 @@ def measure(
     rows, samples = np.sort(rows), views[0].samples
     names = [field.name for field in fields(Errors) if field.type is np.ndarray]
     parts = {name: list[np.ndarray]() for name in names}
-    hidden = None if rank == 0 else True
-    with tqdm(total=len(rows), desc="evaluate", unit="img", leave=False, disable=hidden) as bar:
+    off = rank > 0 or None  # None: where there is no terminal
+    with tqdm(total=len(rows), desc="evaluate", unit="img", leave=False, disable=off) as bar:
         for found in predict(
             views, rows, batch=batch, workers=workers, device=device, weighted=weighted,
             rank=rank, world=world, watch=watch,
@@ -119,10 +119,9 @@ def _of_batch(
 
 
 def spread_px(found: Landmarks) -> np.ndarray:
-    """(B, P) px: how far apart the points of several views are, as `Landmarks.disagreement`.
+    """(B, P) px: `Landmarks.disagreement` of several views, of one the heatmap's deviation.
 
-    Of a single view it is the standard deviation of the heatmap along an axis, NaN on the direct
-    road.
+    That is the standard deviation along an axis; NaN on the direct road.
     """
     if found.disagreement is not None:
         return found.disagreement
@@ -240,14 +239,14 @@ def evaluate_run(
     half = calibration.halves(groups, errors.image_hw.min(1))
     checked = calibration.fit_and_check(errors.distance, errors.peak, errors.spread, half)
     calibration.write(out.path, checked)
-    pictures = len(rows) / distributed.world()
+    images = len(rows) / distributed.world()
+    milliseconds = {part: 1000 * seconds / images for part, seconds in watch.seconds().items()}
     timing = {
-        **describe(device),
         "batch": train.batch,
         "workers": settings.workers,
-        "milliseconds_a_picture": {k: 1000 * s / pictures for k, s in watch.seconds().items()},
+        "milliseconds_a_picture": milliseconds,
     }
-    write_json(out.timing, timing)
+    write_json(out.timing, describe(device) | timing)
     if out.best == first.path and out.summary.exists():
         model_card.write(out.path, table(scores))
     return distributed.from_first(scores), out.path
@@ -259,10 +258,8 @@ def _labels(ensemble: Ensemble, path: Path) -> contest.LandmarkTable:
     cache, is_first = first.experiment.data.cache, distributed.rank() == 0
     labels = contest.read_landmarks(path, cache, progress=is_first)
     if labels.num_landmarks != ensemble.num_landmarks:
-        raise ValueError(
-            f"{path} has {labels.num_landmarks} landmarks, the network of {first.path} predicts "
-            f"{ensemble.num_landmarks}"
-        )
+        theirs = f"the network of {first.path} predicts {ensemble.num_landmarks}"
+        raise ValueError(f"{path} has {labels.num_landmarks} landmarks, {theirs}")
     distributed.must_agree({str(path): labels.fingerprint()} | ensemble.fingerprints())
     return labels
 

@@ -66,11 +66,8 @@ class RunSummary:
         rows = read_metrics(run.path) if run.metrics.is_file() else []
         evaluation = scores if is_evaluation else {}
         table = scores.get("table", None if is_evaluation else split.get("table"))
-        exists = here.per_image.is_file()
-        pictures, errors = read_per_image(here.per_image) if exists else ([], {})
-        return cls(
-            name, folder, settings, person, rows, summary, evaluation, table, pictures, errors
-        )
+        images = read_per_image(here.per_image) if here.per_image.is_file() else ([], {})
+        return cls(name, folder, settings, person, rows, summary, evaluation, table, *images)
 
     @property
     def groups(self) -> list[str]:
