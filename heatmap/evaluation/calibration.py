@@ -118,8 +118,7 @@ class Decile(NamedTuple):
 def deciles(expected: np.ndarray, observed: np.ndarray) -> list[Decile]:
     """What was expected and what came, from the surest tenth of the landmarks to the least sure.
 
-    Args:
-        expected, observed: of one shape, px; NaN does not count.
+    expected, observed: px, of one shape; NaN does not count.
     """
     known = np.isfinite(expected) & np.isfinite(observed)
     expected, observed = expected[known].astype(np.float64), observed[known].astype(np.float64)
@@ -128,11 +127,7 @@ def deciles(expected: np.ndarray, observed: np.ndarray) -> list[Decile]:
 
 
 def halves(groups: Sequence[str], size: np.ndarray) -> np.ndarray:
-    """(N,) bool: about half of the images, none of a group without the others, alike in size.
-
-    Args:
-        groups: of each image: the person in it, or its name; size: (N,) px.
-    """
+    """(N,) bool: about half of the images, alike in (N,) size, and whole groups, such as people."""
     names, group_of, counts = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
     order = np.argsort(np.bincount(group_of, size) / counts, kind="stable")
     chosen = np.empty(len(names), bool)
@@ -175,11 +170,7 @@ def write(folder: Path, checked: Checked | None) -> None:
 
 
 def read(folder: Path) -> Checked | None:
-    """What `write` wrote into the folder; None where it holds no map.
-
-    Raises:
-        ValueError: the file is damaged.
-    """
+    """What `write` wrote into the folder, None where it holds no map; ValueError if damaged."""
     path = RunFolder(folder).calibration
     if not path.exists():
         return None

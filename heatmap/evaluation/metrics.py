@@ -240,13 +240,9 @@ def evaluate_run(
     checked = calibration.fit_and_check(errors.distance, errors.peak, errors.spread, half)
     calibration.write(out.path, checked)
     images = len(rows) / distributed.world()
+    timing = describe(device) | {"batch": train.batch, "workers": settings.workers}
     milliseconds = {part: 1000 * seconds / images for part, seconds in watch.seconds().items()}
-    timing = {
-        "batch": train.batch,
-        "workers": settings.workers,
-        "milliseconds_a_picture": milliseconds,
-    }
-    write_json(out.timing, describe(device) | timing)
+    write_json(out.timing, timing | {"milliseconds_a_picture": milliseconds})
     if out.best == first.path and out.summary.exists():
         model_card.write(out.path, table(scores))
     return distributed.from_first(scores), out.path

@@ -38,15 +38,12 @@ CURVES = {
 def write_report(
     ensemble: Ensemble, data: Path | None, folder: Path, out: Path, device: torch.device
 ) -> Path:
-    """Writes OUT/report.html on an evaluation: scores, curves, where errors lie, images.
+    """Writes OUT/report.html on an evaluation, and returns its path.
 
     Args:
         ensemble, data: as `metrics.evaluate_run` was given them.
         folder: of the files that it wrote.
         device: where the networks predict the images that are shown.
-
-    Returns:
-        The file's path.
 
     Raises:
         ValueError: a file of the evaluation or of a run is damaged, or an image cannot be read.

@@ -86,10 +86,7 @@ class Record:
             self._wandb.log(row)
 
     def picture(self, name: str, step: int, image: np.ndarray) -> None:
-        """Saves pictures/NAME_STEP.jpg, (H, W, 3) uint8 RGB, before the row of its step is logged.
-
-        name: one of `folder.SHEETS`.
-        """
+        """Saves (H, W, 3) uint8 RGB as the sheet NAME_STEP.jpg, before its step's row is logged."""
         assert step > self._step, f"the row of step {step} is written: its images come before it"
         assert name in SHEETS, f"not one of {', '.join(SHEETS)}: {name!r}"
         write_picture(self.folder.sheet(name, step), image)

@@ -55,7 +55,7 @@ class WandbWriter:
     def close(self, timeout: float | None) -> None:
         """Sends what is left, and per_image.csv; without summary.json the run counts as failed.
 
-        timeout: seconds after which W&B is given up; None waits without a limit.
+        After `timeout` seconds W&B is given up; None waits without a limit.
         """
         if not self._thread.is_alive():
             return
@@ -157,10 +157,9 @@ def _finish(run: "wandb.Run", folder: RunFolder) -> None:
 
 
 def fetch(path: str, parent: Path) -> Path:
-    """What can be had back of a run in Weights & Biases, in a new run folder.
+    """What can be had back of the run ENTITY/PROJECT/ID in W&B, in a new run folder in `parent`.
 
-    Args:
-        path: ENTITY/PROJECT/ID; the project is heatmap and the entity the user's unless named.
+    Without them the project is heatmap and the entity the user's own.
 
     Raises:
         ValueError: Weights & Biases is out of reach, nobody is logged in, or there is no such run.

@@ -46,14 +46,7 @@ def compare(runs: Sequence[RunSummary], resamples: int = RESAMPLES) -> dict[str,
     told: dict[str, Any] = {
         "runs": {run.name: _scores(run) for run in runs},
         "differences": differences({run.name: run.settings for run in runs}),
-        "curves": {
-            run.name: {
-                "epoch": [row["epoch"] for row in run.rows],
-                "minutes": np.cumsum([row["time/seconds"] / 60 for row in run.rows]).tolist(),
-                "val/mse": [row.get("val/mse") for row in run.rows],
-            }
-            for run in runs
-        },
+        "curves": {run.name: _curve(run) for run in runs},
         "notes": missing,
     }
     if missing:
@@ -112,6 +105,14 @@ def _scores(run: RunSummary) -> dict[str, Any]:
         "epochs": run.rows[-1]["epoch"] if run.rows else 0,
         "minutes": sum(row["time/seconds"] for row in run.rows) / 60,
         "finished": bool(run.summary),
+    }
+
+
+def _curve(run: RunSummary) -> dict[str, list[Any]]:
+    return {
+        "epoch": [row["epoch"] for row in run.rows],
+        "minutes": np.cumsum([row["time/seconds"] / 60 for row in run.rows]).tolist(),
+        "val/mse": [row.get("val/mse") for row in run.rows],
     }
 
 
