@@ -218,7 +218,8 @@ def dot_chart(
     dots = []
     for k in drawn.tolist():
         text = three_digits(values[k]) + unit if math.isfinite(values[k]) else "–"
-        dots.append(Dot(*places[k], ends[k], colours[k], f"{names[k]}: {text}"))
+        x, y = places[k]
+        dots.append(Dot(x, y, ends[k], colours[k], f"{names[k]}: {text}"))
     height, radius = 60 + scale * (high - low)[1], min(8.0, max(2.4, 60 / math.sqrt(len(drawn))))
     return DotChart(height, radius, dots, _colours(np.linspace(0, 1, 9)), three_digits(most))
 
