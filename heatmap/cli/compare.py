@@ -34,12 +34,10 @@ def compare(
     from heatmap.runtime.files import write_atomically, write_json
 
     with tempfile.TemporaryDirectory() as fetched:
-        folders = [
-            fetch(run.removeprefix("wandb:"), Path(fetched))
-            if run.startswith("wandb:")
-            else Path(run)
-            for run in runs
-        ]
+        folders = []
+        for run in runs:
+            path = run.removeprefix("wandb:")
+            folders.append(fetch(path, Path(fetched)) if path != run else Path(run))
         told = compare.compare(compare.read_runs(folders))
     print(compare.text(told))
     if html is not None:

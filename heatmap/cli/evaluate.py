@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -52,9 +52,9 @@ def evaluate(
         device: where the networks run.
     """
     if (what.suffix == ".csv") != (solution is not None):
-        raise WrongUsage(
-            "a submission (.csv) and --solution go together; a run needs no --solution"
-        )
+        raise WrongUsage("a submission (.csv) and --solution go together; a run needs neither")
+    from heatmap.runtime.files import write_json
+
     if solution is not None:
         from heatmap.data import contest
 
@@ -64,8 +64,9 @@ def evaluate(
                 "--boxes or --report"
             )
         score = contest.score_submission(what, solution)
-        told = f"pictures     {len(score.names)}\ncontest MSE  {score.mse:.5f} px²"
-        tell(told, {"pictures": len(score.names), "mse": score.mse}, json_file)
+        print(f"pictures     {len(score.names)}\ncontest MSE  {score.mse:.5f} px²")
+        if json_file is not None:
+            write_json(json_file, {"pictures": len(score.names), "mse": score.mse})
         return
     from heatmap.evaluation.metrics import evaluate_run, table
     from heatmap.inference.ensemble import Ensemble
@@ -77,19 +78,13 @@ def evaluate(
     scores, folder = evaluate_run(ensemble, data, where, decoder)
     if not is_first():
         return
-    tell(f"{table(scores)}\nper picture: {folder / 'per_image.csv'}", scores, json_file)
+    print(f"{table(scores)}\nper picture: {folder / 'per_image.csv'}", flush=True)
+    if json_file is not None:
+        write_json(json_file, scores)
     if report is not None:
         from heatmap.evaluation.report import write_report
 
         print(f"report: {write_report(ensemble, data, folder, report, where)}")
-
-
-def tell(told: str, scores: dict[str, Any], json_file: Path | None) -> None:
-    print(told, flush=True)
-    if json_file is not None:
-        from heatmap.runtime.files import write_json
-
-        write_json(json_file, scores)
 
 
 def main(arguments: Sequence[str]) -> int:

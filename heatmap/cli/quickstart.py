@@ -23,6 +23,7 @@ def quickstart() -> None:
     from heatmap.runs import checkpoint
     from heatmap.runs.folder import RunFolder
     from heatmap.runtime import machine
+    from heatmap.runtime.columns import as_lines
     from heatmap.training import loop, prepare
 
     begin = time.monotonic()
@@ -48,13 +49,12 @@ def quickstart() -> None:
         ("contest MSE on validation", f"{scores['mse']:.2f} px²"),
         ("  of the mean shape", f"{scores['mean_shape_mse']:.2f} px²"),
         ("time", f"{minutes:.1f} minutes"),
-        ("the run", f"{RUN}"),
-        ("images of predictions", f"{max(run.sheets(), default=(0, run.images))[1]}"),
-        ("the submission", f"{SUBMISSION}"),
+        ("the run", str(RUN)),
+        ("images of predictions", str(max(run.sheets(), default=(0, run.images))[1])),
+        ("the submission", str(SUBMISSION)),
         ("next", "python tools/train.py experiments/unet.py --data.root DIR --out RUN"),
     ]
-    width = max(len(name) for name, _ in rows)
-    print("\n".join(f"{name:<{width}}  {value}" for name, value in rows))
+    print("\n".join(as_lines(rows, left=2)))
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -1,7 +1,4 @@
-"""A table of runs, best first and those without a score last.
-
-The results section of the README is this output.
-"""
+"""A table of runs, best first and those without a score last."""
 
 import math
 from collections.abc import Sequence

@@ -1,8 +1,7 @@
 """How far off a landmark is expected to be in px, told from how sure the network is of it.
 
-The height of a heatmap's peak and its spread rank landmarks by their errors, but are not in pixels
-of error: a heatmap is as wide as its target was. A map fitted on labelled images says what they
-have meant so far.
+The height of a heatmap's peak and its spread rank landmarks by their errors; a map fitted on
+labelled images says how many pixels that means.
 """
 
 from collections.abc import Sequence
@@ -25,10 +24,9 @@ SMALLEST = 1e-3  # of a peak's height, and px of a spread or an error, where log
 
 @dataclass(frozen=True)
 class Calibration:
-    """The expected error as a function of doubt, which never falls.
+    """The expected error, linear between K knots over doubt and constant beyond them.
 
     Doubt is `spread_weight * log(spread) - peak_weight * log(peak)`; the weights are not negative.
-    Between the knots the function is a straight line, and beyond them it is that of the last.
 
     doubt: (K,), rising; error_px: (K,), in pixels of the image, not falling.
     """
@@ -42,7 +40,7 @@ class Calibration:
         """Expected distance from the true landmark in px of the image; NaN where none is told.
 
         Args:
-            peak, spread: of one shape, as in `metrics.Errors`.
+            peak, spread: of one shape, as in `per_image.Errors`.
         """
         doubt = np.zeros(spread.shape)
         if self.spread_weight:
@@ -59,13 +57,12 @@ def fit(distance: np.ndarray, peak: np.ndarray, spread: np.ndarray) -> Calibrati
     of the error (Barlow et al. 1972, by pooling adjacent violators).
 
     Args:
-        distance, peak, spread: (N, P), as in `metrics.Errors`, of known landmarks; peak or spread
-            may be NaN throughout.
+        distance, peak, spread: (N, P), as in `per_image.Errors`.
     """
     rising = {"peak": -_log(peak), "spread": _log(spread)}
     rising = {name: values for name, values in rising.items() if np.isfinite(values).any()}
     known = np.isfinite([distance, *rising.values()]).all(0)
-    if not rising or known.sum() < FEWEST_FITTED:
+    if known.sum() < FEWEST_FITTED:
         return None
     error = distance[known].astype(np.float64)
     rising = {name: values[known] for name, values in rising.items()}
@@ -100,21 +97,18 @@ def _weights(rising: dict[str, np.ndarray], target: np.ndarray) -> dict[str, flo
 def _isotonic(parts: Sequence[tuple[float, float, int]]) -> list[tuple[float, float, int]]:
     """(x, y, weight) in the order of x, neighbours made one until no y is below its predecessor."""
     pooled: list[tuple[float, float, int]] = []
-    for part in parts:
-        while pooled and part[1] <= pooled[-1][1]:
-            x, y, weight = pooled.pop()
-            total = weight + part[2]
-            part = (
-                (x * weight + part[0] * part[2]) / total,
-                (y * weight + part[1] * part[2]) / total,
-                total,
-            )
-        pooled.append(part)
+    for x, y, weight in parts:
+        while pooled and y <= pooled[-1][1]:
+            left_x, left_y, left = pooled.pop()
+            x = (left_x * left + x * weight) / (left + weight)
+            y = (left_y * left + y * weight) / (left + weight)
+            weight += left
+        pooled.append((x, y, weight))
     return pooled
 
 
 class Decile(NamedTuple):
-    """A tenth of the landmarks, by expected error: how many, and the means of both in px."""
+    """A tenth of the landmarks by expected error: how many, and the means of both errors."""
 
     landmarks: int
     expected_px: float
@@ -124,25 +118,16 @@ class Decile(NamedTuple):
 def deciles(expected: np.ndarray, observed: np.ndarray) -> list[Decile]:
     """What was expected and what came, from the surest tenth of the landmarks to the least sure.
 
-    Args:
-        expected, observed: of one shape, px; where either is NaN it does not count.
+    expected, observed: px, of one shape; NaN does not count.
     """
     known = np.isfinite(expected) & np.isfinite(observed)
     expected, observed = expected[known].astype(np.float64), observed[known].astype(np.float64)
-    parts = np.array_split(np.argsort(expected, kind="stable"), 10)
-    return [
-        Decile(len(part), float(expected[part].mean()), float(observed[part].mean()))
-        for part in parts
-        if len(part)
-    ]
+    parts = filter(len, np.array_split(np.argsort(expected, kind="stable"), 10))
+    return [Decile(len(p), float(expected[p].mean()), float(observed[p].mean())) for p in parts]
 
 
 def halves(groups: Sequence[str], size: np.ndarray) -> np.ndarray:
-    """(N,) bool: about half of the images, none of a group without the others, alike in size.
-
-    Args:
-        groups: of each image: the person in it, or its name; size: (N,) px.
-    """
+    """(N,) bool: about half of the images, alike in (N,) size, and whole groups, such as people."""
     names, group_of, counts = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
     order = np.argsort(np.bincount(group_of, size) / counts, kind="stable")
     chosen = np.empty(len(names), bool)
@@ -162,11 +147,7 @@ class Checked(NamedTuple):
 def fit_and_check(
     distance: np.ndarray, peak: np.ndarray, spread: np.ndarray, first: np.ndarray
 ) -> Checked | None:
-    """The map of the first half of the images, checked on the other; None without both.
-
-    Args:
-        first: (N,) bool, as `halves` gives it.
-    """
+    """The map of the `first` images, (N,) bool, checked on the others; None without both."""
     step = max(1, distance.size // MOST_FITTED)
     calibration = fit(distance[first][::step], peak[first][::step], spread[first][::step])
     if calibration is None:
@@ -174,9 +155,7 @@ def fit_and_check(
     others = np.flatnonzero(~first)[::step]
     expected = calibration.expected_error(peak[others], spread[others])
     found = deciles(expected, distance[others])
-    if not found:
-        return None
-    return Checked(calibration, int(first.sum()), int((~first).sum()), found)
+    return Checked(calibration, int(first.sum()), int((~first).sum()), found) if found else None
 
 
 def write(folder: Path, checked: Checked | None) -> None:
@@ -185,25 +164,21 @@ def write(folder: Path, checked: Checked | None) -> None:
     if checked is None:
         path.unlink(missing_ok=True)
         return
-    told = checked._asdict() | {"calibration": asdict(checked.calibration)}
-    write_json(path, told | {"deciles": [decile._asdict() for decile in checked.deciles]})
+    deciles = [decile._asdict() for decile in checked.deciles]
+    told = {"calibration": asdict(checked.calibration), "deciles": deciles}
+    write_json(path, checked._asdict() | told)
 
 
 def read(folder: Path) -> Checked | None:
-    """What `write` wrote into the folder; None where it holds no map.
-
-    Raises:
-        ValueError: the file is damaged.
-    """
+    """What `write` wrote into the folder, None where it holds no map; ValueError if damaged."""
     path = RunFolder(folder).calibration
     if not path.exists():
         return None
     told = read_json(path)
     try:
-        deciles = [Decile(**decile) for decile in told.pop("deciles")]
-        return Checked(
-            **told | {"calibration": Calibration(**told["calibration"])}, deciles=deciles
-        )
+        told["calibration"] = Calibration(**told["calibration"])
+        told["deciles"] = [Decile(**decile) for decile in told["deciles"]]
+        return Checked(**told)
     except (KeyError, TypeError) as error:
         raise ValueError(
             f"{path}: not a calibration of this program ({error}); tools/evaluate.py writes it anew"

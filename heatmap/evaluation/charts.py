@@ -4,10 +4,10 @@ Lengths are in a chart's own units, about a pixel each; y runs downwards, as in 
 """
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -19,10 +19,7 @@ GREY = "#666666"
 
 
 class Series(NamedTuple):
-    """One curve: y over x; where either is not finite the line is broken.
-
-    style: a line, a dashed one (for what it is compared with), or a line with a dot on each value.
-    """
+    """One curve, y over x, broken where either is not finite; "dots" has one on each value."""
 
     name: str
     x: Sequence[float] | np.ndarray
@@ -61,23 +58,26 @@ def line_chart(
     """The chart of the series; None where no value can be drawn.
 
     Args:
-        log_y: equal factors are equally far apart; values that are not positive are left out.
+        log_y: the y axis is logarithmic; values that are not positive are left out.
         y_ends: the least range of the y axis.
     """
-    curves = [_drawable(one, log_y) for one in series]
-    values = np.concatenate([curve[np.isfinite(curve).all(1)] for curve in curves])
+    curves = []  # (N, 2) each, NaN where there is nothing to draw
+    for one in series:
+        points = np.stack([np.asarray(one.x, float), np.asarray(one.y, float)], 1)
+        drawable = np.isfinite(points).all(1) & (points[:, 1] > (0 if log_y else -np.inf))
+        curves.append(np.where(drawable[:, None], points, np.nan))
+    values = np.concatenate(curves)
+    values = values[np.isfinite(values[:, 0])]
     if len(values) == 0:
         return None
     (x_low, y_low), (x_high, y_high) = values.min(0), values.max(0)
     if y_ends is not None:
         y_low, y_high = min(y_low, y_ends[0]), max(y_high, y_ends[1])
-    x_is_whole = (values[:, 0] % 1 == 0).all()
-    x_ticks = ticks(x_low, x_high, finest=int(x_is_whole))
+    x_ticks = ticks(x_low, x_high, finest=int((values[:, 0] % 1 == 0).all()))
     y_ticks = log_ticks(y_low, y_high) if log_y else ticks(y_low, y_high)
     left = max(46, 26 + DIGIT * max(len(_text(y)) for y in y_ticks))
     across = partial(_place, among=[x_low, x_high, *x_ticks], ends=(left, WIDTH - RIGHT))
     down = partial(_place, among=[y_low, y_high, *y_ticks], ends=(HEIGHT - BOTTOM, TOP), log=log_y)
-
     drawn = []
     for one, curve in zip(series, curves, strict=True):
         places = np.stack([across(curve[:, 0]), down(curve[:, 1])], 1)
@@ -87,20 +87,13 @@ def line_chart(
             if one.style == "dots" and math.isfinite(y)
         ]
         drawn.append(Curve(one.name, one.style, _path(places), dots))
-    x_marks = list(zip(across(np.array(x_ticks)).tolist(), map(_text, x_ticks), strict=True))
-    y_marks = list(zip(down(np.array(y_ticks)).tolist(), map(_text, y_ticks), strict=True))
+    x_marks = [(float(across(x)), _text(x)) for x in x_ticks]
+    y_marks = [(float(down(y)), _text(y)) for y in y_ticks]
     return LineChart(x_label, y_label, left, x_marks, y_marks, drawn)
 
 
-def _drawable(series: Series, positive: bool) -> np.ndarray:
-    """(N, 2) float64 x and y, both NaN where there is nothing to draw."""
-    points = np.stack([np.asarray(series.x, float), np.asarray(series.y, float)], 1)
-    drawn = np.isfinite(points).all(1) & (points[:, 1] > (0 if positive else -np.inf))
-    return np.where(drawn[:, None], points, np.nan)
-
-
 def _place(
-    values: np.ndarray, among: Sequence[float], ends: tuple[float, float], log: bool = False
+    values: Any, among: Sequence[float], ends: tuple[float, float], log: bool = False
 ) -> np.ndarray:
     """Where values lie between the ends, if the least and the largest `among` lie there."""
     limits = np.array([min(among), max(among)])
@@ -143,9 +136,8 @@ def log_ticks(low: float, high: float) -> list[float]:
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     factors = (1, 2, 5) if len(powers) < 5 else (1,)
     candidates = [factor * 10.0**power for power in powers for factor in factors]
-    inside = [a for a, b in pairwise([*candidates, math.inf]) if b > low and a < high]
-    above = next((tick for tick in candidates if tick >= high), candidates[-1])
-    return sorted({*inside, above})
+    first = max(0, bisect_right(candidates, low) - 1)
+    return candidates[first : bisect_left(candidates, high) + 1]
 
 
 def _alike(low: float, high: float) -> bool:
@@ -175,14 +167,12 @@ def bars(values: Mapping[str, float | None], unit: str = "") -> list[Bar]:
 
 def three_digits(value: float) -> str:
     """The number to three digits, without an exponent: 0.0123, 5.00, 21.0, 1,110; 0 is "0"."""
-    digits, exponent = f"{value:.2e}".split("e")
-    decimals = max(0, 2 - int(exponent))
-    return f"{float(f'{digits}e{exponent}'):,.{decimals}f}" if value else "0"
+    rounded = f"{value:.2e}"
+    decimals = max(0, 2 - int(rounded.partition("e")[2]))
+    return f"{float(rounded):,.{decimals}f}" if value else "0"
 
 
 class Dot(NamedTuple):
-    """arrow: from the dot, where there are arrows."""
-
     x: float
     y: float
     arrow: tuple[float, float] | None
@@ -209,11 +199,10 @@ def dot_chart(
     unit: str = "",
     arrows: np.ndarray | None = None,
 ) -> DotChart:
-    """Points where they lie, coloured by their values from 0 (dim) to `most` (bright).
+    """(P, 2) points, coloured by their (P,) values from 0 (dim) to `most` (bright), grey for NaN.
 
     Args:
-        points: (P, 2), x to the right and y downwards; NaN is not drawn.
-        values: (P,), NaN for none, which is grey.
+        points: x to the right and y downwards; NaN is not drawn.
         arrows: (P, 2), drawn from the points, the longest as an eighth of the chart's width.
     """
     drawn = np.flatnonzero(np.isfinite(points).all(1))
@@ -226,24 +215,18 @@ def dot_chart(
         longest = np.linalg.norm(arrows[drawn], axis=1).max()
         ends = [*map(tuple, arrows * (WIDTH / 8 / longest if longest > 0 else 0))]
     colours = _colours(values / most if most > 0 else 0 * values)
-    texts = [three_digits(value) + unit if math.isfinite(value) else "–" for value in values]
-    return DotChart(
-        height=60 + scale * (high - low)[1],
-        radius=min(8.0, max(2.4, 60 / math.sqrt(len(drawn)))),
-        dots=[
-            Dot(places[k, 0], places[k, 1], ends[k], colours[k], f"{names[k]}: {texts[k]}")
-            for k in drawn.tolist()
-        ],
-        colours=_colours(np.linspace(0, 1, 9)),
-        most=three_digits(most),
-    )
+    dots = []
+    for k in drawn.tolist():
+        text = three_digits(values[k]) + unit if math.isfinite(values[k]) else "–"
+        x, y = places[k]
+        dots.append(Dot(x, y, ends[k], colours[k], f"{names[k]}: {text}"))
+    height, radius = 60 + scale * (high - low)[1], min(8.0, max(2.4, 60 / math.sqrt(len(drawn))))
+    return DotChart(height, radius, dots, _colours(np.linspace(0, 1, 9)), three_digits(most))
 
 
 def _colours(shares: np.ndarray) -> list[str]:
     """Of 0 to 1 the colours of viridis without its darkest tenth; grey for NaN."""
     levels = np.nan_to_num(25 + 230 * np.clip(shares, 0, 1)).round().astype(np.uint8)
-    found = cv2.applyColorMap(levels[:, None], cv2.COLORMAP_VIRIDIS)[:, 0, ::-1].tolist()
-    return [
-        "#" + bytes(rgb).hex() if math.isfinite(share) else GREY
-        for rgb, share in zip(found, shares.tolist(), strict=True)
-    ]
+    found = cv2.applyColorMap(levels[:, None], cv2.COLORMAP_VIRIDIS)[:, 0, ::-1]
+    hexes = ["#" + colour.tobytes().hex() for colour in found]
+    return np.where(np.isfinite(shares), hexes, GREY).tolist()

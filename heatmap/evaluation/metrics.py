@@ -1,12 +1,9 @@
-"""How good a network is: the contest's score, NME and the rest, per picture, group and size."""
+"""How good a network is: the contest's score, NME and the rest, by image, group and size."""
 
-import json
 import logging
-import zipfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import fields
 from functools import reduce
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,47 +21,24 @@ from heatmap.networks import HeatmapNetwork
 from heatmap.runs import model_card
 from heatmap.runs.checkpoint import Trained
 from heatmap.runs.folder import RunFolder
-from heatmap.runs.per_image import write_per_image
+from heatmap.runs.per_image import Errors, write_errors, write_per_image
 from heatmap.runtime import distributed
 from heatmap.runtime.columns import as_lines
-from heatmap.runtime.files import finite, write_atomically, write_json
+from heatmap.runtime.files import finite, write_json
 from heatmap.runtime.machine import describe
 from heatmap.runtime.stopwatch import Stopwatch
 from heatmap.shape import nanmean
 
 logger = logging.getLogger("heatmap")
 
-# Shorter side of the picture in pixels: the upper ends of the size classes.
-SIZE_CLASSES = (125, 175, 250, 350)
-
-
-@dataclass(frozen=True)
-class Errors:
-    """What a network got wrong, one row an image, in the order of the table's rows.
-
-    Of 100,000 images with 971 landmarks it takes 1 GB; so signed errors are kept as their mean.
-
-    rows: (N,); mse: (N,) float64 mean squared error over labelled coordinates, px² of the image;
-    nme: (N,) mean point error over the normaliser; normaliser: its name; distance: (N, P) float32
-    point errors in px, NaN where unlabelled; peak: (N, P) heights of the heatmap peaks, NaN on the
-    direct road; spread: (N, P) float16 how far apart the views' points are in px, as
-    `predict.Landmarks.disagreement`, or of a single view the standard deviation of the heatmap
-    along an axis, NaN on the direct road; mean_shape_mse: (N,) as mse, for the mean training shape;
-    image_hw: (N, 2); bias: (P, 2) mean of predicted minus true landmark, px, NaN where no image
-    has it labelled; groups: of the landmarks, by name.
-    """
-
-    rows: np.ndarray
-    mse: np.ndarray
-    nme: np.ndarray
-    normaliser: str
-    distance: np.ndarray
-    peak: np.ndarray
-    spread: np.ndarray
-    mean_shape_mse: np.ndarray
-    image_hw: np.ndarray
-    bias: np.ndarray
-    groups: dict[str, range]
+# The image's shorter side in px: from the first number to below the second.
+SIZE_CLASSES = {
+    "under 125 px": (0, 125),
+    "125 to 174 px": (125, 175),
+    "175 to 249 px": (175, 250),
+    "250 to 349 px": (250, 350),
+    "350 px and over": (350, np.inf),
+}
 
 
 def measure(
@@ -78,23 +52,21 @@ def measure(
     weighted: bool = False,
     watch: Stopwatch | None = None,
 ) -> Errors | None:
-    """The errors of the merged views on the rows, each counted once by however many processes.
-
-    Of several processes the first gets them, the others None.
+    """The errors of the merged views on the rows; of several processes the others get None.
 
     Args:
         views, weighted: as `predict` takes them.
         mean_shape_crop: (P, 2), in the first view's crops.
 
     Raises:
-        ValueError: a picture cannot be read; the message names it.
+        ValueError: an image cannot be read; the message names it.
     """
     rank, world = distributed.rank(), distributed.world()
     rows, samples = np.sort(rows), views[0].samples
-    parts = {field.name: list[np.ndarray]() for field in fields(Errors)}
-    del parts["normaliser"], parts["groups"]
-    hidden = None if rank == 0 else True
-    with tqdm(total=len(rows), desc="evaluate", unit="img", leave=False, disable=hidden) as bar:
+    names = [field.name for field in fields(Errors) if field.type is np.ndarray]
+    parts = {name: list[np.ndarray]() for name in names}
+    off = rank > 0 or None  # None: where there is no terminal
+    with tqdm(total=len(rows), desc="evaluate", unit="img", leave=False, disable=off) as bar:
         for found in predict(
             views, rows, batch=batch, workers=workers, device=device, weighted=weighted,
             rank=rank, world=world, watch=watch,
@@ -103,7 +75,7 @@ def measure(
                 parts[name].append(values)
             bar.update(min(len(found.rows) * world, len(rows) - bar.n))
     whole = {}
-    for name in list(parts):  # one by one, since all may be large
+    for name in names:  # one by one, since all may be large
         joined = distributed.joined(parts.pop(name))
         if joined is not None:
             whole[name] = joined
@@ -121,7 +93,7 @@ def measure(
 def _of_batch(
     found: Landmarks, samples: Samples, mean_shape_crop: torch.Tensor
 ) -> dict[str, np.ndarray]:
-    """The arrays of `Errors` for some pictures; bias is the (1, P, 2) sum of signed errors."""
+    """The arrays of `Errors` for some images; bias is the (1, P, 2) sum of signed errors."""
     finite_rows = np.isfinite(found.points_image).all((1, 2))
     if not finite_rows.all():
         raise ValueError(
@@ -147,7 +119,10 @@ def _of_batch(
 
 
 def spread_px(found: Landmarks) -> np.ndarray:
-    """(B, P) px, as in `Errors`."""
+    """(B, P) px: `Landmarks.disagreement` of several views, of one the heatmap's deviation.
+
+    That is the standard deviation along an axis; NaN on the direct road.
+    """
     if found.disagreement is not None:
         return found.disagreement
     if found.covariance_image is None:
@@ -159,14 +134,16 @@ def spread_px(found: Landmarks) -> np.ndarray:
 def summary(errors: Errors) -> dict[str, Any]:
     """The scores of a whole set: JSON-able, None where nothing is labelled.
 
-    mse: the contest's, px²; nme: in percent of the normaliser; failure_8, auc_8: share of pictures
+    mse: the contest's, px²; nme_percent: of the normaliser; failure_8, auc_8: share of images
     whose NME is above 8 %, and area under the cumulative error curve up to there as a share of the
-    best; groups and sizes: mean squared error of each landmark group and picture size class.
+    best; groups and sizes: px² of each landmark group and class of image sizes.
     """
-    nme = errors.nme[np.isfinite(errors.nme)]
+    nme, shorter = errors.nme[np.isfinite(errors.nme)], errors.image_hw.min(1)
     sizes = {}
-    for name, chosen in _size_classes(errors.image_hw.min(1)):
-        sizes[name] = {"pictures": int(chosen.sum()), "mse": _mean(errors.mse[chosen])}
+    for name, (low, high) in SIZE_CLASSES.items():
+        chosen = (low <= shorter) & (shorter < high)
+        if chosen.any():
+            sizes[name] = {"pictures": int(chosen.sum()), "mse": _mean(errors.mse[chosen])}
     scores = {
         "pictures": len(errors.rows),
         "mse": contest.contest_mse(errors.mse),
@@ -175,79 +152,15 @@ def summary(errors: Errors) -> dict[str, Any]:
         "nme_percent": 100 * _mean(nme),
         **{f"failure_{p}": _mean(nme > p / 100) for p in (8, 10)},
         **{f"auc_{p}": _mean(np.clip(p / 100 - nme, 0, None)) / (p / 100) for p in (8, 10)},
-        "mean_peak": float(nanmean(errors.peak, None)),
-        "groups": {name: _mean(mse) for name, mse in _group_mse(errors).items()},
+        "mean_peak": _mean(errors.peak),
+        "groups": {name: _mean(mse) for name, mse in errors.group_mse().items()},
         "sizes": sizes,
     }
     return finite(scores)
 
 
-def _size_classes(shorter: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    """The size classes that have images: the name, and (N,) bool which images these are."""
-    for low, high in pairwise((0, *SIZE_CLASSES, np.inf)):
-        name = f"{low} to {high - 1} px"
-        if low == 0:
-            name = f"under {high} px"
-        elif high == np.inf:
-            name = f"{low} px and over"
-        chosen = (shorter >= low) & (shorter < high)
-        if chosen.any():
-            yield name, chosen
-
-
-def _group_mse(errors: Errors) -> dict[str, np.ndarray]:
-    """By group the (N,) px² of every picture; one by one, since all in float64 would be large."""
-    return {
-        name: nanmean(errors.distance[:, part.start : part.stop].astype(np.float64) ** 2 / 2, 1)
-        for name, part in errors.groups.items()
-    }
-
-
 def _mean(values: np.ndarray) -> float:
-    return float(nanmean(values, 0))
-
-
-def write(folder: Path, errors: Errors, names: Sequence[str], scores: dict[str, Any]) -> None:
-    """Writes evaluation.json, per_image.csv and errors.npz into the folder, each atomically."""
-    files = RunFolder(folder)
-    write_json(files.scores, scores)
-    write_per_image(files.per_image, [names[row] for row in errors.rows], per_picture(errors))
-    groups = {name: [part.start, part.stop] for name, part in errors.groups.items()}
-    with write_atomically(files.errors) as temporary, temporary.open("wb") as binary:
-        np.savez_compressed(binary, **vars(errors) | {"groups": json.dumps(groups)})
-
-
-def read(folder: Path) -> Errors:
-    """The errors that `write` wrote into the folder.
-
-    Raises:
-        ValueError: there are none, or the file is damaged or lacks something.
-    """
-    path = RunFolder(folder).errors
-    try:
-        with path.open("rb") as file, np.load(file) as arrays:
-            values = {field.name: arrays[field.name] for field in fields(Errors)}
-            groups = json.loads(str(values["groups"]))
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"{path}: not a readable file of errors ({error}); tools/evaluate.py writes it anew"
-        ) from None
-    values["groups"] = {name: range(*bounds) for name, bounds in groups.items()}
-    return Errors(**values | {"normaliser": str(values["normaliser"])})
-
-
-def per_picture(errors: Errors) -> dict[str, np.ndarray]:
-    """The columns of per_image.csv, (N,) each; no groups where there is only one."""
-    groups = _group_mse(errors) if len(errors.groups) > 1 else {}
-    return {
-        "mse": errors.mse,
-        "nme": errors.nme,
-        "mean_shape_mse": errors.mean_shape_mse,
-        "mean_peak": nanmean(errors.peak, 1),
-        "width": errors.image_hw[:, 1],
-        "height": errors.image_hw[:, 0],
-        **{f"mse {name}": mse for name, mse in groups.items()},
-    }
+    return float(nanmean(values, None))
 
 
 def table(scores: dict[str, Any]) -> str:
@@ -261,12 +174,12 @@ def table(scores: dict[str, Any]) -> str:
         ("contest MSE", show(scores["mse"], " px²")),
         ("  of the mean shape", show(scores["mean_shape_mse"], " px²")),
         (f"NME ({scores['normaliser']})", show(scores["nme_percent"], " %")),
+        *((f"failure rate at {p} %", show(scores[f"failure_{p}"])) for p in (8, 10)),
+        *((f"AUC to {p} %", show(scores[f"auc_{p}"])) for p in (8, 10)),
+        ("MSE by landmark group", ""),
+        *((f"  {name}", show(mse, " px²")) for name, mse in scores["groups"].items()),
+        ("MSE by shorter side", ""),
     ]
-    rows += [(f"failure rate at {p} %", show(scores[f"failure_{p}"])) for p in (8, 10)]
-    rows += [(f"AUC to {p} %", show(scores[f"auc_{p}"])) for p in (8, 10)]
-    rows += [("MSE by landmark group", "")]
-    rows += [(f"  {name}", show(mse, " px²")) for name, mse in scores["groups"].items()]
-    rows += [("MSE by shorter side", "")]
     for name, size in scores["sizes"].items():
         rows.append((f"  {name} ({size['pictures']})", show(size["mse"], " px²")))
     return "\n".join(as_lines(rows))
@@ -279,8 +192,7 @@ def evaluate_run(
 
     Writes evaluation.json, per_image.csv, errors.npz, calibration.json and timing.json into the
     first run's folder; for other data, for anything but the best checkpoint alone, or another
-    decoder, into evaluation-NAME inside it. The scores of the run as it is enter its model card,
-    too. Of several processes each predicts its part, and the first writes.
+    decoder, into evaluation-NAME inside it. The scores of the run as it is enter its model card.
 
     Args:
         data: contest folder, None for the first run's own. Of a table that runs were trained on
@@ -297,10 +209,13 @@ def evaluate_run(
             heatmaps, or processes that do not see the same files.
     """
     if decoder is not None:
-        _use_decoder(ensemble.runs, decoder)
+        for run in ensemble.runs:
+            if not isinstance(run.network, HeatmapNetwork):
+                raise ValueError(f"{run.path} has no heatmaps; it needs no --decoder")
+            run.network.landmark_decoder = decoder
     first = ensemble.runs[0]
-    train, workers = first.experiment.train, first.experiment.data.workers
-    root = data or first.experiment.data.root
+    train, settings = first.experiment.train, first.experiment.data
+    root = data or settings.root
     folder = contest.find_folder(root)
     labels = _labels(ensemble, folder.train_table)
     rows = _rows_to_score(ensemble.runs, labels, root, is_own=data is None)
@@ -308,42 +223,39 @@ def evaluate_run(
     watch = Stopwatch(device)
     errors = measure(
         ensemble.views(paths, labels.points_image, device), rows, first.mean_shape_crop,
-        batch=train.batch, workers=workers, device=device, weighted=ensemble.weighted, watch=watch,
+        batch=train.batch, workers=settings.workers, device=device, weighted=ensemble.weighted,
+        watch=watch,
     )  # fmt: skip
     out = _folder_of(ensemble, labels, root, decoder)
-    scores = summary(errors) | {"table": labels.fingerprint()} if errors else {}
-    if errors:
-        write(out.path, errors, labels.names, scores)
-        person_pattern = first.experiment.data.person_pattern
-        calibration.write(out.path, _calibrated(errors, labels.names, person_pattern))
-        pictures = len(rows) / distributed.world()
-        milliseconds = {part: 1000 * s / pictures for part, s in watch.seconds().items()}
-        settings = {"batch": train.batch, "workers": workers}
-        timing = {**describe(device), **settings, "milliseconds_a_picture": milliseconds}
-        write_json(out.timing, timing)
-        if out.best == first.path and out.summary.exists():
-            model_card.write(out.path, table(scores))
+    if errors is None:
+        return distributed.from_first({}), out.path
+    scores = summary(errors) | {"table": labels.fingerprint()}
+    names = [labels.names[row] for row in errors.rows]
+    write_json(out.scores, scores)
+    write_per_image(out.per_image, names, errors.columns())
+    write_errors(out.errors, errors)
+    people = contest.people_of(names, settings.person_pattern)
+    groups = [person or name for person, name in zip(people, names, strict=True)]
+    half = calibration.halves(groups, errors.image_hw.min(1))
+    checked = calibration.fit_and_check(errors.distance, errors.peak, errors.spread, half)
+    calibration.write(out.path, checked)
+    images = len(rows) / distributed.world()
+    timing = describe(device) | {"batch": train.batch, "workers": settings.workers}
+    milliseconds = {part: 1000 * seconds / images for part, seconds in watch.seconds().items()}
+    write_json(out.timing, timing | {"milliseconds_a_picture": milliseconds})
+    if out.best == first.path and out.summary.exists():
+        model_card.write(out.path, table(scores))
     return distributed.from_first(scores), out.path
-
-
-def _use_decoder(runs: Sequence[Trained], decoder: str) -> None:
-    for run in runs:
-        if not isinstance(run.network, HeatmapNetwork):
-            raise ValueError(f"{run.path} is of a network without heatmaps; it needs no --decoder")
-        run.network.landmark_decoder = decoder
 
 
 def _labels(ensemble: Ensemble, path: Path) -> contest.LandmarkTable:
     """The labels in a file, which all processes see alike."""
     first = ensemble.runs[0]
-    labels = contest.read_landmarks(
-        path, first.experiment.data.cache, progress=distributed.rank() == 0
-    )
+    cache, is_first = first.experiment.data.cache, distributed.rank() == 0
+    labels = contest.read_landmarks(path, cache, progress=is_first)
     if labels.num_landmarks != ensemble.num_landmarks:
-        raise ValueError(
-            f"{path} has {labels.num_landmarks} landmarks, the network of {first.path} predicts "
-            f"{ensemble.num_landmarks}"
-        )
+        theirs = f"the network of {first.path} predicts {ensemble.num_landmarks}"
+        raise ValueError(f"{path} has {labels.num_landmarks} landmarks, {theirs}")
     distributed.must_agree({str(path): labels.fingerprint()} | ensemble.fingerprints())
     return labels
 
@@ -368,10 +280,9 @@ def _folder_of(
 def _rows_to_score(
     runs: Sequence[Trained], labels: contest.LandmarkTable, root: Path, is_own: bool
 ) -> np.ndarray:
-    """The rows that validate in every run that was trained on this table; all if none was.
+    """The rows that validate in every run that was trained on this table (`is_own`: all must be).
 
-    Args:
-        is_own: whether all runs must have been trained on it.
+    Where none was trained on it, these are all rows.
     """
     own = [run for run in runs if _trained_on(run, labels)]
     others = [run for run in runs if not _trained_on(run, labels)]
@@ -389,25 +300,13 @@ def _rows_to_score(
     for run in own:
         if run.experiment.data.all_rows_train:
             raise ValueError(
-                f"{run.path}: the run has no validation rows, since it was trained on all rows "
-                "(data.validation 0); name other data with --data"
+                f"{run.path}: the run has no validation rows (data.validation 0); name other data "
+                "with --data"
             )
     rows = reduce(np.intersect1d, [run.validation_rows.numpy() for run in own])
     if len(rows) == 0:
         raise ValueError(
-            f"no row of {labels.path} validates in all of "
-            f"{', '.join(str(run.path) for run in own)}, so that none is new to all of them; score "
-            "them together on other data (--data), or each alone"
+            f"no row of {labels.path} validates in all of {', '.join(str(run.path) for run in own)}"
+            "; score them together on other data (--data), or each alone"
         )
     return rows
-
-
-def _calibrated(
-    errors: Errors, names: Sequence[str], person_pattern: str
-) -> calibration.Checked | None:
-    """Fitted on half of the people, or of the pictures where names tell no people."""
-    names = [names[row] for row in errors.rows]
-    people = contest.people_of(names, person_pattern)
-    groups = [person or name for person, name in zip(people, names, strict=True)]
-    first = calibration.halves(groups, errors.image_hw.min(1))
-    return calibration.fit_and_check(errors.distance, errors.peak, errors.spread, first)

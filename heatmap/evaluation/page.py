@@ -1,7 +1,6 @@
-"""Pages that a browser shows from disk: the templates beside this file, filled in.
+"""Pages that a browser shows from disk: the templates beside this file, filled in and escaped.
 
-A page is one file that follows the reader's light or dark screen; it fetches nothing and runs no
-script. What is filled in is escaped.
+A page is one file that fetches nothing and runs no script.
 """
 
 import base64
@@ -9,7 +8,7 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
@@ -45,22 +44,15 @@ def _units(text: str) -> Markup:
     return Markup(re.sub(r"(\d) (%|px|ms)", "\\1\N{NO-BREAK SPACE}\\2", str(escape(text))))
 
 
-class Table(NamedTuple):
-    """Rows under a header. is_number: of each column, whether it is set to the right."""
-
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    is_number: list[bool]
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """The table; columns in which every cell is a number, with or without a unit, are numbers."""
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """The table for the page; a column of numbers, with or without a unit, is set to the right."""
     number = re.compile(r"([-+−–]?(\d[\d.,e+-]*)?( ?(%|px²?|ms|s))?)")
-    return Table(header, rows, [all(map(number.fullmatch, c)) for c in zip(*rows, strict=True)])
+    is_number = [all(map(number.fullmatch, column)) for column in zip(*rows, strict=True)]
+    return {"header": header, "rows": rows, "is_number": is_number}
 
 
 def jpeg(image: np.ndarray) -> str:
-    """The address of a (H, W, 3) uint8 RGB image that lies in the page itself."""
+    """The data URL of a (H, W, 3) uint8 RGB image."""
     bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
     return f"data:image/jpeg;base64,{base64.b64encode(encoded.tobytes()).decode()}"
@@ -72,7 +64,7 @@ def marked_image(
     """The image with its true and its predicted points, and lines between the two, for the page.
 
     Args:
-        image: (H, W, 3) uint8 RGB; alt: what is seen, for those who cannot see it;
+        image: (H, W, 3) uint8 RGB.
         truth, predicted: (P, 2) in its pixels; NaN is not drawn.
     """
     height, width = image.shape[:2]

@@ -14,40 +14,42 @@ from heatmap.data import contest
 from heatmap.data.samples import cut, evenly_spaced
 from heatmap.evaluation import calibration, page
 from heatmap.evaluation.charts import Bar, LineChart, Series, bars, dot_chart, line_chart
-from heatmap.evaluation.metrics import Errors, read, summary
+from heatmap.evaluation.metrics import summary
 from heatmap.inference.ensemble import Ensemble
 from heatmap.inference.predict import predict
 from heatmap.runs.folder import RunFolder
 from heatmap.runs.ledger import read_metrics
+from heatmap.runs.per_image import Errors, read_errors
 from heatmap.runtime.files import read_json, write_atomically
-from heatmap.shape import nanmean, turns
+from heatmap.shape import MOST_POSED, blocks, nanmean, turns
 
 NUM_WORST, NUM_TYPICAL = 8, 4
 TILE = 320  # px, the side of an image on the page
 ENLARGED = 1.25  # what it shows, to the box round the landmarks
-MOST_POSED = 10_000  # faces whose turn is told
-BLOCK = 4096  # images whose errors are in float64 at once
 CLASSES = ("second", "third", "fourth")  # between the first and the last fifth
+CURVES = {
+    "train/loss": "training loss",
+    "val/loss": "validation loss",
+    "val/mse": "validation MSE, px²",
+    "lr": "learning rate",
+}
 
 
 def write_report(
     ensemble: Ensemble, data: Path | None, folder: Path, out: Path, device: torch.device
 ) -> Path:
-    """Writes OUT/report.html on an evaluation: scores, curves, where errors lie, images.
+    """Writes OUT/report.html on an evaluation, and returns its path.
 
     Args:
         ensemble, data: as `metrics.evaluate_run` was given them.
         folder: of the files that it wrote.
         device: where the networks predict the images that are shown.
 
-    Returns:
-        The file's path.
-
     Raises:
         ValueError: a file of the evaluation or of a run is damaged, or an image cannot be read.
     """
-    first = ensemble.runs[0]
-    errors, checked = read(folder), calibration.read(folder)
+    first, files = ensemble.runs[0], RunFolder(folder)
+    errors, checked = read_errors(files.errors), calibration.read(folder)
     found = contest.find_folder(data or first.experiment.data.root)
     labels = contest.read_landmarks(found.train_table, first.experiment.data.cache)
     scores = summary(errors)
@@ -63,7 +65,7 @@ def write_report(
         checked=checked,
         confidence=_confidence(checked, ensemble) if checked else None,
         **_faces(ensemble, found, labels, errors, device),
-        **_timing(RunFolder(folder)),
+        **_timing(read_json(files.timing)),
     )
     with write_atomically(out / "report.html") as temporary:
         temporary.write_text(text, "utf-8")
@@ -84,12 +86,11 @@ def _subject(ensemble: Ensemble) -> str:
 
 def _runs(ensemble: Ensemble) -> dict[str, Any]:
     """A line on every run, and what they tell of doubt."""
-    lines = [
-        f"{type(run.experiment.model).__name__} on {run.experiment.model.encoder}, "
-        f"{ensemble.num_landmarks} landmarks, crops of {run.experiment.crop.height} × "
-        f"{run.experiment.crop.width} px; {run.path}"
-        for run in ensemble.runs
-    ]
+    lines = []
+    for run in ensemble.runs:
+        model, crop = run.experiment.model, run.experiment.crop
+        network = f"{type(model).__name__} on {model.encoder}, {ensemble.num_landmarks} landmarks"
+        lines.append(f"{network}, crops of {crop.height} × {crop.width} px; {run.path}")
     has_heatmaps = isinstance(ensemble.runs[0].experiment.model, HeatmapModel)
     return {
         "runs": lines,
@@ -120,18 +121,12 @@ def _learning(ensemble: Ensemble) -> dict[str, LineChart | None]:
     """By column of the ledger, the curves of every run that has a ledger."""
     folders = list(dict.fromkeys(run.path.resolve().parent for run in ensemble.runs))
     alike = len({folder.name for folder in folders}) < len(folders)
-    ledgers = {
-        str(folder) if alike else folder.name: read_metrics(folder)
-        for folder in folders
-        if RunFolder(folder).metrics.exists()
-    }
+    ledgers = {}
+    for folder in folders:
+        if RunFolder(folder).metrics.exists():
+            ledgers[str(folder) if alike else folder.name] = read_metrics(folder)
     charts = {}
-    for key, label in (
-        ("train/loss", "training loss"),
-        ("val/loss", "validation loss"),
-        ("val/mse", "validation MSE, px²"),
-        ("lr", "learning rate"),
-    ):
+    for key, label in CURVES.items():
         series = []
         for name, rows in ledgers.items():
             rows = [row for row in rows if "epoch" in row and key in row]
@@ -144,31 +139,25 @@ def _learning(ensemble: Ensemble) -> dict[str, LineChart | None]:
 
 def _face(errors: Errors, mean_shape: Tensor) -> dict[str, Any]:
     """Error, bias and spread of every landmark, on the mean face."""
-    rms, bias = _rms(errors.distance), np.linalg.norm(errors.bias, axis=1)
+    squares, count = np.zeros(errors.distance.shape[1]), np.isfinite(errors.distance).sum(0)
+    for distance in blocks(errors.distance):
+        squares += np.nansum(np.square(distance, dtype=np.float64), axis=0)
+    rms = np.sqrt(np.where(count > 0, squares / np.maximum(count, 1), np.nan))
+    bias = np.linalg.norm(errors.bias, axis=1)
     spread = np.sqrt(np.maximum(rms**2 - bias**2, 0))
     most = float(np.nanmax(rms))
     names = [f"landmark {k} ({group})" for group, members in errors.groups.items() for k in members]
-    error_chart, bias_chart, spread_chart = (
-        dot_chart(mean_shape.numpy(), values, names, most=most, unit=" px", arrows=arrows)
-        for values, arrows in ((rms, None), (bias, errors.bias), (spread, None))
-    )
-    return {
-        "error": error_chart,
-        "bias": bias_chart,
-        "spread": spread_chart,
+    charts = {
+        part: dot_chart(mean_shape.numpy(), values, names, most=most, unit=" px", arrows=arrows)
+        for part, values, arrows in (
+            ("error", rms, None), ("bias", bias, errors.bias), ("spread", spread, None)
+        )
+    }  # fmt: skip
+    return charts | {
         "worst": [names[k] for k in np.argsort(np.nan_to_num(-rms))[:3]],
         "longest_bias": np.nanmax(bias),
         "bias_percent": 100 * np.nansum(bias**2) / np.nansum(rms**2),
     }
-
-
-def _rms(distance: np.ndarray) -> np.ndarray:
-    """(P,) px, of the images that have the landmark; block by block, since all may be large."""
-    total, count = np.zeros(distance.shape[1]), np.zeros(distance.shape[1])
-    for block in np.array_split(distance, math.ceil(len(distance) / BLOCK)):
-        total += np.nansum(np.square(block, dtype=np.float64), axis=0)
-        count += np.isfinite(block).sum(0)
-    return np.sqrt(np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0))
 
 
 def _classes(
@@ -207,11 +196,11 @@ def expected_nme(errors: Errors, told: calibration.Calibration) -> np.ndarray:
     NaN where an image has no such length.
     """
     parts = []
-    for rows in np.array_split(np.arange(len(errors.rows)), math.ceil(len(errors.rows) / BLOCK)):
+    for rows in blocks(np.arange(len(errors.rows))):
         expected_px = nanmean(told.expected_error(errors.peak[rows], errors.spread[rows]), 1)
-        mean_px, unknown = nanmean(errors.distance[rows], 1), np.full(len(rows), np.nan)
-        shares = errors.nme[rows] * expected_px  # the length is mean_px / nme
-        parts.append(np.divide(shares, mean_px, out=unknown, where=mean_px > 0))
+        mean_px = nanmean(errors.distance[rows], 1)
+        # the length is mean_px / nme
+        parts.append(errors.nme[rows] * expected_px / np.where(mean_px > 0, mean_px, np.nan))
     return np.concatenate(parts)
 
 
@@ -233,14 +222,12 @@ def _confidence(checked: calibration.Checked, ensemble: Ensemble) -> dict[str, A
     expected, observed = np.array([decile[1:] for decile in checked.deciles]).T
     off = 100 * (expected / np.where(observed > 0, observed, np.nan) - 1)
     ends = [0, max(*expected, *observed)]
-    series = [
-        Series(_subject(ensemble), expected, observed, "dots"),
-        Series("ideal", ends, ends, "dashed"),
-    ]
+    dots = Series(_subject(ensemble), expected, observed, "dots")
+    ideal = Series("ideal", ends, ends, "dashed")
     return {
         "signs": " and ".join(sign for sign, weight in weights.items() if weight),
         "worst": np.abs(off).max(),
-        "chart": line_chart(series, "expected error, px", "actual error, px"),
+        "chart": line_chart([dots, ideal], "expected error, px", "actual error, px"),
         "tenths": list(zip(checked.deciles, off, strict=True)),
     }
 
@@ -253,9 +240,8 @@ def _faces(
     device: torch.device,
 ) -> dict[str, Any]:
     """The images with the largest errors, and those in the middle."""
-    paths = contest.image_paths(
-        folder.train_images, labels.names, labels.path, errors.rows.tolist()
-    )
+    rows = errors.rows.tolist()
+    paths = contest.image_paths(folder.train_images, labels.names, labels.path, rows)
     labelled = np.flatnonzero(np.isfinite(errors.mse))
     ranked = labelled[np.argsort(errors.mse[labelled], kind="stable")].tolist()
     middle = max(0, (len(ranked) - NUM_TYPICAL) // 2)
@@ -269,7 +255,7 @@ def _faces(
     predicted = (points for found in batches for points in found.points_image)
     faces = {}
     for index, points in zip(indices.tolist(), predicted, strict=True):
-        row = errors.rows[index]
+        row = rows[index]
         faces[index] = {
             "name": labels.names[row],
             "mse": errors.mse[index],
@@ -299,12 +285,8 @@ def _worst_group(errors: Errors, index: int) -> dict[str, Any]:
     return {"worst_group": name, "worst_px": known[name] if name else None}
 
 
-def _timing(folder: RunFolder) -> dict[str, Any]:
-    timing = read_json(folder.timing)
+def _timing(timing: dict[str, Any]) -> dict[str, Any]:
     parts: dict[str, float] = timing["milliseconds_a_picture"]
     names = {"data": "wait for the image", "network": "network", "decode": "landmarks from it"}
-    return {
-        "timing": timing,
-        "time_bars": bars({names.get(part, part): ms for part, ms in parts.items()}, " ms"),
-        "total_ms": sum(parts.values()),
-    }
+    time_bars = bars({names.get(part, part): ms for part, ms in parts.items()}, " ms")
+    return {"timing": timing, "time_bars": time_bars, "total_ms": sum(parts.values())}

@@ -25,15 +25,12 @@ def prediction_sheet(
     labels: np.ndarray | None = None,
     scheme: schemes.Scheme | None = None,
 ) -> np.ndarray:
-    """One image of many, each with its predicted landmarks; below them the truth in green.
+    """A uint8 RGB sheet of the images with their predicted landmarks; below, the truth in green.
 
     Args:
         paths: N images.
         labels: (N, Q, 2) truth in image pixels, NaN where unlabelled; None where there is none.
         scheme: of the predicted landmarks, where the run was told of one.
-
-    Returns:
-        uint8 RGB.
 
     Raises:
         ValueError: an image cannot be read; the message names it.
@@ -60,16 +57,12 @@ def prediction_sheet(
 def data_sheet(
     trained: Trained, root: Path, count: int, test: bool, device: torch.device
 ) -> np.ndarray:
-    """One image of many of a contest's folder, evenly spaced, with what a run sees in them.
+    """The `prediction_sheet` of evenly spaced images of a contest's folder.
 
-    The truth of labelled images stands below in green. In the folder that the run was trained on,
-    they are those that validate.
+    In the folder that the run was trained on, they are those that validate.
 
     Args:
         test: takes the test images; the only ones of a folder without labels.
-
-    Returns:
-        uint8 RGB.
 
     Raises:
         ValueError: there are no such images, or one cannot be read.
@@ -83,10 +76,9 @@ def data_sheet(
         paths = [files[row] for row in evenly_spaced(np.arange(len(files)), count)]
     else:
         table = contest.read_landmarks(folder.train_table, trained.experiment.data.cache)
-        rows = np.arange(len(table.names))
-        validation_rows = trained.validation_rows.numpy()
-        if len(validation_rows) and trained.table_hash == table.fingerprint():
-            rows = validation_rows
+        rows = trained.validation_rows.numpy()
+        if len(rows) == 0 or trained.table_hash != table.fingerprint():
+            rows = np.arange(len(table.names))
         rows = evenly_spaced(rows, count)
         found = contest.image_paths(folder.train_images, table.names, table.path, rows)
         paths = [found[row] for row in rows.tolist()]
@@ -96,20 +88,15 @@ def data_sheet(
 
 
 def batch_sheet(batch: augment.Batch, scheme: schemes.Scheme | None = None) -> np.ndarray:
-    """One image of many: crops as a network in training gets them, with their landmarks.
-
-    Returns:
-        uint8 RGB; crops are shown enlarged.
-    """
+    """A uint8 RGB sheet of crops, enlarged, as a network in training gets them, with landmarks."""
     crop_hw = batch.frame.height, batch.frame.width
     enlarged = max(1, round(TILE_HW[0] / max(crop_hw)))
     shown_hw = crop_hw[0] * enlarged, crop_hw[1] * enlarged
-    points_shown = frame.apply(frame.resizing(crop_hw, shown_hw), batch.points_crop).numpy()
+    all_points = frame.apply(frame.resizing(crop_hw, shown_hw), batch.points_crop).numpy()
     images = (255 * batch.images).round().byte().permute(0, 2, 3, 1).numpy()
-    tiles = [
-        _drawn(cv2.resize(image, shown_hw[::-1]), points, scheme)
-        for image, points in zip(images, points_shown, strict=True)
-    ]
+    tiles = []
+    for image, points in zip(images, all_points, strict=True):
+        tiles.append(_drawn(cv2.resize(image, shown_hw[::-1]), points, scheme))
     return draw.sheet(tiles, columns=min(8, len(tiles)))
 
 

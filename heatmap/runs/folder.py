@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 EVALUATION = "evaluation-"
-SHEETS = ("validation",)
-"""What the images in pictures/ are called, before their step."""
+SHEETS = ("validation",)  # what the images in pictures/ are called, before their step
 
 
 class RunFolder:
@@ -23,17 +22,14 @@ class RunFolder:
         self.split = path / "split.json"
         self.machine = path / "machine.json"
         # checkpoints
-        self.best = path / "best.pt"
-        """The weights with the best validation score; what inference reads."""
-        self.last = path / "last.pt"
-        """The state that a resumed run continues from."""
+        self.best = path / "best.pt"  # by validation score; what inference reads
+        self.last = path / "last.pt"  # what a resumed run continues from
         # the ledger
         self.metrics = path / "metrics.jsonl"
         self.images = path / "pictures"
         self.predictions = path / "predictions"
         self.predictions_table = self.predictions / "table.json"
-        self.summary = path / "summary.json"
-        """Exists once the run has finished."""
+        self.summary = path / "summary.json"  # exists once the run has finished
         self.model_card = path / "MODEL.md"
         self.wandb = path / "wandb.json"
         # what an evaluation leaves

@@ -1,14 +1,12 @@
 """A run's own ledger: metrics, images and summary as files of the run folder.
 
-    config.json          the experiment, written by the caller before the Record is made
-    metrics.jsonl        one row a step; NaN and infinities are null, so that every reader takes it
+    metrics.jsonl        one row a step; NaN and infinities are null
     pictures/            validation_STEP.jpg
     predictions/         images and table.json: what they show, in numbers
     summary.json         there once the run has finished
     wandb.json, wandb/   what Weights & Biases is told about the run, and its own output
 
-The folder is the truth. Weights & Biases gets a copy (heatmap.runs.wandb), and its failures leave
-the run as it is.
+The folder is the truth. Weights & Biases gets a copy, and its failures leave the run as it is.
 """
 
 import contextlib
@@ -44,9 +42,6 @@ class Record:
     ) -> None:
         """Cuts the ledger back to `after_step` and starts Weights & Biases.
 
-        An agent of Weights & Biases that starts a new run for its sweep gives the id, project and
-        entity in the environment.
-
         Args:
             folder: the run folder, with config.json in it.
             tags: for Weights & Biases, beside the experiment's.
@@ -58,6 +53,7 @@ class Record:
         rewind(folder, after_step)
         self._step = after_step
         self.wandb_id = wandb_id or os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
+        # a sweep's agent names the run's project and entity in the environment
         agent = os.environ if "WANDB_SWEEP_ID" in os.environ else {}
         window, name, here = experiment.wandb, experiment.name, folder.resolve().name
         about = {
@@ -90,12 +86,7 @@ class Record:
             self._wandb.log(row)
 
     def picture(self, name: str, step: int, image: np.ndarray) -> None:
-        """Saves pictures/NAME_STEP.jpg; it must be there before the row of its step is logged.
-
-        Args:
-            name: one of `folder.SHEETS`.
-            image: (H, W, 3) uint8, RGB.
-        """
+        """Saves (H, W, 3) uint8 RGB as the sheet NAME_STEP.jpg, before its step's row is logged."""
         assert step > self._step, f"the row of step {step} is written: its images come before it"
         assert name in SHEETS, f"not one of {', '.join(SHEETS)}: {name!r}"
         write_picture(self.folder.sheet(name, step), image)
@@ -106,7 +97,7 @@ class Record:
         columns: Sequence[str],
         rows: Iterable[tuple[np.ndarray, str, Sequence[float | None]]],
     ) -> None:
-        """Saves predictions/, which must be there before the row of its step is logged.
+        """Saves predictions/, before the row of its step is logged.
 
         Args:
             columns: what the numbers are.
@@ -169,8 +160,8 @@ def rewind(folder: Path, step: int) -> None:
                 files.predictions.rmdir()
     files.summary.unlink(missing_ok=True)
     rows = read_metrics(folder) if files.metrics.exists() else []
+    kept = "".join(_line(row) for row in rows if row["step"] <= step)
     with write_atomically(files.metrics) as temporary:
-        kept = "".join(_line(row) for row in rows if row["step"] <= step)
         temporary.write_text(kept, encoding="utf-8")
 
 

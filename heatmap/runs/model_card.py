@@ -36,8 +36,7 @@ def write(folder: Path, evaluation: str | None = None) -> None:
     """Writes MODEL.md into the folder of a finished run.
 
     Args:
-        evaluation: the scores of the best weights on the validation rows, by group and size, as
-            lines that line up.
+        evaluation: the scores of the best weights on the validation rows, as `metrics.table`.
 
     Raises:
         ValueError: a file of the run is missing or damaged.
@@ -48,16 +47,10 @@ def write(folder: Path, evaluation: str | None = None) -> None:
     details = f"```\n{evaluation}\n```" if evaluation else "`tools/evaluate.py` adds the details."
     sections = [
         f"# {experiment.name}: {saved.num_landmarks} facial landmarks",
-        "## Data",
-        _table(_data(files, saved, experiment)),
-        "## Recipe",
-        "`config.json` has every setting.",
-        _table(_recipe(saved, experiment)),
-        "## Training and validation",
-        _table(_scores(files)),
-        details,
-        "## Limits",
-        LIMITS_AND_USE,
+        f"## Data\n\n{_table(_data(files, saved, experiment))}",
+        f"## Recipe\n\n`config.json` has every setting.\n\n{_table(_recipe(saved, experiment))}",
+        f"## Training and validation\n\n{_table(_scores(files))}\n\n{details}",
+        f"## Limits\n\n{LIMITS_AND_USE}",
     ]
     with write_atomically(files.model_card) as temporary:
         temporary.write_text("\n\n".join(sections), encoding="utf-8")

@@ -31,8 +31,7 @@ logger = logging.getLogger("heatmap")
 class WandbWriter:
     """Copies a run to Weights & Biases from a daemon thread, which only `close` waits for.
 
-    If W&B raises, hangs or finds the disk full, one warning says so, and it is off for the rest of
-    the run.
+    If W&B raises, hangs or finds the disk full, one warning says so, and it is off from there on.
     """
 
     def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
@@ -56,8 +55,7 @@ class WandbWriter:
     def close(self, timeout: float | None) -> None:
         """Sends what is left, and per_image.csv; without summary.json the run counts as failed.
 
-        Args:
-            timeout: seconds after which W&B is given up; None waits without a limit.
+        After `timeout` seconds W&B is given up; None waits without a limit.
         """
         if not self._thread.is_alive():
             return
@@ -142,20 +140,15 @@ def _send(run: "wandb.Run", folder: RunFolder, row: Mapping[str, Any]) -> None:
             sent[f"pictures/{name}"] = wandb.Image(str(sheet))
     table = read_json(folder.predictions_table) if folder.predictions_table.is_file() else {}
     if table.get("step") == step:
-        sent["predictions"] = wandb.Table(
-            columns=table["columns"],
-            data=[
-                [wandb.Image(str(folder.predictions / image)), *cells]
-                for image, *cells in table["rows"]
-            ],
-        )
-    # All of a step at once: W&B merges or drops what comes later for the same step.
+        images = [wandb.Image(str(folder.predictions / name)) for name, *_ in table["rows"]]
+        rows = [[image, *row[1:]] for image, row in zip(images, table["rows"], strict=True)]
+        sent["predictions"] = wandb.Table(columns=table["columns"], data=rows)
+    # all of a step at once: W&B merges or drops what comes later for the same step
     run.log(sent, step=step, commit=True)
 
 
 def _finish(run: "wandb.Run", folder: RunFolder) -> None:
-    if folder.per_image.is_file():
-        # a copy, which an offline run keeps when it is moved
+    if folder.per_image.is_file():  # a copy, which an offline run keeps when it is moved
         copy = shutil.copy(folder.per_image, run.dir)
         run.save(copy, base_path=run.dir, policy="now")
     if finished := folder.summary.is_file():
@@ -164,10 +157,9 @@ def _finish(run: "wandb.Run", folder: RunFolder) -> None:
 
 
 def fetch(path: str, parent: Path) -> Path:
-    """What can be had back of a run in Weights & Biases, in a new run folder.
+    """What can be had back of the run ENTITY/PROJECT/ID in W&B, in a new run folder in `parent`.
 
-    Args:
-        path: ENTITY/PROJECT/ID; the project is heatmap and the entity the user's unless named.
+    Without them the project is heatmap and the entity the user's own.
 
     Raises:
         ValueError: Weights & Biases is out of reach, nobody is logged in, or there is no such run.
@@ -181,11 +173,10 @@ def fetch(path: str, parent: Path) -> Path:
         folder.path.mkdir()
         for file in run.files(names=[folder.per_image.name]):
             file.download(root=str(folder.path))
-        rows = [
-            {"step": row["_step"]}
-            | {name: value for name, value in row.items() if not name.startswith(OURS_NOT)}
-            for row in run.scan_history()
-        ]
+        rows = []
+        for row in run.scan_history():
+            own = {name: value for name, value in row.items() if not name.startswith(OURS_NOT)}
+            rows.append(json.dumps({"step": row["_step"], **own}) + "\n")
         # a sweep adds its parameters, as "optimizer.lr", to the config that has them already
         config = {name: value for name, value in run.config.items() if "." not in name}
         summary = {name: run.summary_metrics.get(name) for name in ("best_mse", "mean_shape_mse")}
@@ -200,7 +191,7 @@ def fetch(path: str, parent: Path) -> Path:
     if run.state == "finished":
         write_json(folder.summary, summary)
     with write_atomically(folder.metrics) as temporary:
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        temporary.write_text("".join(rows), encoding="utf-8")
     return folder.path
 
 

@@ -394,7 +394,7 @@ def _validated(run: Run, watch: Stopwatch) -> tuple[dict[str, Any], dict[str, np
         workers=run.experiment.data.workers, device=run.device, watch=watch,
     )  # fmt: skip
     scores = distributed.from_first(metrics.summary(errors) if errors else {})
-    columns = metrics.per_picture(errors) if errors else {}
+    columns = errors.columns() if errors else {}
     run.progress.validation_seconds = time.monotonic() - begin
     return scores, columns
 

@@ -37,7 +37,7 @@ def test_an_image_in_a_page_is_the_image() -> None:
 
 def test_columns_of_numbers_line_up_on_the_right() -> None:
     rows = [["a1", "1,234.5 px²", "3"], ["b2", "−7", "x"]]
-    assert page.table(["name", "px", "mixed"], rows).is_number == [False, True, False]
+    assert page.table(["name", "px", "mixed"], rows)["is_number"] == [False, True, False]
 
 
 def test_bars_are_as_long_as_their_values() -> None:

@@ -14,7 +14,8 @@ from browser import Elements, shown
 
 from heatmap.config import Experiment, Optimizer, UNet, to_dict
 from heatmap.evaluation import compare
-from heatmap.evaluation.compare import bootstrap_means, differences, paired, read_runs
+from heatmap.evaluation.compare import differences, paired, read_runs
+from heatmap.evaluation.compare.paired import bootstrap_means, interval
 from heatmap.runs.per_image import write_per_image
 
 Tool = Callable[..., int]
@@ -66,7 +67,7 @@ def test_independent_pictures_give_the_interval_of_the_normal_distribution() -> 
     standard_error = values.std(0) / math.sqrt(400)
     np.testing.assert_allclose(means.mean(0), values.mean(0), atol=0.05 * standard_error[1])
     np.testing.assert_allclose(means.std(0), standard_error, rtol=0.04)
-    low, high = compare.interval(means)
+    low, high = interval(means)
     np.testing.assert_allclose(
         low, values.mean(0) - 1.96 * standard_error, atol=0.06 * standard_error[1]
     )
@@ -93,7 +94,7 @@ def test_the_interval_holds_the_truth_nineteen_times_of_twenty() -> None:
         person = np.repeat(np.arange(50), generator.integers(2, 7, 50))
         values = truth + generator.normal(0, 1, 50)[person] + generator.normal(0, 0.5, len(person))
         for drawn, unit in (("people", person), ("pictures", np.arange(len(person)))):
-            low, high = compare.interval(bootstrap_means(values[:, None], unit, 400))
+            low, high = interval(bootstrap_means(values[:, None], unit, 400))
             held[drawn] += int(low[0] <= truth <= high[0])
     assert 0.91 <= held["people"] / 200 <= 0.99
     assert held["pictures"] / 200 < 0.8

@@ -18,7 +18,13 @@ from heatmap.inference.ensemble import Ensemble
 from heatmap.inference.predict import View
 from heatmap.networks import CropPrediction, Network
 from heatmap.runs import checkpoint
-from heatmap.runs.per_image import read_per_image, write_per_image
+from heatmap.runs.folder import RunFolder
+from heatmap.runs.per_image import (
+    read_errors,
+    read_per_image,
+    write_errors,
+    write_per_image,
+)
 from heatmap.schemes import GROUPS
 from heatmap.training import loop
 from heatmap.training.prepare import prepare
@@ -240,10 +246,10 @@ def test_the_written_files_hold_the_errors(pictures: Pictures, tmp_path: Path) -
     rows = [1, 7, 9, 12]
     errors = pictures.measured(Stubborn(torch.from_numpy(pictures.predicted)), rows)
     names = [path.name for path in pictures.samples.paths]
-    scores = metrics.summary(errors)
-    metrics.write(tmp_path / "run", errors, names, scores)
+    files = RunFolder(tmp_path / "run")
+    write_per_image(files.per_image, [names[row] for row in errors.rows], errors.columns())
+    write_errors(files.errors, errors)
 
-    assert json.loads((tmp_path / "run" / "evaluation.json").read_text()) == scores
     with (tmp_path / "run" / "per_image.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
     assert [line["file_name"] for line in table] == [names[row] for row in rows]
@@ -267,7 +273,7 @@ def test_the_written_files_hold_the_errors(pictures: Pictures, tmp_path: Path) -
         assert arrays["rows"].tolist() == rows
         for name in ("distance", "peak", "mse"):
             np.testing.assert_array_equal(arrays[name], getattr(errors, name))
-    again = metrics.read(tmp_path / "run")
+    again = read_errors(files.errors)
     for name, values in vars(errors).items():
         np.testing.assert_array_equal(getattr(again, name), values)
         assert np.asarray(getattr(again, name)).dtype == np.asarray(values).dtype
@@ -275,14 +281,13 @@ def test_the_written_files_hold_the_errors(pictures: Pictures, tmp_path: Path) -
 
 def test_damaged_errors_are_told(pictures: Pictures, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"errors\.npz.*tools/evaluate\.py writes it anew"):
-        metrics.read(tmp_path)
+        read_errors(tmp_path / "errors.npz")
     errors = pictures.measured(Stubborn(torch.from_numpy(pictures.predicted)))
-    names = [path.name for path in pictures.samples.paths]
-    metrics.write(tmp_path, errors, names, metrics.summary(errors))
+    write_errors(tmp_path / "errors.npz", errors)
     whole = (tmp_path / "errors.npz").read_bytes()
     (tmp_path / "errors.npz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"errors\.npz.*tools/evaluate\.py writes it anew"):
-        metrics.read(tmp_path)
+        read_errors(tmp_path / "errors.npz")
 
 
 def test_a_table_of_errors_that_cannot_be_read_says_where(tmp_path: Path) -> None:

@@ -14,12 +14,11 @@ import torch
 from browser import Elements, shown
 
 from heatmap import config
-from heatmap.data import contest
 from heatmap.evaluation import calibration, metrics, report
 from heatmap.evaluation.charts import GREY
-from heatmap.evaluation.metrics import Errors
 from heatmap.evaluation.report import write_report
 from heatmap.inference.ensemble import Ensemble
+from heatmap.runs.per_image import Errors, read_errors, write_errors
 from heatmap.training import loop
 from heatmap.training.prepare import prepare
 
@@ -151,7 +150,7 @@ def test_several_runs_tell_by_their_disagreement(
     assert f"UNet on tu-test_resnet, 7 landmarks, crops of 32 × 48 px; {run}/best.pt" in text
     assert "one answer: the mean of their landmarks." in text
     assert "these runs together" in text and "this run" not in page
-    spread = metrics.read(folder).spread
+    spread = read_errors(folder / "errors.npz").spread
     assert (spread > 0).all()
     assert "━━ straight ━━ heat" in text, "both curves have their names"
 
@@ -246,15 +245,14 @@ def errors() -> Errors:
 
 
 @pytest.fixture
-def page_on(run: Path, tmp_path: Path, tiny_contest: Path) -> Callable[..., str]:
+def page_on(run: Path, tmp_path: Path) -> Callable[..., str]:
     """The page of the run as if its evaluation had found these errors."""
 
     def write(errors: Errors, checked: calibration.Checked | None = None) -> str:
-        names = contest.read_landmarks(contest.find_folder(tiny_contest).train_table).names
         ensemble = Ensemble.load([run])
         _, evaluated = metrics.evaluate_run(ensemble, None, CPU)
         folder = tmp_path / "evaluation"
-        metrics.write(folder, errors, names, metrics.summary(errors))
+        write_errors(folder / "errors.npz", errors)
         calibration.write(folder, checked)
         shutil.copy(evaluated / "timing.json", folder)
         return page_of(ensemble, folder, tmp_path)

@@ -5,18 +5,8 @@ paired    runs held against the first one, picture by picture
 telling   the comparison as text for a terminal, and as a page
 """
 
-from heatmap.evaluation.compare.paired import bootstrap_means, compare, differences, interval
-from heatmap.evaluation.compare.runs import RunSummary, read_runs
+from heatmap.evaluation.compare.paired import compare, differences
+from heatmap.evaluation.compare.runs import read_runs
 from heatmap.evaluation.compare.telling import page, sentence, text
 
-__all__ = [
-    "RunSummary",
-    "bootstrap_means",
-    "compare",
-    "differences",
-    "interval",
-    "page",
-    "read_runs",
-    "sentence",
-    "text",
-]
+__all__ = ["compare", "differences", "page", "read_runs", "sentence", "text"]

@@ -1,12 +1,11 @@
-"""Runs held against the first one, on the pictures that validated in all of them.
+"""Runs held against the first one, on the images that validated in all of them.
 
-How far chance reaches is told by the cluster bootstrap (Field and Welsh, Bootstrapping clustered
-data, J. R. Statist. Soc. B 69, 2007, https://doi.org/10.1111/j.1467-9868.2007.00593.x): people are
-drawn with replacement, each with all their pictures, since pictures of one person are not
-independent.
+The intervals are those of the cluster bootstrap: people are drawn with replacement, each with all
+their images. Source: Field and Welsh 2007, https://doi.org/10.1111/j.1467-9868.2007.00593.x
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -29,28 +28,28 @@ def compare(runs: Sequence[RunSummary], resamples: int = RESAMPLES) -> dict[str,
 
     Returns:
         runs: scores by name, a run's by its best epoch; differences: as `differences`; curves: by
-        name, a list each for epoch, minutes and val/mse; pictures: how many are common, and what
-        was drawn; mse: px² on these by landmark group and name; nme_percent: by name; paired: one
-        run against the first on one landmark group: difference in px² (positive where the run is
-        better), ends of its 95 % interval, and shares of the pictures where it is better and worse;
-        notes: what could not be told, or should be known. Without errors of single pictures only
-        the first three and notes are there.
+        name, lists of epoch, minutes and val/mse; notes: what could not be told, or should be
+        known. With errors of single images also pictures: how many are common, and what was drawn;
+        mse: px² on these by landmark group and name; nme_percent: by name; paired: one run against
+        the first on one landmark group: difference in px² (positive where the run is better), ends
+        of its 95 % interval, and shares of the images where it is better and worse.
 
     Raises:
-        ValueError: no picture validated in all runs, or they were scored on different labels.
+        ValueError: no image validated in all runs, or they were scored on different labels.
     """
+    missing = [
+        f"{run.name} has no errors of single pictures, so the runs are not compared picture by "
+        f"picture: {_evaluate(run)} writes them"
+        for run in runs
+        if not run.pictures
+    ]
     told: dict[str, Any] = {
         "runs": {run.name: _scores(run) for run in runs},
         "differences": differences({run.name: run.settings for run in runs}),
         "curves": {run.name: _curve(run) for run in runs},
-        "notes": [
-            f"{run.name} has no errors of single pictures, so that the runs are not compared "
-            f"picture by picture: {_evaluate(run)} writes them"
-            for run in runs
-            if not run.pictures
-        ],
+        "notes": missing,
     }
-    if told["notes"]:
+    if missing:
         return told
     _check_comparable(runs)
     names, errors = _common(runs)
@@ -63,38 +62,29 @@ def compare(runs: Sequence[RunSummary], resamples: int = RESAMPLES) -> dict[str,
         "units": int(unit.max()) + 1,
         "resamples": resamples,
     }
-    columns = {ALL: "mse"} | {
-        group: f"mse {group}"
-        for group in runs[0].groups
-        if all(group in run.groups for run in runs)
-    }
+    groups = [group for group in runs[0].groups if all(group in run.groups for run in runs)]
+    columns = {ALL: "mse"} | {group: f"mse {group}" for group in groups}
     told["mse"] = {
-        group: {run.name: _mean(errors[run.name][column]) for run in runs}
+        group: {run: _mean(own[column]) for run, own in errors.items()}
         for group, column in columns.items()
     }
-    told["nme_percent"] = {run.name: _mean(100 * errors[run.name]["nme"]) for run in runs}
-    first, *others = runs
-    pairs = [(run, group) for run in others for group in columns]
-    gains = np.stack(
-        [
-            errors[first.name][columns[group]] - errors[run.name][columns[group]]
-            for run, group in pairs
-        ],
-        axis=1,
-    )
-    low, high = interval(bootstrap_means(gains, unit, resamples))
+    told["nme_percent"] = {run: _mean(100 * own["nme"]) for run, own in errors.items()}
+    first, *others = errors
+    pairs = list(product(others, columns))
+    gains = np.stack([errors[first][columns[g]] - errors[run][columns[g]] for run, g in pairs], 1)
+    ends = interval(bootstrap_means(gains, unit, resamples))
     told["paired"] = [
         {
-            "run": run.name,
-            "against": first.name,
+            "run": run,
+            "against": first,
             "landmarks": group,
-            "difference": _mean(gains[:, k]),
-            "low": low[k],
-            "high": high[k],
-            "better_on": float((gains[:, k] > 0).mean()),
-            "worse_on": float((gains[:, k] < 0).mean()),
+            "difference": _mean(gain),
+            "low": low,
+            "high": high,
+            "better_on": float((gain > 0).mean()),
+            "worse_on": float((gain < 0).mean()),
         }
-        for k, (run, group) in enumerate(pairs)
+        for (run, group), gain, low, high in zip(pairs, gains.T, *ends, strict=True)
     ]
     return finite(told)
 
@@ -106,10 +96,7 @@ def _evaluate(run: RunSummary) -> str:
 def _scores(run: RunSummary) -> dict[str, Any]:
     scored = [row for row in run.rows if row.get("val/mse") is not None]
     best = min(scored, key=lambda row: row["val/mse"], default={})
-    scores = run.evaluation or {
-        "mse": best.get("val/mse"),
-        "mean_shape_mse": run.summary.get("mean_shape_mse"),
-    }
+    scores = run.evaluation or {"mse": best.get("val/mse")} | run.summary
     return {
         "folder": str(run.folder),
         "mse": scores.get("mse"),
@@ -121,12 +108,16 @@ def _scores(run: RunSummary) -> dict[str, Any]:
     }
 
 
-def differences(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The fields that are not the same everywhere: their values by name, where they are.
+def _curve(run: RunSummary) -> dict[str, list[Any]]:
+    return {
+        "epoch": [row["epoch"] for row in run.rows],
+        "minutes": np.cumsum([row["time/seconds"] / 60 for row in run.rows]).tolist(),
+        "val/mse": [row.get("val/mse") for row in run.rows],
+    }
 
-    Args:
-        settings: by name.
-    """
+
+def differences(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The fields that are not the same everywhere, with their values by run; settings: by run."""
     fields = list(dict.fromkeys(field for values in settings.values() for field in values))
     parts = list(dict.fromkeys(field.partition(".")[0] for field in fields))
     found = {}
@@ -138,48 +129,33 @@ def differences(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str
     return found
 
 
-def _curve(run: RunSummary) -> dict[str, list[Any]]:
-    return {
-        "epoch": [row["epoch"] for row in run.rows],
-        "minutes": np.cumsum([row["time/seconds"] / 60 for row in run.rows]).tolist(),
-        "val/mse": [row.get("val/mse") for row in run.rows],
-    }
-
-
 def _check_comparable(runs: Sequence[RunSummary]) -> None:
     """Raises ValueError where runs were scored on other labels or other landmarks."""
     first = runs[0]
     for run in runs[1:]:
+        both = f"{first.folder} and {run.folder}"
         if run.table and first.table and run.table != first.table:
-            raise ValueError(
-                f"{first.folder} and {run.folder} were scored on different tables of landmarks, so "
-                f"that their errors do not compare; score both on one {ELSEWHERE}"
-            )
+            problem = f"were scored on different tables of landmarks; score them on one {ELSEWHERE}"
+            raise ValueError(f"{both} {problem}")
         if run.groups and first.groups and run.groups != first.groups:
-            raise ValueError(
-                f"{first.folder} and {run.folder} predict different landmarks: "
-                f"{', '.join(first.groups)} and {', '.join(run.groups)}"
-            )
+            groups = f"{', '.join(first.groups)} and {', '.join(run.groups)}"
+            raise ValueError(f"{both} predict different landmarks: {groups}")
 
 
 def _common(runs: Sequence[RunSummary]) -> tuple[list[str], dict[str, dict[str, np.ndarray]]]:
-    """The names of the N pictures that were scored in all runs, and by run its columns of them.
-
-    Raises:
-        ValueError: there is none, or pictures of one name have different sizes.
-    """
-    row_of = [
-        {run.pictures[row]: row for row in np.flatnonzero(np.isfinite(run.errors["mse"]))}
-        for run in runs
-    ]
+    """The names of the N images that were scored in all runs, and by run its columns of them."""
+    row_of = []
+    for run in runs:
+        labelled = np.flatnonzero(np.isfinite(run.errors["mse"]))
+        row_of.append({run.pictures[row]: row for row in labelled})
     names = [name for name in row_of[0] if all(name in mine for mine in row_of)]
     if not names:
+        found = ", ".join(f"{run.folder} ({len(run.pictures)} pictures)" for run in runs)
         raise ValueError(
-            "no picture was validated in all of these runs, so that they cannot be compared: "
-            + ", ".join(f"{run.folder} ({len(run.pictures)} pictures)" for run in runs)
-            + f"; train with the same split, or score them on other data {ELSEWHERE}"
+            f"no picture was validated in all of these runs: {found}; train with the same split, "
+            f"or score them on other data {ELSEWHERE}"
         )
-    errors = {}
+    errors: dict[str, dict[str, np.ndarray]] = {}
     for run, mine in zip(runs, row_of, strict=True):
         rows = [mine[name] for name in names]
         errors[run.name] = {column: values[rows] for column, values in run.errors.items()}
@@ -204,44 +180,31 @@ def _doubts(runs: Sequence[RunSummary]) -> list[str]:
                 f"its best epoch ({best:.3f}); {_evaluate(run)} writes them anew"
             )
         if run.table is None:
-            doubts.append(
-                f"{run.name} does not say which labels it was scored on: that they are the others' "
-                "is taken for granted"
-            )
+            doubts.append(f"{run.name} does not say which labels it was scored on")
         if not run.groups:
-            doubts.append(
-                f"{run.name} has no errors by landmark group; {_evaluate(run)} writes them"
-            )
+            told = f"{run.name} has no errors by landmark group; {_evaluate(run)} writes them"
+            doubts.append(told)
     return doubts
 
 
 def _units(names: Sequence[str], pattern: str) -> tuple[np.ndarray, str, list[str]]:
-    """What is drawn: the (N,) number of each picture's person, or of the picture.
-
-    Returns:
-        These, which of the two they are, and what should be known of it.
-    """
+    """The (N,) number of each image's person, or of the image; which it is; and what to know."""
     people = contest.people_of(names, pattern)
     found = len(set(people))
     if None not in people and found >= FEWEST_PEOPLE:
         return np.unique(np.array(people, str), return_inverse=True)[1], "people", []
-    few = []
-    if None not in people and found > 1:
-        few.append(
-            f"the common pictures show {found} people, too few to draw from; single pictures are "
-            "drawn, which makes the interval too narrow where pictures of one person are alike"
-        )
-    return np.arange(len(names)), "pictures", few
+    few = (
+        f"the common pictures show {found} people, too few to draw from; single pictures are "
+        "drawn, which makes the interval too narrow where pictures of one person are alike"
+    )
+    return np.arange(len(names)), "pictures", [few] if None not in people and found > 1 else []
 
 
-def bootstrap_means(
-    values: np.ndarray, unit: np.ndarray, resamples: int = RESAMPLES, seed: int = 0
-) -> np.ndarray:
-    """Means over the pictures of units that are drawn with replacement, as many as there are.
+def bootstrap_means(values: np.ndarray, unit: np.ndarray, resamples: int = RESAMPLES) -> np.ndarray:
+    """Means over the images of units that are drawn with replacement, as many as there are.
 
     Args:
-        values: (N, C), NaN where there is no value; unit: (N,) from 0 on, every number up to the
-            last.
+        values: (N, C), NaN where there is no value; unit: (N,) numbers from 0, none left out.
 
     Returns:
         (resamples, C) float64; NaN where no unit with a value was drawn.
@@ -250,19 +213,17 @@ def bootstrap_means(
     sums, counts = np.zeros((2, units, values.shape[1]))
     np.add.at(sums, unit, np.where(valued, values, 0))
     np.add.at(counts, unit, valued)
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     block = max(1, BLOCK // units)
     means = []
-    with tqdm(total=resamples, desc="bootstrap", delay=1, leave=False, disable=None) as bar:
-        for start in range(0, resamples, block):
-            size = min(block, resamples - start)
-            drawn = generator.integers(units, size=(size, units))
-            drawn += units * np.arange(size)[:, None]
-            times = np.bincount(drawn.ravel(), minlength=size * units).reshape(size, units)
-            times = times.astype(np.float64)
-            with np.errstate(invalid="ignore"):  # nothing with a value was drawn
-                means.append((times @ sums) / (times @ counts))
-            bar.update(size)
+    starts = range(0, resamples, block)
+    for start in tqdm(starts, desc="bootstrap", delay=1, leave=False, disable=None):
+        size = min(block, resamples - start)
+        drawn = generator.integers(units, size=(size, units)) + units * np.arange(size)[:, None]
+        times = np.bincount(drawn.ravel(), minlength=size * units).reshape(size, units)
+        times = times.astype(np.float64)
+        with np.errstate(invalid="ignore"):  # nothing with a value was drawn
+            means.append((times @ sums) / (times @ counts))
     return np.concatenate(means)
 
 

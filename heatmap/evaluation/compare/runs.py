@@ -1,5 +1,6 @@
 """What run folders tell of their runs."""
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +20,10 @@ from heatmap.runtime.files import read_json
 class RunSummary:
     """What a run, or an evaluation of it, tells; what it does not hold yet is empty, or None.
 
-    name: for people; settings: dotted fields of the experiment, split and machine, and which
-    evaluation of the run it is; person: the pattern that tells people by file names; rows: of the
-    ledger; summary: of a finished run; evaluation: scores of an evaluation of the run, as
-    `metrics.summary` gives them; table: fingerprint of the labels; pictures and errors: file names
-    and columns of per_image.csv.
+    settings: dotted fields of the experiment, split and machine, and which evaluation of the run it
+    is; person: the pattern that tells people by file names; rows: of the ledger; summary: of a
+    finished run; evaluation: its scores; table: fingerprint of the labels; pictures and errors:
+    file names and columns of per_image.csv.
     """
 
     name: str
@@ -51,7 +51,9 @@ class RunSummary:
             raise ValueError(f"{folder}: there is no evaluation here (no {here.scores.name})")
         if not run.config.is_file():
             raise ValueError(f"{folder}: there is no run here (no {run.config.name})")
-        config = _with_defaults(read_json(run.config))
+        config = read_json(run.config)
+        with contextlib.suppress(TypeError, ValueError):  # one of another version stays as it is
+            config = to_dict(from_dict(Experiment, config))  # with fields that came after the run
         paths = run.split, run.machine, run.summary, here.scores
         split, machine, summary, scores = (read_json(p) if p.is_file() else {} for p in paths)
         settings = dict(_flat(config))
@@ -60,20 +62,12 @@ class RunSummary:
         if is_evaluation:
             parts = folder.relative_to(run.path).parts
             settings["evaluation"] = "/".join(part.removeprefix(EVALUATION) for part in parts)
-        exists = here.per_image.is_file()
-        pictures, errors = read_per_image(here.per_image) if exists else ([], {})
-        return cls(
-            name=name,
-            folder=folder,
-            settings=settings,
-            person=config.get("data", {}).get("person_pattern", contest.PERSON_PATTERN),
-            rows=read_metrics(run.path) if run.metrics.is_file() else [],
-            summary=summary,
-            evaluation=scores if is_evaluation else {},
-            table=scores.get("table", None if is_evaluation else split.get("table")),
-            pictures=pictures,
-            errors=errors,
-        )
+        person = config.get("data", {}).get("person_pattern", contest.PERSON_PATTERN)
+        rows = read_metrics(run.path) if run.metrics.is_file() else []
+        evaluation = scores if is_evaluation else {}
+        table = scores.get("table", None if is_evaluation else split.get("table"))
+        images = read_per_image(here.per_image) if here.per_image.is_file() else ([], {})
+        return cls(name, folder, settings, person, rows, summary, evaluation, table, *images)
 
     @property
     def groups(self) -> list[str]:
@@ -81,27 +75,15 @@ class RunSummary:
         return [name.removeprefix("mse ") for name in self.errors if name.startswith("mse ")]
 
 
-def _with_defaults(config: dict[str, Any]) -> dict[str, Any]:
-    """The config with the fields that came after the run; one that is not of today stays as it is.
-
-    Fields are added with defaults that leave a run as it was.
-    """
-    try:
-        return to_dict(from_dict(Experiment, config))
-    except (TypeError, ValueError):
-        return config
-
-
 def _flat(values: Any, name: str = "") -> Iterable[tuple[str, Any]]:
     """Dotted names and the values that hold no others."""
-    if isinstance(values, dict):
-        for key, inner in values.items():
-            yield from _flat(inner, f"{name}.{key}" if name else key)
-    elif isinstance(values, list) and any(isinstance(inner, dict) for inner in values):
-        for index, inner in enumerate(values):
-            yield from _flat(inner, f"{name}.{index}")
-    else:
+    if isinstance(values, list) and any(isinstance(inner, dict) for inner in values):
+        values = dict(enumerate(values))
+    if not isinstance(values, dict):
         yield name, values
+        return
+    for key, inner in values.items():
+        yield from _flat(inner, f"{name}.{key}" if name else key)
 
 
 def read_runs(folders: Sequence[Path]) -> list[RunSummary]:

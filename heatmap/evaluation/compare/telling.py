@@ -38,10 +38,9 @@ def page(told: Mapping[str, Any]) -> str:
     """The comparison as one HTML file."""
     curves = {}
     for axis in ("epoch", "minutes"):
-        series = [
-            Series(name, curve[axis], [y or np.nan for y in curve["val/mse"]])
-            for name, curve in told["curves"].items()
-        ]
+        series = []
+        for name, curve in told["curves"].items():
+            series.append(Series(name, curve[axis], np.array(curve["val/mse"], float)))
         curves[axis] = line_chart(series, axis, "validation MSE, px²", log_y=True)
     first, *others = told["runs"]
     return render(
@@ -59,10 +58,10 @@ def _findings(told: Mapping[str, Any]) -> list[str]:
         pictures = told["pictures"]
         lines += [sentence(pair) for pair in told["paired"] if pair["landmarks"] == ALL]
         own = ", ".join(f"{number} of {name}" for name, number in pictures["own"].items())
+        drawn = f"{pictures['units']} {pictures['drawn']}"
         lines.append(
             f"compared on the {pictures['common']} pictures that validated in every run ({own}); "
-            f"95 % of {pictures['resamples']:,} resamples of {pictures['units']} "
-            f"{pictures['drawn']}"
+            f"95 % of {pictures['resamples']:,} resamples of {drawn}"
         )
     return lines
 
@@ -85,11 +84,10 @@ def _tables(told: Mapping[str, Any]) -> dict[str, Rows]:
             gains.append([group, *(_gain(pairs[group, name]) for name in names[1:])])
         tables["MSE on the common pictures, px²"] = mse
         tables[f"px² better than {names[0]} (95 %)"] = gains
-    differences = [
-        [field, *(_setting(values[name]) if name in values else "" for name in names)]
-        for field, values in told["differences"].items()
-    ]
-    return tables | ({"What differs": [["", *names], *differences]} if differences else {})
+    differences = [["", *names]]
+    for field, values in told["differences"].items():
+        differences.append([field, *(_setting(values[n]) if n in values else "" for n in names)])
+    return tables | ({"What differs": differences} if told["differences"] else {})
 
 
 def _gain(pair: Mapping[str, Any]) -> str:
