@@ -157,7 +157,7 @@ def _check_may_be_longer(
             "rate to the end of the run, so that a longer one would have had another rate from its "
             "first step; begin a run from its weights with --train.start"
         )
-    if progress["epoch"] < epochs * schedule.warmup:
+    if schedule.kind != "cyclic" and progress["epoch"] < epochs * schedule.warmup:
         raise WrongUsage(
             f"--train.epochs {epochs}: the warm-up (schedule.warmup {schedule.warmup}) of so long "
             f"a run would not be over after the {progress['epoch']} epochs that are done"
