@@ -27,8 +27,7 @@ Kind = Literal["none", "person", "order", "hash", "random", "file"]
 class Split:
     """Which rows of a table validate.
 
-    kind: what decides: the person, the table's order, a hash of the file name, chance, a file; or
-    none, where all rows train.
+    kind: what decides; "none" where all rows train.
     rule: the same for people to read: "by person (297 people, 59 in validation)".
     validation: (N,) bool, True where a row validates; the others train.
     excluded: (R,) int64 rows that do neither, which only a run's split.json names.
@@ -54,16 +53,14 @@ def split_rows(
 
     Args:
         names: the table's file names, in its order.
-        rule: "person" keeps all pictures of a person on one side: people, in the order of a hash
-            of their names, validate until `share` of the rows is reached. "order" validates with
-            the last rows, as the organisers did. "hash" validates with the rows whose file
-            names have a low SHA-256, so that each keeps its side whatever rows come or go. "random"
-            shuffles the rows first. "auto" is "person" where every name tells one and there are at
-            least ten, else "order".
+        rule: "person" keeps all images of a person on one side: people, in the order of a hash of
+            their names, validate until `share` of the rows is reached. "order" validates with the
+            last rows, as the organisers did; "hash" with those whose file names have a low SHA-256,
+            so that each keeps its side whatever rows come or go; "random" shuffles the rows first.
+            "auto" is "person" where every name tells one and there are at least ten, else "order".
         share: part of the rows that validates, in [0, 1); with 0 all rows train.
-        folds: where given, the rows are divided into so many parts of about the same size, and
-            `share` is not used. Part 0 is what a share of 1/folds holds out, and every row is in
-            one part.
+        folds: divide the rows into so many parts of about the same size, in place of `share`; part
+            0 is what a share of 1/folds holds out.
         fold: the part that validates, in [0, folds).
         seed: of the rule "random".
         person_pattern: regular expression matched at a file name's beginning; its first group is
@@ -90,7 +87,7 @@ def split_rows(
         how = f"by person ({part}{num_people} people, {num_validating} in validation)"
         return Split(rule, how, validation)
     if rule == "hash":
-        digests = [hashlib.sha256(name.encode()).digest() for name in names]
+        digests = (hashlib.sha256(name.encode()).digest() for name in names)
         places = np.array([int.from_bytes(digest[:6], "big") for digest in digests], np.int64)
         validation = _low(places, 2**48, share, folds, fold, "by hash")
         how = f"by hash of the file name ({part}"
@@ -107,39 +104,38 @@ def split_rows(
 def _first(order: np.ndarray, share: float, folds: int | None, fold: int) -> np.ndarray:
     """(N,) bool, True for the share of the rows that is first in the order, or for one part."""
     num_rows = len(order)
-    if folds is None:
-        num_training = int(num_rows * (1 - share) + 1e-9)  # 10 * (1 - 0.9) is just below 1
-        if not 0 < num_training < num_rows:
-            raise ValueError(
-                f"cannot split {num_rows} rows with a validation share of {share}: "
-                "both training and validation need at least one row"
-            )
-        validating = order[: num_rows - num_training]
-    else:
+    if folds is not None:
         if folds > num_rows:
             raise ValueError(f"cannot split {num_rows} rows into {folds} folds; use fewer folds")
-        validating = np.array_split(order, folds)[fold]
-    return np.isin(np.arange(num_rows), validating)
+        return np.isin(np.arange(num_rows), np.array_split(order, folds)[fold])
+    num_training = int(num_rows * (1 - share) + 1e-9)  # 10 * (1 - 0.9) is just below 1
+    if not 0 < num_training < num_rows:
+        raise ValueError(
+            f"cannot split {num_rows} rows with a validation share of {share}: both training and "
+            "validation need at least one row"
+        )
+    return np.isin(np.arange(num_rows), order[: num_rows - num_training])
 
 
 def _low(
     places: np.ndarray, end: int, share: float, folds: int | None, fold: int, how: str
 ) -> np.ndarray:
     """(N,) bool, True for the rows whose places lie in the first share of [0, end), or one part."""
+    rows = f"cannot split {len(places)} rows {how}"
     if folds is None:
         validation = places < share * end
         if validation.all() or not validation.any():
             raise ValueError(
-                f"cannot split {len(places)} rows {how} with a validation share of {share}: one "
-                "side would be empty; choose another share, or split by order"
+                f"{rows} with a validation share of {share}: one side would be empty; choose "
+                "another share, or split by order"
             )
         return validation
     fold_of = places * folds // end
     empty = set(range(folds)) - set(fold_of.tolist())
     if empty:
         raise ValueError(
-            f"cannot split {len(places)} rows {how} into {folds} folds: fold {min(empty)} would be "
-            "empty; use fewer folds or split at random"
+            f"{rows} into {folds} folds: fold {min(empty)} would be empty; use fewer folds or "
+            "split at random"
         )
     return fold_of == fold
 
@@ -151,22 +147,20 @@ def _places_by_person(
 
     People stand in the order of a hash of their names.
     """
-    num_pictures = Counter[str]()
-    for name, person in zip(names, people, strict=True):
-        if person is None:
-            raise ValueError(
-                f"cannot split by person: {name!r} does not match the pattern {pattern!r}; "
-                "change the pattern or split by order"
-            )
-        num_pictures[person] += 1
-    if len(num_pictures) < 2:
+    if None in people:
         raise ValueError(
-            f"cannot split by person: {len(names)} pictures show {len(num_pictures)} person; "
-            "split by order instead"
+            f"cannot split by person: {names[people.index(None)]!r} does not match the pattern "
+            f"{pattern!r}; change the pattern or split by order"
         )
-    ordered = sorted(num_pictures, key=lambda name: hashlib.sha256(name.encode()).digest())
-    ends = accumulate(num_pictures[person] for person in ordered)
-    before = {person: end - num_pictures[person] for person, end in zip(ordered, ends, strict=True)}
+    num_images = Counter(person for person in people if person is not None)
+    if len(num_images) < 2:
+        raise ValueError(
+            f"cannot split by person: {len(names)} pictures show {len(num_images)} person; split "
+            "by order instead"
+        )
+    ordered = sorted(num_images, key=lambda name: hashlib.sha256(name.encode()).digest())
+    starts = accumulate((num_images[person] for person in ordered), initial=0)
+    before = dict(zip(ordered, starts, strict=False))
     return np.array([before[person] for person in people if person is not None]), len(ordered)
 
 
@@ -190,7 +184,7 @@ def people_of(names: Sequence[str], pattern: str = PERSON_PATTERN) -> list[str |
 
 
 def write_split(path: Path, names: Sequence[str], fold_of: np.ndarray) -> None:
-    """Writes a table for `read_split`: comma; file_name, fold (int), or part where it is bool.
+    """Writes a table for `read_split`: file_name, and fold or part.
 
     Args:
         fold_of: (N,) int, the fold in which each row validates; or (N,) bool, True where a row
@@ -205,16 +199,16 @@ def write_split(path: Path, names: Sequence[str], fold_of: np.ndarray) -> None:
 def read_split(path: Path, table: LandmarkTable, fold: int = 0) -> Split:
     """The split that a file stores, joined to the training table by file name.
 
-    The file is a table (comma or TAB) with a column file_name, and either part (train or
-    validation) or fold (0, 1, ...); or split.json of a run, whose other rows train.
+    The file is a table with a column file_name, and either part (train or validation) or fold (0,
+    1, ...); or split.json of a run, whose other rows train.
 
     Args:
         fold: the one that validates, where the table has folds.
 
     Raises:
-        ValueError: anything else, a picture that is not in the training table, a row of this that a
+        ValueError: anything else, an image that is not in the training table, a row of this that a
             table does not name exactly once, or a side that would be empty; the message names file
-            and row, or the picture.
+            and row, or the image.
     """
     index_of = {name: index for index, name in enumerate(table.names)}
     excluded, named, has_folds = np.empty(0, np.int64), "", False

@@ -10,7 +10,7 @@ import numpy as np
 from heatmap.data.contest.landmarks import as_numbers
 from heatmap.data.contest.score import contest_mse, squared_errors
 from heatmap.data.contest.small_tables import AskedPoints
-from heatmap.data.contest.table import read_points, write_points
+from heatmap.data.contest.table import ANSWERS, read_points, write_points
 from heatmap.runtime.files import write_atomically
 
 Rounding = Literal["round", "truncate", "none"]
@@ -18,7 +18,7 @@ Rounding = Literal["round", "truncate", "none"]
 
 @dataclass(frozen=True)
 class Submission:
-    """The answers for the test pictures, or the withheld truth, which has the same columns.
+    """The answers for the test images, or the withheld truth, which has the same columns.
 
     names: file names, in the file's order.
     points_image: (N, K, 2) float64, image pixels; point k of a row is the k-th one asked for.
@@ -34,8 +34,7 @@ class SubmissionScore:
     """A submission's errors.
 
     names: file names, in the order of the solution.
-    per_picture: (N,) float64, px^2, as `squared_errors` gives them.
-    mse: their mean, the contest's score, px^2.
+    per_picture: (N,) float64, px^2, as `squared_errors` gives them; mse: their `contest_mse`.
     """
 
     names: list[str]
@@ -53,12 +52,11 @@ def write_submission(
 ) -> None:
     """Writes the landmarks asked for, one row for each row of `asked` and in its order.
 
-    Predictions are joined to what is asked by file name. The file is read back and compared before
-    it gets its name.
+    The file is read back and compared before it gets its name.
 
     Args:
         names: N file names of the predictions, in any order.
-        answers: (N, K, 2) in image pixels, the landmarks asked for of each of these pictures.
+        answers: (N, K, 2) in image pixels, the landmarks asked for of each of these images.
         rounding: "round" to the nearest integer (a half to the even one), "truncate" toward zero
             as the organisers did, "none" for 4 decimals.
 
@@ -68,10 +66,11 @@ def write_submission(
     """
     if len(names) != len(answers):
         raise ValueError(f"{len(names)} file names for {len(answers)} predictions")
-    if answers.shape[1:] != (asked.indices.shape[1], 2):
+    num_asked = asked.indices.shape[1]
+    if answers.shape[1:] != (num_asked, 2):
         raise ValueError(
-            f"{asked.path} asks for {asked.indices.shape[1]} landmarks of each picture, but the "
-            f"predictions hold {answers.shape[1]}"
+            f"{asked.path} asks for {num_asked} landmarks of each image, but the predictions hold "
+            f"{answers.shape[1]}"
         )
     rows = _rows_in_order_of(asked.names, names, f"the predictions for {asked.path}")
     answers = answers[rows].astype(np.float64)
@@ -82,25 +81,18 @@ def write_submission(
 
 
 def average(submissions: Sequence[Path], out: Path, rounding: Rounding) -> int:
-    """The part of `average_submissions` that is about this form; returns the number of pictures."""
+    """The part of `average_submissions` that is about this form; returns the number of images."""
     first = read_submission(submissions[0])
     total = first.points_image.copy()
     for path in submissions[1:]:
-        other = read_submission(path)
-        if other.points_image.shape[1] != total.shape[1]:
-            raise ValueError(
-                f"{path} holds {other.points_image.shape[1]} points for each picture, {first.path} "
-                f"{total.shape[1]}"
-            )
-        rows = _rows_in_order_of(first.names, other.names, f"{path}, joined to {first.path}")
-        total += other.points_image[rows]
+        total += _joined(first, read_submission(path), f"{path}, joined to {first.path}")
     _write_checked(out, first.names, rounded(total / len(submissions), rounding))
     return len(first.names)
 
 
 def _write_checked(path: Path, names: list[str], answers: np.ndarray) -> None:
     with write_atomically(path) as temporary:
-        _write_answers(temporary, names, answers)
+        write_points(temporary, names, answers, ANSWERS)
         written = read_submission(temporary)
         # Four decimals are half of 1e-4 off at most.
         if written.names != names or np.abs(written.points_image - answers).max() > 1e-4:
@@ -122,11 +114,10 @@ def write_answers(path: Path, names: Sequence[str], points_image: np.ndarray) ->
     """Writes a file in a submission's form, such as the sample or the withheld solution.
 
     Args:
-        points_image: (N, K, 2); written as integers if all are integral, else to 4 decimals; NaN,
-            which only a solution may hold, as empty cells.
+        points_image: (N, K, 2), as `write_points` takes them; only a solution may hold NaN.
     """
     with write_atomically(path) as temporary:
-        _write_answers(temporary, names, points_image)
+        write_points(temporary, names, points_image, ANSWERS)
 
 
 def read_submission(path: Path) -> Submission:
@@ -152,30 +143,31 @@ def read_solution(path: Path) -> Submission:
     Raises:
         ValueError: the table is malformed; the message names row and column.
     """
-    names, stored = read_points(path, np.float64, delimiters=",", prefixes=["Point_M"])
-    return Submission(path=path, names=names, points_image=as_numbers(stored, np.float64))
+    names, stored = read_points(path, np.float64, ANSWERS)
+    return Submission(path, names, as_numbers(stored, np.float64))
 
 
 def score_submission(submission: Path, solution: Path) -> SubmissionScore:
     """The errors of a submission against the solution, joined by file name.
 
     Raises:
-        ValueError: a file is malformed, the files name different pictures, or they hold different
+        ValueError: a file is malformed, the files name different images, or they hold different
             numbers of points.
     """
     answers, truth = read_submission(submission), read_solution(solution)
-    num_answers, num_truth = answers.points_image.shape[1], truth.points_image.shape[1]
-    if num_answers != num_truth:
-        raise ValueError(
-            f"{submission} holds {num_answers} points for each picture, {solution} {num_truth}"
-        )
-    rows = _rows_in_order_of(truth.names, answers.names, f"{submission}, scored by {solution}")
-    per_picture = squared_errors(answers.points_image[rows], truth.points_image)
+    joined = _joined(truth, answers, f"{submission}, scored by {solution}")
+    per_picture = squared_errors(joined, truth.points_image)
     return SubmissionScore(truth.names, per_picture, contest_mse(per_picture))
 
 
-def _write_answers(path: Path, names: Sequence[str], points_image: np.ndarray) -> None:
-    write_points(path, names, points_image, delimiter=",", prefix="Point_M")
+def _joined(first: Submission, other: Submission, what: str) -> np.ndarray:
+    """The other's points in the order of the first; both must have the same names and points."""
+    wanted, found = first.points_image.shape[1], other.points_image.shape[1]
+    if wanted != found:
+        raise ValueError(
+            f"{other.path} holds {found} points for each picture, {first.path} {wanted}"
+        )
+    return other.points_image[_rows_in_order_of(first.names, other.names, what)]
 
 
 def _rows_in_order_of(wanted: Sequence[str], found: Sequence[str], what: str) -> np.ndarray:

@@ -17,6 +17,7 @@ from heatmap.data.contest import (
     write_submission,
 )
 from heatmap.data.contest import submission as module
+from heatmap.data.contest.table import Form
 
 NAMES = ["a.jpg", "b.jpg", "c.jpg"]
 INDICES = np.array([[4, 0, 2, 2, 1], [3, 3, 1, 0, 4], [0, 1, 2, 3, 4]])
@@ -149,8 +150,8 @@ def test_what_does_not_read_back_the_same_leaves_no_file(
 ) -> None:
     write = module.write_points
 
-    def write_wrongly(path: Path, names: list[str], points: np.ndarray, **options: str) -> None:
-        write(path, names, points + (np.arange(3) == 2)[:, None, None], **options)
+    def write_wrongly(path: Path, names: list[str], points: np.ndarray, form: Form) -> None:
+        write(path, names, points + (np.arange(3) == 2)[:, None, None], form)
 
     monkeypatch.setattr(module, "write_points", write_wrongly)
     with pytest.raises(OSError, match="does not read back"):
