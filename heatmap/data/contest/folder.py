@@ -13,7 +13,6 @@ class Folder:
         self.test_points = root / "test" / "test_points.csv"
         self.test_images = root / "test" / "images"
         self.lookup_table = root / "test" / "IdLookupTable.csv"  # Kaggle's facial keypoints only
-        self.sample_submission = root / "sampleSubmission.csv"
         self.solution = root / "withheld" / "solution.csv"  # only of drawn and converted data
         self.boxes = root / "boxes.csv"  # of all images, only of converted data with boxes
 

@@ -112,17 +112,12 @@ def _mapped_again(kind: Callable[..., Any], file: Path, dtype: Any, offset: int,
 
 @dataclass(frozen=True)
 class LandmarkTable:
-    """The landmarks of every picture of a table.
-
-    names: file names, relative to the images folder, in the table's order.
-    points_image: (N, P, 2) float32, image pixels; NaN = unlabelled.
-    digest: of the names and points, as `digest_of` gives it.
-    """
+    """The landmarks of every image of a table."""
 
     path: Path
-    names: Sequence[str]
-    points_image: Points
-    digest: str
+    names: Sequence[str]  # file names, relative to the images folder, in the table's order
+    points_image: Points  # (N, P, 2) float32, image pixels; NaN = unlabelled
+    digest: str  # of the names and points, as `digest_of` gives it
 
     @property
     def num_landmarks(self) -> int:

@@ -24,19 +24,13 @@ from heatmap.runtime.files import reading_bar
 
 @dataclass(frozen=True)
 class CheckedRow:
-    """A row of a table and all that is wrong with it.
+    """A row of a table and all that is wrong with it."""
 
-    row: as an editor counts, the header being 1; name: None where it cannot be used; points_image:
-    (P, 2) float64, NaN = unlabelled, or None where they cannot be read or the table has none;
-    start: the byte of the file that the row begins with; problems: kinds, and messages with file,
-    row and column.
-    """
-
-    row: int
-    name: str | None
-    points_image: np.ndarray | None
-    start: int
-    problems: list[tuple[str, str]]
+    row: int  # as an editor counts, the header being 1
+    name: str | None  # None where it cannot be used
+    points_image: np.ndarray | None  # (P, 2) float64, NaN = unlabelled, or None where unreadable
+    start: int  # the byte of the file that the row begins with
+    problems: list[tuple[str, str]]  # kinds, and messages with file, row and column
 
 
 def check_landmarks(path: Path, progress: bool = False) -> Iterator[CheckedRow]:
@@ -47,7 +41,7 @@ def check_landmarks(path: Path, progress: bool = False) -> Iterator[CheckedRow]:
     """
     require_file(path)
     with path.open("rb") as file, reading_bar(path, "Checking", progress) as bar:
-        delimiter, columns = read_header(path, file.readline())
+        header = read_header(path, file.readline())
         rows_by_name: dict[str, int] = {}
         start, row, blank = file.tell(), 1, list[CheckedRow]()
         bar.update(start)
@@ -58,14 +52,15 @@ def check_landmarks(path: Path, progress: bool = False) -> Iterator[CheckedRow]:
                 blank.append(CheckedRow(row, None, None, start, [problem]))
             else:
                 yield from blank  # blank rows are no problem at the end of a file
-                blank, problems = [], list[tuple[str, str]]()
-                cell, name = line.partition(delimiter.encode())[0], None
+                blank, name = [], None
+                points, problems = _read_points(line, header, f"{path}, row {row}")
+                cell = line.partition(header[0].encode())[0]
                 is_repeated = cell.decode(errors="replace").strip() in rows_by_name
                 try:
                     name = add_name(rows_by_name, cell, row, path)
                 except ValueError as error:
-                    problems.append(("name twice" if is_repeated else "file name", str(error)))
-                points = _read_points(line, delimiter, columns, f"{path}, row {row}", problems)
+                    problem = "name twice" if is_repeated else "file name", str(error)
+                    problems.insert(0, problem)
                 yield CheckedRow(row, name, points, start, problems)
             start += len(line)
         if row - len(blank) == 1:
@@ -75,11 +70,11 @@ def check_landmarks(path: Path, progress: bool = False) -> Iterator[CheckedRow]:
 def read_rows(path: Path, starts: Sequence[int]) -> Iterator[np.ndarray]:
     """The (P, 2) float64 points of the rows without problems that begin at these bytes."""
     with path.open("rb") as file:
-        delimiter, columns = read_header(path, file.readline())
+        header = read_header(path, file.readline())
         for start in starts:
             file.seek(start)
             line = file.readline().rstrip(b" \r\n")
-            yield parse_row(line, delimiter, columns, str(path), np.float64).reshape(-1, 2)
+            yield parse_row(line, *header, str(path), np.float64).reshape(-1, 2)
 
 
 def check_asked_points(path: Path, num_landmarks: int) -> Iterator[CheckedRow]:
@@ -105,22 +100,18 @@ def check_asked_points(path: Path, num_landmarks: int) -> Iterator[CheckedRow]:
 
 
 def _read_points(
-    line: bytes,
-    delimiter: str,
-    columns: Sequence[str],
-    where: str,
-    problems: list[tuple[str, str]],
-) -> np.ndarray | None:
-    """The row's (P, 2) points, or None after telling all the landmarks that are wrong."""
-    line = line.rstrip(b" \r\n")
+    line: bytes, header: tuple[str, list[str]], where: str
+) -> tuple[np.ndarray | None, list[tuple[str, str]]]:
+    """The row's (P, 2) points, or None, and all the landmarks that are wrong."""
+    line, (delimiter, columns) = line.rstrip(b" \r\n"), header
     try:
-        return parse_row(line, delimiter, columns, where, np.float64).reshape(-1, 2)
+        return parse_row(line, *header, where, np.float64).reshape(-1, 2), []
     except ValueError as error:
         cells = line.decode(errors="replace").split(delimiter)
         is_text = error.__cause__ is None
         if not is_text or len(cells) != len(columns):
-            problems.append(("number of cells" if is_text else "not UTF-8", str(error)))
-            return None
+            return None, [("number of cells" if is_text else "not UTF-8", str(error))]
+    problems = []
     for x in range(1, len(columns), 2):
         both = slice(x, x + 2)
         try:
@@ -128,4 +119,4 @@ def _read_points(
         except ValueError as error:
             is_half_empty = any(not cell.strip() for cell in cells[both])
             problems.append(("half a landmark" if is_half_empty else "number", str(error)))
-    return None
+    return None, problems

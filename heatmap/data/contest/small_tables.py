@@ -8,7 +8,7 @@ import csv
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,15 +79,11 @@ def csv_rows(path: Path) -> list[list[str]]:
 
 @dataclass(frozen=True)
 class AskedPoints:
-    """Which landmarks of which test images a submission holds.
-
-    names: file names, in the table's order.
-    indices: (N, K) int64, unsorted; an index may stand in a row more than once.
-    """
+    """Which landmarks of which test images a submission holds."""
 
     path: Path
-    names: list[str]
-    indices: np.ndarray
+    names: list[str]  # file names, in the table's order
+    indices: np.ndarray  # (N, K) int64, unsorted; an index may stand in a row more than once
 
 
 def read_asked_points(path: Path, num_landmarks: int) -> AskedPoints:
@@ -137,11 +133,7 @@ def parse_asked_row(
     path: Path,
     row: int,
 ) -> list[int]:
-    """The landmarks that a row asks for, after its name was noted; what is wrong is named.
-
-    Args:
-        num_asked: landmarks that every row must ask for.
-    """
+    """The landmarks that a row asks for, after its name was noted; what is wrong is named."""
     where = f"{path}, row {row}"
     if not cells:
         raise ValueError(blank_row(path, row))
@@ -169,7 +161,7 @@ def parse_asked_row(
     if len(indices) != num_asked:
         raise ValueError(
             f"{where}: {len(indices)} indices, but other rows have {num_asked}; a submission needs "
-            "the same number for every image"
+            "the same number for every picture"
         )
     return indices
 
@@ -188,17 +180,17 @@ def read_boxes(path: Path, images: Sequence[Path]) -> np.ndarray:
     The table has the columns file_name, x0, y0, x1, y1, and names as `_numbers_of` finds them.
 
     Raises:
-        ValueError: anything else, or an image without a box; the message names file and row, or
-            the image.
+        ValueError: anything else, with file and row, or an image without a box.
     """
-    boxes = _numbers_by_name(path, ["x0", "y0", "x1", "y1"])
-    for (x0, y0, x1, y1), where in boxes.values():
+
+    def check(where: str, x0: float, y0: float, x1: float, y1: float) -> None:
         if x0 >= x1 or y0 >= y1:
             raise ValueError(
                 f"{where}: the box from ({x0:g}, {y0:g}) to ({x1:g}, {y1:g}) is empty; x0 must be "
                 "below x1, and y0 below y1"
             )
-    return _numbers_of(path, boxes, images).reshape(-1, 4)
+
+    return _numbers_of(images, path, ["x0", "y0", "x1", "y1"], check)
 
 
 def write_boxes(path: Path, names: Sequence[str], boxes_image: np.ndarray) -> None:
@@ -209,19 +201,16 @@ def write_boxes(path: Path, names: Sequence[str], boxes_image: np.ndarray) -> No
 
 
 def read_weights(path: Path, images: Sequence[Path]) -> np.ndarray:
-    """(N,) float64 weights of these N images, >= 0.
+    """(N,) float64 weights of these N images, >= 0; columns file_name and weight.
 
-    The table has the columns file_name and weight, and names as `_numbers_of` finds them.
-
-    Raises:
-        ValueError: anything else, or an image without a weight; the message names file and row, or
-            the image.
+    Raises: as `read_boxes`.
     """
-    weights = _numbers_by_name(path, ["weight"])
-    for (weight,), where in weights.values():
+
+    def check(where: str, weight: float) -> None:
         if weight < 0:
             raise ValueError(f"{where}, column weight: {weight:g} is negative")
-    return _numbers_of(path, weights, images).reshape(-1)
+
+    return _numbers_of(images, path, ["weight"], check)[:, 0]
 
 
 def write_weights(
@@ -235,49 +224,43 @@ def write_weights(
     write_rows(path, ["file_name", "angle", "weight"], rows)
 
 
-def _numbers_by_name(path: Path, columns: Sequence[str]) -> dict[str, tuple[list[float], str]]:
-    """The numbers in these columns by file name, and the row that they stand in."""
+def _numbers_of(
+    images: Sequence[Path], path: Path, columns: Sequence[str], check: Callable[..., None]
+) -> np.ndarray:
+    """(N, K) float64 numbers of N images, of K columns.
+
+    A file name holds as many of the image's folders as tell it from others: "1.jpg" or
+    "test/images/1.jpg". `check` is called with each row's place and numbers.
+    """
     rows_by_name: dict[str, int] = {}
-    values: dict[str, tuple[list[float], str]] = {}
+    values: dict[str, list[float]] = {}
     for row, (where, (name, *cells)) in enumerate(read_rows(path, ["file_name", *columns]), 2):
         add_name(rows_by_name, name, row, path)
         places = (f"{where}, column {column}" for column in columns)
-        values[name] = list(map(parse_number, cells, places)), where
-    return values
-
-
-def _numbers_of(
-    path: Path, values: Mapping[str, tuple[list[float], str]], images: Sequence[Path]
-) -> np.ndarray:
-    """(N, K) float64 numbers of N images.
-
-    A file name holds as many of the image's folders as tell it from others: "1.jpg" or
-    "test/images/1.jpg".
-    """
+        values[name] = list(map(parse_number, cells, places))
+        check(where, *values[name])
     owners: dict[str, Path] = {}
     found = []
     for image in images:
         ends = ("/".join(image.parts[first:]) for first in range(len(image.parts)))
-        name = next((end for end in ends if end in values), None)  # the longest
-        if name is None:
-            raise ValueError(f"{path}: there is no row for {image}, and every image needs one")
+        name = next((end for end in ends if end in values), "")  # the longest
+        if not name:
+            raise ValueError(f"{path}: there is no row for {image}, and every picture needs one")
         if owners.setdefault(name, image) != image:
             raise ValueError(
-                f"{values[name][1]}: {name} is the name of {owners[name]} and of {image}; write as "
-                "much of their folders as tells them apart"
+                f"{path}, row {rows_by_name[name]}: {name} is the name of {owners[name]} and of "
+                f"{image}; write as much of their folders as tells them apart"
             )
-        found.append(values[name][0])
-    return np.array(found)
+        found.append(values[name])
+    return np.array(found, np.float64).reshape(-1, len(columns))
 
 
 def read_excluded(path: Path, table: LandmarkTable) -> np.ndarray:
-    """(E,) int64 rows of a training table whose images stand in the column file_name of `path`.
-
-    An image may stand there more than once.
+    """(E,) int64 rows of a training table whose images stand, once or more, in this one.
 
     Raises:
-        ValueError: no such table or column, or an image that the training table does not have; the
-            message names file and row.
+        ValueError: no such table, no column file_name, or an image that the training table does not
+            have; the message names file and row.
     """
     index_of = {name: index for index, name in enumerate(table.names)}
     excluded = set[int]()

@@ -20,22 +20,18 @@ logger = logging.getLogger("heatmap")
 
 PERSON_PATTERN = r"(.+)_[^_]+$"  # what stands before the last "_" of the file name
 Rule = Literal["auto", "person", "order", "hash", "random"]
+_PARTS = "train", "validation"
 Kind = Literal["none", "person", "order", "hash", "random", "file"]
 
 
 @dataclass(frozen=True)
 class Split:
-    """Which rows of a table validate.
+    """Which rows of a table validate."""
 
-    kind: what decides; "none" where all rows train.
-    rule: the same for people to read: "by person (297 people, 59 in validation)".
-    validation: (N,) bool, True where a row validates; the others train.
-    excluded: (R,) int64 rows that do neither, which only a run's split.json names.
-    """
-
-    kind: Kind
-    rule: str
-    validation: np.ndarray
+    kind: Kind  # what decides; "none" where all rows train
+    rule: str  # the same for people to read: "by person (297 people, 59 in validation)"
+    validation: np.ndarray  # (N,) bool, True where a row validates; the others train
+    # (R,) int64 rows that do neither, which only a run's split.json names
     excluded: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
 
 
@@ -165,10 +161,7 @@ def _places_by_person(
 
 
 def people_of(names: Sequence[str], pattern: str = PERSON_PATTERN) -> list[str | None]:
-    """The person that each name tells, None where it tells none.
-
-    Args:
-        pattern: as `split_rows` takes it.
+    """The person that each name tells, None where it tells none; `pattern` as for `split_rows`.
 
     Raises:
         ValueError: the pattern is not valid, or has no group.
@@ -187,12 +180,11 @@ def write_split(path: Path, names: Sequence[str], fold_of: np.ndarray) -> None:
     """Writes a table for `read_split`: file_name, and fold or part.
 
     Args:
-        fold_of: (N,) int, the fold in which each row validates; or (N,) bool, True where a row
-            validates.
+        fold_of: (N,) int, the fold in which each row validates; or (N,) bool, whether it does.
     """
     parts, column = fold_of.tolist(), "fold"
     if fold_of.dtype == bool:
-        parts, column = ["validation" if validates else "train" for validates in parts], "part"
+        parts, column = [_PARTS[validates] for validates in parts], "part"
     write_rows(path, ["file_name", column], zip(names, parts, strict=True))
 
 
@@ -206,9 +198,8 @@ def read_split(path: Path, table: LandmarkTable, fold: int = 0) -> Split:
         fold: the one that validates, where the table has folds.
 
     Raises:
-        ValueError: anything else, an image that is not in the training table, a row of this that a
-            table does not name exactly once, or a side that would be empty; the message names file
-            and row, or the image.
+        ValueError: anything else, an image that only one of the tables has or that stands in it
+            twice, or a side that would be empty; with file and row, or the image.
     """
     index_of = {name: index for index, name in enumerate(table.names)}
     excluded, named, has_folds = np.empty(0, np.int64), "", False
@@ -281,11 +272,11 @@ def _read_parts(
 
 
 def _parse_part(text: str, column: str, where: str) -> int:
-    """A fold's number; of parts 1 for validation and 0 for training."""
+    """A fold's number, or a part's place among `_PARTS`."""
     if column == "part":
-        if text not in ("train", "validation"):
+        if text not in _PARTS:
             raise ValueError(f"{where}: expected train or validation, found {text!r}")
-        return int(text == "validation")
-    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+        return _PARTS.index(text)
+    if not re.fullmatch("[0-9]{1,9}", text):
         raise ValueError(f"{where}: expected the number of a fold, found {text!r}")
     return int(text)

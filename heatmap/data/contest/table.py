@@ -142,10 +142,12 @@ def parse_numbers(
 ) -> np.ndarray | None:
     """The numbers (n, num_cells) of rows of cells, or None where they need a closer look.
 
+    That is where a cell is no coordinate, or only one of a landmark's two cells is empty; numpy's
+    reader takes spaces, plus signs and exponents, too.
+
     Returns:
         int16 with `UNLABELLED` for empty cells where all numbers are whole and small, else `dtype`
-        with NaN. None if a cell is not a number that can be a coordinate, or only one of a
-        landmark's two cells is empty; numpy's reader also takes spaces, plus signs and exponents.
+        with NaN.
     """
     separator, filler, num_empty = delimiter.encode(), b"%d" % UNLABELLED, 0
     text = b"\n".join([b"", *rows, b""])
@@ -164,11 +166,9 @@ def parse_numbers(
     else:
         return None
     empty = numbers == UNLABELLED
-    if (
-        numbers.shape != (len(rows), num_cells)
-        or np.count_nonzero(empty) != num_empty
-        or (empty[:, 0::2] != empty[:, 1::2]).any()
-    ):
+    if numbers.shape != (len(rows), num_cells) or np.count_nonzero(empty) != num_empty:
+        return None
+    if (empty[:, 0::2] != empty[:, 1::2]).any():
         return None
     if numbers.dtype != np.int16:
         if not (np.abs(numbers) <= _FARTHEST).all():  # which nan is not either
@@ -177,13 +177,9 @@ def parse_numbers(
     return numbers
 
 
-def write_landmarks(path: Path, names: Sequence[str], points_image: np.ndarray) -> None:
-    """Writes a training table from points (N, P, 2), as `write_points` does."""
-    with write_atomically(path) as temporary:
-        write_points(temporary, names, points_image, LANDMARKS)
-
-
-def write_points(path: Path, names: Sequence[str], points: np.ndarray, form: Form) -> None:
+def write_landmarks(
+    path: Path, names: Sequence[str], points: np.ndarray, form: Form = LANDMARKS
+) -> None:
     """Writes a table with one image a row, which `read_points` reads.
 
     Args:
@@ -199,7 +195,10 @@ def write_points(path: Path, names: Sequence[str], points: np.ndarray, form: For
     (delimiter, *_), (prefix, *_), decimals = form
     whole = bool((np.isnan(points) | (points == np.rint(points))).all())
     number = "%d" if whole else f"%.{decimals}f"
-    with path.open("w", encoding="utf-8", newline="\n") as file:
+    with (
+        write_atomically(path) as temporary,
+        temporary.open("w", encoding="utf-8", newline="\n") as file,
+    ):
         file.write(delimiter.join(_columns("file_name", prefix, points.shape[1])) + "\n")
         for name, row in zip(names, points, strict=True):
             check_name(name, delimiter)
@@ -272,20 +271,16 @@ def _what_is_wrong(name: str) -> str | None:
         return "is empty"
     if parts[0] == "" or parts[0][1:2] == ":":
         return "is an absolute path; it must be relative to the images folder"
-    if ".." in parts:
-        return "may lead out of the images folder"
-    return None
+    return "may lead out of the images folder" if ".." in parts else None
 
 
 def check_name(name: str, delimiter: str) -> None:
+    """Refuses a name that could not be read back."""
     wrong = _what_is_wrong(name)
+    if not wrong and (name != name.strip() or any(mark in name for mark in f'{delimiter}"\r\n')):
+        wrong = "begins or ends with a space, or holds a separator, a quote or a line end"
     if wrong:
         raise ValueError(f"cannot write a table: the file name {name!r} {wrong}")
-    if name != name.strip() or any(mark in name for mark in (delimiter, '"', "\r", "\n")):
-        raise ValueError(
-            f"cannot write a table: the file name {name!r} begins or ends with a space, or holds "
-            "a separator, a quote or a line end"
-        )
 
 
 def parse_cells(cells: Sequence[str], columns: Sequence[str], where: str) -> np.ndarray:
