@@ -75,74 +75,62 @@ def split_rows(
     people = people_of(names, person_pattern) if rule in ("auto", "person") else []
     if rule == "auto":
         rule = "order" if None in people or len(set(people)) < 10 else "person"
-    part = "" if folds is None else f"fold {fold} of {folds}: "
-    if rule == "person":
-        places, num_people = _places_by_person(names, people, person_pattern)
-        validation = _low(places, len(names), share, folds, fold, "by person")
-        num_validating = len({people[row] for row in np.flatnonzero(validation)})
-        how = f"by person ({part}{num_people} people, {num_validating} in validation)"
-        return Split(rule, how, validation)
-    if rule == "hash":
-        digests = (hashlib.sha256(name.encode()).digest() for name in names)
-        places = np.array([int.from_bytes(digest[:6], "big") for digest in digests], np.int64)
-        validation = _low(places, 2**48, share, folds, fold, "by hash")
-        how = f"by hash of the file name ({part}"
-    elif rule == "random":
-        order = np.random.default_rng(seed).permutation(len(names))
-        validation = _first(order, share, folds, fold)
-        how = f"at random with seed {seed} ({part}"
-    else:
-        validation = _first(np.arange(len(names))[::-1], share, folds, fold)
-        how = f"by order ({part or 'the last '}"
-    return Split(rule, f"{how}{validation.sum()} of {len(names)} rows)", validation)
-
-
-def _first(order: np.ndarray, share: float, folds: int | None, fold: int) -> np.ndarray:
-    """(N,) bool, True for the share of the rows that is first in the order, or for one part."""
-    num_rows = len(order)
-    if folds is not None:
-        if folds > num_rows:
-            raise ValueError(f"cannot split {num_rows} rows into {folds} folds; use fewer folds")
-        return np.isin(np.arange(num_rows), np.array_split(order, folds)[fold])
-    num_training = int(num_rows * (1 - share) + 1e-9)  # 10 * (1 - 0.9) is just below 1
-    if not 0 < num_training < num_rows:
-        raise ValueError(
-            f"cannot split {num_rows} rows with a validation share of {share}: both training and "
-            "validation need at least one row"
-        )
-    return np.isin(np.arange(num_rows), order[: num_rows - num_training])
-
-
-def _low(
-    places: np.ndarray, end: int, share: float, folds: int | None, fold: int, how: str
-) -> np.ndarray:
-    """(N,) bool, True for the rows whose places lie in the first share of [0, end), or one part."""
-    rows = f"cannot split {len(places)} rows {how}"
-    if folds is None:
-        validation = places < share * end
-        if validation.all() or not validation.any():
-            raise ValueError(
-                f"{rows} with a validation share of {share}: one side would be empty; choose "
-                "another share, or split by order"
-            )
-        return validation
-    fold_of = places * folds // end
-    empty = set(range(folds)) - set(fold_of.tolist())
+    match rule:
+        case "person":
+            how, places = "by person", _places_by_person(names, people, person_pattern)
+            part_of = _parts_by_place(places, len(names), share, folds)
+        case "hash":
+            how, digests = "by hash of the file name", map(_digest, names)
+            places = np.array([int.from_bytes(digest[:6], "big") for digest in digests], np.int64)
+            part_of = _parts_by_place(places, 2**48, share, folds)
+        case "random":
+            how = f"at random with seed {seed}"
+            order = np.random.default_rng(seed).permutation(len(names))
+            part_of = _parts_by_order(order, share, folds)
+        case "order":
+            how = "by order"
+            part_of = _parts_by_order(np.arange(len(names))[::-1], share, folds)
+    empty = set(range(folds or 2)) - set(part_of.tolist())
     if empty:
-        raise ValueError(
-            f"{rows} into {folds} folds: fold {min(empty)} would be empty; use fewer folds or "
-            "split at random"
-        )
-    return fold_of == fold
+        into = f"with a validation share of {share}: one side would be empty; choose another share"
+        if folds is not None:
+            into = f"into {folds} folds: fold {min(empty)} would be empty; use fewer folds"
+        raise ValueError(f"cannot split {len(names)} rows {how} {into}, or split at random")
+
+    validation = part_of == (0 if folds is None else fold)
+    count = f"{validation.sum()} of {len(names)} rows"
+    if rule == "person":
+        num_validating = len({people[row] for row in np.flatnonzero(validation)})
+        count = f"{len(set(people))} people, {num_validating} in validation"
+    if folds is not None:
+        count = f"fold {fold} of {folds}: {count}"
+    elif rule == "order":
+        count = f"the last {count}"
+    return Split(rule, f"{how} ({count})", validation)
+
+
+def _digest(name: str) -> bytes:
+    return hashlib.sha256(name.encode()).digest()
+
+
+def _parts_by_order(order: np.ndarray, share: float, folds: int | None) -> np.ndarray:
+    """(N,) int: each row's fold, or 0 where it validates, which the first in the order do."""
+    num_training = int(len(order) * (1 - share) + 1e-9)  # 10 * (1 - 0.9) is just below 1
+    part_of = np.empty(len(order), int)
+    for part, rows in enumerate(np.array_split(order, folds or [len(order) - num_training])):
+        part_of[rows] = part
+    return part_of
+
+
+def _parts_by_place(places: np.ndarray, end: int, share: float, folds: int | None) -> np.ndarray:
+    """(N,) int: the same for rows with places in [0, end), by equal parts of this range."""
+    return places * folds // end if folds else (places >= share * end).astype(int)
 
 
 def _places_by_person(
     names: Sequence[str], people: Sequence[str | None], pattern: str
-) -> tuple[np.ndarray, int]:
-    """(N,) int64 in [0, N): rows of all people before a row's person; and the number of people.
-
-    People stand in the order of a hash of their names.
-    """
+) -> np.ndarray:
+    """(N,) int64: rows of all people whose names have a lower hash than the row's person."""
     if None in people:
         raise ValueError(
             f"cannot split by person: {names[people.index(None)]!r} does not match the pattern "
@@ -154,10 +142,10 @@ def _places_by_person(
             f"cannot split by person: {len(names)} pictures show {len(num_images)} person; split "
             "by order instead"
         )
-    ordered = sorted(num_images, key=lambda name: hashlib.sha256(name.encode()).digest())
+    ordered = sorted(num_images, key=_digest)
     starts = accumulate((num_images[person] for person in ordered), initial=0)
     before = dict(zip(ordered, starts, strict=False))
-    return np.array([before[person] for person in people if person is not None]), len(ordered)
+    return np.array([before[person] for person in people if person is not None])
 
 
 def people_of(names: Sequence[str], pattern: str = PERSON_PATTERN) -> list[str | None]:

@@ -192,7 +192,7 @@ def write_landmarks(
         raise ValueError(
             f"{path}: cannot write points that are infinite or of which only x or only y is known"
         )
-    (delimiter, *_), (prefix, *_), decimals = form
+    delimiter, prefix, decimals = form.delimiters[0], form.prefixes[0], form.decimals
     whole = bool((np.isnan(points) | (points == np.rint(points))).all())
     number = "%d" if whole else f"%.{decimals}f"
     with (
