@@ -124,7 +124,7 @@ def split(
         raise WrongUsage(f"--share must be between 0 and 1, not {share}")
     told = store_split(
         root, out, rule=rule, share=share, folds=folds, person_pattern=person_pattern, seed=seed,
-        workers=workers, progress=True,
+        workers=workers,
     )  # fmt: skip
     print(f"{told}\n\n{out}: train on it with --data.split-file {out}")
 

@@ -1,6 +1,7 @@
 """A split that is stored, and proof that its parts share no person and no picture."""
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,27 +23,22 @@ def store_split(
     seed: int = 42,
     person_pattern: str = contest.PERSON_PATTERN,
     workers: int = 1,
-    progress: bool = False,
 ) -> str:
     """Divides the training rows of a contest and writes the table that `data.split_file` takes.
 
     Args:
-        root: of the contest.
-        out: the table to write.
         rule, share, folds, seed, person_pattern: as `contest.split_rows` takes them.
-        workers: processes that read the pictures, to compare their files byte for byte.
+        workers: processes that read the images, to compare their files byte for byte.
 
     Returns:
-        The pictures and people of each part and what stands in several parts, for people to read.
+        The images and people of each part and what stands in several parts, for people to read.
 
     Raises:
-        ValueError: what cannot be read or divided, or pictures that stand in several parts though
+        ValueError: what cannot be read or divided, or images that stand in several parts though
             persons were to be kept apart; the table is then written all the same.
     """
     folder = contest.find_folder(root)
-    table = contest.read_landmarks(folder.train_table, progress=progress)
-    if folds is None and share == 0:
-        raise ValueError("with a share of 0 all rows train, and there is nothing to store")
+    table = contest.read_landmarks(folder.train_table, progress=True)
     splits = [
         contest.split_rows(
             table.names, rule=rule, share=share, folds=folds, fold=fold, seed=seed,
@@ -55,8 +51,8 @@ def store_split(
     contest.write_split(out, table.names, parts)
 
     hashing = in_processes(partial(_hash_of, folder.train_images), table.names, workers)
-    bar = tqdm(hashing, "reading", len(parts), delay=1, unit="img", disable=not progress)
-    contents, people = list(bar), contest.people_of(table.names, person_pattern)
+    contents = list(tqdm(hashing, "reading", len(parts), delay=1, unit="img"))
+    people = contest.people_of(table.names, person_pattern)
     pictures = [" = ".join(table.names[row] for row in g) for g in _in_several(contents, parts)]
     if splits[0].kind == "person" and pictures:
         raise ValueError(
@@ -73,27 +69,24 @@ def store_split(
         lines.append(f"{label:10}  {len(rows):>8}  {num_people:>6}")
     lines += ["", "in more than one part"]
     shared = [str(people[rows[0]]) for rows in _in_several(people, parts)] if are_told else []
-    for name, found, number in (
-        ("people", shared, len(shared) if are_told else "not told by the names"),
-        ("pictures", pictures, len(pictures)),
-    ):
+    for kind, found in {"people": shared, "pictures": pictures}.items():
         such = f"  such as {', '.join(found[:3])}" if found else ""
-        lines.append(f"  {name:10}  {number}{such}")
-    unreadable = [table.names[row] for row in range(len(parts)) if contents[row] is None]
-    if unreadable:
+        is_told = are_told or kind == "pictures"
+        lines.append(f"  {kind:10}  {len(found) if is_told else 'not told by the names'}{such}")
+    unread = [name for name, content in zip(table.names, contents, strict=True) if content is None]
+    if unread:
         lines.append(
-            f"{len(unreadable)} pictures cannot be read and were not compared, such as "
-            f"{unreadable[0]!r}"
+            f"{len(unread)} pictures cannot be read and were not compared, such as {unread[0]!r}"
         )
     return "\n".join(lines)
 
 
 def _in_several(keys: Sequence[Hashable], parts: np.ndarray) -> list[list[int]]:
     """The rows of every key, None left out, that occurs in more than one part."""
-    rows_of: dict[Hashable, list[int]] = {}
+    rows_of = defaultdict[Hashable, list[int]](list)
     for row, key in enumerate(keys):
-        if key is not None:
-            rows_of.setdefault(key, []).append(row)
+        rows_of[key].append(row)
+    rows_of.pop(None, None)
     return [rows for rows in rows_of.values() if len(np.unique(parts[rows])) > 1]
 
 

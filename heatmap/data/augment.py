@@ -19,53 +19,36 @@ from heatmap.frame import Frame
 
 @dataclass(frozen=True)
 class Batch:
-    """The network's input and its truth, on the device.
+    """The network's input and its truth, on the device."""
 
-    images: (B, 3, H, W) float32 RGB in [0, 1]; frame: of the crops; points_crop: (B, P, 2) float64
-    in crop pixels, NaN where unlabelled; weights: (B, P) float32, 1 for labelled landmarks else 0.
-    """
-
-    images: Tensor
-    frame: Frame
-    points_crop: Tensor
-    weights: Tensor
+    images: Tensor  # (B, 3, H, W) float32 RGB in [0, 1]
+    frame: Frame  # of the crops
+    points_crop: Tensor  # (B, P, 2) float64 in crop pixels, NaN where unlabelled
+    weights: Tensor  # (B, P) float32, 1 for labelled landmarks else 0
 
 
 @dataclass(frozen=True)
 class Changes:
-    """One draw of every random change for B samples.
+    """One draw of every random change for B samples: (B,) float64, unless another form is named."""
 
-    mirrored: (B,) bool; angle: radians, clockwise on the screen; scale: factor of the face's size;
-    shift: (B, 2) of the window, in fractions of the crop; aspect: factor of the face's width
-    against its height.
-    fill: (B,) "black", "edge" or "noise", outside the photograph; black for all samples or none.
-    erased: (B, 4) left, top, right, bottom of a rectangle in fractions of the crop, all 0 for none;
-    erased_colour: (B, 3) in [0, 1].
-    brightness: added; contrast, saturation: factors; hue: radians on the colour circle.
-    sharpness: 0 is smoothed, 1 as it is, 2 sharpened; blur: standard deviation in crop pixels, of
-    a kernel of blur_reach pixels to each side, so that a sample's blur depends on no other's;
-    noise: standard deviation; jpeg_quality: 0 to 100, 100 leaves the pixels alone; noise_seed:
-    (B,) int64, of the pixels' noise.
-    """
-
-    mirrored: np.ndarray
-    angle: np.ndarray
-    scale: np.ndarray
-    shift: np.ndarray
-    aspect: np.ndarray
-    fill: np.ndarray
-    erased: np.ndarray
-    erased_colour: np.ndarray
-    brightness: np.ndarray
-    contrast: np.ndarray
-    saturation: np.ndarray
-    hue: np.ndarray
-    sharpness: np.ndarray
-    blur: np.ndarray
-    blur_reach: int
-    noise: np.ndarray
-    jpeg_quality: np.ndarray
-    noise_seed: np.ndarray
+    mirrored: np.ndarray  # bool
+    angle: np.ndarray  # radians, clockwise on the screen
+    scale: np.ndarray  # factor of the face's size
+    shift: np.ndarray  # (B, 2) of the window, in fractions of the crop
+    aspect: np.ndarray  # factor of the face's width against its height
+    fill: np.ndarray  # outside the photograph: black (for all samples or none), edge or noise
+    erased: np.ndarray  # (B, 4) left, top, right, bottom in fractions of the crop, all 0 for none
+    erased_colour: np.ndarray  # (B, 3) in [0, 1]
+    brightness: np.ndarray  # added
+    contrast: np.ndarray  # factor
+    saturation: np.ndarray  # factor
+    hue: np.ndarray  # radians on the colour circle
+    sharpness: np.ndarray  # 0 is smoothed, 1 as it is, 2 sharpened
+    blur: np.ndarray  # standard deviation in crop pixels
+    blur_reach: int  # of the kernel to each side, so that a sample's blur depends on no other's
+    noise: np.ndarray  # standard deviation
+    jpeg_quality: np.ndarray  # 0 to 100, which leaves the pixels alone
+    noise_seed: np.ndarray  # int64, of the pixels' noise
 
 
 def draw(settings: config.Augment, seed: int, epoch: int, rows: list[int]) -> Changes:
@@ -74,7 +57,7 @@ def draw(settings: config.Augment, seed: int, epoch: int, rows: list[int]) -> Ch
     epoch: counts passes over the rows. A change's draw does not depend on which others are on.
     """
     uniform = np.stack([_stream(seed, epoch, row).random(25) for row in rows])
-    sides = 2 * uniform[:, 1:] - 1
+    sides, is_grey = 2 * uniform[:, 1:] - 1, uniform[:, 10] < settings.gray
     fill = np.full(len(rows), settings.fill)
     if settings.fill == "mixed":
         fill = np.where(uniform[:, 23] < 0.25, "noise", "edge")
@@ -89,9 +72,7 @@ def draw(settings: config.Augment, seed: int, epoch: int, rows: list[int]) -> Ch
         erased_colour=uniform[:, 20:23],
         brightness=settings.brightness * sides[:, 4],
         contrast=1 + settings.contrast * sides[:, 5],
-        saturation=np.where(
-            uniform[:, 10] < settings.gray, 0, 1 + settings.saturation * sides[:, 6]
-        ),
+        saturation=np.where(is_grey, 0, 1 + settings.saturation * sides[:, 6]),
         hue=2 * np.pi * settings.hue * sides[:, 8],
         sharpness=1 + settings.sharpness * sides[:, 10],
         blur=settings.blur * uniform[:, 12],
@@ -144,8 +125,7 @@ def augmented(
         points_image: (B, P, 2), NaN where unlabelled.
         crop_hw: of the network's input.
         permutation: (P,) where mirrored landmarks come from; needed if any sample is mirrored.
-        inner: (B, 4) left, top, right, bottom of the pictures, see `heatmap.data.samples.Sample`;
-            needed if any sample is filled with noise.
+        inner: (B, 4) as `heatmap.data.samples.Sample` has it; needed for the fill "noise".
     """
     device = crops.device
     padded_from_new = _padded_from_new(crops.shape[-2:], crop_hw, changes).to(device)
@@ -202,13 +182,11 @@ def _with_noise_outside(images: Tensor, here: Frame, inner: Tensor, changes: Cha
 
 def _noise(draw: Callable[..., Tensor], images: Tensor, changes: Changes) -> Tensor:
     """As many random numbers as the images have, each sample's from its own seed."""
-    generator = torch.Generator(images.device)
-    return torch.stack(
-        [
-            draw(image.shape, generator=generator.manual_seed(seed), device=images.device)
-            for image, seed in zip(images, changes.noise_seed.tolist(), strict=True)
-        ]
-    )
+    generator, shape = torch.Generator(images.device), images.shape[1:]
+    return torch.stack([
+        draw(shape, generator=generator.manual_seed(seed), device=images.device)
+        for seed in changes.noise_seed.tolist()
+    ])  # fmt: skip
 
 
 def _erased(images: Tensor, changes: Changes) -> Tensor:
@@ -222,20 +200,15 @@ def _erased(images: Tensor, changes: Changes) -> Tensor:
 
 
 def _recoloured(images: Tensor, changes: Changes) -> Tensor:
-    def factors(values: np.ndarray) -> Tensor:
-        return torch.from_numpy(values).to(images)
-
     enhance = kornia.enhance
-    if (changes.hue != 0).any():
-        images = enhance.adjust_hue(images, factors(changes.hue))
-    if (changes.saturation != 1).any():
-        images = enhance.adjust_saturation_with_gray_subtraction(
-            images, factors(changes.saturation)
-        )
-    if (changes.contrast != 1).any():
-        images = enhance.adjust_contrast_with_mean_subtraction(images, factors(changes.contrast))
-    if (changes.brightness != 0).any():
-        images = enhance.adjust_brightness(images, factors(changes.brightness))
+    for values, unchanged, change in (
+        (changes.hue, 0, enhance.adjust_hue),
+        (changes.saturation, 1, enhance.adjust_saturation_with_gray_subtraction),
+        (changes.contrast, 1, enhance.adjust_contrast_with_mean_subtraction),
+        (changes.brightness, 0, enhance.adjust_brightness),
+    ):
+        if (values != unchanged).any():
+            images = change(images, torch.from_numpy(values).to(images))
     return images
 
 

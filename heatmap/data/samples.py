@@ -1,10 +1,8 @@
-"""Table, pictures and crop rule -> one uint8 crop and its points; nothing else crosses the loader.
+"""Table, images and crop rule -> one uint8 crop and its points; nothing else crosses the loader.
 
 A sample is the photograph shrunk, antialiased, to the crop's scale, with a margin round the crop as
-wide as the augmentation can reach. A black border is trimmed first, so that the crop rule and
-everything after it know the photograph within only. Targets are never made here.
-
-Shrinking goes by halves, which the JPEG decoder does on its way; one bilinear warp does the rest.
+wide as the augmentation can reach. Shrinking goes by halves, which the JPEG decoder does on its
+way; one bilinear warp does the rest. A black border is trimmed before all else.
 """
 
 import math
@@ -22,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from heatmap import config, frame
 from heatmap.data.contest import Photograph, Points, read_boxes
 from heatmap.frame import Frame
+from heatmap.shape import nanmean
 
 T = TypeVar("T")
 
@@ -29,50 +28,34 @@ Labels = np.ndarray | Points  # (N, P, 2), float32 by row
 
 
 class Sample(NamedTuple):
-    """One picture's crop, or with a leading axis B a batch of them.
+    """One image's crop, or with a leading axis B a batch of them."""
 
-    crop: (3, h, w) uint8 RGB, margin included.
-    image_from_crop: (3, 3) float64, of the crop with its margin.
-    points_image: (P, 2) float32, NaN where unlabelled or unknown.
-    image_hw: (2,) int64, the photograph's size.
-    row: () int64, of the table.
-    inner: (4,) int64, the photograph without its border, all of it if none is trimmed: left, top,
-        right and bottom pixel, the latter two not included.
-    """
-
-    crop: Tensor
-    image_from_crop: Tensor
-    points_image: Tensor
-    image_hw: Tensor
-    row: Tensor
-    inner: Tensor
+    crop: Tensor  # (3, h, w) uint8 RGB, margin included
+    image_from_crop: Tensor  # (3, 3) float64, of the crop with its margin
+    points_image: Tensor  # (P, 2) float32, NaN where unlabelled or unknown
+    image_hw: Tensor  # (2,) int64, the photograph's size
+    row: Tensor  # () int64, of the table
+    inner: Tensor  # (4,) int64, left, top, right, bottom of the photograph without its border
 
 
 @dataclass(frozen=True)
 class Samples(Dataset[Sample]):
-    """The pictures of a table as samples, by row.
-
-    paths: N pictures; points_image: (N, P, 2) float32; boxes_image: (N, 4) float64 corners x0, y0,
-    x1, y1, for the crop rule that takes them; frames: N crops in the whole photographs, in place of
-    the crop rule; zoom: factor that enlarges what the crop shows, about its middle; margin: pixels
-    round the crop; edge: outside the photograph the colours of its edge are carried on, else it is
-    black.
-    """
+    """The N images of a table as samples, by row."""
 
     paths: Sequence[Path]
-    points_image: Labels
+    points_image: Labels  # (N, P, 2)
     crop: config.Crop
-    boxes_image: np.ndarray | None = None
-    frames: Sequence[Frame] | None = None
-    zoom: float = 1.0
-    margin: int = 0
-    edge: bool = False
+    boxes_image: np.ndarray | None = None  # (N, 4) corners x0, y0, x1, y1, for the crop rule "box"
+    frames: Sequence[Frame] | None = None  # N crops in the whole photographs, in place of the rule
+    zoom: float = 1.0  # enlarges what the crop shows, about its middle
+    margin: int = 0  # pixels round the crop
+    edge: bool = False  # outside the photograph its edge's colours are carried on, else black
 
     @classmethod
     def of(
         cls, experiment: config.Experiment, paths: Sequence[Path], points_image: Labels
     ) -> "Samples":
-        """The pictures as the experiment crops them for validation and test.
+        """The images as the experiment crops them for validation and test.
 
         Raises:
             ValueError: the experiment crops boxes, and their table cannot be read or lacks one.
@@ -88,17 +71,13 @@ class Samples(Dataset[Sample]):
         return len(self.paths)
 
     def __getitem__(self, row: int) -> Sample:
-        """
-        Raises:
-            ValueError: the picture cannot be read; the message names it.
-        """
         return self.cut(row, Photograph(self.paths[row]))
 
     def cut(self, row: int, photograph: Photograph) -> Sample:
         """This row's sample of its photograph.
 
         Raises:
-            ValueError: the picture cannot be decoded; the message names it.
+            ValueError: the image cannot be decoded; the message names it.
         """
         image_hw = photograph.image_hw
         trims = self.crop.trim_border > 0 and self.frames is None
@@ -132,31 +111,29 @@ class Samples(Dataset[Sample]):
         if self.frames is not None:
             return self.frames[row]
         left, top, right, bottom = inner
-        crop_hw = self.crop.height, self.crop.width
+        inner_hw, crop_hw = (bottom - top, right - left), (self.crop.height, self.crop.width)
         match self.crop.rule:
             case "cover":
-                return frame.cover((bottom - top, right - left), crop_hw)
+                return frame.cover(inner_hw, crop_hw)
             case "contain":
-                return frame.contain((bottom - top, right - left), crop_hw)
+                return frame.contain(inner_hw, crop_hw)
             case "box":
                 assert self.boxes_image is not None
-                x0, y0, x1, y1 = self.boxes_image[row].tolist()
-                box = x0 - left, y0 - top, x1 - left, y1 - top
-                return frame.around(box, crop_hw, self.crop.box_scale)
+                x0, y0, x1, y1 = (self.boxes_image[row] - [left, top, left, top]).tolist()
+                return frame.around((x0, y0, x1, y1), crop_hw, self.crop.box_scale)
 
     def cuts_as(self, other: "Samples") -> bool:
-        """Whether both cut the same crops from the same pictures."""
-        if self.frames is not other.frames:
-            return False
+        """Whether both cut the same crops from the same images."""
         mine, others = ((some.crop, some.zoom, some.margin, some.edge) for some in (self, other))
-        if self.boxes_image is None or other.boxes_image is None:
-            return mine == others
-        return mine == others and np.array_equal(self.boxes_image, other.boxes_image)
+        if mine != others or self.frames is not other.frames:
+            return False
+        boxes = self.boxes_image, other.boxes_image
+        return any(some is None for some in boxes) or np.array_equal(*boxes)
 
 
 @dataclass(frozen=True)
 class Cuts(Dataset[list[Sample]]):
-    """Several crops of the same pictures, by row; each photograph is read once."""
+    """Several crops of the same images, by row; each photograph is read once."""
 
     several: Sequence[Samples]
 
@@ -164,30 +141,20 @@ class Cuts(Dataset[list[Sample]]):
         return len(self.several[0])
 
     def __getitem__(self, row: int) -> list[Sample]:
-        """
-        Raises:
-            ValueError: the picture cannot be read; the message names it.
-        """
         photograph = Photograph(self.several[0].paths[row])
         return [samples.cut(row, photograph) for samples in self.several]
 
 
 def within_border(image: np.ndarray, threshold: int) -> tuple[int, int, int, int]:
-    """The picture without its dark border: left, top, right and bottom, the latter two excluded.
+    """Left, top, right and bottom, the latter excluded, of an image (H, W, 3) without dark border.
 
     A row or column is border where no pixel's channel mean exceeds the threshold; 0 leaves the
-    picture whole, and so does a picture that is border all over.
-
-    Args:
-        image: (H, W, 3) uint8.
+    image whole, and so does one that is border all over.
     """
-    height, width = image.shape[:2]
-    if threshold == 0:
-        return 0, 0, width, height
     bright = image.sum(-1, dtype=np.uint16) > 3 * threshold
+    if threshold == 0 or not bright.any():
+        return 0, 0, image.shape[1], image.shape[0]
     rows, columns = np.flatnonzero(bright.any(1)), np.flatnonzero(bright.any(0))
-    if len(rows) == 0:
-        return 0, 0, width, height
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
@@ -298,7 +265,7 @@ class Loader(Generic[T]):
         """The batches in order; what is left of an earlier call's is given up.
 
         Raises:
-            ValueError: a picture cannot be read; the message names it.
+            ValueError: an image cannot be read; the message names it.
         """
         self._batches[:] = batches
         try:
@@ -315,19 +282,14 @@ def _one_opencv_thread(worker: int = 0) -> None:
 def load(
     samples: Dataset[T], batches: list[list[int]], workers: int, device: torch.device
 ) -> Iterator[T]:
-    """The batches, read once by `workers` processes; 0 reads them here.
-
-    Raises:
-        ValueError: a picture cannot be read; the message names it.
-    """
+    """The batches, read once, as `Loader` reads them."""
     yield from Loader(samples, min(workers, len(batches)), device, persistent=False).load(batches)
 
 
 def collate(items: Sequence[Any]) -> Any:
     """A batch of samples, or of each of the crops that `Cuts` gives.
 
-    The crops stay as OpenCV has them, the channels of a pixel side by side, since to turn each
-    round takes time.
+    The channels of a pixel stay side by side, as OpenCV has them: to turn each crop takes time.
     """
     if not isinstance(items[0], Sample):
         return [collate(alike) for alike in zip(*items, strict=True)]
@@ -336,22 +298,19 @@ def collate(items: Sequence[Any]) -> Any:
 
 
 def mean_shape_crop(samples: Samples, rows: np.ndarray, most: int = 1000) -> np.ndarray:
-    """(P, 2) float64 mean landmarks of the rows in crop pixels (margin left out).
+    """(P, 2) float64 mean landmarks in crop pixels, margin left out, of at most `most` rows.
 
-    Of at most `most` rows, evenly spaced: the pictures must be read for their sizes.
     A landmark that none of them labels is put in the middle of the crop.
     """
     plain = replace(samples, margin=0)
-    size = samples.crop.height, samples.crop.width
+    height, width = samples.crop.height, samples.crop.width
     shapes = []
-    for row in evenly_spaced(rows, most).tolist():
+    for row in evenly_spaced(rows, most).tolist():  # each image is read for its size
         sample = plain[row]
-        shapes.append(Frame(sample.image_from_crop, *size).to_crop(sample.points_image).numpy())
-    labelled = np.isfinite(shapes)
-    count = labelled.sum(0)
-    middle = np.array([(size[1] - 1) / 2, (size[0] - 1) / 2])
-    total = np.where(labelled, shapes, 0).sum(0)
-    return np.where(count > 0, total / np.maximum(count, 1), middle)
+        here = Frame(sample.image_from_crop, height, width)
+        shapes.append(here.to_crop(sample.points_image).numpy())
+    mean = nanmean(np.array(shapes), 0)
+    return np.where(np.isnan(mean), [(width - 1) / 2, (height - 1) / 2], mean)
 
 
 def margin_for(crop: config.Crop, augment: config.Augment) -> int:
@@ -361,11 +320,9 @@ def margin_for(crop: config.Crop, augment: config.Augment) -> int:
     loader never hands on more than four crops' pixels for one.
     """
     half = np.array([crop.width, crop.height]) / 2
-    angles = np.radians(np.linspace(0, augment.rotate_deg, 91))
-    reach = max(
-        (np.abs(np.cos(angles)) * half[0] + np.abs(np.sin(angles)) * half[1]).max() - half[0],
-        (np.abs(np.cos(angles)) * half[1] + np.abs(np.sin(angles)) * half[0]).max() - half[1],
-    )
+    angles = np.radians(np.linspace(0, augment.rotate_deg, 91))[:, None]
+    turned = np.abs(np.cos(angles)) * half + np.abs(np.sin(angles)) * half[::-1]
+    reach = (turned.max(0) - half).max()
     stretch = (1 + augment.scale) * math.sqrt(1 + augment.aspect)
     grown = (reach + half.max()) * stretch - half.max()
     return min(math.ceil(grown + 2 * augment.shift * half.max()), math.ceil(half.max()))

@@ -86,7 +86,7 @@ def submit(
         answers[lost] = mean_shape.numpy()[indices[lost]]
     if lookup is None:
         rounding = "round" if rounding == "auto" else rounding
-        contest.write_submission(out, asked, asked.names, answers, rounding=rounding)
+        contest.write_submission(out, asked, answers, rounding=rounding)
     else:
         rounding = "none" if rounding == "auto" else rounding
         kaggle15.write_submission(out, lookup, asked.names, answers, rounding)

@@ -10,10 +10,8 @@
                              asked for of that picture; a submission has the same form, and so has
                              the solution that the organisers keep
     withheld/solution.csv    only in folders that were drawn or converted from labelled data
-    boxes.csv                only in folders converted from data with boxes: file_name, x0, y0, x1,
-                             y1
-    test/IdLookupTable.csv   only where `kaggle15` converted that other contest's files: the
-                             coordinates asked for, and the form of the submission
+    boxes.csv                only of converted data with boxes: file_name, x0, y0, x1, y1
+    test/IdLookupTable.csv   only of `kaggle15`: the coordinates that a submission holds instead
 
 The 2021/22 edition has the same inside a folder `contest01_data`. Points are in image pixels,
 (x, y), with the centre of the top-left pixel at (0, 0); here, and only here, NaN is an unlabelled
@@ -22,7 +20,7 @@ landmark.
 
 from heatmap.data.contest.folder import Folder, find_folder
 from heatmap.data.contest.images import Photograph, image_paths, is_readable, misplaced, read_image
-from heatmap.data.contest.landmarks import LandmarkTable, Names, Points
+from heatmap.data.contest.landmarks import LandmarkTable, Points
 from heatmap.data.contest.score import contest_mse, squared_errors
 from heatmap.data.contest.small_tables import (
     AskedPoints,
@@ -38,7 +36,6 @@ from heatmap.data.contest.small_tables import (
 from heatmap.data.contest.split import (
     PERSON_PATTERN,
     Rule,
-    Split,
     people_of,
     read_split,
     split_rows,
@@ -46,8 +43,6 @@ from heatmap.data.contest.split import (
 )
 from heatmap.data.contest.stored import read_landmarks
 from heatmap.data.contest.submission import (
-    Submission,
-    SubmissionScore,
     read_solution,
     read_submission,
     score_submission,
@@ -57,11 +52,11 @@ from heatmap.data.contest.submission import (
 from heatmap.data.contest.table import count_landmarks, write_landmarks
 
 __all__ = [
-    "PERSON_PATTERN", "AskedPoints", "Folder", "LandmarkTable", "Names", "Photograph", "Points",
-    "Rule", "Split", "Submission", "SubmissionScore", "contest_mse", "count_landmarks",
-    "find_folder", "image_paths", "is_readable", "misplaced", "people_of", "read_asked_points",
-    "read_boxes", "read_excluded", "read_image", "read_landmarks", "read_solution", "read_split",
-    "read_submission", "read_weights", "score_submission", "split_rows", "squared_errors",
-    "write_answers", "write_asked_points", "write_boxes", "write_excluded", "write_landmarks",
-    "write_split", "write_submission", "write_weights",
+    "PERSON_PATTERN", "AskedPoints", "Folder", "LandmarkTable", "Photograph", "Points", "Rule",
+    "contest_mse", "count_landmarks", "find_folder", "image_paths", "is_readable", "misplaced",
+    "people_of", "read_asked_points", "read_boxes", "read_excluded", "read_image",
+    "read_landmarks", "read_solution", "read_split", "read_submission", "read_weights",
+    "score_submission", "split_rows", "squared_errors", "write_answers", "write_asked_points",
+    "write_boxes", "write_excluded", "write_landmarks", "write_split", "write_submission",
+    "write_weights",
 ]  # fmt: skip

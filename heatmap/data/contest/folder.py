@@ -1,49 +1,20 @@
 """Where the contest's files lie."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 
-@dataclass(frozen=True, kw_only=True)
 class Folder:
     """The contest's files under one root; each is only known to exist once it is read."""
 
-    root: Path
-
-    @property
-    def train_table(self) -> Path:
-        return self.root / "train" / "landmarks.csv"
-
-    @property
-    def train_images(self) -> Path:
-        return self.root / "train" / "images"
-
-    @property
-    def test_points(self) -> Path:
-        return self.root / "test" / "test_points.csv"
-
-    @property
-    def test_images(self) -> Path:
-        return self.root / "test" / "images"
-
-    @property
-    def lookup_table(self) -> Path:
-        """Kaggle's facial keypoints only: the coordinates that a submission holds instead."""
-        return self.root / "test" / "IdLookupTable.csv"
-
-    @property
-    def sample_submission(self) -> Path:
-        return self.root / "sampleSubmission.csv"
-
-    @property
-    def solution(self) -> Path:
-        """The landmarks asked for, where the folder was drawn or converted from labelled data."""
-        return self.root / "withheld" / "solution.csv"
-
-    @property
-    def boxes(self) -> Path:
-        """Only where converted data has boxes: those of all pictures, for `read_boxes`."""
-        return self.root / "boxes.csv"
+    def __init__(self, *, root: Path) -> None:
+        self.root = root
+        self.train_table = root / "train" / "landmarks.csv"
+        self.train_images = root / "train" / "images"
+        self.test_points = root / "test" / "test_points.csv"
+        self.test_images = root / "test" / "images"
+        self.lookup_table = root / "test" / "IdLookupTable.csv"  # Kaggle's facial keypoints only
+        self.solution = root / "withheld" / "solution.csv"  # only of drawn and converted data
+        self.boxes = root / "boxes.csv"  # of all images, only of converted data with boxes
 
 
 def find_folder(root: Path) -> Folder:

@@ -11,13 +11,11 @@ import numpy as np
 
 
 class Photograph:
-    """A picture's file, read; it is decoded when its pixels are asked for, once for every size.
+    """An image's file, read; it is decoded when its pixels are asked for, once for every size.
 
-    The format is told by the bytes, not by the name. Pixels are RGB as a person sees the picture,
-    turned as its EXIF says. Grey, palette and CMYK pictures become RGB, 16 bits become 8, alpha is
-    dropped, and an animation gives its first frame.
-
-    path: of the file; data: its bytes.
+    The format is told by the bytes, not by the name. Pixels are RGB as a person sees the image,
+    turned as its EXIF says. Grey, palette and CMYK become RGB, 16 bits become 8, alpha is dropped,
+    and an animation gives its first frame.
 
     Raises:
         ValueError: the file is missing or empty.
@@ -36,11 +34,7 @@ class Photograph:
 
     @classmethod
     def in_memory(cls, image: np.ndarray) -> "Photograph":
-        """A picture that is decoded already: (H, W, 3) uint8 RGB.
-
-        Raises:
-            ValueError: not such an array.
-        """
+        """An image that is decoded already: (H, W, 3) uint8 RGB; anything else is a ValueError."""
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
             raise ValueError(
                 "a picture in memory is a (height, width, 3) uint8 array, RGB, not "
@@ -60,17 +54,16 @@ class Photograph:
         return height, width
 
     def pixels(self, reduction: int) -> tuple[np.ndarray, int]:
-        """The picture at 1/reduction of its size, if it can be decoded so, and its reduction.
+        """The image at 1/reduction of its size, if it can be decoded so, and its reduction.
 
-        A JPEG can, at 1/2, 1/4 and 1/8: its blocks are decoded by a smaller inverse DCT. A pixel of
-        such a picture stands for reduction x reduction pixels, see `heatmap.frame.Frame.reduced`.
-        Everything else is decoded whole, and so is a JPEG that EXIF turns.
+        A JPEG that EXIF does not turn can, at 1/2, 1/4 and 1/8: its blocks are decoded by a smaller
+        inverse DCT. See `heatmap.frame.Frame.reduced`.
 
         Returns:
             (ceil(H / r), ceil(W / r), 3) uint8 RGB, and r: `reduction`, or 1.
 
         Raises:
-            ValueError: the file is cut short or not a picture.
+            ValueError: the file is cut short or not an image.
         """
         if self._header_hw is None:
             reduction = 1
@@ -83,23 +76,21 @@ class Photograph:
         return self._decoded[reduction], reduction
 
     def _decode(self, reduction: int) -> np.ndarray:
-        flags = cv2.IMREAD_COLOR_RGB | _REDUCED[reduction]
         try:
             # imdecode refuses a JPEG that is cut short; imread would fill the rest with grey.
+            flags = cv2.IMREAD_COLOR_RGB | _REDUCED[reduction]
             image = cv2.imdecode(np.frombuffer(self.data, np.uint8), flags)
         except cv2.error as error:
             raise ValueError(f"{self.path}: the picture cannot be decoded: {error.err}") from error
-        if image is None:
-            beginning = self.data[:30]
-            if beginning.isascii() and beginning.decode().splitlines()[0].isprintable():
-                raise ValueError(
-                    f"{self.path}: this is text, not a picture; it begins {beginning!r}"
-                )
-            raise ValueError(
-                f"{self.path}: the picture cannot be decoded; its {len(self.data)} bytes are "
-                "damaged, cut short or of no known format"
-            )
-        return image
+        if image is not None:
+            return image
+        start = self.data[:30]
+        if start.isascii() and start.decode().splitlines()[0].isprintable():
+            raise ValueError(f"{self.path}: this is text, not a picture; it begins {start!r}")
+        raise ValueError(
+            f"{self.path}: the picture cannot be decoded; its {len(self.data)} bytes are damaged, "
+            "cut short or of no known format"
+        )
 
 
 # With a colour flag beside it, the one for grey asks for the size alone.
@@ -112,10 +103,10 @@ _REDUCED = {
 
 
 def read_image(path: Path) -> np.ndarray:
-    """The whole picture: (H, W, 3) uint8, RGB, as `Photograph` describes it.
+    """The whole image: (H, W, 3) uint8, RGB, as `Photograph` describes it.
 
     Raises:
-        ValueError: the file is missing, empty, cut short or not a picture.
+        ValueError: the file is missing, empty, cut short or not an image.
     """
     image, _ = Photograph(path).pixels(1)
     return image
@@ -169,16 +160,16 @@ def _turns(tiff: bytes) -> bool:
 def image_paths(
     images: Path, names: Sequence[str], table: Path, rows: Iterable[int] | None = None
 ) -> Sequence[Path]:
-    """The path of every named picture, each of which exists inside the folder.
+    """The path of every named image, each of which exists inside the folder.
 
     Args:
-        images: folder of the pictures; it may itself be a link.
+        images: folder of the images; it may itself be a link.
         names: one for each row of the table, in its order; may contain subfolders.
         table: where the names come from, for the message.
-        rows: indices of the names whose pictures are needed; all if None.
+        rows: indices of the names whose images are needed; all if None.
 
     Raises:
-        ValueError: the folder or a needed picture is missing, or a link leads out of the folder.
+        ValueError: the folder or a needed image is missing, or a link leads out of the folder.
     """
     if not images.is_dir():
         raise ValueError(f"{images}: there is no such folder, but {table} names pictures in it")
@@ -194,10 +185,9 @@ def image_paths(
 def misplaced(
     images: Path, names: Sequence[str], rows: Iterable[int] | None = None
 ) -> Iterator[tuple[int, str]]:
-    """The indices of the pictures that are not in their folder, and what is wrong with each.
+    """The indices of the images that are not in their folder, and what is wrong with each.
 
-    Args:
-        images, names, rows: as `image_paths` takes them; the folder exists.
+    Args: as `image_paths` takes them; the folder exists.
     """
     root = images.resolve()
     plain_files: dict[str, set[str]] = {}

@@ -1,8 +1,7 @@
 """The landmarks and names of a whole table, compact, and shared with every process that reads it.
 
-Nothing here keeps a Python object a row: to read one counts a reference in it, and so copies the
-memory page that it lies in into every forked worker. What a file holds is mapped again, not copied,
-in a worker that is spawned.
+Nothing here keeps a Python object a row: counting its references would copy the memory page that it
+lies in into every forked worker. What a file holds is mapped again in a worker that is spawned.
 """
 
 import hashlib
@@ -59,20 +58,14 @@ class Names(Sequence[str]):
             return NotImplemented
         return len(self) == len(other) and all(map(operator.eq, self, other))
 
-    __hash__ = None  # type: ignore[assignment]
-
-    def __repr__(self) -> str:
-        return f"Names({list(self[:3])!r}, {len(self)} in all)"
-
     def __reduce__(self) -> tuple[Callable[..., "Names"], tuple[Any, ...]]:
         return _pickled(Names, self.text)
 
 
 class Points:
-    """(N, P, 2) points_image of which any part is given as float32, NaN where unlabelled.
+    """(N, P, 2) points_image, of which an index gives a part as a new float32 array with NaN.
 
-    `points[rows]`, or any other index that an array takes, gives a new array of that part; nothing
-    is ever converted that was not asked for, which for `points[:]` is everything.
+    Nothing is ever converted that was not asked for, which for `points[:]` is everything.
     """
 
     dtype = np.dtype(np.float32)
@@ -106,7 +99,7 @@ class Points:
 
 
 def _pickled(kind: Callable[..., Any], array: np.ndarray) -> tuple[Callable[..., Any], tuple]:
-    """What pickle keeps: where a mapped file holds the array, or the array if none does."""
+    """For pickle: where a mapped file holds the array, or the array if none does."""
     mapped = array.base
     if not isinstance(mapped, np.memmap) or not isinstance(mapped.base, mmap):  # or a part of one
         return kind, (array,)
@@ -119,17 +112,12 @@ def _mapped_again(kind: Callable[..., Any], file: Path, dtype: Any, offset: int,
 
 @dataclass(frozen=True)
 class LandmarkTable:
-    """The landmarks of every picture of a table.
-
-    names: file names, relative to the images folder, in the table's order.
-    points_image: (N, P, 2) float32, image pixels; NaN = unlabelled.
-    digest: of the names and points, as `digest_of` gives it.
-    """
+    """The landmarks of every image of a table."""
 
     path: Path
-    names: Sequence[str]
-    points_image: Points
-    digest: str
+    names: Sequence[str]  # file names, relative to the images folder, in the table's order
+    points_image: Points  # (N, P, 2) float32, image pixels; NaN = unlabelled
+    digest: str  # of the names and points, as `digest_of` gives it
 
     @property
     def num_landmarks(self) -> int:
@@ -141,11 +129,7 @@ class LandmarkTable:
 
 
 def digest_of(names: Names, blocks: Iterable[np.ndarray]) -> str:
-    """SHA-256 of the names, with newlines between them, and of the points.
-
-    Args:
-        blocks: of the points in their order, float32 with NaN.
-    """
+    """SHA-256 of the names, with newlines between them, and of the points, float32 with NaN."""
     digest = hashlib.sha256(names.text[:-1].data)
     for points in blocks:
         digest.update(points.data)

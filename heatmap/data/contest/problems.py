@@ -4,21 +4,18 @@ The rules are the readers' own: every row goes through the functions that `table
 what they raise is collected.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from heatmap.data.contest.landmarks import as_numbers
 from heatmap.data.contest.small_tables import asked_rows, parse_asked_row
 from heatmap.data.contest.table import (
     add_name,
-    checked_name,
-    decoded,
+    blank_row,
     parse_cells,
-    parse_numbers,
+    parse_row,
     read_header,
     require_file,
 )
@@ -27,19 +24,13 @@ from heatmap.runtime.files import reading_bar
 
 @dataclass(frozen=True)
 class CheckedRow:
-    """A row of a table and all that is wrong with it.
+    """A row of a table and all that is wrong with it."""
 
-    row: as an editor counts, the header being 1; name: None where it cannot be used; points_image:
-    (P, 2) float64, NaN = unlabelled, or None where they cannot be read or the table has none;
-    start: the byte of the file that the row begins with; problems: kinds, and messages with file,
-    row and column.
-    """
-
-    row: int
-    name: str | None
-    points_image: np.ndarray | None
-    start: int
-    problems: list[tuple[str, str]]
+    row: int  # as an editor counts, the header being 1
+    name: str | None  # None where it cannot be used
+    points_image: np.ndarray | None  # (P, 2) float64, NaN = unlabelled, or None where unreadable
+    start: int  # the byte of the file that the row begins with
+    problems: list[tuple[str, str]]  # kinds, and messages with file, row and column
 
 
 def check_landmarks(path: Path, progress: bool = False) -> Iterator[CheckedRow]:
@@ -50,22 +41,27 @@ def check_landmarks(path: Path, progress: bool = False) -> Iterator[CheckedRow]:
     """
     require_file(path)
     with path.open("rb") as file, reading_bar(path, "Checking", progress) as bar:
-        delimiter, columns = read_header(path, file.readline())
+        header = read_header(path, file.readline())
         rows_by_name: dict[str, int] = {}
         start, row, blank = file.tell(), 1, list[CheckedRow]()
         bar.update(start)
         for row, line in enumerate(file, start=2):
             bar.update(len(line))
-            where = f"{path}, row {row}"
             if not line.strip(b" \r\n"):
-                problem = f"{where}: the row is blank, but others follow it"
-                blank.append(CheckedRow(row, None, None, start, [("blank row", problem)]))
+                problem = "blank row", blank_row(path, row)
+                blank.append(CheckedRow(row, None, None, start, [problem]))
             else:
                 yield from blank  # blank rows are no problem at the end of a file
-                blank, problems = [], list[tuple[str, str]]()
-                name = _read_name(line, delimiter, path, row, rows_by_name, problems)
-                points_image = _read_points(line, delimiter, columns, where, problems)
-                yield CheckedRow(row, name, points_image, start, problems)
+                blank, name = [], None
+                points, problems = _read_points(line, header, f"{path}, row {row}")
+                cell = line.partition(header[0].encode())[0]
+                is_repeated = cell.decode(errors="replace").strip() in rows_by_name
+                try:
+                    name = add_name(rows_by_name, cell, row, path)
+                except ValueError as error:
+                    problem = "name twice" if is_repeated else "file name", str(error)
+                    problems.insert(0, problem)
+                yield CheckedRow(row, name, points, start, problems)
             start += len(line)
         if row - len(blank) == 1:
             raise ValueError(f"{path}: the table has a header but no rows")
@@ -74,12 +70,11 @@ def check_landmarks(path: Path, progress: bool = False) -> Iterator[CheckedRow]:
 def read_rows(path: Path, starts: Sequence[int]) -> Iterator[np.ndarray]:
     """The (P, 2) float64 points of the rows without problems that begin at these bytes."""
     with path.open("rb") as file:
-        delimiter, columns = read_header(path, file.readline())
+        header = read_header(path, file.readline())
         for start in starts:
             file.seek(start)
-            points_image = _read_points(file.readline(), delimiter, columns, f"{path}", [])
-            assert points_image is not None, "rows with problems are not read again"
-            yield points_image
+            line = file.readline().rstrip(b" \r\n")
+            yield parse_row(line, *header, str(path), np.float64).reshape(-1, 2)
 
 
 def check_asked_points(path: Path, num_landmarks: int) -> Iterator[CheckedRow]:
@@ -89,9 +84,7 @@ def check_asked_points(path: Path, num_landmarks: int) -> Iterator[CheckedRow]:
         ValueError: no such table, its header is wrong, or it has no rows.
     """
     rows_by_name: dict[str, int] = {}
-    rows = asked_rows(path)
-    lengths = Counter(cells[1].count(",") for cells in rows if len(cells) == 2)
-    num_asked = lengths.most_common(1)[0][0] + 1 if lengths else None  # a wrong row blames itself
+    rows, num_asked = asked_rows(path)
     for row, cells in enumerate(rows, start=2):
         name = cells[0].strip() if cells else ""
         is_repeated, problems = name in rows_by_name, []
@@ -106,50 +99,19 @@ def check_asked_points(path: Path, num_landmarks: int) -> Iterator[CheckedRow]:
         yield CheckedRow(row, name if is_named else None, None, 0, problems)
 
 
-def _read_name(
-    line: bytes,
-    delimiter: str,
-    path: Path,
-    row: int,
-    rows_by_name: dict[str, int],
-    problems: list[tuple[str, str]],
-) -> str | None:
-    """The row's name, or None after telling what is wrong with it."""
-    where, kind = f"{path}, row {row}", "file name"
-    try:
-        name = checked_name(decoded(line.partition(delimiter.encode())[0], where), where)
-        kind = "name twice"
-        add_name(rows_by_name, name, row, path)
-    except ValueError as error:
-        problems.append((kind, str(error)))
-        return None
-    return name
-
-
 def _read_points(
-    line: bytes,
-    delimiter: str,
-    columns: Sequence[str],
-    where: str,
-    problems: list[tuple[str, str]],
-) -> np.ndarray | None:
-    """The row's (P, 2) points, or None after telling all the landmarks that are wrong."""
-    line = line.rstrip(b" \r\n")
-    numbers = line.partition(delimiter.encode())[2]
-    parsed = parse_numbers([numbers], len(columns) - 1, delimiter, np.float64)
-    if parsed is not None:
-        return as_numbers(parsed, np.float64).reshape(-1, 2)
+    line: bytes, header: tuple[str, list[str]], where: str
+) -> tuple[np.ndarray | None, list[tuple[str, str]]]:
+    """The row's (P, 2) points, or None, and all the landmarks that are wrong."""
+    line, (delimiter, columns) = line.rstrip(b" \r\n"), header
     try:
-        cells = decoded(line, where).split(delimiter)
+        return parse_row(line, *header, where, np.float64).reshape(-1, 2), []
     except ValueError as error:
-        problems.append(("not UTF-8", str(error)))
-        return None
-    try:
-        return parse_cells(cells, columns, where).reshape(-1, 2)
-    except ValueError as error:
-        if len(cells) != len(columns):
-            problems.append(("number of cells", str(error)))
-            return None
+        cells = line.decode(errors="replace").split(delimiter)
+        is_text = error.__cause__ is None
+        if not is_text or len(cells) != len(columns):
+            return None, [("number of cells" if is_text else "not UTF-8", str(error))]
+    problems = []
     for x in range(1, len(columns), 2):
         both = slice(x, x + 2)
         try:
@@ -157,4 +119,4 @@ def _read_points(
         except ValueError as error:
             is_half_empty = any(not cell.strip() for cell in cells[both])
             problems.append(("half a landmark" if is_half_empty else "number", str(error)))
-    return None
+    return None, problems

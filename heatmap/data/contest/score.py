@@ -36,10 +36,7 @@ def squared_errors(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def contest_mse(per_picture: np.ndarray) -> float:
-    """The contest's score in px^2: the mean over the pictures that have labels.
-
-    Args:
-        per_picture: (N,) from `squared_errors`.
+    """The contest's score in px^2: the mean of (N,) `squared_errors` where there are labels.
 
     Raises:
         ValueError: no picture has a label.

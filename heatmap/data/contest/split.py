@@ -20,23 +20,18 @@ logger = logging.getLogger("heatmap")
 
 PERSON_PATTERN = r"(.+)_[^_]+$"  # what stands before the last "_" of the file name
 Rule = Literal["auto", "person", "order", "hash", "random"]
+_PARTS = "train", "validation"
 Kind = Literal["none", "person", "order", "hash", "random", "file"]
 
 
 @dataclass(frozen=True)
 class Split:
-    """Which rows of a table validate.
+    """Which rows of a table validate."""
 
-    kind: what decides: the person, the table's order, a hash of the file name, chance, a file; or
-    none, where all rows train.
-    rule: the same for people to read: "by person (297 people, 59 in validation)".
-    validation: (N,) bool, True where a row validates; the others train.
-    excluded: (R,) int64 rows that do neither, which only a run's split.json names.
-    """
-
-    kind: Kind
-    rule: str
-    validation: np.ndarray
+    kind: Kind  # what decides; "none" where all rows train
+    rule: str  # the same for people to read: "by person (297 people, 59 in validation)"
+    validation: np.ndarray  # (N,) bool, True where a row validates; the others train
+    # (R,) int64 rows that do neither, which only a run's split.json names
     excluded: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
 
 
@@ -54,16 +49,14 @@ def split_rows(
 
     Args:
         names: the table's file names, in its order.
-        rule: "person" keeps all pictures of a person on one side: people, in the order of a hash
-            of their names, validate until `share` of the rows is reached. "order" validates with
-            the last rows, as the organisers did. "hash" validates with the rows whose file
-            names have a low SHA-256, so that each keeps its side whatever rows come or go. "random"
-            shuffles the rows first. "auto" is "person" where every name tells one and there are at
-            least ten, else "order".
+        rule: "person" keeps all images of a person on one side: people, in the order of a hash of
+            their names, validate until `share` of the rows is reached. "order" validates with the
+            last rows, as the organisers did; "hash" with those whose file names have a low SHA-256,
+            so that each keeps its side whatever rows come or go; "random" shuffles the rows first.
+            "auto" is "person" where every name tells one and there are at least ten, else "order".
         share: part of the rows that validates, in [0, 1); with 0 all rows train.
-        folds: where given, the rows are divided into so many parts of about the same size, and
-            `share` is not used. Part 0 is what a share of 1/folds holds out, and every row is in
-            one part.
+        folds: divide the rows into so many parts of about the same size, in place of `share`; part
+            0 is what a share of 1/folds holds out.
         fold: the part that validates, in [0, folds).
         seed: of the rule "random".
         person_pattern: regular expression matched at a file name's beginning; its first group is
@@ -82,99 +75,81 @@ def split_rows(
     people = people_of(names, person_pattern) if rule in ("auto", "person") else []
     if rule == "auto":
         rule = "order" if None in people or len(set(people)) < 10 else "person"
-    part = "" if folds is None else f"fold {fold} of {folds}: "
-    if rule == "person":
-        places, num_people = _places_by_person(names, people, person_pattern)
-        validation = _low(places, len(names), share, folds, fold, "by person")
-        num_validating = len({people[row] for row in np.flatnonzero(validation)})
-        how = f"by person ({part}{num_people} people, {num_validating} in validation)"
-        return Split(rule, how, validation)
-    if rule == "hash":
-        digests = [hashlib.sha256(name.encode()).digest() for name in names]
-        places = np.array([int.from_bytes(digest[:6], "big") for digest in digests], np.int64)
-        validation = _low(places, 2**48, share, folds, fold, "by hash")
-        how = f"by hash of the file name ({part}"
-    elif rule == "random":
-        order = np.random.default_rng(seed).permutation(len(names))
-        validation = _first(order, share, folds, fold)
-        how = f"at random with seed {seed} ({part}"
-    else:
-        validation = _first(np.arange(len(names))[::-1], share, folds, fold)
-        how = f"by order ({part or 'the last '}"
-    return Split(rule, f"{how}{validation.sum()} of {len(names)} rows)", validation)
-
-
-def _first(order: np.ndarray, share: float, folds: int | None, fold: int) -> np.ndarray:
-    """(N,) bool, True for the share of the rows that is first in the order, or for one part."""
-    num_rows = len(order)
-    if folds is None:
-        num_training = int(num_rows * (1 - share) + 1e-9)  # 10 * (1 - 0.9) is just below 1
-        if not 0 < num_training < num_rows:
-            raise ValueError(
-                f"cannot split {num_rows} rows with a validation share of {share}: "
-                "both training and validation need at least one row"
-            )
-        validating = order[: num_rows - num_training]
-    else:
-        if folds > num_rows:
-            raise ValueError(f"cannot split {num_rows} rows into {folds} folds; use fewer folds")
-        validating = np.array_split(order, folds)[fold]
-    return np.isin(np.arange(num_rows), validating)
-
-
-def _low(
-    places: np.ndarray, end: int, share: float, folds: int | None, fold: int, how: str
-) -> np.ndarray:
-    """(N,) bool, True for the rows whose places lie in the first share of [0, end), or one part."""
-    if folds is None:
-        validation = places < share * end
-        if validation.all() or not validation.any():
-            raise ValueError(
-                f"cannot split {len(places)} rows {how} with a validation share of {share}: one "
-                "side would be empty; choose another share, or split by order"
-            )
-        return validation
-    fold_of = places * folds // end
-    empty = set(range(folds)) - set(fold_of.tolist())
+    match rule:
+        case "person":
+            how, places = "by person", _places_by_person(names, people, person_pattern)
+            part_of = _parts_by_place(places, len(names), share, folds)
+        case "hash":
+            how, digests = "by hash of the file name", map(_digest, names)
+            places = np.array([int.from_bytes(digest[:6], "big") for digest in digests], np.int64)
+            part_of = _parts_by_place(places, 2**48, share, folds)
+        case "random":
+            how = f"at random with seed {seed}"
+            order = np.random.default_rng(seed).permutation(len(names))
+            part_of = _parts_by_order(order, share, folds)
+        case "order":
+            how = "by order"
+            part_of = _parts_by_order(np.arange(len(names))[::-1], share, folds)
+    empty = set(range(folds or 2)) - set(part_of.tolist())
     if empty:
-        raise ValueError(
-            f"cannot split {len(places)} rows {how} into {folds} folds: fold {min(empty)} would be "
-            "empty; use fewer folds or split at random"
-        )
-    return fold_of == fold
+        into = f"with a validation share of {share}: one side would be empty; choose another share"
+        if folds is not None:
+            into = f"into {folds} folds: fold {min(empty)} would be empty; use fewer folds"
+        raise ValueError(f"cannot split {len(names)} rows {how} {into}, or split at random")
+
+    validation = part_of == (0 if folds is None else fold)
+    count = f"{validation.sum()} of {len(names)} rows"
+    if rule == "person":
+        num_validating = len({people[row] for row in np.flatnonzero(validation)})
+        count = f"{len(set(people))} people, {num_validating} in validation"
+    if folds is not None:
+        count = f"fold {fold} of {folds}: {count}"
+    elif rule == "order":
+        count = f"the last {count}"
+    return Split(rule, f"{how} ({count})", validation)
+
+
+def _digest(name: str) -> bytes:
+    return hashlib.sha256(name.encode()).digest()
+
+
+def _parts_by_order(order: np.ndarray, share: float, folds: int | None) -> np.ndarray:
+    """(N,) int: each row's fold, or 0 where it validates, which the first in the order do."""
+    num_training = int(len(order) * (1 - share) + 1e-9)  # 10 * (1 - 0.9) is just below 1
+    part_of = np.empty(len(order), int)
+    for part, rows in enumerate(np.array_split(order, folds or [len(order) - num_training])):
+        part_of[rows] = part
+    return part_of
+
+
+def _parts_by_place(places: np.ndarray, end: int, share: float, folds: int | None) -> np.ndarray:
+    """(N,) int: the same for rows with places in [0, end), by equal parts of this range."""
+    return places * folds // end if folds else (places >= share * end).astype(int)
 
 
 def _places_by_person(
     names: Sequence[str], people: Sequence[str | None], pattern: str
-) -> tuple[np.ndarray, int]:
-    """(N,) int64 in [0, N): rows of all people before a row's person; and the number of people.
-
-    People stand in the order of a hash of their names.
-    """
-    num_pictures = Counter[str]()
-    for name, person in zip(names, people, strict=True):
-        if person is None:
-            raise ValueError(
-                f"cannot split by person: {name!r} does not match the pattern {pattern!r}; "
-                "change the pattern or split by order"
-            )
-        num_pictures[person] += 1
-    if len(num_pictures) < 2:
+) -> np.ndarray:
+    """(N,) int64: rows of all people whose names have a lower hash than the row's person."""
+    if None in people:
         raise ValueError(
-            f"cannot split by person: {len(names)} pictures show {len(num_pictures)} person; "
-            "split by order instead"
+            f"cannot split by person: {names[people.index(None)]!r} does not match the pattern "
+            f"{pattern!r}; change the pattern or split by order"
         )
-    ordered = sorted(num_pictures, key=lambda name: hashlib.sha256(name.encode()).digest())
-    ends = accumulate(num_pictures[person] for person in ordered)
-    before = {person: end - num_pictures[person] for person, end in zip(ordered, ends, strict=True)}
-    return np.array([before[person] for person in people if person is not None]), len(ordered)
+    num_images = Counter(person for person in people if person is not None)
+    if len(num_images) < 2:
+        raise ValueError(
+            f"cannot split by person: {len(names)} pictures show {len(num_images)} person; split "
+            "by order instead"
+        )
+    ordered = sorted(num_images, key=_digest)
+    starts = accumulate((num_images[person] for person in ordered), initial=0)
+    before = dict(zip(ordered, starts, strict=False))
+    return np.array([before[person] for person in people if person is not None])
 
 
 def people_of(names: Sequence[str], pattern: str = PERSON_PATTERN) -> list[str | None]:
-    """The person that each name tells, None where it tells none.
-
-    Args:
-        pattern: as `split_rows` takes it.
+    """The person that each name tells, None where it tells none; `pattern` as for `split_rows`.
 
     Raises:
         ValueError: the pattern is not valid, or has no group.
@@ -190,31 +165,29 @@ def people_of(names: Sequence[str], pattern: str = PERSON_PATTERN) -> list[str |
 
 
 def write_split(path: Path, names: Sequence[str], fold_of: np.ndarray) -> None:
-    """Writes a table for `read_split`: comma; file_name, fold (int), or part where it is bool.
+    """Writes a table for `read_split`: file_name, and fold or part.
 
     Args:
-        fold_of: (N,) int, the fold in which each row validates; or (N,) bool, True where a row
-            validates.
+        fold_of: (N,) int, the fold in which each row validates; or (N,) bool, whether it does.
     """
     parts, column = fold_of.tolist(), "fold"
     if fold_of.dtype == bool:
-        parts, column = ["validation" if validates else "train" for validates in parts], "part"
+        parts, column = [_PARTS[validates] for validates in parts], "part"
     write_rows(path, ["file_name", column], zip(names, parts, strict=True))
 
 
 def read_split(path: Path, table: LandmarkTable, fold: int = 0) -> Split:
     """The split that a file stores, joined to the training table by file name.
 
-    The file is a table (comma or TAB) with a column file_name, and either part (train or
-    validation) or fold (0, 1, ...); or split.json of a run, whose other rows train.
+    The file is a table with a column file_name, and either part (train or validation) or fold (0,
+    1, ...); or split.json of a run, whose other rows train.
 
     Args:
         fold: the one that validates, where the table has folds.
 
     Raises:
-        ValueError: anything else, a picture that is not in the training table, a row of this that a
-            table does not name exactly once, or a side that would be empty; the message names file
-            and row, or the picture.
+        ValueError: anything else, an image that only one of the tables has or that stands in it
+            twice, or a side that would be empty; with file and row, or the image.
     """
     index_of = {name: index for index, name in enumerate(table.names)}
     excluded, named, has_folds = np.empty(0, np.int64), "", False
@@ -287,11 +260,11 @@ def _read_parts(
 
 
 def _parse_part(text: str, column: str, where: str) -> int:
-    """A fold's number; of parts 1 for validation and 0 for training."""
+    """A fold's number, or a part's place among `_PARTS`."""
     if column == "part":
-        if text not in ("train", "validation"):
+        if text not in _PARTS:
             raise ValueError(f"{where}: expected train or validation, found {text!r}")
-        return int(text == "validation")
-    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+        return _PARTS.index(text)
+    if not re.fullmatch("[0-9]{1,9}", text):
         raise ValueError(f"{where}: expected the number of a fold, found {text!r}")
     return int(text)

@@ -2,8 +2,8 @@
 
 A kept table is one file in the cache's folder `tables`, mapped so that all processes of a machine
 share one copy: a page of JSON that says what follows, the points (int16 if all are whole and small,
-else float32), and the names. The file's name tells the text's path, size and times, and it gets
-that name when it is whole: so whoever finds it can use it, and whoever else writes it does no harm.
+else float32), and the names. Its name tells the text's path, size and times. It gets that name when
+it is whole: so whoever finds it can use it, and whoever else writes it does no harm.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -39,9 +39,8 @@ class _NotWhole(Exception):
 def read_landmarks(path: Path, cache: Path | None = None, progress: bool = False) -> LandmarkTable:
     """The training table: file_name, Point_0_X, Point_0_Y, Point_1_X, ..., as `read_blocks` says.
 
-    A large table is read from its text once and kept; later calls take what was kept as long as the
-    text's size and times, or else its bytes, are the same. Where nothing can be kept, a warning
-    says so and the table is read into memory.
+    What is kept of a large table is used as long as the text's size and times, or else its bytes,
+    are the same. Where nothing can be kept, a warning says so.
 
     Args:
         cache: folder to keep it in; by default heatmap in $XDG_CACHE_HOME or ~/.cache.
@@ -78,10 +77,12 @@ def _kept(path: Path, cache: Path, progress: bool) -> LandmarkTable:
                 other.replace(kept)
     if table := _mapped(path, kept):
         return table
-    try:
-        _keep(path, kept, np.int16, progress)
-    except _NotWhole:
-        _keep(path, kept, np.float32, progress)
+    with ThreadPoolExecutor(1) as beside:
+        text_sha256 = beside.submit(_sha256, path)
+        try:
+            _keep(path, kept, np.int16, text_sha256, progress)
+        except _NotWhole:
+            _keep(path, kept, np.float32, text_sha256, progress)
     logger.info(f"{path}: kept in {kept} for later starts")
     for other in folder.glob(f"*-{key}-*.table"):  # old, or unfinished
         with suppress(FileNotFoundError):
@@ -100,8 +101,8 @@ def _name(path: Path) -> str:
     """
     key = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]
     status = path.stat()
-    numbers = status.st_size, status.st_mtime_ns, status.st_ctime_ns
-    return f"{path.stem[:40]}-{key}-{'-'.join(f'{number:x}' for number in numbers)}.table"
+    times = f"{status.st_mtime_ns:x}-{status.st_ctime_ns:x}"
+    return f"{path.stem[:40]}-{key}-{status.st_size:x}-{times}.table"
 
 
 def _sha256(path: Path) -> str:
@@ -125,31 +126,28 @@ def _mapped(path: Path, kept: Path) -> LandmarkTable | None:
     return LandmarkTable(path, Names(names), Points(points), header["digest"])
 
 
-def _keep(path: Path, kept: Path, dtype: type[np.generic], progress: bool) -> None:
+def _keep(
+    path: Path, kept: Path, dtype: type[np.generic], text_sha256: Future[str], progress: bool
+) -> None:
     """Reads the text into the file, which holds its points as `dtype`."""
-    text_hash, names = hashlib.sha256(), list[str]()
+    names: list[str] = []
     with write_atomically(kept) as temporary, temporary.open("w+b") as file:
         file.seek(_PAGE)
-        with ThreadPoolExecutor(1) as hashing:
-
-            def watch(text: bytes) -> None:
-                hashing.submit(text_hash.update, text)  # beside the parsing
-
-            for some_names, points in read_blocks(path, np.float32, progress=progress, watch=watch):
-                if dtype == np.int16 != points.dtype:
-                    raise _NotWhole
-                names += some_names
-                file.write((points if dtype == np.int16 else as_numbers(points, np.float32)).data)
-        if _name(path) != kept.name:
-            raise ValueError(f"{path} was changed while it was read; start again")
+        for some_names, points in read_blocks(path, np.float32, progress=progress):
+            if dtype == np.int16 != points.dtype:
+                raise _NotWhole
+            names += some_names
+            file.write((points if dtype == np.int16 else as_numbers(points, np.float32)).data)
         held = Names.of(names)
         header = {
             "dtype": np.dtype(dtype).name,
             "shape": (len(held), points.shape[1], 2),
             "name_bytes": len(held.text),
             "digest": digest_of(held, _blocks_in(file, dtype)),
-            "text_sha256": text_hash.hexdigest(),
+            "text_sha256": text_sha256.result(),
         }
+        if _name(path) != kept.name:
+            raise ValueError(f"{path} was changed while it was read; start again")
         file.write(held.text.data)
         file.seek(0)
         file.write(json.dumps(header).encode().ljust(_PAGE))

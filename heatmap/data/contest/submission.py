@@ -10,7 +10,7 @@ import numpy as np
 from heatmap.data.contest.landmarks import as_numbers
 from heatmap.data.contest.score import contest_mse, squared_errors
 from heatmap.data.contest.small_tables import AskedPoints
-from heatmap.data.contest.table import read_points, write_points
+from heatmap.data.contest.table import ANSWERS, read_points, write_landmarks
 from heatmap.runtime.files import write_atomically
 
 Rounding = Literal["round", "truncate", "none"]
@@ -18,63 +18,44 @@ Rounding = Literal["round", "truncate", "none"]
 
 @dataclass(frozen=True)
 class Submission:
-    """The answers for the test pictures, or the withheld truth, which has the same columns.
-
-    names: file names, in the file's order.
-    points_image: (N, K, 2) float64, image pixels; point k of a row is the k-th one asked for.
-    """
+    """The answers for the test images, or the withheld truth, which has the same columns."""
 
     path: Path
-    names: list[str]
-    points_image: np.ndarray
+    names: list[str]  # file names, in the file's order
+    points_image: np.ndarray  # (N, K, 2) float64; point k of a row is the k-th one asked for
 
 
 @dataclass(frozen=True)
 class SubmissionScore:
-    """A submission's errors.
+    """A submission's errors."""
 
-    names: file names, in the order of the solution.
-    per_picture: (N,) float64, px^2, as `squared_errors` gives them.
-    mse: their mean, the contest's score, px^2.
-    """
-
-    names: list[str]
-    per_picture: np.ndarray
-    mse: float
+    names: list[str]  # file names, in the order of the solution
+    per_picture: np.ndarray  # (N,) float64, px^2, as `squared_errors` gives them
+    mse: float  # their `contest_mse`
 
 
 def write_submission(
-    path: Path,
-    asked: AskedPoints,
-    names: Sequence[str],
-    answers: np.ndarray,
-    *,
-    rounding: Rounding = "round",
+    path: Path, asked: AskedPoints, answers: np.ndarray, rounding: Rounding = "round"
 ) -> None:
-    """Writes the landmarks asked for, one row for each row of `asked` and in its order.
+    """Writes the landmarks asked for, in the order of `asked`.
 
-    Predictions are joined to what is asked by file name. The file is read back and compared before
-    it gets its name.
+    The file is read back and compared before it gets its name.
 
     Args:
-        names: N file names of the predictions, in any order.
-        answers: (N, K, 2) in image pixels, the landmarks asked for of each of these pictures.
+        answers: (N, K, 2) in image pixels, the landmarks asked for.
         rounding: "round" to the nearest integer (a half to the even one), "truncate" toward zero
             as the organisers did, "none" for 4 decimals.
 
     Raises:
-        ValueError: names are missing, additional or duplicate, there are more or fewer landmarks
-            than asked for, or one is not finite.
+        ValueError: there are more or fewer than asked for, or one is not finite.
     """
-    if len(names) != len(answers):
-        raise ValueError(f"{len(names)} file names for {len(answers)} predictions")
-    if answers.shape[1:] != (asked.indices.shape[1], 2):
+    if answers.shape != (*asked.indices.shape, 2):
+        num_images, num_asked = asked.indices.shape
         raise ValueError(
-            f"{asked.path} asks for {asked.indices.shape[1]} landmarks of each picture, but the "
-            f"predictions hold {answers.shape[1]}"
+            f"{asked.path} asks for {num_asked} landmarks of {num_images} images, but the "
+            f"predictions are {answers.shape}"
         )
-    rows = _rows_in_order_of(asked.names, names, f"the predictions for {asked.path}")
-    answers = answers[rows].astype(np.float64)
+    answers = answers.astype(np.float64)
     for name, answer in zip(asked.names, answers, strict=True):
         if not np.isfinite(answer).all():
             raise ValueError(f"{path}: not written, the prediction for {name!r} is not finite")
@@ -82,25 +63,18 @@ def write_submission(
 
 
 def average(submissions: Sequence[Path], out: Path, rounding: Rounding) -> int:
-    """The part of `average_submissions` that is about this form; returns the number of pictures."""
+    """The part of `average_submissions` that is about this form; returns the number of images."""
     first = read_submission(submissions[0])
     total = first.points_image.copy()
     for path in submissions[1:]:
-        other = read_submission(path)
-        if other.points_image.shape[1] != total.shape[1]:
-            raise ValueError(
-                f"{path} holds {other.points_image.shape[1]} points for each picture, {first.path} "
-                f"{total.shape[1]}"
-            )
-        rows = _rows_in_order_of(first.names, other.names, f"{path}, joined to {first.path}")
-        total += other.points_image[rows]
+        total += _joined(first, read_submission(path), f"{path}, joined to {first.path}")
     _write_checked(out, first.names, rounded(total / len(submissions), rounding))
     return len(first.names)
 
 
 def _write_checked(path: Path, names: list[str], answers: np.ndarray) -> None:
     with write_atomically(path) as temporary:
-        _write_answers(temporary, names, answers)
+        write_landmarks(temporary, names, answers, ANSWERS)
         written = read_submission(temporary)
         # Four decimals are half of 1e-4 off at most.
         if written.names != names or np.abs(written.points_image - answers).max() > 1e-4:
@@ -109,24 +83,18 @@ def _write_checked(path: Path, names: list[str], answers: np.ndarray) -> None:
 
 def rounded(values: np.ndarray, rounding: Rounding) -> np.ndarray:
     """Coordinates to the integers that a submission holds, or as they are for "none"."""
-    match rounding:
-        case "round":
-            return np.rint(values)
-        case "truncate":
-            return np.trunc(values)
-        case "none":
-            return values
+    if rounding == "none":
+        return values
+    return np.rint(values) if rounding == "round" else np.trunc(values)
 
 
 def write_answers(path: Path, names: Sequence[str], points_image: np.ndarray) -> None:
     """Writes a file in a submission's form, such as the sample or the withheld solution.
 
     Args:
-        points_image: (N, K, 2); written as integers if all are integral, else to 4 decimals; NaN,
-            which only a solution may hold, as empty cells.
+        points_image: (N, K, 2), as `write_landmarks` takes them; only a solution may hold NaN.
     """
-    with write_atomically(path) as temporary:
-        _write_answers(temporary, names, points_image)
+    write_landmarks(path, names, points_image, ANSWERS)
 
 
 def read_submission(path: Path) -> Submission:
@@ -152,42 +120,37 @@ def read_solution(path: Path) -> Submission:
     Raises:
         ValueError: the table is malformed; the message names row and column.
     """
-    names, stored = read_points(path, np.float64, delimiters=",", prefixes=["Point_M"])
-    return Submission(path=path, names=names, points_image=as_numbers(stored, np.float64))
+    names, stored = read_points(path, np.float64, ANSWERS)
+    return Submission(path, names, as_numbers(stored, np.float64))
 
 
 def score_submission(submission: Path, solution: Path) -> SubmissionScore:
     """The errors of a submission against the solution, joined by file name.
 
     Raises:
-        ValueError: a file is malformed, the files name different pictures, or they hold different
+        ValueError: a file is malformed, the files name different images, or they hold different
             numbers of points.
     """
     answers, truth = read_submission(submission), read_solution(solution)
-    num_answers, num_truth = answers.points_image.shape[1], truth.points_image.shape[1]
-    if num_answers != num_truth:
-        raise ValueError(
-            f"{submission} holds {num_answers} points for each picture, {solution} {num_truth}"
-        )
-    rows = _rows_in_order_of(truth.names, answers.names, f"{submission}, scored by {solution}")
-    per_picture = squared_errors(answers.points_image[rows], truth.points_image)
+    joined = _joined(truth, answers, f"{submission}, scored by {solution}")
+    per_picture = squared_errors(joined, truth.points_image)
     return SubmissionScore(truth.names, per_picture, contest_mse(per_picture))
 
 
-def _write_answers(path: Path, names: Sequence[str], points_image: np.ndarray) -> None:
-    write_points(path, names, points_image, delimiter=",", prefix="Point_M")
-
-
-def _rows_in_order_of(wanted: Sequence[str], found: Sequence[str], what: str) -> np.ndarray:
-    """(N,) int64: where in `found` each of the wanted names is; both must hold the same names."""
-    rows = {name: row for row, name in enumerate(found)}
+def _joined(first: Submission, other: Submission, what: str) -> np.ndarray:
+    """The other's points in the order of the first; both must have the same names and points."""
+    num_wanted, num_found = first.points_image.shape[1], other.points_image.shape[1]
+    if num_wanted != num_found:
+        raise ValueError(
+            f"{other.path} holds {num_found} points for each picture, {first.path} {num_wanted}"
+        )
+    rows = {name: row for row, name in enumerate(other.names)}
     problems = {
-        "missing": [name for name in wanted if name not in rows],
-        "not asked for": sorted(rows.keys() - set(wanted)),
-        "duplicate": [name for row, name in enumerate(found) if rows[name] != row],
+        "missing": [name for name in first.names if name not in rows],
+        "not asked for": sorted(rows.keys() - set(first.names)),
     }
     for problem, names in problems.items():
         if names:
             some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
             raise ValueError(f"{what}: {len(names)} pictures are {problem}: {some}")
-    return np.array([rows[name] for name in wanted], np.int64)
+    return other.points_image[[rows[name] for name in first.names]]

@@ -1,25 +1,40 @@
-"""The contest's tables, read strictly and written whole.
+"""The contest's tables of landmarks, read strictly and written whole.
 
-Rows are counted as an editor shows them: the header is row 1, so the picture with index i stands
+Rows are counted as an editor shows them: the header is row 1, so the image with index i stands
 in row i + 2. Blank rows are an error except at the end of a file, which keeps that true.
 """
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 from heatmap.data.contest.landmarks import UNLABELLED, as_numbers
 from heatmap.runtime.files import reading_bar, write_atomically
 
-_BLOCK = 1 << 20  # bytes of text parsed at once
-_DELIMITERS, _PREFIXES = "\t,", ("Point_", "Point_M")  # of a landmark table
-_FARTHEST = 1e6  # pixels from the origin; no picture is so large
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+class Form(NamedTuple):
+    """The form of a table with one image a row.
+
+    delimiters, prefixes: what may separate the cells, and stand before the number in a landmark's
+    column; the first of each is written. decimals: places that are written.
+    """
+
+    delimiters: str
+    prefixes: tuple[str, ...]
+    decimals: int
+
+
+LANDMARKS = Form("\t,", ("Point_", "Point_M"), 6)
+ANSWERS = Form(",", ("Point_M",), 4)
 NAME_COLUMNS = ("file_name", "filename")
+_BLOCK = 1 << 20  # bytes of text parsed at once
+_FARTHEST = 1e6  # pixels from the origin; no image is so large
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _NUMBER = re.compile(r"[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|inf|infinity)", re.ASCII | re.IGNORECASE)
 
 
@@ -36,23 +51,15 @@ def count_landmarks(path: Path) -> int:
 
 
 def read_points(
-    path: Path,
-    dtype: type[np.floating],
-    *,
-    delimiters: str = _DELIMITERS,
-    prefixes: Sequence[str] = _PREFIXES,
-    progress: bool = False,
+    path: Path, dtype: type[np.floating], form: Form = LANDMARKS, progress: bool = False
 ) -> tuple[list[str], np.ndarray]:
-    """The names (N) and the points (N, P, 2) of any table with one picture a row.
+    """The names (N) and the points (N, P, 2) of a table, as `read_blocks` gives their parts.
 
-    The points are int16 with `UNLABELLED` if all are whole and small, else of the given type with
-    NaN. Args, Raises: as `read_blocks`.
+    The points are int16 with `UNLABELLED` if all are whole and small, else `dtype` with NaN.
     """
     names: list[str] = []
     blocks: list[np.ndarray] = []
-    for some_names, some_points in read_blocks(
-        path, dtype, delimiters=delimiters, prefixes=prefixes, progress=progress
-    ):
+    for some_names, some_points in read_blocks(path, dtype, form, progress):
         names += some_names
         blocks.append(some_points)
     if any(block.dtype != np.int16 for block in blocks):
@@ -61,97 +68,73 @@ def read_points(
 
 
 def read_blocks(
-    path: Path,
-    dtype: type[np.floating],
-    *,
-    delimiters: str = _DELIMITERS,
-    prefixes: Sequence[str] = _PREFIXES,
-    progress: bool = False,
-    watch: Callable[[bytes], object] = len,
+    path: Path, dtype: type[np.floating], form: Form = LANDMARKS, progress: bool = False
 ) -> Iterator[tuple[list[str], np.ndarray]]:
-    """A table with one picture a row, block by block: names (n), and points (n, P, 2).
+    """A table with one image a row, block by block: names (n), and points (n, P, 2).
 
-    Separated by TAB or comma, with or without a byte order mark, LF or CRLF; the first column may
-    be called filename and the points Point_M0_X; numbers are whole or decimal, and a landmark
-    with both cells empty is unlabelled. The points of a block are int16, with `UNLABELLED` for
-    empty cells, or of the given type, with NaN for these.
+    A byte order mark and CRLF are taken, and "filename" for the first column; numbers are whole or
+    decimal, and a landmark with both cells empty is unlabelled. The points of a block are int16
+    with `UNLABELLED` if they are whole and small, else `dtype` with NaN.
 
     Args:
-        dtype: of the points, unless they are whole and small.
-        delimiters: the separators that may be used, the likeliest first.
-        prefixes: what may stand before the number in a point's column.
         progress: show a bar once the reading has taken a second.
-        watch: is shown all bytes of the file, in their order.
 
     Raises:
         ValueError: anything else; the message names file, row and column.
     """
     require_file(path)
+    rows_by_name: dict[str, int] = {}
     with path.open("rb") as file, reading_bar(path, "Reading", progress) as bar:
-
-        def see(text: bytes) -> None:
-            watch(text)
-            bar.update(len(text))
-
         header = file.readline()
-        see(header)
-        delimiter, columns = read_header(path, header, delimiters, prefixes)
-        rows_by_name: dict[str, int] = {}
-        for first_row, lines in _lines_in_blocks(path, file, see):
+        bar.update(len(header))
+        delimiter, columns = read_header(path, header, form)
+        for first_row, lines in _lines_in_blocks(path, file, bar):
             names, cells = [], []
             for row, line in enumerate(lines, first_row):
-                where = f"{path}, row {row}"
                 name, _, rest = line.partition(delimiter.encode())
-                names.append(checked_name(decoded(name, where), where))
-                add_name(rows_by_name, names[-1], row, path)
+                names.append(add_name(rows_by_name, name, row, path))
                 cells.append(rest)
             numbers = parse_numbers(cells, len(columns) - 1, delimiter, dtype)
-            if numbers is None:
-                numbers = _parse_lines(path, first_row, lines, delimiter, columns, dtype)
+            if numbers is None:  # something unusual or wrong
+                numbers = np.empty((len(lines), len(columns) - 1), dtype)
+                for index, line in enumerate(lines):
+                    where = f"{path}, row {first_row + index}"
+                    numbers[index] = parse_row(line, delimiter, columns, where, dtype)
             yield names, numbers.reshape(len(names), -1, 2)
     if not rows_by_name:
         raise ValueError(f"{path}: the table has a header but no rows")
 
 
-def _lines_in_blocks(
-    path: Path, file: BinaryIO, see: Callable[[bytes], None]
-) -> Iterator[tuple[int, list[bytes]]]:
+def _lines_in_blocks(path: Path, file: BinaryIO, bar: tqdm) -> Iterator[tuple[int, list[bytes]]]:
     """The rows of the rest of the file, some at a time, with the number of the first."""
     row, blank = 2, 0  # at the end of what was read
     while text := file.read(_BLOCK) + file.readline():
-        see(text)
+        bar.update(len(text))
         lines = [line.rstrip(b" \r") for line in text.removesuffix(b"\n").split(b"\n")]
         lines, blank = [b""] * blank + lines, 0
         while lines and not lines[-1]:
             lines.pop()
             blank += 1
         if b"" in lines:
-            row += lines.index(b"")
-            raise ValueError(f"{path}, row {row}: the row is blank, but others follow it")
+            raise ValueError(blank_row(path, row + lines.index(b"")))
         if lines:
             yield row, lines
         row += len(lines)
 
 
-def _parse_lines(
-    path: Path,
-    first_row: int,
-    lines: Sequence[bytes],
-    delimiter: str,
-    columns: Sequence[str],
-    dtype: type[np.floating],
+def blank_row(path: Path, row: int) -> str:
+    return f"{path}, row {row}: the row is blank, but others follow it"
+
+
+def parse_row(
+    line: bytes, delimiter: str, columns: Sequence[str], where: str, dtype: type[np.floating]
 ) -> np.ndarray:
-    """The numbers (n, cells) of lines that hold something unusual or wrong, read one by one."""
-    numbers = np.empty((len(lines), len(columns) - 1), dtype)
-    for index, line in enumerate(lines):
-        cells = line.partition(delimiter.encode())[2]
-        parsed = parse_numbers([cells], len(columns) - 1, delimiter, dtype)
-        if parsed is None:
-            where = f"{path}, row {first_row + index}"
-            numbers[index] = parse_cells(decoded(line, where).split(delimiter), columns, where)
-        else:
-            numbers[index] = as_numbers(parsed[0], dtype)
-    return numbers
+    """The numbers (cells,) of a row, NaN where unlabelled; what is wrong is named."""
+    cells = line.partition(delimiter.encode())[2]
+    numbers = parse_numbers([cells], len(columns) - 1, delimiter, dtype)
+    if numbers is None:
+        return parse_cells(decoded(line, where).split(delimiter), columns, where)
+    return as_numbers(numbers[0], dtype)
 
 
 def parse_numbers(
@@ -159,10 +142,12 @@ def parse_numbers(
 ) -> np.ndarray | None:
     """The numbers (n, num_cells) of rows of cells, or None where they need a closer look.
 
+    That is where a cell is no coordinate, or only one of a landmark's two cells is empty; numpy's
+    reader takes spaces, plus signs and exponents, too.
+
     Returns:
         int16 with `UNLABELLED` for empty cells where all numbers are whole and small, else `dtype`
-        with NaN. None if a cell is not a number that can be a coordinate, or only one of a
-        landmark's two cells is empty; numpy's reader also takes spaces, plus signs and exponents.
+        with NaN.
     """
     separator, filler, num_empty = delimiter.encode(), b"%d" % UNLABELLED, 0
     text = b"\n".join([b"", *rows, b""])
@@ -181,11 +166,9 @@ def parse_numbers(
     else:
         return None
     empty = numbers == UNLABELLED
-    if (
-        numbers.shape != (len(rows), num_cells)
-        or np.count_nonzero(empty) != num_empty
-        or (empty[:, 0::2] != empty[:, 1::2]).any()
-    ):
+    if numbers.shape != (len(rows), num_cells) or np.count_nonzero(empty) != num_empty:
+        return None
+    if (empty[:, 0::2] != empty[:, 1::2]).any():
         return None
     if numbers.dtype != np.int16:
         if not (np.abs(numbers) <= _FARTHEST).all():  # which nan is not either
@@ -194,31 +177,13 @@ def parse_numbers(
     return numbers
 
 
-def write_landmarks(path: Path, names: Sequence[str], points_image: np.ndarray) -> None:
-    """Writes a training table: TAB, integers if all values are integral, empty cells for NaN.
-
-    Args:
-        points_image: (N, P, 2); decimals are written to 6 places.
-    """
-    with write_atomically(path) as temporary:
-        write_points(temporary, names, points_image, delimiter="\t", prefix="Point_", decimals=6)
-
-
-def write_points(
-    path: Path,
-    names: Sequence[str],
-    points: np.ndarray,
-    *,
-    delimiter: str,
-    prefix: str,
-    decimals: int = 4,
+def write_landmarks(
+    path: Path, names: Sequence[str], points: np.ndarray, form: Form = LANDMARKS
 ) -> None:
-    """Writes a table with one picture a row, in the form that `read_points` reads.
+    """Writes a table with one image a row, which `read_points` reads.
 
     Args:
         points: (N, P, 2); integers are written as such if all are integral, NaN as empty cells.
-        prefix: what stands before the number in a point's column.
-        decimals: places that numbers are written to.
 
     Raises:
         ValueError: a name or a point that could not be read back.
@@ -227,17 +192,24 @@ def write_points(
         raise ValueError(
             f"{path}: cannot write points that are infinite or of which only x or only y is known"
         )
+    delimiter, prefix, decimals = form.delimiters[0], form.prefixes[0], form.decimals
     whole = bool((np.isnan(points) | (points == np.rint(points))).all())
     number = "%d" if whole else f"%.{decimals}f"
-    columns = [f"{prefix}{index}_{axis}" for index in range(points.shape[1]) for axis in "XY"]
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(delimiter.join(["file_name", *columns]) + "\n")
+    with (
+        write_atomically(path) as temporary,
+        temporary.open("w", encoding="utf-8", newline="\n") as file,
+    ):
+        file.write(delimiter.join(_columns("file_name", prefix, points.shape[1])) + "\n")
         for name, row in zip(names, points, strict=True):
             check_name(name, delimiter)
             # Adding zero turns the -0 of a rounded -0.00000001 into 0.
             values = (np.round(row.ravel().astype(np.float64), decimals) + 0.0).tolist()
             cells = ["" if value != value else number % value for value in values]
             file.write(delimiter.join([name, *cells]) + "\n")
+
+
+def _columns(name: str, prefix: str, num_landmarks: int) -> list[str]:
+    return [name, *(f"{prefix}{index}_{axis}" for index in range(num_landmarks) for axis in "XY")]
 
 
 def require_file(path: Path) -> None:
@@ -252,60 +224,44 @@ def decoded(text: bytes, where: str) -> str:
         raise ValueError(f"{where}: not text in UTF-8 ({error.reason})") from error
 
 
-def read_header(
-    path: Path,
-    line: bytes,
-    delimiters: str = _DELIMITERS,
-    prefixes: Sequence[str] = _PREFIXES,
-) -> tuple[str, list[str]]:
+def read_header(path: Path, line: bytes, form: Form = LANDMARKS) -> tuple[str, list[str]]:
     """The separator and the columns, after checking that they are the expected ones in order."""
-    text = decoded(line.removeprefix(_BYTE_ORDER_MARK), f"{path}, row 1").strip("\r\n ")
+    where = f"{path}, row 1"
+    text = decoded(line.removeprefix(_BYTE_ORDER_MARK), where).strip("\r\n ")
     if not text:
-        raise ValueError(f"{path}, row 1: the file is empty or begins with a blank row")
+        raise ValueError(f"{where}: the file is empty or begins with a blank row")
     if text in NAME_COLUMNS:
-        raise ValueError(f"{path}, row 1: there are no landmark columns, such as {prefixes[0]}0_X")
+        raise ValueError(f"{where}: there are no landmark columns, such as {form.prefixes[0]}0_X")
     if '"' in text:
-        raise ValueError(f"{path}, row 1: the cells are in quotes; write the table without them")
-    delimiter = next((delimiter for delimiter in delimiters if delimiter in text), None)
+        raise ValueError(f"{where}: the cells are in quotes; write the table without them")
+    delimiter = next((delimiter for delimiter in form.delimiters if delimiter in text), None)
     if delimiter is None:
-        wanted = " or ".join({"\t": "TAB", ",": "comma"}[delimiter] for delimiter in delimiters)
-        raise ValueError(f"{path}, row 1: the header is not separated by {wanted}: {text[:60]!r}")
+        wanted = " or ".join({"\t": "TAB", ",": "comma"}[one] for one in form.delimiters)
+        raise ValueError(f"{where}: the header is not separated by {wanted}: {text[:60]!r}")
 
     columns = [cell.strip() for cell in text.split(delimiter)]
-    prefix = next((prefix for prefix in prefixes if columns[1] == f"{prefix}0_X"), prefixes[0])
+    prefix = next((one for one in form.prefixes if columns[1] == f"{one}0_X"), form.prefixes[0])
     name = columns[0] if columns[0] in NAME_COLUMNS else NAME_COLUMNS[0]
-    expected = [
-        name,
-        *(f"{prefix}{index}_{axis}" for index in range(len(columns)) for axis in "XY"),
-    ]
+    expected = _columns(name, prefix, len(columns))
     for position, (column, wanted) in enumerate(zip(columns, expected, strict=False), start=1):
         if column != wanted:
-            raise ValueError(
-                f"{path}, row 1, column {position}: expected {wanted!r}, found {column!r}"
-            )
+            raise ValueError(f"{where}, column {position}: expected {wanted!r}, found {column!r}")
     if len(columns) % 2 == 0:
-        raise ValueError(
-            f"{path}, row 1: the header ends with {columns[-1]!r}; its Y column is missing"
-        )
+        raise ValueError(f"{where}: the header ends with {columns[-1]!r}; its Y column is missing")
     return delimiter, columns
 
 
-def checked_name(cell: str, where: str) -> str:
-    """The file name of a cell, unless it is a wrong one."""
-    name = cell.strip()
+def add_name(rows_by_name: dict[str, int], cell: str | bytes, row: int, path: Path) -> str:
+    """The file name of a cell, whose row is noted; a wrong or a repeated one is named."""
+    where = f"{path}, row {row}"
+    name = (decoded(cell, where) if isinstance(cell, bytes) else cell).strip()
     wrong = _what_is_wrong(name)
     if wrong:
         raise ValueError(f"{where}, column file_name: {name!r} {wrong}")
-    return name
-
-
-def add_name(rows_by_name: dict[str, int], name: str, row: int, path: Path) -> None:
-    """Notes in which row a name stands, unless it stands in one already."""
     first = rows_by_name.setdefault(name, row)
     if first != row:
-        raise ValueError(
-            f"{path}, row {row}, column file_name: {name!r} stands in row {first} already"
-        )
+        raise ValueError(f"{where}, column file_name: {name!r} stands in row {first} already")
+    return name
 
 
 def _what_is_wrong(name: str) -> str | None:
@@ -315,36 +271,29 @@ def _what_is_wrong(name: str) -> str | None:
         return "is empty"
     if parts[0] == "" or parts[0][1:2] == ":":
         return "is an absolute path; it must be relative to the images folder"
-    if ".." in parts:
-        return "may lead out of the images folder"
-    return None
+    return "may lead out of the images folder" if ".." in parts else None
 
 
 def check_name(name: str, delimiter: str) -> None:
+    """Refuses a name that could not be read back."""
     wrong = _what_is_wrong(name)
+    if not wrong and (name != name.strip() or any(mark in name for mark in f'{delimiter}"\r\n')):
+        wrong = "begins or ends with a space, or holds a separator, a quote or a line end"
     if wrong:
         raise ValueError(f"cannot write a table: the file name {name!r} {wrong}")
-    if name != name.strip() or any(mark in name for mark in (delimiter, '"', "\r", "\n")):
-        raise ValueError(
-            f"cannot write a table: the file name {name!r} begins or ends with a space, or holds "
-            "a separator, a quote or a line end"
-        )
 
 
 def parse_cells(cells: Sequence[str], columns: Sequence[str], where: str) -> np.ndarray:
     """The numbers of a row read cell by cell: empty ones are NaN, and what is wrong is named."""
     if len(cells) != len(columns):
         raise ValueError(f"{where}: {len(cells)} cells where the header has {len(columns)}")
-    columns = columns[1:]
-    places = (f"{where}, column {column}" for column in columns)
+    places = [f"{where}, column {column}" for column in columns[1:]]
     numbers = np.array(list(map(_parse_cell, cells[1:], places)))
     empty = np.isnan(numbers)
-    half_empty = np.flatnonzero(empty[0::2] != empty[1::2])
-    if len(half_empty):
-        x, y = columns[2 * half_empty[0] :][:2]
-        lacking, given = (x, y) if empty[2 * half_empty[0]] else (y, x)
+    for x in 2 * np.flatnonzero(empty[0::2] != empty[1::2])[:1]:
+        lacking, given = (x, x + 1) if empty[x] else (x + 1, x)
         raise ValueError(
-            f"{where}, column {lacking}: the cell is empty, but {given} is not; an unlabelled "
+            f"{places[lacking]}: the cell is empty, but {columns[1 + given]} is not; an unlabelled "
             "landmark leaves both empty"
         )
     return numbers
@@ -362,17 +311,14 @@ def _parse_cell(text: str, where: str) -> float:
     text = text.strip()
     if not text:
         return math.nan
+    here = f"{where}: {text!r}"
     if text.lower().lstrip("+-") == "nan":
-        raise ValueError(
-            f"{where}: {text!r} is not a number; leave an unlabelled landmark's cells empty"
-        )
+        raise ValueError(f"{here} is not a number; leave an unlabelled landmark's cells empty")
     if not _NUMBER.fullmatch(text):
-        raise ValueError(f"{where}: {text!r} is not a number")
+        raise ValueError(f"{here} is not a number")
     number = float(text)
     if math.isinf(number):
-        raise ValueError(f"{where}: {text!r} is not finite")
+        raise ValueError(f"{here} is not finite")
     if abs(number) > _FARTHEST:
-        raise ValueError(
-            f"{where}: {text!r} is no coordinate in a picture; is a decimal point missing?"
-        )
+        raise ValueError(f"{here} is no coordinate in an image; is a decimal point missing?")
     return number

@@ -22,13 +22,12 @@ def test_the_2020_edition_is_found_in_the_root(tmp_path: Path) -> None:
     assert folder.train_images == tmp_path / "train/images"
     assert folder.test_points == tmp_path / "test/test_points.csv"
     assert folder.test_images == tmp_path / "test/images"
-    assert folder.sample_submission == tmp_path / "sampleSubmission.csv"
 
 
 def test_the_2021_edition_is_found_from_outside_and_inside(tmp_path: Path) -> None:
     make(tmp_path, "contest01_data/train/landmarks.csv", "contest01_data/test/test_points.csv")
     inner = tmp_path / "contest01_data"
-    assert find_folder(tmp_path) == find_folder(inner)
+    assert find_folder(tmp_path).root == find_folder(inner).root
     assert find_folder(tmp_path).test_images == inner / "test/images"
 
 

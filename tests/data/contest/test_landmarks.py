@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from heatmap.data.contest import LandmarkTable, Names, Points
-from heatmap.data.contest.landmarks import UNLABELLED, digest_of
+from heatmap.data.contest import LandmarkTable, Points
+from heatmap.data.contest.landmarks import UNLABELLED, Names, digest_of
 
 
 @pytest.mark.parametrize("count", [1, 2, 511, 512, 513, 1030])

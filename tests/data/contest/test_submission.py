@@ -17,6 +17,7 @@ from heatmap.data.contest import (
     write_submission,
 )
 from heatmap.data.contest import submission as module
+from heatmap.data.contest.table import Form
 
 NAMES = ["a.jpg", "b.jpg", "c.jpg"]
 INDICES = np.array([[4, 0, 2, 2, 1], [3, 3, 1, 0, 4], [0, 1, 2, 3, 4]])
@@ -29,17 +30,16 @@ def predictions() -> np.ndarray:
     return (100 * picture + 10 * landmark + axis - 0.375).astype(np.float32)
 
 
-def picked(points: np.ndarray, names: list[str] = NAMES, asked: AskedPoints = ASKED) -> np.ndarray:
-    """The landmarks asked for of these pictures."""
-    rows = [asked.names.index(name) for name in names]
-    return np.take_along_axis(points, asked.indices[rows, :, None], 1)
+def picked(points: np.ndarray) -> np.ndarray:
+    """The landmarks asked for."""
+    return np.take_along_axis(points, INDICES[..., None], 1)
 
 
 def test_the_file_is_the_contests(tmp_path: Path) -> None:
     path = tmp_path / "submission.csv"
     asked = AskedPoints(path=Path(), names=["b.jpg", "a.jpg"], indices=np.array([[1, 0], [2, 2]]))
-    names = ["a.jpg", "b.jpg"]
-    write_submission(path, asked, names, picked(predictions()[:2], names, asked))
+    points = predictions()[:2][::-1]
+    write_submission(path, asked, np.take_along_axis(points, asked.indices[..., None], 1))
     assert path.read_bytes() == (
         b"file_name,Point_M0_X,Point_M0_Y,Point_M1_X,Point_M1_Y\n"
         b"b.jpg,110,111,100,101\n"
@@ -61,14 +61,14 @@ def test_rounding(
     path = tmp_path / "submission.csv"
     points = np.array([[[11.75, -11.75], [0.55, -0.55], [2.5, -2.00012]]])
     asked = AskedPoints(path=Path(), names=["a.jpg"], indices=np.array([[0, 1, 2]]))
-    write_submission(path, asked, ["a.jpg"], points, rounding=rounding)
+    write_submission(path, asked, points, rounding=rounding)
     assert path.read_text().splitlines()[1] == expected
 
 
 def test_truncation_is_the_organisers(tmp_path: Path) -> None:
     path = tmp_path / "submission.csv"
     points = predictions() - 150
-    write_submission(path, ASKED, NAMES, picked(points), rounding="truncate")
+    write_submission(path, ASKED, picked(points), rounding="truncate")
     expected = points[np.arange(3)[:, None], INDICES].astype(int)
     np.testing.assert_array_equal(read_submission(path).points_image, expected)
 
@@ -76,55 +76,23 @@ def test_truncation_is_the_organisers(tmp_path: Path) -> None:
 def test_decimals_read_back_to_a_ten_thousandth(tmp_path: Path) -> None:
     path = tmp_path / "submission.csv"
     points = np.random.default_rng(0).uniform(-30, 1400, (3, 6, 2))
-    write_submission(path, ASKED, NAMES, picked(points), rounding="none")
+    write_submission(path, ASKED, picked(points), rounding="none")
     expected = points[np.arange(3)[:, None], INDICES]
     np.testing.assert_allclose(read_submission(path).points_image, expected, atol=1e-4, rtol=0)
 
 
-def test_predictions_are_joined_by_name(tmp_path: Path) -> None:
-    order = [2, 0, 1]
-    write_submission(tmp_path / "straight.csv", ASKED, NAMES, picked(predictions()))
-    names = [NAMES[row] for row in order]
-    shuffled = picked(predictions()[order], names)
-    write_submission(tmp_path / "shuffled.csv", ASKED, names, shuffled)
-    submission = read_submission(tmp_path / "straight.csv")
+def test_a_submission_is_read_as_it_was_written(tmp_path: Path) -> None:
+    write_submission(tmp_path / "s.csv", ASKED, picked(predictions()))
+    submission = read_submission(tmp_path / "s.csv")
     assert submission.names == NAMES
     assert submission.points_image.dtype == np.float64
     assert submission.points_image[1, 2].tolist() == [110, 111]
-    assert (tmp_path / "straight.csv").read_bytes() == (tmp_path / "shuffled.csv").read_bytes()
 
 
-@pytest.mark.parametrize(
-    ("names", "essential"),
-    [
-        (["a.jpg", "c.jpg"], "1 pictures are missing: b.jpg"),
-        ([*NAMES, "x.jpg", "w.jpg"], "2 pictures are not asked for: w.jpg, x.jpg"),
-        ([*NAMES, "b.jpg"], "1 pictures are duplicate: b.jpg"),
-    ],
-)
-def test_other_names_than_asked_for_leave_no_file(
-    tmp_path: Path, names: list[str], essential: str
-) -> None:
-    with pytest.raises(ValueError, match=f"test_points.csv: {essential}$"):
-        write_submission(tmp_path / "s.csv", ASKED, names, np.zeros((len(names), 5, 2)))
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_many_missing_names_are_shortened(tmp_path: Path) -> None:
-    names = [f"{number}.jpg" for number in range(9)]
-    asked = AskedPoints(path=Path("test_points.csv"), names=names, indices=np.zeros((9, 2), int))
-    with pytest.raises(ValueError, match=r"8 pictures are missing: 1.jpg, 2.jpg, 3.jpg, \.\.\.$"):
-        write_submission(tmp_path / "s.csv", asked, names[:1], np.zeros((1, 2, 2)))
-
-
-def test_another_number_of_names_than_predictions_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="3 file names for 2 predictions"):
-        write_submission(tmp_path / "s.csv", ASKED, NAMES, picked(predictions())[:2])
-
-
-def test_another_number_of_landmarks_than_asked_for_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"test_points.csv asks for 5 landmarks.* hold 6"):
-        write_submission(tmp_path / "s.csv", ASKED, NAMES, predictions())
+@pytest.mark.parametrize("points", [predictions(), picked(predictions())[:2]])
+def test_other_predictions_than_asked_for_leave_no_file(tmp_path: Path, points: np.ndarray) -> None:
+    with pytest.raises(ValueError, match=r"test_points.csv asks for 5 landmarks of 3 images, but"):
+        write_submission(tmp_path / "s.csv", ASKED, points)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -139,7 +107,7 @@ def test_a_point_that_is_not_finite_leaves_the_old_file(
     points[1, 5] = value  # nobody asks for this one
     points[2, 3, 1] = value
     with pytest.raises(ValueError, match=r"s\.csv: not written.*'c\.jpg' is not finite"):
-        write_submission(path, ASKED, NAMES, picked(points), rounding=rounding)
+        write_submission(path, ASKED, picked(points), rounding=rounding)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -147,14 +115,14 @@ def test_a_point_that_is_not_finite_leaves_the_old_file(
 def test_what_does_not_read_back_the_same_leaves_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = module.write_points
+    write = module.write_landmarks
 
-    def write_wrongly(path: Path, names: list[str], points: np.ndarray, **options: str) -> None:
-        write(path, names, points + (np.arange(3) == 2)[:, None, None], **options)
+    def write_wrongly(path: Path, names: list[str], points: np.ndarray, form: Form) -> None:
+        write(path, names, points + (np.arange(3) == 2)[:, None, None], form)
 
-    monkeypatch.setattr(module, "write_points", write_wrongly)
+    monkeypatch.setattr(module, "write_landmarks", write_wrongly)
     with pytest.raises(OSError, match="does not read back"):
-        write_submission(tmp_path / "s.csv", ASKED, NAMES, picked(predictions()))
+        write_submission(tmp_path / "s.csv", ASKED, picked(predictions()))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -209,6 +177,7 @@ def test_a_submission_is_scored_by_name(tmp_path: Path) -> None:
     [
         (["a.jpg", "b.jpg"], 5, "s.csv, scored by .*solution.csv: 1 pictures are missing: c.jpg"),
         ([*NAMES, "x.jpg"], 5, "s.csv, scored by .*: 1 pictures are not asked for: x.jpg"),
+        ([f"{n}.jpg" for n in range(9)], 5, "3 pictures are missing: a.jpg, b.jpg, c.jpg$"),
         (NAMES, 4, "s.csv holds 4 points for each picture, .*solution.csv 5"),
     ],
 )
