@@ -63,7 +63,7 @@ def check(
 
     if workers < 1:
         raise WrongUsage("--workers must be at least 1")
-    report = check(root, workers=workers, progress=True)
+    report = check(root, workers=workers)
     print(text(report))
     if json_file is not None:
         write_json(json_file, report.to_json())
@@ -71,12 +71,10 @@ def check(
         excluded = report.excluded()
         contest.write_excluded(exclude_to, excluded)
         print(f"\n{exclude_to}: {len(excluded)} pictures to leave out with --data.exclude")
-        if report.num_lasting_errors:
-            print(f"{report.num_lasting_errors} errors stay all the same; mend the tables")
-    if report.num_errors:
-        raise ValueError(
-            f"training or a submission would stop at {report.num_errors} of these problems"
-        )
+        if lasting := sum(not error.is_excluded for error in report.errors()):
+            print(f"{lasting} errors stay all the same; mend the tables")
+    if errors := len(report.errors()):
+        raise ValueError(f"training or a submission would stop at {errors} of these problems")
 
 
 def stats(
@@ -112,9 +110,7 @@ def stats(
         raise WrongUsage(f"--trim-border must be from 0 to 254, not {trim_border}")
     if crop is not None and min(crop) < 32:
         raise WrongUsage("--crop takes a height and a width of at least 32")
-    statistics = measure(
-        root, trim_border=trim_border, crop_hw=crop, workers=workers, progress=True
-    )
+    statistics = measure(root, trim_border=trim_border, crop_hw=crop, workers=workers)
     print(text(statistics))
     if json_file is not None:
         write_json(json_file, statistics.to_json())

@@ -8,7 +8,6 @@ from tqdm import tqdm
 from heatmap import shape
 from heatmap.data.contest import Points
 
-LISTED = 0.03  # share of the faces that are listed as likely errors
 SUSPICIOUS = 2.0  # tail from which a number is a reason: one face of a hundred
 BETTER = 0.4  # logarithm of the factor by which a mirrored order must fit better: a half
 
@@ -36,9 +35,8 @@ class Labels:
     points_image, seen_image: (N, P, 2) labels, NaN where unlabelled, and predictions. expected_px:
     (N, P) the distance between the two that the runs' calibration expects. apart_px: (N,) root mean
     square distance of the runs from their mean, NaN where only one looks. trained: (N,) bool,
-    whether those runs were trained on the face, so that its residuals are too small. half: (N,)
-    bool; no person is in both halves. groups: of the landmarks, by name. permutation: (P,) of the
-    mirror, None where it is not known.
+    whether those runs were trained on the face. half: (N,) bool; no person is in both halves.
+    permutation: (P,) of the mirror, None where it is not known.
     """
 
     points_image: np.ndarray | Points
@@ -75,7 +73,7 @@ class Findings:
         """(N,) the rows, the most suspicious first."""
         return np.argsort(-self.score, kind="stable")
 
-    def listed(self, share: float = LISTED) -> np.ndarray:
+    def listed(self, share: float) -> np.ndarray:
         """The rows that are listed, the most suspicious first."""
         return self.order[: max(1, round(share * len(self.score)))]
 
