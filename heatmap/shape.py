@@ -64,8 +64,8 @@ def blocks(rows: np.ndarray) -> Iterator[np.ndarray]:
 def placement(shapes: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The similarity that lays every shape onto the mean: `factor * shape + offset`.
 
-    A shape gets the middle and the size (root of the summed squared distances from the middle) of
-    the mean's landmarks that it has, then the best turn (Procrustes analysis).
+    A shape gets the middle and the size (root of the summed squares) of the mean's landmarks that
+    it has, then the best turn (Procrustes analysis).
 
     Args:
         shapes: (N, P); mean: (P,), or (N, P) for one of each shape's own.
@@ -78,8 +78,7 @@ def placement(shapes: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, np.ndar
     with np.errstate(invalid="ignore", divide="ignore"):
         count = np.where(count >= 3, count, np.nan)
         own, other = np.where(common, shapes, 0), np.where(common, mean, 0)
-        own_middle = own.sum(1, keepdims=True) / count
-        other_middle = other.sum(1, keepdims=True) / count
+        own_middle, other_middle = (part.sum(1, keepdims=True) / count for part in (own, other))
         own -= np.where(common, own_middle, 0)
         other -= np.where(common, other_middle, 0)
         turn = np.angle((own * other.conj()).sum(1, keepdims=True))

@@ -28,12 +28,18 @@ def pose(
         above: heads whose angle is larger, to either side, get the weight; the others get 1.
         weight: of turned heads.
     """
-    from heatmap.curation.pose import write_turn_weights
-
     if above < 0 or weight < 0:
         raise WrongUsage("--above and --weight must not be negative")
-    images, turned = write_turn_weights(root, out, above=above, weight=weight)
-    print(f"{out}: {images} images, {turned} of them turned by more than {above:g}")
+    import numpy as np
+
+    from heatmap import shape
+    from heatmap.data import contest
+
+    labels = contest.read_landmarks(contest.find_folder(root).train_table, progress=True)
+    turns = shape.turns(labels.points_image)
+    is_turned = np.abs(turns) > above
+    contest.write_weights(out, labels.names, turns, np.where(is_turned, weight, 1.0))
+    print(f"{out}: {len(turns)} images, {is_turned.sum()} of them turned by more than {above:g}")
 
 
 def check(
@@ -57,12 +63,12 @@ def check(
             there twice with other landmarks. Rows that cannot be read have to be mended.
         workers: processes that read the pictures.
     """
+    if workers < 1:
+        raise WrongUsage("--workers must be at least 1")
     from heatmap.curation.check import check, text
     from heatmap.data import contest
     from heatmap.runtime.files import write_json
 
-    if workers < 1:
-        raise WrongUsage("--workers must be at least 1")
     report = check(root, workers=workers)
     print(text(report))
     if json_file is not None:

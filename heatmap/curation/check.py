@@ -123,8 +123,8 @@ class _Row:
     """A row of a part's table that has a name.
 
     number: the header being 1; start: the byte at which it begins. reach: lowest x and y and
-    highest x and y of the landmarks, and reached: the landmarks that reach so far, None where there
-    are none. look: None where there is no image, or none that can be read.
+    highest x and y, and reached: the landmarks that reach so far; None where none is labelled.
+    look: None where there is no image that can be read.
     """
 
     part: "_Part"
@@ -356,7 +356,7 @@ def _label_distance(table: Path, rows: Sequence[_Row]) -> float | None:
 def _repetition(row: _Row, group: Group, are_same: bool) -> Iterator[Problem]:
     """What a group of images has to tell, of which this row is the first."""
     alike, are = ("same picture", "are equal files") if are_same else ("alike", "look alike")
-    names = [*(f"train {name}" for name in group.train), *(f"test {name}" for name in group.test)]
+    names = [f"{part} {name}" for part in ("train", "test") for name in getattr(group, part)]
     more = f" and {len(names) - 4} more" if len(names) > 4 else ""
     message = f"{', '.join(names[:4])}{more} {are}"
     others = [*group.train, *group.test][1:]
@@ -386,7 +386,7 @@ STATISTICS = {
 
 
 def _statistics(part: _Part) -> dict[str, Any]:
-    """JSON-able numbers of a part's images; only their counts where none can be read."""
+    """Numbers of a part's images for JSON; only their counts where none can be read."""
     seen = part.looks()
     counts = {"rows": len(part.rows), "pictures": len(seen)}
     if not seen:

@@ -45,13 +45,6 @@ class Channels(NamedTuple):
         ]
 
 
-class Seen(NamedTuple):
-    """An image's size, and the sums over what of it is looked at."""
-
-    image_hw: tuple[int, int]
-    channels: Channels
-
-
 @dataclass(frozen=True)
 class Statistics:
     """Of train, test and both, as far as they are there.
@@ -116,12 +109,12 @@ def measure(
     for part, some in paths.items():
         looks = [*islice(found, len(some))]
         unreadable += [look for look in looks if isinstance(look, str)]
-        seen = [look for look in looks if isinstance(look, Seen)]
+        seen = [look for look in looks if not isinstance(look, str)]
         if seen:
-            channels[part] = _total(look.channels for look in seen)
-            sizes[part] = np.array([look.image_hw for look in seen])
+            sizes[part] = np.array([image_hw for image_hw, _ in seen])
+            channels[part] = _total(own for _, own in seen)
         if part == "train":
-            rows = np.flatnonzero([isinstance(look, Seen) for look in looks])
+            rows = np.flatnonzero([not isinstance(look, str) for look in looks])
     if not sizes:
         raise ValueError(f"{root}: no image can be read; {unreadable[0]}")
     if len(sizes) == 2:
@@ -138,8 +131,8 @@ def measure(
     return Statistics(channels, sizes, positions, turn, roll, unreadable)
 
 
-def _see(crop: Crop | None, trim_border: int, path: Path) -> Seen | str:
-    """The image's sums, or why it cannot be read."""
+def _see(crop: Crop | None, trim_border: int, path: Path) -> tuple[tuple[int, int], Channels] | str:
+    """The image's size and sums, or why it cannot be read."""
     try:
         if crop is not None:
             sample = Samples([path], np.full((1, 1, 2), np.nan, np.float32), crop)[0]
@@ -157,7 +150,7 @@ def _see(crop: Crop | None, trim_border: int, path: Path) -> Seen | str:
         tuple(values.sum(0, dtype=np.int64).tolist())
         for values in (flat, np.square(flat, dtype=np.uint16))
     )
-    return Seen((height, width), Channels(len(flat), sums, squares))
+    return (height, width), Channels(len(flat), sums, squares)
 
 
 def _total(parts: Iterable[Channels]) -> Channels:

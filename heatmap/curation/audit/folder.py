@@ -46,10 +46,10 @@ def audit_folder(
     """Audits the training labels of a folder; the options are those of tools/data.py audit.
 
     Yields:
-        What to tell, line by line or in tables, as it becomes known.
+        What to tell, as it becomes known.
 
     Raises:
-        ValueError: data, runs or verdicts that cannot be used; the message says which.
+        ValueError: data, runs or verdicts that cannot be used.
     """
     place = contest.find_folder(root)
     table = contest.read_landmarks(place.train_table, progress=True)
@@ -122,11 +122,11 @@ def look(
         permutation = schemes.mirror_permutation(table.num_landmarks, scheme)
     except ValueError:
         permutation = None
-    shape_of = len(paths), table.num_landmarks
+    size = len(paths), table.num_landmarks
     labels = Labels(
         points_image=table.points_image,
-        seen_image=_on_disk(*shape_of, 2),
-        expected_px=_on_disk(*shape_of),
+        seen_image=_on_disk(*size, 2),
+        expected_px=_on_disk(*size),
         apart_px=np.full(len(paths), np.nan),
         trained=trained,
         half=half,

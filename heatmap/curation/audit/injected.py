@@ -83,7 +83,7 @@ def _wrong(
     groups = [np.array(members) for members in labels.groups.values()]
     size = float(shape.face_size(shape.of(face)))
     if kind == ORDER:
-        return _reordered(face, groups, labels.permutation, rng)
+        return _reordered(face, labels, rng)
     if kind == ROW:
         other_people = np.flatnonzero(labels.half != labels.half[row])
         return np.array(labels.points_image[int(rng.choice(other_people))])
@@ -99,14 +99,11 @@ def _wrong(
     return face + 0.1 * size * np.array([np.cos(angle), np.sin(angle)])
 
 
-def _reordered(
-    face: np.ndarray,
-    groups: list[np.ndarray],
-    permutation: np.ndarray | None,
-    rng: np.random.Generator,
-) -> np.ndarray:
+def _reordered(face: np.ndarray, labels: Labels, rng: np.random.Generator) -> np.ndarray:
     """The face with landmarks that have each other's names: of both sides, or of a contour."""
-    curves = [members for members in groups if len(members) >= 3] or [np.arange(len(face))]
+    permutation = labels.permutation
+    curves = [np.array(part) for part in labels.groups.values() if len(part) >= 3]
+    curves = curves or [np.arange(len(face))]
     members = curves[rng.integers(len(curves))]
     change = rng.integers(4)
     if change == 0 and permutation is not None:

@@ -58,8 +58,8 @@ class Labels:
 class Findings:
     """What the audit says of N faces.
 
-    score: (N,) -log10 of the share of faces that would be as suspicious. tails: the same by reason,
-    NaN where nothing can be told. times: (N,) how many times the usual, by reason. group: (N,)
+    score: (N,) -log10 of the share of faces that would be as suspicious. The rest by reason: tails,
+    (N,) the same, NaN where nothing can be told; times, (N,) how many times the usual; group, (N,)
     index of the landmark group that stands out, for the reasons that name one.
     """
 
@@ -128,9 +128,6 @@ def tails(values: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
     Args:
         values: (N, K), judged column by column, NaN where nothing is told; classes: (N,) bool.
-
-    Returns:
-        (N, K) each, NaN where the values are.
     """
     found, usual = np.full(values.shape, np.nan), np.full(values.shape, np.nan)
     for chosen in (np.flatnonzero(classes), np.flatnonzero(~classes)):
