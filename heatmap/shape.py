@@ -216,16 +216,12 @@ def fit(points_image: AnyPoints, share: float = 0.98) -> ShapeModel:
     shapes = of(points_image[sample(np.arange(len(points_image)), MOST_FITTED)])
     shapes = shapes[np.isfinite(shapes).mean(1) > 0.5]
     if len(shapes) < 3:
-        raise ValueError(
-            f"{len(shapes)} of {len(points_image)} faces have most of their landmarks; the shapes "
-            "of three at least are needed"
-        )
+        told = f"{len(shapes)} of {len(points_image)} faces have most of their landmarks"
+        raise ValueError(f"{told}; the shapes of three at least are needed")
     mean = mean_shape(shapes)
     lost = np.flatnonzero(~np.isfinite(mean))
     if len(lost):
-        raise ValueError(
-            f"landmark {lost[0]} is labelled in no face that has most of its landmarks"
-        )
+        raise ValueError(f"landmark {lost[0]} is labelled in no face with most of its landmarks")
     distance = distances(onto(shapes, mean), mean)
     shapes = shapes[distance <= FAR * np.median(distance)]  # faces never are further
     rest = onto(shapes, mean) - mean
@@ -288,10 +284,8 @@ def turns(points_image: AnyPoints) -> np.ndarray:
         is_whole[some] = np.isfinite(points_image[some]).all((1, 2))
     whole = np.flatnonzero(is_whole)
     if len(whole) < 3:
-        raise ValueError(
-            f"{len(whole)} of {len(points_image)} faces have all their landmarks; their poses can "
-            "be told of three at least"
-        )
+        told = f"{len(whole)} of {len(points_image)} faces have all their landmarks"
+        raise ValueError(f"{told}; their poses can be told of three at least")
     shapes = of(points_image[sample(whole, MOST_POSED)])
     mean = mean_shape(shapes)
     rest = real(onto(shapes, mean) - mean)

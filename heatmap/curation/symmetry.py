@@ -76,10 +76,10 @@ def infer(points_image: np.ndarray | Points) -> Symmetry:
     lonely = np.flatnonzero(distance > FARTHEST)
     if len(lonely):
         raise ValueError(
-            f"{len(lonely)} of {len(partners)} landmarks have no mirror partner: "
-            f"{_runs(lonely)}; the nearest to them lie up to {100 * distance.max():.0f} % "
-            "of the face from where the mirror has them. Either this scheme is not symmetric and "
-            "cannot be mirrored (train with --augment.mirror 0), or there are too few faces"
+            f"{len(lonely)} of {len(partners)} landmarks have no mirror partner: {_runs(lonely)}; "
+            f"the nearest lie up to {100 * distance.max():.0f} % of the face from where the mirror "
+            "has them. Either this scheme is not symmetric and cannot be mirrored (train with "
+            "--augment.mirror 0), or there are too few faces"
         )
     distances[landmarks, partners] = np.inf
     return Symmetry(
