@@ -14,7 +14,6 @@ from heatmap.config import Experiment
 
 logger = logging.getLogger("heatmap")
 
-
 # the fields of an experiment as options
 EXPERIMENT_OPTIONS = tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff
 
@@ -38,11 +37,7 @@ def with_experiment(
         return 2
     try:
         experiment = load_experiment(Path(arguments[0]))
-    except ValueError as error:
-        _say(str(error))
-        return 2
-    module = sys.modules[_module_name(Path(arguments[0]))]
-    try:
+        module = sys.modules[_module_name(Path(arguments[0]))]
         return tyro.cli(
             command_for(experiment),
             args=list(arguments[1:]),
@@ -86,8 +81,8 @@ class WrongUsage(ValueError):
 def failing_politely(action: Callable[[], None]) -> int:
     """Runs the action of a tool; a failure becomes one message and exit code 1, or 2.
 
-    Of the processes that torchrun started the first tells what it does, and the first that fails
-    tells why. That one ends at once, without a word to those that wait for it; torchrun ends them.
+    Of torchrun's processes the first tells what it does, and the first that fails tells why. That
+    one ends at once; torchrun ends those that wait for it.
     """
     if sys.platform == "win32":
         _say("heatmap runs on Linux and macOS; on Windows, install it within WSL (wsl --install)")
@@ -102,9 +97,13 @@ def failing_politely(action: Callable[[], None]) -> int:
             from heatmap.runtime import distributed
 
             distributed.stop()
-    except (ValueError, OSError) as error:
-        _say(_in_words(error))
+    except ValueError as error:
+        _say(str(error))
         return 2 if isinstance(error, WrongUsage) else 1
+    except OSError as error:
+        named = error.filename is not None
+        _say(f"{error.filename2 or error.filename}: {error.strerror}" if named else str(error))
+        return 1
     except (MemoryError, RuntimeError) as error:
         from heatmap.runtime.machine import is_out_of_memory
 
@@ -140,12 +139,6 @@ def _speaks() -> bool:
     from heatmap.runtime import distributed
 
     return distributed.fails_first()
-
-
-def _in_words(error: ValueError | OSError) -> str:
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename2 or error.filename}: {error.strerror}"
-    return str(error)
 
 
 def _module_name(path: Path) -> str:

@@ -1,8 +1,7 @@
 """A trained run as one file for other programs: crops in, landmarks in the images' pixels out.
 
-The file holds the network, the decoder and the way home to the image, for any number of crops, and
-describes itself: landmarks, crop, decoder, score. Finding the face and cutting the crop stay with
-the caller.
+The file holds network, decoder and the way home to the image, and describes itself. Finding the
+face and cutting the crop stay with the caller.
 """
 
 import importlib.util
@@ -62,11 +61,10 @@ class Graph(nn.Module):
 
 
 class Difference(NamedTuple):
-    """How far a file's answers are from the run's own on drawn faces.
+    """How far a file's answers are from the run's own, at most.
 
-    points_px: the largest distance along an axis, in image pixels; confidence: the largest
-    difference of a peak's height, 0 on the direct road; landmarks: of all faces; unsettled: those
-    left out, since rounding alone moves them.
+    points_px: along an axis, in image pixels; confidence: of a peak's height, 0 on the direct road;
+    landmarks: of all faces; unsettled: those left out, since rounding alone moves them.
     """
 
     points_px: float
@@ -85,10 +83,17 @@ def export(run: Path, out: Path, decoder: str | None = None) -> Difference:
 
     Raises:
         ValueError: another suffix, a missing library or checkpoint, a decoder for a network without
-            heatmaps, a network that cannot be exported, or a file whose answers are not the run's;
-            then there is no file.
+            heatmaps, a network that cannot be exported, or a file whose answers are not the run's.
+            No file is left.
     """
-    _check_possible(out)
+    if out.suffix not in NEEDED:
+        raise ValueError(f"{out}: name a file that ends in {' or '.join(NEEDED)}")
+    missing = [name for name in NEEDED[out.suffix] if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(
+            f"writing {out.name} needs {' and '.join(missing)}, not installed here: "
+            f"pip install {' '.join(missing)}; a .pt2 file needs nothing more than torch"
+        )
     trained = load_trained(run)
     network, crop = trained.network, trained.experiment.crop
     if decoder is not None:
@@ -103,10 +108,8 @@ def export(run: Path, out: Path, decoder: str | None = None) -> Difference:
             program = _record(Graph(network).eval(), crops[:2], image_from_crop[:2])
             write(program, metadata(trained), temporary)
         except RuntimeError as error:  # what torch's exporters raise
-            raise ValueError(
-                f"torch cannot export the network of {trained.path} ({type(error).__name__}): "
-                f"{error}"
-            ) from None
+            told = f"torch cannot export the network of {trained.path} ({type(error).__name__})"
+            raise ValueError(f"{told}: {error}") from None
         difference = compare(opened(temporary), network, crops, image_from_crop)
         if not (difference.points_px <= TOLERANCE and difference.confidence <= TOLERANCE):
             raise ValueError(
@@ -117,17 +120,6 @@ def export(run: Path, out: Path, decoder: str | None = None) -> Difference:
     return difference
 
 
-def _check_possible(out: Path) -> None:
-    if out.suffix not in NEEDED:
-        raise ValueError(f"{out}: name a file that ends in {' or '.join(NEEDED)}")
-    missing = [name for name in NEEDED[out.suffix] if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ValueError(
-            f"writing {out.name} needs {' and '.join(missing)}, not installed here: "
-            f"pip install {' '.join(missing)}; a .pt2 file needs nothing more than torch"
-        )
-
-
 def metadata(trained: Trained) -> dict[str, Any]:
     """What a user of the file must know of the run, JSON-able."""
     network, crop = trained.network, trained.experiment.crop
@@ -136,6 +128,7 @@ def metadata(trained: Trained) -> dict[str, Any]:
     except ValueError:
         permutation = None
     groups = schemes.groups(network.num_landmarks, trained.scheme)
+    crop_fields = ("height", "width", "rule", "box_scale", "trim_border")
     known = {
         "heatmap_version": heatmap.__version__,
         "run": trained.path.resolve().parent.name,
@@ -144,10 +137,7 @@ def metadata(trained: Trained) -> dict[str, Any]:
         "num_landmarks": network.num_landmarks,
         "landmark_groups": {name: [group.start, group.stop] for name, group in groups.items()},
         "mirror_permutation": permutation,
-        "crop": {
-            name: getattr(crop, name)
-            for name in ("height", "width", "rule", "box_scale", "trim_border")
-        },
+        "crop": {name: getattr(crop, name) for name in crop_fields},
         "pixels": "uint8 RGB, 0 to 255, channels first",
         "mean": network.mean.flatten().tolist(),
         "std": network.std.flatten().tolist(),
@@ -179,8 +169,7 @@ def compare(
 ) -> Difference:
     """The program's answers against those of prediction, for the first crop alone and for all.
 
-    Where rounding decides which pixel of a map is its peak, or a map is nearly black, the landmark
-    is another one on every machine. Such landmarks are counted and not compared.
+    Landmarks that rounding moves (of a nearly black map, or one with two peaks) are only counted.
 
     Args:
         crops: (B, 3, h, w) uint8 RGB; image_from_crop: (B, 3, 3) float32.
@@ -233,8 +222,7 @@ def _write_pt2(program: torch.export.ExportedProgram, known: dict[str, Any], pat
 
 
 def _open_pt2(path: Path) -> Program:
-    program: Program = torch.export.load(path).module()
-    return program
+    return torch.export.load(path).module()
 
 
 def _write_onnx(program: torch.export.ExportedProgram, known: dict[str, Any], path: Path) -> None:

@@ -34,16 +34,15 @@ def submit(
 ) -> int:
     """Predicts every test image and writes what is asked for; returns the number of images.
 
-    A folder with test/IdLookupTable.csv is answered as Kaggle's facial keypoints are (`kaggle15`),
-    every other one as the contest is. Of several processes each predicts its part, and the first
-    writes; the file is the same for any number of them.
+    A folder with test/IdLookupTable.csv is answered as Kaggle's facial keypoints are (`kaggle15`).
+    Of several processes each predicts its part, and the first writes the file.
 
     Args:
         root: the contest's folder.
         rounding: as `contest.write_submission` takes it; "auto" is "round", and "none" where there
             is a lookup table.
-        missing: what to do with a test image that is absent or cannot be read: "stop", or answer
-            with the first run's "mean-shape", placed as in the other test images.
+        missing: with a test image that cannot be read, "stop" or answer with the first run's
+            "mean-shape", placed as in the other test images.
 
     Raises:
         ValueError: an image cannot be read, the file's rules are broken, or processes do not see
@@ -51,13 +50,12 @@ def submit(
     """
     first, num_landmarks = ensemble.runs[0], ensemble.num_landmarks
     folder = contest.find_folder(root)
-    if folder.train_table.is_file():
-        num_labelled = contest.count_landmarks(folder.train_table)
-        if num_labelled != num_landmarks:
-            raise ValueError(
-                f"{folder.train_table} has {num_labelled} landmarks, the network of {first.path} "
-                f"predicts {num_landmarks}"
-            )
+    labelled = folder.train_table
+    if labelled.is_file() and (found := contest.count_landmarks(labelled)) != num_landmarks:
+        raise ValueError(
+            f"{labelled} has {found} landmarks, the network of {first.path} predicts "
+            f"{num_landmarks}"
+        )
     asked = contest.read_asked_points(folder.test_points, num_landmarks)
     lookup, indices = None, asked.indices
     if folder.lookup_table.is_file():
@@ -71,37 +69,35 @@ def submit(
     if len(rows) == 0:
         raise ValueError(f"{folder.test_images}: none of the test pictures can be read")
     paths = contest.image_paths(folder.test_images, asked.names, asked.path, rows)
-    found = _answers(ensemble, [paths[row] for row in rows], indices[rows], device)
-    if found is None:
+    given, frames = _answers(ensemble, [paths[row] for row in rows], indices[rows], device)
+    if given is None or frames is None:
         return len(asked.names)
     answers = np.empty((len(asked.names), indices.shape[1], 2))
-    answers[rows], image_from_crop = found
+    answers[rows] = given
     if lost:
         some = ", ".join(asked.names[row] for row in lost[:10])
         logger.warning(
             f"{len(lost)} of {len(asked.names)} test pictures cannot be read and get the mean "
             f"shape: {some}{' ...' if len(lost) > 10 else ''}"
         )
-        mean_shape = frame.apply(torch.from_numpy(image_from_crop), first.mean_shape_crop)
-        answers[lost] = mean_shape.numpy()[indices[lost]]
+        image_from_crop = torch.from_numpy(frames.mean(0))
+        mean_shape = frame.apply(image_from_crop, first.mean_shape_crop).numpy()
+        answers[lost] = mean_shape[indices[lost]]
     if lookup is None:
-        rounding = "round" if rounding == "auto" else rounding
-        contest.write_submission(out, asked, asked.names, answers, rounding=rounding)
+        how = "round" if rounding == "auto" else rounding
+        contest.write_submission(out, asked, asked.names, answers, rounding=how)
     else:
-        rounding = "none" if rounding == "auto" else rounding
-        kaggle15.write_submission(out, lookup, asked.names, answers, rounding=rounding)
+        how = "none" if rounding == "auto" else rounding
+        kaggle15.write_submission(out, lookup, asked.names, answers, rounding=how)
     return len(asked.names)
 
 
 def _answers(
     ensemble: Ensemble, paths: Sequence[Path], indices: np.ndarray, device: torch.device
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """The landmarks asked for (N, K, 2) float64 in image pixels, and the images' mean frame.
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Landmarks (N, K, 2) float64 by `indices` (N, K), and image_from_crop (N, 3, 3).
 
-    Of several processes the first gets them, the others None. Nothing else is kept of an image.
-
-    Args:
-        indices: (N, K) landmarks asked for.
+    Of several processes the first gets them, the others None.
     """
     first, world = ensemble.runs[0], distributed.world()
     nothing = np.broadcast_to(np.float32(np.nan), (len(paths), ensemble.num_landmarks, 2))
@@ -115,10 +111,7 @@ def _answers(
             answers.append(np.take_along_axis(found.points_image, indices[found.rows, :, None], 1))
             image_from_crop.append(found.frame.image_from_crop.numpy())
             bar.update(min(len(found.rows) * world, len(paths) - bar.n))
-    all_answers, all_frames = distributed.joined(answers), distributed.joined(image_from_crop)
-    if all_answers is None or all_frames is None:
-        return None
-    return all_answers, all_frames.mean(0)
+    return distributed.joined(answers), distributed.joined(image_from_crop)
 
 
 def _unreadable(images: Path, names: list[str]) -> list[int]:
@@ -133,7 +126,7 @@ def _unreadable(images: Path, names: list[str]) -> list[int]:
 
 
 def _bar(doing: str, total: int) -> tqdm:
-    hidden = None if distributed.rank() == 0 else True
+    hidden = distributed.rank() > 0 or None  # None: also without a terminal
     return tqdm(total=total, desc=doing, unit="img", leave=False, disable=hidden)
 
 
@@ -142,9 +135,8 @@ def average_submissions(
 ) -> int:
     """Writes the mean of submissions in the first one's order; returns the number of its rows.
 
-    Rows are joined by file name, or by RowId where all files are of that form. The mean is rounded
-    once, and the file read back and compared before it gets its name. An ensemble of the runs
-    themselves is more exact where the submissions were rounded.
+    Rows are joined by file name, or by RowId where all files are of that form. An ensemble of the
+    runs themselves is more exact where the submissions were rounded.
 
     Args:
         rounding: as for `submit`.

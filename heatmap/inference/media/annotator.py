@@ -39,36 +39,33 @@ def find_files(inputs: Sequence[str]) -> list[Path]:
     """
     found: list[Path] = []
     for name in inputs:
-        path = Path(name)
-        if path.is_dir():
-            found += _files_in(path)
-        elif glob.has_magic(name) and not path.exists():
-            some = [Path(file) for file in sorted(glob.glob(name, recursive=True))]  # noqa: PTH207
-            if not some:
+        if Path(name).is_dir():
+            found += _files_in(Path(name))
+        elif glob.has_magic(name) and not Path(name).exists():
+            matches = sorted(glob.glob(name, recursive=True))  # noqa: PTH207
+            if not matches:
                 raise ValueError(f"no file matches {name}")
-            found += [file for file in some if file.is_file()]
+            found += [path for path in map(Path, matches) if path.is_file()]
         else:
-            found.append(path)
+            found.append(Path(name))
     return list(dict.fromkeys(found))
 
 
 def _files_in(folder: Path) -> list[Path]:
     entries = sorted(folder.iterdir())
-    found = [path for path in entries if path.is_file()]
-    found = [path for path in found if is_video(path) or cv2.haveImageReader(str(path))]
+    files = [path for path in entries if path.is_file()]
+    found = [path for path in files if _is_video(path) or cv2.haveImageReader(str(path))]
     if not found:
         raise ValueError(f"{folder}: there are no pictures or videos in this folder")
     if left_out := len(entries) - len(found):
-        deeper = folder / "**" / "*.jpg"
         logger.info(
             f"{folder}: what is no picture or video is left out ({left_out} files and folders); "
-            f"say '{deeper}' for all below"
+            f"say '{folder / '**' / '*.jpg'}' for all below"
         )
     return found
 
 
-def is_video(path: Path) -> bool:
-    """Whether a file is taken for a video, by its name."""
+def _is_video(path: Path) -> bool:
     return path.suffix.lower() in video.SUFFIXES
 
 
@@ -99,7 +96,7 @@ class Annotator:
             ValueError: a drawn copy would take the place of its original.
         """
         targets, failed, stopped = _targets(paths, out), 0, False
-        images = [path for path in paths if not is_video(path)]
+        images = [path for path in paths if not _is_video(path)]
         head = {"run": str(self.predictor.path), "landmarks": self.predictor.num_landmarks}
         with points_files(out, head) as points:
             try:
@@ -109,7 +106,7 @@ class Annotator:
                         some = images[start : start + _AT_ONCE]
                         failed += self._images(some, targets, points)
                         bar.update(len(some))
-                for path in filter(is_video, paths):
+                for path in filter(_is_video, paths):
                     try:
                         self._video(path, targets[path], points)
                     except ValueError as error:
@@ -140,8 +137,7 @@ class Annotator:
 
     def _images(self, paths: Sequence[Path], targets: dict[Path, Path], points: PointsFiles) -> int:
         """Draws these images; returns how many could not be read."""
-        read: list[Photograph] = []
-        boxes: list[np.ndarray | None] = []
+        read, boxes = list[Photograph](), list[np.ndarray | None]()
         for path in paths:
             try:
                 photograph = Photograph(path)
@@ -165,7 +161,7 @@ class Annotator:
             for one in stack.enter_context(bar):
                 (faces,) = self._faces([one.image], [self._boxes(path, one.image)])
                 faces = tracks.follow(faces, one.seconds)
-                points.add(path, faces, read, one.seconds)
+                points.add(path, faces, (read, round(one.seconds, 6)))
                 drawn = self._drawn(one.image, faces)
                 if read == 0:
                     shown_hw = drawn.shape[0], drawn.shape[1]
@@ -183,7 +179,7 @@ class Annotator:
         """What the `Finder` says of an image (H, W, 3) of the file; its boxes are checked."""
         boxes = self.finder(path, image)
         for box in [] if boxes is None else boxes:
-            check_box(box, (image.shape[0], image.shape[1]), f"{path}: the box")
+            check_box(box, image.shape[:2], f"{path}: the box")
         return boxes
 
     def _faces(
@@ -194,11 +190,9 @@ class Annotator:
         owners = np.repeat(np.arange(len(boxes)), counts).tolist()
         given = [here for here in boxes if here is not None]
         assert len(given) in (0, len(boxes)), "a finder gives boxes for all images or for none"
-        landmarks = self.predictor(
-            [images[index] for index in owners],
-            np.concatenate(given) if given else None,
-            two_pass=self.two_pass,
-        )
+        looked_at = [images[index] for index in owners]
+        corners = np.concatenate(given) if given else None
+        landmarks = self.predictor(looked_at, corners, two_pass=self.two_pass)
         found: list[list[Face]] = [[] for _ in images]
         for k, index in enumerate(owners):
             parts = [None if part is None else part[k] for part in landmarks[1:]]
@@ -208,21 +202,19 @@ class Annotator:
     def _drawn(self, image: np.ndarray, faces: Sequence[Face], enlarged: int = 1) -> np.ndarray:
         """A copy of the image, so many times larger, with its faces."""
         known = self.predictor.num_landmarks, self.predictor.scheme
-        image_hw = image.shape[0], image.shape[1]
-        shown_hw = enlarged * image_hw[0], enlarged * image_hw[1]
+        groups, curves = schemes.groups(*known), schemes.curves(*known)
+        height, width = image.shape[:2]
+        shown_from_image = frame.resizing((height, width), (enlarged * height, enlarged * width))
         if enlarged > 1:
-            image = cv2.resize(image, shown_hw[::-1], interpolation=cv2.INTER_CUBIC)
-        shown_from_image = frame.resizing(image_hw, shown_hw)
+            shown = enlarged * width, enlarged * height
+            image = cv2.resize(image, shown, interpolation=cv2.INTER_CUBIC)
         for face in faces:
+            points = frame.apply(shown_from_image, torch.from_numpy(face.points_image)).numpy()
             spread = None
             if self.ellipses and face.covariance is not None:
                 spread = face.covariance * enlarged**2
             image = draw.draw_landmarks(
-                image,
-                frame.apply(shown_from_image, torch.from_numpy(face.points_image)).numpy(),
-                schemes.groups(*known),
-                curves=schemes.curves(*known),
-                covariance_image=spread,
+                image, points, groups, curves=curves, covariance_image=spread
             )
         return image
 
@@ -232,18 +224,14 @@ def _targets(paths: Sequence[Path], out: Path) -> dict[Path, Path]:
 
     Formats that are not written get .png or .mp4 behind their names. A copy whose name another has
     already, also on a disk that does not tell A from a, gets a number.
-
-    Raises:
-        ValueError: a copy would take the place of an original.
     """
     home = os.path.commonpath([path.absolute().parent for path in paths])
-    targets: dict[Path, Path] = {}
-    taken: set[str] = set()
+    targets, taken = dict[Path, Path](), set[str]()
     # those that keep their names come first, so that none of them gets a number in vain
     for path in sorted(paths, key=_is_rewritten):
         target = out / path.absolute().relative_to(home)
         if _is_rewritten(path):
-            target = target.with_name(target.name + (".mp4" if is_video(path) else ".png"))
+            target = target.with_name(target.name + (".mp4" if _is_video(path) else ".png"))
         stem, number = target.stem, 1
         while str(target).casefold() in taken:
             number += 1
@@ -251,10 +239,8 @@ def _targets(paths: Sequence[Path], out: Path) -> dict[Path, Path]:
         if number > 1:
             logger.info(f"{path} is drawn to {target}: another file is drawn under its own name")
         if target.absolute() == path.absolute() or (target.exists() and target.samefile(path)):
-            raise ValueError(
-                f"the drawn {path} would take the place of the file itself; name another folder "
-                "with --out"
-            )
+            told = f"the drawn {path} would take the place of the file itself"
+            raise ValueError(f"{told}; name another folder with --out")
         taken.add(str(target).casefold())
         targets[path] = target
     return targets

@@ -29,7 +29,7 @@ def pictures(index: int) -> Iterator[tuple[np.ndarray, float]]:
 class Window:
     """A window that shows images until it is closed, or Esc or q is pressed.
 
-    It is tkinter's, which comes with Python: the OpenCV of servers (headless) has none.
+    It is tkinter's: the OpenCV of servers (headless) has none.
 
     Raises:
         ValueError: there is no display, or this Python came without tkinter.
@@ -41,10 +41,8 @@ class Window:
 
             self._root = tkinter.Tk()
         except ImportError:
-            raise ValueError(
-                "a live window needs tkinter, which this Python came without (on Debian: apt "
-                "install python3-tk)"
-            ) from None
+            needed = "a live window needs tkinter, which this Python came without"
+            raise ValueError(f"{needed} (on Debian: apt install python3-tk)") from None
         except tkinter.TclError as error:
             raise ValueError(
                 f"there is no display for a live window ({error}); record the camera to a file "
