@@ -33,16 +33,16 @@ def draw_landmarks(
     curves: Sequence[Sequence[int]] = (),
     covariance_image: np.ndarray | None = None,
 ) -> np.ndarray:
-    """A copy of the image with a dot on every landmark, coloured by group or in one colour.
+    """A copy of the image with dots on the landmarks, coloured by group or in one colour.
 
-    Dots that would run into their neighbours on a curve are left out, and the curve shows them.
+    Dots that would run into their neighbours on a curve are left out.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         points_image: (P, 2); NaN is not drawn.
         curves: landmarks that are joined by lines, in order; each curve lies in one group.
-        covariance_image: (P, 2, 2) in square pixels: ellipses of one standard deviation are drawn
-            round the landmarks, or round every few of them where they are many.
+        covariance_image: (P, 2, 2) in square pixels, drawn as ellipses of one standard deviation;
+            of many landmarks, round every few.
     """
     points = np.where(np.abs(points_image) < _FARTHEST, points_image, np.nan)
     colours = dict.fromkeys(range(len(points)), colour or COLOURS[0])

@@ -28,8 +28,7 @@ def with_experiment(
 
     Args:
         arguments: the experiment file, then the options.
-        command_for: gives the command, whose first parameter is the experiment and whose others
-            become options; the command returns the exit code.
+        command_for: gives the command: the experiment and further options -> exit code.
     """
     if not arguments or arguments[0].startswith("-"):
         found = repr(arguments[0]) if arguments else "nothing"

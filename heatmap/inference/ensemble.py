@@ -117,9 +117,9 @@ class Ensemble:
         words += ["--boxes", self.boxes.name] if self.boxes else []
         for run in self.runs:
             own = getattr(run.experiment.model, "decoder", None)  # the direct road has none
-            used = getattr(run.network, "landmark_decoder", None)
+            used = getattr(run.network, "landmark_decoder", own)
             if used != own:
-                return " ".join([*words, "--decoder", str(used)])
+                return " ".join([*words, "--decoder", used])
         return " ".join(words)
 
     def fingerprints(self) -> dict[str, str]:

@@ -34,15 +34,14 @@ TOLERANCE = 0.01  # px of the image between the file's answers and the run's own
 ROUNDING = 1e-5  # of heights, as a share of the highest one; ten times what runtimes differ by
 NUM_FACES = 8
 
-# (crop (B, 3, h, w), image_from_crop (B, 3, 3)) -> the outputs
-Program = Callable[[Tensor, Tensor], list[Tensor]]
+Program = Callable[[Tensor, Tensor], list[Tensor]]  # (crop, image_from_crop) -> the outputs
 
 
 class Graph(nn.Module):
     """What the file computes, in float32.
 
-    Takes crops (B, 3, h, w) uint8 RGB and image_from_crop (B, 3, 3); gives points_image (B, P, 2),
-    and on the heatmap road the peaks' heights (B, P) and covariance_image (B, P, 2, 2).
+    Crops (B, 3, h, w) uint8 RGB and image_from_crop (B, 3, 3) -> points_image (B, P, 2), and on the
+    heatmap road the peaks' heights (B, P) and covariance_image (B, P, 2, 2).
     """
 
     def __init__(self, network: Network) -> None:
@@ -111,11 +110,11 @@ def export(run: Path, out: Path, decoder: str | None = None) -> Difference:
             told = f"torch cannot export the network of {trained.path} ({type(error).__name__})"
             raise ValueError(f"{told}: {error}") from None
         difference = compare(opened(temporary), network, crops, image_from_crop)
-        if not (difference.points_px <= TOLERANCE and difference.confidence <= TOLERANCE):
+        points_px, confidence, *_ = difference
+        if not (points_px <= TOLERANCE and confidence <= TOLERANCE):  # NaN is not, either
             raise ValueError(
                 f"{out} was not written: its points differ from those of {trained.path} by "
-                f"{difference.points_px:.3g} px and its confidence by {difference.confidence:.3g}; "
-                f"{TOLERANCE} is allowed of both"
+                f"{points_px:.3g} px and its confidence by {confidence:.3g}; {TOLERANCE} is allowed"
             )
     return difference
 

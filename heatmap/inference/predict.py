@@ -26,9 +26,8 @@ FAR = 1e6  # px; the standard deviation of a landmark that a heatmap says nothin
 class View:
     """One way in which a network looks at the images.
 
-    samples: how they are cropped; precision: of the network, fp32 or bf16; mirrored: the crops are
-    mirrored, and left and right landmarks change names; scheme: of the landmarks, where a file
-    tells it.
+    samples: how they are cropped; precision: fp32 or bf16; mirrored: the crops are mirrored, and
+    left and right landmarks change names; scheme: of the landmarks, where a file tells it.
     """
 
     network: Network

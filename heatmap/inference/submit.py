@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -64,7 +65,7 @@ def submit(
     asked_hash = hashlib.sha256(asked.indices.tobytes() + "\n".join(asked.names).encode())
     distributed.must_agree({str(asked.path): asked_hash.hexdigest()} | ensemble.fingerprints())
 
-    lost = _unreadable(folder.test_images, asked.names) if missing == "mean-shape" else []
+    lost = [] if missing == "stop" else _unreadable(folder.test_images, asked.names)
     rows = np.setdiff1d(np.arange(len(asked.names)), lost)
     if len(rows) == 0:
         raise ValueError(f"{folder.test_images}: none of the test pictures can be read")
@@ -83,30 +84,28 @@ def submit(
         image_from_crop = torch.from_numpy(frames.mean(0))
         mean_shape = frame.apply(image_from_crop, first.mean_shape_crop).numpy()
         answers[lost] = mean_shape[indices[lost]]
+    if rounding == "auto":
+        rounding = "round" if lookup is None else "none"
     if lookup is None:
-        how = "round" if rounding == "auto" else rounding
-        contest.write_submission(out, asked, asked.names, answers, rounding=how)
+        contest.write_submission(out, asked, asked.names, answers, rounding=rounding)
     else:
-        how = "none" if rounding == "auto" else rounding
-        kaggle15.write_submission(out, lookup, asked.names, answers, rounding=how)
+        kaggle15.write_submission(out, lookup, asked.names, answers, rounding=rounding)
     return len(asked.names)
 
 
 def _answers(
     ensemble: Ensemble, paths: Sequence[Path], indices: np.ndarray, device: torch.device
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Landmarks (N, K, 2) float64 by `indices` (N, K), and image_from_crop (N, 3, 3).
-
-    Of several processes the first gets them, the others None.
-    """
-    first, world = ensemble.runs[0], distributed.world()
+    """Landmarks (N, K, 2) by `indices` (N, K), and image_from_crop (N, 3, 3); None but on rank 0."""
+    first, rank, world = ensemble.runs[0], distributed.rank(), distributed.world()
     nothing = np.broadcast_to(np.float32(np.nan), (len(paths), ensemble.num_landmarks, 2))
     answers, image_from_crop = [], []
-    with _bar("predict", len(paths)) as bar:
+    hidden = rank > 0 or None
+    with tqdm(total=len(paths), desc="predict", unit="img", leave=False, disable=hidden) as bar:
         for found in predict(
             ensemble.views(paths, nothing, device), np.arange(len(paths)),
             batch=first.experiment.train.batch, workers=first.experiment.data.workers,
-            device=device, weighted=ensemble.weighted, rank=distributed.rank(), world=world,
+            device=device, weighted=ensemble.weighted, rank=rank, world=world,
         ):  # fmt: skip
             answers.append(np.take_along_axis(found.points_image, indices[found.rows, :, None], 1))
             image_from_crop.append(found.frame.image_from_crop.numpy())
@@ -116,18 +115,11 @@ def _answers(
 
 def _unreadable(images: Path, names: list[str]) -> list[int]:
     """The rows of the images that cannot be read; every process looks at its part."""
-    lost, world = [], distributed.world()
-    with _bar("check pictures", len(names)) as bar:
-        for row in range(distributed.rank(), len(names), world):
-            if not contest.is_readable(images / names[row]):
-                lost.append(row)
-            bar.update(min(world, len(names) - bar.n))
-    return sorted(row for part in distributed.gather(lost) for row in part)
-
-
-def _bar(doing: str, total: int) -> tqdm:
-    hidden = distributed.rank() > 0 or None  # None: also without a terminal
-    return tqdm(total=total, desc=doing, unit="img", leave=False, disable=hidden)
+    mine = range(distributed.rank(), len(names), distributed.world())
+    hidden = distributed.rank() > 0 or None  # None: shown on a terminal alone
+    shown = tqdm(mine, desc="check pictures", unit="img", leave=False, disable=hidden)
+    lost = [row for row in shown if not contest.is_readable(images / names[row])]
+    return sorted(chain.from_iterable(distributed.gather(lost)))
 
 
 def average_submissions(
@@ -148,10 +140,8 @@ def average_submissions(
     by_row_id = [kaggle15.is_submission(path) for path in submissions]
     if len(set(by_row_id)) > 1:
         with_row_ids, without = (submissions[by_row_id.index(kind)] for kind in (True, False))
-        raise ValueError(
-            f"{with_row_ids} has the columns RowId and Location, {without} has not; only "
-            "submissions of one form can be averaged"
-        )
+        told = f"{with_row_ids} has the columns RowId and Location, {without} has not"
+        raise ValueError(f"{told}; only submissions of one form can be averaged")
     if by_row_id[0]:
         return kaggle15.average(submissions, out, "none" if rounding == "auto" else rounding)
     return submission.average(submissions, out, "round" if rounding == "auto" else rounding)

@@ -5,7 +5,6 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,8 +33,7 @@ _SMALL = 400  # px; images whose longer side is shorter are drawn enlarged
 def find_files(inputs: Sequence[str]) -> list[Path]:
     """The files that these name: files, folders (their images and videos), or glob patterns.
 
-    Raises:
-        ValueError: a folder without images, or a pattern without files.
+    Raises ValueError for a folder without images, or a pattern without files.
     """
     found: list[Path] = []
     for name in inputs:
@@ -73,8 +71,7 @@ def _is_video(path: Path) -> bool:
 class Annotator:
     """How images are looked at and drawn.
 
-    two_pass: as the predictor takes it; smooth: videos are filtered (`LandmarkFilter`); ellipses:
-    the spread of the heatmaps is drawn.
+    two_pass: as the predictor takes it; smooth: filter videos; ellipses: draw the heatmaps' spread.
     """
 
     predictor: Predictor
@@ -86,11 +83,8 @@ class Annotator:
     def files(self, paths: Sequence[Path], out: Path) -> int:
         """Draws every image and video into the folder, with `points_files`.
 
-        A file that cannot be read is reported, and the others go on. Videos keep their size, rate
-        and length; their sound is left out. Stopped by Ctrl-C, it keeps the points so far.
-
-        Returns:
-            How many files could not be read.
+        A file that cannot be read is reported; returns how many these are. Videos lose their sound.
+        Stopped by Ctrl-C, it keeps the points so far.
 
         Raises:
             ValueError: a drawn copy would take the place of its original.
@@ -121,8 +115,7 @@ class Annotator:
     def camera(self, index: int) -> None:
         """Shows what a camera sees, drawn, in a window, until that is closed.
 
-        Raises:
-            ValueError: no display, or no such camera.
+        Raises ValueError without a display, or such a camera.
         """
         window = camera.Window(f"{self.predictor.path} (Esc or q: end)")
         tracks, name = Tracks(self.smooth), Path(f"camera {index}")
@@ -156,22 +149,16 @@ class Annotator:
 
     def _video(self, path: Path, target: Path, points: PointsFiles) -> None:
         source, tracks, read = video.Video(path), Tracks(self.smooth), 0
-        with ExitStack() as stack:
-            bar = tqdm(source, desc=path.name, total=source.expected, unit="frame", delay=1)
-            for one in stack.enter_context(bar):
+        bar = tqdm(source, desc=path.name, total=source.expected, unit="frame", delay=1)
+        with video.written(target, source) as write, bar:
+            for one in bar:
                 (faces,) = self._faces([one.image], [self._boxes(path, one.image)])
                 faces = tracks.follow(faces, one.seconds)
                 points.add(path, faces, (read, round(one.seconds, 6)))
-                drawn = self._drawn(one.image, faces)
-                if read == 0:
-                    shown_hw = drawn.shape[0], drawn.shape[1]
-                    write = stack.enter_context(video.written(target, source, shown_hw))
-                elif drawn.shape[:2] != shown_hw:  # a stream may change its size on its way
-                    drawn = cv2.resize(drawn, shown_hw[::-1], interpolation=cv2.INTER_AREA)
-                write(drawn, one.start, one.duration)
+                write(self._drawn(one.image, faces), one.start, one.duration)
                 read += 1
-        if read == 0:
-            raise ValueError(f"{path}: none of the video's pictures can be decoded")
+            if read == 0:
+                raise ValueError(f"{path}: none of the video's pictures can be decoded")
         if problems := source.report(read):
             logger.warning(problems)
 
@@ -247,5 +234,5 @@ def _targets(paths: Sequence[Path], out: Path) -> dict[Path, Path]:
 
 
 def _is_rewritten(path: Path) -> bool:
-    """Whether the drawn copy is of another format than the file."""
+    """Whether the drawn copy is of another format."""
     return path.suffix.lower() not in (".jpg", ".jpeg", ".png", ".mp4")

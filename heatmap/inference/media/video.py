@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import av
+import cv2
 import numpy as np
 
 from heatmap.runtime.files import write_atomically
@@ -119,26 +120,33 @@ class Video:
 
 
 @contextmanager
-def written(
-    path: Path, video: Video, image_hw: tuple[int, int]
-) -> Iterator[Callable[[np.ndarray, int, int], None]]:
+def written(path: Path, video: Video) -> Iterator[Callable[[np.ndarray, int, int], None]]:
     """Gives `write(image, start, duration)`; the mp4 (H.264) takes its name when all is written.
 
-    Images (H, W, 3) uint8 RGB of one size are shown at these ticks of the other video's time base.
-    Odd sizes stay odd, which takes yuv444p: browsers other than Chrome do not play that.
+    Images (H, W, 3) uint8 RGB are shown at these ticks of the other video's time base, in the size
+    of the first. Odd sizes take yuv444p, which browsers other than Chrome do not play.
     """
     with write_atomically(path) as mp4, av.open(str(mp4), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=video.rate, options={"crf": "18"})
-        assert isinstance(stream, av.VideoStream)
-        stream.height, stream.width = image_hw
-        stream.pix_fmt = "yuv444p" if image_hw[0] % 2 or image_hw[1] % 2 else "yuv420p"
-        stream.codec_context.time_base = video.time_base
-        stream.codec_context.sample_aspect_ratio = video.pixel_aspect
 
         def write(image: np.ndarray, start: int, duration: int) -> None:
+            if not container.streams.video:
+                _begin(container, video, image.shape[0], image.shape[1])
+            stream = container.streams.video[0]
+            if image.shape[:2] != (stream.height, stream.width):  # a stream may change its size
+                shown = stream.width, stream.height
+                image = cv2.resize(image, shown, interpolation=cv2.INTER_AREA)
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             frame.pts, frame.duration, frame.time_base = start, duration, video.time_base
             container.mux(stream.encode(frame))
 
         yield write
-        container.mux(stream.encode(None))
+        for stream in container.streams.video:
+            container.mux(stream.encode(None))
+
+
+def _begin(container: av.container.OutputContainer, video: Video, height: int, width: int) -> None:
+    stream = container.add_stream("libx264", rate=video.rate, options={"crf": "18"})
+    stream.height, stream.width = height, width
+    stream.pix_fmt = "yuv444p" if height % 2 or width % 2 else "yuv420p"
+    stream.codec_context.time_base = video.time_base
+    stream.codec_context.sample_aspect_ratio = video.pixel_aspect
