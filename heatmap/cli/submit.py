@@ -92,8 +92,7 @@ def average(
 def main(arguments: Sequence[str]) -> int:
     if "--average" in arguments:
         rest = [argument for argument in arguments if argument != "--average"]
-        program = "submit.py --average"
-        return failing_politely(lambda: tyro.cli(average, prog=program, args=rest))
+        return failing_politely(lambda: tyro.cli(average, prog="submit.py --average", args=rest))
     return failing_politely(
         lambda: tyro.cli(submit, prog="submit.py", args=arguments, console_outputs=is_first())
     )

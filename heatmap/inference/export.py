@@ -168,10 +168,8 @@ def compare(
 ) -> Difference:
     """The program's answers against those of prediction, for the first crop alone and for all.
 
-    Landmarks that rounding moves (of a nearly black map, or one with two peaks) are only counted.
-
-    Args:
-        crops: (B, 3, h, w) uint8 RGB; image_from_crop: (B, 3, 3) float32.
+    crops: (B, 3, h, w) uint8 RGB; image_from_crop: (B, 3, 3) float32. Landmarks that rounding moves
+    (of a nearly black map, or one with two peaks) are only counted.
     """
     points_px, confidence, unsettled = torch.zeros(()), torch.zeros(()), 0
     for count in (1, len(crops)):

@@ -48,7 +48,7 @@ class Predictor:
         batch: images that the network sees at once; that of the run's training unless given.
 
     Raises:
-        ValueError: no checkpoint there, cuda is asked for and there is none, or no batch.
+        ValueError: no checkpoint there, no such device, or a batch of none.
     """
 
     def __init__(

@@ -96,7 +96,7 @@ def submit(
 def _answers(
     ensemble: Ensemble, paths: Sequence[Path], indices: np.ndarray, device: torch.device
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Landmarks (N, K, 2) by `indices` (N, K), and image_from_crop (N, 3, 3); None but on rank 0."""
+    """Landmarks (N, K, 2) by `indices` (N, K), image_from_crop (N, 3, 3); None but on rank 0."""
     first, rank, world = ensemble.runs[0], distributed.rank(), distributed.world()
     nothing = np.broadcast_to(np.float32(np.nan), (len(paths), ensemble.num_landmarks, 2))
     answers, image_from_crop = [], []

@@ -38,8 +38,7 @@ class Video:
         says it has, or None; pixel_aspect: shown width over height of a pixel; lost, damaged: parts
         left out, as they cannot be decoded, and frames that the decoder calls damaged, so far.
 
-    Raises:
-        ValueError: missing, not a video, or one without frames.
+    Raises ValueError where it is missing, not a video, or one without frames.
     """
 
     def __init__(self, path: Path) -> None:
