@@ -15,7 +15,6 @@ from heatmap.runtime.machine import first_line, is_out_of_memory
 
 logger = logging.getLogger("heatmap")
 
-
 # the fields of an experiment as options
 EXPERIMENT_OPTIONS = tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff
 
@@ -30,8 +29,7 @@ def with_experiment(
 
     Args:
         arguments: the experiment file, then the options.
-        command_for: gives the command, whose first parameter is the experiment and whose others
-            become options; the command returns the exit code.
+        command_for: gives the command: the experiment and further options -> exit code.
     """
     if not arguments or arguments[0].startswith("-"):
         found = repr(arguments[0]) if arguments else "nothing"
@@ -39,11 +37,7 @@ def with_experiment(
         return 2
     try:
         experiment = load_experiment(Path(arguments[0]))
-    except ValueError as error:
-        _say(str(error))
-        return 2
-    module = sys.modules[_module_name(Path(arguments[0]))]
-    try:
+        module = sys.modules[_module_name(Path(arguments[0]))]
         return tyro.cli(
             command_for(experiment),
             args=list(arguments[1:]),
@@ -87,8 +81,8 @@ class WrongUsage(ValueError):
 def failing_politely(action: Callable[[], None]) -> int:
     """Runs the action of a tool; a failure becomes one message and exit code 1, or 2.
 
-    Of the processes that torchrun started the first tells what it does, and the first that fails
-    tells why. That one ends at once, without a word to those that wait for it; torchrun ends them.
+    Of torchrun's processes the first tells what it does, and the first that fails tells why. That
+    one ends at once; torchrun ends those that wait for it.
     """
     if sys.platform == "win32":
         _say("heatmap runs on Linux and macOS; on Windows, install it within WSL (wsl --install)")
@@ -103,9 +97,13 @@ def failing_politely(action: Callable[[], None]) -> int:
             from heatmap.runtime import distributed
 
             distributed.stop()
-    except (ValueError, OSError) as error:
-        _say(_in_words(error))
+    except ValueError as error:
+        _say(str(error))
         return 2 if isinstance(error, WrongUsage) else 1
+    except OSError as error:
+        named = error.filename is not None
+        _say(f"{error.filename2 or error.filename}: {error.strerror}" if named else str(error))
+        return 1
     except (MemoryError, RuntimeError) as error:
         if is_out_of_memory(error):
             _say(f"there is too little memory ({first_line(error)}): make something smaller")
@@ -138,12 +136,6 @@ def _speaks() -> bool:
     from heatmap.runtime import distributed
 
     return distributed.fails_first()
-
-
-def _in_words(error: ValueError | OSError) -> str:
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename2 or error.filename}: {error.strerror}"
-    return str(error)
 
 
 def _module_name(path: Path) -> str:
