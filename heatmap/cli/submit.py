@@ -32,7 +32,7 @@ def submit(
     Data converted from Kaggle's facial keypoints (with test/IdLookupTable.csv) is answered in that
     contest's form: RowId, Location, within the picture.
 
-    On several GPUs or hosts: torchrun --nproc-per-node GPUS tools/submit.py RUN ...
+    On several GPUs or hosts torchrun --nproc-per-node GPUS tools/submit.py RUN ... writes the same.
 
     Args:
         run: a run folder or a checkpoint.
@@ -42,7 +42,8 @@ def submit(
         tta: test-time augmentation: average over mirrored crops as well, over crops that show
             everything 1.1 times smaller and larger, or over both (six views).
         weighted: weigh every landmark by how sharp its heatmap is (inverse covariance).
-        boxes: for runs with crop.rule box: table of the test pictures' boxes.
+        boxes: for runs with crop.rule box: table of the test pictures' boxes, in place of the one
+            the run was trained with.
         rounding: round: to integers; truncate: toward zero, as the organisers did; none: decimals;
             auto: round, and none for Kaggle's facial keypoints.
         missing: what a test picture that cannot be read does: stop, or get the mean shape.

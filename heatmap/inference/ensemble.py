@@ -119,7 +119,7 @@ class Ensemble:
             own = getattr(run.experiment.model, "decoder", None)  # the direct road has none
             used = getattr(run.network, "landmark_decoder", own)
             if used != own:
-                return " ".join([*words, "--decoder", used])
+                return " ".join([*words, "--decoder", str(used)])
         return " ".join(words)
 
     def fingerprints(self) -> dict[str, str]:

@@ -109,8 +109,10 @@ class Predictor:
             parts.append(found)
         if not parts:
             return Landmarks(np.empty((0, self.num_landmarks, 2)), None, None)
-        columns = zip(*parts, strict=True)
-        return Landmarks(*(None if some[0] is None else np.concatenate(some) for some in columns))
+        points_image = np.concatenate([part.points_image for part in parts])
+        others = zip(*(part[1:] for part in parts), strict=True)
+        joined = (None if some[0] is None else np.concatenate(some) for some in others)
+        return Landmarks(points_image, *joined)
 
     def _samples(self, boxes: np.ndarray | None) -> Samples:
         """How a batch is cropped."""

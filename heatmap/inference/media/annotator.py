@@ -193,8 +193,7 @@ class Annotator:
         height, width = image.shape[:2]
         shown_from_image = frame.resizing((height, width), (enlarged * height, enlarged * width))
         if enlarged > 1:
-            shown = enlarged * width, enlarged * height
-            image = cv2.resize(image, shown, interpolation=cv2.INTER_CUBIC)
+            image = cv2.resize(image, None, None, enlarged, enlarged, cv2.INTER_CUBIC)
         for face in faces:
             points = frame.apply(shown_from_image, torch.from_numpy(face.points_image)).numpy()
             spread = None
