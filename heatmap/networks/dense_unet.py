@@ -24,7 +24,10 @@ class DenseUNetNetwork(HeatmapNetwork):
 
     def __init__(self, model: config.DenseUNet, num_landmarks: int) -> None:
         encoder, channels = load_encoder(model.encoder, model.weights)
-        decoder = _Decoder(_raw_channels(encoder, channels), model)
+        # the blocks' channels are what their transitions take in
+        norms = [encoder.get_submodule(f"features.transition{i}.norm") for i in (1, 2, 3)]
+        blocks = [len(norm.get_parameter("weight")) for norm in norms]
+        decoder = _Decoder([channels[1], *blocks, channels[-1]], model)
         super().__init__(model, num_landmarks, decoder, decoder.out_channels)
         self.encoder = encoder
 
@@ -72,9 +75,3 @@ class _Stage(nn.Module):
         if skip is not None:
             x = x + self.projection(skip)
         return functional.relu(self.norm(self.dropout(self.convolution(x))))
-
-
-def _raw_channels(encoder: nn.Module, channels: tuple[int, ...]) -> list[int]:
-    """Channels of `pyramid`'s features; those of the blocks are what their transitions take in."""
-    norms = [encoder.get_submodule(f"features.transition{i}.norm") for i in (1, 2, 3)]
-    return [channels[1], *(len(norm.get_parameter("weight")) for norm in norms), channels[-1]]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 
 def lined_up(rows: Sequence[Sequence[str]], left: int = 1) -> list[list[str]]:
-    """The rows, of one length, with every cell as wide as its column; all but `left` end in line."""
+    """The rows, of one length, with cells as wide as their column; all but `left` end in line."""
     columns = []
     for number, column in enumerate(zip(*rows, strict=True)):
         width = max(map(len, column))

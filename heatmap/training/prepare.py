@@ -13,16 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from heatmap import networks, schemes
 from heatmap.config import Data, Experiment, to_dict
-from heatmap.data import augment, contest
-from heatmap.data.samples import (
-    Sample,
-    Samples,
-    collate,
-    evenly_spaced,
-    margin_for,
-    mean_shape_crop,
-    shuffled_batches,
-)
+from heatmap.data import augment, contest, samples
 from heatmap.runs import checkpoint
 from heatmap.runs.folder import RunFolder
 from heatmap.runtime import distributed
@@ -92,7 +83,7 @@ class Pictures:
     def batches_per_epoch(self) -> int:
         return self.experiment.data.multiplier * self.batches_per_pass
 
-    def augmented(self, sample: Sample, passed: int, device: torch.device) -> augment.Batch:
+    def augmented(self, sample: samples.Sample, passed: int, device: torch.device) -> augment.Batch:
         """A batch of training samples as the network sees it after so many passes over the rows."""
         experiment, rows = self.experiment, sample.row.tolist()
         changes = augment.draw(experiment.augment, experiment.seed, passed, rows)
@@ -108,8 +99,8 @@ class Pictures:
         Raises:
             ValueError: an image cannot be read; the message names it.
         """
-        rows = evenly_spaced(self.training_rows, count)
-        sample = collate([self.training[row] for row in rows.tolist()])
+        rows = samples.evenly_spaced(self.training_rows, count)
+        sample = samples.collate([self.training[row] for row in rows.tolist()])
         passed = (epoch - 1) * self.experiment.data.multiplier
         return self.augmented(sample, passed, torch.device("cpu"))
 
@@ -181,8 +172,8 @@ def read_pictures(experiment: Experiment, saved: checkpoint.Checkpoint | None = 
     elif data.weights is not None:
         read = contest.read_weights(data.weights, [paths[row] for row in training_rows.tolist()])
         picture_weights[training_rows] = torch.from_numpy(read).float()
-    validation = Samples.of(experiment, paths, table.points_image)
-    margin = margin_for(experiment.crop, experiment.augment)
+    validation = samples.Samples.of(experiment, paths, table.points_image)
+    margin = samples.margin_for(experiment.crop, experiment.augment)
     training = replace(validation, margin=margin, edge=experiment.augment.fill != "black")
     scheme = saved.landmark_scheme if saved else None
     if saved is None and data.symmetry is not None:
@@ -238,7 +229,7 @@ def prepare(experiment: Experiment, saved: checkpoint.Checkpoint | None = None) 
     pictures = read_pictures(experiment, saved)
     first, rows = distributed.rank() == 0, pictures.training_rows
     # a batch that the processes cannot share is refused before anything is written
-    shuffled_batches(rows, experiment.train.batch, 0, 0, 0, distributed.world())
+    samples.shuffled_batches(rows, experiment.train.batch, 0, 0, 0, distributed.world())
     read: dict[str, object] = {
         "the experiment": experiment,
         str(pictures.table.path): pictures.table_hash,
@@ -261,7 +252,7 @@ def prepare(experiment: Experiment, saved: checkpoint.Checkpoint | None = None) 
     else:
         if experiment.train.start is not None:
             _start_from(experiment.train.start, network)
-        shape = mean_shape_crop(pictures.validation, rows) if first else np.empty(0)
+        shape = samples.mean_shape_crop(pictures.validation, rows) if first else np.empty(0)
         mean_shape = torch.from_numpy(distributed.from_first(shape))
     if isinstance(network, networks.HeatmapNetwork):
         network.sigma = progress.sigma = progress.sigma or network.sigma

@@ -18,8 +18,7 @@ ADALOSS_EPOCHS, ADALOSS_RATE, ADALOSS_STEP = 3, 0.9, 0.5
 
 def stage_at(experiment: Experiment, used: float) -> int:
     """The stage that the run is in when this part of its budget, in [0, 1], is used up."""
-    begins = [begin for begin, _ in _spans(experiment)]
-    return max(i for i, begin in enumerate(begins) if begin <= used + 1e-9)
+    return max(i for i, (begin, _) in enumerate(_spans(experiment)) if begin <= used + 1e-9)
 
 
 def used_of_stage(experiment: Experiment, stage: int, used: float) -> float:
