@@ -18,7 +18,6 @@ from heatmap.runs.folder import RunFolder
 from heatmap.runtime.files import read_json
 
 if TYPE_CHECKING:
-    from heatmap.networks import HeatmapNetwork
     from heatmap.runs.checkpoint import Checkpoint
     from heatmap.training.prepare import Run
 
@@ -199,17 +198,12 @@ def _sizes(run: "Run") -> str:
         f"steps         {run.batches_per_epoch} an epoch, at most {run.total_steps}",
     ]
     if isinstance(run.network, HeatmapNetwork):
-        lines += _map_sizes(run.network, experiment.crop)
+        height, width = run.network.map_hw(experiment.crop.height, experiment.crop.width)
+        model, count = run.network.model, run.table.num_landmarks
+        lines.append(f"heatmaps      {count} of {height} x {width}, sigma {model.sigma}")
+        needed = min(count, round(0.25 * height * width / model.sigma**2))
+        if model.width < needed:
+            advice = f"use about {needed} (--model.width), a larger --model.stride or --model.sigma"
+            capped = f"{model.width} channels cannot show {count} such maps sharply"
+            lines.append(f"capped        {capped}; {advice}")
     return "\n".join(lines)
-
-
-def _map_sizes(network: "HeatmapNetwork", crop: config.Crop) -> list[str]:
-    height, width = network.map_hw(crop.height, crop.width)
-    model, count = network.model, network.num_landmarks
-    lines = [f"heatmaps      {count} of {height} x {width}, sigma {model.sigma}"]
-    needed = min(count, round(0.25 * height * width / model.sigma**2))
-    if model.width < needed:
-        advice = f"use about {needed} (--model.width), a larger --model.stride or --model.sigma"
-        capped = f"{model.width} channels cannot show {count} such maps sharply"
-        lines.append(f"capped        {capped}; {advice}")
-    return lines

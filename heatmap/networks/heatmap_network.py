@@ -35,11 +35,8 @@ class HeatmapNetwork(Network):
         self.decoder = decoder
         self.expansion = nn.Sequential()
         if channels != model.width:
-            self.expansion = nn.Sequential(
-                nn.Conv2d(channels, model.width, 1, bias=False),
-                nn.BatchNorm2d(model.width),
-                nn.ReLU(inplace=True),
-            )
+            mix, norm = nn.Conv2d(channels, model.width, 1, bias=False), nn.BatchNorm2d(model.width)
+            self.expansion = nn.Sequential(mix, norm, nn.ReLU(inplace=True))
         for module in [*self.decoder.modules(), *self.expansion.modules()]:
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.kaiming_uniform_(module.weight, nonlinearity="relu")

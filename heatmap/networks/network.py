@@ -107,15 +107,11 @@ _compiled_layers = compiled(_layers)
 
 
 def point_loss(
-    kind: config.PointLoss,
-    points_crop: Tensor,
-    truth_crop: Tensor,
-    weights: Tensor,
-    pixel_area: Tensor | None,
+    kind: str, points_crop: Tensor, truth_crop: Tensor, weights: Tensor, pixel_area: Tensor | None
 ) -> Tensor:
-    """Scalar loss of (B, P, 2) points, divided by images and landmarks.
+    """Scalar loss, by a name in `losses.LOSSES`, of (B, P, 2) points; the rest as `Network.loss`.
 
-    truth_crop: may be NaN where the weight is 0; weights, pixel_area: as in `Network.loss`.
+    It is divided by images and landmarks; truth may be NaN where the weight is 0.
     """
     loss = losses.LOSSES[kind]
     assert loss.of_points

@@ -33,15 +33,9 @@ from heatmap.runs.per_image import read_per_image, write_per_image
 from heatmap.runtime import distributed, machine
 from heatmap.runtime.files import finite, write_json
 from heatmap.runtime.stopwatch import Stopwatch
+from heatmap.training import schedule
 from heatmap.training.optimizer import freeze
 from heatmap.training.prepare import Run, save
-from heatmap.training.schedule import (
-    adapted_sigma,
-    learning_rate,
-    seed_of,
-    stage_at,
-    used_of_stage,
-)  # fmt: skip
 
 logger = logging.getLogger("heatmap")
 
@@ -105,7 +99,8 @@ def _epochs(run: Run, files: RunFolder, record: Record | None) -> dict[str, Any]
     save_last()
     while not progress.finished:
         if progress.batch == 0:
-            stage = distributed.from_first(stage_at(run.experiment, _used(run, begin)))
+            stage = schedule.stage_at(run.experiment, _used(run, begin))
+            stage = distributed.from_first(stage)
             if stage != progress.stage:
                 _enter(run, stage, files)
                 model = _distributed(run.network)
@@ -174,7 +169,7 @@ def _adapt_sigma(run: Run) -> None:
     if isinstance(model, HeatmapModel) and model.sigma_start is not None:
         assert progress.sigma is not None
         limits = model.sigma, model.sigma_start
-        progress.sigma = adapted_sigma(progress.sigma, progress.losses, *limits)
+        progress.sigma = schedule.adapted_sigma(progress.sigma, progress.losses, *limits)
         for network in (run.network, run.scored):
             assert isinstance(network, HeatmapNetwork)
             network.sigma = progress.sigma
@@ -225,7 +220,8 @@ def step(run: Run, model: nn.Module, sample: Sample, watch: Stopwatch, begin: fl
     """
     experiment = run.experiment
     _set_rates(run, begin)
-    torch.manual_seed(seed_of(experiment.seed, 1 + run.progress.step, distributed.rank()))
+    seed = schedule.seed_of(experiment.seed, 1 + run.progress.step, distributed.rank())
+    torch.manual_seed(seed)
     with _saying_what_saves_memory(run):
         with watch("augment"):
             batch = run.augmented(sample, run.passed, run.device)
@@ -262,9 +258,9 @@ def _set_rates(run: Run, begin: float) -> None:
     """The learning rates of the network's parts for the next step."""
     experiment, progress = run.experiment, run.progress
     stage = experiment.all_stages[progress.stage]
-    rate = (stage.lr or experiment.optimizer.lr) * learning_rate(
+    rate = (stage.lr or experiment.optimizer.lr) * schedule.learning_rate(
         stage.schedule,
-        used_of_stage(experiment, progress.stage, _used(run, begin)),
+        schedule.used_of_stage(experiment, progress.stage, _used(run, begin)),
         epoch=progress.epoch - progress.stage_epoch,
         step=progress.step - progress.stage_step,
         scores=progress.scores,

@@ -63,8 +63,8 @@ class Pictures:
     training_rows: np.ndarray
     validation_rows: np.ndarray
     picture_weights: Tensor
-    training: Samples
-    validation: Samples
+    training: samples.Samples
+    validation: samples.Samples
     scheme: schemes.Scheme | None
     permutation: np.ndarray | None
 
