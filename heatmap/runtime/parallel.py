@@ -1,4 +1,4 @@
-"""Work on many pictures, in several processes."""
+"""Work on many images, in several processes."""
 
 import math
 import multiprocessing
@@ -16,10 +16,7 @@ Result = TypeVar("Result")
 def in_processes(
     function: Callable[[Job], Result], jobs: Sequence[Job], workers: int
 ) -> Iterator[Result]:
-    """The function's results for all jobs, in their order; one worker is this process.
-
-    Args:
-        function: of a module, or a partial of one; like jobs and results it goes between processes.
+    """The results of a picklable function for all jobs, in order; one worker is this process.
 
     Raises:
         ValueError: a process was killed.
@@ -27,18 +24,12 @@ def in_processes(
     if workers == 1 or len(jobs) < 2:
         yield from map(function, jobs)
         return
-    pool = ProcessPoolExecutor(
-        min(workers, len(jobs)),
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=cv2.setNumThreads,
-        initargs=(1,),
-    )
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), spawn, cv2.setNumThreads, (1,))
     try:
         yield from pool.map(function, jobs, chunksize=min(16, math.ceil(len(jobs) / workers)))
     except BrokenProcessPool:
-        raise ValueError(
-            "a process that worked on the pictures was killed, perhaps for want of memory; use "
-            "fewer --workers"
-        ) from None
+        problem = "a process that worked on the images was killed, perhaps for want of memory"
+        raise ValueError(f"{problem}; use fewer --workers") from None
     finally:
         pool.shutdown(cancel_futures=True)
