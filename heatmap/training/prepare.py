@@ -87,9 +87,11 @@ class Pictures:
         """A batch of training samples as the network sees it after so many passes over the rows."""
         experiment, rows = self.experiment, sample.row.tolist()
         changes = augment.draw(experiment.augment, experiment.seed, passed, rows)
-        tensors = (tensor.to(device, non_blocking=True) for tensor in sample[:3])
+        crops, image_from_crop, points_image = (t.to(device, non_blocking=True) for t in sample[:3])
         crop_hw = experiment.crop.height, experiment.crop.width
-        batch = augment.augmented(*tensors, crop_hw, changes, self.permutation, sample.inner)
+        batch = augment.augmented(
+            crops, image_from_crop, points_image, crop_hw, changes, self.permutation, sample.inner
+        )
         counts = self.picture_weights[sample.row].to(device)
         return replace(batch, weights=batch.weights * counts[:, None])
 
