@@ -8,7 +8,7 @@ Shapes: B images, C feature channels, P landmarks, H x W heatmap pixels.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -123,7 +123,11 @@ def loss(
 
 
 def targets_of(
-    points_heatmap: Tensor, weights: Tensor, map_hw: Sequence[int], sigma: float, weight_map: float
+    points_heatmap: Tensor,
+    weights: Tensor,
+    map_hw: tuple[int, int],
+    sigma: float,
+    weight_map: float,
 ) -> Targets:
     """The targets of (b, P, 2) points, of their dtype; those of weight 0 may be anything."""
     # 0 times NaN is not 0
