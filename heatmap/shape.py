@@ -6,7 +6,7 @@ a similarity is one product and one sum: a face lies on a shape as `factor * fac
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -19,8 +19,6 @@ FAR = 3.0  # usual deviations; what is further off counts as if it were this far
 class AnyPoints(Protocol):
     """(N, P, 2) points: an array, or a table of which an index gives an array."""
 
-    @property
-    def shape(self) -> tuple[int, ...]: ...
     def __len__(self) -> int: ...
     def __getitem__(self, index: Any, /) -> Any: ...
 
@@ -66,8 +64,8 @@ def blocks(rows: np.ndarray) -> Iterator[np.ndarray]:
 def placement(shapes: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The similarity that lays every shape onto the mean: `factor * shape + offset`.
 
-    A shape gets the middle and the size (the root of the summed squared distances from the middle)
-    of the mean's landmarks that it has, then the best turn (Procrustes analysis).
+    A shape gets the middle and the size (root of the summed squares) of the mean's landmarks that
+    it has, then the best turn (Procrustes analysis).
 
     Args:
         shapes: (N, P); mean: (P,), or (N, P) for one of each shape's own.
@@ -80,8 +78,7 @@ def placement(shapes: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, np.ndar
     with np.errstate(invalid="ignore", divide="ignore"):
         count = np.where(count >= 3, count, np.nan)
         own, other = np.where(common, shapes, 0), np.where(common, mean, 0)
-        own_middle = own.sum(1, keepdims=True) / count
-        other_middle = other.sum(1, keepdims=True) / count
+        own_middle, other_middle = (part.sum(1, keepdims=True) / count for part in (own, other))
         own -= np.where(common, own_middle, 0)
         other -= np.where(common, other_middle, 0)
         turn = np.angle((own * other.conj()).sum(1, keepdims=True))
@@ -119,9 +116,8 @@ def mean_shape(shapes: np.ndarray) -> np.ndarray:
         total = (weight[:, None] * has).sum(0)
         with np.errstate(invalid="ignore", divide="ignore"):
             mean = _unit((weight[:, None] * np.where(has, lying, 0)).sum(0) / total)
-    factors = placement(shapes, mean)[0]
-    turns = np.angle(factors[np.isfinite(factors)])
-    usual_turn = np.angle(np.exp(1j * turns).sum())
+    factor, _ = placement(shapes, mean)
+    usual_turn = np.angle(np.exp(1j * np.angle(factor[np.isfinite(factor)])).sum())
     return mean * np.exp(-1j * usual_turn)
 
 
@@ -143,26 +139,17 @@ def distances(shapes: np.ndarray, others: np.ndarray) -> np.ndarray:
     return np.sqrt(nanmean(np.abs(shapes - others) ** 2, -1))
 
 
-@dataclass(frozen=True)
-class Seen:
+class Seen(NamedTuple):
     """N faces as a model explains them, in the model's frame.
 
     lying: (N, P) complex, the faces laid onto what explains them, NaN where unlabelled. explained:
     (N, P) complex, the model's face for each, also where it is unlabelled. coefficients: (N, K) of
-    the changes, in standard deviations. factor, offset: (N, 1) complex, of
-    `lying = factor * face + offset`.
+    the changes, in standard deviations.
     """
 
     lying: np.ndarray
     explained: np.ndarray
     coefficients: np.ndarray
-    factor: np.ndarray
-    offset: np.ndarray
-
-    def in_image(self, shapes: np.ndarray) -> np.ndarray:
-        """(N, P) shapes of the model's frame in the frame that the faces came from."""
-        with np.errstate(invalid="ignore"):
-            return (shapes - self.offset) / self.factor
 
 
 @dataclass(frozen=True)
@@ -182,9 +169,9 @@ class ShapeModel:
     def see(self, shapes: np.ndarray) -> Seen:
         """The faces as the model explains them; a landmark far off pulls no more than a near one.
 
-        Huber's estimate by pseudo-observations: what lies further than `FAR` times the noise from
-        what is explained is brought that near, an unlabelled landmark is put onto it, and placement
-        and fit are repeated. Changes are shrunk by their spread against the noise.
+        What lies further than `FAR` times the noise from what is explained is brought that near, an
+        unlabelled landmark is put onto it, and placement and fit are repeated. Changes are shrunk
+        by their spread against the noise.
 
         Source: Huber 1981, "Robust Statistics", 7.8 (modified residuals).
         """
@@ -201,7 +188,7 @@ class ShapeModel:
                 factor, offset, pseudo = factor * more, offset * more + shift, pseudo * more + shift
             found = real(pseudo - self.mean) @ self.changes.T * held
             explained = self.mean + from_real(found @ self.changes)
-        return Seen(factor * shapes + offset, explained, found / self.spread, factor, offset)
+        return Seen(factor * shapes + offset, explained, found / self.spread)
 
     def _near(self, shapes: np.ndarray, explained: np.ndarray) -> np.ndarray:
         """The shapes, with landmarks that lie far off brought near."""
@@ -213,11 +200,10 @@ def fit(points_image: AnyPoints, share: float = 0.98) -> ShapeModel:
     """The model of these faces; outliers among faces and landmarks hardly change it.
 
     It starts from the directions of change alone (spherical principal components), then refits to
-    the faces that it explains, with far landmarks brought near and unlabelled ones filled in.
+    the faces that it explains.
 
     Args:
-        points_image: (N, P, 2), NaN where unlabelled; at most `MOST_FITTED` of them, evenly spaced,
-            are used.
+        points_image: (N, P, 2), NaN where unlabelled; at most `MOST_FITTED`, evenly spaced, count.
         share: of the variance, that the changes explain.
 
     Raises:
@@ -235,13 +221,12 @@ def fit(points_image: AnyPoints, share: float = 0.98) -> ShapeModel:
             "of three at least are needed"
         )
     mean = mean_shape(shapes)
-    if not np.isfinite(mean).all():
+    lost = np.flatnonzero(~np.isfinite(mean))
+    if len(lost):
         raise ValueError(
-            f"landmark {np.flatnonzero(~np.isfinite(mean))[0]} is labelled in no face that has "
-            "most of its landmarks, so nothing can be told of it"
+            f"landmark {lost[0]} is labelled in no face that has most of its landmarks"
         )
-    lying = onto(shapes, mean)
-    distance = distances(lying, mean)
+    distance = distances(onto(shapes, mean), mean)
     shapes = shapes[distance <= FAR * np.median(distance)]  # faces never are further
     rest = onto(shapes, mean) - mean
     rest = real(np.where(np.isfinite(rest), rest, 0))
@@ -287,9 +272,9 @@ def _model(mean: np.ndarray, rest: np.ndarray, robust: np.ndarray, share: float)
 def turns(points_image: AnyPoints) -> np.ndarray:
     """(N,) float64: the turn of every head against the mean of all, about -0.5 to 0.5.
 
-    It is the face's part in the first principal component of the shapes, each laid onto their mean,
-    which has unit size. In photographs of people that is the turn to the side; which side is
-    positive is not known.
+    The face's part in the first principal component of the shapes, each laid onto their mean, which
+    has unit size. In photographs of people that is the turn to the side; which side is positive is
+    not known.
 
     Args:
         points_image: (N, P, 2), in image pixels; faces with an unlabelled landmark get NaN.

@@ -28,12 +28,18 @@ def pose(
         above: heads whose angle is larger, to either side, get the weight; the others get 1.
         weight: of turned heads.
     """
-    from heatmap.curation.pose import write_turn_weights
-
     if above < 0 or weight < 0:
         raise WrongUsage("--above and --weight must not be negative")
-    images, turned = write_turn_weights(root, out, above=above, weight=weight)
-    print(f"{out}: {images} images, {turned} of them turned by more than {above:g}")
+    import numpy as np
+
+    from heatmap import shape
+    from heatmap.data import contest
+
+    labels = contest.read_landmarks(contest.find_folder(root).train_table, progress=True)
+    turns = shape.turns(labels.points_image)
+    is_turned = np.abs(turns) > above
+    contest.write_weights(out, labels.names, turns, np.where(is_turned, weight, 1.0))
+    print(f"{out}: {len(turns)} images, {is_turned.sum()} of them turned by more than {above:g}")
 
 
 def check(
@@ -57,13 +63,13 @@ def check(
             there twice with other landmarks. Rows that cannot be read have to be mended.
         workers: processes that read the pictures.
     """
+    if workers < 1:
+        raise WrongUsage("--workers must be at least 1")
     from heatmap.curation.check import check, text
     from heatmap.data import contest
     from heatmap.runtime.files import write_json
 
-    if workers < 1:
-        raise WrongUsage("--workers must be at least 1")
-    report = check(root, workers=workers, progress=True)
+    report = check(root, workers=workers)
     print(text(report))
     if json_file is not None:
         write_json(json_file, report.to_json())
@@ -71,12 +77,10 @@ def check(
         excluded = report.excluded()
         contest.write_excluded(exclude_to, excluded)
         print(f"\n{exclude_to}: {len(excluded)} pictures to leave out with --data.exclude")
-        if report.num_lasting_errors:
-            print(f"{report.num_lasting_errors} errors stay all the same; mend the tables")
-    if report.num_errors:
-        raise ValueError(
-            f"training or a submission would stop at {report.num_errors} of these problems"
-        )
+        if lasting := sum(not error.is_excluded for error in report.errors()):
+            print(f"{lasting} errors stay all the same; mend the tables")
+    if errors := len(report.errors()):
+        raise ValueError(f"training or a submission would stop at {errors} of these problems")
 
 
 def stats(
@@ -112,9 +116,7 @@ def stats(
         raise WrongUsage(f"--trim-border must be from 0 to 254, not {trim_border}")
     if crop is not None and min(crop) < 32:
         raise WrongUsage("--crop takes a height and a width of at least 32")
-    statistics = measure(
-        root, trim_border=trim_border, crop_hw=crop, workers=workers, progress=True
-    )
+    statistics = measure(root, trim_border=trim_border, crop_hw=crop, workers=workers)
     print(text(statistics))
     if json_file is not None:
         write_json(json_file, statistics.to_json())

@@ -3,16 +3,13 @@
 import hashlib
 import os
 import tempfile
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from heatmap.curation.duplicates import near_groups, perceptual_hash
 from heatmap.data import contest
@@ -64,11 +61,10 @@ class Problem:
 
 @dataclass(frozen=True)
 class Group:
-    """Images that are alike.
+    """File names of images that are alike.
 
-    train, test: file names. label_distance: the largest mean distance between the landmarks of the
-    first training image and of another one, over the diagonal of the first one's landmarks; None
-    where there are no two with landmarks.
+    label_distance: the largest mean distance between the landmarks of the first labelled training
+    image and of another one, over the diagonal of the first one's; None without two of these.
     """
 
     train: list[str]
@@ -90,22 +86,16 @@ class Report:
     same: list[Group]
     near: list[Group]
 
-    @property
-    def num_errors(self) -> int:
-        return sum(problem.severity == "error" for problem in self.problems)
-
-    @property
-    def num_lasting_errors(self) -> int:
-        """Those that stay when the excluded images are left out."""
-        return sum(p.severity == "error" and not p.is_excluded for p in self.problems)
+    def errors(self) -> list[Problem]:
+        return [problem for problem in self.problems if problem.severity == "error"]
 
     def excluded(self) -> dict[str, list[str]]:
         """Why training images are better left out, by file name."""
-        reasons: dict[str, list[str]] = {}
+        reasons = defaultdict[str, list[str]](list)
         for problem in self.problems:
             for name in problem.pictures if problem.is_excluded else ():
-                reasons.setdefault(name, []).append(problem.kind)
-        return reasons
+                reasons[name].append(problem.kind)
+        return dict(reasons)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"root": str(self.root)}
@@ -114,9 +104,9 @@ class Report:
 class Look(NamedTuple):
     """What an image looks like.
 
-    damage: what the decoder says of it, empty if nothing. brightness: the mean of all pixels and
-    channels, 0 to 255. border: dark columns and rows at left, top, right and bottom. content:
-    SHA-256 of the file. alike: perceptual hash.
+    damage: what the decoder says of it, if anything. brightness: mean of all pixels and channels.
+    border: dark columns and rows at left, top, right and bottom. content: SHA-256 of the file.
+    alike: perceptual hash.
     """
 
     damage: str
@@ -133,14 +123,14 @@ class _Row:
     """A row of a part's table that has a name.
 
     number: the header being 1; start: the byte at which it begins. reach: lowest x and y and
-    highest x and y of the landmarks, and reached: the landmarks that reach so far, None where there
-    are none. look: None where there is no image, or none that can be read.
+    highest x and y, and reached: the landmarks that reach so far; None where none is labelled.
+    look: None where there is no image that can be read.
     """
 
     part: "_Part"
     name: str
     number: int
-    start: int = 0
+    start: int
     reach: np.ndarray | None = None
     reached: np.ndarray | None = None
     look: Look | None = None
@@ -164,23 +154,16 @@ class _Part:
         severity: Severity = "warning" if kind in WARNINGS else "note" if kind in NOTES else "error"
         return Problem(severity, kind, self.name, message, row, pictures)
 
-    def problems_of(self, read: tables.CheckedRow) -> Iterator[Problem]:
-        """What the reader says of a row."""
-        pictures = () if read.name is None else (read.name,)
-        for kind, message in read.problems:
-            yield self.problem(kind, message, read.row, pictures)
-
     def looks(self) -> list[tuple[_Row, Look]]:
         """The rows whose images can be read, and these."""
         return [(row, row.look) for row in self.rows if row.look is not None]
 
 
-def check(root: Path, *, workers: int = 1, progress: bool = False) -> Report:
+def check(root: Path, *, workers: int = 1) -> Report:
     """Reads all rows and images of a contest, and tells everything that is wrong with them.
 
     Args:
         workers: processes that read the images.
-        progress: show bars.
 
     Raises:
         ValueError: there is no contest at `root`, or a process was killed.
@@ -188,24 +171,27 @@ def check(root: Path, *, workers: int = 1, progress: bool = False) -> Report:
     folder = contest.find_folder(root)
     train = _Part("train", folder.train_table, folder.train_images)
     test = _Part("test", folder.test_points, folder.test_images)
-    problems = [*_read_landmarks(train, progress), *_read_asked_points(test, folder.train_table)]
+    problems = [*_read(train, tables.check_landmarks(train.table, progress=True))]
+    if train.rows and all(row.reach is None for row in train.rows):
+        message = f"{train.table}: no row has a landmark that can be trained on"
+        problems.append(train.problem("no labels", message))
+    problems += _read_asked_points(test, folder.train_table)
     for part in (train, test):
         if part.rows:
-            problems += _look_at_images(part, workers, progress)
+            problems += _look_at_images(part, workers)
     problems += _far_outside(train)
 
     seen = [*train.looks(), *test.looks()]
-    first_of = {look.content: place for place, (_, look) in reversed([*enumerate(seen)])}
-    equal = _repeated([first_of[look.content] for _, look in seen])
-    alike = _repeated(near_groups(np.array([look.alike for _, look in seen], np.uint64)))
+    equal = _repeated(look.content for _, look in seen)
+    alike = _repeated(near_groups(np.array([look.alike for _, look in seen], np.uint64)).tolist())
     told = set(map(tuple, equal))
     near = [places for places in alike if tuple(places) not in told]
-    groups = []
-    for are_same, found in ((True, equal), (False, near)):
-        members = [[seen[place][0] for place in places] for places in found]
-        groups.append([*_described(members, train)])
-        for rows, group in zip(members, groups[-1], strict=True):
-            problems += _repetition(rows[0], group, are_same)
+    groups: tuple[list[Group], list[Group]] = [], []
+    for found, described in zip((equal, near), groups, strict=True):
+        for places in found:
+            rows = [seen[place][0] for place in places]
+            described.append(_group(rows, train))
+            problems += _repetition(rows[0], described[-1], are_same=found is equal)
 
     problems.sort(key=lambda problem: ("error", "warning", "note").index(problem.severity))
     statistics = {part.name: _statistics(part) for part in (train, test) if part.rows}
@@ -216,9 +202,7 @@ def look_at(path: Path) -> Look | str:
     """What an image looks like, or why it cannot be read."""
     try:
         photograph = contest.Photograph(path)
-        with _standard_error() as said:
-            image, _ = photograph.pixels(1)
-            damage = said()
+        image, damage = _decoded(photograph)
     except ValueError as error:
         return str(error)
     height, width = image.shape[:2]
@@ -234,36 +218,32 @@ def look_at(path: Path) -> Look | str:
     )
 
 
-@contextmanager
-def _standard_error() -> Iterator[Callable[[], str]]:
-    """What libraries print meanwhile, kept from the screen; the decoders tell damage only so."""
-    with tempfile.TemporaryFile() as file:
-        screen = os.dup(2)
-        os.dup2(file.fileno(), 2)
-
-        def said() -> str:
-            return os.pread(file.fileno(), 200, 0).decode(errors="replace").partition("\n")[0]
-
+def _decoded(photograph: contest.Photograph) -> tuple[np.ndarray, str]:
+    """The pixels, and the damage, which decoders tell on standard error only."""
+    screen = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
         try:
-            yield said
+            image, _ = photograph.pixels(1)
         finally:
             os.dup2(screen, 2)
             os.close(screen)
+        return image, os.pread(said.fileno(), 200, 0).decode(errors="replace").partition("\n")[0]
 
 
-def _read_landmarks(part: _Part, progress: bool) -> Iterator[Problem]:
+def _read(part: _Part, rows: Iterable[tables.CheckedRow]) -> Iterator[Problem]:
+    """Keeps the rows that have a name, and tells what the reader says of all."""
     try:
-        for read in tables.check_landmarks(part.table, progress):
-            yield from part.problems_of(read)
+        for read in rows:
+            pictures = () if read.name is None else (read.name,)
+            for kind, message in read.problems:
+                yield part.problem(kind, message, read.row, pictures)
             if read.name is not None:
                 part.rows.append(_Row(part, read.name, read.row, read.start))
                 if read.points_image is not None:
                     yield from _reach(part.rows[-1], read.points_image)
     except ValueError as error:
         yield part.problem("table", str(error))
-    if part.rows and all(row.reach is None for row in part.rows):
-        message = f"{part.table}: no row has a landmark that can be trained on"
-        yield part.problem("no labels", message)
 
 
 def _reach(row: _Row, points_image: np.ndarray) -> Iterator[Problem]:
@@ -289,16 +269,10 @@ def _read_asked_points(part: _Part, train_table: Path) -> Iterator[Problem]:
         num_landmarks = contest.count_landmarks(train_table)
     except ValueError:  # which is told already
         num_landmarks = 10**9
-    try:
-        for read in tables.check_asked_points(part.table, num_landmarks):
-            yield from part.problems_of(read)
-            if read.name is not None:
-                part.rows.append(_Row(part, read.name, read.row))
-    except ValueError as error:
-        yield part.problem("table", str(error))
+    yield from _read(part, tables.check_asked_points(part.table, num_landmarks))
 
 
-def _look_at_images(part: _Part, workers: int, progress: bool) -> Iterator[Problem]:
+def _look_at_images(part: _Part, workers: int) -> Iterator[Problem]:
     if not part.images.is_dir():
         message = f"{part.images}: there is no such folder, but {part.table} names images in it"
         yield part.problem("missing folder", message)
@@ -308,9 +282,9 @@ def _look_at_images(part: _Part, workers: int, progress: bool) -> Iterator[Probl
     for index, message in misplaced.items():
         yield part.rows[index].problem("missing picture", message)
     there = [row for index, row in enumerate(part.rows) if index not in misplaced]
-    looks = in_processes(look_at, [part.images / row.name for row in there], workers)
-    bar = tqdm(looks, f"{part.name} images", len(there), delay=1, unit="img", disable=not progress)
-    for row, look in zip(there, bar, strict=True):
+    paths = [part.images / row.name for row in there]
+    looks = in_processes(look_at, paths, workers, f"{part.name} images")
+    for row, look in zip(there, looks, strict=True):
         if isinstance(look, str):
             yield row.problem("unreadable picture", look)
             continue
@@ -352,31 +326,26 @@ def _far_outside(part: _Part) -> Iterator[Problem]:
             yield row.problem("far outside", message)
 
 
-def _repeated(numbers: Sequence[int] | np.ndarray) -> list[list[int]]:
-    """The places of all numbers that occur more than once, one list a number."""
-    order = np.argsort(numbers, kind="stable")
-    ends = np.flatnonzero(np.diff(np.asarray(numbers)[order])) + 1
-    return [part.tolist() for part in np.split(order, ends) if len(part) > 1]
+def _repeated(keys: Iterable[Hashable]) -> list[list[int]]:
+    """The places of every key that occurs more than once."""
+    places = defaultdict[Hashable, list[int]](list)
+    for place, key in enumerate(keys):
+        places[key].append(place)
+    return [some for some in places.values() if len(some) > 1]
 
 
-def _described(groups: Sequence[Sequence[_Row]], train: _Part) -> Iterator[Group]:
-    """The groups by their images' names, with the distances between their labels."""
-    labelled = [[row for row in group if row.reach is not None] for group in groups]
-    starts = [row.start for rows in labelled for row in rows]
-    points_image = tables.read_rows(train.table, starts) if starts else iter(())
-    for group, rows in zip(groups, labelled, strict=True):
-        points = [*islice(points_image, len(rows))]
-        sizes_hw = [row.look.image_hw for row in rows if row.look is not None]
-        yield Group(
-            [row.name for row in group if row.part is train],
-            [row.name for row in group if row.part is not train],
-            _label_distance(np.stack(points), np.array(sizes_hw)) if len(rows) > 1 else None,
-        )
+def _group(rows: Sequence[_Row], train: _Part) -> Group:
+    own = [row for row in rows if row.part is train]
+    others = [row.name for row in rows if row.part is not train]
+    labelled = [row for row in own if row.reach is not None]
+    distance = _label_distance(train.table, labelled) if len(labelled) > 1 else None
+    return Group([row.name for row in own], others, distance)
 
 
-def _label_distance(points_image: np.ndarray, image_hw: np.ndarray) -> float | None:
-    """As `Group.label_distance`, for (N, P, 2) landmarks of images of these (N, 2) sizes."""
-    size = image_hw[:, None, ::-1]
+def _label_distance(table: Path, rows: Sequence[_Row]) -> float | None:
+    """As `Group.label_distance`, for labelled rows of the table."""
+    points_image = np.stack([*tables.read_rows(table, [row.start for row in rows])])
+    size = np.array([row.look.image_hw[::-1] for row in rows if row.look is not None])[:, None]
     scaled = (points_image + 0.5) * (size[0] / size) - 0.5
     first = points_image[0]
     gaps = nanmean(np.linalg.norm(scaled[1:] - first, axis=-1), 1)
@@ -387,7 +356,7 @@ def _label_distance(points_image: np.ndarray, image_hw: np.ndarray) -> float | N
 def _repetition(row: _Row, group: Group, are_same: bool) -> Iterator[Problem]:
     """What a group of images has to tell, of which this row is the first."""
     alike, are = ("same picture", "are equal files") if are_same else ("alike", "look alike")
-    names = [*(f"train {name}" for name in group.train), *(f"test {name}" for name in group.test)]
+    names = [f"{part} {name}" for part in ("train", "test") for name in getattr(group, part)]
     more = f" and {len(names) - 4} more" if len(names) > 4 else ""
     message = f"{', '.join(names[:4])}{more} {are}"
     others = [*group.train, *group.test][1:]
@@ -417,65 +386,58 @@ STATISTICS = {
 
 
 def _statistics(part: _Part) -> dict[str, Any]:
-    """JSON-able numbers of a part's images; only their counts where none can be read."""
+    """Numbers of a part's images for JSON; only their counts where none can be read."""
     seen = part.looks()
     counts = {"rows": len(part.rows), "pictures": len(seen)}
     if not seen:
         return counts
     looks = [look for _, look in seen]
-    heights, widths = np.array([look.image_hw for look in looks]).T
-    borders = np.array([max(look.border) for look in looks])
-    outside = [
-        row.reach is not None and bool((_beyond(row.reach, look.image_hw) > 0).any())
-        for row, look in seen
-    ]
+    borders = [max(look.border) for look in looks if any(look.border)]
+    reaching = [(row.reach, look.image_hw) for row, look in seen if row.reach is not None]
+    outside = sum(bool((_beyond(*both) > 0).any()) for both in reaching)
     return counts | {
-        "height": _spread(heights),
-        "width": _spread(widths),
+        "height": _spread([look.image_hw[0] for look in looks]),
+        "width": _spread([look.image_hw[1] for look in looks]),
         "grey": sum(look.is_grey for look in looks),
-        "brightness": _spread(np.array([look.brightness for look in looks])),
-        "with_border": int((borders > 0).sum()),
-        "border": _spread(borders[borders > 0]),
-        "landmarks_outside": sum(outside) if part.name == "train" else None,
+        "brightness": _spread([look.brightness for look in looks]),
+        "with_border": len(borders),
+        "border": _spread(borders) if borders else None,
+        "landmarks_outside": outside if part.name == "train" else None,
     }
 
 
-def _spread(values: np.ndarray) -> dict[str, float] | None:
-    if len(values) == 0:
-        return None
-    low, high = values.min().item(), values.max().item()
-    return {"min": low, "median": float(np.median(values)), "max": high}
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    return {"min": min(values), "median": float(np.median(values)), "max": max(values)}
 
 
 def text(report: Report) -> str:
     """The report as lines that line up, for people: numbers, then problems by kind."""
     lines = [str(report.root), *as_lines(_numbers(report)), ""]
-    by_kind: dict[tuple[str, str], list[Problem]] = {}
+    by_kind = defaultdict[tuple[str, str], list[Problem]](list)
     for problem in report.problems:
-        by_kind.setdefault((problem.severity, problem.kind), []).append(problem)
+        by_kind[problem.severity, problem.kind].append(problem)
     if not by_kind:
         return "\n".join([*lines, "nothing is wrong"])
-    rows = [("severity", "kind", "train", "test")]
+    rows, examples = [("severity", "kind", "train", "test")], []
     for (severity, kind), problems in by_kind.items():
         parts = Counter(problem.part for problem in problems)
         rows.append((severity, kind, str(parts["train"]), str(parts["test"])))
-    lines += as_lines(rows, left=2)
-    for (severity, kind), problems in by_kind.items():
-        lines += ["", f"{severity}: {kind}", *(f"  {p.message}" for p in problems[:EXAMPLES])]
-        lines += [f"  ... and {len(problems) - EXAMPLES} more"] if len(problems) > EXAMPLES else []
-    return "\n".join(lines)
+        examples += ["", f"{severity}: {kind}", *(f"  {p.message}" for p in problems[:EXAMPLES])]
+        if len(problems) > EXAMPLES:
+            examples.append(f"  ... and {len(problems) - EXAMPLES} more")
+    return "\n".join([*lines, *as_lines(rows, left=2), *examples])
 
 
 def _numbers(report: Report) -> list[tuple[str, ...]]:
     """A row of text for each statistic, a column for each part."""
     parts = report.statistics
     table = [("", *parts)]
-    told = [key for key in STATISTICS if all(key in part for part in parts.values())]
-    table += [(STATISTICS[key], *(_cell(part, key) for part in parts.values())) for key in told]
-    for name, groups in (("groups of equal files", report.same), ("groups alike", report.near)):
+    for key, label in STATISTICS.items():
+        if all(key in part for part in parts.values()):
+            table.append((label, *(_cell(part, key) for part in parts.values())))
+    for label, groups in (("groups of equal files", report.same), ("groups alike", report.near)):
         sizes = [[len(getattr(group, part)) for group in groups] for part in parts]
-        counts = (f"{np.count_nonzero(some)} ({sum(some)} images)" for some in sizes)
-        table.append((name, *counts))
+        table.append((label, *(f"{np.count_nonzero(some)} ({sum(some)} images)" for some in sizes)))
     return table
 
 

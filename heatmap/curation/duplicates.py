@@ -1,16 +1,16 @@
-"""Pictures that look alike, found among hundreds of thousands."""
+"""Images that look alike, found among hundreds of thousands."""
 
 import cv2
+import networkx
 import numpy as np
 
 MOST_BITS = 4  # of 64 in which near-duplicates may differ
 
 
 def perceptual_hash(image: np.ndarray) -> int:
-    """64 bits that hardly change when a picture is resized, compressed or made a little brighter.
+    """64 bits that hardly change when an image is resized, compressed or made a little brighter.
 
-    The signs, against their median, of the low frequencies of the grey picture of 32 x 32 pixels
-    (pHash).
+    The signs, against their median, of the low frequencies of the grey 32 x 32 image (pHash).
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -26,11 +26,11 @@ def perceptual_hash(image: np.ndarray) -> int:
 
 
 def near_groups(hashes: np.ndarray, most_bits: int = MOST_BITS) -> np.ndarray:
-    """(N,) int64 number of each picture's group: the lowest index in it.
+    """(N,) int64 number of each image's group: the lowest index in it.
 
-    Pictures whose hashes differ in at most `most_bits` bits are in one group, and so are those that
-    others link. Hashes that differ so little are equal in one of `most_bits + 1` bands of bits, so
-    that only those which share a band are compared.
+    Images whose hashes differ in at most `most_bits` bits are in one group, and so are those that
+    others link. Such hashes are equal in one of `most_bits + 1` bands of bits, so that only those
+    which share a band are compared.
 
     Args:
         hashes: (N,) uint64.
@@ -50,16 +50,8 @@ def near_groups(hashes: np.ndarray, most_bits: int = MOST_BITS) -> np.ndarray:
             near = place[is_near]
             pairs.append(np.stack([order[near], order[near + apart]], 1))
             apart += 1
-    return _linked(first, np.concatenate(pairs))[inverse]
-
-
-def _linked(numbers: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """The lowest of the numbers that pairs of indices link to each."""
-    lowest = numbers.copy()
-    while True:
-        before = lowest.copy()
-        low = lowest[pairs].min(1)
-        for side in (0, 1):
-            np.minimum.at(lowest, pairs[:, side], low)
-        if np.array_equal(lowest, before):
-            return lowest
+    lowest = first.copy()
+    links = networkx.Graph(np.concatenate(pairs).tolist())
+    for linked in map(list, networkx.connected_components(links)):
+        lowest[linked] = first[linked].min()
+    return lowest[inverse]

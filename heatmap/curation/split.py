@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from heatmap.data import contest
 from heatmap.runtime.parallel import in_processes
@@ -50,8 +49,8 @@ def store_split(
     parts = validation[0] if folds is None else validation.argmax(0)
     contest.write_split(out, table.names, parts)
 
-    hashing = in_processes(partial(_hash_of, folder.train_images), table.names, workers)
-    contents = list(tqdm(hashing, "reading", len(parts), delay=1, unit="img"))
+    hash_of = partial(_hash_of, folder.train_images)
+    contents = [*in_processes(hash_of, table.names, workers, "reading")]
     people = contest.people_of(table.names, person_pattern)
     pictures = [" = ".join(table.names[row] for row in g) for g in _in_several(contents, parts)]
     if splits[0].kind == "person" and pictures:

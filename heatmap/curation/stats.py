@@ -2,15 +2,15 @@
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from heatmap.config import Crop
 from heatmap.data import contest
@@ -45,20 +45,13 @@ class Channels(NamedTuple):
         ]
 
 
-class Seen(NamedTuple):
-    """An image's size, and the sums over what of it is looked at."""
-
-    image_hw: tuple[int, int]
-    channels: Channels
-
-
 @dataclass(frozen=True)
 class Statistics:
     """Of train, test and both, as far as they are there.
 
-    channels: of each part, and of both; sizes: (N, 2) heights and widths of each part's images;
-    positions: (K, 2) landmarks as fractions of their image's width and height; turns, rolls_deg: of
-    heads, as in `heatmap.shape`; unreadable: what is wrong with the images that are left out.
+    sizes: (N, 2) heights and widths of each part's images. positions: (K, 2) landmarks as fractions
+    of their image's width and height. turns, rolls_deg: as in `heatmap.shape`. unreadable: what is
+    wrong with the images that are left out.
     """
 
     channels: dict[str, Channels]
@@ -82,7 +75,6 @@ def measure(
     trim_border: int = 0,
     crop_hw: tuple[int, int] | None = None,
     workers: int = 1,
-    progress: bool = False,
 ) -> Statistics:
     """Reads all images of a contest. Sums are of integers, and do not depend on the workers.
 
@@ -102,30 +94,33 @@ def measure(
     paths: dict[str, Sequence[Path]] = {}
     table = None
     if folder.train_table.exists():
-        table = contest.read_landmarks(folder.train_table, progress=progress)
+        table = contest.read_landmarks(folder.train_table, progress=True)
         paths["train"] = contest.image_paths(folder.train_images, table.names, table.path)
     if folder.test_points.exists():
         num_landmarks = table.num_landmarks if table else sys.maxsize
         asked = contest.read_asked_points(folder.test_points, num_landmarks)
         paths["test"] = contest.image_paths(folder.test_images, asked.names, asked.path)
 
-    jobs = [path for some in paths.values() for path in some]
-    looks = in_processes(partial(_see, crop, trim_border), jobs, workers)
-    found = [*tqdm(looks, "images", len(jobs), delay=1, unit="img", disable=not progress)]
-    in_order = iter(found)
-    seen = {part: [next(in_order) for _ in some] for part, some in paths.items()}
-    unreadable = [one for one in found if isinstance(one, str)]
-    good = {part: [one for one in some if isinstance(one, Seen)] for part, some in seen.items()}
-    good = {part: some for part, some in good.items() if some}
-    if not good:
+    see = partial(_see, crop, trim_border)
+    jobs = [*chain.from_iterable(paths.values())]
+    found = iter([*in_processes(see, jobs, workers, "images")])
+    channels, sizes = dict[str, Channels](), dict[str, np.ndarray]()
+    unreadable, rows = list[str](), np.empty(0, int)
+    for part, some in paths.items():
+        looks = [*islice(found, len(some))]
+        unreadable += [look for look in looks if isinstance(look, str)]
+        seen = [look for look in looks if not isinstance(look, str)]
+        if seen:
+            sizes[part] = np.array([image_hw for image_hw, _ in seen])
+            channels[part] = _total(own for _, own in seen)
+        if part == "train":
+            rows = np.flatnonzero([not isinstance(look, str) for look in looks])
+    if not sizes:
         raise ValueError(f"{root}: no image can be read; {unreadable[0]}")
-    channels = {part: _total([one.channels for one in some]) for part, some in good.items()}
-    if len(good) == 2:
-        channels["both"] = _total([*channels.values()])
-    sizes = {part: np.array([one.image_hw for one in some]) for part, some in good.items()}
+    if len(sizes) == 2:
+        channels["both"] = _total(channels.values())
     positions, turn, roll = np.empty((0, 2)), np.empty(0), np.empty(0)
-    if table is not None and "train" in good:
-        rows = np.flatnonzero([isinstance(one, Seen) for one in seen["train"]])
+    if table is not None and len(rows):
         shown = evenly_spaced(np.arange(len(rows)), MOST_SHOWN)
         points_image = table.points_image[rows[shown]].astype(np.float64)
         relative = (points_image + 0.5) / sizes["train"][shown][:, None, ::-1]
@@ -136,8 +131,8 @@ def measure(
     return Statistics(channels, sizes, positions, turn, roll, unreadable)
 
 
-def _see(crop: Crop | None, trim_border: int, path: Path) -> Seen | str:
-    """The image's sums, or why it cannot be read."""
+def _see(crop: Crop | None, trim_border: int, path: Path) -> tuple[tuple[int, int], Channels] | str:
+    """The image's size and sums, or why it cannot be read."""
     try:
         if crop is not None:
             sample = Samples([path], np.full((1, 1, 2), np.nan, np.float32), crop)[0]
@@ -155,16 +150,13 @@ def _see(crop: Crop | None, trim_border: int, path: Path) -> Seen | str:
         tuple(values.sum(0, dtype=np.int64).tolist())
         for values in (flat, np.square(flat, dtype=np.uint16))
     )
-    return Seen((height, width), Channels(len(flat), sums, squares))
+    return (height, width), Channels(len(flat), sums, squares)
 
 
-def _total(parts: Sequence[Channels]) -> Channels:
-    pixels, sums, squares = zip(*parts, strict=True)
-    return Channels(
-        sum(pixels),
-        tuple(map(sum, zip(*sums, strict=True))),
-        tuple(map(sum, zip(*squares, strict=True))),
-    )
+def _total(parts: Iterable[Channels]) -> Channels:
+    pixels, *by_channel = zip(*parts, strict=True)
+    sums, squares = (tuple(map(sum, zip(*values, strict=True))) for values in by_channel)
+    return Channels(sum(pixels), sums, squares)
 
 
 def text(statistics: Statistics) -> str:
@@ -178,8 +170,8 @@ def text(statistics: Statistics) -> str:
         mean, std = ("".join(f"{value:9.5f}" for value in values)
                      for values in (channels.mean(), channels.std()))  # fmt: skip
         own = statistics.sizes.values() if part == "both" else [statistics.sizes[part]]
-        pictures = sum(map(len, own))
-        lines.append(f"{part:5}{mean}  {std}  {pictures:>8}  {channels.pixels:>15,}")
+        images = sum(map(len, own))
+        lines.append(f"{part:5}{mean}  {std}  {images:>8}  {channels.pixels:>15,}")
     if statistics.unreadable:
         lines.append(
             f"{len(statistics.unreadable)} images cannot be read and are left out: "
@@ -194,11 +186,10 @@ def plot(statistics: Statistics, out: Path) -> None:
 
     figure = Figure(figsize=(13.5, 8), layout="constrained")
     heights, widths, aspects, positions, turn, roll = figure.subplots(2, 3).flat
-    sizes = statistics.sizes
-    _histogram(heights, {part: hw[:, 0] for part, hw in sizes.items()}, "image height, px")
-    _histogram(widths, {part: hw[:, 1] for part, hw in sizes.items()}, "image width, px")
-    aspects_of = {part: hw[:, 1] / hw[:, 0] for part, hw in sizes.items()}
-    _histogram(aspects, aspects_of, "image width / height")
+    sizes = statistics.sizes.items()
+    _histogram(heights, {part: hw[:, 0] for part, hw in sizes}, "image height, px")
+    _histogram(widths, {part: hw[:, 1] for part, hw in sizes}, "image width, px")
+    _histogram(aspects, {part: hw[:, 1] / hw[:, 0] for part, hw in sizes}, "image width / height")
     _density(positions, statistics.positions)
     few = " (fewer than three whole faces)" if len(statistics.turns) == 0 else ""
     _histogram(turn, {"train": statistics.turns}, f"head turn, share of shape{few}")

@@ -1,6 +1,7 @@
 """The mirror permutation and the groups of a landmark scheme, told from labels alone."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import networkx
@@ -26,9 +27,8 @@ class Symmetry:
 
     scheme: the mirror permutation, and groups: consecutive landmarks, split where the step to the
     next one jumps, each named by its first and last. mean_shape: (P, 2), upright, about its middle,
-    in sizes of the face. distance: (P,) root mean square over the shape model's faces, in sizes of
-    the face, between a mirrored landmark and its partner; second: (P,) the same to the best of all
-    others. num_faces: used.
+    in sizes of the face. distance: (P,) root mean square, in sizes of the face, between a mirrored
+    landmark and its partner; second: (P,) the same to the best of all others.
     """
 
     scheme: Scheme
@@ -43,20 +43,20 @@ def infer(points_image: np.ndarray | Points) -> Symmetry:
 
     A mirrored face is a face again, so the mirrored mean and changes of the shape model lie in the
     model itself. They are laid onto it by Procrustes analysis and the landmarks told apart by
-    assignment, in turn. The changes part landmarks that coincide in the mean, such as closed lips,
-    and take up what the mean itself has of a turned head.
+    assignment, in turn. The changes part landmarks that coincide in the mean, such as closed lips.
 
     Args:
-        points_image: (N, P, 2) image pixels, y down; NaN where unlabelled. Faces stand more or less
-            upright.
+        points_image: (N, P, 2) image pixels, NaN where unlabelled; faces more or less upright.
 
     Raises:
         ValueError: too few faces to tell, or landmarks without a partner.
     """
     model = shape.fit(points_image, share=0.995)
     changes = model.changes[:MOST_CHANGES] * model.spread[:MOST_CHANGES, None]
-    own = _described(model.mean, changes)
-    mirrored = own * np.where(np.arange(own.shape[2]) == 0, -1, 1)
+    own = np.concatenate([  # (1 + K, P, 2): the mean, then the changes
+        shape.points(model.mean)[None], changes.reshape(len(changes), 2, -1).mT
+    ])  # fmt: skip
+    mirrored = own * (-1, 1)
     groups = _groups(own)
     partners = _first_guess(model.mean)
     for _ in range(10):
@@ -93,9 +93,10 @@ def infer(points_image: np.ndarray | Points) -> Symmetry:
 
 def write(path: Path, symmetry: Symmetry) -> None:
     """Writes what data.symmetry reads, and the certificate with it, landmark by landmark."""
-    names = ("mean_shape", "distance", "second")
-    numbers = {name: getattr(symmetry, name).round(6).tolist() for name in names}
-    write_json(path, symmetry.scheme.to_dict() | numbers | {"num_faces": symmetry.num_faces})
+    told = symmetry.scheme.to_dict()
+    for name in ("mean_shape", "distance", "second"):
+        told[name] = getattr(symmetry, name).round(6).tolist()
+    write_json(path, told | {"num_faces": symmetry.num_faces})
 
 
 def table(symmetry: Symmetry) -> str:
@@ -134,10 +135,9 @@ def check_known(symmetry: Symmetry) -> str:
         return f"equal to the known permutation of {len(partners)} landmarks"
     raise ValueError(
         f"the labels disagree with the known permutation of {len(partners)} landmarks in "
-        f"{len(wrong)} of them: {_runs(wrong)} (partners by the labels: "
-        f"{_runs(partners[wrong])}, known: {_runs(known[wrong])}); either their "
-        "order is another one, and the file tells it (--data.symmetry), or there are too few "
-        "faces to tell landmarks apart that lie near to each other"
+        f"{len(wrong)} of them: {_runs(wrong)} (partners by the labels: {_runs(partners[wrong])}, "
+        f"known: {_runs(known[wrong])}); either their order is another one, and the file tells it "
+        "(--data.symmetry), or there are too few faces to tell near landmarks apart"
     )
 
 
@@ -152,11 +152,6 @@ def _runs(numbers: np.ndarray, most: int = 8) -> str:
             runs.append([number])
     told = [str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs]
     return " ".join(told[:most]) + (" ..." if len(told) > most else "")
-
-
-def _described(mean: np.ndarray, changes: np.ndarray) -> np.ndarray:
-    """(1 + K, P, 2) every landmark's mean place and its part in the changes of shape."""
-    return np.concatenate([shape.points(mean)[None], changes.reshape(len(changes), 2, -1).mT])
 
 
 def _first_guess(mean: np.ndarray) -> np.ndarray:
@@ -245,8 +240,7 @@ def _involution(costs: np.ndarray) -> np.ndarray:
 
     Landmarks that are clearly nearest to each other, or to themselves, are partners. The others are
     told together, by a matching of greatest weight: a pair is worth what it saves against two
-    landmarks that are their own partners. Of landmarks that coincide, two that are nearest to each
-    other only by chance would leave the others without theirs.
+    landmarks that are their own partners.
     """
     costs = costs + costs.T
     landmarks = np.arange(len(costs))
@@ -276,7 +270,5 @@ def _groups(own: np.ndarray) -> dict[str, range]:
         sides = steps[max(starts[-1], place - 4) : place], steps[place + 1 :][:4]
         if step > 1.5 * min((side.max() for side in sides if len(side)), default=step):
             starts.append(place + 1)
-    ends = [*starts[1:], len(steps) + 1]
-    return {
-        f"{start}-{end - 1}": range(start, end) for start, end in zip(starts, ends, strict=True)
-    }
+    bounds = pairwise([*starts, len(steps) + 1])
+    return {f"{start}-{end - 1}": range(start, end) for start, end in bounds}

@@ -5,29 +5,35 @@ import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from typing import TypeVar
 
 import cv2
+from tqdm import tqdm
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 
 def in_processes(
-    function: Callable[[Job], Result], jobs: Sequence[Job], workers: int
+    function: Callable[[Job], Result], jobs: Sequence[Job], workers: int, title: str
 ) -> Iterator[Result]:
-    """The results of a picklable function for all jobs, in order; one worker is this process.
+    """The results of a picklable function for all jobs, in order, under a progress bar.
+
+    workers: one is this process; title: of the bar.
 
     Raises:
         ValueError: a process was killed.
     """
+    show = partial(tqdm, desc=title, total=len(jobs), delay=1, unit="img")
     if workers == 1 or len(jobs) < 2:
-        yield from map(function, jobs)
+        yield from show(map(function, jobs))
         return
     spawn = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(workers, len(jobs)), spawn, cv2.setNumThreads, (1,))
     try:
-        yield from pool.map(function, jobs, chunksize=min(16, math.ceil(len(jobs) / workers)))
+        chunksize = min(16, math.ceil(len(jobs) / workers))
+        yield from show(pool.map(function, jobs, chunksize=chunksize))
     except BrokenProcessPool:
         problem = "a process that worked on the images was killed, perhaps for want of memory"
         raise ValueError(f"{problem}; use fewer --workers") from None

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 from heatmap import config, schemes, shape
-from heatmap.curation.audit import Labels, Recall, audit, self_test
-from heatmap.curation.audit.injected import KINDS, SCALE, SHIFT
-from heatmap.curation.audit.residuals import tails
+from heatmap.curation.audit.injected import KINDS, SCALE, SHIFT, Recall, self_test
+from heatmap.curation.audit.residuals import Labels, audit, tails
 from heatmap.data import contest
 from heatmap.data.synthetic import landmarks, sample_face
 from heatmap.training import loop
@@ -67,14 +66,14 @@ def rates(recalls: list[Recall]) -> dict[str, float]:
 def test_all_kinds_are_found_with_a_good_run_and_not_with_one_that_sees_nothing(
     drawn: Labels,
 ) -> None:
-    recalls = self_test(drawn)
+    recalls = self_test(drawn, 0.03)
     assert [recall.kind for recall in recalls] == list(KINDS)
     assert sum(r.found for r in recalls) >= 0.95 * sum(r.injected for r in recalls)
     assert all(0 < r.unseen_injected < r.injected for r in recalls)
     blind = replace(
         drawn, seen_image=seen_by_a_run(drawn.points_image, 0.3), expected_px=20 * drawn.expected_px
     )
-    found = rates(self_test(blind))
+    found = rates(self_test(blind, 0.03))
     assert found[SHIFT] < 0.5 and found[SCALE] < 0.5
 
 
@@ -149,7 +148,7 @@ def test_unlabelled_landmarks_and_faces_are_no_errors(drawn: Labels) -> None:
     holed = replace(drawn, points_image=points)
     findings = audit(holed)
     assert findings.score[33] == 0 and np.isfinite(findings.score).all()
-    assert min(rates(self_test(holed)).values()) > 0.7
+    assert min(rates(self_test(holed, 0.03)).values()) > 0.7
 
 
 def test_tails_are_the_share_of_the_suspicious_and_errors_do_not_change_them() -> None:

@@ -7,8 +7,3 @@ calibration expects there, and to a shape model of all labels.
     injected    known errors put into labels, and how many of them the audit finds
     folder      a contest's folder audited: predictions, tables and the sheet
 """
-
-from heatmap.curation.audit.injected import Recall, self_test
-from heatmap.curation.audit.residuals import LISTED, Findings, Labels, audit
-
-__all__ = ["LISTED", "Findings", "Labels", "Recall", "audit", "self_test"]

@@ -1,6 +1,5 @@
 """A contest's folder audited: predictions, tables and the sheet."""
 
-import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from itertools import compress
@@ -47,10 +46,10 @@ def audit_folder(
     """Audits the training labels of a folder; the options are those of tools/data.py audit.
 
     Yields:
-        What to tell, line by line or in tables, as it becomes known.
+        What to tell, as it becomes known.
 
     Raises:
-        ValueError: data, runs or verdicts that cannot be used; the message says which.
+        ValueError: data, runs or verdicts that cannot be used.
     """
     place = contest.find_folder(root)
     table = contest.read_landmarks(place.train_table, progress=True)
@@ -73,13 +72,13 @@ def audit_folder(
     yield injected.table(injected.self_test(labels, top), top)
     findings = audit(labels)
     listed = findings.listed(top)
-    write_table(out, names, labels, findings, verdicts)
+    reasons = [findings.reasons(row, labels.groups) for row in range(len(names))]
+    write_table(out, names, labels, findings, reasons, verdicts)
     yield f"{out}: all images, the most suspicious first"
     write_picture(sheet, draw_sheet(paths, labels, listed[:count]))
     yield f"{sheet}: the first {min(count, len(listed))}; of these:"
     for rank, row in enumerate(listed[: min(10, count)].tolist(), start=1):
-        why = findings.reasons(row, labels.groups) or ["nothing stands out"]
-        yield f"{rank:4}  {names[row]}: {'; '.join(why)}"
+        yield f"{rank:4}  {names[row]}: {'; '.join(reasons[row]) or 'nothing stands out'}"
     if verdicts:
         told = [verdicts[names[row]] for row in listed if names[row] in verdicts]
         good = told.count("good")
@@ -88,13 +87,11 @@ def audit_folder(
     if exclude_to:
         called_bad = [row for row in findings.order if verdicts.get(names[row]) == "bad"]
         doubtful = dict.fromkeys([*listed.tolist(), *called_bad])  # each once, in this order
-        reasons = {
-            names[row]: findings.reasons(row, labels.groups)
-            for row in doubtful
-            if verdicts.get(names[row]) != "good"
+        excluded = {
+            names[row]: reasons[row] for row in doubtful if verdicts.get(names[row]) != "good"
         }
-        contest.write_excluded(exclude_to, reasons)
-        yield f"{exclude_to}: {len(reasons)} images, for --data.exclude"
+        contest.write_excluded(exclude_to, excluded)
+        yield f"{exclude_to}: {len(excluded)} images, for --data.exclude"
 
 
 def look(
@@ -125,12 +122,12 @@ def look(
         permutation = schemes.mirror_permutation(table.num_landmarks, scheme)
     except ValueError:
         permutation = None
-    num = len(paths), table.num_landmarks
+    size = len(paths), table.num_landmarks
     labels = Labels(
         points_image=table.points_image,
-        seen_image=_on_disk(*num, 2),
-        expected_px=_on_disk(*num),
-        apart_px=np.full(num[0], np.nan),
+        seen_image=_on_disk(*size, 2),
+        expected_px=_on_disk(*size),
+        apart_px=np.full(len(paths), np.nan),
         trained=trained,
         half=half,
         groups=schemes.groups(table.num_landmarks, scheme),
@@ -153,8 +150,8 @@ def _fill(
 ) -> None:
     """Writes into some rows of the labels what the runs see there, and the errors to expect.
 
-    These are told by the calibration.json of a single run, or by a calibration on the rows that are
-    new to the runs; where neither tells, by a landmark's median residual in sizes of the face.
+    These are told by the calibration of a single run, or by one on the rows that are new to the
+    runs; where neither tells, by a landmark's median residual in sizes of the face.
     """
     views, settings = runs.views(paths, labels.points_image, device), runs.runs[0].experiment
     peak, spread = np.full((2, len(rows), labels.seen_image.shape[1]), np.nan, np.float32)
@@ -193,44 +190,37 @@ def write_table(
     names: Sequence[str],
     labels: Labels,
     findings: Findings,
+    reasons: Sequence[Sequence[str]],
     verdicts: dict[str, str],
 ) -> None:
-    """Writes all faces, the most suspicious first: comma, one row an image.
+    """Writes all faces, the most suspicious first, one row an image.
 
-    rank, file_name, score, reasons, contour (the landmark group that stands out most), roll_deg,
-    turn (as `shape.turns`), trained (whether all runs were trained on it), verdict (for a person to
-    fill in: good or bad).
+    contour is the landmark group that stands out most; trained, whether all runs were trained on
+    the image; verdict is for a person to fill in: good or bad.
     """
+    rolls, contours = shape.rolls(labels.points_image), list(labels.groups)
     try:
         turns = shape.turns(labels.points_image)
     except ValueError:
         turns = np.full(len(names), np.nan)
-    rolls, contours = shape.rolls(labels.points_image), list(labels.groups)
     rows = []
     for rank, row in enumerate(findings.order.tolist(), start=1):
         strongest = max(findings.group, key=lambda name: findings.tails[name][row])
         is_told = findings.tails[strongest][row] > 0
         contour = contours[findings.group[strongest][row]] if is_told else ""
-        reasons = "; ".join(findings.reasons(row, labels.groups))
+        pose = (f"{value:.4g}" if np.isfinite(value) else "" for value in (rolls[row], turns[row]))
         rows.append(
-            (rank, names[row], f"{findings.score[row]:.3f}", reasons, contour, _number(rolls[row]),
-             _number(turns[row]), int(labels.trained[row]), verdicts.get(names[row], ""))
+            (rank, names[row], f"{findings.score[row]:.3f}", "; ".join(reasons[row]), contour,
+             *pose, int(labels.trained[row]), verdicts.get(names[row], ""))
         )  # fmt: skip
     write_rows(path, COLUMNS, rows)
 
 
-def _number(value: float) -> str:
-    return f"{value:.4g}" if math.isfinite(value) else ""
-
-
 def read_verdicts(path: Path, known: set[str] | None = None) -> dict[str, str]:
-    """What a person found, by file name: good or bad, as filled into an audit's table.
-
-    Args:
-        known: file names; None takes any.
+    """What a person found, good or bad, by file name; an audit's table with verdicts filled in.
 
     Raises:
-        ValueError: no such table, another verdict, or a file name that is not known.
+        ValueError: no such table, another verdict, or a file name that is not among those known.
     """
     verdicts = {}
     for where, (name, verdict) in read_rows(path, ["file_name", "verdict"]):
@@ -244,18 +234,14 @@ def read_verdicts(path: Path, known: set[str] | None = None) -> dict[str, str]:
 
 
 def draw_sheet(paths: Sequence[Path], labels: Labels, rows: np.ndarray) -> np.ndarray:
-    """uint8 RGB, one image of many: faces with their labels; what the runs see lies under them.
-
-    Raises:
-        ValueError: an image cannot be read; the message names it.
-    """
+    """uint8 RGB, one image of many: faces with their labels; what the runs see lies under them."""
     tiles = []
     for row in rows.tolist():
         image = contest.read_image(paths[row])
         tile = contain((image.shape[0], image.shape[1]), TILE_HW)
         seen, points = (
-            tile.to_crop(torch.from_numpy(points_image[row].astype(np.float64))).numpy()
-            for points_image in (labels.seen_image, labels.points_image)
+            tile.to_crop(torch.from_numpy(some[row].astype(np.float64))).numpy()
+            for some in (labels.seen_image, labels.points_image)
         )
         shown = draw.draw_landmarks(cut(image, tile), seen, labels.groups, draw.TRUTH)
         tiles.append(draw.draw_landmarks(shown, points, labels.groups))

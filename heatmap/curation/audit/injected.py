@@ -7,7 +7,7 @@ import numpy as np
 from tqdm import tqdm
 
 from heatmap import shape
-from heatmap.curation.audit.residuals import LISTED, Labels, audit
+from heatmap.curation.audit.residuals import Labels, audit
 from heatmap.data.samples import evenly_spaced
 from heatmap.runtime.columns import as_lines
 
@@ -35,12 +35,11 @@ class Recall(NamedTuple):
     unseen_found: int
 
 
-def self_test(labels: Labels, share: float = LISTED, seed: int = 0) -> list[Recall]:
+def self_test(labels: Labels, share: float) -> list[Recall]:
     """Injects errors into copies of the labels, audits these and counts what is listed.
 
     Every round changes `SHARE` of the faces, with all kinds in turn. The runs were trained on the
-    labels as they are; had they been trained on the errors, they might have learned some. So the
-    recall is best read of the faces that are new to them.
+    labels as they are, so the recall is best read of the faces that are new to them.
 
     Args:
         share: of the faces that the list holds.
@@ -53,7 +52,7 @@ def self_test(labels: Labels, share: float = LISTED, seed: int = 0) -> list[Reca
     rounds = min(MOST_ROUNDS, -(-ENOUGH // injected))
     counts = np.zeros((4, len(KINDS)), int)
     for turn in tqdm(range(rounds), desc="self-test", delay=1, leave=False, disable=None):
-        wrong, rows, kind = inject(tested, np.random.default_rng((seed, turn)), injected)
+        wrong, rows, kind = inject(tested, np.random.default_rng((0, turn)), injected)
         is_kind = kind == np.arange(len(KINDS))[:, None]
         found, unseen = np.isin(rows, audit(wrong).listed(share)), ~wrong.trained[rows]
         parts = is_kind, is_kind & found, is_kind & unseen, is_kind & unseen & found
@@ -84,7 +83,7 @@ def _wrong(
     groups = [np.array(members) for members in labels.groups.values()]
     size = float(shape.face_size(shape.of(face)))
     if kind == ORDER:
-        return _reordered(face, groups, labels.permutation, rng)
+        return _reordered(face, labels, rng)
     if kind == ROW:
         other_people = np.flatnonzero(labels.half != labels.half[row])
         return np.array(labels.points_image[int(rng.choice(other_people))])
@@ -100,27 +99,23 @@ def _wrong(
     return face + 0.1 * size * np.array([np.cos(angle), np.sin(angle)])
 
 
-def _reordered(
-    face: np.ndarray,
-    groups: list[np.ndarray],
-    permutation: np.ndarray | None,
-    rng: np.random.Generator,
-) -> np.ndarray:
+def _reordered(face: np.ndarray, labels: Labels, rng: np.random.Generator) -> np.ndarray:
     """The face with landmarks that have each other's names: of both sides, or of a contour."""
-    curves = [members for members in groups if len(members) >= 3] or [np.arange(len(face))]
+    permutation = labels.permutation
+    curves = [np.array(part) for part in labels.groups.values() if len(part) >= 3]
+    curves = curves or [np.arange(len(face))]
     members = curves[rng.integers(len(curves))]
     change = rng.integers(4)
     if change == 0 and permutation is not None:
         return face[permutation]
     if change == 1 and permutation is not None:
-        both = np.union1d(members, permutation[members])
-        face[both] = face[permutation[both]]
-        return face
-    if change == 2:
+        members = np.union1d(members, permutation[members])
+        face[members] = face[permutation[members]]
+    elif change == 2:
         face[members] = face[members[::-1]]
-        return face
-    least, most = max(1, len(members) // 10), max(1, len(members) // 2)
-    face[members] = np.roll(face[members], rng.integers(least, most + 1), 0)
+    else:
+        least, most = max(1, len(members) // 10), max(1, len(members) // 2)
+        face[members] = np.roll(face[members], rng.integers(least, most + 1), 0)
     return face
 
 

@@ -8,7 +8,6 @@ from tqdm import tqdm
 from heatmap import shape
 from heatmap.data.contest import Points
 
-LISTED = 0.03  # share of the faces that are listed as likely errors
 SUSPICIOUS = 2.0  # tail from which a number is a reason: one face of a hundred
 BETTER = 0.4  # logarithm of the factor by which a mirrored order must fit better: a half
 
@@ -36,9 +35,8 @@ class Labels:
     points_image, seen_image: (N, P, 2) labels, NaN where unlabelled, and predictions. expected_px:
     (N, P) the distance between the two that the runs' calibration expects. apart_px: (N,) root mean
     square distance of the runs from their mean, NaN where only one looks. trained: (N,) bool,
-    whether those runs were trained on the face, so that its residuals are too small. half: (N,)
-    bool; no person is in both halves. groups: of the landmarks, by name. permutation: (P,) of the
-    mirror, None where it is not known.
+    whether those runs were trained on the face. half: (N,) bool; no person is in both halves.
+    permutation: (P,) of the mirror, None where it is not known.
     """
 
     points_image: np.ndarray | Points
@@ -60,8 +58,8 @@ class Labels:
 class Findings:
     """What the audit says of N faces.
 
-    score: (N,) -log10 of the share of faces that would be as suspicious. tails: the same by reason,
-    NaN where nothing can be told. times: (N,) how many times the usual, by reason. group: (N,)
+    score: (N,) -log10 of the share of faces that would be as suspicious. The rest by reason: tails,
+    (N,) the same, NaN where nothing can be told; times, (N,) how many times the usual; group, (N,)
     index of the landmark group that stands out, for the reasons that name one.
     """
 
@@ -75,7 +73,7 @@ class Findings:
         """(N,) the rows, the most suspicious first."""
         return np.argsort(-self.score, kind="stable")
 
-    def listed(self, share: float = LISTED) -> np.ndarray:
+    def listed(self, share: float) -> np.ndarray:
         """The rows that are listed, the most suspicious first."""
         return self.order[: max(1, round(share * len(self.score)))]
 
@@ -130,9 +128,6 @@ def tails(values: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
     Args:
         values: (N, K), judged column by column, NaN where nothing is told; classes: (N,) bool.
-
-    Returns:
-        (N, K) each, NaN where the values are.
     """
     found, usual = np.full(values.shape, np.nan), np.full(values.shape, np.nan)
     for chosen in (np.flatnonzero(classes), np.flatnonzero(~classes)):

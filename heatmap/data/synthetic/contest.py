@@ -6,7 +6,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from heatmap.data.contest import Folder, write_answers, write_asked_points, write_landmarks
 from heatmap.data.synthetic.drawing import draw
@@ -45,8 +44,8 @@ def make_contest(
         folder.test_images.mkdir(parents=True)
         jobs = [(folder.train_images, index) for index in range(count)]
         jobs += [(folder.test_images, _FIRST_TEST_FACE + index) for index in range(test_count)]
-        drawn = in_processes(partial(_write_image, seed), jobs, workers)
-        points = np.stack(list(tqdm(drawn, "drawing", len(jobs), unit="face", delay=1)))
+        drawn = in_processes(partial(_write_image, seed), jobs, workers, "drawing")
+        points = np.stack([*drawn])
         names = [_file_name(seed, index) for _, index in jobs]
         asked = _asked_points(seed, test_count, points.shape[1])
         answers = np.take_along_axis(points[count:], asked[..., None], 1)
