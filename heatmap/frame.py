@@ -20,7 +20,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Frame:
-    """Where crops of height x width pixels sit in their images: an invertible (..., 3, 3) affine."""
+    """Where crops of height x width pixels sit in images: an invertible (..., 3, 3) affine."""
 
     image_from_crop: Tensor
     height: int
