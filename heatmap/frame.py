@@ -20,11 +20,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Frame:
-    """Where crops sit in their images.
-
-    image_from_crop: (..., 3, 3) float64 affine from crop to image pixels, invertible.
-    height, width: of the crop in pixels.
-    """
+    """Where crops of height x width pixels sit in images: an invertible (..., 3, 3) affine."""
 
     image_from_crop: Tensor
     height: int

@@ -19,10 +19,8 @@ FOREGROUND = 0.2  # of the dilated target: where the weight map is on
 def adaptive_wing(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """The adaptive wing loss of every pixel, and its slope.
 
-    With d = |prediction - target| and q = alpha - target, the loss is
-    omega log(1 + (d / epsilon)^q) below d = theta and its tangent above. With c = min(d, theta) and
-    t = (c / epsilon)^q both branches are one expression, since the tangent's slope is the slope at
-    c: omega log(1 + t) + slope (d - c), slope = omega q t / (c (1 + t)).
+    With d = |prediction - target|, q = alpha - target, c = min(d, theta) and t = (c / epsilon)^q it
+    is omega log(1 + t) + slope (d - c), slope = omega q t / (c (1 + t)): a tangent above theta.
 
     prediction: heatmap heights, any shape and float dtype; target: the same shape, in [0, 1].
 
