@@ -1,9 +1,8 @@
 """One representation of landmarks, both ways: points to target heatmaps, heatmaps to points.
 
-A target is a Gaussian of height 1 round the unrounded landmark: the product of a factor along y
-and one along x, so that it need not be made to be used. A landmark outside the map is drawn where
-it is, but at most `REACH` sigma beyond the outermost pixel centres. Decoders read positions from
-such tails, so they answer up to `REACH` sigma outside, too.
+A target is a Gaussian of height 1 round the unrounded landmark: a factor along y times one along x.
+Landmarks outside the map are drawn, and decoded, at most `REACH` sigma beyond its outermost pixel
+centres.
 
 Shapes: H x W heatmap pixels; leading axes are free.
 """
@@ -21,12 +20,11 @@ FAINT = 0.05  # the lowest peak that the global decoder's temperature follows
 
 
 class Decoded(NamedTuple):
-    """What a heatmap says of its landmark.
+    """What a heatmap says of its landmark, in float32.
 
-    points_heatmap: (..., 2) float32, (x, y) in heatmap pixels.
-    peak: (...) float32, the map's highest value.
-    covariance: (..., 2, 2) float32, spread of the map round the point in square heatmap pixels:
-        sigma² I for a target well inside the map, less where the border cuts the window.
+    points_heatmap: (..., 2), (x, y) in heatmap pixels; peak: (...), the map's highest value.
+    covariance: (..., 2, 2), spread of the map round the point in square heatmap pixels: sigma² I
+        for a target well inside the map, less where the border cuts the window.
     """
 
     points_heatmap: Tensor
@@ -39,11 +37,7 @@ def gaussian_factors(
 ) -> tuple[Tensor, Tensor]:
     """The two factors of every target: target[..., y, x] = along_y[..., y] along_x[..., x].
 
-    Args:
-        points_heatmap: (..., 2) finite heatmap pixels.
-
-    Returns:
-        along_y (..., H) and along_x (..., W), in [0, 1], of the points' dtype.
+    From (..., 2) finite points: along_y (..., H) and along_x (..., W), in [0, 1], of their dtype.
     """
     along_y, along_x = log_gaussian_factors(points_heatmap, height, width, sigma)
     return along_y.exp(), along_x.exp()
@@ -80,15 +74,13 @@ def render(points_heatmap: Tensor, height: int, width: int, sigma: float) -> Ten
 def decode(heatmaps: Tensor, sigma: float, decoder: str = "window") -> Decoded:
     """Landmarks of whole maps; `heatmap.maps.decode` does the same without ever having them whole.
 
-    window: soft-argmax with the weights max(h, 0)² in a window round the peak. It needs no
-        temperature, and what lies outside the window cannot pull the point to the middle. Along
-        an axis on which the window leaves the map, the vertex of a parabola through the
-        logarithms of three sums of the window takes the place of the biased mean.
+    window: soft-argmax with the weights max(h, 0)² in a window round the peak. Along an axis on
+        which the window leaves the map, the vertex of a parabola through the logarithms of three
+        sums of the window takes the place of the biased mean.
     parabola: the vertex of a parabola through the logarithms of the peak and its two neighbours,
         along each axis. Exact for a Gaussian, cheapest, most sensitive to noise.
     global: `soft_argmax` over the whole map, with a steepness that follows the peak's height.
-    softmax: `soft_argmax` over the whole map with the steepness of a peak of height 1, as a
-        network that is trained through `soft_argmax` expects it.
+    softmax: the same with the steepness of a peak of height 1, as training through it expects.
 
     Window and parabola answer with the highest pixel where no value of a map is positive.
 
@@ -118,11 +110,7 @@ def decode(heatmaps: Tensor, sigma: float, decoder: str = "window") -> Decoded:
 
 
 class _Windows(NamedTuple):
-    """The surroundings of the peaks of n maps.
-
-    values: (n, w, w) heights, 0 beyond the map; row, column: (n,) int64, the peak's pixel in the
-    window's middle; peak: (n,) its height.
-    """
+    """Heights (n, w, w) round the peaks of n maps, 0 beyond; the peaks' pixels and heights (n,)."""
 
     values: Tensor
     row: Tensor
@@ -159,8 +147,7 @@ def sharpness(height: int, width: int, sigma: float) -> float:
     """What a target's height is multiplied by before the global softmax.
 
     The background, H W pixels of weight 1, pulls the point to the map's middle against the peak's
-    weight of about 2 pi sigma² exp(k) / k. At the answer k this pull is 0.02 heatmap pixels for a
-    landmark at the border; a higher one would only sharpen the peak below the pixel grid.
+    weight of about 2 pi sigma² exp(k) / k: at the answer k by 0.02 heatmap pixels at the border.
     """
     pull = height * width * max(height, width) / 2 / (0.02 * 2 * math.pi * sigma**2)
     steepness = math.log(pull)
@@ -172,9 +159,7 @@ def sharpness(height: int, width: int, sigma: float) -> float:
 def soft_argmax(heatmaps: Tensor, steepness: Tensor | float) -> tuple[Tensor, Tensor]:
     """Mean and covariance of softmax(steepness * heatmap) over all pixels, differentiable.
 
-    Args:
-        heatmaps: (..., H, W) in float32 or float64.
-        steepness: a number, or (...) one for every map.
+    steepness: a number, or (...) one for every map.
 
     Returns:
         points_heatmap (..., 2) and covariance (..., 2, 2) in square heatmap pixels.
@@ -247,9 +232,8 @@ def _log_parabola(windows: _Windows, map_hw: tuple[int, int], sigma: float) -> D
 def _vertex(profile: Tensor, pixel: Tensor, length: int, sigma: float) -> tuple[Tensor, Tensor]:
     """Where the parabola through the logarithms of three values has its top, and its curvature.
 
-    profile: (n, w) along one axis of the map, its middle at `pixel` (n,) of `length`. The three are
-    those round the middle, moved into the map at its border. The curvature is 0 where a value is
-    not positive or there is a valley.
+    profile: (n, w) along one axis of the map, its middle at `pixel` (n,) of `length`; the three are
+    moved into the map at its border. The curvature is 0 at a valley and where one is not positive.
     """
     centre = pixel.clamp(1, length - 2)
     first = (centre - 1 - pixel + profile.shape[1] // 2)[:, None]

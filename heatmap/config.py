@@ -1,8 +1,6 @@
 """An experiment, typed: frozen, keyword-only dataclasses that check themselves.
 
-An experiment file builds one `Experiment`; a variant is made with `dataclasses.replace`. The
-command line overrides single fields (`--train.epochs 5`). Nothing here imports torch, so that
-`--help` answers at once.
+A variant is made with `dataclasses.replace`. Imports no torch, so that `--help` answers at once.
 """
 
 import dataclasses
@@ -69,44 +67,37 @@ class Data(Part, prefix="data"):
     root: Path = Path("data")
     """Folder that holds train/landmarks.csv, train/images, test/ (or contest01_data with these)."""
     split: Literal["auto", "person", "order", "hash", "random"] = "auto"
-    """Validation rows: whole persons, the table's last rows, those whose names have a low hash
-    (rows keep their side when others are added), or random rows; auto: by person if names allow,
-    else the last."""
+    """Validation rows: whole persons, the table's last rows, names with a low hash (rows keep their
+    side when others are added), or random rows; auto: person if names allow, else order."""
     split_file: Path | None = None
-    """In place of a rule: table (comma or TAB; file_name, and part: train or validation, or fold:
-    0, 1, ...) with the side of every row, as tools/data.py split makes it; of its folds, `fold`
-    validates. Or split.json of a run, whose rows train and validate as they did there."""
+    """In place of a rule: table of tools/data.py split (comma or TAB; file_name, and part: train or
+    validation, or fold: 0, 1, ... of which `fold` validates), or split.json of a run."""
     split_seed: Index = 42
-    """Of the random rows; a seed of its own, so that runs with other seeds share their rows."""
+    """Of the random rows; its own, so that runs with other seeds share their rows."""
     validation: BelowOne = 0.2
-    """Share of the rows that is held out. 0 trains on all rows: then there are no scores, and
-    best.pt is the state after the last finished epoch."""
+    """Share of the rows; 0 trains on all: there are no scores, and best.pt is the last epoch."""
     folds: Annotated[int, "[2, inf)"] | None = None
-    """Divide the rows, by the same rule, into so many parts of which one validates, in place of
-    validation."""
+    """In place of validation: parts, by the same rule, of which one validates."""
     fold: int = 0
     """Of the folds, the one that validates; fold 0 is what a share of 1/folds holds out."""
     exclude: Path | None = None
-    """Table (comma or TAB, with a column file_name) of images not to train on, such as badly
-    labelled ones. They still validate, so that scores stay comparable."""
+    """Table (comma or TAB; file_name) of images not to train on; they still validate."""
     person_pattern: str = "(.+)_[^_]+$"
     """Regular expression on the file name; its first group is the person."""
     multiplier: Count = 1
     """Passes over the training rows in an epoch, each with random changes of its own."""
     boxes: Path | None = None
-    """For crop.rule box: table (comma or TAB; file_name, x0, y0, x1, y1) with a face box, two
-    corners in image pixels, for every image that is trained on; --boxes names that of others."""
+    """For crop.rule box: table (comma or TAB; file_name, x0, y0, x1, y1) of the training images'
+    face boxes in image pixels; --boxes names that of other images."""
     weights: Path | None = None
-    """Table (comma or TAB; file_name, weight) of how much every training picture counts in the
-    loss; tools/data.py pose makes one in which turned heads count more."""
+    """Table (comma or TAB; file_name, weight) of every training image's weight in the loss;
+    tools/data.py pose makes one in which turned heads count more."""
     symmetry: Path | None = None
-    """File of tools/data.py symmetry with the mirror permutation and the groups of the landmarks;
-    971, 68 and 15 landmarks need none. The run keeps what it says."""
+    """Mirror permutation and groups, by tools/data.py symmetry; 971, 68, 15 landmarks need none."""
     cache: Path | None = None
-    """Folder for what is read from the data once and kept for later starts; None is heatmap in the
-    user's cache, $XDG_CACHE_HOME or ~/.cache."""
+    """Folder of what is kept for later starts; None: heatmap in $XDG_CACHE_HOME or ~/.cache."""
     workers: Index = 2
-    """Processes that read pictures; 0 reads them in the training process."""
+    """Processes that read images; 0 reads them in the training process."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -114,10 +105,8 @@ class Data(Part, prefix="data"):
             self.fold >= 0 and (self.split_file is not None or self.fold < (self.folds or 1)),
             f"data.fold must be in [0, data.folds), not {self.fold} with data.folds {self.folds}",
         )
-        _check(
-            self.folds is None or self.split_file is None,
-            "data.split_file has its own folds; leave data.folds away",
-        )
+        both = self.folds is not None and self.split_file is not None
+        _check(not both, "data.split_file has its own folds; leave data.folds away")
 
     @property
     def all_rows_train(self) -> bool:
@@ -126,21 +115,19 @@ class Data(Part, prefix="data"):
 
 @dataclass(frozen=True, kw_only=True)
 class Crop(Part, prefix="crop"):
-    """What of a picture the network sees."""
+    """What of an image the network sees."""
 
     height: Size = 128
     width: Size = 128
     """Size of the network's input in pixels."""
     rule: Literal["cover", "contain", "box"] = "cover"
-    """cover: the crop is filled and the picture's long ends are cut off (the organisers' crop);
-    contain: the whole picture, with black beside it; box: the whole box of data.boxes, with what
-    is around it."""
+    """cover: the image fills the crop, its long ends are cut off (the organisers' crop); contain:
+    the whole image, with black beside it; box: the whole box of data.boxes."""
     box_scale: Positive = 1.0
     """For rule box: factor that enlarges the boxes about their middle."""
     trim_border: Annotated[int, "[0, 255)"] = 0
-    """Rows and columns at the image's sides whose every pixel has a channel mean of at most this
-    are border, and the rule works on what lies within; 0 for none, 9 for images padded with
-    black."""
+    """First cuts off rows and columns at the sides whose pixels all have a channel mean of at most
+    this; 0 for none, 9 for images padded with black."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,17 +143,14 @@ class Augment(Part, prefix="augment"):
     shift: Fraction = 0.0
     """Largest shift along each axis, as a fraction of the crop."""
     aspect: Fraction = 0.0
-    """Largest stretch of the face's width against its height, as a fraction: 0.2 draws factors
-    from 1/1.2 to 1.2; the area stays."""
+    """Largest stretch of width against height, as a fraction like scale; the area stays."""
     fill: Literal["black", "edge", "noise", "mixed"] = "black"
-    """What a moved crop shows outside the image: black, the colours of its edge carried on, noise,
-    or mixed: edge for three crops of four and noise for the fourth. Validation and test show
-    black."""
+    """What a moved crop shows outside the image: black, its edge's colours, noise, or mixed (edge
+    for three crops of four, noise for the fourth). Validation and test show black."""
     brightness: Fraction = 0.0
-    """Largest change added to the pixels, as a fraction of white. Changes are uniform: 0.068 has
-    the spread of a normal one with a standard deviation of 10 of 255."""
+    """Largest change added, as a fraction of white; 0.068 spreads as a normal one with 10 / 255."""
     contrast: Fraction = 0.0
-    """Largest change of contrast, as a fraction; 0.087 has the spread of a normal one with 0.05."""
+    """Largest change of contrast, as a fraction; 0.087 spreads as a normal one with 0.05."""
     saturation: Fraction = 0.0
     """Largest change of saturation, as a fraction; 1 reaches grey."""
     hue: Annotated[float, "[0, 0.5]"] = 0.0
@@ -189,11 +173,8 @@ class Augment(Part, prefix="augment"):
     def __post_init__(self) -> None:
         super().__post_init__()
         smallest, largest = self.erase_area
-        _check(
-            0 < smallest <= largest <= 1,
-            "augment.erase_area must be two rising fractions from above 0 to 1, not "
-            f"{smallest} and {largest}",
-        )
+        wanted = "augment.erase_area must be two rising fractions from above 0 to 1"
+        _check(0 < smallest <= largest <= 1, f"{wanted}, not {smallest} and {largest}")
 
 
 # The names in `losses.LOSSES`, which imports torch.
@@ -212,8 +193,7 @@ class HeatmapModel(Part, prefix="model"):
     stride: Literal[1, 2, 4] = 4
     """Input pixels per heatmap pixel."""
     width: Count = 128
-    """Feature channels; fewer than about 0.25 height width / sigma² (in heatmap pixels), or than
-    there are landmarks, cannot show every landmark sharply."""
+    """Feature channels; sharp maps need the lesser of 0.25 height width / sigma² and landmarks."""
     sigma: Annotated[float, "[0.5, 10]"] = 1.5
     """Standard deviation of the target Gaussians in heatmap pixels."""
     sigma_start: float | None = None
@@ -227,12 +207,10 @@ class HeatmapModel(Part, prefix="model"):
     coordinate_weight: NotNegative = 1.0
     """Factor of the coordinate loss beside the others."""
     divergence: NotNegative = 0.0
-    """Factor of the Jensen-Shannon divergence between the maps' softmax and the target Gaussians
-    (DSNT's regulariser)."""
+    """Factor of the Jensen-Shannon divergence of the maps' softmax from the targets (DSNT's)."""
     decoder: Literal["window", "parabola", "global", "softmax"] = "window"
-    """How maps become points: soft-argmax in a window round the peak; the vertex of a parabola
-    through the peak's logarithms; soft-argmax over the whole map, with a temperature that follows
-    the peak, or the fixed one that coordinate_loss trains."""
+    """Soft-argmax in a window round the peak; a parabola through the peak's logarithms; soft-argmax
+    over the whole map, its temperature following the peak or as coordinate_loss trains it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -240,14 +218,13 @@ class HeatmapModel(Part, prefix="model"):
             self.sigma_start is None or self.sigma <= self.sigma_start <= 10,
             f"model.sigma_start must be in [model.sigma, 10], not {self.sigma_start}",
         )
-        _check(
-            self.loss != "none" or self.coordinate_loss != "none" or self.divergence > 0,
-            "model.loss is none, so there is nothing to train on: set model.coordinate_loss",
-        )
-        _check(
-            self.loss != "none" or self.decoder == "softmax",
-            f"maps without a heatmap loss are read by model.decoder softmax, not {self.decoder}",
-        )
+        if self.loss == "none":
+            _check(
+                self.coordinate_loss != "none" or self.divergence > 0,
+                "model.loss is none, so there is nothing to train on: set model.coordinate_loss",
+            )
+            wanted = "maps without a heatmap loss are read by model.decoder softmax"
+            _check(self.decoder == "softmax", f"{wanted}, not {self.decoder}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,10 +236,8 @@ class UNet(HeatmapModel):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check(
-            self.architecture != "fpn" or self.width % 32 == 0,
-            f"model.width must be a multiple of 32 for fpn, not {self.width}",
-        )
+        fits = self.architecture != "fpn" or self.width % 32 == 0
+        _check(fits, f"model.width must be a multiple of 32 for fpn, not {self.width}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -315,9 +290,9 @@ class Schedule(Part, prefix="schedule"):
     """The learning rate over a stage, as a factor of its top."""
 
     kind: Literal["cosine", "step", "constant", "plateau", "onecycle", "cyclic"] = "cosine"
-    """cosine: falls to the floor; step: times gamma every step_epochs; plateau: times gamma when
-    the validation score no longer improves; onecycle: from 1/25 up over the warm-up, then down to
-    nearly nothing; cyclic: between floor and a top that shrinks by gamma every step (exp_range)."""
+    """cosine: down to the floor; step: times gamma every step_epochs; plateau: times gamma when the
+    score no longer improves; onecycle: from 1/25 up over the warm-up, then to nearly nothing;
+    cyclic: between floor and a top that shrinks by gamma every step (exp_range)."""
     warmup: BelowOne = 0.05
     """Part of the stage over which the rate rises; not of cyclic. torch's OneCycleLR has 0.3."""
     gamma: Annotated[float, "(0, 1]"] = 0.1
@@ -336,10 +311,7 @@ class Schedule(Part, prefix="schedule"):
 
 @dataclass(frozen=True, kw_only=True)
 class Rates(Part, prefix="rates"):
-    """Factors of the learning rate for the parts of a network; 0 freezes a part.
-
-    A frozen part gets no gradient, and its batch normalisation keeps its statistics.
-    """
+    """Factors of the learning rate for a network's parts; 0 freezes one, with its statistics."""
 
     block1: NotNegative = 1.0
     """Of the encoder: what its first features (stride 2) need."""
@@ -381,20 +353,18 @@ class Train(Part, prefix="train"):
     epochs: Count | None = None
     """20 unless given; where the experiment has stages, these have their own."""
     start: Path | None = None
-    """Run folder or checkpoint whose weights the network starts from; what does not fit another
-    number of landmarks is made anew."""
+    """Run folder or checkpoint to take weights from; a head for other landmarks is made anew."""
     max_minutes: Positive | None = None
     """Minutes of training and validation; the schedule anneals to them."""
     max_steps: Count | None = None
     """Steps after which the run ends, however many epochs that is."""
     batch: Count = 32
-    """Pictures a step, over all processes."""
+    """Images a step, over all processes."""
     accumulate: Count = 1
     """Parts that a batch is worked off in, to save memory; batch normalisation sees the parts."""
     pixel_weights: bool = False
-    """Weigh every image by the area that a crop pixel covers in it, so that errors count in the
-    image's own pixels. Point losses that grow with the distance (mae, smooth_l1, wing) are weighed
-    by the side instead, also as a coordinate_loss beside a heatmap loss, which keeps the area."""
+    """Weigh images by the area that a crop pixel covers in them (by its side for mae, smooth_l1 and
+    wing), so that errors count in the images' own pixels."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of the network; rendering, loss and decoding are float32 always."""
     compile: Literal["off", "loss", "all"] = "loss"
@@ -402,21 +372,18 @@ class Train(Part, prefix="train"):
     patience: Count | None = None
     """Epochs without a better validation score after which the run stops."""
     ema: BelowOne = 0.0
-    """Decay, a step, of a running mean of the weights (EMA), which is scored and kept in their
-    place; 0 for none, 0.999 is usual. It begins short: (1 + step) / (10 + step) at most."""
+    """Decay, a step, of a running mean of the weights (EMA) that is scored and kept in their place;
+    0 for none, 0.999 is usual. At most (1 + step) / (10 + step)."""
     keep_every: Count | None = None
     """Epochs between checkpoints that are kept under names of their own (epoch-10.pt)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     checkpoint_minutes: NotNegative = 10.0
-    """Minutes between checkpoints inside an epoch; one is written after every epoch anyway."""
+    """Minutes between checkpoints inside an epoch, beside the one after it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check(
-            self.batch % self.accumulate == 0,
-            f"train.batch ({self.batch}) must be a multiple of train.accumulate "
-            f"({self.accumulate})",
-        )
+        wanted = f"a multiple of train.accumulate ({self.accumulate})"
+        _check(self.batch % self.accumulate == 0, f"train.batch ({self.batch}) must be {wanted}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -430,7 +397,7 @@ class Wandb(Part, prefix="wandb"):
     job_type: str = "train"
     tags: tuple[str, ...] = ()
     pictures_every: Count = 5
-    """Epochs between pictures of predictions (and after the last one)."""
+    """Epochs between drawn predictions (and after the last one)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -457,19 +424,15 @@ class Experiment:
         _check(bool(self.name), "name must not be empty")
         _check(
             not self.stages or self.train.epochs is None,
-            "train.epochs and stages exclude each other: every stage has its own "
-            "(--stages.0.epochs on the command line); leave train.epochs None",
+            "train.epochs and stages exclude each other; stages have their own (--stages.0.epochs)",
         )
-        stages = self.all_stages
-        for name, is_set in (
-            ("train.patience", self.train.patience is not None),
-            ("schedule.kind plateau", any(s.schedule.kind == "plateau" for s in stages)),
-            ("stage.start best", any(s.start == "best" for s in stages)),
-        ):
-            _check(
-                not (is_set and self.data.all_rows_train),
-                f"{name} needs validation scores, and with data.validation 0 there are none",
-            )
+        if not self.data.all_rows_train:
+            return
+        stages, scores = self.all_stages, "validation scores, and with data.validation 0 are none"
+        _check(self.train.patience is None, f"train.patience needs {scores}")
+        no_plateau = all(s.schedule.kind != "plateau" for s in stages)
+        _check(no_plateau, f"schedule.kind plateau needs {scores}")
+        _check(all(s.start != "best" for s in stages), f"stage.start best needs {scores}")
 
     @property
     def all_stages(self) -> tuple[Stage, ...]:
@@ -479,19 +442,15 @@ class Experiment:
 
 def to_dict(part: Any) -> dict[str, Any]:
     """The dataclass as JSON-able values; a part that could be of several kinds carries its kind."""
-    values: dict[str, Any] = {}
-    hints = typing.get_type_hints(type(part))
-    for f in dataclasses.fields(part):
-        value = getattr(part, f.name)
+    values, hints = dict(vars(part)), typing.get_type_hints(type(part))
+    for name, value in values.items():
         if dataclasses.is_dataclass(value):
-            kind = {"type": type(value).__name__} if len(_kinds(hints[f.name])) > 1 else {}
-            values[f.name] = kind | to_dict(value)
+            kind = {"type": type(value).__name__} if len(_kinds(hints[name])) > 1 else {}
+            values[name] = kind | to_dict(value)
         elif isinstance(value, Path):
-            values[f.name] = str(value)
+            values[name] = str(value)
         elif isinstance(value, tuple):
-            values[f.name] = [to_dict(v) if dataclasses.is_dataclass(v) else v for v in value]
-        else:
-            values[f.name] = value
+            values[name] = [to_dict(v) if dataclasses.is_dataclass(v) else v for v in value]
     return values
 
 
@@ -512,12 +471,11 @@ def from_dict(kind: type[T], values: dict[str, Any]) -> T:
             raise ValueError(f"{kind.__name__} has no field {name!r}{hint}")
         kinds = _kinds(hints[name])
         if kinds and isinstance(value, dict):
-            rest = dict(value)
+            by_name, rest = {k.__name__: k for k in kinds}, dict(value)
             wanted = rest.pop("type", kinds[0].__name__) if len(kinds) > 1 else kinds[0].__name__
-            chosen = next((k for k in kinds if k.__name__ == wanted), None)
-            if chosen is None:
+            if wanted not in by_name:
                 raise ValueError(f"{kind.__name__}.{name} has no type {wanted!r}")
-            arguments[name] = from_dict(chosen, rest)
+            arguments[name] = from_dict(by_name[wanted], rest)
         elif hints[name] in (Path, Path | None) and value is not None:
             arguments[name] = Path(value)
         elif isinstance(value, list):

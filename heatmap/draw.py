@@ -5,7 +5,7 @@ antialiased, placed to 1/16 pixel, and have a dark rim that lifts them off brigh
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import groupby
+from itertools import cycle, groupby
 
 import cv2
 import numpy as np
@@ -33,22 +33,22 @@ def draw_landmarks(
     curves: Sequence[Sequence[int]] = (),
     covariance_image: np.ndarray | None = None,
 ) -> np.ndarray:
-    """A copy of the image with a dot on every landmark, coloured by group or in one colour.
+    """A copy of the image with dots on the landmarks, coloured by group or in one colour.
 
-    Dots that would run into their neighbours on a curve are left out, and the curve shows them.
+    Dots that would run into their neighbours on a curve are left out.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         points_image: (P, 2); NaN is not drawn.
         curves: landmarks that are joined by lines, in order; each curve lies in one group.
-        covariance_image: (P, 2, 2) in square pixels: ellipses of one standard deviation are drawn
-            round the landmarks, or round every few of them where they are many.
+        covariance_image: (P, 2, 2) in square pixels, drawn as ellipses of one standard deviation;
+            of many landmarks, round every few.
     """
     points = np.where(np.abs(points_image) < _FARTHEST, points_image, np.nan)
-    colours = [colour or COLOURS[0]] * len(points)
-    for index, members in enumerate(() if colour else groups.values()):
-        for k in members:
-            colours[k] = COLOURS[index % len(COLOURS)]
+    colours = dict.fromkeys(range(len(points)), colour or COLOURS[0])
+    if colour is None:
+        for members, own in zip(groups.values(), cycle(COLOURS), strict=False):
+            colours |= dict.fromkeys(members, own)
     runs = [run for curve in curves for run in _unbroken(curve, points)]
     visible = np.flatnonzero(np.isfinite(points).all(-1)).tolist()
     face = np.ptp(points[visible], axis=0).max() if visible else 0
@@ -115,8 +115,7 @@ def _ellipse(
 def sheet(images: Iterable[np.ndarray], columns: int, gap: int = 4) -> np.ndarray:
     """One image of many: rows of `columns`, each cell as large as the largest image."""
     tiles = list(images)
-    height = max(tile.shape[0] for tile in tiles) + gap
-    width = max(tile.shape[1] for tile in tiles) + gap
+    height, width = np.max([tile.shape[:2] for tile in tiles], axis=0) + gap
     rows = -(-len(tiles) // columns)
     canvas = np.full((rows * height - gap, columns * width - gap, 3), 24, np.uint8)
     for index, tile in enumerate(tiles):

@@ -1,13 +1,12 @@
 """The one place that defines where pixels are.
 
-Integer coordinates are pixel centres: an image covers [-0.5, width - 0.5] along x. From this follow
-all other rules: scaling by f is `(x + 0.5) f - 0.5`, the grid of a stride-s heatmap is
-`h = (x + 0.5) / s - 0.5`, a mirrored image is `width - 1 - x`, and its middle `(width - 1) / 2`.
+Integer coordinates are pixel centres: an image covers [-0.5, width - 0.5] along x. So scaling by f
+is `(x + 0.5) f - 0.5`, the grid of a stride-s heatmap `h = (x + 0.5) / s - 0.5`, a mirrored image
+`width - 1 - x`, and its middle `(width - 1) / 2`.
 
-Three frames carry points: the image (`points_image`, its own pixels), the crop (`points_crop`, the
-network's input) and the heatmap (`points_heatmap`, the network's output grid). Affines are
-(..., 3, 3) float64 matrices on homogeneous (x, y, 1), named destination first:
-`image_from_crop @ crop_from_heatmap`; the inner names must match.
+Three frames carry points: image (its own pixels), crop (the network's input) and heatmap (its
+output grid). Affines are (..., 3, 3) float64 matrices on homogeneous (x, y, 1), named destination
+first: in `image_from_crop @ crop_from_heatmap` the inner names match.
 """
 
 import functools
@@ -21,11 +20,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Frame:
-    """Where crops sit in their images.
-
-    image_from_crop: (..., 3, 3) float64 affine from crop to image pixels, invertible.
-    height, width: of the crop in pixels.
-    """
+    """Where crops of height x width pixels sit in images: an invertible (..., 3, 3) affine."""
 
     image_from_crop: Tensor
     height: int
@@ -62,9 +57,8 @@ class Frame:
     def reduced(self, reduction: int) -> "Frame":
         """The same crop in the image at 1/reduction of its size.
 
-        A pixel there stands for a block of reduction x reduction, counted from the top left, so
-        x = reduction x_reduced + (reduction - 1) / 2. The ratio of the sizes would not do, since
-        an incomplete block on the right or at the bottom makes a pixel, too.
+        A pixel there stands for a block counted from the top left, an incomplete one at the other
+        sides, too: x = reduction x_reduced + (reduction - 1) / 2.
         """
         reduced_from_image = _reduced_from_image(reduction).to(self.image_from_crop)
         return Frame(reduced_from_image @ self.image_from_crop, self.height, self.width)
@@ -95,9 +89,7 @@ def around(
 ) -> Frame:
     """The crop that holds the whole box in its middle, with what is beside it.
 
-    Args:
-        box_image: x0, y0, x1, y1: opposite corners in image pixels.
-        enlarged: factor of the box's size about its middle.
+    box_image: x0, y0, x1, y1 in image pixels; enlarged: factor of its size about its middle.
     """
     x0, y0, x1, y1 = box_image
     factor = min(crop_hw[0] / (y1 - y0), crop_hw[1] / (x1 - x0)) / enlarged
@@ -105,10 +97,7 @@ def around(
 
 
 def matching(points_image: Tensor, points_crop: Tensor, crop_hw: tuple[int, int]) -> Frame:
-    """The crop that shows points of the image where those of the crop are, by least squares.
-
-    Args:
-        points_image, points_crop: (P, 2), not all in one place.
+    """The crop that shows (P, 2) points of the image where those of the crop are (least squares).
 
     Raises:
         ValueError: no shift and scale does so: the points are turned round, or in one place.

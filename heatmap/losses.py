@@ -1,8 +1,6 @@
 """Losses as pure functions of numbers; they mask nothing and average nothing.
 
-A heatmap loss returns its value and its slope, the derivative with respect to the prediction,
-because `heatmap.maps` adds up the gradient block by block while it computes the loss. `LOSSES` has
-every loss by its name in an experiment.
+A heatmap loss returns its slope, too, because `heatmap.maps` adds up the gradient block by block.
 """
 
 import math
@@ -21,18 +19,13 @@ FOREGROUND = 0.2  # of the dilated target: where the weight map is on
 def adaptive_wing(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """The adaptive wing loss of every pixel, and its slope.
 
-    With d = |prediction - target| and q = alpha - target, the loss is
-    omega log(1 + (d / epsilon)^q) below d = theta and its tangent above. With c = min(d, theta) and
-    t = (c / epsilon)^q both branches are one expression, since the tangent's slope is the slope at
-    c: omega log(1 + t) + slope (d - c), slope = omega q t / (c (1 + t)).
+    With d = |prediction - target|, q = alpha - target, c = min(d, theta) and t = (c / epsilon)^q it
+    is omega log(1 + t) + slope (d - c), slope = omega q t / (c (1 + t)): a tangent above theta.
 
-    Args:
-        prediction: heatmap heights, any shape and float dtype; half types are computed in float32.
-        target: the same shape, in [0, 1].
+    prediction: heatmap heights, any shape and float dtype; target: the same shape, in [0, 1].
 
     Returns:
-        Loss (>= 0 but for rounding) and d loss / d prediction, of the prediction's shape, float32
-        or float64.
+        Loss (>= 0 but for rounding) and d loss / d prediction, in float32 or float64.
 
     Source: Wang, Bo, Fuxin 2019, https://arxiv.org/abs/1904.07399; the constants are the paper's.
     """
@@ -91,9 +84,7 @@ class Loss(NamedTuple):
 
     of_heatmaps: (prediction, target) -> (loss, slope), pixel by pixel.
     of_points: (points, truth) -> (..., P) loss.
-    grows_with: what the loss of a point grows with as the point moves away from the truth. A
-        heatmap loss counts as the square: near the truth, that is how the difference of two
-        Gaussians grows.
+    grows_with: what the loss grows with near the truth; of heatmaps, the square.
     """
 
     of_heatmaps: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
@@ -113,10 +104,7 @@ LOSSES = {
 def in_image_pixels(weights: Tensor, pixel_area: Tensor, grows_with: str) -> Tensor:
     """(B, P) weights with which errors in crop pixels count as errors in the images' own pixels.
 
-    Args:
-        weights: (B, P).
-        pixel_area: (B,) square image pixels that a crop pixel covers.
-        grows_with: distance or square; a square counts by the area, a distance by its root.
+    pixel_area: (B,) square image pixels that a crop pixel covers; a distance counts by its root.
     """
     area = pixel_area.to(weights)
     scale = area.sqrt() if grows_with == "distance" else area

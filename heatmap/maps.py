@@ -1,9 +1,8 @@
 """Heatmaps that never exist whole.
 
-The last layer of a heatmap network is a 1 x 1 convolution: the map of a landmark is the inner
-product of its embedding with every pixel's features. So features and embeddings *are* the maps, and
-loss and decoding make a block of maps, use it and forget it. Training walks over images and rows,
-decoding over images and landmarks, since it needs whole maps.
+The map of a landmark is the inner product of its embedding with every pixel's features, so these
+*are* the maps, and loss and decoding make a block of maps, use it and forget it. Training walks
+over images and rows, decoding over images and landmarks, since it needs whole maps.
 
 Shapes: B images, C feature channels, P landmarks, H x W heatmap pixels.
 """
@@ -28,9 +27,8 @@ Pointwise = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class Maps(NamedTuple):
-    """P heatmaps of each of B images.
+    """P heatmaps of B images: map[b, p, y, x] = embeddings[p] · features[b, :, y, x] + bias[p].
 
-    map[b, p, y, x] = embeddings[p] · features[b, :, y, x] + bias[p]
     features: (B, C, H, W), any float dtype; embeddings: (P, C); bias: (P,).
     """
 
@@ -78,12 +76,8 @@ def whole(maps: Maps) -> Tensor:
 def loss_of_block(heights: Tensor, targets: Targets, pointwise: Pointwise) -> tuple[Tensor, Tensor]:
     """Loss and slope of a block of maps: all of the arithmetic between the two products.
 
-    Args:
-        heights: (b, P, H W) in float32 or float64; may be overwritten.
-
-    Returns:
-        Loss (b, P) of each map, not multiplied by its weight, and the slope of the weighted loss
-        (b, P, H W).
+    From heights (b, P, H W), which may be overwritten: loss (b, P) of each map, not multiplied by
+    its weight, and the slope of the weighted loss (b, P, H W).
     """
     along_y, along_x, wide_y, wide_x, weights, weight_map = targets
     # rows and columns stay apart: an index that must be divided keeps a compiler from vectors
@@ -112,23 +106,20 @@ def loss(
     """The weighted loss of the maps against Gaussians at the landmarks.
 
     The sum over all pixels is divided by B P H W whatever the weights are, so that a landmark of
-    weight 0 changes no other landmark's gradient. The gradient is computed together with the loss,
-    and no more than a block of maps is held meanwhile.
+    weight 0 changes no other's gradient, which is computed together with the loss.
 
     Args:
         points_heatmap: (B, P, 2) in heatmap pixels; those of weight 0 may be NaN.
         weights: (B, P) >= 0, multiply the loss; 0 for an unlabelled landmark.
         sigma: of the target Gaussians in heatmap pixels.
         weight_map: extra weight of pixels near a landmark; see `Targets`.
-        pointwise: the loss of a pixel and its slope.
-        block_loss: the arithmetic of a block, `loss_of_block` or `compiled_loss_of_block`.
+        block_loss: `loss_of_block` or `compiled_loss_of_block`.
 
     Returns:
         Scalar, float32 (float64 for float64 features), differentiable once in the maps.
     """
-    return _BlockedLoss.apply(
-        *maps, points_heatmap, weights, sigma, weight_map, pointwise, block_loss
-    )
+    arguments = points_heatmap, weights, sigma, weight_map, pointwise, block_loss
+    return _BlockedLoss.apply(*maps, *arguments)
 
 
 def targets_of(
@@ -141,7 +132,8 @@ def targets_of(
     """The targets of (b, P, 2) points, of their dtype; those of weight 0 may be anything."""
     # 0 times NaN is not 0
     points_heatmap = torch.where(weights[..., None] > 0, points_heatmap, 0)
-    along_y, along_x = codec.gaussian_factors(points_heatmap, *map_hw, sigma)
+    height, width = map_hw
+    along_y, along_x = codec.gaussian_factors(points_heatmap, height, width, sigma)
     wide = codec.dilated(along_y), codec.dilated(along_x)
     return Targets(along_y, along_x, *wide, weights.clone(), weight_map)
 
@@ -164,9 +156,6 @@ def soft_argmax(maps: Maps, steepness: Tensor | float) -> tuple[Tensor, Tensor]:
 
     The mean under a softmax is attention: the query is the embedding, the keys are the pixels'
     features, the values their coordinates and the products of these. The bias falls out.
-
-    Args:
-        steepness: a number, or (B, P).
 
     Returns:
         points_heatmap (B, P, 2) and covariance (B, P, 2, 2) in square heatmap pixels, float32
@@ -195,11 +184,8 @@ def divergence(
 
     Blocks of maps are made anew for the gradient, so that only one is held.
 
-    Args:
-        points_heatmap: (B, P, 2) in heatmap pixels; those of weight 0 may be NaN.
-        weights: (B, P) >= 0.
-        steepness: of the softmax.
-        sigma: of the Gaussian in heatmap pixels.
+    points_heatmap: (B, P, 2) in heatmap pixels, which may be NaN where weights (B, P) are 0;
+    steepness: of the softmax; sigma: of the Gaussian in heatmap pixels.
 
     Returns:
         Scalar in nats (at most ln 2 for weights of 1), divided by images and landmarks, float32
@@ -272,9 +258,8 @@ def _loss_and_gradients(
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     (images, channels, height, width), num_landmarks = maps.features.shape, len(maps.bias)
     dtype = torch.promote_types(maps.features.dtype, torch.float32)
-    embeddings, bias, points_heatmap = (
-        t.to(dtype) for t in (maps.embeddings, maps.bias, points_heatmap)
-    )
+    embeddings, bias = maps.embeddings.to(dtype), maps.bias.to(dtype)
+    points_heatmap = points_heatmap.to(dtype)
     scaled = weights.to(dtype) / (images * num_landmarks * height * width)
 
     # several whole images a block, or some rows of one, or a part of a row
@@ -284,7 +269,7 @@ def _loss_and_gradients(
         for rows in _slices(height, most // (depth * width))
         for columns in _slices(width, most // depth)
     ]
-    total = torch.zeros((), dtype=torch.float64, device=maps.features.device)
+    total = maps.features.new_zeros((), dtype=torch.float64)
     of_features = torch.empty_like(maps.features) if with_gradients else None
     of_embeddings, of_bias = torch.zeros_like(embeddings), torch.zeros_like(bias)
     for some in _slices(images, most // (depth * width * height)):

@@ -1,8 +1,7 @@
 """What is known of a landmark scheme: mirror, groups, curves, normaliser.
 
-Three schemes are known by their number of landmarks: 971 (the contest's; Megvii's "dense facial
-landmarks"), 68 (iBUG) and 15 (Kaggle's facial keypoints). "Left" and "right" are as seen in the
-image for 971 and 68 landmarks. A file of tools/data.py symmetry tells of others.
+Known by number: 971 (the contest's; Megvii's "dense facial landmarks"), 68 (iBUG), 15 (Kaggle's
+facial keypoints); "left" is as seen in the image for 971 and 68. Files tell of others.
 """
 
 import json
@@ -134,13 +133,7 @@ def read_scheme(path: Path, num_landmarks: int) -> Scheme:
 def mirror_permutation(num_landmarks: int, scheme: Scheme | None = None) -> np.ndarray:
     """Where each landmark of a mirrored image comes from: `mirrored = points[..., p, :]`.
 
-    The x coordinates are mirrored apart from this (`x -> width - 1 - x`).
-
-    Args:
-        scheme: what a file tells of these landmarks, if any.
-
-    Returns:
-        (P,) int64, an involution.
+    (P,) int64, an involution. The x coordinates are mirrored apart from this.
 
     Raises:
         ValueError: no permutation is known for this number of landmarks.
@@ -174,8 +167,8 @@ def mirror_permutation(num_landmarks: int, scheme: Scheme | None = None) -> np.n
     else:
         raise ValueError(
             f"no mirror permutation is known for {num_landmarks} landmarks (known: 971, 68, 15); "
-            "tools/data.py symmetry DIR tells it from the labels, for --data.symmetry; or do "
-            "without: train with --augment.mirror 0, predict without --tta mirror"
+            "tools/data.py symmetry DIR tells it, for --data.symmetry; or do without: "
+            "--augment.mirror 0, no --tta mirror"
         )
     permutation = np.fromiter(chain.from_iterable(parts), np.int64)
     assert np.array_equal(permutation[permutation], np.arange(num_landmarks))
@@ -190,23 +183,16 @@ def groups(num_landmarks: int, scheme: Scheme | None = None) -> dict[str, range]
 
 
 def curves(num_landmarks: int, scheme: Scheme | None = None) -> tuple[tuple[int, ...], ...]:
-    """The outlines of the face's regions, as in `CURVES`; none for other schemes.
-
-    All landmarks of an outline are of one group.
-    """
+    """The outlines of the face's regions, each within a group, as in `CURVES`; else none."""
     return () if scheme is not None else CURVES.get(num_landmarks, ())
 
 
 def normaliser(points: np.ndarray) -> tuple[str, np.ndarray]:
     """The length that divides an image's mean point error to give its NME.
 
-    Args:
-        points: (N, P, 2), any frame; NaN where unlabelled.
-
-    Returns:
-        Its name and (N,) lengths in the points' own unit, NaN where it is zero or not labelled:
-        the distance between "pupils" (971 landmarks), "outer eye corners" (68) or "eye centres"
-        (15), else "box", the root of the area of the box round the labelled landmarks.
+    From (N, P, 2) points, NaN where unlabelled, its name and (N,) lengths in their unit, NaN where
+    zero or not labelled: the distance of `_EYES`, else "box", the root of the area of the box round
+    the labelled landmarks.
     """
     num_landmarks = points.shape[-2]
     if num_landmarks in _EYES:

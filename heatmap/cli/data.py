@@ -101,8 +101,8 @@ def split(
 ) -> None:
     """Divide the training rows, store it, and prove that the parts have nothing in common.
 
-    The table (file_name, and part or fold) is what --data.split-file takes. All pictures are read,
-    to compare their files. Where persons were to be kept apart and are not, the exit code is 1.
+    The table (file_name, and part or fold) is what --data.split-file takes. All pictures are
+    compared. Where persons were to be kept apart and are not, the exit code is 1.
 
     Args:
         root: contest folder.

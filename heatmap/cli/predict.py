@@ -12,17 +12,6 @@ if TYPE_CHECKING:
     from heatmap.inference.media import Finder
     from heatmap.inference.predictor import Predictor
 
-Box = Annotated[
-    tuple[float, float, float, float] | None,
-    tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="X0,Y0,X1,Y1",
-        instance_from_str=lambda texts: _box(texts[0]),
-        is_instance=lambda value: value is None or isinstance(value, tuple),
-        str_from_instance=lambda box: [",".join(map(str, box)) if box else "none"],
-    ),
-]
-
 
 def predict(
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|CHECKPOINT")],
@@ -34,7 +23,7 @@ def predict(
     data: Path | None = None,
     count: int = 8,
     test: tyro.conf.FlagCreatePairsOff[bool] = False,
-    box: Box = None,
+    box: Annotated[str | None, tyro.conf.arg(metavar="X0,Y0,X1,Y1")] = None,
     boxes: Path | None = None,
     detector: Path | None = None,
     two_pass: tyro.conf.FlagCreatePairsOff[bool] = False,
@@ -44,14 +33,13 @@ def predict(
 ) -> None:
     """Look at what a run does: on photographs, videos, a camera, or a contest's pictures.
 
-    Inputs are pictures, videos, folders of them, glob patterns, or the number of a camera. The
-    folder --out gets a drawn copy of each, and points.csv and points.json: every landmark in the
-    picture's own pixels, with its confidence and covariance. Videos keep size, rate and length;
-    their sound is left out. A camera is shown in a window.
+    Inputs are pictures, videos, folders of them, glob patterns, or the number of a camera, which
+    is shown in a window. The folder --out gets a drawn copy of each, and points.csv and
+    points.json: every landmark in the picture's own pixels, with its confidence and covariance.
+    Videos keep size, rate and length; their sound is left out.
 
-    A picture is taken to be like those of the training, and cropped by the same rule, unless a box
-    says where its face is. For a run with crop.rule box, boxes are like those of its training
-    table; for the others a box is the bounds of the face's landmarks.
+    A picture is cropped as in training, unless a box says where its face is: for a run with
+    crop.rule box one like those of its training table, else the bounds of the face's landmarks.
 
     Args:
         run: a run folder or a checkpoint.
@@ -66,8 +54,7 @@ def predict(
         detector: finds the faces, any number a picture: the file of OpenCV's YuNet,
             face_detection_yunet_2026may.onnx. Its boxes reach up to the forehead; where a run's
             landmarks do not, --two-pass puts the crop right.
-        two_pass: look twice, the second time at a crop that the first landmarks fill as the
-            training faces fill theirs.
+        two_pass: look again, at a crop that the first landmarks fill as training faces fill theirs.
         smooth: points of videos and cameras lose their jitter; without it they are as found.
         ellipses: draw one standard deviation of the heatmap round the landmarks.
         device: where the network runs.
@@ -76,6 +63,7 @@ def predict(
         raise WrongUsage("name pictures, videos or a camera to look at, or a folder with --data")
     if inputs and data is not None:
         raise WrongUsage(f"--data {data} takes the place of {inputs[0]}; name one or the other")
+    corners = None if box is None else _corners(box)
     if sum(way is not None for way in (box, boxes, detector)) > 1:
         raise WrongUsage("--box, --boxes and --detector exclude each other")
     if data is not None:
@@ -89,22 +77,20 @@ def predict(
     from heatmap.inference.media import Annotator, find_files
     from heatmap.inference.predictor import Predictor
 
-    camera = int(inputs[0]) if len(inputs) == 1 and inputs[0].isdecimal() else None
-    if camera is not None and Path(inputs[0]).exists():
-        camera = None
-    if len(inputs) > 1 and any(name.isdecimal() and not Path(name).exists() for name in inputs):
+    cameras = [name for name in inputs if name.isdecimal() and not Path(name).exists()]
+    if cameras and len(inputs) > 1:
         raise WrongUsage("a camera is looked at alone, without other inputs")
     if out.is_file():
         raise WrongUsage(f"--out {out} is a file; name a folder")
     try:
-        paths = [] if camera is not None else find_files(inputs)
+        paths = [] if cameras else find_files(inputs)
     except ValueError as error:
         raise WrongUsage(str(error)) from None
     predictor = Predictor(run, device)
-    finder = _finder(predictor, paths, box, boxes, detector)
+    finder = _finder(predictor, paths, corners, boxes, detector)
     annotator = Annotator(predictor, finder, two_pass, smooth, ellipses)
-    if camera is not None:
-        annotator.camera(camera)
+    if cameras:
+        annotator.camera(int(cameras[0]))
         return
     failed = annotator.files(paths, out)
     print(out)
@@ -119,7 +105,6 @@ def _finder(
     table: Path | None,
     detector: Path | None,
 ) -> "Finder":
-    """Where the faces are, as the options say."""
     import numpy as np
 
     from heatmap.data.contest import read_boxes
@@ -134,17 +119,15 @@ def _finder(
     if box is not None:
         return lambda _path, _image: np.array([box])
     if predictor.crop.rule == "box":
-        raise WrongUsage(
-            f"{predictor.path} was trained on boxes (crop.rule box): name them with --box or "
-            "--boxes, or a --detector"
-        )
+        trained = f"{predictor.path} was trained on boxes (crop.rule box)"
+        raise WrongUsage(f"{trained}: name them with --box or --boxes, or a --detector")
     return lambda _path, _image: None
 
 
 def _sheet(
     run: Path, data: Path, count: int, test: bool, boxes: Path | None, out: Path, device: str
 ) -> Path:
-    """Draws pictures of a contest folder; returns where."""
+    """Draws images of a contest folder; returns where."""
     from heatmap.evaluation import sheets
     from heatmap.inference.ensemble import Ensemble
     from heatmap.runtime.files import write_picture
@@ -156,13 +139,13 @@ def _sheet(
     return path
 
 
-def _box(text: str) -> tuple[float, float, float, float]:
+def _corners(box: str) -> tuple[float, float, float, float]:
     try:
-        x0, y0, x1, y1 = (float(number) for number in text.split(","))
+        x0, y0, x1, y1 = map(float, box.split(","))
     except ValueError:
-        raise ValueError(f"expected four numbers x0,y0,x1,y1, found {text}") from None
+        raise WrongUsage(f"--box: expected four numbers x0,y0,x1,y1, found {box}") from None
     if not (x0 < x1 and y0 < y1):
-        raise ValueError("x0 must be below x1, and y0 below y1")
+        raise WrongUsage(f"--box {box}: x0 must be below x1, and y0 below y1")
     return x0, y0, x1, y1
 
 

@@ -7,6 +7,7 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import tyro
 
@@ -16,8 +17,7 @@ from heatmap.runtime.machine import first_line, is_out_of_memory
 logger = logging.getLogger("heatmap")
 
 
-# the fields of an experiment as options
-EXPERIMENT_OPTIONS = tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff
+R = TypeVar("R")
 
 
 def with_experiment(
@@ -28,33 +28,38 @@ def with_experiment(
 ) -> int:
     """Runs a command on the experiment of a file, whose fields the command line overrides.
 
-    Args:
-        arguments: the experiment file, then the options.
-        command_for: gives the command, whose first parameter is the experiment and whose others
-            become options; the command returns the exit code.
+    arguments: the experiment file, then the options; command_for: gives the command, whose first
+    parameter is the experiment and whose others become options, and which returns the exit code.
     """
     if not arguments or arguments[0].startswith("-"):
         found = repr(arguments[0]) if arguments else "nothing"
         sys.stderr.write(f"the first argument is an experiment file, not {found}\n{usage}")
         return 2
     try:
-        experiment = load_experiment(Path(arguments[0]))
+        command = command_for(load_experiment(Path(arguments[0])))
+        title = sys.modules[_module_name(Path(arguments[0]))].__doc__ or ""
+        return options_of(command, f"{program} {arguments[0]}", arguments[1:], title)
     except ValueError as error:
         _say(str(error))
         return 2
-    module = sys.modules[_module_name(Path(arguments[0]))]
+
+
+def options_of(
+    command: Callable[..., R], program: str, arguments: Sequence[str], title: str = ""
+) -> R:
+    """What the command returns for an experiment whose fields the arguments override.
+
+    Raises:
+        WrongUsage: by the `Experiment` itself; tyro reports its parts' and ends the program.
+    """
     try:
         return tyro.cli(
-            command_for(experiment),
-            args=list(arguments[1:]),
-            prog=f"{program} {arguments[0]}",
-            console_outputs=is_first(),
-            description=(module.__doc__ or "").partition("\n")[0],
-            config=EXPERIMENT_OPTIONS,
-        )
-    except ValueError as error:  # from Experiment itself; tyro reports those of its parts
-        _say(str(error))
-        return 2
+            command, prog=program, description=title.partition("\n")[0] or None,
+            args=list(arguments), console_outputs=is_first(),
+            config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff),
+        )  # fmt: skip
+    except ValueError as error:
+        raise WrongUsage(str(error)) from None
 
 
 def load_experiment(path: Path) -> Experiment:
@@ -87,8 +92,8 @@ class WrongUsage(ValueError):
 def failing_politely(action: Callable[[], None]) -> int:
     """Runs the action of a tool; a failure becomes one message and exit code 1, or 2.
 
-    Of the processes that torchrun started the first tells what it does, and the first that fails
-    tells why. That one ends at once, without a word to those that wait for it; torchrun ends them.
+    Of torchrun's processes the first tells what it does, and the first that fails tells why and
+    ends at once; torchrun ends the others.
     """
     if sys.platform == "win32":
         _say("heatmap runs on Linux and macOS; on Windows, install it within WSL (wsl --install)")
@@ -103,9 +108,13 @@ def failing_politely(action: Callable[[], None]) -> int:
             from heatmap.runtime import distributed
 
             distributed.stop()
-    except (ValueError, OSError) as error:
-        _say(_in_words(error))
+    except ValueError as error:
+        _say(str(error))
         return 2 if isinstance(error, WrongUsage) else 1
+    except OSError as error:
+        named = error.filename is not None
+        _say(f"{error.filename2 or error.filename}: {error.strerror}" if named else str(error))
+        return 1
     except (MemoryError, RuntimeError) as error:
         if is_out_of_memory(error):
             _say(f"there is too little memory ({first_line(error)}): make something smaller")
@@ -138,12 +147,6 @@ def _speaks() -> bool:
     from heatmap.runtime import distributed
 
     return distributed.fails_first()
-
-
-def _in_words(error: ValueError | OSError) -> str:
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename2 or error.filename}: {error.strerror}"
-    return str(error)
 
 
 def _module_name(path: Path) -> str:

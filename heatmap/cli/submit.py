@@ -29,11 +29,10 @@ def submit(
     The coordinates of several runs are averaged before they are rounded. Files that were rounded
     already are averaged by --average A.csv B.csv ... --out FILE (--average --help), less exactly.
 
-    Data that was converted from Kaggle's facial keypoints (it holds test/IdLookupTable.csv) is
-    answered in that contest's form: RowId, Location, within the picture.
+    Data converted from Kaggle's facial keypoints (with test/IdLookupTable.csv) is answered in that
+    contest's form: RowId, Location, within the picture.
 
-    On several GPUs or hosts: torchrun --nproc-per-node GPUS tools/submit.py RUN ...; the pictures
-    are dealt out, and the file is the same.
+    On several GPUs or hosts torchrun --nproc-per-node GPUS tools/submit.py RUN ... writes the same.
 
     Args:
         run: a run folder or a checkpoint.
@@ -42,8 +41,7 @@ def submit(
         out: the file, written whole and read back, or not at all.
         tta: test-time augmentation: average over mirrored crops as well, over crops that show
             everything 1.1 times smaller and larger, or over both (six views).
-        weighted: weigh every landmark by how sharp its heatmap is (inverse covariance), in place of
-            the plain mean.
+        weighted: weigh every landmark by how sharp its heatmap is (inverse covariance).
         boxes: for runs with crop.rule box: table of the test pictures' boxes, in place of the one
             the run was trained with.
         rounding: round: to integers; truncate: toward zero, as the organisers did; none: decimals;
@@ -76,8 +74,7 @@ def average(
 ) -> None:
     """Average submissions, joined by file name or RowId, in the order of the first.
 
-    Averaging the runs themselves (submit.py RUN RUN ...) is more exact: it rounds once, where these
-    files were rounded before.
+    Averaging the runs themselves (submit.py RUN RUN ...) is more exact, since it rounds once.
 
     Args:
         first: a submission.
@@ -96,8 +93,7 @@ def average(
 def main(arguments: Sequence[str]) -> int:
     if "--average" in arguments:
         rest = [argument for argument in arguments if argument != "--average"]
-        program = "submit.py --average"
-        return failing_politely(lambda: tyro.cli(average, prog=program, args=rest))
+        return failing_politely(lambda: tyro.cli(average, prog="submit.py --average", args=rest))
     return failing_politely(
         lambda: tyro.cli(submit, prog="submit.py", args=arguments, console_outputs=is_first())
     )

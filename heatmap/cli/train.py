@@ -7,24 +7,17 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from heatmap import config
-from heatmap.cli.running import (
-    EXPERIMENT_OPTIONS,
-    WrongUsage,
-    failing_politely,
-    is_first,
-    with_experiment,
-)
+from heatmap.cli.running import WrongUsage, failing_politely, is_first, options_of, with_experiment
 from heatmap.config import Experiment
 from heatmap.runs.folder import RunFolder
 from heatmap.runtime.files import read_json
 
 if TYPE_CHECKING:
-    from heatmap.networks import HeatmapNetwork
     from heatmap.runs.checkpoint import Checkpoint
     from heatmap.training.prepare import Run
 
@@ -69,14 +62,13 @@ def _training(experiment: Experiment) -> Callable[..., int]:
         """Train an experiment.
 
         Args:
-            out: the run folder; it must not hold a run yet. For a run that an agent of Weights &
-                Biases starts, the default ends with the run's id.
-            dry_run: show the config and the sizes, make two steps to measure their memory and time,
-                and keep nothing.
+            out: the run folder, which must not hold a run; under an agent of Weights & Biases the
+                default ends with the run's id.
+            dry_run: show config, sizes, and memory and time of two steps; keep nothing.
         """
-        if dry_run:
-            return failing_politely(lambda: _dry_run(experiment))
-        return failing_politely(lambda: _train(experiment, out))
+        return failing_politely(
+            lambda: _dry_run(experiment) if dry_run else _train(experiment, out)
+        )
 
     return command
 
@@ -85,10 +77,8 @@ def _train(experiment: Experiment, out: Path) -> None:
     files = RunFolder(out)
     held = files.config.exists() or files.last.exists()
     if held and is_first():  # it may be this run's already, for the others
-        raise ValueError(
-            f"{out} already holds a run; go on with --resume {out}, choose another --out, or "
-            "delete it"
-        )
+        choices = f"go on with --resume {out}, choose another --out, or delete it"
+        raise ValueError(f"{out} already holds a run; {choices}")
     from heatmap.training.prepare import prepare
 
     _run(prepare(experiment), out)
@@ -123,20 +113,12 @@ def _with_changes(begun: Experiment, folder: Path, arguments: Sequence[str]) -> 
     def command(experiment: Annotated[Experiment, tyro.conf.arg(name="")] = begun) -> Experiment:
         return experiment
 
-    try:
-        experiment = tyro.cli(
-            command, prog=f"train.py --resume {folder}", args=arguments,
-            console_outputs=is_first(), config=EXPERIMENT_OPTIONS,
-        )  # fmt: skip
-    except ValueError as error:  # from Experiment itself; tyro reports those of its parts
-        raise WrongUsage(str(error)) from None
+    experiment = options_of(command, f"train.py --resume {folder}", arguments)
     before, after = (config.dotted(config.to_dict(e)) for e in (begun, experiment))
     fixed = [name for name in after if after[name] != before.get(name) and name not in MAY_CHANGE]
     if fixed:
-        raise WrongUsage(
-            f"a resumed run keeps --{', --'.join(fixed)}; it can be given --"
-            f"{', --'.join(MAY_CHANGE)}"
-        )
+        kept, free = (", ".join(f"--{name}" for name in names) for names in (fixed, MAY_CHANGE))
+        raise WrongUsage(f"a resumed run keeps {kept}; it can be given {free}")
     return experiment
 
 
@@ -154,13 +136,12 @@ def _check_may_be_longer(
     if schedule.kind in ("cosine", "onecycle"):
         raise WrongUsage(
             f"--train.epochs cannot change: schedule.kind {schedule.kind} anneals the learning "
-            "rate to the end of the run, so that a longer one would have had another rate from its "
-            "first step; begin a run from its weights with --train.start"
+            "rate to the end of the run; begin another run from its weights with --train.start"
         )
     if schedule.kind != "cyclic" and progress["epoch"] < epochs * schedule.warmup:
+        warmup, done = f"warm-up (schedule.warmup {schedule.warmup})", f"{progress['epoch']} epochs"
         raise WrongUsage(
-            f"--train.epochs {epochs}: the warm-up (schedule.warmup {schedule.warmup}) of so long "
-            f"a run would not be over after the {progress['epoch']} epochs that are done"
+            f"--train.epochs {epochs}: the {warmup} of so long a run would not be over after {done}"
         )
 
 
@@ -175,16 +156,13 @@ def _run(run: "Run", folder: Path) -> None:
         if is_first():
             logger.info(f"python tools/train.py --resume {folder} goes on where it was")
         raise
-    logger.info(f"{_outcome(summary)}; {summary['minutes']:.1f} minutes")
-
-
-def _outcome(summary: dict[str, Any]) -> str:
-    if summary["best_mse"] is None:
-        return f"trained on all rows, without a score, for {summary['epochs']} epochs"
-    return (
-        f"best validation MSE {summary['best_mse']:.3f} px² in epoch {summary['best_epoch']} of "
-        f"{summary['epochs']}; the mean shape's is {summary['mean_shape_mse']:.3f}"
-    )
+    outcome = f"trained on all rows, without a score, for {summary['epochs']} epochs"
+    if summary["best_mse"] is not None:
+        outcome = (
+            f"best validation MSE {summary['best_mse']:.3f} px² in epoch {summary['best_epoch']} "
+            f"of {summary['epochs']}; the mean shape's is {summary['mean_shape_mse']:.3f}"
+        )
+    logger.info(f"{outcome}; {summary['minutes']:.1f} minutes")
 
 
 def _dry_run(experiment: Experiment) -> None:
@@ -195,8 +173,7 @@ def _dry_run(experiment: Experiment) -> None:
     logger.info(json.dumps(config.to_dict(experiment), indent=2))
     device = machine.chosen_device(experiment.train.device)
     before = machine.peak_memory(device)
-    bare = replace(experiment.model, weights="none")  # sizes need no weights
-    run = prepare(replace(experiment, model=bare))
+    run = prepare(replace(experiment, model=replace(experiment.model, weights="none")))
     logger.info(_sizes(run))
     first, second = loop.trial(run)
     mib = (machine.peak_memory(device) - before) / 2**20
@@ -221,18 +198,12 @@ def _sizes(run: "Run") -> str:
         f"steps         {run.batches_per_epoch} an epoch, at most {run.total_steps}",
     ]
     if isinstance(run.network, HeatmapNetwork):
-        lines += _map_sizes(run.network, experiment.crop)
+        height, width = run.network.map_hw(experiment.crop.height, experiment.crop.width)
+        model, count = run.network.model, run.table.num_landmarks
+        lines.append(f"heatmaps      {count} of {height} x {width}, sigma {model.sigma}")
+        needed = min(count, round(0.25 * height * width / model.sigma**2))
+        if model.width < needed:
+            advice = f"use about {needed} (--model.width), a larger --model.stride or --model.sigma"
+            capped = f"{model.width} channels cannot show {count} such maps sharply"
+            lines.append(f"capped        {capped}; {advice}")
     return "\n".join(lines)
-
-
-def _map_sizes(network: "HeatmapNetwork", crop: config.Crop) -> list[str]:
-    height, width = network.map_hw(crop.height, crop.width)
-    model, count = network.model, network.num_landmarks
-    lines = [f"heatmaps      {count} of {height} x {width}, sigma {model.sigma}"]
-    needed = min(count, round(0.25 * height * width / model.sigma**2))
-    if model.width < needed:
-        lines.append(
-            f"capped        {model.width} channels cannot show {count} such maps sharply; use "
-            f"about {needed} (--model.width), a larger --model.stride or --model.sigma"
-        )
-    return lines

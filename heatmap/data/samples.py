@@ -127,8 +127,9 @@ class Samples(Dataset[Sample]):
         mine, others = ((some.crop, some.zoom, some.margin, some.edge) for some in (self, other))
         if mine != others or self.frames is not other.frames:
             return False
-        boxes = self.boxes_image, other.boxes_image
-        return any(some is None for some in boxes) or np.array_equal(*boxes)
+        if self.boxes_image is None or other.boxes_image is None:
+            return True
+        return np.array_equal(self.boxes_image, other.boxes_image)
 
 
 @dataclass(frozen=True)

@@ -22,13 +22,13 @@ ZOOMS = (1.0, 1 / 1.1, 1.1)  # of the test-time augmentation "scale"
 class Ensemble:
     """One trained run or several whose landmarks are merged.
 
-    tta: test-time augmentations: "mirror" adds every crop mirrored, "scale" adds crops with
-    everything 1.1 times smaller and larger; both together make six views a run. weighted: as
+    tta: test-time augmentations: "mirror" adds mirrored crops, "scale" adds crops with everything
+    1.1 times smaller and larger; both make six views a run. weighted: as
     `heatmap.inference.predict.predict` takes it. boxes: the table that the runs were loaded with.
 
     Raises:
         ValueError: the runs have different numbers of landmarks, these have no known mirror image,
-            or a run that is to be weighted has no heatmaps.
+            or a run to be weighted has no heatmaps.
     """
 
     runs: tuple[Trained, ...]
@@ -46,8 +46,7 @@ class Ensemble:
                 )
             if self.weighted and not isinstance(run.network, HeatmapNetwork):
                 raise ValueError(
-                    f"{run.path} is of a network without heatmaps, which does not say how sure it "
-                    "is of a landmark; merge it without --weighted"
+                    f"{run.path} is of a network without heatmaps; merge it without --weighted"
                 )
             if "mirror" in self.tta:
                 schemes.mirror_permutation(self.num_landmarks, run.scheme)
@@ -68,8 +67,7 @@ class Ensemble:
             boxes: table of the images' boxes, in place of the runs' own data.boxes.
 
         Raises:
-            ValueError: as the class, or there is no checkpoint, a run is named twice, or no run
-                crops boxes.
+            ValueError: as the class; no checkpoint, a run named twice, or no run that crops boxes.
         """
         loaded: list[Trained] = []
         for run in map(load_trained, runs):
@@ -119,25 +117,20 @@ class Ensemble:
         words += ["--boxes", self.boxes.name] if self.boxes else []
         for run in self.runs:
             own = getattr(run.experiment.model, "decoder", None)  # the direct road has none
-            used = getattr(run.network, "landmark_decoder", None)
+            used = getattr(run.network, "landmark_decoder", own)
             if used != own:
                 return " ".join([*words, "--decoder", str(used)])
         return " ".join(words)
 
     def fingerprints(self) -> dict[str, str]:
         """SHA-256 of every run's checkpoint, by its path."""
-        found = {}
-        for run in self.runs:
-            with run.path.open("rb") as file:
-                found[str(run.path)] = hashlib.file_digest(file, "sha256").hexdigest()
-        return found
+        paths = [run.path for run in self.runs]
+        return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
     def views(
         self, paths: Sequence[Path], points_image: Labels, device: torch.device
     ) -> list[View]:
-        """Every run's views of the images, of which the first is plain.
-
-        The networks go to the device, and stay there.
+        """Every run's views of the images, the plain one first; the networks go to the device.
 
         Args:
             points_image: (N, P, 2) truth in image pixels, NaN where unlabelled or unknown.

@@ -1,8 +1,7 @@
 """A trained run as one file for other programs: crops in, landmarks in the images' pixels out.
 
-The file holds the network, the decoder and the way home to the image, for any number of crops, and
-describes itself: landmarks, crop, decoder, score. Finding the face and cutting the crop stay with
-the caller.
+The file holds network, decoder and the way home to the image, and describes itself. Finding the
+face and cutting the crop stay with the caller.
 """
 
 import importlib.util
@@ -35,15 +34,14 @@ TOLERANCE = 0.01  # px of the image between the file's answers and the run's own
 ROUNDING = 1e-5  # of heights, as a share of the highest one; ten times what runtimes differ by
 NUM_FACES = 8
 
-# (crop (B, 3, h, w), image_from_crop (B, 3, 3)) -> the outputs
-Program = Callable[[Tensor, Tensor], list[Tensor]]
+Program = Callable[[Tensor, Tensor], list[Tensor]]  # (crop, image_from_crop) -> the outputs
 
 
 class Graph(nn.Module):
     """What the file computes, in float32.
 
-    Takes crops (B, 3, h, w) uint8 RGB and image_from_crop (B, 3, 3); gives points_image (B, P, 2),
-    and on the heatmap road the peaks' heights (B, P) and covariance_image (B, P, 2, 2).
+    Crops (B, 3, h, w) uint8 RGB and image_from_crop (B, 3, 3) -> points_image (B, P, 2), and on the
+    heatmap road the peaks' heights (B, P) and covariance_image (B, P, 2, 2).
     """
 
     def __init__(self, network: Network) -> None:
@@ -62,11 +60,10 @@ class Graph(nn.Module):
 
 
 class Difference(NamedTuple):
-    """How far a file's answers are from the run's own on drawn faces.
+    """How far a file's answers are from the run's own, at most.
 
-    points_px: the largest distance along an axis, in image pixels; confidence: the largest
-    difference of a peak's height, 0 on the direct road; landmarks: of all faces; unsettled: those
-    left out, since rounding alone moves them.
+    points_px: along an axis, in image pixels; confidence: of a peak's height, 0 on the direct road;
+    landmarks: of all faces; unsettled: those left out, since rounding alone moves them.
     """
 
     points_px: float
@@ -85,10 +82,17 @@ def export(run: Path, out: Path, decoder: str | None = None) -> Difference:
 
     Raises:
         ValueError: another suffix, a missing library or checkpoint, a decoder for a network without
-            heatmaps, a network that cannot be exported, or a file whose answers are not the run's;
-            then there is no file.
+            heatmaps, a network that cannot be exported, or a file whose answers are not the run's.
+            No file is left.
     """
-    _check_possible(out)
+    if out.suffix not in NEEDED:
+        raise ValueError(f"{out}: name a file that ends in {' or '.join(NEEDED)}")
+    missing = [name for name in NEEDED[out.suffix] if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(
+            f"writing {out.name} needs {' and '.join(missing)}, not installed here: "
+            f"pip install {' '.join(missing)}; a .pt2 file needs nothing more than torch"
+        )
     trained = load_trained(run)
     network, crop = trained.network, trained.experiment.crop
     if decoder is not None:
@@ -103,29 +107,16 @@ def export(run: Path, out: Path, decoder: str | None = None) -> Difference:
             program = _record(Graph(network).eval(), crops[:2], image_from_crop[:2])
             write(program, metadata(trained), temporary)
         except RuntimeError as error:  # what torch's exporters raise
-            raise ValueError(
-                f"torch cannot export the network of {trained.path} ({type(error).__name__}): "
-                f"{error}"
-            ) from None
+            told = f"torch cannot export the network of {trained.path} ({type(error).__name__})"
+            raise ValueError(f"{told}: {error}") from None
         difference = compare(opened(temporary), network, crops, image_from_crop)
-        if not (difference.points_px <= TOLERANCE and difference.confidence <= TOLERANCE):
+        points_px, confidence, *_ = difference
+        if not (points_px <= TOLERANCE and confidence <= TOLERANCE):  # NaN is not, either
             raise ValueError(
                 f"{out} was not written: its points differ from those of {trained.path} by "
-                f"{difference.points_px:.3g} px and its confidence by {difference.confidence:.3g}; "
-                f"{TOLERANCE} is allowed of both"
+                f"{points_px:.3g} px and its confidence by {confidence:.3g}; {TOLERANCE} is allowed"
             )
     return difference
-
-
-def _check_possible(out: Path) -> None:
-    if out.suffix not in NEEDED:
-        raise ValueError(f"{out}: name a file that ends in {' or '.join(NEEDED)}")
-    missing = [name for name in NEEDED[out.suffix] if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ValueError(
-            f"writing {out.name} needs {' and '.join(missing)}, not installed here: "
-            f"pip install {' '.join(missing)}; a .pt2 file needs nothing more than torch"
-        )
 
 
 def metadata(trained: Trained) -> dict[str, Any]:
@@ -136,6 +127,7 @@ def metadata(trained: Trained) -> dict[str, Any]:
     except ValueError:
         permutation = None
     groups = schemes.groups(network.num_landmarks, trained.scheme)
+    crop_fields = ("height", "width", "rule", "box_scale", "trim_border")
     known = {
         "heatmap_version": heatmap.__version__,
         "run": trained.path.resolve().parent.name,
@@ -144,10 +136,7 @@ def metadata(trained: Trained) -> dict[str, Any]:
         "num_landmarks": network.num_landmarks,
         "landmark_groups": {name: [group.start, group.stop] for name, group in groups.items()},
         "mirror_permutation": permutation,
-        "crop": {
-            name: getattr(crop, name)
-            for name in ("height", "width", "rule", "box_scale", "trim_border")
-        },
+        "crop": {name: getattr(crop, name) for name in crop_fields},
         "pixels": "uint8 RGB, 0 to 255, channels first",
         "mean": network.mean.flatten().tolist(),
         "std": network.std.flatten().tolist(),
@@ -179,11 +168,8 @@ def compare(
 ) -> Difference:
     """The program's answers against those of prediction, for the first crop alone and for all.
 
-    Where rounding decides which pixel of a map is its peak, or a map is nearly black, the landmark
-    is another one on every machine. Such landmarks are counted and not compared.
-
-    Args:
-        crops: (B, 3, h, w) uint8 RGB; image_from_crop: (B, 3, 3) float32.
+    crops: (B, 3, h, w) uint8 RGB; image_from_crop: (B, 3, 3) float32. Landmarks that rounding moves
+    (of a nearly black map, or one with two peaks) are only counted.
     """
     points_px, confidence, unsettled = torch.zeros(()), torch.zeros(()), 0
     for count in (1, len(crops)):
@@ -233,8 +219,7 @@ def _write_pt2(program: torch.export.ExportedProgram, known: dict[str, Any], pat
 
 
 def _open_pt2(path: Path) -> Program:
-    program: Program = torch.export.load(path).module()
-    return program
+    return torch.export.load(path).module()
 
 
 def _write_onnx(program: torch.export.ExportedProgram, known: dict[str, Any], path: Path) -> None:

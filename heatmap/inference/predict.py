@@ -1,7 +1,6 @@
 """Networks and images -> landmarks in the images' own pixels.
 
-A network may look at an image in several ways, and several networks may look at it. The landmarks
-of every view come home to the image by its own frame, and are merged there.
+The landmarks of every view come home to the image by its own frame, and are merged there.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,9 +26,8 @@ FAR = 1e6  # px; the standard deviation of a landmark that a heatmap says nothin
 class View:
     """One way in which a network looks at the images.
 
-    samples: how they are cropped; precision: of the network, fp32 or bf16; mirrored: the crops are
-    mirrored, and left and right landmarks change names; scheme: of the landmarks, where a file
-    tells it.
+    samples: how they are cropped; precision: fp32 or bf16; mirrored: the crops are mirrored, and
+    left and right landmarks change names; scheme: of the landmarks, where a file tells it.
     """
 
     network: Network
@@ -43,12 +41,12 @@ class Landmarks(NamedTuple):
     """Landmarks of B images.
 
     rows: (B,) int64 rows of the table; points_image: (B, P, 2) float64 in image pixels.
-    peak: (B, P) float32, the mean over the views that have one; covariance_image: (B, P, 2, 2)
-        float64 in square image pixels, the mean over the views that have one, or the inverse of the
-        sum of the inverses where views are weighted. None without a heatmap.
+    peak: (B, P) float32, and covariance_image: (B, P, 2, 2) float64 in square image pixels: means
+        over the views that have a heatmap (of weighted views the inverse of the sum of the
+        covariances' inverses); None where none has.
     frame: of the first view's crops; image_hw: (B, 2) the images' sizes.
-    disagreement: (B, P) float64 the root mean squared distance of the views' points from the
-        merged one, in image pixels; None for a single view.
+    disagreement: (B, P) float64 root mean squared distance of the views' points from the merged
+        one, in image pixels; None for a single view.
     """
 
     rows: np.ndarray
@@ -87,8 +85,7 @@ def predict(
 ) -> Iterator[Landmarks]:
     """Batch by batch, this process's part of the rows, without augmentation.
 
-    Every image is read once, and cropped once for views that crop alike. The networks are used in
-    eval mode and left in the mode they were in.
+    Every image is read once. The networks are left in the mode they were in.
 
     Args:
         views: of the same images; their points are averaged.
@@ -99,24 +96,25 @@ def predict(
         ValueError: an image cannot be read; the message names it.
     """
     watch = watch or Stopwatch(device)
-    alike = [
-        next(i for i, other in enumerate(views) if view.samples.cuts_as(other.samples))
-        for view in views
+    cropped: list[Samples] = []  # views that crop alike share the crop
+    for view in views:
+        if not any(view.samples.cuts_as(other) for other in cropped):
+            cropped.append(view.samples)
+    shared = [
+        next(i for i, other in enumerate(cropped) if view.samples.cuts_as(other)) for view in views
     ]
-    different = sorted(set(alike))
-    cuts = Cuts([views[i].samples for i in different])
     was_training = {view.network: view.network.training for view in views}
     for network in was_training:
         network.eval()
     try:
         batches = batches_in_order(rows, batch, rank, world)
-        for samples in watch.waiting("data", load(cuts, batches, workers, device)):
+        for samples in watch.waiting("data", load(Cuts(cropped), batches, workers, device)):
             with watch("data"):
-                inputs = {
-                    i: augment.plain(*(t.to(device, non_blocking=True) for t in sample[:3]))
-                    for i, sample in zip(different, samples, strict=True)
-                }
-            seen = [look(view, inputs[i], watch) for view, i in zip(views, alike, strict=True)]
+                inputs = [
+                    augment.plain(*(t.to(device, non_blocking=True) for t in sample[:3]))
+                    for sample in samples
+                ]
+            seen = [look(view, inputs[i], watch) for view, i in zip(views, shared, strict=True)]
             with watch("decode"):
                 merged, first = _weighted(seen) if weighted else _mean(seen), samples[0]
                 landmarks = Landmarks(
@@ -166,8 +164,8 @@ def _mean(seen: Sequence[Seen]) -> Seen:
 def _weighted(seen: Sequence[Seen]) -> Seen:
     """The combination with the smallest variance, were the errors of the views independent.
 
-    A covariance that is no ellipse, or one narrower than `SHARPEST`, comes from a map without a
-    peak; it is replaced by that of a landmark that may be anywhere.
+    A covariance that is no ellipse, or narrower than `SHARPEST`, comes from a map without a peak:
+    the landmark may be anywhere.
     """
     covariance = torch.stack([s.covariance_image for s in seen if s.covariance_image is not None])
     assert len(covariance) == len(seen), "every view needs a heatmap to be weighted"

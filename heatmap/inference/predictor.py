@@ -26,9 +26,10 @@ class Landmarks(NamedTuple):
 
     points_image: (N, P, 2) float64, (x, y) in the images' own pixels; integers are pixel centres.
     confidence: (N, P) float32 heights of the heatmaps' peaks: about 1 where the network is sure,
-        near 0 where it sees no such landmark; None for a network without heatmaps.
-    covariance: (N, P, 2, 2) float64 spread of the heatmaps round the points, in square image
-        pixels, or None. It is no error bar: a sharp heatmap is as wide as it was trained to be.
+        near 0 where it sees no such landmark.
+    covariance: (N, P, 2, 2) float64 spread of the heatmaps, in square image pixels. It is no error
+        bar: a sharp heatmap is as wide as it was trained to be.
+    Without heatmaps, confidence and covariance are None.
     """
 
     points_image: np.ndarray
@@ -39,7 +40,7 @@ class Landmarks(NamedTuple):
 class Predictor:
     """A run that looks at images.
 
-    It changes nothing outside itself: no thread counts, gradient mode, seeds or backend flags.
+    It leaves thread counts, gradient mode, seeds and backend flags as they are.
 
     Args:
         run: folder of a run, or a checkpoint.
@@ -47,7 +48,7 @@ class Predictor:
         batch: images that the network sees at once; that of the run's training unless given.
 
     Raises:
-        ValueError: no checkpoint there, cuda is asked for and there is none, or no batch.
+        ValueError: no checkpoint there, no such device, or a batch of none.
     """
 
     def __init__(
@@ -73,16 +74,15 @@ class Predictor:
     ) -> Landmarks:
         """The landmarks of N faces, one in every image.
 
-        An image is cropped as in training, by the same code, unless a box says where its face is.
+        An image is cropped as in training, unless a box says where its face is.
 
         Args:
-            images: uint8 RGB arrays (H, W, 3) of any sizes, or files. A large JPEG is decoded at
-                the crop's scale if it comes as a file, as in training.
+            images: uint8 RGB arrays (H, W, 3) of any sizes, or files, of which a large JPEG is
+                decoded at the crop's scale.
             boxes: (N, 4) x0, y0, x1, y1 in image pixels. For a run with crop.rule box they are like
                 those of its training table; for the others they are the bounds of the landmarks,
                 which then fill the crop as the mean training face fills its own.
-            two_pass: look twice, the second time at a crop that the first landmarks fill as the
-                mean training face fills its own.
+            two_pass: look again, at a crop that the first landmarks fill in the same way.
 
         Raises:
             ValueError: an image cannot be read, a box is empty or outside its image, or the run
@@ -96,12 +96,12 @@ class Predictor:
             raise ValueError(f"{self.path} was trained on boxes (crop.rule box), so it needs boxes")
         parts = []
         for start in range(0, len(images), self.batch):
-            photographs = [_opened(image) for image in images[start : start + self.batch]]
-            some = None if boxes is None else boxes[start : start + self.batch]
-            if some is not None:
-                for index, photograph in enumerate(photographs):
-                    check_box(some[index], photograph.image_hw, f"box {start + index}")
-            samples = self._samples(some)
+            part = slice(start, start + self.batch)
+            photographs = [_opened(image) for image in images[part]]
+            if boxes is not None:
+                for index, photograph in enumerate(photographs, start):
+                    check_box(boxes[index], photograph.image_hw, f"box {index}")
+            samples = self._samples(None if boxes is None else boxes[part])
             found = self._look(samples, photographs)
             if two_pass:
                 frames = self._nearer(samples, found.points_image, photographs)
@@ -115,7 +115,7 @@ class Predictor:
         return Landmarks(points_image, *joined)
 
     def _samples(self, boxes: np.ndarray | None) -> Samples:
-        """How a batch is cropped; the paths and labels that training has are not needed."""
+        """How a batch is cropped."""
         nothing = np.broadcast_to(np.float32(np.nan), (self.batch, self.num_landmarks, 2))
         samples = Samples([], nothing, self.crop)
         if boxes is None:
@@ -131,17 +131,14 @@ class Predictor:
     def _nearer(
         self, samples: Samples, points_image: np.ndarray, photographs: Sequence[Photograph]
     ) -> list[Frame]:
-        """For every image the crop that its landmarks fill as the mean shape fills its own.
-
-        What is no face at all keeps the crop that it had.
-        """
+        """The second look's crops; what is no face at all keeps the crop that it had."""
         crop_hw, frames = (self.crop.height, self.crop.width), []
         for row, points in enumerate(torch.from_numpy(points_image)):
             try:
                 frames.append(frame.matching(points, self._mean_shape_crop, crop_hw))
             except ValueError:
-                sample = samples.cut(row, photographs[row])
-                frames.append(Frame(sample.image_from_crop, *crop_hw))
+                image_from_crop = samples.cut(row, photographs[row]).image_from_crop
+                frames.append(Frame(image_from_crop, *crop_hw))
         return frames
 
     def _look(self, samples: Samples, photographs: Sequence[Photograph]) -> Landmarks:
@@ -154,19 +151,13 @@ class Predictor:
 
 
 def _opened(image: Image) -> Photograph:
-    if isinstance(image, Photograph):
-        return image
     if isinstance(image, np.ndarray):
         return Photograph.in_memory(image)
-    return Photograph(Path(image))
+    return image if isinstance(image, Photograph) else Photograph(Path(image))
 
 
 def check_box(box_image: np.ndarray, image_hw: tuple[int, int], where: str) -> None:
-    """Checks that (4,) x0, y0, x1, y1 are a box, at least partly in the image.
-
-    Raises:
-        ValueError: they are not.
-    """
+    """Raises ValueError unless (4,) x0, y0, x1, y1 are a box, at least partly in the image."""
     x0, y0, x1, y1 = box_image.tolist()
     told = f"{where}: from ({x0:g}, {y0:g}) to ({x1:g}, {y1:g})"
     if not (np.isfinite(box_image).all() and x0 < x1 and y0 < y1):
@@ -182,8 +173,6 @@ def _box_array(boxes: np.ndarray | Sequence[Sequence[float]], count: int) -> np.
     if found.size == 0:
         found = found.reshape(0, 4)
     if found.shape != (count, 4):
-        raise ValueError(
-            f"boxes are ({count}, 4) numbers for {count} pictures, not {found.shape}: "
-            "x0, y0, x1, y1 of each"
-        )
+        expected = f"({count}, 4) numbers x0, y0, x1, y1 for {count} pictures"
+        raise ValueError(f"boxes are {expected}, not {found.shape}")
     return found

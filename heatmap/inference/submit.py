@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -34,16 +35,15 @@ def submit(
 ) -> int:
     """Predicts every test image and writes what is asked for; returns the number of images.
 
-    A folder with test/IdLookupTable.csv is answered as Kaggle's facial keypoints are (`kaggle15`),
-    every other one as the contest is. Of several processes each predicts its part, and the first
-    writes; the file is the same for any number of them.
+    A folder with test/IdLookupTable.csv is answered as Kaggle's facial keypoints are (`kaggle15`).
+    Of several processes each predicts its part, and the first writes the file.
 
     Args:
         root: the contest's folder.
         rounding: as `contest.write_submission` takes it; "auto" is "round", and "none" where there
             is a lookup table.
-        missing: what to do with a test image that is absent or cannot be read: "stop", or answer
-            with the first run's "mean-shape", placed as in the other test images.
+        missing: with a test image that cannot be read, "stop" or answer with the first run's
+            "mean-shape", placed as in the other test images.
 
     Raises:
         ValueError: an image cannot be read, the file's rules are broken, or processes do not see
@@ -51,13 +51,12 @@ def submit(
     """
     first, num_landmarks = ensemble.runs[0], ensemble.num_landmarks
     folder = contest.find_folder(root)
-    if folder.train_table.is_file():
-        num_labelled = contest.count_landmarks(folder.train_table)
-        if num_labelled != num_landmarks:
-            raise ValueError(
-                f"{folder.train_table} has {num_labelled} landmarks, the network of {first.path} "
-                f"predicts {num_landmarks}"
-            )
+    labelled = folder.train_table
+    if labelled.is_file() and (found := contest.count_landmarks(labelled)) != num_landmarks:
+        raise ValueError(
+            f"{labelled} has {found} landmarks, the network of {first.path} predicts "
+            f"{num_landmarks}"
+        )
     asked = contest.read_asked_points(folder.test_points, num_landmarks)
     lookup, indices = None, asked.indices
     if folder.lookup_table.is_file():
@@ -66,75 +65,61 @@ def submit(
     asked_hash = hashlib.sha256(asked.indices.tobytes() + "\n".join(asked.names).encode())
     distributed.must_agree({str(asked.path): asked_hash.hexdigest()} | ensemble.fingerprints())
 
-    lost = _unreadable(folder.test_images, asked.names) if missing == "mean-shape" else []
+    lost = [] if missing == "stop" else _unreadable(folder.test_images, asked.names)
     rows = np.setdiff1d(np.arange(len(asked.names)), lost)
     if len(rows) == 0:
         raise ValueError(f"{folder.test_images}: none of the test pictures can be read")
     paths = contest.image_paths(folder.test_images, asked.names, asked.path, rows)
-    found = _answers(ensemble, [paths[row] for row in rows], indices[rows], device)
-    if found is None:
+    given, frames = _answers(ensemble, [paths[row] for row in rows], indices[rows], device)
+    if given is None or frames is None:
         return len(asked.names)
     answers = np.empty((len(asked.names), indices.shape[1], 2))
-    answers[rows], image_from_crop = found
+    answers[rows] = given
     if lost:
         some = ", ".join(asked.names[row] for row in lost[:10])
         logger.warning(
             f"{len(lost)} of {len(asked.names)} test pictures cannot be read and get the mean "
             f"shape: {some}{' ...' if len(lost) > 10 else ''}"
         )
-        mean_shape = frame.apply(torch.from_numpy(image_from_crop), first.mean_shape_crop)
-        answers[lost] = mean_shape.numpy()[indices[lost]]
+        image_from_crop = torch.from_numpy(frames.mean(0))
+        mean_shape = frame.apply(image_from_crop, first.mean_shape_crop).numpy()
+        answers[lost] = mean_shape[indices[lost]]
+    if rounding == "auto":
+        rounding = "round" if lookup is None else "none"
     if lookup is None:
-        rounding = "round" if rounding == "auto" else rounding
         contest.write_submission(out, asked, answers, rounding=rounding)
     else:
-        rounding = "none" if rounding == "auto" else rounding
         kaggle15.write_submission(out, lookup, asked.names, answers, rounding)
     return len(asked.names)
 
 
 def _answers(
     ensemble: Ensemble, paths: Sequence[Path], indices: np.ndarray, device: torch.device
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """The landmarks asked for (N, K, 2) float64 in image pixels, and the images' mean frame.
-
-    Of several processes the first gets them, the others None. Nothing else is kept of an image.
-
-    Args:
-        indices: (N, K) landmarks asked for.
-    """
-    first, world = ensemble.runs[0], distributed.world()
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Landmarks (N, K, 2) by `indices` (N, K), image_from_crop (N, 3, 3); None but on rank 0."""
+    first, rank, world = ensemble.runs[0], distributed.rank(), distributed.world()
     nothing = np.broadcast_to(np.float32(np.nan), (len(paths), ensemble.num_landmarks, 2))
     answers, image_from_crop = [], []
-    with _bar("predict", len(paths)) as bar:
+    hidden = rank > 0 or None
+    with tqdm(total=len(paths), desc="predict", unit="img", leave=False, disable=hidden) as bar:
         for found in predict(
             ensemble.views(paths, nothing, device), np.arange(len(paths)),
             batch=first.experiment.train.batch, workers=first.experiment.data.workers,
-            device=device, weighted=ensemble.weighted, rank=distributed.rank(), world=world,
+            device=device, weighted=ensemble.weighted, rank=rank, world=world,
         ):  # fmt: skip
             answers.append(np.take_along_axis(found.points_image, indices[found.rows, :, None], 1))
             image_from_crop.append(found.frame.image_from_crop.numpy())
             bar.update(min(len(found.rows) * world, len(paths) - bar.n))
-    all_answers, all_frames = distributed.joined(answers), distributed.joined(image_from_crop)
-    if all_answers is None or all_frames is None:
-        return None
-    return all_answers, all_frames.mean(0)
+    return distributed.joined(answers), distributed.joined(image_from_crop)
 
 
 def _unreadable(images: Path, names: list[str]) -> list[int]:
     """The rows of the images that cannot be read; every process looks at its part."""
-    lost, world = [], distributed.world()
-    with _bar("check pictures", len(names)) as bar:
-        for row in range(distributed.rank(), len(names), world):
-            if not contest.is_readable(images / names[row]):
-                lost.append(row)
-            bar.update(min(world, len(names) - bar.n))
-    return sorted(row for part in distributed.gather(lost) for row in part)
-
-
-def _bar(doing: str, total: int) -> tqdm:
-    hidden = None if distributed.rank() == 0 else True
-    return tqdm(total=total, desc=doing, unit="img", leave=False, disable=hidden)
+    mine = range(distributed.rank(), len(names), distributed.world())
+    hidden = distributed.rank() > 0 or None  # None: shown on a terminal alone
+    shown = tqdm(mine, desc="check pictures", unit="img", leave=False, disable=hidden)
+    lost = [row for row in shown if not contest.is_readable(images / names[row])]
+    return sorted(chain.from_iterable(distributed.gather(lost)))
 
 
 def average_submissions(
@@ -142,9 +127,8 @@ def average_submissions(
 ) -> int:
     """Writes the mean of submissions in the first one's order; returns the number of its rows.
 
-    Rows are joined by file name, or by RowId where all files are of that form. The mean is rounded
-    once, and the file read back and compared before it gets its name. An ensemble of the runs
-    themselves is more exact where the submissions were rounded.
+    Rows are joined by file name, or by RowId where all files are of that form. An ensemble of the
+    runs themselves is more exact where the submissions were rounded.
 
     Args:
         rounding: as for `submit`.
@@ -156,10 +140,8 @@ def average_submissions(
     by_row_id = [kaggle15.is_submission(path) for path in submissions]
     if len(set(by_row_id)) > 1:
         with_row_ids, without = (submissions[by_row_id.index(kind)] for kind in (True, False))
-        raise ValueError(
-            f"{with_row_ids} has the columns RowId and Location, {without} has not; only "
-            "submissions of one form can be averaged"
-        )
+        told = f"{with_row_ids} has the columns RowId and Location, {without} has not"
+        raise ValueError(f"{told}; only submissions of one form can be averaged")
     if by_row_id[0]:
         return kaggle15.average(submissions, out, "none" if rounding == "auto" else rounding)
     return submission.average(submissions, out, "round" if rounding == "auto" else rounding)

@@ -1,8 +1,6 @@
-"""Networks: pictures in, landmarks in crop pixels out, by one road or the other.
+"""Networks: images in, landmarks in crop pixels out; by either road they keep one contract.
 
-Every network here keeps one contract (`Network`), so that training, prediction and evaluation
-neither know nor care which road was taken. This is the only folder that imports
-segmentation_models_pytorch.
+This is the only folder that imports segmentation_models_pytorch.
 """
 
 import torch
@@ -24,11 +22,10 @@ def build(model: config.Model, crop: config.Crop, num_landmarks: int) -> Network
         ValueError: unknown encoder, or weights that cannot be had.
     """
     network: Network
-    match model:
-        case config.UNet():
-            network = UNetNetwork(model, num_landmarks)
-        case config.DenseUNet():
-            network = DenseUNetNetwork(model, num_landmarks)
-        case config.Direct():
-            network = DirectNetwork(model, num_landmarks, crop.height, crop.width)
+    if isinstance(model, config.Direct):
+        network = DirectNetwork(model, num_landmarks, crop.height, crop.width)
+    elif isinstance(model, config.DenseUNet):
+        network = DenseUNetNetwork(model, num_landmarks)
+    else:
+        network = UNetNetwork(model, num_landmarks)
     return network.to(memory_format=torch.channels_last)

@@ -15,9 +15,8 @@ NUM_STAGES = {1: 5, 2: 4, 4: 3}
 class DenseUNetNetwork(HeatmapNetwork):
     """A DenseNet whose raw block outputs are added to the decoder's stages.
 
-    With densenet161 at stride 1, width 64 and three outputs this is the paper's DenseUNet-167: 167
-    convolutions, the landmarks' embeddings being the last. Its 64 last channels bound what 971 maps
-    can show, so wider models expand them, and coarser strides leave the last stages out.
+    With densenet161 at stride 1, width 64 and three outputs this is the paper's DenseUNet-167.
+    Wider models expand its 64 last channels, and coarser strides leave the last stages out.
     The scale layers of the authors' code are in batch normalisation's own factors.
 
     Source: Li et al. 2018, https://arxiv.org/abs/1709.07330, and the authors' published code.
@@ -25,7 +24,10 @@ class DenseUNetNetwork(HeatmapNetwork):
 
     def __init__(self, model: config.DenseUNet, num_landmarks: int) -> None:
         encoder, channels = load_encoder(model.encoder, model.weights)
-        decoder = _Decoder(_raw_channels(encoder, channels), model)
+        # the blocks' channels are what their transitions take in
+        norms = [encoder.get_submodule(f"features.transition{i}.norm") for i in (1, 2, 3)]
+        blocks = [len(norm.get_parameter("weight")) for norm in norms]
+        decoder = _Decoder([channels[1], *blocks, channels[-1]], model)
         super().__init__(model, num_landmarks, decoder, decoder.out_channels)
         self.encoder = encoder
 
@@ -46,9 +48,8 @@ class _Decoder(nn.Module):
         count = NUM_STAGES[model.stride]
         skips, below = (*channels[-2::-1], 0)[:count], channels[-1]
         stages = []
-        for skip, out, stage in zip(skips, STAGE_CHANNELS, range(5), strict=False):
-            dropout = model.dropout if stage == 4 else 0.0
-            stages.append(_Stage(below, skip, out, dropout))
+        for stage, (skip, out) in enumerate(zip(skips, STAGE_CHANNELS, strict=False)):
+            stages.append(_Stage(below, skip, out, model.dropout if stage == 4 else 0.0))
             below = out
         self.stages = nn.ModuleList(stages)
         self.out_channels = below
@@ -65,8 +66,7 @@ class _Stage(nn.Module):
 
     def __init__(self, below: int, skip: int, out: int, dropout: float) -> None:
         super().__init__()
-        fits = skip in (0, below)
-        self.projection = nn.Identity() if fits else nn.Conv2d(skip, below, 1)
+        self.projection = nn.Identity() if skip in (0, below) else nn.Conv2d(skip, below, 1)
         self.convolution = nn.Conv2d(below, out, 3, padding=1)
         self.dropout, self.norm = nn.Dropout(dropout), nn.BatchNorm2d(out)
 
@@ -75,9 +75,3 @@ class _Stage(nn.Module):
         if skip is not None:
             x = x + self.projection(skip)
         return functional.relu(self.norm(self.dropout(self.convolution(x))))
-
-
-def _raw_channels(encoder: nn.Module, channels: tuple[int, ...]) -> list[int]:
-    """Channels of `pyramid`'s features; those of the blocks are what their transitions take in."""
-    norms = [encoder.get_submodule(f"features.transition{i}.norm") for i in (1, 2, 3)]
-    return [channels[1], *(len(norm.get_parameter("weight")) for norm in norms), channels[-1]]

@@ -10,9 +10,9 @@ from heatmap.networks.network import CropPrediction, Network, point_loss
 
 
 class DirectNetwork(Network):
-    """Global average pooling and one linear layer of 2 P outputs, or two with ReLU between.
+    """Global average pooling and one linear layer, or two with ReLU between.
 
-    The outputs are in crop pixels from the crop's centre, so that a fresh layer starts there.
+    The 2 P outputs are in crop pixels from the crop's centre, so that a fresh layer starts there.
     """
 
     HEAD = ("hidden", "head")

@@ -10,7 +10,7 @@ from torch import nn
 
 
 def load_encoder(name: str, weights: str) -> tuple[nn.Module, tuple[int, ...]]:
-    """An encoder for RGB pictures and the channels of its features, from stride 1 to 32.
+    """An encoder for RGB images and the channels of its features, from stride 1 to 32.
 
     Args:
         name: one of segmentation_models_pytorch's encoders, or "tu-NAME" for one of timm's.
@@ -34,8 +34,7 @@ def load_encoder(name: str, weights: str) -> tuple[nn.Module, tuple[int, ...]]:
     except OSError as error:
         raise ValueError(
             f"the {weights!r} weights of {name} could not be fetched ({type(error).__name__}): "
-            "check the network, give a local file (--model.weights FILE.safetensors), or start "
-            "from random weights (--model.weights none)"
+            "check the network, or give --model.weights a local file, or none for random weights"
         ) from None
     except RuntimeError as error:  # timm, for a name that it does not know
         raise ValueError(f"encoder {name!r}: {error}") from None
@@ -48,10 +47,8 @@ def _load_file(encoder: nn.Module, path: Path) -> None:
     if not path.is_file():
         raise ValueError(f"model.weights {path}: there is no such file")
     try:
-        if path.suffix == ".safetensors":
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+        is_safe = path.suffix == ".safetensors"
+        state = load_file(path) if is_safe else torch.load(path, "cpu", weights_only=True)
         encoder.load_state_dict(state)
     except Exception as error:
         raise ValueError(f"model.weights {path} does not fit the encoder: {error}") from None

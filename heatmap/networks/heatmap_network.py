@@ -18,8 +18,7 @@ class HeatmapNetwork(Network):
     """Features times embeddings are heatmaps; the 1 x 1 convolution at the end is kept apart.
 
     `pyramid` and `decoder` give features at the model's stride. Where they have not `width`
-    channels, a 1 x 1 convolution with ReLU expands them: the rank of what maps can show is bounded
-    by the channels, and the nonlinearity lifts that bound.
+    channels, a 1 x 1 convolution with ReLU lifts the bound on the rank of what maps can show.
     """
 
     HEAD = ("embeddings", "bias")
@@ -36,11 +35,8 @@ class HeatmapNetwork(Network):
         self.decoder = decoder
         self.expansion = nn.Sequential()
         if channels != model.width:
-            self.expansion = nn.Sequential(
-                nn.Conv2d(channels, model.width, 1, bias=False),
-                nn.BatchNorm2d(model.width),
-                nn.ReLU(inplace=True),
-            )
+            mix, norm = nn.Conv2d(channels, model.width, 1, bias=False), nn.BatchNorm2d(model.width)
+            self.expansion = nn.Sequential(mix, norm, nn.ReLU(inplace=True))
         for module in [*self.decoder.modules(), *self.expansion.modules()]:
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.kaiming_uniform_(module.weight, nonlinearity="relu")
@@ -52,7 +48,7 @@ class HeatmapNetwork(Network):
 
     @abstractmethod
     def pyramid(self, images: Tensor) -> list[Tensor]:
-        """The encoder's features of normalised pictures, finest first."""
+        """The encoder's features of normalised images, finest first."""
 
     def map_hw(self, height: int, width: int) -> tuple[int, int]:
         """Size of the heatmaps of a crop."""
@@ -73,9 +69,8 @@ class HeatmapNetwork(Network):
         expected = tuple(size // self.stride for size in padded.shape[-2:])
         if whole.shape[-2:] != expected:
             raise ValueError(
-                f"the encoder {self.model.encoder} does not halve pictures evenly, so its maps of "
-                f"{tuple(whole.shape[-2:])} pixels for {expected} would be out of place; choose "
-                "another encoder, or the direct road"
+                f"the encoder {self.model.encoder} does not halve images evenly (maps of "
+                f"{tuple(whole.shape[-2:])} pixels for {expected}); choose another, or Direct"
             )
         rows, columns = self.map_hw(height, width)
         return Maps(whole[..., :rows, :columns], self.embeddings, self.bias)
@@ -85,9 +80,8 @@ class HeatmapNetwork(Network):
     ) -> Tensor:
         """The sum of the model's losses, each divided by images and landmarks.
 
-        Of the heatmaps (divided by their pixels, too), of the coordinates that their softmax gives,
-        and of the softmax's divergence from the target. With `pixel_area`, heatmaps and divergence
-        count by the area and the coordinates by what their own loss grows with.
+        They are those of the heatmaps (divided by their pixels, too), of the softmax's coordinates
+        and of its divergence. With `pixel_area`, the first and last count by the area.
         """
         model, total = self.model, output.features.new_zeros((), dtype=torch.float32)
         heatmap_from_crop = torch.linalg.inv(frame.crop_from_heatmap(self.stride))
@@ -125,10 +119,7 @@ class HeatmapNetwork(Network):
         return self._in_crop(maps.decode(output, self.sigma, self.landmark_decoder))
 
     def decode_whole(self, output: Maps) -> CropPrediction:
-        """The same from all maps at once, without a loop over the pictures.
-
-        An export records what one batch does, and a loop would be recorded for its size alone.
-        """
+        """The same from all maps at once: an export would record a loop for one batch size."""
         return self._in_crop(codec.decode(maps.whole(output), self.sigma, self.landmark_decoder))
 
     def _in_crop(self, decoded: codec.Decoded) -> CropPrediction:

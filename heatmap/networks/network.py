@@ -14,12 +14,10 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class CropPrediction(NamedTuple):
-    """Landmarks in the network's input.
+    """Landmarks in the network's input, float32; only points on the direct road.
 
-    points_crop: (B, P, 2) float32, (x, y) in crop pixels.
-    peak: (B, P) float32 height of the heatmap's peak; None on the direct road.
-    covariance_crop: (B, P, 2, 2) float32 spread of the heatmap round the point in square crop
-        pixels; None on the direct road.
+    points_crop: (B, P, 2), (x, y) in crop pixels; peak: (B, P) height of the heatmap's peak;
+    covariance_crop: (B, P, 2, 2) spread of the heatmap round the point in square crop pixels.
     """
 
     points_crop: Tensor
@@ -28,7 +26,7 @@ class CropPrediction(NamedTuple):
 
 
 class Network(nn.Module, ABC):
-    """`forward` makes the road's output from pictures; `loss` and `decode` know how to read it.
+    """`forward` makes the road's output from images; `loss` and `decode` know how to read it.
 
     compiled_parts: off, loss (the arithmetic of the loss) or all (the layers as well).
     """
@@ -64,8 +62,8 @@ class Network(nn.Module, ABC):
         """As of every module, but frozen ones stay in evaluation: their statistics are kept."""
         super().train(mode)
         for module in self.modules() if mode else ():
-            weights = list(module.parameters())
-            if weights and not any(w.requires_grad for w in weights):
+            needs_gradient = [weight.requires_grad for weight in module.parameters()]
+            if needs_gradient and not any(needs_gradient):
                 module.eval()
         return self
 
@@ -93,8 +91,7 @@ class Network(nn.Module, ABC):
             output: of `forward`.
             points_crop: (B, P, 2) truth in crop pixels; may be NaN where the weight is 0.
             weights: (B, P) >= 0; 0 for an unlabelled landmark.
-            pixel_area: (B,) square image pixels that a crop pixel covers, where errors are to count
-                in the images' own pixels (`losses.in_image_pixels`).
+            pixel_area: (B,) square image pixels of a crop pixel (`losses.in_image_pixels`), if any.
         """
 
     @abstractmethod
@@ -110,15 +107,11 @@ _compiled_layers = compiled(_layers)
 
 
 def point_loss(
-    kind: config.PointLoss,
-    points_crop: Tensor,
-    truth_crop: Tensor,
-    weights: Tensor,
-    pixel_area: Tensor | None,
+    kind: str, points_crop: Tensor, truth_crop: Tensor, weights: Tensor, pixel_area: Tensor | None
 ) -> Tensor:
-    """Scalar loss of (B, P, 2) points, divided by images and landmarks.
+    """Scalar loss, by a name in `losses.LOSSES`, of (B, P, 2) points; the rest as `Network.loss`.
 
-    truth_crop: may be NaN where the weight is 0; weights, pixel_area: as in `Network.loss`.
+    It is divided by images and landmarks; truth may be NaN where the weight is 0.
     """
     loss = losses.LOSSES[kind]
     assert loss.of_points
@@ -145,7 +138,8 @@ def _blocks(encoder: nn.Module) -> dict[str, int]:
             for f in features[-5:]
         ]
     encoder.train(training)
-    return {
-        name: next((k for k, g in enumerate(gradients, 1) if g is not None), 5)
-        for name, gradients in zip(names, zip(*found, strict=True), strict=True)
-    }
+    firsts = (
+        next((k for k, gradient in enumerate(gradients, 1) if gradient is not None), 5)
+        for gradients in zip(*found, strict=True)
+    )
+    return dict(zip(names, firsts, strict=True))

@@ -30,7 +30,7 @@ class UNetNetwork(HeatmapNetwork):
         self.encoder = encoder
 
     def pyramid(self, images: Tensor) -> list[Tensor]:
-        """Features at strides 1 (the pictures themselves), 2, 4, 8, 16 and 32."""
+        """Features at strides 1 (the images themselves), 2, 4, 8, 16 and 32."""
         features: list[Tensor] = self.encoder(images)
         return features
 
@@ -55,11 +55,7 @@ def _decoder(model: config.UNet, channels: tuple[int, ...]) -> tuple[nn.Module, 
 
 
 class _NestedDecoder(UnetPlusPlusDecoder):
-    """U-Net++ whose output is the finest node that still has a skip, at any stride.
-
-    smp ends with one more block without a skip, which only stride 1 needs: elsewhere nothing
-    stands in its place.
-    """
+    """U-Net++ whose output is the finest node with a skip; smp's block after it is for stride 1."""
 
     def __init__(self, channels: tuple[int, ...], climbing: tuple[int, ...]) -> None:
         at_stride_1 = len(climbing) == len(DECODER_CHANNELS)

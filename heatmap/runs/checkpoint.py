@@ -1,7 +1,6 @@
 """Checkpoints: written whole or not at all, and free of code when they are read.
 
-`best.pt` and `epoch-N.pt` hold the weights that were scored and what inference and evaluation need
-(`Checkpoint`). `last.pt` holds what an exact resume needs as well (`State`).
+`best.pt` and `epoch-N.pt` hold a `Checkpoint`; `last.pt` has the `State` of an exact resume, too.
 """
 
 import io
@@ -25,14 +24,10 @@ FORMAT_OF_0_1 = 3  # version 0.1.0's; read, but not resumed
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """What a resume needs beyond the scored weights.
-
-    Random numbers are functions of (seed, epoch, row) and (seed, step), so the seed in the config
-    and the counters in `progress` are the state of their generators.
+    """What a resume needs beyond the scored weights; the seed and `progress` stand for generators.
 
     network: the weights that are trained, where those scored are their running mean, else None;
-    optimizer: its state dict; progress: counters, best score and elapsed time; picture_weights:
-    (N,) float32 of all rows; wandb_id: of the run in Weights & Biases.
+    progress: counters, best score and elapsed time; picture_weights: (N,) float32 of all rows.
     """
 
     network: dict[str, Any] | None = None
@@ -48,9 +43,8 @@ class Checkpoint:
 
     config: of the experiment, by `config.to_dict`; network: the weights that validation scored;
     sigma: of the targets in heatmap pixels, None on the direct road; mean_shape_crop: (P, 2)
-    float64; scheme: of the landmarks, by `schemes.Scheme.to_dict`, where the experiment names one;
-    table_hash: of the table's names and points; training_rows, validation_rows: (T,) and (V,) int64
-    rows of that table; validation_mse: of these weights, None without a score; state: in last.pt.
+    float64; scheme: by `schemes.Scheme.to_dict`, if any; table_hash: of the table's names and
+    points; training_rows, validation_rows: (T,) and (V,) int64 rows of it; state: in last.pt.
     """
 
     config: dict[str, Any]
@@ -80,9 +74,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load(path: Path) -> Checkpoint:
-    """The checkpoint in a file, on the CPU; no code in the file can run.
-
-    A file of version 0.1.0 has no `state`.
+    """The checkpoint in a file, on the CPU, without a `state` in one of version 0.1.0.
 
     Raises:
         ValueError: missing, damaged, not a checkpoint of this program, or of another format.
@@ -109,7 +101,6 @@ def load(path: Path) -> Checkpoint:
 
 
 def _fits(kind: type[Checkpoint | State], values: Any) -> bool:
-    """Whether the values are those of the dataclass."""
     return isinstance(values, dict) and set(values) == {f.name for f in fields(kind)}
 
 
@@ -131,11 +122,7 @@ def _converted(values: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """A trained network and what prediction and evaluation need to know of its run.
-
-    mean_shape_crop: (P, 2) float64 mean training landmarks in crop pixels. The others are those of
-    `Checkpoint`.
-    """
+    """A trained network and what is known of its run; the fields are those of `Checkpoint`."""
 
     path: Path
     experiment: config.Experiment
@@ -166,13 +153,8 @@ def load_trained(run: Path) -> Trained:
     if isinstance(network, networks.HeatmapNetwork) and saved.sigma is not None:
         network.sigma = saved.sigma
     return Trained(
-        path=path,
-        experiment=experiment,
-        network=network.eval(),
-        mean_shape_crop=saved.mean_shape_crop,
-        scheme=saved.landmark_scheme,
-        table_hash=saved.table_hash,
-        training_rows=saved.training_rows,
-        validation_rows=saved.validation_rows,
+        path=path, experiment=experiment, network=network.eval(), scheme=saved.landmark_scheme,
+        mean_shape_crop=saved.mean_shape_crop, table_hash=saved.table_hash,
+        training_rows=saved.training_rows, validation_rows=saved.validation_rows,
         validation_mse=saved.validation_mse,
-    )
+    )  # fmt: skip

@@ -4,20 +4,12 @@ from collections.abc import Sequence
 
 
 def lined_up(rows: Sequence[Sequence[str]], left: int = 1) -> list[list[str]]:
-    """The rows with every cell as wide as its column's widest.
-
-    Args:
-        rows: of one length.
-        left: so many columns begin in one place, the others end in one.
-    """
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        [
-            cell.ljust(width) if column < left else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        for row in rows
-    ]
+    """The rows, of one length, with cells as wide as their column; all but `left` end in line."""
+    columns = []
+    for number, column in enumerate(zip(*rows, strict=True)):
+        width = max(map(len, column))
+        columns.append([c.ljust(width) if number < left else c.rjust(width) for c in column])
+    return [list(row) for row in zip(*columns, strict=True)]
 
 
 def as_lines(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:

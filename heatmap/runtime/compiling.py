@@ -26,14 +26,12 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
             try:
                 return fast(*args, **kwargs)
             except torch._dynamo.exc.TorchDynamoException as error:
-                _give_up(function.__name__, " ".join(str(error).strip().splitlines()[:2]).strip())
+                _failures.append(function.__name__)
+                reason = " ".join(str(error).strip().splitlines()[:2]).strip()
+                logger.warning(
+                    f"{function.__name__} is not compiled and may run slower ({reason}). "
+                    "--train.compile off silences this."
+                )
         return function(*args, **kwargs)
 
     return call
-
-
-def _give_up(name: str, reason: str) -> None:
-    _failures.append(name)
-    logger.warning(
-        f"{name} is not compiled and may run slower ({reason}). --train.compile off silences this."
-    )

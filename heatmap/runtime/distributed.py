@@ -1,7 +1,4 @@
-"""The few words that several training processes say to each other, started by `torchrun`.
-
-In a single process each is the identity.
-"""
+"""What training processes started by `torchrun` say to each other; the identity in a single one."""
 
 import os
 import socket
@@ -30,10 +27,9 @@ def start(device: torch.device) -> torch.device:
     if device.type == "cuda":
         number, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if number >= gpus:
-            raise ValueError(
-                f"there are {gpus} GPUs for {os.environ['LOCAL_WORLD_SIZE']} processes on this "
-                f"host; start it with torchrun --nproc-per-node {gpus}"
-            )
+            processes = f"{os.environ['LOCAL_WORLD_SIZE']} processes on this host"
+            advice = f"start it with torchrun --nproc-per-node {gpus}"
+            raise ValueError(f"there are {gpus} GPUs for {processes}; {advice}")
         device = torch.device("cuda", number)
         torch.cuda.set_device(device)
     if not distributed.is_initialized():
@@ -49,20 +45,14 @@ def stop() -> None:
 
 
 def fails_first() -> bool:
-    """Whether this process, which fails, is the first that does and speaks for all; asked once.
+    """Whether this process, which fails, is the first of torchrun's that does; asked once.
 
-    torchrun's own store is asked, which needs no other process to answer. Where it does not answer,
-    everyone speaks.
+    torchrun's own store is asked, which needs no other process. Without it, every process is.
     """
-    if "RANK" not in os.environ:
-        return True
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     try:
-        store = distributed.TCPStore(
-            os.environ["MASTER_ADDR"],
-            int(os.environ["MASTER_PORT"]),
-            timeout=timedelta(seconds=10),
-        )
+        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = distributed.TCPStore(host, port, timeout=timedelta(seconds=10))
         return store.add(f"heatmap/failures/{attempt}", 1) == 1
     except (KeyError, distributed.DistError):
         return True
@@ -100,8 +90,7 @@ def joined(parts: Sequence[np.ndarray]) -> np.ndarray | None:
     """On process 0 the parts (n, ...) of all as one array, one of each in turn; None on the others.
 
     That is the order of `samples.batches_in_order`. Every process must ask; where there are any
-    parts, process 0 has one. They go into their places one by one: process 0 holds the result and
-    its own parts, the others hold theirs.
+    parts, process 0 has one. They go into their places one by one, to save memory.
     """
     if world() == 1:
         return np.concatenate(parts)
@@ -124,10 +113,7 @@ def joined(parts: Sequence[np.ndarray]) -> np.ndarray | None:
 
 
 def must_agree(values: Mapping[str, object]) -> None:
-    """Checks that all processes, on whatever hosts, read the same; every process must ask.
-
-    Args:
-        values: what was read, by name, small or as a hash; their `repr` is compared.
+    """Checks that all processes read the same `values`, by their `repr`; every process must ask.
 
     Raises:
         ValueError: on every process; the message says what differs between which hosts.
@@ -139,8 +125,7 @@ def must_agree(values: Mapping[str, object]) -> None:
             if first.get(name) != value:
                 raise ValueError(
                     f"{name}: process {process} on {host} has another than process 0 on "
-                    f"{first_host}; all hosts must see the same files, on a shared disk or as "
-                    "copies under the same path"
+                    f"{first_host}; all hosts must see the same files under the same paths"
                 )
 
 

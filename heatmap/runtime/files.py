@@ -21,10 +21,8 @@ if TYPE_CHECKING:
 def write_atomically(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, which becomes `path` when the block ends without an error.
 
-    The block writes and closes the temporary file. Its bytes reach the disk before it takes the
-    target's place, so neither a kill nor a power cut leaves half a file under the target's name.
-    After an error the temporary file is removed and the target is as it was. The temporary name
-    ends like the target's, for writers that go by the suffix; missing folders are made.
+    Neither a kill nor a power cut leaves half a file. After an error the target is as it was. The
+    temporary name ends like the target's; missing folders are made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
@@ -49,9 +47,8 @@ def folder_when_complete(out: Path) -> Iterator[Path]:
         ValueError: `out` is there already and is not an empty folder.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(
-            f"{out} is there already and is not an empty folder; name another or remove it"
-        )
+        problem = "is there already and is not an empty folder"
+        raise ValueError(f"{out} {problem}; name another or remove it")
     out = out.absolute()
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
@@ -83,7 +80,7 @@ def reading_bar(path: Path, doing: str, shown: bool) -> tqdm:
 
 def write_picture(path: Path, image: "np.ndarray") -> None:
     """Writes (H, W, 3) uint8 RGB in the format that the name's ending tells, such as .jpg."""
-    import cv2  # here, since commands that write no picture start faster without it
+    import cv2  # here, since other commands start faster without it
 
     encoded = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
     with write_atomically(path) as temporary:

@@ -37,21 +37,15 @@ def chosen_device(name: str) -> "torch.device":
 
 
 def describe(device: "torch.device") -> dict[str, Any]:
-    """Date, commit of this program, hardware and versions, JSON-able.
-
-    commit: of the checkout that this package lies in, with "+" where it had changes; None outside
-    of one.
-    """
+    """Date, commit (with "+" where the checkout had changes), hardware and versions, JSON-able."""
     import torch
 
-    processor = _processor()
-    if device.type == "cuda":
-        processor = torch.cuda.get_device_name(device)
+    on_gpu = device.type == "cuda"
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "commit": _commit(),
         "device": device.type,
-        "processor": processor,
+        "processor": torch.cuda.get_device_name(device) if on_gpu else _processor(),
         "cpu_cores": usable_cores(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
@@ -76,11 +70,9 @@ def peak_memory(device: "torch.device") -> int:
 
 def _processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    text = cpuinfo.read_text() if cpuinfo.exists() else ""  # Linux
+    found = re.search(r"^model name[^:\n]*:(.*)$", text, re.MULTILINE)
+    return found[1].strip() if found else platform.processor() or platform.machine()
 
 
 def _commit() -> str | None:

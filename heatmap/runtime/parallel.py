@@ -18,12 +18,9 @@ Result = TypeVar("Result")
 def in_processes(
     function: Callable[[Job], Result], jobs: Sequence[Job], workers: int, title: str
 ) -> Iterator[Result]:
-    """The function's results for all jobs, in their order, under a progress bar.
+    """The results of a picklable function for all jobs, in order, under a progress bar.
 
-    Args:
-        function: of a module, or a partial of one; like jobs and results it goes between processes.
-        workers: one is this process.
-        title: of the bar.
+    workers: one is this process; title: of the bar.
 
     Raises:
         ValueError: a process was killed.
@@ -32,19 +29,13 @@ def in_processes(
     if workers == 1 or len(jobs) < 2:
         yield from show(map(function, jobs))
         return
-    pool = ProcessPoolExecutor(
-        min(workers, len(jobs)),
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=cv2.setNumThreads,
-        initargs=(1,),
-    )
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), spawn, cv2.setNumThreads, (1,))
     try:
         chunksize = min(16, math.ceil(len(jobs) / workers))
         yield from show(pool.map(function, jobs, chunksize=chunksize))
     except BrokenProcessPool:
-        raise ValueError(
-            "a process that worked on the pictures was killed, perhaps for want of memory; use "
-            "fewer --workers"
-        ) from None
+        problem = "a process that worked on the images was killed, perhaps for want of memory"
+        raise ValueError(f"{problem}; use fewer --workers") from None
     finally:
         pool.shutdown(cancel_futures=True)

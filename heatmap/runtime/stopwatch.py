@@ -35,15 +35,11 @@ class Stopwatch:
 
     def waiting(self, name: str, items: Iterable[T]) -> Iterator[T]:
         """The items, timing the wait for each."""
-        iterator = iter(items)
-        while True:
-            begin = time.perf_counter()
-            try:
-                item = next(iterator)
-            except StopIteration:
-                return
+        begin = time.perf_counter()
+        for item in items:
             self._seconds[name] += time.perf_counter() - begin
             yield item
+            begin = time.perf_counter()
 
     def seconds(self) -> dict[str, float]:
         """Seconds of each part since the last call, which starts them anew."""

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,30 +33,19 @@ from heatmap.runs.per_image import read_per_image, write_per_image
 from heatmap.runtime import distributed, machine
 from heatmap.runtime.files import finite, write_json
 from heatmap.runtime.stopwatch import Stopwatch
+from heatmap.training import schedule
 from heatmap.training.optimizer import freeze
 from heatmap.training.prepare import Run, save
-from heatmap.training.schedule import (
-    adapted_sigma,
-    learning_rate,
-    seed_of,
-    stage_at,
-    used_of_stage,
-)  # fmt: skip
 
 logger = logging.getLogger("heatmap")
 
 BLACK_PEAK = 0.05  # mean peak height under which maps count as collapsed
-NUM_PICTURES = 8
+NUM_SHOWN = 8
 NUM_WORST = NUM_OTHERS = 16  # images of the table of predictions
-
-
-# ------------------------------------------------------------------------------------- the run
 
 
 def train(run: Run, folder: Path) -> dict[str, Any]:
     """Trains to the end of the budget; returns the run's summary, which the folder holds too.
-
-    The finished folder holds a model card as well.
 
     Raises:
         ValueError: an image cannot be read, memory runs out, or loss or gradient is not finite; the
@@ -70,22 +59,16 @@ def train(run: Run, folder: Path) -> dict[str, Any]:
         torn.unlink()
     write_json(files.config, to_dict(run.experiment))
     if not files.split.exists():  # a resumed run keeps those of its start
-        split: dict[str, Any] = {
-            "kind": run.split_kind,
-            "rule": run.split_rule,
-            "table": run.table_hash,
-        }
-        for part, rows in (("validation", run.validation_rows), ("excluded", run.excluded_rows)):
-            split[part] = [run.table.names[row] for row in rows]
-        write_json(files.split, split)
+        names, split = run.table.names, {"kind": run.split_kind, "rule": run.split_rule}
+        validation = [names[row] for row in run.validation_rows]
+        excluded = [names[row] for row in run.excluded_rows]
+        sides = {"table": run.table_hash, "validation": validation, "excluded": excluded}
+        write_json(files.split, split | sides)
     if not files.machine.exists():
         write_json(files.machine, machine.describe(run.device))
+    after, tags = run.progress.step if run.wandb_id else -1, _tags(run)
     with Record(
-        folder,
-        run.experiment,
-        tags=_tags(run),
-        wandb_id=run.wandb_id,
-        after_step=run.progress.step if run.wandb_id else -1,
+        folder, run.experiment, tags=tags, wandb_id=run.wandb_id, after_step=after
     ) as record:
         summary = _epochs(run, files, record)
         record.finish(summary)
@@ -116,7 +99,8 @@ def _epochs(run: Run, files: RunFolder, record: Record | None) -> dict[str, Any]
     save_last()
     while not progress.finished:
         if progress.batch == 0:
-            stage = distributed.from_first(stage_at(run.experiment, _used(run, begin)))
+            stage = schedule.stage_at(run.experiment, _used(run, begin))
+            stage = distributed.from_first(stage)
             if stage != progress.stage:
                 _enter(run, stage, files)
                 model = _distributed(run.network)
@@ -127,23 +111,22 @@ def _epochs(run: Run, files: RunFolder, record: Record | None) -> dict[str, Any]
         scores, columns = _validated(run, watch)
         row, is_best = _counted(run, scores, begin)
         if record:
-            row |= _time_shares(watch, time.monotonic() - epoch_begin)
+            row["time/seconds"] = seconds = time.monotonic() - epoch_begin
+            shares = {name: part / seconds for name, part in watch.seconds().items()}
+            row |= {f"time/{name}": share for name, share in shares.items()}
             _keep(run, files, record, row, columns if is_best else {})
+            _tell(run, row, shares)
             if is_best:
                 save(run, files.best)
             every = run.experiment.train.keep_every
             if every and progress.epoch % every == 0:
                 save(run, files.checkpoint_of_epoch(progress.epoch))
         save_last()
-    summary = {
-        "best_mse": progress.best_mse,
-        "best_epoch": progress.best_epoch,
-        "mean_shape_mse": progress.mean_shape_mse,
-        "epochs": progress.epoch,
-        "steps": progress.step,
-        "minutes": progress.seconds / 60,
+    scores = {
+        name: getattr(progress, name) for name in ("best_mse", "best_epoch", "mean_shape_mse")
     }
-    return finite(summary)
+    budget = {"epochs": progress.epoch, "steps": progress.step, "minutes": progress.seconds / 60}
+    return finite(scores | budget)
 
 
 def _distributed(network: Network) -> nn.Module:
@@ -185,15 +168,11 @@ def _adapt_sigma(run: Run) -> None:
     progress, model = run.progress, run.experiment.model
     if isinstance(model, HeatmapModel) and model.sigma_start is not None:
         assert progress.sigma is not None
-        progress.sigma = adapted_sigma(
-            progress.sigma, progress.losses, model.sigma, model.sigma_start
-        )
+        limits = model.sigma, model.sigma_start
+        progress.sigma = schedule.adapted_sigma(progress.sigma, progress.losses, *limits)
         for network in (run.network, run.scored):
             assert isinstance(network, HeatmapNetwork)
             network.sigma = progress.sigma
-
-
-# ------------------------------------------------------------------------------ epochs and steps
 
 
 def _one_epoch(
@@ -241,27 +220,31 @@ def step(run: Run, model: nn.Module, sample: Sample, watch: Stopwatch, begin: fl
     """
     experiment = run.experiment
     _set_rates(run, begin)
-    torch.manual_seed(seed_of(experiment.seed, 1 + run.progress.step, distributed.rank()))
+    seed = schedule.seed_of(experiment.seed, 1 + run.progress.step, distributed.rank())
+    torch.manual_seed(seed)
     with _saying_what_saves_memory(run):
         with watch("augment"):
             batch = run.augmented(sample, run.passed, run.device)
         run.optimizer.zero_grad()
         total = torch.zeros((), dtype=torch.float64, device=run.device)
         parts = _parts(run, batch)
-        for part in parts:
-            with _averaging_gradients(model, part is parts[-1]):
+        for number, (images, *truth) in enumerate(parts, start=1):
+            # processes average their gradients once a step, with the last part of the batch
+            waits: AbstractContextManager[None] = nullcontext()
+            if number < len(parts) and isinstance(model, DistributedDataParallel):
+                waits = model.no_sync()
+            with waits:
                 with watch("network"), autocast(run.device, experiment.train.precision):
-                    output = model(part.images)
+                    output = model(images)
                 with watch("loss"):
-                    loss = run.network.loss(output, *part[1:])
-                    loss = loss * (len(part.images) / len(batch.images))
+                    loss = run.network.loss(output, *truth)
+                    loss = loss * (len(images) / len(batch.images))
                 with watch("network"):
                     loss.backward()
             total += loss.detach()
         with watch("network"):
-            norm = nn.utils.clip_grad_norm_(
-                run.network.parameters(), experiment.optimizer.clip_norm or math.inf
-            )
+            longest = experiment.optimizer.clip_norm or math.inf
+            norm = nn.utils.clip_grad_norm_(run.network.parameters(), longest)
             value, gradient = distributed.mean(torch.stack([total, norm.double()])).tolist()
             if not (math.isfinite(value) and math.isfinite(gradient)):
                 raise ValueError(_not_finite(run, sample, batch, value, gradient))
@@ -275,9 +258,9 @@ def _set_rates(run: Run, begin: float) -> None:
     """The learning rates of the network's parts for the next step."""
     experiment, progress = run.experiment, run.progress
     stage = experiment.all_stages[progress.stage]
-    rate = (stage.lr or experiment.optimizer.lr) * learning_rate(
+    rate = (stage.lr or experiment.optimizer.lr) * schedule.learning_rate(
         stage.schedule,
-        used_of_stage(experiment, progress.stage, _used(run, begin)),
+        schedule.used_of_stage(experiment, progress.stage, _used(run, begin)),
         epoch=progress.epoch - progress.stage_epoch,
         step=progress.step - progress.stage_step,
         scores=progress.scores,
@@ -286,29 +269,13 @@ def _set_rates(run: Run, begin: float) -> None:
         group["lr"] = rate * getattr(stage.rates, group["part"])
 
 
-class _Part(NamedTuple):
-    """A part of a batch: what the network sees, and what `Network.loss` takes beside its output."""
-
-    images: Tensor
-    points_crop: Tensor
-    weights: Tensor
-    pixel_area: Tensor | None = None
-
-
-def _parts(run: Run, batch: augment.Batch) -> list[_Part]:
+def _parts(run: Run, batch: augment.Batch) -> list[tuple[Tensor, ...]]:
+    """Of every part of a batch the images, and what `Network.loss` takes beside its output."""
     settings = run.experiment.train
     tensors = [batch.images, batch.points_crop, batch.weights]
     if settings.pixel_weights:
         tensors.append(batch.frame.pixel_area())
-    chunks = [tensor.chunk(settings.accumulate) for tensor in tensors]
-    return [_Part(*part) for part in zip(*chunks, strict=True)]
-
-
-def _averaging_gradients(model: nn.Module, is_last: bool) -> AbstractContextManager[None]:
-    """Processes average their gradients once a step, with the last part of the batch."""
-    if is_last or not isinstance(model, DistributedDataParallel):
-        return nullcontext()
-    return model.no_sync()
+    return list(zip(*(tensor.chunk(settings.accumulate) for tensor in tensors), strict=True))
 
 
 @contextmanager
@@ -319,12 +286,11 @@ def _saying_what_saves_memory(run: Run) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not machine.is_out_of_memory(error):
             raise
-        is_heatmap = isinstance(run.network, HeatmapNetwork)
+        is_heatmap, reason = isinstance(run.network, HeatmapNetwork), machine.first_line(error)
         others = ", a smaller --model.width or a coarser --model.stride" if is_heatmap else ""
         raise ValueError(
-            f"{run.device} has too little memory for a training step "
-            f"({machine.first_line(error)}): use --train.accumulate (the same batch in parts), a "
-            f"smaller --train.batch{others}"
+            f"{run.device} has too little memory for a training step ({reason}): use "
+            f"--train.accumulate (the same batch in parts), a smaller --train.batch{others}"
         ) from None
 
 
@@ -350,25 +316,20 @@ def _not_finite(
 ) -> str:
     """Why the run stops, with the images whose own loss is not finite, or all of the batch."""
     names, losses = [run.table.names[row] for row in sample.row.tolist()], list[float]()
-    for part in _parts(run, batch):
-        output = run.network(part.images)
-        for i in range(len(part.images)):
+    for images, *truth in _parts(run, batch):
+        output = run.network(images)
+        for i in range(len(images)):
             one = slice(i, i + 1)
-            truth: list[Any] = [None if tensor is None else tensor[one] for tensor in part[1:]]
             is_maps = isinstance(output, Maps)
             alone = output._replace(features=output.features[one]) if is_maps else output[one]
-            losses.append(float(run.network.loss(alone, *truth)))
+            losses.append(float(run.network.loss(alone, *(tensor[one] for tensor in truth))))
     mine = [name for name, loss in zip(names, losses, strict=True) if not math.isfinite(loss)]
     offending = [name for theirs in distributed.gather(mine) for name in theirs]
     return (
         f"step {run.progress.step + 1} (epoch {run.progress.epoch + 1}): the loss is {loss} and "
-        f"the gradient's norm {gradient}. Pictures: {', '.join(offending or names)}. If their "
-        "labels are right, lower optimizer.lr or set optimizer.clip_norm; last.pt holds the last "
-        "good state."
+        f"the gradient's norm {gradient}. Pictures: {', '.join(offending or names)}. With right "
+        "labels, lower optimizer.lr or set optimizer.clip_norm; last.pt holds the last good state."
     )
-
-
-# ---------------------------------------------------------------------- validation, and what stays
 
 
 def _settle(run: Run) -> None:
@@ -401,8 +362,7 @@ def _validated(run: Run, watch: Stopwatch) -> tuple[dict[str, Any], dict[str, np
 
 def _counted(run: Run, scores: dict[str, Any], begin: float) -> tuple[dict[str, Any], bool]:
     """Counts the epoch in `progress`; returns its row of the ledger and whether it is the best."""
-    progress = run.progress
-    mse = scores.get("mse")
+    progress, mse = run.progress, scores.get("mse")
     if mse is not None:
         progress.mean_shape_mse = scores["mean_shape_mse"]
         progress.scores.append(mse)
@@ -442,7 +402,7 @@ def _keep(
     progress, every = run.progress, run.experiment.wandb.pictures_every
     _alarm_if_black(run.experiment.model, row)
     if "val/mse" in row and (progress.finished or (progress.epoch - 1) % every == 0):
-        rows = evenly_spaced(run.validation_rows, NUM_PICTURES).tolist()
+        rows = evenly_spaced(run.validation_rows, NUM_SHOWN).tolist()
         record.picture("validation", progress.step, _sheet(run, run.scored, rows))
     if columns:
         names = [run.table.names[row] for row in run.validation_rows]
@@ -450,7 +410,6 @@ def _keep(
     if progress.finished and files.per_image.is_file():
         _keep_predictions(run, files, record)
     record.log(progress.step, row)
-    _tell(run, row)
 
 
 def _sheet(run: Run, network: Network, rows: list[int]) -> np.ndarray:
@@ -461,8 +420,8 @@ def _sheet(run: Run, network: Network, rows: list[int]) -> np.ndarray:
 
 def _keep_predictions(run: Run, files: RunFolder, record: Record) -> None:
     """What the best network sees in the worst images and in some others, from bad to good."""
-    network = run.scored
-    if run.progress.best_epoch < run.progress.epoch:
+    network, progress = run.scored, run.progress
+    if progress.best_epoch < progress.epoch:
         network = checkpoint.load_trained(files.path).network.to(run.device)
     _, columns = read_per_image(files.per_image)
     labelled = int(np.isfinite(columns["mse"]).sum())
@@ -475,37 +434,27 @@ def _keep_predictions(run: Run, files: RunFolder, record: Record) -> None:
         values = finite([float(v[index]) for v in numbers.values()])
         return _sheet(run, network, [row]), run.table.names[row], values
 
-    record.predictions(run.progress.step, list(numbers), map(shown, chosen))
+    record.predictions(progress.step, list(numbers), map(shown, chosen))
 
 
 def _alarm_if_black(model: Model, row: dict[str, Any]) -> None:
     # a softmax alone asks for no height
     if model.loss != "none" and row.get("val/peak", 1.0) < BLACK_PEAK:
         logger.warning(
-            f"the heatmaps are nearly black: their mean peak is {row['val/peak']:.3f}, targets "
-            "have 1. Likely causes: a learning rate that is too high or too low, model.weight_map "
-            "0, a model.sigma below 1, or labels that do not belong to their pictures."
+            f"the heatmaps are nearly black (mean peak {row['val/peak']:.3f}, targets have 1): a "
+            "learning rate too high or too low, model.weight_map 0, model.sigma below 1, or labels "
+            "of other images"
         )
 
 
-def _time_shares(watch: Stopwatch, seconds: float) -> dict[str, float]:
-    shares = {f"time/{name}": part / seconds for name, part in watch.seconds().items()}
-    return {"time/seconds": seconds, **shares}
-
-
-def _tell(run: Run, row: dict[str, Any]) -> None:
-    shares = ", ".join(
-        f"{name.removeprefix('time/')} {100 * share:.0f} %"
-        for name, share in row.items()
-        if name.startswith("time/") and name != "time/seconds"
-    )
+def _tell(run: Run, row: dict[str, Any], shares: dict[str, float]) -> None:
     scores = ""
     if "val/mse" in row:
-        scores = (
-            f"  val MSE {row['val/mse']:8.3f} px²  (best {run.progress.best_mse:.3f})"
-            f"  NME {row.get('val/nme_percent', math.nan):.2f} %"
-        )
+        nme = row.get("val/nme_percent", math.nan)
+        best = f"(best {run.progress.best_mse:.3f})  NME {nme:.2f} %"
+        scores = f"  val MSE {row['val/mse']:8.3f} px²  {best}"
+    times = ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares.items())
     logger.info(
         f"epoch {row['epoch']:3d}  loss {row['train/loss']:.4g}{scores}"
-        f"  lr {row['lr']:.1e}  {row['time/seconds']:.0f} s: {shares}"
+        f"  lr {row['lr']:.1e}  {row['time/seconds']:.0f} s: {times}"
     )

@@ -13,16 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from heatmap import networks, schemes
 from heatmap.config import Data, Experiment, to_dict
-from heatmap.data import augment, contest
-from heatmap.data.samples import (
-    Sample,
-    Samples,
-    collate,
-    evenly_spaced,
-    margin_for,
-    mean_shape_crop,
-    shuffled_batches,
-)
+from heatmap.data import augment, contest, samples
 from heatmap.runs import checkpoint
 from heatmap.runs.folder import RunFolder
 from heatmap.runtime import distributed
@@ -38,10 +29,8 @@ class Progress:
     """How far a run has come; part of every checkpoint.
 
     epoch: epochs that are over; batch: batches of the next one that are done, with loss_sum their
-    losses; step: optimizer steps in all; seconds: of training and validation over all resumes;
-    validation_seconds: of the last validation; stage: the one that runs, begun at stage_epoch and
-    stage_step, with the scores of its validations; losses: of every epoch; sigma: of the targets,
-    None on the direct road.
+    losses; seconds: of training and validation over all resumes; stage: the one that runs, begun at
+    stage_epoch and stage_step, with the scores of its validations; losses: of every epoch.
     """
 
     epoch: int = 0
@@ -74,8 +63,8 @@ class Pictures:
     training_rows: np.ndarray
     validation_rows: np.ndarray
     picture_weights: Tensor
-    training: Samples
-    validation: Samples
+    training: samples.Samples
+    validation: samples.Samples
     scheme: schemes.Scheme | None
     permutation: np.ndarray | None
 
@@ -94,7 +83,7 @@ class Pictures:
     def batches_per_epoch(self) -> int:
         return self.experiment.data.multiplier * self.batches_per_pass
 
-    def augmented(self, sample: Sample, passed: int, device: torch.device) -> augment.Batch:
+    def augmented(self, sample: samples.Sample, passed: int, device: torch.device) -> augment.Batch:
         """A batch of training samples as the network sees it after so many passes over the rows."""
         experiment, rows = self.experiment, sample.row.tolist()
         changes = augment.draw(experiment.augment, experiment.seed, passed, rows)
@@ -110,10 +99,10 @@ class Pictures:
         """Training samples, evenly spaced through the table, as an epoch (from 1) first sees them.
 
         Raises:
-            ValueError: a picture cannot be read; the message names it.
+            ValueError: an image cannot be read; the message names it.
         """
-        rows = evenly_spaced(self.training_rows, count).tolist()
-        sample = collate([self.training[row] for row in rows])
+        rows = samples.evenly_spaced(self.training_rows, count)
+        sample = samples.collate([self.training[row] for row in rows.tolist()])
         passed = (epoch - 1) * self.experiment.data.multiplier
         return self.augmented(sample, passed, torch.device("cpu"))
 
@@ -153,18 +142,17 @@ class Run(Pictures):
 
 
 def read_pictures(experiment: Experiment, saved: checkpoint.Checkpoint | None = None) -> Pictures:
-    """Reads and checks the pictures that a run needs, from the start or from a checkpoint.
+    """Reads and checks the images that a run needs, from the start or from a checkpoint.
 
     Raises:
         ValueError: data or options that cannot be used, or data that changed since the checkpoint.
     """
     folder = contest.find_folder(experiment.data.root)
-    table = contest.read_landmarks(
-        folder.train_table, experiment.data.cache, progress=distributed.rank() == 0
-    )
+    data, shown = experiment.data, distributed.rank() == 0
+    table = contest.read_landmarks(folder.train_table, data.cache, progress=shown)
     table_hash = table.fingerprint()
     if saved is None:
-        kind, rule, training_rows, validation_rows = _divided(experiment.data, folder, table)
+        kind, rule, training_rows, validation_rows = _divided(data, folder, table)
     elif saved.table_hash == table_hash:
         kind, rule, training_rows = "file", "as stored with the run", saved.training_rows.numpy()
         validation_rows = saved.validation_rows.numpy()
@@ -172,34 +160,26 @@ def read_pictures(experiment: Experiment, saved: checkpoint.Checkpoint | None = 
         raise ValueError(f"{table.path} is not the table that this run was started with")
     used = np.concatenate([training_rows, validation_rows]).tolist()
     paths = contest.image_paths(folder.train_images, table.names, table.path, used)
-    needed = {"training": training_rows}
-    if not experiment.data.all_rows_train:
-        needed["validation"] = validation_rows
-    for part, rows in needed.items():
-        if not any(np.isfinite(table.points_image[row]).any() for row in rows):
+    for part, rows in {"training": training_rows, "validation": validation_rows}.items():
+        needed = part == "training" or not data.all_rows_train
+        if needed and not any(np.isfinite(table.points_image[row]).any() for row in rows):
             raise ValueError(
                 f"{table.path}: none of the {len(rows)} {part} rows ({rule}) has a label; label "
-                "some, split in another way (data.split, data.validation) or exclude fewer "
-                "(data.exclude)"
+                "some, split otherwise (data.split, data.validation) or change data.exclude"
             )
 
     picture_weights = torch.ones(len(paths))
     if saved and saved.state:
         picture_weights = saved.state.picture_weights
-    elif experiment.data.weights is not None:
-        read = contest.read_weights(
-            experiment.data.weights, [paths[row] for row in training_rows.tolist()]
-        )
+    elif data.weights is not None:
+        read = contest.read_weights(data.weights, [paths[row] for row in training_rows.tolist()])
         picture_weights[training_rows] = torch.from_numpy(read).float()
-    validation = Samples.of(experiment, paths, table.points_image)
-    training = replace(
-        validation,
-        margin=margin_for(experiment.crop, experiment.augment),
-        edge=experiment.augment.fill != "black",
-    )
+    validation = samples.Samples.of(experiment, paths, table.points_image)
+    margin = samples.margin_for(experiment.crop, experiment.augment)
+    training = replace(validation, margin=margin, edge=experiment.augment.fill != "black")
     scheme = saved.landmark_scheme if saved else None
-    if saved is None and experiment.data.symmetry is not None:
-        scheme = schemes.read_scheme(experiment.data.symmetry, table.num_landmarks)
+    if saved is None and data.symmetry is not None:
+        scheme = schemes.read_scheme(data.symmetry, table.num_landmarks)
     mirrors = experiment.augment.mirror > 0
     permutation = schemes.mirror_permutation(table.num_landmarks, scheme) if mirrors else None
     return Pictures(
@@ -216,30 +196,21 @@ def _divided(
         split = contest.read_split(data.split_file, table, data.fold)
     else:
         split = contest.split_rows(
-            table.names,
-            rule=data.split,
-            share=data.validation,
-            folds=data.folds,
-            fold=data.fold,
-            seed=data.split_seed,
-            person_pattern=data.person_pattern,
-        )
+            table.names, rule=data.split, share=data.validation, folds=data.folds, fold=data.fold,
+            seed=data.split_seed, person_pattern=data.person_pattern,
+        )  # fmt: skip
     validation_rows = np.flatnonzero(split.validation)
     training_rows = np.setdiff1d(np.flatnonzero(~split.validation), split.excluded)
     if data.exclude is not None:
         excluded = contest.read_excluded(data.exclude, table)
         training_rows = np.setdiff1d(training_rows, excluded)
-        unreadable = [
-            row
-            for row in np.intersect1d(validation_rows, excluded).tolist()
-            if not contest.is_readable(folder.train_images / table.names[row])
-        ]
+        both = np.intersect1d(validation_rows, excluded).tolist()
+        paths = {row: folder.train_images / table.names[row] for row in both}
+        unreadable = [row for row, path in paths.items() if not contest.is_readable(path)]
         validation_rows = np.setdiff1d(validation_rows, unreadable)
         if unreadable:
-            logger.warning(
-                f"{len(unreadable)} excluded pictures cannot be read, so that they do not "
-                "validate either"
-            )
+            count = len(unreadable)
+            logger.warning(f"{count} excluded images cannot be read and do not validate either")
     return split.kind, split.rule, training_rows, validation_rows
 
 
@@ -258,16 +229,16 @@ def prepare(experiment: Experiment, saved: checkpoint.Checkpoint | None = None) 
         )
     device = distributed.start(chosen_device(experiment.train.device))
     pictures = read_pictures(experiment, saved)
+    first, rows = distributed.rank() == 0, pictures.training_rows
     # a batch that the processes cannot share is refused before anything is written
-    shuffled_batches(pictures.training_rows, experiment.train.batch, 0, 0, 0, distributed.world())
-    distributed.must_agree(
-        {
-            "the experiment": experiment,
-            str(pictures.table.path): pictures.table_hash,
-            "the training rows": hashlib.sha256(pictures.training_rows.tobytes()).hexdigest(),
-            "the last checkpoint": state and state.progress,
-        }
-    )
+    samples.shuffled_batches(rows, experiment.train.batch, 0, 0, 0, distributed.world())
+    read: dict[str, object] = {
+        "the experiment": experiment,
+        str(pictures.table.path): pictures.table_hash,
+        "the training rows": hashlib.sha256(rows.tobytes()).hexdigest(),
+        "the last checkpoint": state and state.progress,
+    }
+    distributed.must_agree(read)
 
     torch.manual_seed(seed_of(experiment.seed, 0))
     model = replace(experiment.model, weights="none") if saved else experiment.model
@@ -283,8 +254,7 @@ def prepare(experiment: Experiment, saved: checkpoint.Checkpoint | None = None) 
     else:
         if experiment.train.start is not None:
             _start_from(experiment.train.start, network)
-        first, rows = distributed.rank() == 0, pictures.training_rows
-        shape = mean_shape_crop(pictures.validation, rows) if first else np.empty(0)
+        shape = samples.mean_shape_crop(pictures.validation, rows) if first else np.empty(0)
         mean_shape = torch.from_numpy(distributed.from_first(shape))
     if isinstance(network, networks.HeatmapNetwork):
         network.sigma = progress.sigma = progress.sigma or network.sigma
@@ -293,15 +263,9 @@ def prepare(experiment: Experiment, saved: checkpoint.Checkpoint | None = None) 
         averaged.module.load_state_dict(saved.network)
         averaged.n_averaged.fill_(progress.step)
     return Run(
-        **vars(pictures),
-        device=device,
-        mean_shape=mean_shape,
-        network=network,
-        averaged=averaged,
-        optimizer=optimizer,
-        progress=progress,
-        wandb_id=state.wandb_id if state else None,
-    )
+        **vars(pictures), device=device, mean_shape=mean_shape, network=network, averaged=averaged,
+        optimizer=optimizer, progress=progress, wandb_id=state.wandb_id if state else None,
+    )  # fmt: skip
 
 
 def _start_from(path: Path, network: networks.Network) -> None:
@@ -312,10 +276,8 @@ def _start_from(path: Path, network: networks.Network) -> None:
     anew = [name for name in own if name not in fitting]
     wrong = [name for name in anew if name.split(".")[0] not in network.HEAD]
     if wrong:
-        raise ValueError(
-            f"train.start {path}: {len(wrong)} weights do not fit this network, such as "
-            f"{wrong[0]}; only the head may differ"
-        )
+        found_wrong = f"{len(wrong)} weights do not fit this network, such as {wrong[0]}"
+        raise ValueError(f"train.start {path}: {found_wrong}; only the head may differ")
     network.load_state_dict(fitting, strict=False)
     if anew:
         logger.warning(f"{path} has another head; made anew: {', '.join(anew)}")

@@ -18,8 +18,7 @@ ADALOSS_EPOCHS, ADALOSS_RATE, ADALOSS_STEP = 3, 0.9, 0.5
 
 def stage_at(experiment: Experiment, used: float) -> int:
     """The stage that the run is in when this part of its budget, in [0, 1], is used up."""
-    begins = [begin for begin, _ in _spans(experiment)]
-    return max(i for i, begin in enumerate(begins) if begin <= used + 1e-9)
+    return max(i for i, (begin, _) in enumerate(_spans(experiment)) if begin <= used + 1e-9)
 
 
 def used_of_stage(experiment: Experiment, stage: int, used: float) -> float:
@@ -41,9 +40,8 @@ def learning_rate(
     """The factor of the stage's top learning rate, in [0, 1].
 
     Args:
-        used: part of the stage's budget that is used up, >= 0.
-        epoch: epochs of the stage that are over; scores: their validation scores.
-        step: optimizer steps that the stage has made.
+        used: part of the stage's budget, >= 0; epoch, step: those of the stage that are over.
+        scores: validation scores of its epochs.
 
     Sources: cosine: Loshchilov, Hutter 2016, https://arxiv.org/abs/1608.03983; onecycle: Smith,
     Topin 2017, https://arxiv.org/abs/1708.07120, in torch's form; cyclic: Smith 2015,
@@ -60,8 +58,7 @@ def learning_rate(
                 return _between(ONE_CYCLE_START, 1.0, factor)
             return _between(1.0, ONE_CYCLE_END, through)
         case "cyclic":
-            rises = step / schedule.rise_steps
-            height = 1 - abs(rises % 2 - 1)
+            height = 1 - abs(step / schedule.rise_steps % 2 - 1)
             return floor + (1 - floor) * height * schedule.gamma**step
         case "step":
             return factor * max(floor, schedule.gamma ** (epoch // schedule.step_epochs))
@@ -74,12 +71,10 @@ def learning_rate(
 def adapted_sigma(sigma: float, losses: Sequence[float], smallest: float, largest: float) -> float:
     """The next epoch's sigma by Adaloss: less where the losses scatter less than an epoch ago.
 
+    sigma: of the last epoch, in heatmap pixels; losses: mean training loss of every epoch so far.
+
     Source: Teixeira et al. 2019, https://arxiv.org/abs/1908.01070, with the update
     0.9 (1 - V before / V), V the variance of the last three epochs' losses.
-
-    Args:
-        sigma: of the last epoch, in heatmap pixels; smallest, largest: its limits.
-        losses: mean training loss of every epoch so far.
     """
     if len(losses) <= ADALOSS_EPOCHS:
         return sigma
@@ -101,13 +96,9 @@ def _between(start: float, end: float, through: float) -> float:
 def _after_plateaus(schedule: Schedule, scores: Sequence[float]) -> float:
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
-        optimizer,
-        factor=schedule.gamma,
-        patience=schedule.patience,
-        threshold=schedule.threshold,
-        threshold_mode="abs",
+        optimizer, "min", schedule.gamma, schedule.patience, schedule.threshold, "abs",
         min_lr=schedule.floor,
-    )
+    )  # fmt: skip
     with warnings.catch_warnings():  # that no step was made
         warnings.simplefilter("ignore")
         for score in scores:

@@ -319,7 +319,7 @@ def test_the_size_of_the_maps_is_known_before_there_are_any(stride: int) -> None
 def test_an_encoder_that_would_put_maps_out_of_place_is_refused() -> None:
     with torch.device("meta"):
         network = build(replace(UNET, encoder="tu-inception_v4"))
-        with pytest.raises(ValueError, match="tu-inception_v4 does not halve pictures evenly"):
+        with pytest.raises(ValueError, match="tu-inception_v4 does not halve images evenly"):
             network(torch.empty(2, 3, 128, 160))
 
 

@@ -620,7 +620,7 @@ def test_a_picture_that_cannot_be_read_stops_the_run_by_its_name(
         cut = len(content) // 2 if path.name == "bo_1.jpg" else None
         (here.train_images / path.name).write_bytes(content[:cut])
     # the mean shape reads all pictures of so small a contest, long before the first step
-    monkeypatch.setattr("heatmap.training.prepare.mean_shape_crop", lambda *_: np.zeros((7, 2)))
+    monkeypatch.setattr("heatmap.data.samples.mean_shape_crop", lambda *_: np.zeros((7, 2)))
     run = prepare(replace(tiny, data=replace(tiny.data, root=here.root, workers=workers)))
     with pytest.raises(ValueError, match=r"bo_1\.jpg: the picture cannot be decoded") as caught:
         loop.train(run, tmp_path / "run")

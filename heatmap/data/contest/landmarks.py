@@ -68,9 +68,6 @@ class Points:
     Nothing is ever converted that was not asked for, which for `points[:]` is everything.
     """
 
-    dtype = np.dtype(np.float32)
-    ndim = 3
-
     def __init__(self, stored: np.ndarray) -> None:
         """
         Args:
@@ -87,7 +84,7 @@ class Points:
         return as_numbers(self.stored[index], np.float32)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return self[:].astype(dtype or self.dtype, copy=False)
+        return self[:].astype(dtype or np.float32, copy=False)
 
     def in_blocks(self) -> Iterator[np.ndarray]:
         """All points in their order, some hundred rows at a time."""

@@ -8,7 +8,7 @@ import csv
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,8 +22,8 @@ from heatmap.data.contest.table import (
     check_name,
     parse_number,
     require_file,
+    write_rows,
 )
-from heatmap.runtime.files import write_atomically
 
 
 def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
@@ -47,19 +47,6 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, list[st
         if len(cells) != len(header):
             raise ValueError(f"{where}: {len(cells)} cells where the header has {len(header)}")
         yield where, [cells[place].strip() for place in places]
-
-
-def write_rows(
-    path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]], delimiter: str = ","
-) -> None:
-    """Writes a table that `read_rows` reads."""
-    with (
-        write_atomically(path) as temporary,
-        temporary.open("w", encoding="utf-8", newline="") as file,
-    ):
-        table = csv.writer(file, delimiter=delimiter, lineterminator="\n")
-        table.writerow(columns)
-        table.writerows(rows)
 
 
 def csv_rows(path: Path) -> list[list[str]]:

@@ -13,7 +13,8 @@ from typing import Literal
 import numpy as np
 
 from heatmap.data.contest.landmarks import LandmarkTable
-from heatmap.data.contest.small_tables import csv_rows, read_rows, write_rows
+from heatmap.data.contest.small_tables import csv_rows, read_rows
+from heatmap.data.contest.table import write_rows
 from heatmap.runtime.files import read_json
 
 logger = logging.getLogger("heatmap")

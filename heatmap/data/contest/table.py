@@ -4,9 +4,10 @@ Rows are counted as an editor shows them: the header is row 1, so the image with
 in row i + 2. Blank rows are an error except at the end of a file, which keeps that true.
 """
 
+import csv
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -195,17 +196,28 @@ def write_landmarks(
     delimiter, prefix, decimals = form.delimiters[0], form.prefixes[0], form.decimals
     whole = bool((np.isnan(points) | (points == np.rint(points))).all())
     number = "%d" if whole else f"%.{decimals}f"
-    with (
-        write_atomically(path) as temporary,
-        temporary.open("w", encoding="utf-8", newline="\n") as file,
-    ):
-        file.write(delimiter.join(_columns("file_name", prefix, points.shape[1])) + "\n")
+
+    def rows() -> Iterator[list[str]]:
         for name, row in zip(names, points, strict=True):
             check_name(name, delimiter)
             # Adding zero turns the -0 of a rounded -0.00000001 into 0.
             values = (np.round(row.ravel().astype(np.float64), decimals) + 0.0).tolist()
-            cells = ["" if value != value else number % value for value in values]
-            file.write(delimiter.join([name, *cells]) + "\n")
+            yield [name, *("" if value != value else number % value for value in values)]
+
+    write_rows(path, _columns("file_name", prefix, points.shape[1]), rows(), delimiter)
+
+
+def write_rows(
+    path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]], delimiter: str = ","
+) -> None:
+    """Writes any table of the contest."""
+    with (
+        write_atomically(path) as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as file,
+    ):
+        table = csv.writer(file, delimiter=delimiter, lineterminator="\n")
+        table.writerow(columns)
+        table.writerows(rows)
 
 
 def _columns(name: str, prefix: str, num_landmarks: int) -> list[str]:

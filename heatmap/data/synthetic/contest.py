@@ -51,7 +51,7 @@ def make_contest(
         answers = np.take_along_axis(points[count:], asked[..., None], 1)
         write_landmarks(folder.train_table, names[:count], points[:count])
         write_asked_points(folder.test_points, names[count:], asked)
-        write_answers(folder.sample_submission, names[count:], np.zeros_like(answers))
+        write_answers(root / "sampleSubmission.csv", names[count:], np.zeros_like(answers))
         write_answers(folder.solution, names[count:], answers)
 
 

@@ -5,7 +5,6 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,41 +33,37 @@ _SMALL = 400  # px; images whose longer side is shorter are drawn enlarged
 def find_files(inputs: Sequence[str]) -> list[Path]:
     """The files that these name: files, folders (their images and videos), or glob patterns.
 
-    Raises:
-        ValueError: a folder without images, or a pattern without files.
+    Raises ValueError for a folder without images, or a pattern without files.
     """
     found: list[Path] = []
     for name in inputs:
-        path = Path(name)
-        if path.is_dir():
-            found += _files_in(path)
-        elif glob.has_magic(name) and not path.exists():
-            some = [Path(file) for file in sorted(glob.glob(name, recursive=True))]  # noqa: PTH207
-            if not some:
+        if Path(name).is_dir():
+            found += _files_in(Path(name))
+        elif glob.has_magic(name) and not Path(name).exists():
+            matches = sorted(glob.glob(name, recursive=True))  # noqa: PTH207
+            if not matches:
                 raise ValueError(f"no file matches {name}")
-            found += [file for file in some if file.is_file()]
+            found += [path for path in map(Path, matches) if path.is_file()]
         else:
-            found.append(path)
+            found.append(Path(name))
     return list(dict.fromkeys(found))
 
 
 def _files_in(folder: Path) -> list[Path]:
     entries = sorted(folder.iterdir())
-    found = [path for path in entries if path.is_file()]
-    found = [path for path in found if is_video(path) or cv2.haveImageReader(str(path))]
+    files = [path for path in entries if path.is_file()]
+    found = [path for path in files if _is_video(path) or cv2.haveImageReader(str(path))]
     if not found:
         raise ValueError(f"{folder}: there are no pictures or videos in this folder")
     if left_out := len(entries) - len(found):
-        deeper = folder / "**" / "*.jpg"
         logger.info(
             f"{folder}: what is no picture or video is left out ({left_out} files and folders); "
-            f"say '{deeper}' for all below"
+            f"say '{folder / '**' / '*.jpg'}' for all below"
         )
     return found
 
 
-def is_video(path: Path) -> bool:
-    """Whether a file is taken for a video, by its name."""
+def _is_video(path: Path) -> bool:
     return path.suffix.lower() in video.SUFFIXES
 
 
@@ -76,8 +71,7 @@ def is_video(path: Path) -> bool:
 class Annotator:
     """How images are looked at and drawn.
 
-    two_pass: as the predictor takes it; smooth: videos are filtered (`LandmarkFilter`); ellipses:
-    the spread of the heatmaps is drawn.
+    two_pass: as the predictor takes it; smooth: filter videos; ellipses: draw the heatmaps' spread.
     """
 
     predictor: Predictor
@@ -89,17 +83,14 @@ class Annotator:
     def files(self, paths: Sequence[Path], out: Path) -> int:
         """Draws every image and video into the folder, with `points_files`.
 
-        A file that cannot be read is reported, and the others go on. Videos keep their size, rate
-        and length; their sound is left out. Stopped by Ctrl-C, it keeps the points so far.
-
-        Returns:
-            How many files could not be read.
+        A file that cannot be read is reported; returns how many these are. Videos lose their sound.
+        Stopped by Ctrl-C, it keeps the points so far.
 
         Raises:
             ValueError: a drawn copy would take the place of its original.
         """
         targets, failed, stopped = _targets(paths, out), 0, False
-        images = [path for path in paths if not is_video(path)]
+        images = [path for path in paths if not _is_video(path)]
         head = {"run": str(self.predictor.path), "landmarks": self.predictor.num_landmarks}
         with points_files(out, head) as points:
             try:
@@ -109,7 +100,7 @@ class Annotator:
                         some = images[start : start + _AT_ONCE]
                         failed += self._images(some, targets, points)
                         bar.update(len(some))
-                for path in filter(is_video, paths):
+                for path in filter(_is_video, paths):
                     try:
                         self._video(path, targets[path], points)
                     except ValueError as error:
@@ -124,8 +115,7 @@ class Annotator:
     def camera(self, index: int) -> None:
         """Shows what a camera sees, drawn, in a window, until that is closed.
 
-        Raises:
-            ValueError: no display, or no such camera.
+        Raises ValueError without a display, or such a camera.
         """
         window = camera.Window(f"{self.predictor.path} (Esc or q: end)")
         tracks, name = Tracks(self.smooth), Path(f"camera {index}")
@@ -140,8 +130,7 @@ class Annotator:
 
     def _images(self, paths: Sequence[Path], targets: dict[Path, Path], points: PointsFiles) -> int:
         """Draws these images; returns how many could not be read."""
-        read: list[Photograph] = []
-        boxes: list[np.ndarray | None] = []
+        read, boxes = list[Photograph](), list[np.ndarray | None]()
         for path in paths:
             try:
                 photograph = Photograph(path)
@@ -160,22 +149,16 @@ class Annotator:
 
     def _video(self, path: Path, target: Path, points: PointsFiles) -> None:
         source, tracks, read = video.Video(path), Tracks(self.smooth), 0
-        with ExitStack() as stack:
-            bar = tqdm(source, desc=path.name, total=source.expected, unit="frame", delay=1)
-            for one in stack.enter_context(bar):
+        bar = tqdm(source, desc=path.name, total=source.expected, unit="frame", delay=1)
+        with video.written(target, source) as write, bar:
+            for one in bar:
                 (faces,) = self._faces([one.image], [self._boxes(path, one.image)])
                 faces = tracks.follow(faces, one.seconds)
-                points.add(path, faces, read, one.seconds)
-                drawn = self._drawn(one.image, faces)
-                if read == 0:
-                    shown_hw = drawn.shape[0], drawn.shape[1]
-                    write = stack.enter_context(video.written(target, source, shown_hw))
-                elif drawn.shape[:2] != shown_hw:  # a stream may change its size on its way
-                    drawn = cv2.resize(drawn, shown_hw[::-1], interpolation=cv2.INTER_AREA)
-                write(drawn, one.start, one.duration)
+                points.add(path, faces, (read, round(one.seconds, 6)))
+                write(self._drawn(one.image, faces), one.start, one.duration)
                 read += 1
-        if read == 0:
-            raise ValueError(f"{path}: none of the video's pictures can be decoded")
+            if read == 0:
+                raise ValueError(f"{path}: none of the video's pictures can be decoded")
         if problems := source.report(read):
             logger.warning(problems)
 
@@ -183,7 +166,7 @@ class Annotator:
         """What the `Finder` says of an image (H, W, 3) of the file; its boxes are checked."""
         boxes = self.finder(path, image)
         for box in [] if boxes is None else boxes:
-            check_box(box, (image.shape[0], image.shape[1]), f"{path}: the box")
+            check_box(box, image.shape[:2], f"{path}: the box")
         return boxes
 
     def _faces(
@@ -194,11 +177,9 @@ class Annotator:
         owners = np.repeat(np.arange(len(boxes)), counts).tolist()
         given = [here for here in boxes if here is not None]
         assert len(given) in (0, len(boxes)), "a finder gives boxes for all images or for none"
-        landmarks = self.predictor(
-            [images[index] for index in owners],
-            np.concatenate(given) if given else None,
-            two_pass=self.two_pass,
-        )
+        looked_at = [images[index] for index in owners]
+        corners = np.concatenate(given) if given else None
+        landmarks = self.predictor(looked_at, corners, two_pass=self.two_pass)
         found: list[list[Face]] = [[] for _ in images]
         for k, index in enumerate(owners):
             parts = [None if part is None else part[k] for part in landmarks[1:]]
@@ -208,21 +189,18 @@ class Annotator:
     def _drawn(self, image: np.ndarray, faces: Sequence[Face], enlarged: int = 1) -> np.ndarray:
         """A copy of the image, so many times larger, with its faces."""
         known = self.predictor.num_landmarks, self.predictor.scheme
-        image_hw = image.shape[0], image.shape[1]
-        shown_hw = enlarged * image_hw[0], enlarged * image_hw[1]
+        groups, curves = schemes.groups(*known), schemes.curves(*known)
+        height, width = image.shape[:2]
+        shown_from_image = frame.resizing((height, width), (enlarged * height, enlarged * width))
         if enlarged > 1:
-            image = cv2.resize(image, shown_hw[::-1], interpolation=cv2.INTER_CUBIC)
-        shown_from_image = frame.resizing(image_hw, shown_hw)
+            image = cv2.resize(image, None, None, enlarged, enlarged, cv2.INTER_CUBIC)
         for face in faces:
+            points = frame.apply(shown_from_image, torch.from_numpy(face.points_image)).numpy()
             spread = None
             if self.ellipses and face.covariance is not None:
                 spread = face.covariance * enlarged**2
             image = draw.draw_landmarks(
-                image,
-                frame.apply(shown_from_image, torch.from_numpy(face.points_image)).numpy(),
-                schemes.groups(*known),
-                curves=schemes.curves(*known),
-                covariance_image=spread,
+                image, points, groups, curves=curves, covariance_image=spread
             )
         return image
 
@@ -232,18 +210,14 @@ def _targets(paths: Sequence[Path], out: Path) -> dict[Path, Path]:
 
     Formats that are not written get .png or .mp4 behind their names. A copy whose name another has
     already, also on a disk that does not tell A from a, gets a number.
-
-    Raises:
-        ValueError: a copy would take the place of an original.
     """
     home = os.path.commonpath([path.absolute().parent for path in paths])
-    targets: dict[Path, Path] = {}
-    taken: set[str] = set()
+    targets, taken = dict[Path, Path](), set[str]()
     # those that keep their names come first, so that none of them gets a number in vain
     for path in sorted(paths, key=_is_rewritten):
         target = out / path.absolute().relative_to(home)
         if _is_rewritten(path):
-            target = target.with_name(target.name + (".mp4" if is_video(path) else ".png"))
+            target = target.with_name(target.name + (".mp4" if _is_video(path) else ".png"))
         stem, number = target.stem, 1
         while str(target).casefold() in taken:
             number += 1
@@ -251,15 +225,13 @@ def _targets(paths: Sequence[Path], out: Path) -> dict[Path, Path]:
         if number > 1:
             logger.info(f"{path} is drawn to {target}: another file is drawn under its own name")
         if target.absolute() == path.absolute() or (target.exists() and target.samefile(path)):
-            raise ValueError(
-                f"the drawn {path} would take the place of the file itself; name another folder "
-                "with --out"
-            )
+            told = f"the drawn {path} would take the place of the file itself"
+            raise ValueError(f"{told}; name another folder with --out")
         taken.add(str(target).casefold())
         targets[path] = target
     return targets
 
 
 def _is_rewritten(path: Path) -> bool:
-    """Whether the drawn copy is of another format than the file."""
+    """Whether the drawn copy is of another format."""
     return path.suffix.lower() not in (".jpg", ".jpeg", ".png", ".mp4")

@@ -10,8 +10,7 @@ import numpy as np
 def pictures(index: int) -> Iterator[tuple[np.ndarray, float]]:
     """The camera's images, (H, W, 3) uint8 RGB, and the seconds at which each came.
 
-    Raises:
-        ValueError: there is no such camera, or it stops.
+    Raises ValueError where there is no such camera, or it stops.
     """
     camera = cv2.VideoCapture(index)
     try:
@@ -27,12 +26,9 @@ def pictures(index: int) -> Iterator[tuple[np.ndarray, float]]:
 
 
 class Window:
-    """A window that shows images until it is closed, or Esc or q is pressed.
+    """A window (tkinter's: headless OpenCV has none) until it is closed, or Esc or q is pressed.
 
-    It is tkinter's, which comes with Python: the OpenCV of servers (headless) has none.
-
-    Raises:
-        ValueError: there is no display, or this Python came without tkinter.
+    Raises ValueError where there is no display, or no tkinter.
     """
 
     def __init__(self, title: str) -> None:
@@ -41,15 +37,11 @@ class Window:
 
             self._root = tkinter.Tk()
         except ImportError:
-            raise ValueError(
-                "a live window needs tkinter, which this Python came without (on Debian: apt "
-                "install python3-tk)"
-            ) from None
+            needed = "a live window needs tkinter, which this Python came without"
+            raise ValueError(f"{needed} (on Debian: apt install python3-tk)") from None
         except tkinter.TclError as error:
-            raise ValueError(
-                f"there is no display for a live window ({error}); record the camera to a file "
-                "and give that, or run this where there is a screen"
-            ) from None
+            told = f"there is no display for a live window ({error})"
+            raise ValueError(f"{told}; record the camera to a file and give that") from None
         self.is_open = True
         self._root.title(title)
         self._photo = tkinter.PhotoImage()

@@ -11,16 +11,14 @@ _SIDE = 640  # px of the square that pictures are put into; YuNet finds faces fr
 class Detector:
     """YuNet (Wu et al. 2023, https://doi.org/10.1007/s11633-023-1423-y), its network in a file.
 
-    The file is face_detection_yunet_*.onnx of OpenCV's model zoo; it is not shipped with this
-    program. Its boxes reach from forehead to chin; where those of a run do not, a second look
-    (`two_pass`) puts the crop right.
+    The file is face_detection_yunet_*.onnx of OpenCV's model zoo. Its boxes reach from forehead to
+    chin; where those of a run do not, a second look (`two_pass`) puts the crop right.
 
     Raises:
         ValueError: no such file, or not such a network.
     """
 
     def __init__(self, model: Path) -> None:
-        self.model = model
         if not model.is_file():
             raise ValueError(f"{model}: there is no such file; a detector is YuNet's .onnx file")
         try:
@@ -28,9 +26,8 @@ class Detector:
             self._network = cv2.FaceDetectorYN.create(str(model), "", (_SIDE, _SIDE), 0.7)
             self(np.zeros((64, 64, 3), np.uint8))  # other networks are found out only by running
         except cv2.error as error:
-            raise ValueError(
-                f"{model}: not YuNet, the face detector of OpenCV's model zoo ({error.err})"
-            ) from None
+            known = "YuNet, the face detector of OpenCV's model zoo"
+            raise ValueError(f"{model}: not {known} ({error.err})") from None
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """(F, 4) float64 boxes x0, y0, x1, y1 of the faces, from forehead to chin, largest first.

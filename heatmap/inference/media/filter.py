@@ -1,11 +1,10 @@
 """The filter that takes the jitter out of a video's landmarks.
 
-A Kalman filter for each coordinate of each landmark. Its measurement noise has the shape of the
-heatmap's covariance, so a frame with a wide heatmap counts for less, along the axis on which it is
-wide. The size of the noise is measured in the video itself, by second differences, which steady
-motion does not have. A coordinate is taken to stand still until the running mean of its innovations
-is larger than noise explains; the filter's variance is then raised until it does (strong tracking:
-Zhou and Frank 1996, https://doi.org/10.1080/002071796179099).
+A Kalman filter for each coordinate of each landmark. Its noise has the shape of the heatmap's
+covariance; its size is measured in the video by second differences, which steady motion does not
+have. A coordinate stands still until the running mean of its innovations is larger than noise
+explains; the filter's variance is then raised until it does (strong tracking: Zhou and Frank 1996,
+https://doi.org/10.1080/002071796179099).
 """
 
 import math

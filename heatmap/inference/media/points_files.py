@@ -1,7 +1,6 @@
 """Predicted landmarks as files: points.csv, a row a landmark, and points.json, a line a face.
 
-The columns of the one are the names in the other, which has a list for each of the numbers. What
-is not known, or does not apply, is empty or null.
+The columns of the one are the names in the other; what is not known is empty or null.
 
     picture               the file, as it was named
     frame, seconds        of a video, counted from 0
@@ -36,31 +35,21 @@ class PointsFiles:
         self._table.writerow([*_OF_FACE, "landmark", *_OF_LANDMARK])
         self._separator = "\n"
 
-    def add(
-        self,
-        path: Path,
-        faces: Sequence[Face],
-        frame: int | None = None,
-        seconds: float | None = None,
-    ) -> None:
-        """Writes the faces of an image, or of a video's frame."""
-        shown = None if seconds is None else round(seconds, 6)
+    def add(self, path: Path, faces: Sequence[Face], when: tuple[int, float] | None = None) -> None:
+        """Writes the faces of an image, or of a video's frame (its number and seconds)."""
+        frame, seconds = when or (None, None)
         for face in faces:
-            of_face, numbers = [str(path), frame, shown, face.number], _numbers(face)
+            of_face, numbers = [str(path), frame, seconds, face.number], _numbers(face)
             self._table.writerows([*of_face, k, *row] for k, row in enumerate(numbers))
-            values = zip(_OF_FACE, of_face, strict=True)
-            lists = zip(_OF_LANDMARK, zip(*numbers, strict=True), strict=True)
-            self._lines.write(self._separator + json.dumps({**dict(values), **dict(lists)}))
+            columns = [*of_face, *zip(*numbers, strict=True)]
+            line = dict(zip((*_OF_FACE, *_OF_LANDMARK), columns, strict=True))
+            self._lines.write(self._separator + json.dumps(line))
             self._separator = ",\n"
 
 
 @contextmanager
 def points_files(folder: Path, head: dict[str, Any]) -> Iterator[PointsFiles]:
-    """The two files of a folder, which take their names when all is written.
-
-    Args:
-        head: what points.json says before the faces.
-    """
+    """The two files of a folder, in whole; points.json begins with `head`."""
     with (
         write_atomically(folder / "points.csv") as table,
         write_atomically(folder / "points.json") as lines,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import av
+import cv2
 import numpy as np
 
 from heatmap.runtime.files import write_atomically
@@ -21,10 +22,7 @@ SUFFIXES = {
 
 
 class Picture(NamedTuple):
-    """A frame: (H, W, 3) uint8 RGB, turned as the file says; when it is shown and for how long.
-
-    start, duration: in ticks of the video's time base; the first frame starts at 0.
-    """
+    """A frame: (H, W, 3) uint8 RGB, turned as the file says; start and duration are in ticks."""
 
     image: np.ndarray
     start: int
@@ -35,15 +33,12 @@ class Picture(NamedTuple):
 class Video:
     """A video file; iterating over it gives its frames in the order in which they are shown.
 
-    A part that cannot be decoded is left out with a warning; damaged frames are counted.
-
     Attributes:
         rate: frames a second, on average; time_base: seconds a tick; expected: frames that the file
         says it has, or None; pixel_aspect: shown width over height of a pixel; lost, damaged: parts
-        that could not be decoded and frames that the decoder calls damaged, so far.
+        left out, as they cannot be decoded, and frames that the decoder calls damaged, so far.
 
-    Raises:
-        ValueError: missing, not a video, or one without frames.
+    Raises ValueError where it is missing, not a video, or one without frames.
     """
 
     def __init__(self, path: Path) -> None:
@@ -64,9 +59,7 @@ class Video:
             raise ValueError(f"{self.path}: the video cannot be read: {error.strerror}") from None
         with container:
             if not container.streams.video:
-                raise ValueError(
-                    f"{self.path}: there are no pictures in this file, or it is cut short"
-                )
+                raise ValueError(f"{self.path}: this file has no pictures, or it is cut short")
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             yield container, stream
@@ -106,10 +99,8 @@ class Video:
                 self.lost += 1
                 if self.lost <= 3:
                     where = "" if ticks is None else f" at {float(ticks * self.time_base):.2f} s"
-                    logger.warning(
-                        f"{self.path}: a part{where} cannot be decoded ({error.strerror}) and is "
-                        "left out"
-                    )
+                    told = f"{self.path}: a part{where} cannot be decoded"
+                    logger.warning(f"{told} ({error.strerror}) and is left out")
                 if ticks is None:  # the file itself breaks off, not one frame of it
                     return
 
@@ -128,30 +119,33 @@ class Video:
 
 
 @contextmanager
-def written(
-    path: Path, video: Video, image_hw: tuple[int, int]
-) -> Iterator[Callable[[np.ndarray, int, int], None]]:
+def written(path: Path, video: Video) -> Iterator[Callable[[np.ndarray, int, int], None]]:
     """Gives `write(image, start, duration)`; the mp4 (H.264) takes its name when all is written.
 
-    Images (H, W, 3) uint8 RGB of one size are shown at these ticks of the other video's time base.
-    Even sizes are encoded as every player reads them (yuv420p). Odd ones stay odd, which takes
-    yuv444p: browsers other than Chrome do not play that.
+    Images (H, W, 3) uint8 RGB are shown at these ticks of the other video's time base, in the size
+    of the first. Odd sizes take yuv444p, which browsers other than Chrome do not play.
     """
-    with (
-        write_atomically(path) as temporary,
-        av.open(str(temporary), "w", format="mp4") as container,
-    ):
-        stream = container.add_stream("libx264", rate=video.rate, options={"crf": "18"})
-        assert isinstance(stream, av.VideoStream)
-        stream.height, stream.width = image_hw
-        stream.pix_fmt = "yuv444p" if image_hw[0] % 2 or image_hw[1] % 2 else "yuv420p"
-        stream.codec_context.time_base = video.time_base
-        stream.codec_context.sample_aspect_ratio = video.pixel_aspect
+    with write_atomically(path) as mp4, av.open(str(mp4), "w", format="mp4") as container:
 
         def write(image: np.ndarray, start: int, duration: int) -> None:
+            if not container.streams.video:
+                _begin(container, video, image.shape[0], image.shape[1])
+            stream = container.streams.video[0]
+            if image.shape[:2] != (stream.height, stream.width):  # a stream may change its size
+                shown = stream.width, stream.height
+                image = cv2.resize(image, shown, interpolation=cv2.INTER_AREA)
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             frame.pts, frame.duration, frame.time_base = start, duration, video.time_base
             container.mux(stream.encode(frame))
 
         yield write
-        container.mux(stream.encode(None))
+        for stream in container.streams.video:
+            container.mux(stream.encode(None))
+
+
+def _begin(container: av.container.OutputContainer, video: Video, height: int, width: int) -> None:
+    stream = container.add_stream("libx264", rate=video.rate, options={"crf": "18"})
+    stream.height, stream.width = height, width
+    stream.pix_fmt = "yuv444p" if height % 2 or width % 2 else "yuv420p"
+    stream.codec_context.time_base = video.time_base
+    stream.codec_context.sample_aspect_ratio = video.pixel_aspect

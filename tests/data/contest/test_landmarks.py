@@ -37,7 +37,7 @@ NUMBERS = np.where(WHOLE == UNLABELLED, np.nan, WHOLE).astype(np.float32)
 def test_any_part_of_the_points_is_float32_with_nan(stored: np.ndarray) -> None:
     points = Points(stored)
     expected = stored if stored.dtype == np.float32 else NUMBERS
-    assert (len(points), points.shape, points.ndim) == (2, (2, 3, 2), 3)
+    assert (len(points), points.shape) == (2, (2, 3, 2))
     parts = [1, -1, slice(1), slice(None), [1, 0, 1], np.array([0]), (..., 0), (0, 2), (1, 2, 0)]
     for part in [*parts, np.array([True, False])]:
         found = points[part]

@@ -59,7 +59,7 @@ def test_every_form_of_the_table_gives_the_same(tmp_path: Path, text: str) -> No
     table = read_landmarks(save(tmp_path, text))
     assert table.path == tmp_path / "landmarks.csv"
     assert table.names == NAMES
-    assert table.points_image.dtype == np.float32
+    assert table.points_image[:].dtype == np.float32
     assert table.num_landmarks == 2
     np.testing.assert_array_equal(table.points_image, POINTS)
 

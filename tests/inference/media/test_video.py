@@ -38,7 +38,7 @@ def copied(source: Path, path: Path, hw: tuple[int, int] | None = None) -> None:
     original = Video(source)
     pictures = list(original)
     hw = hw or pictures[0].image.shape[:2]
-    with video.written(path, original, hw) as write:
+    with video.written(path, original) as write:
         for k, one in enumerate(pictures):
             write(picture(k, *hw), one.start, one.duration)
 
@@ -85,7 +85,7 @@ def test_a_video_keeps_its_size_rate_and_length(tmp_path: Path, hw: tuple[int, i
 def test_pictures_that_are_shown_for_longer_stay_so(tmp_path: Path) -> None:
     original = Video(clip(tmp_path / "clip.mp4"))
     ticks = [round(seconds / original.time_base) for seconds in (0, 0.04, 0.3, 0.31, 1.2)]
-    with video.written(tmp_path / "uneven.mp4", original, (48, 64)) as write:
+    with video.written(tmp_path / "uneven.mp4", original) as write:
         for k, start in enumerate(ticks):
             write(picture(k, 48, 64), start, round(Fraction(1, 25) / original.time_base))
     uneven = [one.seconds for one in Video(tmp_path / "uneven.mp4")]
@@ -152,7 +152,7 @@ def test_pixels_that_are_not_square_stay_so(tmp_path: Path) -> None:
     original = Video(clip(tmp_path / "clip.mp4"))
     pictures = list(original)
     original.pixel_aspect = Fraction(4, 3)
-    with video.written(tmp_path / "wide.mp4", original, (48, 64)) as write:
+    with video.written(tmp_path / "wide.mp4", original) as write:
         for one in pictures:
             write(one.image, one.start, one.duration)
     copied(tmp_path / "wide.mp4", tmp_path / "again.mp4")
@@ -173,7 +173,7 @@ def test_a_video_that_fails_to_be_written_leaves_nothing(tmp_path: Path) -> None
     original = Video(clip(tmp_path / "clip.mp4"))
     with (
         pytest.raises(RuntimeError, match="stop"),
-        video.written(tmp_path / "out.mp4", original, (48, 64)) as write,
+        video.written(tmp_path / "out.mp4", original) as write,
     ):
         write(picture(0, 48, 64), 0, 512)
         raise RuntimeError("stop")
