@@ -428,7 +428,8 @@ class Experiment:
         )
         if not self.data.all_rows_train:
             return
-        stages, scores = self.all_stages, "validation scores, and with data.validation 0 are none"
+        stages = self.all_stages
+        scores = "validation scores, and with data.validation 0 there are none"
         _check(self.train.patience is None, f"train.patience needs {scores}")
         no_plateau = all(s.schedule.kind != "plateau" for s in stages)
         _check(no_plateau, f"schedule.kind plateau needs {scores}")

@@ -297,7 +297,7 @@ def test_a_resumed_run_can_be_longer_and_have_its_data_elsewhere(
         (["--seed", "3", "--crop.width", "64"], ["--seed", "--crop.width"]),
         (["--train.epoch", "3"], ["--train.epochs"]),
         (["--train.epochs", "1"], ["--train.epochs 1 is less than the run's 2"]),
-        (["--train.epochs", "99"], ["warm-up", "2 epochs that are done"]),
+        (["--train.epochs", "99"], ["warm-up", "over after 2 epochs"]),
     ],
 )
 def test_what_a_resumed_run_keeps_is_refused_by_name(

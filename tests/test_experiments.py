@@ -156,7 +156,7 @@ def test_kaggles_facial_keypoints_are_converted_trained_on_and_answered(
     table = data / "test" / "IdLookupTable.csv"
     table.write_text(table.read_text().replace(",4,nose_tip_x", ",5,nose_tip_x"))
     assert tool("submit", run, "--out", tmp_path / "no.csv", "--device", "cpu") == 1
-    assert "there is no test picture 5 (00005.png)" in capsys.readouterr().err
+    assert "there is no test image 5 (00005.png)" in capsys.readouterr().err
     assert not (tmp_path / "no.csv").exists()
 
 
@@ -270,7 +270,7 @@ def test_a_broken_experiment_file_is_named(
 
 def test_a_bad_seed_is_wrong_usage(tool: Tool, capsys: pytest.CaptureFixture[str]) -> None:
     assert tool("train", ROOT / "experiments" / "unet.py", "--seed", "-1") == 2
-    assert "seed must not be negative" in capsys.readouterr().err
+    assert "seed must be at least 0" in capsys.readouterr().err
 
 
 def test_a_contest_without_labels_is_refused_before_training(

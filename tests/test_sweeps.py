@@ -88,4 +88,4 @@ def test_every_run_of_a_sweep_has_a_folder_of_its_own(
             monkeypatch.setenv("WANDB_RUN_ID", wandb_id)
         with pytest.raises(SystemExit):
             main([experiment, "--help"])
-        assert f"(default: {folder})" in capsys.readouterr().out
+        assert f"{folder})" in capsys.readouterr().out

@@ -34,7 +34,7 @@ def load_encoder(name: str, weights: str) -> tuple[nn.Module, tuple[int, ...]]:
     except OSError as error:
         raise ValueError(
             f"the {weights!r} weights of {name} could not be fetched ({type(error).__name__}): "
-            "check the network, or give --model.weights a local file, or none for random weights"
+            "check the network, name a local file, or start at random: --model.weights none"
         ) from None
     except RuntimeError as error:  # timm, for a name that it does not know
         raise ValueError(f"encoder {name!r}: {error}") from None

@@ -86,7 +86,7 @@ class WandbWriter:
             with contextlib.suppress(Exception):
                 wandb.teardown()
             if sets_staging:
-                del os.environ[STAGING]
+                os.environ.pop(STAGING, None)  # another run's thread may have been first
 
     def _fail(self, problem: object) -> None:
         if not self.failed:

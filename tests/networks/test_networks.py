@@ -440,6 +440,7 @@ def test_a_file_that_holds_no_weights_is_refused_by_name(suffix: str, tmp_path: 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_compiled_layers_give_what_the_layers_give_for_all_shapes(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

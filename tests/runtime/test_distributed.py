@@ -348,7 +348,7 @@ def test_hosts_with_other_files_are_told_so(pair: Path, data: Path, tmp_path: Pa
 def test_a_process_that_dies_ends_the_others(pair: Path, data: Path, tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(
         "import os, runpy, signal\n"
-        "from heatmap import predict\n"
+        "from heatmap.inference import predict\n"
         "if os.environ['RANK'] == '1':\n"
         "    predict.look = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         f"runpy.run_path({str(SUBMIT)!r}, run_name='__main__')\n"
