@@ -6,7 +6,7 @@ Against  experiments/unet.py: network, loss and optimizer are the organisers' (s
          As the organisers ran it: --augment.mirror 0 --augment.rotate-deg 0 --augment.scale 0
          --augment.shift 0 --augment.brightness 0 --augment.contrast 0 --augment.saturation 0
          --schedule.kind constant --schedule.warmup 0 --train.batch 512 --train.epochs 1
-Cost     On 2 CPU cores, resnet18 at 128 px: 44 to 48 s an epoch of 2,899 pictures with its
+Cost     On 2 CPU cores, resnet18 at 128 px: 44 to 48 s an epoch of 2,899 images with its
          validation (the run below).
 Outcome  faces68, random weights, 12 minutes on 2 CPU cores, validation by person: 21.99 px² (mean
          shape: 127.35) after 16 epochs, with --model.weights none --train.batch 16

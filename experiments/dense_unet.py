@@ -6,7 +6,7 @@ Against  experiments/unet.py: all but the network is the same. The paper's form 
          1 x 1 convolution with ReLU expands its 96 channels to 128. The paper's own form:
          --model.stride 1 --model.width 64
 Cost     3.7 GiB at the peak by the dry run on a CPU (971 landmarks, batch 32). On 2 CPU cores,
-         densenet121 at 128 px, width 68, batch 16: 195 to 213 s an epoch of 2,899 pictures.
+         densenet121 at 128 px, width 68, batch 16: 195 to 213 s an epoch of 2,899 images.
 Outcome  faces68, random weights, 12 minutes on 2 CPU cores with --model.weights none
          --model.encoder densenet121 --model.width 68 --train.batch 16 --train.epochs 1000
          --train.max-minutes 12: 7.78 px² (unet: 4.98) after 4 epochs; after as many the U-Net has

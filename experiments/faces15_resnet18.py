@@ -1,7 +1,7 @@
-"""How well does direct regression place 15 landmarks on small grey pictures?
+"""How well does direct regression place 15 landmarks on small grey images?
 
 The first configuration of the 15-landmark project, for Kaggle's "facial-keypoints-detection":
-ResNet18, layers of 512, 256 and 30, the absolute error, ten changed copies of every picture an
+ResNet18, layers of 512, 256 and 30, the absolute error, ten changed copies of every image an
 epoch, turned to any angle, and one cycle of the learning rate.
 
 Run      python tools/data.py convert kaggle15 facial-keypoints-detection.zip DIR --incomplete drop

@@ -14,8 +14,11 @@ from typing import Annotated, Any, Literal, TypeVar
 
 T = TypeVar("T")
 
-# Options of earlier versions, by class: a config that names one of them is read without it.
-REMOVED = {"Data": ("crop_cache",)}
+# Options of version 0.1.0 by class, with their new names, or None where they are gone.
+OPTIONS_OF_0_1: dict[str, dict[str, str | None]] = {
+    "Data": {"crop_cache": None},
+    "Wandb": {"pictures_every": "images_every"},
+}
 
 
 def _check(condition: bool, message: str) -> None:
@@ -396,7 +399,7 @@ class Wandb(Part, prefix="wandb"):
     group: str | None = None
     job_type: str = "train"
     tags: tuple[str, ...] = ()
-    pictures_every: Count = 5
+    images_every: Count = 5
     """Epochs between drawn predictions (and after the last one)."""
 
 
@@ -465,7 +468,9 @@ def from_dict(kind: type[T], values: dict[str, Any]) -> T:
     arguments: dict[str, Any] = {}
     for name, value in values.items():
         if name not in hints:
-            if name in REMOVED.get(kind.__name__, ()):
+            if name in OPTIONS_OF_0_1.get(kind.__name__, {}):
+                if renamed := OPTIONS_OF_0_1[kind.__name__][name]:
+                    arguments[renamed] = value
                 continue
             near = difflib.get_close_matches(name, hints, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""

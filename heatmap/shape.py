@@ -269,7 +269,7 @@ def turns(points_image: AnyPoints) -> np.ndarray:
     """(N,) float64: the turn of every head against the mean of all, about -0.5 to 0.5.
 
     The face's part in the first principal component of the shapes, each laid onto their mean, which
-    has unit size. In photographs of people that is the turn to the side; which side is positive is
+    has unit size. In images of people that is the turn to the side; which side is positive is
     not known.
 
     Args:

@@ -18,7 +18,7 @@ MEASURE = """
 <script>addEventListener("load", () => parent.postMessage({
   page_width: document.documentElement.scrollWidth,
   screen_width: innerWidth,
-  pictures: [...document.images].map(image => image.naturalWidth),
+  images: [...document.images].map(image => image.naturalWidth),
   charts: [...document.querySelectorAll("svg.chart")].map(svg => svg.getBoundingClientRect().width),
   text: document.body.innerText,
 }, "*"))</script>
@@ -66,7 +66,7 @@ def shown(page: Path, widths: Sequence[int], scratch: Path) -> list[dict[str, An
     """What a browser makes of the file on screens of those widths; skips where there is none.
 
     Returns:
-        By width: page_width, screen_width; pictures: natural widths, 0 where one did not load;
+        By width: page_width, screen_width; images: natural widths, 0 where one did not load;
         charts: their widths on the screen; text: what is read. It fails where the browser
         complains of anything.
     """

@@ -71,23 +71,23 @@ def tool(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
 
 @pytest.fixture(scope="session")
 def kaggle15_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as Kaggle's facial keypoints: 10 training and 4 test pictures; not to be changed.
+    """A folder as Kaggle's facial keypoints: 10 training and 4 test images; not to be changed.
 
-    The training pictures 3 and 6 have four landmarks only. The lookup table lies in an order of its
-    own, and asks for all of the first two test pictures and for two coordinates of the others.
+    The training images 3 and 6 have four landmarks only. The lookup table lies in an order of its
+    own, and asks for all of the first two test images and for two coordinates of the others.
     """
     folder = tmp_path_factory.mktemp("kaggle15")
     generator = np.random.default_rng(15)
     columns = [f"{landmark}_{axis}" for landmark in LANDMARKS for axis in "xy"]
-    pictures = [" ".join(map(str, generator.integers(0, 256, 96 * 96))) for _ in range(14)]
+    images = [" ".join(map(str, generator.integers(0, 256, 96 * 96))) for _ in range(14)]
     training: list[list[object]] = [[*columns, "Image"]]
-    for row, picture in enumerate(pictures[:10]):
+    for row, image in enumerate(images[:10]):
         numbers = [f"{number:.6f}" for number in generator.uniform(10, 86, 30)]
         if row in (2, 5):
             numbers[4:20] = [""] * 16
             numbers[22:28] = [""] * 6
-        training.append([*numbers, picture])
-    test = [["ImageId", "Image"], *enumerate(pictures[10:], start=1)]
+        training.append([*numbers, image])
+    test = [["ImageId", "Image"], *enumerate(images[10:], start=1)]
     asked = [(image, column) for image in (1, 2) for column in columns]
     asked += [(image, column) for image in (3, 4) for column in ("nose_tip_x", "nose_tip_y")]
     lookup: list[list[object]] = [["RowId", "ImageId", "FeatureName", "Location"]]
@@ -105,10 +105,10 @@ def kaggle15_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_contest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The root of a contest to read and not to change: 12 training and 5 test pictures.
+    """The root of a contest to read and not to change: 12 training and 5 test images.
 
-    7 landmarks, each a dot of its own colour; pictures of many sizes; several pictures a person.
-    One landmark of the third picture is unlabelled. 3 landmarks of each test picture are asked for.
+    7 landmarks, each a dot of its own colour; images of many sizes; several images a person.
+    One landmark of the third image is unlabelled. 3 landmarks of each test image are asked for.
     """
     contest = Folder(root=tmp_path_factory.mktemp("tiny_contest"))
     contest.train_images.mkdir(parents=True)
@@ -127,7 +127,7 @@ def tiny_contest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _draw_dots(path: Path, generator: np.random.Generator) -> np.ndarray:
-    """Writes a picture of 7 dots in a ring and gives their (7, 2) centres."""
+    """Writes an image of 7 dots in a ring and gives their (7, 2) centres."""
     height, width = generator.integers(60, 130, 2)
     angle = np.arange(7) * 2 * np.pi / 7 + generator.uniform(-0.3, 0.3)
     ring = np.stack([np.cos(angle), np.sin(angle)], -1) * generator.uniform(0.2, 0.35)

@@ -8,7 +8,7 @@ from heatmap.networks import CropPrediction, Network
 
 
 class Stub(Network):
-    """A network without layers; `look` says what it sees in (B, 3, H, W) pictures."""
+    """A network without layers; `look` says what it sees in (B, 3, H, W) images."""
 
     def __init__(self, look: Callable[[Tensor], CropPrediction], num_landmarks: int = 15) -> None:
         super().__init__(num_landmarks)

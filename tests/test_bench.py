@@ -148,7 +148,7 @@ def test_the_table_of_the_race_is_the_contests(tmp_path: Path) -> None:
     table = read_landmarks(path)  # which refuses a name that stands twice
     assert table.points_image.shape == (2100, 3, 2)
     assert table.points_image.stored.dtype == np.int16
-    readers.make_pictures(tmp_path / "images", 2100)
+    readers.make_images(tmp_path / "images", 2100)
     assert len(image_paths(tmp_path / "images", table.names, path)) == 2100
 
 

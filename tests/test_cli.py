@@ -211,7 +211,7 @@ def test_a_dry_run_tells_everything_and_makes_nothing(
     assert config["train"]["batch"] == 3
     assert config["model"]["encoder"] == "tu-test_resnet"
     for text in (
-        "9 training and 3 validation pictures, 7 landmarks",
+        "9 training and 3 validation images, 7 landmarks",
         "UNet on tu-test_resnet",
         "3 an epoch, at most 3",
         "7 of 9 x 12",
@@ -328,7 +328,7 @@ def test_a_loss_that_is_not_finite_exits_with_1(
         experiment, "--data.root", tiny_contest, "--out", out, "--train.batch", "2",
         "--optimizer.kind", "sgd", "--optimizer.lr", "1e30", "--schedule.warmup", "0",
     )  # fmt: skip
-    assert_refused(done, 1, "Pictures: ", ".jpg", "lower optimizer.lr", "last.pt")
+    assert_refused(done, 1, "Images: ", ".jpg", "lower optimizer.lr", "last.pt")
     checkpoint.load(out / "last.pt")
 
 

@@ -45,11 +45,11 @@ def gaussian(points: Tensor, sigma: float) -> Tensor:
     )
 
 
-# the whole way: photograph -> crop -> heatmap -> photograph
+# the whole way: image -> crop -> heatmap -> image
 
 
 class Journey(NamedTuple):
-    """Landmarks of one picture, and the frames that they pass through."""
+    """Landmarks of one image, and the frames that they pass through."""
 
     image_from_heatmap: Tensor
     height: int
@@ -59,7 +59,7 @@ class Journey(NamedTuple):
 
 
 def random_journey(generator: np.random.Generator, stride: int) -> Journey:
-    """A picture cropped, turned, scaled, mirrored; labels at least 3 sigma inside its heatmap."""
+    """An image cropped, turned, scaled, mirrored; labels at least 3 sigma inside its heatmap."""
     image_hw = tuple(generator.integers(60, 1401, 2).tolist())
     height, width = generator.integers(24, 65, 2).tolist()
     crop_hw = height * stride, width * stride

@@ -17,7 +17,7 @@ def test_every_landmark_is_a_dot_at_its_place_in_the_colour_of_its_group() -> No
 
 
 @pytest.mark.parametrize("size", [60, 130, 300])
-def test_a_dot_on_a_small_picture_has_its_full_colour_too(size: int) -> None:
+def test_a_dot_on_a_small_image_has_its_full_colour_too(size: int) -> None:
     image = np.full((size, size + 10, 3), 7, np.uint8)
     drawn = draw.draw_landmarks(image, np.array([[20.0, 20.0]]), {"all": range(1)}, (255, 0, 0))
     assert tuple(drawn[20, 20]) == (255, 0, 0)
@@ -32,7 +32,7 @@ def test_a_dot_lies_between_pixels_where_its_landmark_does() -> None:
     assert centre == pytest.approx((400.6, 300.3), abs=0.15)
 
 
-def test_the_picture_itself_stays_as_it_is() -> None:
+def test_the_image_itself_stays_as_it_is() -> None:
     image = np.full((40, 60, 3), 7, np.uint8)
     drawn = draw.draw_landmarks(image, np.array([[20.0, 20.0]]), {"all": range(1)}, (255, 0, 0))
     assert (drawn != 7).any()
@@ -45,7 +45,7 @@ def test_landmarks_far_outside_draw_nothing() -> None:
     assert not draw.draw_landmarks(image, points, GROUPS).any()
 
 
-def test_a_sheet_holds_every_picture_in_reading_order() -> None:
+def test_a_sheet_holds_every_image_in_reading_order() -> None:
     tiles = [np.full((10 + k, 20 - k, 3), 50 + k, np.uint8) for k in range(5)]
     sheet = draw.sheet(iter(tiles), columns=2, gap=4)
     assert sheet.shape == (3 * 14 + 2 * 4, 2 * 20 + 4, 3)

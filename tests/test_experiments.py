@@ -22,7 +22,7 @@ Tool = Callable[..., int]
 
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A synthetic contest with 971 landmarks: 15 training and 4 test pictures."""
+    """A synthetic contest with 971 landmarks: 15 training and 4 test images."""
     root = tmp_path_factory.mktemp("faces") / "contest"
     make_contest(root, count=15, seed=5, test_count=4)
     return root
@@ -62,7 +62,7 @@ def test_an_experiment_trains_is_scored_and_submits(
     assert json.loads((run / "summary.json").read_text())["steps"] == 2
     assert tool("evaluate", run, "--device", "cpu", "--json", tmp_path / "scores.json") == 0
     scores = json.loads((tmp_path / "scores.json").read_text())
-    assert scores["pictures"] == 3 and scores["mse"] > 0
+    assert scores["images"] == 3 and scores["mse"] > 0
     assert tool("submit", run, "--out", submission, "--device", "cpu") == 0
     solution = faces / "withheld" / "solution.csv"
     assert contest.score_submission(submission, solution).mse > 0
@@ -102,7 +102,7 @@ def test_other_data_is_scored_whole_and_apart(
     contest.write_landmarks(other.train_table, table.names[:5], table.points_image[:5] + 1)
     assert tool("evaluate", trained, "--data", other.root, "--device", "cpu") == 0
     scores = json.loads((trained / "evaluation-other" / "evaluation.json").read_text())
-    assert scores["pictures"] == 5
+    assert scores["images"] == 5
 
 
 def test_a_submission_is_joined_by_name_and_in_the_asked_order(
@@ -171,7 +171,7 @@ def test_a_run_on_all_rows_submits_and_stands_last_in_the_results(
         "--model.encoder", "tu-test_resnet", "--model.width", "8", "--data.exclude", bad,
     )  # fmt: skip
     assert tool(*common, "--out", everything, "--data.validation", "0") == 0
-    assert "10 training and 0 validation pictures, 2 excluded, 7 landmarks" in caplog.text
+    assert "10 training and 0 validation images, 2 excluded, 7 landmarks" in caplog.text
     assert "split         none, all rows train" in caplog.text
     assert "trained on all rows, without a score" in caplog.text
     folds = ["--data.split", "person", "--data.folds", "4", "--data.fold", "3"]
@@ -195,7 +195,7 @@ def test_a_run_on_all_rows_submits_and_stands_last_in_the_results(
     assert not (tmp_path / "no").exists()
 
 
-def test_an_unreadable_test_picture_stops_or_gets_the_mean_shape(
+def test_an_unreadable_test_image_stops_or_gets_the_mean_shape(
     trained: Path, tool: Tool, tiny_contest: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
@@ -216,7 +216,7 @@ def test_an_unreadable_test_picture_stops_or_gets_the_mean_shape(
     assert contest.read_submission(out).names == [f"eve_{k}.jpg" for k in range(5)]
 
 
-def test_predictions_are_drawn_on_test_pictures(
+def test_predictions_are_drawn_on_test_images(
     trained: Path, tool: Tool, tiny_contest: Path, faces: Path, tmp_path: Path
 ) -> None:
     for data, count, shown in ((tiny_contest, 3, 3), (faces, 9, 4)):

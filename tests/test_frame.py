@@ -83,7 +83,7 @@ def test_unlabelled_points_stay_unlabelled_and_change_no_other() -> None:
     assert torch.equal(moved[others], expected[others])
 
 
-def test_the_points_of_a_mirrored_picture_are_width_minus_1_minus_x() -> None:
+def test_the_points_of_a_mirrored_image_are_width_minus_1_minus_x() -> None:
     width = 7
     mirror = frame.translation(width - 1, 0) @ torch.diag(
         torch.tensor([-1.0, 1.0, 1.0], dtype=torch.float64)
@@ -131,9 +131,9 @@ def test_the_stride_is_part_of_the_way_home() -> None:
 def organisers_crop(
     x: float, y: float, image_hw: tuple[int, int], crop_hw: tuple[int, int]
 ) -> tuple[float, float]:
-    """Where a point goes when a picture is resized to cover the crop and its middle is cut out.
+    """Where a point goes when an image is resized to cover the crop and its middle is cut out.
 
-    In edge coordinates (the picture spans [0, width]) there are no halves to forget.
+    In edge coordinates (the image spans [0, width]) there are no halves to forget.
     """
     (height, width), (crop_height, crop_width) = image_hw, crop_hw
     factor = max(crop_height / height, crop_width / width)
@@ -153,7 +153,7 @@ def test_cover_is_the_organisers_crop() -> None:
 
 
 @CENTRED_RULES
-def test_the_middle_of_the_picture_is_the_middle_of_the_crop(rule: Rule) -> None:
+def test_the_middle_of_the_image_is_the_middle_of_the_crop(rule: Rule) -> None:
     generator = np.random.default_rng(10)
     for _ in range(50):
         image_hw, crop_hw = random_sizes(generator)
@@ -169,7 +169,7 @@ def outer_corners(height: int, width: int) -> Tensor:
     return torch.tensor([[-0.5, -0.5], [width - 0.5, height - 0.5]], dtype=torch.float64)
 
 
-def test_cover_shows_nothing_but_the_picture_and_touches_two_of_its_sides() -> None:
+def test_cover_shows_nothing_but_the_image_and_touches_two_of_its_sides() -> None:
     generator = np.random.default_rng(11)
     for _ in range(50):
         image_hw, crop_hw = random_sizes(generator)
@@ -180,7 +180,7 @@ def test_cover_shows_nothing_but_the_picture_and_touches_two_of_its_sides() -> N
         assert beyond.max() == pytest.approx(0, abs=1e-9)
 
 
-def test_contain_shows_the_whole_picture_and_touches_two_of_its_sides() -> None:
+def test_contain_shows_the_whole_image_and_touches_two_of_its_sides() -> None:
     generator = np.random.default_rng(12)
     for _ in range(50):
         image_hw, crop_hw = random_sizes(generator)
@@ -203,7 +203,7 @@ def test_padding_adds_pixels_on_every_side_and_moves_none(rule: Rule) -> None:
         assert (padded.to_crop(points) - here.to_crop(points) - margin).abs().max() < 1e-9
 
 
-def test_resizing_sends_the_corners_of_the_picture_to_the_corners_of_the_new_one() -> None:
+def test_resizing_sends_the_corners_of_the_image_to_the_corners_of_the_new_one() -> None:
     generator = np.random.default_rng(14)
     for _ in range(50):
         from_hw, to_hw = random_sizes(generator)
@@ -212,7 +212,7 @@ def test_resizing_sends_the_corners_of_the_picture_to_the_corners_of_the_new_one
 
 
 @pytest.mark.parametrize("reduction", [1, 2, 4, 8])
-def test_a_reduced_photograph_has_a_pixel_in_the_middle_of_its_block(reduction: int) -> None:
+def test_a_reduced_image_has_a_pixel_in_the_middle_of_its_block(reduction: int) -> None:
     generator = np.random.default_rng(4)
     here = Frame(random_affines(generator, 3), 40, 30)
     pixels = torch.tensor([[0.0, 0.0], [3.0, 5.0]], dtype=torch.float64)
@@ -241,7 +241,7 @@ def test_covariances_come_home_as_the_points_around_them_do() -> None:
     assert torch.allclose(home, covariance(points_image), rtol=1e-5, atol=1e-5)
 
 
-def test_the_area_of_a_crop_pixel_is_that_of_its_square_in_the_photograph() -> None:
+def test_the_area_of_a_crop_pixel_is_that_of_its_square_in_the_image() -> None:
     crop = frame.cover((300, 200), (96, 64))
     corners = crop.to_image(torch.tensor([[3.0, 5.0], [4.0, 5.0], [3.0, 6.0]]))
     (a, b), (c, d) = (corners[1:] - corners[0]).tolist()

@@ -16,14 +16,14 @@ from torch.utils._pytree import tree_leaves
 from heatmap import codec, losses, maps
 from heatmap.maps import Maps
 
-PICTURES, CHANNELS, LANDMARKS, HEIGHT, WIDTH = 3, 4, 11, 17, 13
+IMAGES, CHANNELS, LANDMARKS, HEIGHT, WIDTH = 3, 4, 11, 17, 13
 ROW, MAP = LANDMARKS * WIDTH, HEIGHT * WIDTH
 SIGMA, WEIGHT_MAP = 1.5, 10.0
 BLOCKS = {
     "less than a row": 1,
     "some rows": 5 * ROW,
-    "one picture": LANDMARKS * MAP,
-    "two pictures": 2 * LANDMARKS * MAP,
+    "one image": LANDMARKS * MAP,
+    "two images": 2 * LANDMARKS * MAP,
     "everything": 2**20,
 }
 
@@ -37,13 +37,13 @@ def problem() -> tuple[Maps, Tensor, Tensor]:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
     some_maps = Maps(
-        normal(PICTURES, CHANNELS, HEIGHT, WIDTH),
+        normal(IMAGES, CHANNELS, HEIGHT, WIDTH),
         0.3 * normal(LANDMARKS, CHANNELS),
         normal(LANDMARKS),
     )
     size = torch.tensor([WIDTH, HEIGHT])
-    points = (1.2 * torch.rand(PICTURES, LANDMARKS, 2, generator=generator) - 0.1) * size
-    weights = 2 * torch.rand(PICTURES, LANDMARKS, generator=generator)
+    points = (1.2 * torch.rand(IMAGES, LANDMARKS, 2, generator=generator) - 0.1) * size
+    weights = 2 * torch.rand(IMAGES, LANDMARKS, generator=generator)
     return some_maps, points.double(), weights.double()
 
 
@@ -77,7 +77,7 @@ def reference_loss(
     target = torch.exp(-((grid_x - x) ** 2 + (grid_y - y) ** 2) / (2 * SIGMA**2))
     near = functional.max_pool2d(target, 3, stride=1, padding=1) >= 0.2
     loss = reference.adaptive_wing(heights, target) * (1 + weight_map * near)
-    return (loss * weights[..., None, None]).sum() / (PICTURES * LANDMARKS * MAP)
+    return (loss * weights[..., None, None]).sum() / (IMAGES * LANDMARKS * MAP)
 
 
 def reference_gradients(some_maps: Maps, *arguments: Tensor, **settings: float) -> Maps:
@@ -299,7 +299,7 @@ def test_parts_of_a_batch_add_up_to_its_gradient(problem: Any) -> None:
     for rows in (slice(0, 2), slice(2, 3)):
         part = leaves._replace(features=leaves.features[rows])
         count = rows.stop - rows.start
-        (loss_of(part, points[rows], weights[rows]) * count / PICTURES).backward()
+        (loss_of(part, points[rows], weights[rows]) * count / IMAGES).backward()
     for leaf, gradient in zip(leaves, expected, strict=True):
         assert torch.allclose(leaf.grad, gradient, rtol=1e-9)
 
@@ -317,18 +317,18 @@ def test_the_compiled_loss_is_the_same_and_compiled_few_times_for_all_shapes(
     shapes = [(3, 11, 17, 13), (2, 11, 17, 13), (5, 7, 9, 21), (3, 971, 32, 32), (2, 2000, 16, 24)]
     shapes += [(1, 971, 32, 32), (1, 68, 64, 64), (4, 68, 24, 40)]
     with torch._dynamo.config.patch(disable=False):
-        for pictures, landmarks, height, width in shapes:
+        for images, landmarks, height, width in shapes:
             some_maps = Maps(
-                torch.randn(pictures, 4, height, width),
+                torch.randn(images, 4, height, width),
                 torch.randn(landmarks, 4),
                 torch.randn(landmarks),
             )
-            points = 20 * torch.rand(pictures, landmarks, 2)
+            points = 20 * torch.rand(images, landmarks, 2)
             found = []
             for block_loss in (maps.loss_of_block, maps.compiled_loss_of_block):
                 leaves = Maps(*(t.clone().requires_grad_() for t in some_maps))
                 loss = maps.loss(
-                    leaves, points, torch.ones(pictures, landmarks),
+                    leaves, points, torch.ones(images, landmarks),
                     sigma=SIGMA, weight_map=WEIGHT_MAP, block_loss=block_loss,
                 )  # fmt: skip
                 found.append((loss.item(), Maps(*torch.autograd.grad(loss, leaves))))
@@ -336,7 +336,7 @@ def test_the_compiled_loss_is_the_same_and_compiled_few_times_for_all_shapes(
             assert compiled_loss == pytest.approx(loss, rel=1e-5)
             assert_close(compiled_gradients, gradients, 1e-5)
     assert not [r for r in caplog.records if r.name == "heatmap"]  # compiled indeed
-    # one for several pictures, one for a single one
+    # one for several images, one for a single one
     assert 1 <= counted["unique_graphs"] - before <= 2
 
 
@@ -385,8 +385,8 @@ def test_every_decoder_is_that_of_whole_maps(problem: Any, decoder: str, block_v
 
 
 def test_soft_argmax_and_its_gradient_are_those_of_whole_maps(problem: Any) -> None:
-    steepness = torch.rand(PICTURES, LANDMARKS, dtype=torch.float64) + 0.5
-    direction = torch.randn(PICTURES, LANDMARKS, 2, dtype=torch.float64)
+    steepness = torch.rand(IMAGES, LANDMARKS, dtype=torch.float64) + 0.5
+    direction = torch.randn(IMAGES, LANDMARKS, 2, dtype=torch.float64)
     gradients = []
     for function in (maps.soft_argmax, lambda some, k: codec.soft_argmax(maps.whole(some), k)):
         leaves = Maps(*(t.clone().requires_grad_() for t in problem[0]))
@@ -452,9 +452,9 @@ def test_decoding_is_that_of_whole_maps(problem: Any, block_values: int) -> None
     decoded = maps.decode(some_maps, SIGMA)
     expected = codec.decode(maps.whole(some_maps), SIGMA)
     assert [tuple(part.shape) for part in decoded] == [
-        (PICTURES, LANDMARKS, 2),
-        (PICTURES, LANDMARKS),
-        (PICTURES, LANDMARKS, 2, 2),
+        (IMAGES, LANDMARKS, 2),
+        (IMAGES, LANDMARKS),
+        (IMAGES, LANDMARKS, 2, 2),
     ]
     for one, other in zip(decoded, expected, strict=True):
         assert torch.allclose(one, other, rtol=1e-4, atol=1e-4)
@@ -500,25 +500,25 @@ MANY_LANDMARKS, BLOCK = 61, 4 * 61 * WIDTH  # some rows; much larger than featur
 @pytest.fixture
 def many_maps(monkeypatch: pytest.MonkeyPatch) -> Maps:
     monkeypatch.setitem(maps.BLOCK_VALUES, "cpu", BLOCK)
-    assert PICTURES * MANY_LANDMARKS * MAP > 10 * BLOCK
+    assert IMAGES * MANY_LANDMARKS * MAP > 10 * BLOCK
     return Maps(
-        torch.randn(PICTURES, CHANNELS, HEIGHT, WIDTH).requires_grad_(),
+        torch.randn(IMAGES, CHANNELS, HEIGHT, WIDTH).requires_grad_(),
         torch.randn(MANY_LANDMARKS, CHANNELS).requires_grad_(),
         torch.randn(MANY_LANDMARKS).requires_grad_(),
     )
 
 
 def test_the_loss_and_its_gradient_never_hold_more_than_one_block(many_maps: Maps) -> None:
-    points = 10 * torch.rand(PICTURES, MANY_LANDMARKS, 2)
+    points = 10 * torch.rand(IMAGES, MANY_LANDMARKS, 2)
     with LargestTensor() as largest:
-        loss_of(many_maps, points, torch.ones(PICTURES, MANY_LANDMARKS)).backward()
+        loss_of(many_maps, points, torch.ones(IMAGES, MANY_LANDMARKS)).backward()
     assert BLOCK // 2 < largest.num_values <= BLOCK
 
 
 def test_the_divergence_never_holds_more_than_one_block(many_maps: Maps) -> None:
-    points = 10 * torch.rand(PICTURES, MANY_LANDMARKS, 2)
+    points = 10 * torch.rand(IMAGES, MANY_LANDMARKS, 2)
     with LargestTensor() as largest:
-        weights = torch.ones(PICTURES, MANY_LANDMARKS)
+        weights = torch.ones(IMAGES, MANY_LANDMARKS)
         maps.divergence(many_maps, points, weights, 2.0, SIGMA).backward()
     assert BLOCK // 2 < largest.num_values <= BLOCK
 
@@ -532,7 +532,7 @@ def test_decoding_never_holds_more_than_one_block(many_maps: Maps) -> None:
 def test_holding_whole_maps_would_be_noticed(many_maps: Maps) -> None:
     with LargestTensor() as largest, torch.no_grad():
         maps.whole(many_maps)
-    assert largest.num_values == PICTURES * MANY_LANDMARKS * MAP
+    assert largest.num_values == IMAGES * MANY_LANDMARKS * MAP
 
 
 def test_soft_argmax_never_makes_the_maps(many_maps: Maps) -> None:
@@ -547,12 +547,12 @@ from heatmap import maps
 landmarks, compiled = int(sys.argv[1]), sys.argv[2] == "compiled"
 block_loss = maps.compiled_loss_of_block if compiled else maps.loss_of_block
 
-def peak_mib(pictures, landmarks, height, width, channels=128):
-    features = torch.randn(pictures, channels, height, width)
+def peak_mib(images, landmarks, height, width, channels=128):
+    features = torch.randn(images, channels, height, width)
     features = features.contiguous(memory_format=torch.channels_last).requires_grad_()
     embeddings = torch.randn(landmarks, channels, requires_grad=True)
     bias = torch.zeros(landmarks, requires_grad=True)
-    points, weights = width * torch.rand(pictures, landmarks, 2), torch.ones(pictures, landmarks)
+    points, weights = width * torch.rand(images, landmarks, 2), torch.ones(images, landmarks)
     before = resident_mib("VmRSS")
     some = maps.Maps(features, embeddings, bias)
     maps.loss(some, points, weights, sigma=1.5, weight_map=10.0, block_loss=block_loss).backward()
@@ -563,9 +563,9 @@ def resident_mib(which):
     with open("/proc/self/status") as status:
         return int(re.search(which + r":\\s+(\\d+) kB", status.read())[1]) / 1024
 
-# libraries, threads and compiled code are not counted: several pictures, one, and one row of one
-for pictures, height in ((2, 5), (1, 5), (1, 1)):
-    peak_mib(pictures, min(landmarks, 3), height, 7)
+# libraries, threads and compiled code are not counted: several images, one, and one row of one
+for images, height in ((2, 5), (1, 5), (1, 1)):
+    peak_mib(images, min(landmarks, 3), height, 7)
 print(peak_mib(8, landmarks, 64, 64))
 """
 

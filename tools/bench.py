@@ -28,11 +28,11 @@ def bench(
     """Measure time, memory and error of one part or of all.
 
     Args:
-        what: decode and loss on maps, a training step, prediction, or reading pictures or the
+        what: decode and loss on maps, a training step, prediction, or reading images or the
             training table.
-        landmarks: maps a picture.
+        landmarks: maps an image.
         size: of the heatmaps of decode and loss; on CUDA 64 and 128 unless given, else 64.
-        batch: pictures; on CUDA 64 and 256 for decode and loss and 64 else, on CPUs 8.
+        batch: images; on CUDA 64 and 256 for decode and loss and 64 else, on CPUs 8.
         encoder: of step, predict and data.
         rows: of the table; the contest's has 393930, and takes 6 GB on disk for the while.
         seconds: of measuring, for every contender.

@@ -1,4 +1,4 @@
-"""Look at what a run does: on photographs, videos, a camera, or a contest's pictures."""
+"""Look at what a run does: on images, videos, a camera, or a contest's images."""
 
 import sys
 

@@ -16,10 +16,10 @@ def compare(
     html: Path | None = None,
     json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
 ) -> None:
-    """Compare runs on the pictures that validated in all of them.
+    """Compare runs on the images that validated in all of them.
 
-    Every run is held against the first one, picture by picture; the bootstrap over people (over
-    pictures, where file names tell no people) says how far chance reaches.
+    Every run is held against the first one, image by image; the bootstrap over people (over
+    images, where file names tell no people) says how far chance reaches.
 
     Args:
         runs: run folders, or evaluations of them (RUN/evaluation-NAME, as evaluate.py leaves them

@@ -17,10 +17,10 @@ def pose(
     above: float = 0.15,
     weight: float = 2.0,
 ) -> None:
-    """Tell from the landmarks how far heads are turned, and weigh pictures by it.
+    """Tell from the landmarks how far heads are turned, and weigh images by it.
 
     The table (file_name, angle, weight) is what --data.weights takes. The angle is the face's share
-    of the strongest change of shape, which in photographs of people is the turn to the side.
+    of the strongest change of shape, which in images of people is the turn to the side.
 
     Args:
         root: contest folder.
@@ -49,19 +49,19 @@ def check(
     exclude_to: Path | None = None,
     workers: int = usable_cores(),
 ) -> None:
-    """Check every row and every picture, and tell all problems at once.
+    """Check every row and every image, and tell all problems at once.
 
     Errors are what a training or a submission would stop at; where there are any, the exit code
-    is 1. Pictures that look alike are found by a perceptual hash, in training and test pictures
+    is 1. Images that look alike are found by a perceptual hash, in training and test images
     and between them.
 
     Args:
         root: contest folder.
-        json_file: also write everything here: every problem, every group of equal or like pictures.
-        exclude_to: also write the table that --data.exclude takes: training pictures that cannot
+        json_file: also write everything here: every problem, every group of equal or like images.
+        exclude_to: also write the table that --data.exclude takes: training images that cannot
             be read or are damaged, whose landmarks lie far outside or all at one point, or that are
             there twice with other landmarks. Rows that cannot be read have to be mended.
-        workers: processes that read the pictures.
+        workers: processes that read the images.
     """
     if workers < 1:
         raise WrongUsage("--workers must be at least 1")
@@ -76,7 +76,7 @@ def check(
     if exclude_to is not None:
         excluded = report.excluded()
         contest.write_excluded(exclude_to, excluded)
-        print(f"\n{exclude_to}: {len(excluded)} pictures to leave out with --data.exclude")
+        print(f"\n{exclude_to}: {len(excluded)} images to leave out with --data.exclude")
         if lasting := sum(not error.is_excluded for error in report.errors()):
             print(f"{lasting} errors stay all the same; mend the tables")
     if errors := len(report.errors()):
@@ -92,18 +92,18 @@ def stats(
     json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
     workers: int = usable_cores(),
 ) -> None:
-    """Measure the pictures' channels, and plot sizes, landmark positions and head poses.
+    """Measure the images' channels, and plot sizes, landmark positions and head poses.
 
     Means and standard deviations are over all pixels, in RGB with white at 1, and exact. The plots
-    are of whole pictures.
+    are of whole images.
 
     Args:
         root: contest folder.
         trim_border: leave a dark border out, as --crop.trim-border does; 9 is a good value.
-        crop: height and width of the crop to look at, as training cuts it; else whole pictures.
-        out: the picture to write, .png.
+        crop: height and width of the crop to look at, as training cuts it; else whole images.
+        out: the image to write, .png.
         json_file: also write the channels here, with the exact sums.
-        workers: processes that read the pictures.
+        workers: processes that read the images.
     """
     from heatmap.curation.stats import measure, plot, text
     from heatmap.runtime.files import write_json

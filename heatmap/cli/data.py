@@ -67,8 +67,8 @@ def showing(experiment: Experiment) -> Callable[..., int]:
         """Draw training crops, changed at random as in training, with their landmarks.
 
         Args:
-            out: the picture to write, .jpg or .png.
-            count: how many training pictures, evenly spaced through the table.
+            out: the image to write, .jpg or .png.
+            count: how many training images, evenly spaced through the table.
             epoch: the epoch whose changes are shown; each has changes of its own.
         """
         return failing_politely(lambda: write_sheet(experiment, out, count, epoch))
@@ -80,11 +80,11 @@ def write_sheet(experiment: Experiment, out: Path, count: int, epoch: int) -> No
     if min(count, epoch) < 1 or out.suffix not in (".jpg", ".png"):
         raise WrongUsage("--count and --epoch must be at least 1, --out must end in .jpg or .png")
     from heatmap.evaluation.sheets import batch_sheet
-    from heatmap.runtime.files import write_picture
-    from heatmap.training.prepare import read_pictures
+    from heatmap.runtime.files import write_image
+    from heatmap.training.prepare import read_data
 
-    pictures = read_pictures(experiment)
-    write_picture(out, batch_sheet(pictures.example(count, epoch), pictures.scheme))
+    data = read_data(experiment)
+    write_image(out, batch_sheet(data.example(count, epoch), data.scheme))
     print(out)
 
 
@@ -101,7 +101,7 @@ def split(
 ) -> None:
     """Divide the training rows, store it, and prove that the parts have nothing in common.
 
-    The table (file_name, and part or fold) is what --data.split-file takes. All pictures are
+    The table (file_name, and part or fold) is what --data.split-file takes. All images are
     compared. Where persons were to be kept apart and are not, the exit code is 1.
 
     Args:
@@ -114,7 +114,7 @@ def split(
         folds: so many parts, each of which validates once (--data.fold), in place of the share.
         person_pattern: regular expression on the file name; its first group is the person.
         seed: of the random rows.
-        workers: processes that read the pictures.
+        workers: processes that read the images.
     """
     from heatmap.curation.split import store_split
 

@@ -25,29 +25,29 @@ def evaluate(
     json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
-    """Score a run on its validation pictures, or a submission against the solution.
+    """Score a run on its validation images, or a submission against the solution.
 
-    Several runs are scored as the one answer that submit.py would write of them, on the pictures
+    Several runs are scored as the one answer that submit.py would write of them, on the images
     that validate in all of them.
 
-    On several GPUs or hosts: torchrun --nproc-per-node GPUS tools/evaluate.py RUN ...; the pictures
+    On several GPUs or hosts: torchrun --nproc-per-node GPUS tools/evaluate.py RUN ...; the images
     are dealt out, and the files are the same.
 
     Args:
         what: a run folder, a checkpoint, or a submission file (with --solution).
         others: more runs, with the same landmarks; crops and networks may differ.
         data: contest folder; by default the one the first run was trained on. Of other data all
-            labelled pictures are scored.
+            labelled images are scored.
         solution: the withheld answers that a submission is scored against, as Kaggle would.
         decoder: how the maps become points, if not as in the run's training.
         tta: test-time augmentation: average over mirrored crops as well, over crops that show
             everything 1.1 times smaller and larger, or over both (six views).
         weighted: weigh every landmark by how sharp its heatmap is (inverse covariance), in place of
             the plain mean.
-        boxes: for runs with crop.rule box: table of the pictures' boxes, in place of the one the
+        boxes: for runs with crop.rule box: table of the images' boxes, in place of the one the
             run was trained with.
         report: also write this folder's report.html, one page that a browser shows from disk:
-            scores, curves, where errors lie, how sure the network is, the worst pictures.
+            scores, curves, where errors lie, how sure the network is, the worst images.
         json_file: also write the scores here.
         device: where the networks run.
     """
@@ -64,9 +64,9 @@ def evaluate(
                 "--boxes or --report"
             )
         score = contest.score_submission(what, solution)
-        print(f"pictures     {len(score.names)}\ncontest MSE  {score.mse:.5f} px²")
+        print(f"images     {len(score.names)}\ncontest MSE  {score.mse:.5f} px²")
         if json_file is not None:
-            write_json(json_file, {"pictures": len(score.names), "mse": score.mse})
+            write_json(json_file, {"images": len(score.names), "mse": score.mse})
         return
     from heatmap.evaluation.metrics import evaluate_run, table
     from heatmap.inference.ensemble import Ensemble
@@ -78,7 +78,7 @@ def evaluate(
     scores, folder = evaluate_run(ensemble, data, where, decoder)
     if not is_first():
         return
-    print(f"{table(scores)}\nper picture: {folder / 'per_image.csv'}", flush=True)
+    print(f"{table(scores)}\nper image: {folder / 'per_image.csv'}", flush=True)
     if json_file is not None:
         write_json(json_file, scores)
     if report is not None:

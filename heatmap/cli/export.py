@@ -18,7 +18,7 @@ def export(
     """Write a run as one file for other programs, and check it.
 
     In go crops (B, 3, height, width), uint8 RGB, and image_from_crop (B, 3, 3), float32: the affine
-    from crop to photograph pixels. Out come points_image (B, P, 2) in the photograph's pixels, and
+    from crop to image pixels. Out come points_image (B, P, 2) in the image's pixels, and
     of a run with heatmaps confidence (B, P), the heights of their peaks, and covariance_image
     (B, P, 2, 2). What the landmarks and the crop are, and how good the run is, stands in an .onnx
     file's metadata_props as JSON, and in a .pt2 file's (torch.export.load) extra metadata.json.

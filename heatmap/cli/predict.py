@@ -1,4 +1,4 @@
-"""Look at what a run does: on photographs, videos, a camera, or a contest's pictures."""
+"""Look at what a run does: on images, videos, a camera, or a contest's images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,27 +31,27 @@ def predict(
     ellipses: tyro.conf.FlagCreatePairsOff[bool] = False,
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
-    """Look at what a run does: on photographs, videos, a camera, or a contest's pictures.
+    """Look at what a run does: on images, videos, a camera, or a contest's images.
 
-    Inputs are pictures, videos, folders of them, glob patterns, or the number of a camera, which
+    Inputs are images, videos, folders of them, glob patterns, or the number of a camera, which
     is shown in a window. The folder --out gets a drawn copy of each, and points.csv and
-    points.json: every landmark in the picture's own pixels, with its confidence and covariance.
+    points.json: every landmark in the image's own pixels, with its confidence and covariance.
     Videos keep size, rate and length; their sound is left out.
 
-    A picture is cropped as in training, unless a box says where its face is: for a run with
+    An image is cropped as in training, unless a box says where its face is: for a run with
     crop.rule box one like those of its training table, else the bounds of the face's landmarks.
 
     Args:
         run: a run folder or a checkpoint.
         inputs: what to look at.
         out: the folder to write into; with --data a folder, or the .jpg or .png to write.
-        data: in place of inputs, a contest folder, of which one picture of many is drawn: labelled
+        data: in place of inputs, a contest folder, of which one image of many is drawn: labelled
             ones (those that validate, if the run was trained on it) with the truth below in green.
-        count: with --data, how many pictures, evenly spaced.
-        test: with --data, the test pictures.
-        box: of the face, in all pictures: opposite corners in pixels.
-        boxes: table of the pictures' boxes: file_name, x0, y0, x1, y1.
-        detector: finds the faces, any number a picture: the file of OpenCV's YuNet,
+        count: with --data, how many images, evenly spaced.
+        test: with --data, the test images.
+        box: of the face, in all images: opposite corners in pixels.
+        boxes: table of the images' boxes: file_name, x0, y0, x1, y1.
+        detector: finds the faces, any number an image: the file of OpenCV's YuNet,
             face_detection_yunet_2026may.onnx. Its boxes reach up to the forehead; where a run's
             landmarks do not, --two-pass puts the crop right.
         two_pass: look again, at a crop that the first landmarks fill as training faces fill theirs.
@@ -60,7 +60,7 @@ def predict(
         device: where the network runs.
     """
     if not inputs and data is None:
-        raise WrongUsage("name pictures, videos or a camera to look at, or a folder with --data")
+        raise WrongUsage("name images, videos or a camera to look at, or a folder with --data")
     if inputs and data is not None:
         raise WrongUsage(f"--data {data} takes the place of {inputs[0]}; name one or the other")
     corners = None if box is None else _corners(box)
@@ -130,12 +130,12 @@ def _sheet(
     """Draws images of a contest folder; returns where."""
     from heatmap.evaluation import sheets
     from heatmap.inference.ensemble import Ensemble
-    from heatmap.runtime.files import write_picture
+    from heatmap.runtime.files import write_image
     from heatmap.runtime.machine import chosen_device
 
     path = out if out.suffix in (".jpg", ".png") else out / "sheet.jpg"
     (trained,) = Ensemble.load([run], boxes=boxes).runs
-    write_picture(path, sheets.data_sheet(trained, data, count, test, chosen_device(device)))
+    write_image(path, sheets.data_sheet(trained, data, count, test, chosen_device(device)))
     return path
 
 

@@ -24,13 +24,13 @@ def submit(
     missing: Literal["stop", "mean-shape"] = "stop",
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
-    """Predict the test pictures and write the landmarks asked for.
+    """Predict the test images and write the landmarks asked for.
 
     The coordinates of several runs are averaged before they are rounded. Files that were rounded
     already are averaged by --average A.csv B.csv ... --out FILE (--average --help), less exactly.
 
     Data converted from Kaggle's facial keypoints (with test/IdLookupTable.csv) is answered in that
-    contest's form: RowId, Location, within the picture.
+    contest's form: RowId, Location, within the image.
 
     On several GPUs or hosts torchrun --nproc-per-node GPUS tools/submit.py RUN ... writes the same.
 
@@ -42,11 +42,11 @@ def submit(
         tta: test-time augmentation: average over mirrored crops as well, over crops that show
             everything 1.1 times smaller and larger, or over both (six views).
         weighted: weigh every landmark by how sharp its heatmap is (inverse covariance).
-        boxes: for runs with crop.rule box: table of the test pictures' boxes, in place of the one
+        boxes: for runs with crop.rule box: table of the test images' boxes, in place of the one
             the run was trained with.
         rounding: round: to integers; truncate: toward zero, as the organisers did; none: decimals;
             auto: round, and none for Kaggle's facial keypoints.
-        missing: what a test picture that cannot be read does: stop, or get the mean shape.
+        missing: what a test image that cannot be read does: stop, or get the mean shape.
         device: where the networks run.
     """
     from heatmap.inference.ensemble import Ensemble
@@ -59,7 +59,7 @@ def submit(
     where = distributed.start(chosen_device(device))
     rows = write(ensemble, root, out, rounding=rounding, missing=missing, device=where)
     if is_first():
-        print(f"{out}: {rows} pictures, read back and checked")
+        print(f"{out}: {rows} images, read back and checked")
 
 
 def average(
@@ -78,7 +78,7 @@ def average(
 
     Args:
         first: a submission.
-        second: another one of the same form, for the same pictures.
+        second: another one of the same form, for the same images.
         others: more of them.
         out: the file, written whole and read back, or not at all.
         rounding: round: to integers, halves to the even one; truncate: toward zero; none: decimals;

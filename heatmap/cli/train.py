@@ -191,7 +191,7 @@ def _sizes(run: "Run") -> str:
     excluded = f", {len(run.excluded_rows)} excluded" if experiment.data.exclude else ""
     lines = [
         f"data          {len(run.training_rows)} training and {len(run.validation_rows)} "
-        f"validation pictures{excluded}, {run.table.num_landmarks} landmarks",
+        f"validation images{excluded}, {run.table.num_landmarks} landmarks",
         f"split         {run.split_rule}",
         f"network       {type(experiment.model).__name__} on {experiment.model.encoder}, "
         f"{parameters / 1e6:.2f} M parameters, {run.device}",

@@ -29,13 +29,13 @@ Severity = Literal["error", "warning", "note"]
 
 # The kinds of problems that are no errors, and those whose training images are better left out.
 WARNINGS = (
-    "damaged picture", "far outside", "all at one point", "same picture, other labels",
-    "same picture, train and test", "alike, other labels", "alike, train and test",
+    "damaged image", "far outside", "all at one point", "same image, other labels",
+    "same image, train and test", "alike, other labels", "alike, train and test",
 )  # fmt: skip
-NOTES = ("same picture, twice", "alike, twice", "unlabelled row", "unnamed picture")
+NOTES = ("same image, twice", "alike, twice", "unlabelled row", "unnamed image")
 EXCLUDED = (
-    "missing picture", "unreadable picture", "damaged picture", "far outside", "all at one point",
-    "same picture, other labels",
+    "missing image", "unreadable image", "damaged image", "far outside", "all at one point",
+    "same image, other labels",
 )  # fmt: skip
 
 
@@ -44,7 +44,7 @@ class Problem:
     """Something that is wrong, or that a person should know.
 
     severity: error, where a training or a submission would stop at it; warning, where something is
-    likely wrong; note. row: of the part's table, the header being row 1. pictures: file names.
+    likely wrong; note. row: of the part's table, the header being row 1. images: file names.
     """
 
     severity: Severity
@@ -52,7 +52,7 @@ class Problem:
     part: PartName
     message: str
     row: int | None = None
-    pictures: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
 
     @property
     def is_excluded(self) -> bool:
@@ -93,7 +93,7 @@ class Report:
         """Why training images are better left out, by file name."""
         reasons = defaultdict[str, list[str]](list)
         for problem in self.problems:
-            for name in problem.pictures if problem.is_excluded else ():
+            for name in problem.images if problem.is_excluded else ():
                 reasons[name].append(problem.kind)
         return dict(reasons)
 
@@ -149,10 +149,10 @@ class _Part:
     rows: list[_Row] = field(default_factory=list)
 
     def problem(
-        self, kind: str, message: str, row: int | None = None, pictures: tuple[str, ...] = ()
+        self, kind: str, message: str, row: int | None = None, images: tuple[str, ...] = ()
     ) -> Problem:
         severity: Severity = "warning" if kind in WARNINGS else "note" if kind in NOTES else "error"
-        return Problem(severity, kind, self.name, message, row, pictures)
+        return Problem(severity, kind, self.name, message, row, images)
 
     def looks(self) -> list[tuple[_Row, Look]]:
         """The rows whose images can be read, and these."""
@@ -201,8 +201,8 @@ def check(root: Path, *, workers: int = 1) -> Report:
 def look_at(path: Path) -> Look | str:
     """What an image looks like, or why it cannot be read."""
     try:
-        photograph = contest.Photograph(path)
-        image, damage = _decoded(photograph)
+        file = contest.ImageFile(path)
+        image, damage = _decoded(file)
     except ValueError as error:
         return str(error)
     height, width = image.shape[:2]
@@ -213,18 +213,18 @@ def look_at(path: Path) -> Look | str:
         is_grey=bool((image == image[..., :1]).all()),
         brightness=float(image.mean()),
         border=(left, top, width - right, height - bottom),
-        content=hashlib.sha256(photograph.data).digest(),
+        content=hashlib.sha256(file.data).digest(),
         alike=perceptual_hash(image),
     )
 
 
-def _decoded(photograph: contest.Photograph) -> tuple[np.ndarray, str]:
+def _decoded(file: contest.ImageFile) -> tuple[np.ndarray, str]:
     """The pixels, and the damage, which decoders tell on standard error only."""
     screen = os.dup(2)
     with tempfile.TemporaryFile() as said:
         os.dup2(said.fileno(), 2)
         try:
-            image, _ = photograph.pixels(1)
+            image, _ = file.pixels(1)
         finally:
             os.dup2(screen, 2)
             os.close(screen)
@@ -235,9 +235,9 @@ def _read(part: _Part, rows: Iterable[tables.CheckedRow]) -> Iterator[Problem]:
     """Keeps the rows that have a name, and tells what the reader says of all."""
     try:
         for read in rows:
-            pictures = () if read.name is None else (read.name,)
+            images = () if read.name is None else (read.name,)
             for kind, message in read.problems:
-                yield part.problem(kind, message, read.row, pictures)
+                yield part.problem(kind, message, read.row, images)
             if read.name is not None:
                 part.rows.append(_Row(part, read.name, read.row, read.start))
                 if read.points_image is not None:
@@ -280,18 +280,18 @@ def _look_at_images(part: _Part, workers: int) -> Iterator[Problem]:
     names = [row.name for row in part.rows]
     misplaced = dict(contest.misplaced(part.images, names))
     for index, message in misplaced.items():
-        yield part.rows[index].problem("missing picture", message)
+        yield part.rows[index].problem("missing image", message)
     there = [row for index, row in enumerate(part.rows) if index not in misplaced]
     paths = [part.images / row.name for row in there]
     looks = in_processes(look_at, paths, workers, f"{part.name} images")
     for row, look in zip(there, looks, strict=True):
         if isinstance(look, str):
-            yield row.problem("unreadable picture", look)
+            yield row.problem("unreadable image", look)
             continue
         row.look = look
         if look.damage:
             message = f"{row.name!r} is damaged in part: {look.damage}"
-            yield row.problem("damaged picture", message)
+            yield row.problem("damaged image", message)
     files = {
         os.path.relpath(Path(folder) / file, part.images)
         for folder, _, inside in os.walk(part.images)
@@ -299,7 +299,7 @@ def _look_at_images(part: _Part, workers: int) -> Iterator[Problem]:
     }
     for name in sorted(files - {os.path.normpath(name) for name in names}):
         message = f"{part.images / name}: no row of {part.table} names this file"
-        yield part.problem("unnamed picture", message, None, (name,))
+        yield part.problem("unnamed image", message, None, (name,))
 
 
 def _beyond(reach: np.ndarray, image_hw: tuple[int, int]) -> np.ndarray:
@@ -355,7 +355,7 @@ def _label_distance(table: Path, rows: Sequence[_Row]) -> float | None:
 
 def _repetition(row: _Row, group: Group, are_same: bool) -> Iterator[Problem]:
     """What a group of images has to tell, of which this row is the first."""
-    alike, are = ("same picture", "are equal files") if are_same else ("alike", "look alike")
+    alike, are = ("same image", "are equal files") if are_same else ("alike", "look alike")
     names = [f"{part} {name}" for part in ("train", "test") for name in getattr(group, part)]
     more = f" and {len(names) - 4} more" if len(names) > 4 else ""
     message = f"{', '.join(names[:4])}{more} {are}"
@@ -374,7 +374,7 @@ def _repetition(row: _Row, group: Group, are_same: bool) -> Iterator[Problem]:
 # What is told of each part's images, by its name in JSON.
 STATISTICS = {
     "rows": "rows",
-    "pictures": "images read",
+    "images": "images read",
     "height": "height, min / median / max",
     "width": "width, min / median / max",
     "brightness": "brightness, min / median / max",
@@ -388,7 +388,7 @@ STATISTICS = {
 def _statistics(part: _Part) -> dict[str, Any]:
     """Numbers of a part's images for JSON; only their counts where none can be read."""
     seen = part.looks()
-    counts = {"rows": len(part.rows), "pictures": len(seen)}
+    counts = {"rows": len(part.rows), "images": len(seen)}
     if not seen:
         return counts
     looks = [look for _, look in seen]
@@ -447,5 +447,5 @@ def _cell(part: dict[str, Any], key: str) -> str:
         return "-"
     if isinstance(value, dict):
         return " / ".join(f"{number:.0f}" for number in value.values())
-    is_count = key in ("rows", "pictures")
-    return f"{value}" if is_count else f"{value} ({100 * value / part['pictures']:.1f} %)"
+    is_count = key in ("rows", "images")
+    return f"{value}" if is_count else f"{value} ({100 * value / part['images']:.1f} %)"

@@ -1,4 +1,4 @@
-"""A split that is stored, and proof that its parts share no person and no picture."""
+"""A split that is stored, and proof that its parts share no person and no image."""
 
 import hashlib
 from collections import defaultdict
@@ -52,15 +52,15 @@ def store_split(
     hash_of = partial(_hash_of, folder.train_images)
     contents = [*in_processes(hash_of, table.names, workers, "reading")]
     people = contest.people_of(table.names, person_pattern)
-    pictures = [" = ".join(table.names[row] for row in g) for g in _in_several(contents, parts)]
-    if splits[0].kind == "person" and pictures:
+    images = [" = ".join(table.names[row] for row in g) for g in _in_several(contents, parts)]
+    if splits[0].kind == "person" and images:
         raise ValueError(
-            f"{out}: the split was to keep persons apart, but {len(pictures)} pictures stand in "
-            f"several parts under different names, such as {pictures[0]}; remove or exclude one of "
+            f"{out}: the split was to keep persons apart, but {len(images)} images stand in "
+            f"several parts under different names, such as {images[0]}; remove or exclude one of "
             "each, or give a pattern that tells their names as one person's"
         )
     are_told = None not in people
-    lines = [f"split {splits[0].rule.partition(' (')[0]}", "", f"{'':10}  pictures  people"]
+    lines = [f"split {splits[0].rule.partition(' (')[0]}", "", f"{'':10}  images  people"]
     for part in np.unique(parts).tolist():
         label = f"fold {part}" if folds else ("validation" if part else "train")
         rows = np.flatnonzero(parts == part)
@@ -68,14 +68,14 @@ def store_split(
         lines.append(f"{label:10}  {len(rows):>8}  {num_people:>6}")
     lines += ["", "in more than one part"]
     shared = [str(people[rows[0]]) for rows in _in_several(people, parts)] if are_told else []
-    for kind, found in {"people": shared, "pictures": pictures}.items():
+    for kind, found in {"people": shared, "images": images}.items():
         such = f"  such as {', '.join(found[:3])}" if found else ""
-        is_told = are_told or kind == "pictures"
+        is_told = are_told or kind == "images"
         lines.append(f"  {kind:10}  {len(found) if is_told else 'not told by the names'}{such}")
     unread = [name for name, content in zip(table.names, contents, strict=True) if content is None]
     if unread:
         lines.append(
-            f"{len(unread)} pictures cannot be read and were not compared, such as {unread[0]!r}"
+            f"{len(unread)} images cannot be read and were not compared, such as {unread[0]!r}"
         )
     return "\n".join(lines)
 
@@ -90,7 +90,7 @@ def _in_several(keys: Sequence[Hashable], parts: np.ndarray) -> list[list[int]]:
 
 
 def _hash_of(images: Path, name: str) -> bytes | None:
-    """SHA-256 of a picture's file, None where it cannot be read."""
+    """SHA-256 of an image's file, None where it cannot be read."""
     try:
         with (images / name).open("rb") as file:
             return hashlib.file_digest(file, "sha256").digest()

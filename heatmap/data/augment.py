@@ -36,7 +36,7 @@ class Changes:
     scale: np.ndarray  # factor of the face's size
     shift: np.ndarray  # (B, 2) of the window, in fractions of the crop
     aspect: np.ndarray  # factor of the face's width against its height
-    fill: np.ndarray  # outside the photograph: black (for all samples or none), edge or noise
+    fill: np.ndarray  # outside the image: black (for all samples or none), edge or noise
     erased: np.ndarray  # (B, 4) left, top, right, bottom in fractions of the crop, all 0 for none
     erased_colour: np.ndarray  # (B, 3) in [0, 1]
     brightness: np.ndarray  # added
@@ -118,7 +118,7 @@ def augmented(
 ) -> Batch:
     """The batch with every change made: one warp for the pixels, the same matrix for the points.
 
-    After the warp comes what covers the face, then how it is lit, then how it was photographed.
+    After the warp comes what covers the face, then how it is lit, then how it was imageed.
 
     Args:
         crops: (B, 3, h, w) uint8 with their margin; image_from_crop: (B, 3, 3) float64 of these.
@@ -141,7 +141,7 @@ def augmented(
     if (changes.fill == "noise").any():
         assert inner is not None
         images = _with_noise_outside(images, here, inner, changes)
-    images = _photographed(_recoloured(_erased(images, changes), changes), changes)
+    images = _with_camera_noise(_recoloured(_erased(images, changes), changes), changes)
     mirrored = torch.from_numpy(changes.mirrored).to(device)
     if permutation is not None:
         swapped = points_image[:, torch.from_numpy(permutation).to(device)]
@@ -169,7 +169,7 @@ def _padded_from_new(
 
 
 def _with_noise_outside(images: Tensor, here: Frame, inner: Tensor, changes: Changes) -> Tensor:
-    """Uniform noise where a crop that asks for it shows what is outside its photograph."""
+    """Uniform noise where a crop that asks for it shows what is outside its image."""
     axes = [torch.arange(size, device=images.device) for size in (here.width, here.height)]
     x, y = torch.meshgrid(*axes, indexing="xy")
     pixels_image = here.to_image(torch.stack([x, y], -1).flatten(0, 1))
@@ -212,7 +212,7 @@ def _recoloured(images: Tensor, changes: Changes) -> Tensor:
     return images
 
 
-def _photographed(images: Tensor, changes: Changes) -> Tensor:
+def _with_camera_noise(images: Tensor, changes: Changes) -> Tensor:
     """What lens, processing, sensor and file do to the pixels, in this order."""
     if (changes.blur != 0).any():
         sigma = torch.from_numpy(changes.blur).clamp_min(1e-3)[:, None].expand(-1, 2)

@@ -1,6 +1,6 @@
 """Table, images and crop rule -> one uint8 crop and its points; nothing else crosses the loader.
 
-A sample is the photograph shrunk, antialiased, to the crop's scale, with a margin round the crop as
+A sample is the image shrunk, antialiased, to the crop's scale, with a margin round the crop as
 wide as the augmentation can reach. Shrinking goes by halves, which the JPEG decoder does on its
 way; one bilinear warp does the rest. A black border is trimmed before all else.
 """
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from heatmap import config, frame
-from heatmap.data.contest import Photograph, Points, read_boxes
+from heatmap.data.contest import ImageFile, Points, read_boxes
 from heatmap.frame import Frame
 from heatmap.shape import nanmean
 
@@ -33,9 +33,9 @@ class Sample(NamedTuple):
     crop: Tensor  # (3, h, w) uint8 RGB, margin included
     image_from_crop: Tensor  # (3, 3) float64, of the crop with its margin
     points_image: Tensor  # (P, 2) float32, NaN where unlabelled or unknown
-    image_hw: Tensor  # (2,) int64, the photograph's size
+    image_hw: Tensor  # (2,) int64, the image's size
     row: Tensor  # () int64, of the table
-    inner: Tensor  # (4,) int64, left, top, right, bottom of the photograph without its border
+    inner: Tensor  # (4,) int64, left, top, right, bottom of the image without its border
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ class Samples(Dataset[Sample]):
     points_image: Labels  # (N, P, 2)
     crop: config.Crop
     boxes_image: np.ndarray | None = None  # (N, 4) corners x0, y0, x1, y1, for the crop rule "box"
-    frames: Sequence[Frame] | None = None  # N crops in the whole photographs, in place of the rule
+    frames: Sequence[Frame] | None = None  # N crops in the whole images, in place of the rule
     zoom: float = 1.0  # enlarges what the crop shows, about its middle
     margin: int = 0  # pixels round the crop
-    edge: bool = False  # outside the photograph its edge's colours are carried on, else black
+    edge: bool = False  # outside the image its edge's colours are carried on, else black
 
     @classmethod
     def of(
@@ -71,28 +71,28 @@ class Samples(Dataset[Sample]):
         return len(self.paths)
 
     def __getitem__(self, row: int) -> Sample:
-        return self.cut(row, Photograph(self.paths[row]))
+        return self.cut(row, ImageFile(self.paths[row]))
 
-    def cut(self, row: int, photograph: Photograph) -> Sample:
-        """This row's sample of its photograph.
+    def cut(self, row: int, file: ImageFile) -> Sample:
+        """This row's sample of its image.
 
         Raises:
             ValueError: the image cannot be decoded; the message names it.
         """
-        image_hw = photograph.image_hw
+        image_hw = file.image_hw
         trims = self.crop.trim_border > 0 and self.frames is None
         inner = 0, 0, image_hw[1], image_hw[0]
         if trims:
-            inner = within_border(photograph.pixels(1)[0], self.crop.trim_border)
+            inner = within_border(file.pixels(1)[0], self.crop.trim_border)
         left, top, right, bottom = inner
         here = self._crop_of(row, inner)
         if self.zoom != 1:
             here = here.zoomed(self.zoom)
         if self.margin:
             here = here.padded(self.margin)
-        pixels, reduction = photograph.pixels(1 if trims else min(8, _reduction(here)))
-        if photograph.image_hw != image_hw:  # a header that misled was found out by decoding
-            return self.cut(row, photograph)
+        pixels, reduction = file.pixels(1 if trims else min(8, _reduction(here)))
+        if file.image_hw != image_hw:  # a header that misled was found out by decoding
+            return self.cut(row, file)
         image_from_crop = here.image_from_crop
         if trims:
             pixels = pixels[top:bottom, left:right]
@@ -107,7 +107,7 @@ class Samples(Dataset[Sample]):
         )
 
     def _crop_of(self, row: int, inner: tuple[int, int, int, int]) -> Frame:
-        """Where the crop sits in the picture without its border."""
+        """Where the crop sits in the image without its border."""
         if self.frames is not None:
             return self.frames[row]
         left, top, right, bottom = inner
@@ -134,7 +134,7 @@ class Samples(Dataset[Sample]):
 
 @dataclass(frozen=True)
 class Cuts(Dataset[list[Sample]]):
-    """Several crops of the same images, by row; each photograph is read once."""
+    """Several crops of the same images, by row; each image is read once."""
 
     several: Sequence[Samples]
 
@@ -142,8 +142,8 @@ class Cuts(Dataset[list[Sample]]):
         return len(self.several[0])
 
     def __getitem__(self, row: int) -> list[Sample]:
-        photograph = Photograph(self.several[0].paths[row])
-        return [samples.cut(row, photograph) for samples in self.several]
+        file = ImageFile(self.several[0].paths[row])
+        return [samples.cut(row, file) for samples in self.several]
 
 
 def within_border(image: np.ndarray, threshold: int) -> tuple[int, int, int, int]:
@@ -160,14 +160,14 @@ def within_border(image: np.ndarray, threshold: int) -> tuple[int, int, int, int
 
 
 def cut(image: np.ndarray, crop: Frame, edge: bool = False, reduction: int = 1) -> np.ndarray:
-    """(height, width, 3) uint8: what the photograph shows in the frame, antialiased.
+    """(height, width, 3) uint8: what the image shows in the frame, antialiased.
 
-    At a photograph's edge the crop fades to black within two pixels.
+    At an image's edge the crop fades to black within two pixels.
 
     Args:
-        image: (ceil(H / reduction), ceil(W / reduction), 3) uint8, the photograph at 1/reduction.
-        crop: an unbatched frame without rotation, in the photograph as a whole.
-        edge: outside the photograph the colours of its edge are carried on, else it is black.
+        image: (ceil(H / reduction), ceil(W / reduction), 3) uint8, the image at 1/reduction.
+        crop: an unbatched frame without rotation, in the image as a whole.
+        edge: outside the image the colours of its edge are carried on, else it is black.
     """
     wanted = _reduction(crop)
     while reduction < wanted:
@@ -185,14 +185,14 @@ def cut(image: np.ndarray, crop: Frame, edge: bool = False, reduction: int = 1) 
     return cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB)
 
 
-# How much of the crop's resolution a reduced photograph must have. From about 0.85 on the crop is
+# How much of the crop's resolution a reduced image must have. From about 0.85 on the crop is
 # nearer to an area-resampled one than by a warp from twice the size, which lets through detail
 # finer than the crop's pixels: on faces68 at 0.98, a mean difference of 1.1 of 255 against 2.0.
 _RESOLUTION_KEPT = 0.9
 
 
 def _reduction(crop: Frame) -> int:
-    """By how much a photograph is reduced before the warp: 1, 2, 4, 8 ..."""
+    """By how much an image is reduced before the warp: 1, 2, 4, 8 ..."""
     shrink, reduction = crop.image_from_crop[0, 0].item(), 1
     while shrink >= 2 * reduction * _RESOLUTION_KEPT:
         reduction *= 2

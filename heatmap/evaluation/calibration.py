@@ -139,8 +139,8 @@ class Checked(NamedTuple):
     """A map, and what it is worth on images that it was not fitted to."""
 
     calibration: Calibration
-    fitted_pictures: int
-    checked_pictures: int
+    fitted_images: int
+    checked_images: int
     deciles: list[Decile]
 
 

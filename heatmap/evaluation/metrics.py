@@ -143,9 +143,9 @@ def summary(errors: Errors) -> dict[str, Any]:
     for name, (low, high) in SIZE_CLASSES.items():
         chosen = (low <= shorter) & (shorter < high)
         if chosen.any():
-            sizes[name] = {"pictures": int(chosen.sum()), "mse": _mean(errors.mse[chosen])}
+            sizes[name] = {"images": int(chosen.sum()), "mse": _mean(errors.mse[chosen])}
     scores = {
-        "pictures": len(errors.rows),
+        "images": len(errors.rows),
         "mse": contest.contest_mse(errors.mse),
         "mean_shape_mse": contest.contest_mse(errors.mean_shape_mse),
         "normaliser": errors.normaliser,
@@ -170,7 +170,7 @@ def table(scores: dict[str, Any]) -> str:
         return "-" if value is None else f"{value:.3f}{unit}"
 
     rows = [
-        ("pictures", str(scores["pictures"])),
+        ("images", str(scores["images"])),
         ("contest MSE", show(scores["mse"], " px²")),
         ("  of the mean shape", show(scores["mean_shape_mse"], " px²")),
         (f"NME ({scores['normaliser']})", show(scores["nme_percent"], " %")),
@@ -181,7 +181,7 @@ def table(scores: dict[str, Any]) -> str:
         ("MSE by shorter side", ""),
     ]
     for name, size in scores["sizes"].items():
-        rows.append((f"  {name} ({size['pictures']})", show(size["mse"], " px²")))
+        rows.append((f"  {name} ({size['images']})", show(size["mse"], " px²")))
     return "\n".join(as_lines(rows))
 
 
@@ -242,7 +242,7 @@ def evaluate_run(
     images = len(rows) / distributed.world()
     timing = describe(device) | {"batch": train.batch, "workers": settings.workers}
     milliseconds = {part: 1000 * seconds / images for part, seconds in watch.seconds().items()}
-    write_json(out.timing, timing | {"milliseconds_a_picture": milliseconds})
+    write_json(out.timing, timing | {"milliseconds_per_image": milliseconds})
     if out.best == first.path and out.summary.exists():
         model_card.write(out.path, table(scores))
     return distributed.from_first(scores), out.path
@@ -293,7 +293,7 @@ def _rows_to_score(
         )
     if not own:
         logger.info(
-            f"{labels.path} is not what was trained on: all its rows are scored, also pictures "
+            f"{labels.path} is not what was trained on: all its rows are scored, also images "
             "that were trained on"
         )
         return np.arange(len(labels.names))

@@ -181,7 +181,7 @@ def _classes(
     if checked is not None:
         expected = expected_nme(errors, checked.calibration)
         doubts = fifths(expected, nme, "surest fifth", "least sure fifth")
-    sizes = {f"{name} ({of['pictures']:,})": of["mse"] for name, of in scores["sizes"].items()}
+    sizes = {f"{name} ({of['images']:,})": of["mse"] for name, of in scores["sizes"].items()}
     return {
         "groups": bars(scores["groups"], " px²"),
         "sizes": bars(sizes, " px²"),
@@ -286,7 +286,7 @@ def _worst_group(errors: Errors, index: int) -> dict[str, Any]:
 
 
 def _timing(timing: dict[str, Any]) -> dict[str, Any]:
-    parts: dict[str, float] = timing["milliseconds_a_picture"]
+    parts: dict[str, float] = timing["milliseconds_per_image"]
     names = {"data": "wait for the image", "network": "network", "decode": "landmarks from it"}
     time_bars = bars({names.get(part, part): ms for part, ms in parts.items()}, " ms")
     return {"timing": timing, "time_bars": time_bars, "total_ms": sum(parts.values())}

@@ -72,7 +72,7 @@ def data_sheet(
         inside = folder.test_images.iterdir() if folder.test_images.is_dir() else ()
         files = sorted(path for path in inside if path.is_file())
         if not files:
-            raise ValueError(f"{folder.test_images}: there are no test pictures")
+            raise ValueError(f"{folder.test_images}: there are no test images")
         paths = [files[row] for row in evenly_spaced(np.arange(len(files)), count)]
     else:
         table = contest.read_landmarks(folder.train_table, trained.experiment.data.cache)

@@ -146,7 +146,7 @@ class Ensemble:
             try:
                 samples = Samples.of(run.experiment, paths, points_image)
             except ValueError as error:  # its own boxes are those of the images it was trained on
-                hint = "" if self.boxes else "; the boxes of other pictures are named with --boxes"
+                hint = "" if self.boxes else "; the boxes of other images are named with --boxes"
                 raise ValueError(f"{error}{hint}") from None
             views += [
                 View(network, replace(samples, zoom=zoom), precision, mirrored, run.scheme)

@@ -143,7 +143,7 @@ def metadata(trained: Trained) -> dict[str, Any]:
         "normalisation": "inside: (crop / 255 - mean) / std",
         "decoder": network.landmark_decoder if isinstance(network, HeatmapNetwork) else None,
         "pixel_convention": "integer coordinates are pixel centres, (x, y), in the crop and in the "
-        "photograph; image_from_crop is the affine from crop to photograph pixels",
+        "image; image_from_crop is the affine from crop to image pixels",
     }
     folder = RunFolder(trained.path.parent)
     if trained.path == folder.best and folder.model_card.is_file():

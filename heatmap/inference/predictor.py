@@ -10,7 +10,7 @@ import torch
 
 from heatmap import frame
 from heatmap.data import augment
-from heatmap.data.contest import Photograph
+from heatmap.data.contest import ImageFile
 from heatmap.data.samples import Samples, collate
 from heatmap.frame import Frame
 from heatmap.inference.predict import View, look
@@ -18,7 +18,7 @@ from heatmap.runs.checkpoint import Trained, load_trained
 from heatmap.runtime.machine import chosen_device
 from heatmap.runtime.stopwatch import Stopwatch
 
-Image = np.ndarray | Path | str | Photograph
+Image = np.ndarray | Path | str | ImageFile
 
 
 class Landmarks(NamedTuple):
@@ -55,7 +55,7 @@ class Predictor:
         self, run: Path | str | Trained, device: str = "auto", batch: int | None = None
     ) -> None:
         if batch is not None and batch < 1:
-            raise ValueError(f"a batch has 1 picture or more, not {batch}")
+            raise ValueError(f"a batch has 1 image or more, not {batch}")
         trained = run if isinstance(run, Trained) else load_trained(Path(run))
         self.crop, self.path, self.scheme = trained.experiment.crop, trained.path, trained.scheme
         self.num_landmarks = trained.network.num_landmarks
@@ -88,8 +88,8 @@ class Predictor:
             ValueError: an image cannot be read, a box is empty or outside its image, or the run
                 needs boxes.
         """
-        if isinstance(images, str | Path | Photograph):
-            raise ValueError(f"images is a list of pictures, not one: say [{str(images)!r}]")
+        if isinstance(images, str | Path | ImageFile):
+            raise ValueError(f"images is a list of images, not one: say [{str(images)!r}]")
         if boxes is not None:
             boxes = _box_array(boxes, len(images))
         elif self.crop.rule == "box":
@@ -97,15 +97,15 @@ class Predictor:
         parts = []
         for start in range(0, len(images), self.batch):
             part = slice(start, start + self.batch)
-            photographs = [_opened(image) for image in images[part]]
+            files = [_opened(image) for image in images[part]]
             if boxes is not None:
-                for index, photograph in enumerate(photographs, start):
-                    check_box(boxes[index], photograph.image_hw, f"box {index}")
+                for index, file in enumerate(files, start):
+                    check_box(boxes[index], file.image_hw, f"box {index}")
             samples = self._samples(None if boxes is None else boxes[part])
-            found = self._look(samples, photographs)
+            found = self._look(samples, files)
             if two_pass:
-                frames = self._nearer(samples, found.points_image, photographs)
-                found = self._look(replace(samples, frames=frames), photographs)
+                frames = self._nearer(samples, found.points_image, files)
+                found = self._look(replace(samples, frames=frames), files)
             parts.append(found)
         if not parts:
             return Landmarks(np.empty((0, self.num_landmarks, 2)), None, None)
@@ -129,7 +129,7 @@ class Predictor:
         return replace(samples, frames=[frame.matching(box, bounds, crop_hw) for box in corners])
 
     def _nearer(
-        self, samples: Samples, points_image: np.ndarray, photographs: Sequence[Photograph]
+        self, samples: Samples, points_image: np.ndarray, files: Sequence[ImageFile]
     ) -> list[Frame]:
         """The second look's crops; what is no face at all keeps the crop that it had."""
         crop_hw, frames = (self.crop.height, self.crop.width), []
@@ -137,12 +137,12 @@ class Predictor:
             try:
                 frames.append(frame.matching(points, self._mean_shape_crop, crop_hw))
             except ValueError:
-                image_from_crop = samples.cut(row, photographs[row]).image_from_crop
+                image_from_crop = samples.cut(row, files[row]).image_from_crop
                 frames.append(Frame(image_from_crop, *crop_hw))
         return frames
 
-    def _look(self, samples: Samples, photographs: Sequence[Photograph]) -> Landmarks:
-        cuts = [samples.cut(row, photograph) for row, photograph in enumerate(photographs)]
+    def _look(self, samples: Samples, files: Sequence[ImageFile]) -> Landmarks:
+        cuts = [samples.cut(row, file) for row, file in enumerate(files)]
         view = View(self._network, samples, self._precision)
         with torch.no_grad():
             crops = (part.to(self._device) for part in collate(cuts)[:3])
@@ -150,10 +150,10 @@ class Predictor:
         return Landmarks(*seen.numpy())
 
 
-def _opened(image: Image) -> Photograph:
+def _opened(image: Image) -> ImageFile:
     if isinstance(image, np.ndarray):
-        return Photograph.in_memory(image)
-    return image if isinstance(image, Photograph) else Photograph(Path(image))
+        return ImageFile.in_memory(image)
+    return image if isinstance(image, ImageFile) else ImageFile(Path(image))
 
 
 def check_box(box_image: np.ndarray, image_hw: tuple[int, int], where: str) -> None:
@@ -164,7 +164,7 @@ def check_box(box_image: np.ndarray, image_hw: tuple[int, int], where: str) -> N
         raise ValueError(f"{told} is no box; x0 must be below x1, and y0 below y1")
     height, width = image_hw
     if x1 < 0 or y1 < 0 or x0 > width - 1 or y0 > height - 1:
-        raise ValueError(f"{told} is outside the picture, which has {width} x {height} pixels")
+        raise ValueError(f"{told} is outside the image, which has {width} x {height} pixels")
 
 
 def _box_array(boxes: np.ndarray | Sequence[Sequence[float]], count: int) -> np.ndarray:
@@ -173,6 +173,6 @@ def _box_array(boxes: np.ndarray | Sequence[Sequence[float]], count: int) -> np.
     if found.size == 0:
         found = found.reshape(0, 4)
     if found.shape != (count, 4):
-        expected = f"({count}, 4) numbers x0, y0, x1, y1 for {count} pictures"
+        expected = f"({count}, 4) numbers x0, y0, x1, y1 for {count} images"
         raise ValueError(f"boxes are {expected}, not {found.shape}")
     return found

@@ -68,7 +68,7 @@ def submit(
     lost = [] if missing == "stop" else _unreadable(folder.test_images, asked.names)
     rows = np.setdiff1d(np.arange(len(asked.names)), lost)
     if len(rows) == 0:
-        raise ValueError(f"{folder.test_images}: none of the test pictures can be read")
+        raise ValueError(f"{folder.test_images}: none of the test images can be read")
     paths = contest.image_paths(folder.test_images, asked.names, asked.path, rows)
     given, frames = _answers(ensemble, [paths[row] for row in rows], indices[rows], device)
     if given is None or frames is None:
@@ -78,7 +78,7 @@ def submit(
     if lost:
         some = ", ".join(asked.names[row] for row in lost[:10])
         logger.warning(
-            f"{len(lost)} of {len(asked.names)} test pictures cannot be read and get the mean "
+            f"{len(lost)} of {len(asked.names)} test images cannot be read and get the mean "
             f"shape: {some}{' ...' if len(lost) > 10 else ''}"
         )
         image_from_crop = torch.from_numpy(frames.mean(0))
@@ -117,7 +117,7 @@ def _unreadable(images: Path, names: list[str]) -> list[int]:
     """The rows of the images that cannot be read; every process looks at its part."""
     mine = range(distributed.rank(), len(names), distributed.world())
     hidden = distributed.rank() > 0 or None  # None: shown on a terminal alone
-    shown = tqdm(mine, desc="check pictures", unit="img", leave=False, disable=hidden)
+    shown = tqdm(mine, desc="check images", unit="img", leave=False, disable=hidden)
     lost = [row for row in shown if not contest.is_readable(images / names[row])]
     return sorted(chain.from_iterable(distributed.gather(lost)))
 

@@ -2,7 +2,7 @@
 
 folder      the names of a run's files
 checkpoint  weights and progress; exact resume
-ledger      metrics, pictures and summary, a row an epoch
+ledger      metrics, images and summary, a row an epoch
 wandb       Weights & Biases, fed from the ledger
 model_card  MODEL.md
 per_image   per_image.csv: the errors of every validation image

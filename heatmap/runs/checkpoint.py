@@ -27,13 +27,13 @@ class State:
     """What a resume needs beyond the scored weights; the seed and `progress` stand for generators.
 
     network: the weights that are trained, where those scored are their running mean, else None;
-    progress: counters, best score and elapsed time; picture_weights: (N,) float32 of all rows.
+    progress: counters, best score and elapsed time; image_weights: (N,) float32 of all rows.
     """
 
     network: dict[str, Any] | None = None
     optimizer: dict[str, Any]
     progress: dict[str, Any]
-    picture_weights: Tensor
+    image_weights: Tensor
     wandb_id: str
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 EVALUATION = "evaluation-"
-SHEETS = ("validation",)  # what the images in pictures/ are called, before their step
+SHEETS = ("validation",)  # what the images in images/ are called, before their step
 
 
 class RunFolder:
@@ -26,7 +26,9 @@ class RunFolder:
         self.last = path / "last.pt"  # what a resumed run continues from
         # the ledger
         self.metrics = path / "metrics.jsonl"
-        self.images = path / "pictures"
+        self.images = path / "images"
+        if (old := path / "pictures").is_dir():  # of version 0.1.0
+            self.images = old
         self.predictions = path / "predictions"
         self.predictions_table = self.predictions / "table.json"
         self.summary = path / "summary.json"  # exists once the run has finished

@@ -1,7 +1,7 @@
 """A run's own ledger: metrics, images and summary as files of the run folder.
 
     metrics.jsonl        one row a step; NaN and infinities are null
-    pictures/            validation_STEP.jpg
+    images/            validation_STEP.jpg
     predictions/         images and table.json: what they show, in numbers
     summary.json         there once the run has finished
     wandb.json, wandb/   what Weights & Biases is told about the run, and its own output
@@ -22,7 +22,7 @@ import numpy as np
 from heatmap.config import Experiment
 from heatmap.runs.folder import SHEETS, RunFolder
 from heatmap.runs.wandb import WandbWriter
-from heatmap.runtime.files import finite, read_json, write_atomically, write_json, write_picture
+from heatmap.runtime.files import finite, read_json, write_atomically, write_image, write_json
 
 
 class Record:
@@ -85,11 +85,11 @@ class Record:
         if self._wandb:
             self._wandb.log(row)
 
-    def picture(self, name: str, step: int, image: np.ndarray) -> None:
+    def image(self, name: str, step: int, image: np.ndarray) -> None:
         """Saves (H, W, 3) uint8 RGB as the sheet NAME_STEP.jpg, before its step's row is logged."""
         assert step > self._step, f"the row of step {step} is written: its images come before it"
         assert name in SHEETS, f"not one of {', '.join(SHEETS)}: {name!r}"
-        write_picture(self.folder.sheet(name, step), image)
+        write_image(self.folder.sheet(name, step), image)
 
     def predictions(
         self,
@@ -107,9 +107,9 @@ class Record:
         table = []
         for number, (image, name, values) in enumerate(rows, start=1):
             shown = f"{number:02d}-{Path(name).stem}.jpg"
-            write_picture(self.folder.predictions / shown, image)
+            write_image(self.folder.predictions / shown, image)
             table.append([shown, name, *values])
-        columns = ["picture", "file_name", *columns]
+        columns = ["image", "file_name", *columns]
         write_json(self.folder.predictions_table, {"step": step, "columns": columns, "rows": table})
 
     def finish(self, summary: Mapping[str, Any], timeout: float = 30.0) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import wandb
 
 STAGING = "WANDB_DATA_DIR"  # where tables of offline runs wait until they are sent
-OURS_NOT = ("_", "pictures/", "predictions")  # what a row in W&B has beside the ledger's values
+OURS_NOT = ("_", "images/", "predictions")  # what a row in W&B has beside the ledger's values
 
 logger = logging.getLogger("heatmap")
 
@@ -137,7 +137,7 @@ def _send(run: "wandb.Run", folder: RunFolder, row: Mapping[str, Any]) -> None:
     step, sent = row["step"], {name: value for name, value in row.items() if name != "step"}
     for name in SHEETS:
         if (sheet := folder.sheet(name, step)).is_file():
-            sent[f"pictures/{name}"] = wandb.Image(str(sheet))
+            sent[f"images/{name}"] = wandb.Image(str(sheet))
     table = read_json(folder.predictions_table) if folder.predictions_table.is_file() else {}
     if table.get("step") == step:
         images = [wandb.Image(str(folder.predictions / name)) for name, *_ in table["rows"]]

@@ -78,7 +78,7 @@ def reading_bar(path: Path, doing: str, shown: bool) -> tqdm:
     )  # fmt: skip
 
 
-def write_picture(path: Path, image: "np.ndarray") -> None:
+def write_image(path: Path, image: "np.ndarray") -> None:
     """Writes (H, W, 3) uint8 RGB in the format that the name's ending tells, such as .jpg."""
     import cv2  # here, since other commands start faster without it
 

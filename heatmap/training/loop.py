@@ -327,7 +327,7 @@ def _not_finite(
     offending = [name for theirs in distributed.gather(mine) for name in theirs]
     return (
         f"step {run.progress.step + 1} (epoch {run.progress.epoch + 1}): the loss is {loss} and "
-        f"the gradient's norm {gradient}. Pictures: {', '.join(offending or names)}. With right "
+        f"the gradient's norm {gradient}. Images: {', '.join(offending or names)}. With right "
         "labels, lower optimizer.lr or set optimizer.clip_norm; last.pt holds the last good state."
     )
 
@@ -399,11 +399,11 @@ def _keep(
 
     columns: of per_image.csv where the epoch is the best one so far, else empty.
     """
-    progress, every = run.progress, run.experiment.wandb.pictures_every
+    progress, every = run.progress, run.experiment.wandb.images_every
     _alarm_if_black(run.experiment.model, row)
     if "val/mse" in row and (progress.finished or (progress.epoch - 1) % every == 0):
         rows = evenly_spaced(run.validation_rows, NUM_SHOWN).tolist()
-        record.picture("validation", progress.step, _sheet(run, run.scored, rows))
+        record.image("validation", progress.step, _sheet(run, run.scored, rows))
     if columns:
         names = [run.table.names[row] for row in run.validation_rows]
         write_per_image(files.per_image, names, columns)

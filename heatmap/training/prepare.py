@@ -52,8 +52,8 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """An experiment's pictures, read, checked and split."""
+class TrainingData:
+    """An experiment's images, read, checked and split."""
 
     experiment: Experiment
     table: contest.LandmarkTable
@@ -62,7 +62,7 @@ class Pictures:
     split_rule: str
     training_rows: np.ndarray
     validation_rows: np.ndarray
-    picture_weights: Tensor
+    image_weights: Tensor
     training: samples.Samples
     validation: samples.Samples
     scheme: schemes.Scheme | None
@@ -92,7 +92,7 @@ class Pictures:
         batch = augment.augmented(
             crops, image_from_crop, points_image, crop_hw, changes, self.permutation, sample.inner
         )
-        counts = self.picture_weights[sample.row].to(device)
+        counts = self.image_weights[sample.row].to(device)
         return replace(batch, weights=batch.weights * counts[:, None])
 
     def example(self, count: int, epoch: int) -> augment.Batch:
@@ -108,7 +108,7 @@ class Pictures:
 
 
 @dataclass(frozen=True)
-class Run(Pictures):
+class Run(TrainingData):
     """An experiment made real: data, network, optimizer and how far they have come."""
 
     device: torch.device
@@ -141,7 +141,7 @@ class Run(Pictures):
         return min(steps, self.experiment.train.max_steps or steps)
 
 
-def read_pictures(experiment: Experiment, saved: checkpoint.Checkpoint | None = None) -> Pictures:
+def read_data(experiment: Experiment, saved: checkpoint.Checkpoint | None = None) -> TrainingData:
     """Reads and checks the images that a run needs, from the start or from a checkpoint.
 
     Raises:
@@ -168,12 +168,12 @@ def read_pictures(experiment: Experiment, saved: checkpoint.Checkpoint | None = 
                 "some, split otherwise (data.split, data.validation) or change data.exclude"
             )
 
-    picture_weights = torch.ones(len(paths))
+    image_weights = torch.ones(len(paths))
     if saved and saved.state:
-        picture_weights = saved.state.picture_weights
+        image_weights = saved.state.image_weights
     elif data.weights is not None:
         read = contest.read_weights(data.weights, [paths[row] for row in training_rows.tolist()])
-        picture_weights[training_rows] = torch.from_numpy(read).float()
+        image_weights[training_rows] = torch.from_numpy(read).float()
     validation = samples.Samples.of(experiment, paths, table.points_image)
     margin = samples.margin_for(experiment.crop, experiment.augment)
     training = replace(validation, margin=margin, edge=experiment.augment.fill != "black")
@@ -182,8 +182,8 @@ def read_pictures(experiment: Experiment, saved: checkpoint.Checkpoint | None = 
         scheme = schemes.read_scheme(data.symmetry, table.num_landmarks)
     mirrors = experiment.augment.mirror > 0
     permutation = schemes.mirror_permutation(table.num_landmarks, scheme) if mirrors else None
-    return Pictures(
-        experiment, table, table_hash, kind, rule, training_rows, validation_rows, picture_weights,
+    return TrainingData(
+        experiment, table, table_hash, kind, rule, training_rows, validation_rows, image_weights,
         training, validation, scheme, permutation,
     )  # fmt: skip
 
@@ -228,13 +228,13 @@ def prepare(experiment: Experiment, saved: checkpoint.Checkpoint | None = None) 
             "weights with --train.start RUN"
         )
     device = distributed.start(chosen_device(experiment.train.device))
-    pictures = read_pictures(experiment, saved)
-    first, rows = distributed.rank() == 0, pictures.training_rows
+    data = read_data(experiment, saved)
+    first, rows = distributed.rank() == 0, data.training_rows
     # a batch that the processes cannot share is refused before anything is written
     samples.shuffled_batches(rows, experiment.train.batch, 0, 0, 0, distributed.world())
     read: dict[str, object] = {
         "the experiment": experiment,
-        str(pictures.table.path): pictures.table_hash,
+        str(data.table.path): data.table_hash,
         "the training rows": hashlib.sha256(rows.tobytes()).hexdigest(),
         "the last checkpoint": state and state.progress,
     }
@@ -242,7 +242,7 @@ def prepare(experiment: Experiment, saved: checkpoint.Checkpoint | None = None) 
 
     torch.manual_seed(seed_of(experiment.seed, 0))
     model = replace(experiment.model, weights="none") if saved else experiment.model
-    network = networks.build(model, experiment.crop, pictures.table.num_landmarks).to(device)
+    network = networks.build(model, experiment.crop, data.table.num_landmarks).to(device)
     network.compiled_parts = experiment.train.compile
     optimizer = optimizer_for(experiment.optimizer, network)
     progress = Progress()
@@ -254,7 +254,7 @@ def prepare(experiment: Experiment, saved: checkpoint.Checkpoint | None = None) 
     else:
         if experiment.train.start is not None:
             _start_from(experiment.train.start, network)
-        shape = samples.mean_shape_crop(pictures.validation, rows) if first else np.empty(0)
+        shape = samples.mean_shape_crop(data.validation, rows) if first else np.empty(0)
         mean_shape = torch.from_numpy(distributed.from_first(shape))
     if isinstance(network, networks.HeatmapNetwork):
         network.sigma = progress.sigma = progress.sigma or network.sigma
@@ -263,7 +263,7 @@ def prepare(experiment: Experiment, saved: checkpoint.Checkpoint | None = None) 
         averaged.module.load_state_dict(saved.network)
         averaged.n_averaged.fill_(progress.step)
     return Run(
-        **vars(pictures), device=device, mean_shape=mean_shape, network=network, averaged=averaged,
+        **vars(data), device=device, mean_shape=mean_shape, network=network, averaged=averaged,
         optimizer=optimizer, progress=progress, wandb_id=state.wandb_id if state else None,
     )  # fmt: skip
 
@@ -291,7 +291,7 @@ def save(run: Run, path: Path, wandb_id: str | None = None) -> None:
             network=run.network.state_dict() if run.averaged else None,
             optimizer=run.optimizer.state_dict(),
             progress=asdict(progress),
-            picture_weights=run.picture_weights,
+            image_weights=run.image_weights,
             wandb_id=wandb_id,
         )
     is_scored = progress.scores and progress.batch == 0  # and no epoch has begun since

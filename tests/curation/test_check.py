@@ -53,7 +53,7 @@ def test_a_good_folder_has_no_errors(
     table = read_landmarks(find_folder(tiny_contest).train_table)
     sizes = [read_image(tiny_contest / "train" / "images" / n).shape for n in table.names]
     train = found["statistics"]["train"]
-    assert train["rows"] == train["pictures"] == 12 and found["statistics"]["test"]["rows"] == 5
+    assert train["rows"] == train["images"] == 12 and found["statistics"]["test"]["rows"] == 5
     for axis, name in enumerate(("height", "width")):
         values = [size[axis] for size in sizes]
         assert train[name] == {
@@ -104,9 +104,9 @@ def test_all_problems_of_a_table_are_told_at_once(contest: Folder) -> None:
         "row 4, column point_index_list: index 7 is out of range; there are 7 landmarks",
     ):
         assert essential in messages
-    # the pictures of rows that are not good have been looked at all the same
-    assert report.statistics["train"]["pictures"] == 9
-    unnamed = [p.pictures[0] for p in report.problems if p.kind == "unnamed picture"]
+    # the images of rows that are not good have been looked at all the same
+    assert report.statistics["train"]["images"] == 9
+    unnamed = [p.images[0] for p in report.problems if p.kind == "unnamed image"]
     assert sorted(unnamed) == ["ada_2.jpg", "bo_0.jpg", "cy_1.jpg", "eve_3.jpg"]
 
 
@@ -171,7 +171,7 @@ def test_other_forms_of_a_table_are_good_too(contest: Folder) -> None:
     assert report.statistics["train"]["rows"] == 12
 
 
-def test_bad_pictures_are_told_and_can_be_left_out_of_a_training(
+def test_bad_images_are_told_and_can_be_left_out_of_a_training(
     tool: Tool, contest: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     images = contest.train_images
@@ -179,7 +179,7 @@ def test_bad_pictures_are_told_and_can_be_left_out_of_a_training(
     data = (images / "ada_1.jpg").read_bytes()
     (images / "ada_1.jpg").write_bytes(data[: len(data) // 2])
     (images / "bo_0.jpg").write_text("<html>not found</html>")
-    (images / "dee_2.jpg").write_bytes(b"")  # a validation picture
+    (images / "dee_2.jpg").write_bytes(b"")  # a validation image
     (images / "cy_0.jpg").rename(contest.root / "cy_0.jpg")
     (images / "cy_0.jpg").symlink_to(contest.root / "cy_0.jpg")
     (images / "extra.png").write_bytes(b"")
@@ -191,16 +191,16 @@ def test_bad_pictures_are_told_and_can_be_left_out_of_a_training(
     assert "error: training or a submission would stop at 5 of these problems" in captured.err
     problems = json.loads(out.read_text())["problems"]
     kinds = Counter((p["severity"], p["kind"]) for p in problems)
-    assert kinds["error", "missing picture"] == 2
-    assert kinds["error", "unreadable picture"] == 3
+    assert kinds["error", "missing image"] == 2
+    assert kinds["error", "unreadable image"] == 3
     assert kinds["warning", "far outside"] == 1
-    assert kinds["note", "unnamed picture"] == 1
+    assert kinds["note", "unnamed image"] == 1
     (far,) = [p for p in problems if p["kind"] == "far outside"]
     assert far["row"] == 9 and "row 9: landmark 2 lies far outside" in far["message"]
     assert "at x = 812; the image is" in far["message"]
     assert "row 8: 'cy_0.jpg' leads out of" in captured.out
-    assert "row 2: there is no picture 'ada_0.jpg'" in captured.out
-    assert "row 5: " in captured.out and "this is text, not a picture" in captured.out
+    assert "row 2: there is no image 'ada_0.jpg'" in captured.out
+    assert "row 5: " in captured.out and "this is text, not an image" in captured.out
 
     table = read_landmarks(contest.train_table)
     excluded = [table.names[row] for row in read_excluded(bad, table)]
@@ -216,7 +216,7 @@ def test_bad_pictures_are_told_and_can_be_left_out_of_a_training(
         "--crop.height", "64", "--crop.width", "64", "--wandb.mode", "off",
     )  # fmt: skip
     assert tool(*training, "--out", tmp_path / "no") == 1
-    assert "there is no picture 'ada_0.jpg'" in capsys.readouterr().err
+    assert "there is no image 'ada_0.jpg'" in capsys.readouterr().err
     run = tmp_path / "run"
     assert tool(*training, "--out", run, "--data.exclude", bad) == 0
     split = json.loads((run / "split.json").read_text())
@@ -225,12 +225,12 @@ def test_bad_pictures_are_told_and_can_be_left_out_of_a_training(
     assert tool("evaluate", run, "--device", "cpu") == 0
 
 
-def test_repeated_pictures_are_grouped_within_and_between_train_and_test(
+def test_repeated_images_are_grouped_within_and_between_train_and_test(
     contest: Folder, tmp_path: Path
 ) -> None:
     train, test = contest.train_images, contest.test_images
     generator = np.random.default_rng(2)
-    for path in [*train.iterdir(), *test.iterdir()]:  # pictures that are not like one another
+    for path in [*train.iterdir(), *test.iterdir()]:  # images that are not like one another
         coarse = generator.integers(0, 255, (8, 8, 3), np.uint8)
         cv2.imwrite(str(path), cv2.resize(coarse, (120, 100), interpolation=cv2.INTER_CUBIC))
     shutil.copy(train / "ada_0.jpg", train / "bo_1.jpg")  # with other labels
@@ -252,12 +252,12 @@ def test_repeated_pictures_are_grouped_within_and_between_train_and_test(
     assert [(group.train, group.test) for group in report.near] == [(["cy_0.jpg", "dee_0.jpg"], [])]
     assert (report.near[0].label_distance or 1) < 0.01  # they only have other sizes
     assert places(report.problems, "warning") == [
-        ("same picture, other labels", "train", 2),
-        ("same picture, train and test", "train", 7),
+        ("same image, other labels", "train", 2),
+        ("same image, train and test", "train", 7),
     ]
     assert ("alike, twice", "train", 8) in places(report.problems, "note")
     assert report.excluded() == {
-        name: ["same picture, other labels"] for name in ("ada_0.jpg", "bo_1.jpg")
+        name: ["same image, other labels"] for name in ("ada_0.jpg", "bo_1.jpg")
     }
 
     replaced(contest.train_table, *((11, 1 + place, "60") for place in range(13)))
@@ -265,7 +265,7 @@ def test_repeated_pictures_are_grouped_within_and_between_train_and_test(
     assert other.row == 8 and "train cy_0.jpg, train dee_0.jpg look alike, but" in other.message
 
 
-def test_a_picture_that_is_damaged_in_its_middle_is_told(contest: Folder) -> None:
+def test_a_image_that_is_damaged_in_its_middle_is_told(contest: Folder) -> None:
     """The decoder shows something all the same, and complains on the screen only."""
     names = read_landmarks(contest.train_table).names
     path = contest.train_images / names[3]
@@ -273,8 +273,8 @@ def test_a_picture_that_is_damaged_in_its_middle_is_told(contest: Folder) -> Non
     middle = len(data) // 2
     data[middle : middle + 200] = bytes(200)
     path.write_bytes(data)
-    (problem,) = [p for p in check(contest.root).problems if p.kind == "damaged picture"]
-    assert (problem.severity, problem.row, problem.pictures) == ("warning", 5, (names[3],))
+    (problem,) = [p for p in check(contest.root).problems if p.kind == "damaged image"]
+    assert (problem.severity, problem.row, problem.images) == ("warning", 5, (names[3],))
     assert "Corrupt JPEG data" in problem.message
 
 
@@ -296,7 +296,7 @@ def test_looks_are_measured(contest: Folder) -> None:
     assert train["with_border"] == 1
     assert train["border"] == {"min": 12, "median": 12, "max": 12}
     assert train["height"]["min"] == 30
-    assert train["landmarks_outside"] >= 1  # the labels of ada_1 and ada_2 are of larger pictures
+    assert train["landmarks_outside"] >= 1  # the labels of ada_1 and ada_2 are of larger images
     printed = text(report)
     assert "grey" in printed and "3 (25.0 %)" in printed
 
@@ -326,7 +326,7 @@ def test_a_folder_with_half_of_it_is_checked(
 
 
 def test_the_real_faces_can_be_trained_on(faces68: Path, tmp_path: Path) -> None:
-    """The first rows of the real table, with links to their pictures."""
+    """The first rows of the real table, with links to their images."""
     small = Folder(root=tmp_path / "small")
     small.train_images.mkdir(parents=True)
     real = Folder(root=faces68)
@@ -337,7 +337,7 @@ def test_the_real_faces_can_be_trained_on(faces68: Path, tmp_path: Path) -> None
         shutil.copy(real.train_images / name, small.train_images / name)
     report = check(small.root)
     assert not places(report.problems)
-    assert report.statistics["train"]["pictures"] == 120
+    assert report.statistics["train"]["images"] == 120
     assert report.near and not report.same
     people = [{name.rpartition("_")[0] for name in group.train} for group in report.near]
     assert all(len(some) == 1 for some in people), "frames of one person are alike, and no others"

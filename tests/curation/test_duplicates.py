@@ -1,4 +1,4 @@
-"""Pictures that look alike are found among many, and others are not taken for them."""
+"""Images that look alike are found among many, and others are not taken for them."""
 
 import cv2
 import numpy as np
@@ -6,8 +6,8 @@ import numpy as np
 from heatmap.curation.duplicates import near_groups, perceptual_hash
 
 
-def pictures(count: int) -> list[np.ndarray]:
-    """Smooth pictures of many colours, 240 high and 300 wide."""
+def images(count: int) -> list[np.ndarray]:
+    """Smooth images of many colours, 240 high and 300 wide."""
     generator = np.random.default_rng(3)
     coarse = generator.uniform(40, 215, (count, 9, 11, 3))
     return [
@@ -20,17 +20,17 @@ def bits_apart(one: int, other: int) -> int:
 
 
 def test_a_copy_that_is_smaller_brighter_and_compressed_hardly_changes_its_hash() -> None:
-    for picture in pictures(20):
-        small = cv2.resize(picture, (170, 133), interpolation=cv2.INTER_AREA)
+    for image in images(20):
+        small = cv2.resize(image, (170, 133), interpolation=cv2.INTER_AREA)
         _, data = cv2.imencode(
             ".jpg", cv2.add(small, (12, 12, 12, 0)), [cv2.IMWRITE_JPEG_QUALITY, 60]
         )
         copy = cv2.imdecode(data, cv2.IMREAD_COLOR)
-        assert bits_apart(perceptual_hash(picture), perceptual_hash(copy)) <= 4
+        assert bits_apart(perceptual_hash(image), perceptual_hash(copy)) <= 4
 
 
-def test_other_pictures_have_other_hashes() -> None:
-    hashes = [perceptual_hash(picture) for picture in pictures(30)]
+def test_other_images_have_other_hashes() -> None:
+    hashes = [perceptual_hash(image) for image in images(30)]
     apart = [bits_apart(a, b) for i, a in enumerate(hashes) for b in hashes[:i]]
     assert min(apart) > 10
     assert 28 < np.mean(apart) < 36

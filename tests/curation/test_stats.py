@@ -1,4 +1,4 @@
-"""Channels are measured exactly, of whole pictures or of what training sees; plots are drawn."""
+"""Channels are measured exactly, of whole images or of what training sees; plots are drawn."""
 
 import json
 import shutil
@@ -17,14 +17,14 @@ from heatmap.data.samples import Samples
 Tool = Callable[..., int]
 
 
-def made(root: Path, pictures: dict[str, np.ndarray], points: np.ndarray) -> Path:
-    """A contest without test pictures; points as fractions of each picture's width and height."""
+def made(root: Path, images: dict[str, np.ndarray], points: np.ndarray) -> Path:
+    """A contest without test images; points as fractions of each image's width and height."""
     folder = Folder(root=root)
     folder.train_images.mkdir(parents=True)
-    for name, image in pictures.items():
+    for name, image in images.items():
         assert cv2.imwrite(str(folder.train_images / name), image[..., ::-1])
-    sizes = np.array([image.shape[1::-1] for image in pictures.values()])
-    write_landmarks(folder.train_table, [*pictures], points * sizes[:, None] - 0.5)
+    sizes = np.array([image.shape[1::-1] for image in images.values()])
+    write_landmarks(folder.train_table, [*images], points * sizes[:, None] - 0.5)
     return root
 
 
@@ -93,11 +93,11 @@ def test_a_crop_is_the_one_that_training_cuts(tiny_contest: Path) -> None:
 
 
 def test_sizes_and_positions_are_measured(tmp_path: Path) -> None:
-    pictures = {"a.png": np.ones((40, 50, 3), np.uint8), "b.png": np.ones((60, 90, 3), np.uint8)}
+    images = {"a.png": np.ones((40, 50, 3), np.uint8), "b.png": np.ones((60, 90, 3), np.uint8)}
     points = np.array(
         [[[0.1, 0.2], [0.5, 0.6], [0.9, 0.4]], [[0.3, 0.2], [np.nan, np.nan], [0, 1]]]
     )
-    statistics = measure(made(tmp_path / "sized", pictures, points))
+    statistics = measure(made(tmp_path / "sized", images, points))
     assert statistics.sizes["train"].tolist() == [[40, 50], [60, 90]]
     np.testing.assert_allclose(
         statistics.positions, [[0.1, 0.2], [0.5, 0.6], [0.9, 0.4], [0.3, 0.2], [0, 1]], atol=1e-5
@@ -105,12 +105,12 @@ def test_sizes_and_positions_are_measured(tmp_path: Path) -> None:
     assert len(statistics.turns) == len(statistics.rolls_deg) == 0  # of a single whole face
 
 
-def test_unreadable_pictures_are_left_out_and_told(
+def test_unreadable_images_are_left_out_and_told(
     tool: Tool, tiny_contest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = Path(shutil.copytree(tiny_contest, tmp_path / "contest"))
     (root / "train" / "images" / "ada_0.jpg").write_bytes(b"")
-    (root / "test" / "images" / "eve_4.jpg").write_bytes(b"no picture")
+    (root / "test" / "images" / "eve_4.jpg").write_bytes(b"no image")
     options = "--workers", "1", "--out", tmp_path / "s.png"
     assert tool("data", "stats", root, *options) == 0
     printed = capsys.readouterr().out
@@ -124,15 +124,13 @@ def test_unreadable_pictures_are_left_out_and_told(
     assert "no image can be read" in capsys.readouterr().err
 
 
-def test_the_plots_are_a_picture_of_the_data(
-    tool: Tool, tiny_contest: Path, tmp_path: Path
-) -> None:
+def test_the_plots_are_a_image_of_the_data(tool: Tool, tiny_contest: Path, tmp_path: Path) -> None:
     out, other = tmp_path / "plots" / "all.png", tmp_path / "train.png"
     assert tool("data", "stats", tiny_contest, "--workers", "1", "--out", out) == 0
     drawn = cv2.imread(str(out))
     assert drawn.shape[1] > drawn.shape[0] > 700
     orange = (np.abs(drawn.astype(int) - (14, 127, 255)) < 12).all(-1)
-    assert orange.sum() > 100, "test pictures have a colour of their own"
+    assert orange.sum() > 100, "test images have a colour of their own"
     root = Path(shutil.copytree(tiny_contest, tmp_path / "contest"))
     shutil.rmtree(root / "test")
     assert tool("data", "stats", root, "--workers", "1", "--out", other) == 0

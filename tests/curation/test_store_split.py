@@ -13,7 +13,7 @@ from heatmap import config
 from heatmap.cli.train import main
 from heatmap.config import Data, Experiment
 from heatmap.data.contest import find_folder, read_landmarks
-from heatmap.training.prepare import read_pictures
+from heatmap.training.prepare import read_data
 
 Tool = Callable[..., int]
 
@@ -51,10 +51,10 @@ def test_people_are_divided_and_training_reads_the_split(
         "0", "0",
     ]  # fmt: skip
 
-    pictures = read_pictures(Experiment(name="x", data=Data(root=tiny_contest, split_file=out)))
-    names = pictures.table.names
-    assert {names[row] for row in pictures.validation_rows} == validating
-    assert pictures.split_rule == f"as {out} says (3 of 12 rows)"
+    images = read_data(Experiment(name="x", data=Data(root=tiny_contest, split_file=out)))
+    names = images.table.names
+    assert {names[row] for row in images.validation_rows} == validating
+    assert images.split_rule == f"as {out} says (3 of 12 rows)"
 
 
 def test_every_fold_of_a_stored_split_validates(
@@ -66,12 +66,12 @@ def test_every_fold_of_a_stored_split_validates(
     folds = rows_of(out)
     assert set(folds.values()) == set("0123")
     data = Data(root=tiny_contest, split_file=out, fold=3)
-    pictures = read_pictures(Experiment(name="x", data=data))
-    names = pictures.table.names
-    assert {names[row] for row in pictures.validation_rows} == {n for n in folds if folds[n] == "3"}
+    images = read_data(Experiment(name="x", data=data))
+    names = images.table.names
+    assert {names[row] for row in images.validation_rows} == {n for n in folds if folds[n] == "3"}
 
 
-def test_one_photograph_under_two_names_is_told(
+def test_one_image_under_two_names_is_told(
     tool: Tool, contest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     images, out = contest / "train" / "images", tmp_path / "split.csv"
@@ -83,13 +83,13 @@ def test_one_photograph_under_two_names_is_told(
     capsys.readouterr()
     assert tool(*common, "--rule", "order") == 0
     printed = capsys.readouterr().out
-    assert "pictures    1  such as ada_0.jpg = dee_2.jpg" in printed
-    assert "1 pictures cannot be read and were not compared, such as 'bo_1.jpg'" in printed
+    assert "images    1  such as ada_0.jpg = dee_2.jpg" in printed
+    assert "1 images cannot be read and were not compared, such as 'bo_1.jpg'" in printed
 
     for person in ("ada", "bo", "cy"):  # one of the four validates
         shutil.copy(images / "dee_0.jpg", images / f"{person}_0.jpg")
     assert tool(*common, "--rule", "person") == 1
-    assert "was to keep persons apart, but 1 pictures stand in several" in capsys.readouterr().err
+    assert "was to keep persons apart, but 1 images stand in several" in capsys.readouterr().err
     assert len(rows_of(out)) == 12
 
 
@@ -143,9 +143,9 @@ def test_a_run_tells_where_its_split_came_from_and_another_run_takes_it(
     saved = config.from_dict(Experiment, json.loads((run / "config.json").read_text()))
     assert saved.data.split_file == path
 
-    first = read_pictures(saved)
+    first = read_data(saved)
     data = Data(root=tiny_contest, split_file=run / "split.json")
-    second = read_pictures(Experiment(name="x", data=data))
+    second = read_data(Experiment(name="x", data=data))
     assert second.split_rule == f"as {run / 'split.json'} says (4 of 12 rows)"
     for part in ("training_rows", "validation_rows", "excluded_rows"):
         np.testing.assert_array_equal(getattr(first, part), getattr(second, part))

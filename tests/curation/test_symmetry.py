@@ -16,7 +16,7 @@ from heatmap.data import contest
 from heatmap.data.synthetic import landmarks, sample_face
 from heatmap.runs.checkpoint import load, load_trained
 from heatmap.training import loop
-from heatmap.training.prepare import prepare, read_pictures
+from heatmap.training.prepare import prepare, read_data
 
 Tool = Callable[..., int]
 
@@ -181,7 +181,7 @@ def test_other_schemes_mirror_in_training_and_in_the_answer_with_the_file_gone(
     path.unlink()
     kept = load_trained(tmp_path / "run")
     assert kept.scheme is not None and kept.scheme.groups == scheme.groups
-    resumed = read_pictures(kept.experiment, load(tmp_path / "run" / "last.pt"))
+    resumed = read_data(kept.experiment, load(tmp_path / "run" / "last.pt"))
     assert np.array_equal(resumed.permutation, scheme.permutation)
     answers = []
     for options in ([], ["--tta", "mirror"]):

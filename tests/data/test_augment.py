@@ -66,7 +66,7 @@ def nothing(count: int) -> dict[str, Any]:
 
 
 def image_from_padded(count: int) -> Tensor:
-    """(count, 3, 3): each picture with a size of its own."""
+    """(count, 3, 3): each image with a size of its own."""
     frames = [
         frame.cover((200 + 37 * k, 150 + 91 * k), CROP_HW).padded(MARGIN) for k in range(count)
     ]
@@ -107,7 +107,7 @@ def augmented(
 
 
 def inner_of(image_from_padded: Tensor) -> Tensor:
-    """(B, 4): photographs that end, to a pixel, with the crop: the margin is outside."""
+    """(B, 4): images that end, to a pixel, with the crop: the margin is outside."""
     corners = torch.tensor([[[MARGIN - 0.5] * 2, [MARGIN + n - 0.5 for n in CROP_HW[::-1]]]])
     return (frame.apply(image_from_padded, corners) + 0.5).round().long().flatten(1)
 
@@ -247,7 +247,7 @@ def test_unlabelled_landmarks_weigh_nothing_and_change_sides_with_the_mirror() -
     assert batch.points_crop[~labelled].isnan().any(-1).all()
 
 
-# what is outside the photograph
+# what is outside the image
 
 
 def far_out(count: int, fill: str) -> Changes:
@@ -274,7 +274,7 @@ def pixels_padded(changes: Changes) -> np.ndarray:
     return pixels.unflatten(1, CROP_HW).numpy()
 
 
-def test_black_and_the_photographs_edge_fill_what_lies_beyond_the_margin() -> None:
+def test_black_and_the_images_edge_fill_what_lies_beyond_the_margin() -> None:
     crops = random_crops(6)
     black, edge = (augmented(crops, far_out(6, fill)).images for fill in ("black", "edge"))
     pixels = pixels_padded(far_out(6, "black"))
@@ -286,12 +286,12 @@ def test_black_and_the_photographs_edge_fill_what_lies_beyond_the_margin() -> No
     assert torch.equal(black.permute(0, 2, 3, 1)[within], edge.permute(0, 2, 3, 1)[within])
     for sample in range(6):
         x, y = np.clip(pixels[sample], 0, limits).transpose(2, 0, 1).astype(np.float32)
-        picture = crops[sample].permute(1, 2, 0).numpy().astype(np.float32) / 255
-        expected = cv2.remap(picture, x, y, cv2.INTER_LINEAR)
+        image = crops[sample].permute(1, 2, 0).numpy().astype(np.float32) / 255
+        expected = cv2.remap(image, x, y, cv2.INTER_LINEAR)
         assert np.abs(edge[sample].permute(1, 2, 0).numpy() - expected).max() < 0.04
 
 
-def test_noise_fills_exactly_what_is_outside_the_photograph() -> None:
+def test_noise_fills_exactly_what_is_outside_the_image() -> None:
     crops = random_crops(6)
     changes = far_out(6, "edge")
     changes.fill[[1, 4]] = "noise"
@@ -322,7 +322,7 @@ def test_mixed_is_three_quarters_edge_and_one_quarter_noise() -> None:
 # colours
 
 
-def test_pictures_stay_between_black_and_white() -> None:
+def test_images_stay_between_black_and_white() -> None:
     rows = list(range(24))
     changes = augment.draw(EVERYTHING, seed=1, epoch=2, rows=rows)
     images = augmented(random_crops(24), changes, None, np.arange(1)).images
@@ -356,7 +356,7 @@ def test_contrast_0_leaves_one_grey_and_each_sample_has_its_own() -> None:
 
 
 def changed_alone(name: str, value: float) -> tuple[np.ndarray, np.ndarray]:
-    """A picture before and after one change, (h, w, 3); its neighbour must stay as it was."""
+    """An image before and after one change, (h, w, 3); its neighbour must stay as it was."""
     count, none = 2, nothing(2)[name]
     generator = np.random.default_rng(3)
     small = generator.integers(0, 256, (count, 12, 10, 3)).astype(np.uint8)
@@ -365,7 +365,7 @@ def changed_alone(name: str, value: float) -> tuple[np.ndarray, np.ndarray]:
     before = augmented(crops, no_changes(count)).images.permute(0, 2, 3, 1).numpy()
     changes = no_changes(count, **{"blur_reach": 10, name: np.where([True, False], value, none)})
     after = augmented(crops, changes).images.permute(0, 2, 3, 1).numpy()
-    # JPEG has no setting that leaves a picture alone
+    # JPEG has no setting that leaves an image alone
     assert np.abs(after[1] - before[1]).max() < (0.2 if name == "jpeg_quality" else 1e-5)
     return before[0], after[0]
 
@@ -416,7 +416,7 @@ def test_jpeg_artefacts_are_like_those_of_a_jpeg_file() -> None:
     assert strengths == sorted(strengths)
 
 
-def test_a_crop_without_colours_is_the_grey_picture() -> None:
+def test_a_crop_without_colours_is_the_grey_image() -> None:
     settings = config.Augment(gray=0.4, saturation=0.5)
     saturation = augment.draw(settings, 1, 2, list(range(2000))).saturation
     assert (saturation == 0).mean() == pytest.approx(0.4, abs=0.04)
@@ -477,10 +477,10 @@ def test_a_change_is_drawn_the_same_whatever_else_is_on() -> None:
 def test_a_row_s_pixels_are_the_same_in_any_company() -> None:
     settings = replace(EVERYTHING, jpeg=0)
     together = augment.draw(settings, seed=1, epoch=2, rows=list(range(6)))
-    pictures, here = random_crops(6), image_from_padded(6)
+    images, here = random_crops(6), image_from_padded(6)
     points = torch.zeros(6, 1, 2)
     images = augment.augmented(
-        pictures, here, points, CROP_HW, together, np.arange(1), inner_of(here)
+        images, here, points, CROP_HW, together, np.arange(1), inner_of(here)
     ).images
     torch.manual_seed(5)
     before = torch.get_rng_state()
@@ -488,7 +488,7 @@ def test_a_row_s_pixels_are_the_same_in_any_company() -> None:
         alone = augment.draw(settings, seed=1, epoch=2, rows=[row])
         one = slice(row, row + 1)
         image = augment.augmented(
-            pictures[one], here[one], points[one], CROP_HW, alone, np.arange(1), inner_of(here)[one]
+            images[one], here[one], points[one], CROP_HW, alone, np.arange(1), inner_of(here)[one]
         ).images
         assert (image[0] - images[row]).abs().max() < 1e-5, row
     assert torch.equal(torch.get_rng_state(), before)

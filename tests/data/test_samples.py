@@ -47,7 +47,7 @@ def centroid(image: np.ndarray) -> list[float]:
 
 
 @pytest.mark.parametrize("rule", [frame.cover, frame.contain], ids=["cover", "contain"])
-def test_what_the_photograph_shows_at_a_point_the_crop_shows_at_that_point(rule: Any) -> None:
+def test_what_the_image_shows_at_a_point_the_crop_shows_at_that_point(rule: Any) -> None:
     generator = np.random.default_rng(1)
     shrinks = []
     while len(shrinks) < 60:
@@ -70,12 +70,12 @@ def test_what_the_photograph_shows_at_a_point_the_crop_shows_at_that_point(rule:
 
 
 @pytest.mark.parametrize("image_hw", [(60, 45), (601, 433), (1400, 1000)])
-def test_beside_the_picture_the_crop_is_black(image_hw: tuple[int, int]) -> None:
+def test_beside_the_image_the_crop_is_black(image_hw: tuple[int, int]) -> None:
     here = frame.contain(image_hw, (96, 128)).padded(10)
     crop = samples.cut(np.full((*image_hw, 3), 255, np.uint8), here)
     y, x = np.mgrid[: here.height, : here.width]
     points_image = here.to_image(torch.from_numpy(np.stack([x, y], -1)).flatten(0, 1)).numpy()
-    # how far inside the picture's edges, in crop pixels
+    # how far inside the image's edges, in crop pixels
     size = np.array(image_hw[::-1])
     room = np.minimum(points_image + 0.5, size - 0.5 - points_image).min(-1)
     room = (room / here.image_from_crop[0, 0].item()).reshape(here.height, here.width)
@@ -101,9 +101,9 @@ def test_colours_keep_their_channels_at_any_size() -> None:
         assert np.abs(crop[2:-2, 2:-2].astype(int) - (10, 120, 230)).max() <= 1
 
 
-def test_edge_carries_on_the_photographs_own_border() -> None:
+def test_edge_carries_on_the_images_own_border() -> None:
     image = np.random.default_rng(4).integers(0, 256, (50, 30, 3)).astype(np.uint8)
-    here = Frame(EYE, 50, 30).padded(20)  # a crop pixel is a picture's pixel
+    here = Frame(EYE, 50, 30).padded(20)  # a crop pixel is an image's pixel
     black, edge = samples.cut(image, here), samples.cut(image, here, edge=True)
     assert np.array_equal(black, np.pad(image, ((20, 20), (20, 20), (0, 0))))
     assert np.array_equal(edge, np.pad(image, ((20, 20), (20, 20), (0, 0)), "edge"))
@@ -128,7 +128,7 @@ def test_a_jpeg_decoded_small_keeps_every_point_in_its_place(tmp_path: Path, sid
 
 
 def by_area(image: np.ndarray, crop_hw: tuple[int, int]) -> np.ndarray:
-    """The cover crop of the whole photograph, every pixel the mean of what it covers."""
+    """The cover crop of the whole image, every pixel the mean of what it covers."""
     height, width = image.shape[:2]
     here = frame.cover((height, width), crop_hw)
     shrink = here.image_from_crop[0, 0].item()
@@ -154,7 +154,7 @@ def test_a_crop_is_nearly_the_area_resampled_one(tmp_path: Path, side: int, form
     assert np.abs(crop.permute(1, 2, 0).numpy() - reference.astype(float)).mean() < 3
 
 
-def test_crops_of_real_photographs_are_nearly_the_area_resampled_ones(faces68: Path) -> None:
+def test_crops_of_real_images_are_nearly_the_area_resampled_ones(faces68: Path) -> None:
     paths = sorted((faces68 / "train" / "images").iterdir())[::300]
     nothing = np.full((len(paths), 1, 2), np.nan, np.float32)
     for crop in (config.Crop(height=128, width=128), CROP):
@@ -192,7 +192,7 @@ BORDER = {"left": 7, "top": 11, "right": 3, "bottom": 5}
 
 
 def bordered(grey: int, height: int = 60, width: int = 48) -> np.ndarray:
-    """A picture within a border whose pixels have channel means up to `grey`."""
+    """An image within a border whose pixels have channel means up to `grey`."""
     generator = np.random.default_rng(5)
     image = generator.integers(grey + 1, 256, (height, width, 3)).astype(np.uint8)
     across = (BORDER["top"], BORDER["bottom"]), (BORDER["left"], BORDER["right"])
@@ -210,7 +210,7 @@ def test_the_border_ends_at_the_threshold() -> None:
     assert samples.within_border(image, 9) == inner
     assert samples.within_border(image, 8) == whole
     assert samples.within_border(image, 0) == whole
-    image[0, 20] = (9, 9, 10)  # one pixel of a mean above 9 makes its row and column picture
+    image[0, 20] = (9, 9, 10)  # one pixel of a mean above 9 makes its row and column image
     assert samples.within_border(image, 9) == (inner[0], 0, *inner[2:])
     assert samples.within_border(np.full((20, 30, 3), 9, np.uint8), 9) == (0, 0, 30, 20)
     dot = np.zeros((20, 30, 3), np.uint8)
@@ -219,7 +219,7 @@ def test_the_border_ends_at_the_threshold() -> None:
 
 
 @pytest.mark.parametrize("rule", ["cover", "contain"])
-def test_a_trimmed_picture_is_cropped_like_what_lies_within_and_points_come_home(
+def test_a_trimmed_image_is_cropped_like_what_lies_within_and_points_come_home(
     tmp_path: Path, rule: Any
 ) -> None:
     image = bordered(9)
@@ -244,7 +244,7 @@ def test_a_trimmed_picture_is_cropped_like_what_lies_within_and_points_come_home
     home = frames[0].to_image(points_crop[1])
     assert (home - whole.points_image).abs().max() < 1e-6
     edge = Samples([tmp_path / "whole.png"], points, crop, margin=20, edge=True)[0].crop
-    assert edge.min() > 9, "the border is carried on, not the photograph's edge"
+    assert edge.min() > 9, "the border is carried on, not the image's edge"
 
 
 def test_a_dot_within_a_border_is_found_where_its_coordinates_come_to(tmp_path: Path) -> None:
@@ -317,7 +317,7 @@ def test_cover_fills_a_crop_of_any_size(tiny_contest: Path, crop_hw: tuple[int, 
         assert some[row].crop.amax(0).min() > 0
 
 
-def test_a_letterbox_holds_the_whole_picture_with_black_beside_it(tmp_path: Path) -> None:
+def test_a_letterbox_holds_the_whole_image_with_black_beside_it(tmp_path: Path) -> None:
     for name, (height, width) in {"wide": (60, 131), "tall": (300, 70)}.items():
         cv2.imwrite(str(tmp_path / f"{name}.png"), np.full((height, width, 3), 200, np.uint8))
     crop = config.Crop(height=224, width=288, rule="contain")
@@ -331,7 +331,7 @@ def test_a_letterbox_holds_the_whole_picture_with_black_beside_it(tmp_path: Path
     assert (wide[: rows[0] - 1] == 0).all() and (tall[:, columns[-1] + 2 :] == 0).all()
 
 
-def test_a_sample_is_the_picture_in_its_frame(tiny_contest: Path) -> None:
+def test_a_sample_is_the_image_in_its_frame(tiny_contest: Path) -> None:
     some = tiny_samples(tiny_contest, margin=5)
     for row in range(len(some)):
         sample, image = some[row], read_image(some.paths[row])
@@ -379,7 +379,7 @@ def test_loading_draws_nothing_from_the_global_generator(tiny_contest: Path, wor
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_picture_that_cannot_be_read_is_named(
+def test_a_image_that_cannot_be_read_is_named(
     tiny_contest: Path, tmp_path: Path, workers: int
 ) -> None:
     some = tiny_samples(tiny_contest)
@@ -387,7 +387,7 @@ def test_a_picture_that_cannot_be_read_is_named(
     broken.write_bytes(some.paths[5].read_bytes()[:200])
     paths = [*some.paths]
     paths[5] = broken
-    with pytest.raises(ValueError, match=r"cut_short\.jpg: the picture") as caught:
+    with pytest.raises(ValueError, match=r"cut_short\.jpg: the image") as caught:
         batches(Samples(paths, some.points_image, CROP), workers)
     assert str(caught.value).startswith(str(broken))
     assert "Traceback" not in str(caught.value)
@@ -466,7 +466,7 @@ def test_a_landmark_that_nobody_labels_is_expected_in_the_middle(tiny_contest: P
     assert mean[4].tolist() == [17.5, 23.5]
 
 
-def test_the_mean_shape_of_many_pictures_takes_some_evenly(tiny_contest: Path) -> None:
+def test_the_mean_shape_of_many_images_takes_some_evenly(tiny_contest: Path) -> None:
     some = tiny_samples(tiny_contest)
     few = samples.mean_shape_crop(some, np.arange(11), most=3)
     assert np.array_equal(few, samples.mean_shape_crop(some, np.array([0, 5, 10])))

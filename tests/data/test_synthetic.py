@@ -71,12 +71,12 @@ def plain_face(seed: int, index: int, width: int = 240, *, mouth_open: float = 0
 def change(face: Face, *colours: str) -> np.ndarray:
     """(H, W) float64: how much each pixel changes with these colours, about 1 in their midst."""
 
-    def picture(colour: synthetic.Colour) -> np.ndarray:
+    def image(colour: synthetic.Colour) -> np.ndarray:
         repainted: dict[str, Any] = dict.fromkeys(colours, colour)
         look = dataclasses.replace(face.look, **repainted)
         return draw(dataclasses.replace(face, look=look))[0].astype(np.float64)
 
-    difference = np.abs(picture(WHITE) - picture(BLACK)).max(-1)
+    difference = np.abs(image(WHITE) - image(BLACK)).max(-1)
     return difference / np.percentile(difference[difference > 10], 90)
 
 
@@ -293,7 +293,7 @@ def test_sizes_places_and_borders_are_the_contests() -> None:
     assert ((relative < 0) | (relative > 1)).any(-1).mean() < 0.01
 
 
-def test_a_picture_is_as_large_as_its_camera_says_and_black_at_its_borders() -> None:
+def test_a_image_is_as_large_as_its_camera_says_and_black_at_its_borders() -> None:
     face = plain_face(19, 0, 130)
     face = dataclasses.replace(face, camera=dataclasses.replace(face.camera, borders=(3, 20, 0, 7)))
     image, points_image = draw(face)

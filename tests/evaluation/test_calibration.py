@@ -9,11 +9,11 @@ from heatmap.evaluation.calibration import Calibration
 Signs = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
-def signs(seed: int, pictures: int = 300, landmarks: int = 40) -> Signs:
+def signs(seed: int, images: int = 300, landmarks: int = 40) -> Signs:
     """(distance, peak, spread): errors that are Rayleigh distances, as of Gaussian offsets, whose
     mean grows with the spread in px and with what the peak lacks, and is in a unit of its own."""
     generator = np.random.default_rng(seed)
-    spread = np.exp(generator.normal(1.5, 0.5, (pictures, landmarks)))
+    spread = np.exp(generator.normal(1.5, 0.5, (images, landmarks)))
     peak = generator.uniform(0.2, 1, spread.shape)
     expected = 0.1 * spread * peak**-1.5
     distance = generator.rayleigh(expected * np.sqrt(2 / np.pi))
@@ -25,7 +25,7 @@ def off(found: list[calibration.Decile]) -> float:
     return max(abs(one.expected_px / one.observed_px - 1) for one in found)
 
 
-def test_expected_errors_come_true_on_pictures_that_were_not_fitted() -> None:
+def test_expected_errors_come_true_on_images_that_were_not_fitted() -> None:
     fitted = calibration.fit(*signs(0))
     assert fitted is not None
     distance, peak, spread = signs(1)
@@ -114,13 +114,13 @@ def test_the_check_is_on_the_other_half() -> None:
     distance[~first] *= 2  # there the network is twice as wrong as it was
     found = calibration.fit_and_check(distance, peak, spread, first)
     assert found is not None
-    assert (found.fitted_pictures, found.checked_pictures) == (150, 150)
+    assert (found.fitted_images, found.checked_images) == (150, 150)
     ratios = [one.observed_px / one.expected_px for one in found.deciles]
     assert ratios == pytest.approx([2] * 10, rel=0.1)
 
 
 def test_of_very_many_landmarks_some_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    distance, peak, spread = signs(8, pictures=400)
+    distance, peak, spread = signs(8, images=400)
     first = np.arange(len(distance)) % 2 == 0
     monkeypatch.setattr(calibration, "MOST_FITTED", 4000)
     found = calibration.fit_and_check(distance, peak, spread, first)

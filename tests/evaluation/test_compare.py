@@ -29,7 +29,7 @@ def run_folder(
     experiment: Experiment | None = None,
     table: str | None = "f00d",
 ) -> Path:
-    """A finished run that was wrong by so much, px², in the pictures; by twice that at the jaw."""
+    """A finished run that was wrong by so much, px², in the images; by twice that at the jaw."""
     folder.mkdir(parents=True)
     experiment = experiment or Experiment(name="some")
     (folder / "config.json").write_text(json.dumps(to_dict(experiment)))
@@ -60,7 +60,7 @@ def errors(seed: int, names: list[str] = NAMES) -> dict[str, float]:
 # The bootstrap
 
 
-def test_independent_pictures_give_the_interval_of_the_normal_distribution() -> None:
+def test_independent_images_give_the_interval_of_the_normal_distribution() -> None:
     values = np.random.default_rng(1).normal([[0.3, -2.0]], [[1.0, 5.0]], (400, 2))
     means = bootstrap_means(values, np.arange(400), 4000)
     assert means.shape == (4000, 2)
@@ -76,28 +76,28 @@ def test_independent_pictures_give_the_interval_of_the_normal_distribution() -> 
     )
 
 
-def test_copies_of_a_persons_picture_tell_nothing_more() -> None:
+def test_copies_of_a_persons_image_tell_nothing_more() -> None:
     of_person = np.random.default_rng(2).normal(size=(60, 1))
     copies = np.repeat(of_person, 9, axis=0)
     over_people = bootstrap_means(copies, np.repeat(np.arange(60), 9), 4000)
     once = bootstrap_means(of_person, np.arange(60), 4000)
     np.testing.assert_allclose(over_people, once, atol=1e-12)
-    over_pictures = bootstrap_means(copies, np.arange(540), 4000)
-    assert over_people.std() / over_pictures.std() == pytest.approx(3, rel=0.1)
+    over_images = bootstrap_means(copies, np.arange(540), 4000)
+    assert over_people.std() / over_images.std() == pytest.approx(3, rel=0.1)
 
 
 def test_the_interval_holds_the_truth_nineteen_times_of_twenty() -> None:
-    """People with two to six pictures each, that share what is hard about their faces."""
+    """People with two to six images each, that share what is hard about their faces."""
     generator, truth = np.random.default_rng(3), 0.4
-    held = {"people": 0, "pictures": 0}
+    held = {"people": 0, "images": 0}
     for _ in range(200):
         person = np.repeat(np.arange(50), generator.integers(2, 7, 50))
         values = truth + generator.normal(0, 1, 50)[person] + generator.normal(0, 0.5, len(person))
-        for drawn, unit in (("people", person), ("pictures", np.arange(len(person)))):
+        for drawn, unit in (("people", person), ("images", np.arange(len(person)))):
             low, high = interval(bootstrap_means(values[:, None], unit, 400))
             held[drawn] += int(low[0] <= truth <= high[0])
     assert 0.91 <= held["people"] / 200 <= 0.99
-    assert held["pictures"] / 200 < 0.8
+    assert held["images"] / 200 < 0.8
 
 
 def test_what_is_drawn_does_not_depend_on_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +142,7 @@ def test_a_field_that_came_after_a_run_has_its_default(tmp_path: Path) -> None:
     }
 
 
-def test_runs_are_compared_picture_by_picture(tmp_path: Path) -> None:
+def test_runs_are_compared_image_by_image(tmp_path: Path) -> None:
     """B is better by 0.5 where the file's name ends in 0, 1 or 2, and worse by 0.25 elsewhere."""
     a = errors(0)
     gain = {name: 0.5 if name[-5] in "012" else -0.25 for name in NAMES}
@@ -159,16 +159,16 @@ def test_runs_are_compared_picture_by_picture(tmp_path: Path) -> None:
     assert (nose["landmarks"], nose["difference"]) == ("nose", pytest.approx(0.2))
     assert told["mse"]["nose"]["a"] == pytest.approx(np.mean(list(a.values())) + 1)
     assert told["nme_percent"]["b"] == pytest.approx(np.mean(list(b.values())))
-    assert told["pictures"]["units"] == 12
-    assert told["pictures"]["drawn"] == "people"
+    assert told["images"]["units"] == 12
+    assert told["images"]["drawn"] == "people"
     assert told["runs"]["a"]["mse"] == pytest.approx(np.mean(list(a.values())))
     assert (told["runs"]["a"]["best_epoch"], told["runs"]["a"]["minutes"]) == (2, 1.5)
     assert compare.sentence(overall) == (
-        "b is better than a by 0.200 px² (95 %: 0.200 to 0.200), on 60 % of pictures"
+        "b is better than a by 0.200 px² (95 %: 0.200 to 0.200), on 60 % of images"
     )
     told = compare.compare(read_runs(folders[::-1]), 2000)
     assert compare.sentence(told["paired"][0]) == (
-        "a is worse than b by 0.200 px² (95 %: 0.200 to 0.200), on 60 % of pictures"
+        "a is worse than b by 0.200 px² (95 %: 0.200 to 0.200), on 60 % of images"
     )
 
 
@@ -179,28 +179,28 @@ def test_chance_is_not_called_better(tmp_path: Path) -> None:
     assert compare.sentence(overall).startswith("b and a cannot be told apart: b is ")
 
 
-def test_of_different_splits_the_common_pictures_are_compared(tmp_path: Path) -> None:
+def test_of_different_splits_the_common_images_are_compared(tmp_path: Path) -> None:
     a, b = errors(0, NAMES[:40]), errors(1, NAMES[25:])
     folders = [run_folder(tmp_path / "a", a), run_folder(tmp_path / "b", b)]
     told = compare.compare(read_runs(folders), 100)
-    assert told["pictures"]["common"] == 15
-    assert told["pictures"]["own"] == {"a": 40, "b": 35}
+    assert told["images"]["common"] == 15
+    assert told["images"]["own"] == {"a": 40, "b": 35}
     assert "show 3 people, too few to draw from" in told["notes"][0]
-    assert (told["pictures"]["drawn"], told["pictures"]["units"]) == ("pictures", 15)
+    assert (told["images"]["drawn"], told["images"]["units"]) == ("images", 15)
     expected = np.mean([a[name] - b[name] for name in NAMES[25:40]])
     assert told["paired"][0]["difference"] == pytest.approx(expected)
     assert (
-        "compared on the 15 pictures that validated in every run (40 of a, 35 of b)"
+        "compared on the 15 images that validated in every run (40 of a, 35 of b)"
         in compare.text(told)
     )
 
 
-def test_an_unlabelled_picture_is_left_out(tmp_path: Path) -> None:
+def test_an_unlabelled_image_is_left_out(tmp_path: Path) -> None:
     a, b = errors(0), errors(1)
     a[NAMES[3]] = math.nan
     folders = [run_folder(tmp_path / "a", a), run_folder(tmp_path / "b", b)]
     told = compare.compare(read_runs(folders), 100)
-    assert told["pictures"]["common"] == len(NAMES) - 1
+    assert told["images"]["common"] == len(NAMES) - 1
     expected = np.mean([a[name] - b[name] for name in NAMES if name != NAMES[3]])
     assert told["paired"][0]["difference"] == pytest.approx(expected)
 
@@ -214,8 +214,8 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
     a = run_folder(tmp_path / "a", errors(0, NAMES[:30]))
     rest = run_folder(tmp_path / "rest", errors(0, NAMES[30:]))
     message = refused(a, rest)
-    assert "no picture was validated in all of these runs" in message
-    assert f"{rest} (30 pictures)" in message
+    assert "no image was validated in all of these runs" in message
+    assert f"{rest} (30 images)" in message
     other = run_folder(tmp_path / "other", errors(0), table="beef")
     assert "different tables of landmarks" in refused(a, other)
     cut = run_folder(tmp_path / "cut", errors(0))
@@ -310,7 +310,7 @@ def test_the_page_is_readable_in_a_browser(tmp_path: Path) -> None:
         assert compare.sentence(told["paired"][0]) in found["text"].replace("\xa0", " ")
 
 
-def test_runs_without_errors_of_pictures_are_told_how_to_get_them(
+def test_runs_without_errors_of_images_are_told_how_to_get_them(
     tool: Tool, tmp_path: Path, capsys: Any
 ) -> None:
     folders = [run_folder(tmp_path / name, errors(seed)) for seed, name in enumerate("ab")]

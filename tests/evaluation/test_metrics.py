@@ -35,7 +35,7 @@ SHORTER_SIDES = (60, 124, 125, 174, 175, 249, 250, 349, 350, 420, 200, 90, 130)
 
 
 class Stubborn(Network):
-    """Sees the same face in every picture, and how bright the picture is by its peaks."""
+    """Sees the same face in every image, and how bright the image is by its peaks."""
 
     def __init__(
         self, points_crop: Tensor, has_peaks: bool = True, variances: tuple[float, ...] = ()
@@ -69,8 +69,8 @@ def crop_to_image(points: np.ndarray, height: int, width: int) -> np.ndarray:
     ]
 
 
-class Pictures:
-    """Pictures of every size class, with labels near a common shape."""
+class LabelledImages:
+    """Images of every size class, with labels near a common shape."""
 
     def __init__(self, folder: Path, num_landmarks: int) -> None:
         generator = np.random.default_rng(num_landmarks)
@@ -102,21 +102,17 @@ class Pictures:
         )  # fmt: skip
 
 
-def reference(pictures: Pictures) -> dict[str, Any]:
-    """All scores by hand, picture by picture, in float64."""
+def reference(images: LabelledImages) -> dict[str, Any]:
+    """All scores by hand, image by image, in float64."""
     mse, mean_shape, nme, groups, sizes = [], [], [], {}, {}
-    groups_of = GROUPS.get(pictures.truth.shape[1], {"all": range(pictures.truth.shape[1])})
-    for truth, (height, width) in zip(
-        pictures.truth.astype(np.float64), pictures.sizes, strict=True
-    ):
+    groups_of = GROUPS.get(images.truth.shape[1], {"all": range(images.truth.shape[1])})
+    for truth, (height, width) in zip(images.truth.astype(np.float64), images.sizes, strict=True):
         seen = np.isfinite(truth[:, 0])
         if not seen.any():
             continue
-        difference = crop_to_image(np.float32(pictures.predicted), height, width) - truth
+        difference = crop_to_image(np.float32(images.predicted), height, width) - truth
         mse.append((difference[seen] ** 2).mean())
-        mean_shape.append(
-            ((crop_to_image(pictures.shape, height, width) - truth)[seen] ** 2).mean()
-        )
+        mean_shape.append(((crop_to_image(images.shape, height, width) - truth)[seen] ** 2).mean())
         if len(truth) == 68:
             length = np.hypot(*(truth[36] - truth[45]))
         else:
@@ -143,15 +139,15 @@ def reference(pictures: Pictures) -> dict[str, Any]:
 
 
 @pytest.fixture(params=[68, 9])
-def pictures(request: pytest.FixtureRequest, tmp_path: Path) -> Pictures:
-    return Pictures(tmp_path, request.param)
+def images(request: pytest.FixtureRequest, tmp_path: Path) -> LabelledImages:
+    return LabelledImages(tmp_path, request.param)
 
 
-def test_every_score_is_that_of_a_plain_reference(pictures: Pictures) -> None:
-    errors = pictures.measured(Stubborn(torch.from_numpy(pictures.predicted)))
-    found, expected = metrics.summary(errors), reference(pictures)
-    assert 0 < expected["failure_8"] < 1, "the test is to tell good pictures from bad ones"
-    assert expected["failure_8"] != expected["failure_10"] or len(pictures.shape) == 9
+def test_every_score_is_that_of_a_plain_reference(images: LabelledImages) -> None:
+    errors = images.measured(Stubborn(torch.from_numpy(images.predicted)))
+    found, expected = metrics.summary(errors), reference(images)
+    assert 0 < expected["failure_8"] < 1, "the test is to tell good images from bad ones"
+    assert expected["failure_8"] != expected["failure_10"] or len(images.shape) == 9
     for name in ("mse", "mean_shape_mse", "nme_percent", "failure_8", "failure_10"):
         assert found[name] == pytest.approx(expected[name], rel=1e-9), name
     for name in ("auc_8", "auc_10"):
@@ -162,90 +158,90 @@ def test_every_score_is_that_of_a_plain_reference(pictures: Pictures) -> None:
         "under 125 px", "125 to 174 px", "175 to 249 px", "250 to 349 px", "350 px and over",
     ]  # fmt: skip
     assert [size["mse"] for size in sizes.values()] == pytest.approx(expected["sizes"], rel=1e-9)
-    assert [size["pictures"] for size in sizes.values()] == [3, 3, 3, 2, 2]
-    assert found["normaliser"] == ("outer eye corners" if len(pictures.shape) == 68 else "box")
-    assert found["pictures"] == len(SHORTER_SIDES)
+    assert [size["images"] for size in sizes.values()] == [3, 3, 3, 2, 2]
+    assert found["normaliser"] == ("outer eye corners" if len(images.shape) == 68 else "box")
+    assert found["images"] == len(SHORTER_SIDES)
     json.dumps(found, allow_nan=False)
 
 
-def test_distances_and_peaks_belong_to_their_rows(pictures: Pictures) -> None:
+def test_distances_and_peaks_belong_to_their_rows(images: LabelledImages) -> None:
     rows = [11, 0, 7, 3, 12]
-    errors = pictures.measured(Stubborn(torch.from_numpy(pictures.predicted)), rows, batch=2)
+    errors = images.measured(Stubborn(torch.from_numpy(images.predicted)), rows, batch=2)
     assert errors.rows.tolist() == sorted(rows)
     for i, row in enumerate(errors.rows):
-        predicted = crop_to_image(np.float32(pictures.predicted), *pictures.sizes[row])
-        expected = np.linalg.norm(predicted - pictures.truth[row], axis=1)
+        predicted = crop_to_image(np.float32(images.predicted), *images.sizes[row])
+        expected = np.linalg.norm(predicted - images.truth[row], axis=1)
         np.testing.assert_allclose(errors.distance[i], expected, rtol=1e-5)
         np.testing.assert_allclose(errors.peak[i], (10 * row + 5) / 255, rtol=1e-5)
-        assert tuple(errors.image_hw[i]) == pictures.sizes[row]
+        assert tuple(errors.image_hw[i]) == images.sizes[row]
 
 
-def test_the_bias_is_the_mean_signed_error_of_every_landmark(pictures: Pictures) -> None:
-    errors = pictures.measured(Stubborn(torch.from_numpy(pictures.predicted)))
-    predicted = [crop_to_image(np.float32(pictures.predicted), *hw) for hw in pictures.sizes]
-    offset = np.stack(predicted) - pictures.truth
+def test_the_bias_is_the_mean_signed_error_of_every_landmark(images: LabelledImages) -> None:
+    errors = images.measured(Stubborn(torch.from_numpy(images.predicted)))
+    predicted = [crop_to_image(np.float32(images.predicted), *hw) for hw in images.sizes]
+    offset = np.stack(predicted) - images.truth
     np.testing.assert_allclose(errors.bias, np.nanmean(offset, 0), rtol=1e-5, atol=1e-5)
-    alone = pictures.measured(Stubborn(torch.from_numpy(pictures.predicted)), [7])
+    alone = images.measured(Stubborn(torch.from_numpy(images.predicted)), [7])
     assert np.isnan(alone.bias).all(), "nothing is labelled there"
 
 
-def test_the_spread_is_that_of_the_heatmap_in_the_photographs_pixels(pictures: Pictures) -> None:
-    network = Stubborn(torch.from_numpy(pictures.predicted), variances=(3.0, 15.0))
-    errors = pictures.measured(network)
+def test_the_spread_is_that_of_the_heatmap_in_the_images_pixels(images: LabelledImages) -> None:
+    network = Stubborn(torch.from_numpy(images.predicted), variances=(3.0, 15.0))
+    errors = images.measured(network)
     assert errors.spread.shape == errors.distance.shape
-    for spread, (height, width) in zip(errors.spread, pictures.sizes, strict=True):
+    for spread, (height, width) in zip(errors.spread, images.sizes, strict=True):
         factor = max(CROP.height / height, CROP.width / width)
         np.testing.assert_allclose(spread, 3 / factor, rtol=1e-3)
-    assert np.isnan(pictures.measured(Stubborn(network.points_crop)).spread).all()
+    assert np.isnan(images.measured(Stubborn(network.points_crop)).spread).all()
 
 
-def test_the_spread_of_several_networks_is_how_far_they_disagree(pictures: Pictures) -> None:
-    points = torch.from_numpy(pictures.predicted)
+def test_the_spread_of_several_networks_is_how_far_they_disagree(images: LabelledImages) -> None:
+    points = torch.from_numpy(images.predicted)
     moved = points + torch.tensor([3.0, 4.0])
-    errors = pictures.measured(
+    errors = images.measured(
         Stubborn(points, variances=(9.0, 9.0)), None, 4, Stubborn(moved, variances=(9.0, 9.0))
     )
-    for spread, (height, width) in zip(errors.spread, pictures.sizes, strict=True):
+    for spread, (height, width) in zip(errors.spread, images.sizes, strict=True):
         factor = max(CROP.height / height, CROP.width / width)
         np.testing.assert_allclose(spread, 2.5 / factor, rtol=1e-3)
 
 
-def test_the_mean_shape_scores_as_a_network_that_answers_it(pictures: Pictures) -> None:
-    scores = metrics.summary(pictures.measured(Stubborn(torch.from_numpy(pictures.shape))))
+def test_the_mean_shape_scores_as_a_network_that_answers_it(images: LabelledImages) -> None:
+    scores = metrics.summary(images.measured(Stubborn(torch.from_numpy(images.shape))))
     assert scores["mse"] == pytest.approx(scores["mean_shape_mse"], rel=1e-5)
 
 
-def test_the_batch_does_not_change_the_scores(pictures: Pictures) -> None:
-    network = Stubborn(torch.from_numpy(pictures.predicted))
-    assert metrics.summary(pictures.measured(network, batch=1)) == metrics.summary(
-        pictures.measured(network, batch=100)
+def test_the_batch_does_not_change_the_scores(images: LabelledImages) -> None:
+    network = Stubborn(torch.from_numpy(images.predicted))
+    assert metrics.summary(images.measured(network, batch=1)) == metrics.summary(
+        images.measured(network, batch=100)
     )
 
 
-def test_the_network_is_left_in_the_mode_it_was_in(pictures: Pictures) -> None:
-    network = Stubborn(torch.from_numpy(pictures.predicted)).train()
-    pictures.measured(network)
+def test_the_network_is_left_in_the_mode_it_was_in(images: LabelledImages) -> None:
+    network = Stubborn(torch.from_numpy(images.predicted)).train()
+    images.measured(network)
     assert network.training
 
 
-def test_without_heatmaps_there_is_no_peak(pictures: Pictures) -> None:
-    network = Stubborn(torch.from_numpy(pictures.predicted), has_peaks=False)
-    errors = pictures.measured(network)
+def test_without_heatmaps_there_is_no_peak(images: LabelledImages) -> None:
+    network = Stubborn(torch.from_numpy(images.predicted), has_peaks=False)
+    errors = images.measured(network)
     assert np.isnan(errors.peak).all()
     assert metrics.summary(errors)["mean_peak"] is None
     assert "MSE" in metrics.table(metrics.summary(errors))
 
 
-def test_nothing_to_score_against_is_an_error(pictures: Pictures) -> None:
-    errors = pictures.measured(Stubborn(torch.from_numpy(pictures.predicted)), [7])
-    with pytest.raises(ValueError, match="none of the 1 pictures has a label"):
+def test_nothing_to_score_against_is_an_error(images: LabelledImages) -> None:
+    errors = images.measured(Stubborn(torch.from_numpy(images.predicted)), [7])
+    with pytest.raises(ValueError, match="none of the 1 images has a label"):
         metrics.summary(errors)
 
 
-def test_the_written_files_hold_the_errors(pictures: Pictures, tmp_path: Path) -> None:
+def test_the_written_files_hold_the_errors(images: LabelledImages, tmp_path: Path) -> None:
     rows = [1, 7, 9, 12]
-    errors = pictures.measured(Stubborn(torch.from_numpy(pictures.predicted)), rows)
-    names = [path.name for path in pictures.samples.paths]
+    errors = images.measured(Stubborn(torch.from_numpy(images.predicted)), rows)
+    names = [path.name for path in images.samples.paths]
     files = RunFolder(tmp_path / "run")
     write_per_image(files.per_image, [names[row] for row in errors.rows], errors.columns())
     write_errors(files.errors, errors)
@@ -254,20 +250,20 @@ def test_the_written_files_hold_the_errors(pictures: Pictures, tmp_path: Path) -
         table = list(csv.DictReader(file))
     assert [line["file_name"] for line in table] == [names[row] for row in rows]
     for i, line in enumerate(table):
-        assert (int(line["height"]), int(line["width"])) == pictures.sizes[rows[i]]
+        assert (int(line["height"]), int(line["width"])) == images.sizes[rows[i]]
         for column, values in (("mse", errors.mse), ("nme", errors.nme)):
             found = float(line[column] or "nan")
             np.testing.assert_allclose(found, values[i], atol=1e-6)
     assert table[1]["mse"] == table[1]["nme"] == ""
     read_names, columns = read_per_image(tmp_path / "run" / "per_image.csv")
     assert read_names == [names[row] for row in rows]
-    groups = schemes.groups(len(pictures.shape))
+    groups = schemes.groups(len(images.shape))
     assert ("mse mouth" in columns) == (len(groups) > 1)
     for name, members in groups.items() if len(groups) > 1 else ():
         squares = errors.distance[:, list(members)].astype(np.float64) ** 2
         expected = np.ma.masked_invalid(squares).mean(1).filled(np.nan) / 2
         np.testing.assert_allclose(columns[f"mse {name}"], expected, atol=1e-6)
-    assert (table[2]["nme"] == "") == (len(pictures.shape) == 68)
+    assert (table[2]["nme"] == "") == (len(images.shape) == 68)
 
     with np.load(tmp_path / "run" / "errors.npz") as arrays:
         assert arrays["rows"].tolist() == rows
@@ -279,10 +275,10 @@ def test_the_written_files_hold_the_errors(pictures: Pictures, tmp_path: Path) -
         assert np.asarray(getattr(again, name)).dtype == np.asarray(values).dtype
 
 
-def test_damaged_errors_are_told(pictures: Pictures, tmp_path: Path) -> None:
+def test_damaged_errors_are_told(images: LabelledImages, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"errors\.npz.*tools/evaluate\.py writes it anew"):
         read_errors(tmp_path / "errors.npz")
-    errors = pictures.measured(Stubborn(torch.from_numpy(pictures.predicted)))
+    errors = images.measured(Stubborn(torch.from_numpy(images.predicted)))
     write_errors(tmp_path / "errors.npz", errors)
     whole = (tmp_path / "errors.npz").read_bytes()
     (tmp_path / "errors.npz").write_bytes(whole[: len(whole) // 2])
@@ -323,7 +319,7 @@ def run_folder(tiny_contest: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture
 def other_contest(tiny_contest: Path, tmp_path: Path) -> Iterator[Folder]:
-    """The tiny contest's pictures with other labels."""
+    """The tiny contest's images with other labels."""
     tiny, other = Folder(root=tiny_contest), Folder(root=tmp_path / "other")
     other.train_table.parent.mkdir(parents=True)
     other.train_images.symlink_to(tiny.train_images)
@@ -332,7 +328,7 @@ def other_contest(tiny_contest: Path, tmp_path: Path) -> Iterator[Folder]:
     yield other
 
 
-def test_a_run_is_scored_on_its_own_validation_pictures(run_folder: Path) -> None:
+def test_a_run_is_scored_on_its_own_validation_images(run_folder: Path) -> None:
     scores, folder = metrics.evaluate_run(Ensemble.load([run_folder]), None, CPU)
     assert folder == run_folder
     with (folder / "per_image.csv").open(newline="") as file:
@@ -340,20 +336,20 @@ def test_a_run_is_scored_on_its_own_validation_pictures(run_folder: Path) -> Non
     assert scored == json.loads((run_folder / "split.json").read_text())["validation"]
     assert scores["mse"] == checkpoint.load(run_folder / "best.pt").validation_mse
     timing = json.loads((folder / "timing.json").read_text())
-    assert set(timing["milliseconds_a_picture"]) == {"data", "network", "decode"}
-    assert all(0 < part < 60_000 for part in timing["milliseconds_a_picture"].values())
+    assert set(timing["milliseconds_per_image"]) == {"data", "network", "decode"}
+    assert all(0 < part < 60_000 for part in timing["milliseconds_per_image"].values())
     assert not (folder / "calibration.json").exists(), "there are too few landmarks to fit to"
 
 
-def test_on_other_data_every_labelled_picture_is_scored(
+def test_on_other_data_every_labelled_image_is_scored(
     run_folder: Path, other_contest: Folder, caplog: pytest.LogCaptureFixture
 ) -> None:
     own = (run_folder / "config.json").read_bytes()
     ensemble = Ensemble.load([run_folder])
     with caplog.at_level("INFO", "heatmap"):
         scores, folder = metrics.evaluate_run(ensemble, other_contest.root, CPU)
-    assert "all its rows are scored, also pictures that were trained on" in caplog.text
-    assert scores["pictures"] == 12
+    assert "all its rows are scored, also images that were trained on" in caplog.text
+    assert scores["images"] == 12
     assert folder == run_folder / "evaluation-other"
     assert (folder / "errors.npz").exists()
     assert (run_folder / "config.json").read_bytes() == own
@@ -377,7 +373,7 @@ def test_scores_are_told_although_the_report_fails(
     out, error = capsys.readouterr()
     mse = json.loads(told.read_text())["mse"]
     assert ["contest", "MSE", f"{mse:.3f}", "px²"] in [line.split() for line in out.splitlines()]
-    assert "per picture: " in out and "report: " not in out and str(tmp_path / "page") in error
+    assert "per image: " in out and "report: " not in out and str(tmp_path / "page") in error
 
 
 @pytest.mark.parametrize("option", ["--report", "--data", "--boxes", "--decoder=window"])

@@ -93,9 +93,9 @@ def test_evaluate_writes_the_page_of_a_run(
     assert page.count("<title>landmark 3 (all):") == 3, "on the face by error, bias and spread"
 
     with (run / "per_image.csv").open(newline="") as file:
-        pictures = sorted(csv.DictReader(file), key=lambda line: -float(line["mse"]))
+        images = sorted(csv.DictReader(file), key=lambda line: -float(line["mse"]))
     told = re.findall(r"(\w+\.jpg): ([\d.]+) px²", text)
-    expected = [(line["file_name"], f"{float(line['mse']):.1f}") for line in pictures]
+    expected = [(line["file_name"], f"{float(line['mse']):.1f}") for line in images]
     assert told[:6] == expected, "all six, from the worst"
     assert sorted(told[6:]) == sorted(expected[1:5]), "the four in the middle"
 
@@ -107,7 +107,7 @@ def test_a_browser_shows_the_page(run: Path, tmp_path: Path, checked: calibratio
     page = write_report(ensemble, None, folder, tmp_path, CPU)
     for width, found in zip((400, 1280), shown(page, (400, 1280), tmp_path), strict=True):
         assert found["page_width"] <= width == found["screen_width"]
-        assert found["pictures"] == [report.TILE] * 10
+        assert found["images"] == [report.TILE] * 10
         assert len(found["charts"]) == 8 and min(found["charts"]) > 300
         for part in ("The worst images", "How long an image takes", "least sure fifth"):
             assert part in found["text"]

@@ -22,7 +22,7 @@ def submissions(folder: Path, count: int = 3) -> tuple[list[Path], np.ndarray]:
     return paths, points
 
 
-def test_the_mean_is_that_of_the_same_pictures_in_the_order_of_the_first(tmp_path: Path) -> None:
+def test_the_mean_is_that_of_the_same_images_in_the_order_of_the_first(tmp_path: Path) -> None:
     paths, points = submissions(tmp_path)
     for rounding, expected in (
         ("auto", np.rint(points.mean(0))),
@@ -66,9 +66,9 @@ def test_files_that_do_not_belong_together_are_refused_by_name(tmp_path: Path) -
     write_answers(fewer, NAMES, np.zeros((3, 4, 2)))
     write_answers(short, NAMES[:2], np.zeros((2, 5, 2)))
     for others, words in (
-        ([first, fewer], r"fewer\.csv holds 4 points for each picture, .*0\.csv 5"),
-        ([first, short], r"short\.csv, joined to .*0\.csv: 1 pictures are missing: c\.jpg"),
-        ([short, first], r"0\.csv, joined to .*short\.csv: 1 pictures are not asked for: c\.jpg"),
+        ([first, fewer], r"fewer\.csv holds 4 points for each image, .*0\.csv 5"),
+        ([first, short], r"short\.csv, joined to .*0\.csv: 1 images are missing: c\.jpg"),
+        ([short, first], r"0\.csv, joined to .*short\.csv: 1 images are not asked for: c\.jpg"),
         ([first, numbers], r"numbers\.csv has the columns RowId and Location, .*0\.csv has not"),
         ([numbers, first], r"numbers\.csv has the columns RowId and Location, .*0\.csv has not"),
         ([first, tmp_path / "no.csv"], r"no\.csv: there is no such submission"),

@@ -15,13 +15,13 @@ from torch import Tensor
 from heatmap import codec, config, frame, maps, networks
 from heatmap.config import Crop, DenseUNet, Direct, Experiment, UNet
 from heatmap.data import samples, synthetic
-from heatmap.data.contest import Photograph
+from heatmap.data.contest import ImageFile
 from heatmap.frame import Frame
 from heatmap.inference import export
 from heatmap.networks import HeatmapNetwork, Network
 from heatmap.runs import checkpoint
 from heatmap.runs.checkpoint import Checkpoint
-from heatmap.runtime.files import write_picture
+from heatmap.runtime.files import write_image
 
 CROP = Crop(height=48, width=40)  # no multiple of 32
 LARGE = Crop(height=112, width=80)
@@ -50,7 +50,7 @@ class Drawn:
 
 
 def drawn(count: int, crop: Crop, enlarged: float = 1.0) -> Drawn:
-    """enlarged: factor of the photographs' sizes, which are 100 to 600 px."""
+    """enlarged: factor of the images' sizes, which are 100 to 600 px."""
     crops, points_crop, frames = [], [], []
     for index in range(count):
         image, points_image = synthetic.draw_face(9, index)
@@ -271,7 +271,7 @@ def compared(network: Network, some: Drawn) -> Callable[[Callable[[list[Tensor]]
             change(answers)
             return answers
 
-        frames = frame.scaling(0.1) @ some.image_from_crop  # the photographs' own sizes
+        frames = frame.scaling(0.1) @ some.image_from_crop  # the images' own sizes
         return export.compare(program, network, some.crops, frames.float())
 
     return compare
@@ -336,17 +336,17 @@ def test_the_example_for_other_programs_cuts_the_crop_of_the_run(
         part for part in re.findall(r"```python\n(.+?)```", readme, re.DOTALL) if "Session" in part
     )
     image, _ = synthetic.draw_face(9, 3)
-    write_picture(tmp_path / "a.jpg", image)
+    write_image(tmp_path / "a.jpg", image)
     export.export(run, tmp_path / "model.onnx")
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     exec(example, names)
     assert names["points_image"].shape == (1, NUM_LANDMARKS, 2)
-    photograph = Photograph(tmp_path / "a.jpg")
-    here = frame.cover(photograph.image_hw, (CROP.height, CROP.width))
+    image = ImageFile(tmp_path / "a.jpg")
+    here = frame.cover(image.image_hw, (CROP.height, CROP.width))
     off = names["image_from_crop"] - here.image_from_crop.numpy()
     assert np.abs(off[:2, 2]).max() < 1 and np.abs(off[:2, :2]).max() < 0.01
-    expected = samples.cut(photograph.pixels(1)[0], here)
+    expected = samples.cut(image.pixels(1)[0], here)
     assert np.abs(expected.astype(int) - names["crop"]).mean() < 3
 
 

@@ -1,4 +1,4 @@
-"""Several views of a picture give one answer, in the picture's own pixels."""
+"""Several views of an image give one answer, in the image's own pixels."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -39,7 +39,7 @@ def moments(weights: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def symmetric(crop: config.Crop) -> Network:
-    """Sees in a mirrored picture exactly what it sees in the picture, mirrored, for 15 landmarks.
+    """Sees in a mirrored image exactly what it sees in the image, mirrored, for 15 landmarks.
 
     A landmark is the centre of the brightness under a mask; the mask of its partner is the mirror
     image of its own.
@@ -65,7 +65,7 @@ def reads_dots(images: Tensor) -> CropPrediction:
 
 
 def fixed(points_crop: np.ndarray, peak: Any, covariance_crop: np.ndarray | None) -> Network:
-    """Sees the same in every picture."""
+    """Sees the same in every image."""
 
     def look(images: Tensor) -> CropPrediction:
         parts = (points_crop, peak, covariance_crop)
@@ -101,7 +101,7 @@ def of(paths: list[Path], crop: config.Crop, num_landmarks: int = 15) -> Samples
 
 
 def together(views: list[View], batch: int = 3, **options: Any) -> Landmarks:
-    """The landmarks of all pictures of the views."""
+    """The landmarks of all images of the views."""
     rows = np.arange(len(views[0].samples))
     found = list(predict(views, rows, batch=batch, workers=0, device=CPU, **options))
     assert np.array_equal(np.concatenate([one.rows for one in found]), rows)
@@ -127,7 +127,7 @@ def test_a_mirrored_view_adds_nothing_to_what_is_symmetric(
 
 
 @pytest.mark.parametrize("crop", CROPS, ids=lambda crop: crop.rule)
-def test_all_views_find_what_is_in_the_picture(tmp_path: Path, crop: config.Crop) -> None:
+def test_all_views_find_what_is_in_the_image(tmp_path: Path, crop: config.Crop) -> None:
     truth, images = [], []
     for height, width in SIZES:
         dots = np.array([(0.36, 0.41), (0.58, 0.47), (0.46, 0.62)]) * (width, height)
@@ -162,10 +162,10 @@ def test_a_zoomed_crop_shows_its_middle_larger(noise: list[Path]) -> None:
         assert larger[row].crop.shape == (3, 48, 45)
 
 
-def test_every_photograph_is_read_once_and_cut_once_for_views_that_crop_alike(
+def test_every_image_is_read_once_and_cut_once_for_views_that_crop_alike(
     noise: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls: dict[str, int] = {"Photograph": 0, "cut": 0}
+    calls: dict[str, int] = {"ImageFile": 0, "cut": 0}
 
     def counting(name: str) -> Callable[..., Any]:
         function = getattr(samples, name)
@@ -183,7 +183,7 @@ def test_every_photograph_is_read_once_and_cut_once_for_views_that_crop_alike(
     crops = [one, replace(one, zoom=1.1), same, other, moved]
     views = [View(Stub(reads_dots), s, mirrored=m) for s in crops for m in (False, True)]
     together(views)
-    assert calls == {"Photograph": len(noise), "cut": 4 * len(noise)}
+    assert calls == {"ImageFile": len(noise), "cut": 4 * len(noise)}
 
 
 def test_roads_are_averaged_and_peaks_and_covariances_of_those_that_have_them(
@@ -223,18 +223,18 @@ def test_weighted_views_give_the_combination_of_smallest_variance(noise: list[Pa
         for p, c, crop in zip(points, covariances, CROPS, strict=True)
     ]
     alone, found = [together([view]) for view in views], together(views, weighted=True)
-    for picture in range(len(noise)):
+    for image in range(len(noise)):
         for k in range(7):
             useful = [[0, 1, 2]] * 4 + [[0], [0, 1], [0, 1, 2]]
             precision, moment = np.zeros((2, 2)), np.zeros(2)
             for one in (alone[i] for i in useful[k]):
-                inverse = np.eye(2) if k == 6 else np.linalg.inv(one.covariance_image[picture, k])
+                inverse = np.eye(2) if k == 6 else np.linalg.inv(one.covariance_image[image, k])
                 precision += inverse
-                moment += inverse @ one.points_image[picture, k]
+                moment += inverse @ one.points_image[image, k]
             expected = np.linalg.solve(precision, moment)
-            np.testing.assert_allclose(found.points_image[picture, k], expected, atol=1e-6)
+            np.testing.assert_allclose(found.points_image[image, k], expected, atol=1e-6)
             if k < 6:
-                covariance = found.covariance_image[picture, k]
+                covariance = found.covariance_image[image, k]
                 np.testing.assert_allclose(covariance, np.linalg.inv(precision), rtol=1e-6)
     assert np.isfinite(found.points_image).all()
     plain = together(views).points_image

@@ -74,7 +74,7 @@ def dots(images: Tensor) -> CropPrediction:
 
 @pytest.fixture
 def noise(tmp_path: Path) -> list[Path]:
-    """Pictures with a black border; the last one is a JPEG that training decodes at half size."""
+    """Images with a black border; the last one is a JPEG that training decodes at half size."""
     generator = np.random.default_rng(2)
     paths = []
     for k, hw in enumerate(SIZES):
@@ -109,7 +109,7 @@ def test_training_and_prediction_see_the_same_crop_bit_for_bit(
     assert np.array_equal(found.points_image, evaluated.points_image)
     assert np.array_equal(found.covariance, evaluated.covariance_image)
 
-    seen.clear()  # pictures in memory, as their files give them
+    seen.clear()  # images in memory, as their files give them
     ours([read_image(path) for path in noise[:4]], None if boxes is None else boxes[:4])
     assert torch.equal(torch.cat(seen), expected[:4])
 
@@ -128,7 +128,7 @@ def test_a_box_is_filled_as_the_mean_face_fills_its_crop(
 
 
 def face(size_hw: tuple[int, int], centre: tuple[float, float], scale: float) -> tuple[Any, Any]:
-    """A picture of three dots that lie as in the mean shape, and the four landmarks."""
+    """An image of three dots that lie as in the mean shape, and the four landmarks."""
     offsets = MEAN_SHAPE.numpy() - MEAN_SHAPE.numpy().mean(0)
     points = np.array(centre) + scale * offsets
     points[3] = points[:3].mean(0)
@@ -138,7 +138,7 @@ def face(size_hw: tuple[int, int], centre: tuple[float, float], scale: float) ->
 
 
 def test_the_second_look_is_at_a_crop_that_the_face_fills() -> None:
-    # a face of 30 px in a picture that is shrunk nine times by the first crop
+    # a face of 30 px in an image that is shrunk nine times by the first crop
     image, truth = face((400, 333), (120.3, 230.6), 1.6)
     scales: list[float] = []
 
@@ -198,7 +198,7 @@ def test_a_thousand_calls_take_no_more_memory() -> None:
     before = resident_mb()
     for _ in range(1000):
         ours([image])
-    assert resident_mb() - before < 2  # one leaked picture a call would be 170 MB
+    assert resident_mb() - before < 2  # one leaked image a call would be 170 MB
 
 
 def test_networks_without_heatmaps_have_no_confidence(noise: list[Path]) -> None:
@@ -215,7 +215,7 @@ def test_networks_without_heatmaps_have_no_confidence(noise: list[Path]) -> None
         (2, [np.zeros((9, 8, 3), np.uint8)], None, "it needs boxes"),
         (0, [np.zeros((9, 8, 3))], None, "uint8 array, RGB, not .* float64"),
         (0, [np.zeros((9, 8), np.uint8)], None, r"not \(9, 8\)"),
-        (0, [Path("nowhere.png")], None, "nowhere.png: the picture cannot be read"),
+        (0, [Path("nowhere.png")], None, "nowhere.png: the image cannot be read"),
         (0, [np.zeros((9, 8, 3), np.uint8)], [(1, 2, 3, 4)] * 2, r"not \(2, 4\)"),
         (0, [np.zeros((9, 8, 3), np.uint8)], [(5, 2, 3, 4)], "box 0: from"),
         (0, [np.zeros((9, 8, 3), np.uint8)], [(1, 2, np.nan, 4)], "box 0: from"),
@@ -223,9 +223,9 @@ def test_networks_without_heatmaps_have_no_confidence(noise: list[Path]) -> None
             0,
             [np.zeros((9, 8, 3), np.uint8)],
             [(8, 2, 9, 4)],
-            "outside the picture, which has 8 x 9",
+            "outside the image, which has 8 x 9",
         ),
-        (0, "face.jpg", None, r"a list of pictures, not one: say \['face.jpg'\]"),
+        (0, "face.jpg", None, r"a list of images, not one: say \['face.jpg'\]"),
     ],
 )
 def test_what_cannot_be_is_told(crop: int, images: Any, boxes: Any, words: str) -> None:

@@ -160,7 +160,7 @@ def test_runs_are_scored_together_on_rows_that_validate_in_all(
     assert tool("evaluate", *both, "--device", "cpu", *options) == 0
     scores = json.loads((runs["one"] / name / "evaluation.json").read_text())
     rows = np.load(runs["one"] / name / "errors.npz")["rows"]
-    assert rows.tolist() == [9, 10, 11] and scores["pictures"] == 3
+    assert rows.tolist() == [9, 10, 11] and scores["images"] == 3
     assert (runs["one"] / name / "per_image.csv").exists()
 
     tta, weighted = "scale" if "scale" in options else "none", "--weighted" in options
@@ -176,7 +176,7 @@ def test_runs_are_scored_together_on_rows_that_validate_in_all(
     assert scores["mse"] == pytest.approx(mse, rel=1e-5)
 
 
-def test_a_picture_that_leads_out_is_named_by_its_row_of_the_table(
+def test_a_image_that_leads_out_is_named_by_its_row_of_the_table(
     runs: dict[str, Path], tool: Tool, tiny_contest: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -217,7 +217,7 @@ def test_runs_of_different_folds_have_no_score_together_but_on_other_data(
     arguments = ["evaluate", runs["one"], fold, "--data", other.root, "--device", "cpu"]
     assert tool(*arguments) == 0
     folder = runs["one"] / "evaluation-other" / "evaluation-with-fold"
-    assert json.loads((folder / "evaluation.json").read_text())["pictures"] == 12
+    assert json.loads((folder / "evaluation.json").read_text())["images"] == 12
 
     alien = tmp_path / "alien" / "best.pt"
     checkpoint.save(alien, replace(saved, table_hash="another"))
@@ -261,7 +261,7 @@ def boxes_file(path: Path, names: list[str], left: float) -> Path:
     return path
 
 
-def test_boxes_of_other_pictures_are_named_on_the_command_line(
+def test_boxes_of_other_images_are_named_on_the_command_line(
     runs: dict[str, Path], tool: Tool, tiny_contest: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -295,7 +295,7 @@ def test_boxes_of_other_pictures_are_named_on_the_command_line(
     assert (sheets[0] != sheets[1]).any()
 
 
-def test_a_picture_that_is_not_there_is_named_with_its_row_in_the_file(
+def test_a_image_that_is_not_there_is_named_with_its_row_in_the_file(
     runs: dict[str, Path], tool: Tool, tiny_contest: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -316,6 +316,6 @@ def test_a_picture_that_is_not_there_is_named_with_its_row_in_the_file(
     contest.write_landmarks(folder.train_table, table.names, table.points_image[:] + 1)
     (folder.train_images / table.names[-1]).unlink()
     assert tool("predict", *common, tmp_path / "sheet.jpg", "--count", "2") == 1
-    assert f"landmarks.csv, row 13, column file_name: there is no picture {table.names[-1]!r}" in (
+    assert f"landmarks.csv, row 13, column file_name: there is no image {table.names[-1]!r}" in (
         capsys.readouterr().err
     )

@@ -31,7 +31,7 @@ MODELS = {
 HEATMAP_MODELS = {
     name: model for name, model in MODELS.items() if isinstance(model, config.HeatmapModel)
 }
-HEIGHT, WIDTH, LANDMARKS, PICTURES = 96, 64, 7, 3
+HEIGHT, WIDTH, LANDMARKS, IMAGES = 96, 64, 7, 3
 CROP = config.Crop(height=HEIGHT, width=WIDTH)
 
 every_model = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS.keys())
@@ -45,12 +45,12 @@ def build(model: Any, crop: config.Crop = CROP, num_landmarks: int = LANDMARKS) 
     return networks.build(model, crop, num_landmarks)
 
 
-def pictures(height: int = HEIGHT, width: int = WIDTH) -> Tensor:
-    return torch.rand(PICTURES, 3, height, width, generator=torch.Generator().manual_seed(2))
+def images(height: int = HEIGHT, width: int = WIDTH) -> Tensor:
+    return torch.rand(IMAGES, 3, height, width, generator=torch.Generator().manual_seed(2))
 
 
 def some_points() -> Tensor:
-    points = torch.rand(PICTURES, LANDMARKS, 2, generator=torch.Generator().manual_seed(3))
+    points = torch.rand(IMAGES, LANDMARKS, 2, generator=torch.Generator().manual_seed(3))
     return points.double() * torch.tensor([WIDTH, HEIGHT])
 
 
@@ -63,25 +63,25 @@ def output_tensors(output: Any) -> list[Tensor]:
 
 @every_model
 @pytest.mark.parametrize("num_landmarks", [1, 12])
-def test_every_landmark_of_every_picture_gets_a_point(model: Any, num_landmarks: int) -> None:
+def test_every_landmark_of_every_image_gets_a_point(model: Any, num_landmarks: int) -> None:
     network = build(model, num_landmarks=num_landmarks).eval()
     assert network.num_landmarks == num_landmarks
     with torch.no_grad():
-        predicted = network.decode(network(pictures()))
-    assert predicted.points_crop.shape == (PICTURES, num_landmarks, 2)
+        predicted = network.decode(network(images()))
+    assert predicted.points_crop.shape == (IMAGES, num_landmarks, 2)
     assert predicted.points_crop.dtype == torch.float32
     if isinstance(model, config.Direct):
         assert predicted.peak is None
         assert predicted.covariance_crop is None
     else:
-        assert predicted.peak.shape == (PICTURES, num_landmarks)
-        assert predicted.covariance_crop.shape == (PICTURES, num_landmarks, 2, 2)
+        assert predicted.peak.shape == (IMAGES, num_landmarks)
+        assert predicted.covariance_crop.shape == (IMAGES, num_landmarks, 2, 2)
 
 
 @every_model
 def test_the_loss_reaches_every_weight(model: Any) -> None:
     network = build(model).train()
-    loss = network.loss(network(pictures()), some_points(), torch.ones(PICTURES, LANDMARKS))
+    loss = network.loss(network(images()), some_points(), torch.ones(IMAGES, LANDMARKS))
     assert loss.shape == ()
     assert loss.item() > 0
     loss.backward()
@@ -89,16 +89,16 @@ def test_the_loss_reaches_every_weight(model: Any) -> None:
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
     first = next(iter(network.encoder.parameters()))
-    assert first.shape[1] == 3, "the first layer sees the picture"
+    assert first.shape[1] == 3, "the first layer sees the image"
     assert first.grad.abs().max() > 0
 
 
 @every_model
-def test_evaluation_is_deterministic_and_pictures_do_not_see_each_other(model: Any) -> None:
+def test_evaluation_is_deterministic_and_images_do_not_see_each_other(model: Any) -> None:
     network = build(model).eval()
     with torch.no_grad():
-        one, again = (output_tensors(network(pictures()))[0] for _ in range(2))
-        alone = output_tensors(network(pictures()[1:2]))[0]
+        one, again = (output_tensors(network(images()))[0] for _ in range(2))
+        alone = output_tensors(network(images()[1:2]))[0]
     assert torch.equal(one, again)
     assert torch.allclose(alone[0], one[1], atol=1e-4)
 
@@ -110,10 +110,10 @@ def test_saved_weights_make_the_same_network(model: Any, tmp_path: Path) -> None
     torch.manual_seed(99)
     other = networks.build(model, CROP, LANDMARKS).eval()
     with torch.no_grad():
-        expected = output_tensors(network(pictures()))
-        assert not torch.equal(output_tensors(other(pictures()))[0], expected[0])
+        expected = output_tensors(network(images()))
+        assert not torch.equal(output_tensors(other(images()))[0], expected[0])
         other.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True), strict=True)
-        for one, same in zip(output_tensors(other(pictures())), expected, strict=True):
+        for one, same in zip(output_tensors(other(images())), expected, strict=True):
             assert torch.equal(one, same)
 
 
@@ -121,25 +121,25 @@ def test_saved_weights_make_the_same_network(model: Any, tmp_path: Path) -> None
 def test_bf16_changes_the_points_little_and_their_type_not_at_all(model: Any) -> None:
     network = build(model).eval()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        output = network(pictures())
+        output = network(images())
         predicted = network.decode(output)
-        loss = network.loss(output, some_points(), torch.ones(PICTURES, LANDMARKS))
+        loss = network.loss(output, some_points(), torch.ones(IMAGES, LANDMARKS))
     assert predicted.points_crop.dtype == loss.dtype == torch.float32
     assert predicted.points_crop.isfinite().all()
     with torch.no_grad():
-        exact = network.loss(network(pictures()), some_points(), torch.ones(PICTURES, LANDMARKS))
+        exact = network.loss(network(images()), some_points(), torch.ones(IMAGES, LANDMARKS))
     assert loss.item() == pytest.approx(exact.item(), rel=0.05)
 
 
 @every_model
 def test_an_unlabelled_landmark_costs_nothing(model: Any) -> None:
     network = build(model).eval()
-    points, weights = some_points(), torch.ones(PICTURES, LANDMARKS)
+    points, weights = some_points(), torch.ones(IMAGES, LANDMARKS)
     points[1, 4], weights[1, 4] = torch.nan, 0
     elsewhere = points.clone()
     elsewhere[1, 4] = 1000
     with torch.no_grad():
-        output = network(pictures())
+        output = network(images())
         loss = network.loss(output, points, weights)
         assert loss.isfinite()
         assert loss == network.loss(output, elsewhere, weights)
@@ -149,10 +149,10 @@ def test_an_unlabelled_landmark_costs_nothing(model: Any) -> None:
 @every_model
 def test_decoding_makes_no_gradient(model: Any) -> None:
     network = build(model).eval()
-    assert not network.decode(network(pictures())).points_crop.requires_grad
+    assert not network.decode(network(images())).points_crop.requires_grad
 
 
-def test_the_pictures_are_normalised_as_pretrained_encoders_expect() -> None:
+def test_the_images_are_normalised_as_pretrained_encoders_expect() -> None:
     network = build(MODELS["direct"])
     grey = torch.full((1, 3, 2, 5), 0.5)
     expected = [(0.5 - 0.485) / 0.229, (0.5 - 0.456) / 0.224, (0.5 - 0.406) / 0.225]
@@ -164,15 +164,15 @@ def test_the_pictures_are_normalised_as_pretrained_encoders_expect() -> None:
 
 @every_heatmap_model
 @pytest.mark.parametrize("size", [(96, 72), (64, 160), (70, 101)])
-def test_features_have_the_pictures_size_divided_by_the_stride(
+def test_features_have_the_images_size_divided_by_the_stride(
     model: config.HeatmapModel, size: tuple[int, int]
 ) -> None:
     height, width = size
     network = build(model, config.Crop(height=height, width=width)).eval()
     with torch.no_grad():
-        output = network(pictures(height, width))
+        output = network(images(height, width))
     rows, columns = (math.ceil(length / model.stride) for length in size)
-    expected = (PICTURES, model.width, rows, columns)
+    expected = (IMAGES, model.width, rows, columns)
     assert output.features.shape == expected
     assert output.embeddings.shape == (LANDMARKS, model.width)
     assert output.bias.shape == (LANDMARKS,)
@@ -194,7 +194,7 @@ def test_a_peak_is_decoded_where_it_lies_in_the_crop(stride: int) -> None:
     variance = (2 * stride) ** 2 - (stride**2 - 1) / 12
     squares = (x - truth[:, 0, None, None]) ** 2 + (y - truth[:, 1, None, None]) ** 2
     spots = torch.nn.functional.avg_pool2d(torch.exp(-squares / (2 * variance)), stride)
-    one_feature_each = type(network(pictures()))(
+    one_feature_each = type(network(images()))(
         spots[None], torch.eye(LANDMARKS), torch.zeros(LANDMARKS)
     )
     predicted = network.decode(one_feature_each)
@@ -215,8 +215,8 @@ def test_the_loss_is_lowest_for_the_maps_that_the_decoder_reads_exactly(stride: 
     centre = (truth + 0.5) / stride - 0.5
     squares = (x - centre[..., 0, None, None]) ** 2 + (y - centre[..., 1, None, None]) ** 2
     targets = torch.exp(-squares / 8).float()
-    output = type(network(pictures()))(targets, torch.eye(LANDMARKS), torch.zeros(LANDMARKS))
-    weights = torch.ones(PICTURES, LANDMARKS)
+    output = type(network(images()))(targets, torch.eye(LANDMARKS), torch.zeros(LANDMARKS))
+    weights = torch.ones(IMAGES, LANDMARKS)
     assert network.loss(output, truth, weights) < 1e-5
     assert network.loss(output, truth + 0.5 * stride, weights) > 0.01
     assert (network.decode(output).points_crop - truth).abs().max() < 0.01 * stride
@@ -234,21 +234,21 @@ def test_dense_unet_167_is_the_papers_network() -> None:
     decoder = sum(p.numel() for p in network.decoder.parameters())
     assert round(encoder / 1e6, 1) == 26.5
     assert round(decoder / 1e6, 1) == 23.1
-    pictures = torch.empty(2, 3, 224, 224, device="meta")
-    sizes = [tuple(f.shape[1:]) for f in network.pyramid(pictures)]
+    images = torch.empty(2, 3, 224, 224, device="meta")
+    sizes = [tuple(f.shape[1:]) for f in network.pyramid(images)]
     blocks = [(384, 56, 56), (768, 28, 28), (2112, 14, 14), (2208, 7, 7)]
     assert sizes == [(96, 112, 112), *blocks]
 
 
 def test_an_integral_network_is_trained_and_read_by_the_same_softmax() -> None:
     network = build(replace(INTEGRAL, width=LANDMARKS, divergence=0.0)).eval()
-    maps = type(network(pictures()))(
-        torch.randn(PICTURES, LANDMARKS, HEIGHT // 4, WIDTH // 4),
+    maps = type(network(images()))(
+        torch.randn(IMAGES, LANDMARKS, HEIGHT // 4, WIDTH // 4),
         torch.eye(LANDMARKS),
         torch.zeros(LANDMARKS),
     )
     points = network.decode(maps).points_crop
-    weights = torch.ones(PICTURES, LANDMARKS)
+    weights = torch.ones(IMAGES, LANDMARKS)
     assert network.loss(maps, points, weights).item() < 1e-6
     off = points + torch.tensor([3.0, -4.0])
     assert network.loss(maps, off, weights).item() == pytest.approx(12.5, rel=1e-4)
@@ -257,9 +257,9 @@ def test_an_integral_network_is_trained_and_read_by_the_same_softmax() -> None:
 def test_losses_of_heatmaps_and_of_coordinates_add_up() -> None:
     both = replace(UNET, coordinate_loss="mae", coordinate_weight=0.25, divergence=2.0)
     network = build(both).eval()
-    weights = torch.ones(PICTURES, LANDMARKS)
+    weights = torch.ones(IMAGES, LANDMARKS)
     with torch.no_grad():
-        output = network(pictures())
+        output = network(images())
 
         def loss(model: config.UNet) -> float:
             network.model = model
@@ -282,11 +282,11 @@ def test_with_pixel_areas_maps_count_by_the_area_and_coordinates_as_their_loss_g
     assert isinstance(network, networks.HeatmapNetwork)
     area = torch.tensor([4.0, 0.25, 9.0], dtype=torch.float64)
     with torch.no_grad():
-        output = network(pictures())
+        output = network(images())
 
         def of_single_images(part: config.HeatmapModel) -> Tensor:
             network.model = part
-            images = torch.eye(PICTURES)
+            images = torch.eye(IMAGES)
             return torch.stack(
                 [
                     network.loss(output, some_points(), one[:, None].expand(-1, LANDMARKS))
@@ -295,14 +295,14 @@ def test_with_pixel_areas_maps_count_by_the_area_and_coordinates_as_their_loss_g
             )
 
         whole = of_single_images(model)
-        on_maps = torch.zeros(PICTURES)
+        on_maps = torch.zeros(IMAGES)
         if model.loss != "none" or model.divergence:
             on_maps = of_single_images(replace(model, coordinate_weight=0.0))
         grows = losses.LOSSES.get(model.coordinate_loss, losses.Loss()).grows_with
         scale = area.sqrt() if grows == "distance" else area
         expected = (area * on_maps + scale * (whole - on_maps)).sum()
         network.model = model
-        weights = torch.ones(PICTURES, LANDMARKS)
+        weights = torch.ones(IMAGES, LANDMARKS)
         found = network.loss(output, some_points(), weights, area)
     assert found.item() == pytest.approx(expected.item(), rel=1e-4)
 
@@ -312,7 +312,7 @@ def test_the_size_of_the_maps_is_known_before_there_are_any(stride: int) -> None
     network = build(replace(UNET, encoder="tu-test_resnet", stride=stride)).eval()
     assert isinstance(network, networks.HeatmapNetwork)
     with torch.no_grad():
-        maps = network(pictures(166, 130))
+        maps = network(images(166, 130))
     assert network.map_hw(166, 130) == tuple(maps.features.shape[-2:])
 
 
@@ -354,14 +354,14 @@ def test_a_direct_network_starts_in_the_middle_and_errs_in_crop_pixels() -> None
     torch.nn.init.zeros_(network.head.weight)
     torch.nn.init.zeros_(network.head.bias)
     with torch.no_grad():
-        output = network(pictures())
+        output = network(images())
     middle = torch.tensor([(WIDTH - 1) / 2, (HEIGHT - 1) / 2])
-    assert torch.equal(output, middle.expand(PICTURES, LANDMARKS, 2))
+    assert torch.equal(output, middle.expand(IMAGES, LANDMARKS, 2))
     assert torch.equal(network.decode(output).points_crop, output)
 
     off = output.double() + torch.tensor([3.0, -4.0])
-    assert network.loss(output, off, torch.ones(PICTURES, LANDMARKS)).item() == pytest.approx(12.5)
-    half = torch.ones(PICTURES, LANDMARKS)
+    assert network.loss(output, off, torch.ones(IMAGES, LANDMARKS)).item() == pytest.approx(12.5)
+    half = torch.ones(IMAGES, LANDMARKS)
     half[:, 3:] = 0
     assert network.loss(output, off, half).item() == pytest.approx(12.5 * 3 / LANDMARKS)
 
@@ -372,7 +372,7 @@ def test_a_direct_networks_outputs_are_crop_pixels_from_the_centre() -> None:
     torch.nn.init.zeros_(network.head.weight)
     with torch.no_grad():
         network.head.bias.copy_(torch.tensor([3.0, -1.0] * LANDMARKS))
-        output = network(pictures())
+        output = network(images())
     assert output[2, 5].tolist() == [(WIDTH - 1) / 2 + 3, (HEIGHT - 1) / 2 - 1]
 
 
@@ -448,10 +448,10 @@ def test_compiled_layers_give_what_the_layers_give_for_all_shapes(
     network = build(replace(UNET, encoder="tu-test_resnet")).eval()
     with torch._dynamo.config.patch(disable=False):
         for height, width in ((HEIGHT, WIDTH), (50, 75)):
-            images = pictures(height, width)
+            given = images(height, width)
             network.compiled_parts = "off"
-            expected = output_tensors(network(images))
+            expected = output_tensors(network(given))
             network.compiled_parts = "all"
-            for tensor, other in zip(output_tensors(network(images)), expected, strict=True):
+            for tensor, other in zip(output_tensors(network(given)), expected, strict=True):
                 assert torch.allclose(tensor, other, atol=1e-4)
     assert not [r for r in caplog.records if r.name == "heatmap"]  # compiled indeed

@@ -47,7 +47,7 @@ def tiny_checkpoint(**changes: Any) -> Checkpoint:
         "state": State(
             optimizer=optimizer.state_dict(),
             progress={"epoch": 2, "best_mse": 1.5, "mean_shape_mse": float("nan")},
-            picture_weights=torch.ones(6),
+            image_weights=torch.ones(6),
             wandb_id="1a2b",
         ),
     }
@@ -66,7 +66,7 @@ def write_as_0_1(path: Path, saved: Checkpoint, **changes: Any) -> None:
         "progress": saved.state.progress | {"sigma": saved.sigma, "batch": 0, "scores": [9.0, 1.5]},
         "training_rows": saved.training_rows,
         "validation_rows": saved.validation_rows,
-        "picture_weights": saved.state.picture_weights,
+        "picture_weights": saved.state.image_weights,
         "table_hash": saved.table_hash,
         "mean_shape_crop": saved.mean_shape_crop,
         "wandb_id": saved.state.wandb_id,
@@ -337,14 +337,16 @@ def test_a_checkpoint_of_version_0_1_predicts_and_starts_runs_but_is_not_resumed
 ) -> None:
     saved, now = checkpoint.load(run_folder / "last.pt"), checkpoint.load_trained(run_folder)
     assert saved.state
-    removed = dict.fromkeys(config.REMOVED["Data"])
-    values = saved.config | {"data": saved.config["data"] | removed}
+    window = {**saved.config["wandb"], "pictures_every": 3}
+    del window["images_every"]
+    values = saved.config | {"data": saved.config["data"] | {"crop_cache": None}, "wandb": window}
     old = tmp_path / "old" / "best.pt"
     old.parent.mkdir()
     write_as_0_1(old, saved, config=values)
 
     trained = checkpoint.load_trained(old.parent)
-    assert trained.experiment == now.experiment
+    window = replace(now.experiment.wandb, images_every=3)
+    assert trained.experiment == replace(now.experiment, wandb=window)
     assert (trained.table_hash, trained.validation_mse) == (now.table_hash, 1.5)
     assert torch.equal(trained.validation_rows, now.validation_rows)
     for name, tensor in trained.network.state_dict().items():

@@ -45,36 +45,36 @@ def test_what_json_cannot_say_is_null(tmp_path: Path) -> None:
     assert summary == {"groups": {"jaw": None}, "sizes": [1.0, None]}
 
 
-def test_a_step_cannot_be_logged_twice_nor_get_its_picture_late(tmp_path: Path) -> None:
+def test_a_step_cannot_be_logged_twice_nor_get_its_image_late(tmp_path: Path) -> None:
     with record_in(tmp_path) as record:
         record.log(4, {"loss": 1.0})
         with pytest.raises(AssertionError):
             record.log(4, {"loss": 1.0})
         with pytest.raises(AssertionError):
-            record.picture("validation", 4, np.zeros((6, 8, 3), np.uint8))
+            record.image("validation", 4, np.zeros((6, 8, 3), np.uint8))
     assert len(read_metrics(tmp_path)) == 1
 
 
-def test_a_picture_keeps_its_shape_and_colours(tmp_path: Path) -> None:
+def test_a_image_keeps_its_shape_and_colours(tmp_path: Path) -> None:
     image = np.zeros((24, 40, 3), np.uint8)
     image[:, :16] = (250, 120, 10)
     with record_in(tmp_path) as record:
-        record.picture("validation", 7, image)
-    path = tmp_path / "pictures" / "validation_0000007.jpg"
+        record.image("validation", 7, image)
+    path = tmp_path / "images" / "validation_0000007.jpg"
     read = np.asarray(cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR_RGB))
     assert read.shape == image.shape
     np.testing.assert_allclose(read[:, :8], image[:, :8], atol=4)
-    assert list(tmp_path.glob("pictures/*")) == [path]
+    assert list(tmp_path.glob("images/*")) == [path]
 
 
 def test_rewinding_leaves_what_was_there_at_that_step(tmp_path: Path) -> None:
     image = np.zeros((6, 8, 3), np.uint8)
     with record_in(tmp_path) as record:
         log_rows(record, ROWS[:6])
-        record.picture("validation", 6, image)
+        record.image("validation", 6, image)
         early = (tmp_path / "metrics.jsonl").read_bytes()
         record.predictions(6, ["mse"], [(image, "ada.jpg", [1.0])])
-    (tmp_path / "pictures" / "validation_0000005.jpg").write_bytes(b"early")
+    (tmp_path / "images" / "validation_0000005.jpg").write_bytes(b"early")
     with (tmp_path / "metrics.jsonl").open("a") as metrics:
         metrics.write(json.dumps({"step": 6, "loss": 1.0}) + '\n{"step": 7, "lo')
     (tmp_path / "summary.json").write_text("{}")
@@ -85,7 +85,7 @@ def test_rewinding_leaves_what_was_there_at_that_step(tmp_path: Path) -> None:
 
     assert not (tmp_path / "predictions").exists()
     assert (tmp_path / "metrics.jsonl").read_bytes() == early
-    assert [path.name for path in tmp_path.glob("pictures/*")] == ["validation_0000005.jpg"]
+    assert [path.name for path in tmp_path.glob("images/*")] == ["validation_0000005.jpg"]
     assert not (tmp_path / "summary.json").exists()
 
 
@@ -101,16 +101,16 @@ def test_a_torn_last_line_is_left_out_and_a_bad_line_is_named(tmp_path: Path) ->
 def test_a_stray_file_does_not_stop_a_resume_and_stays(tmp_path: Path) -> None:
     image = np.zeros((6, 8, 3), np.uint8)
     with record_in(tmp_path) as record:
-        record.picture("validation", 3, image)
+        record.image("validation", 3, image)
         record.predictions(3, ["mse"], [(image, "ada.jpg", [1.0])])
         record.log(3, {"loss": 1.0})
     stray = [
-        tmp_path / "pictures" / name
+        tmp_path / "images" / name
         for name in ("me.jpg", "holiday_2024.jpg", "x_y.jpg", "IMG_2024123.jpg", "validation_9.jpg")
     ]
     stray.append(tmp_path / "predictions" / "mine.jpg")
     for path in stray:
         path.write_bytes(b"mine")
     record_in(tmp_path, after_step=1).close()
-    left = {*tmp_path.glob("pictures/*"), *tmp_path.glob("predictions/*")}
+    left = {*tmp_path.glob("images/*"), *tmp_path.glob("predictions/*")}
     assert left == set(stray)

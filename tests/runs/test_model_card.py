@@ -110,7 +110,7 @@ def test_evaluation_enters_it(heatmap_run: Path, tool: Callable[..., int]) -> No
     text = card(heatmap_run)
     assert re.search(rf"^failure rate at 8 % +{scores['failure_8']:.3f}$", text, re.MULTILINE)
     for name, size in scores["sizes"].items():
-        told = rf"^  {re.escape(name)} \({size['pictures']}\) +{size['mse']:.3f} px²$"
+        told = rf"^  {re.escape(name)} \({size['images']}\) +{size['mse']:.3f} px²$"
         assert re.search(told, text, re.MULTILINE)
     assert rows(text) == rows(before)
 

@@ -72,7 +72,7 @@ def inspected(path: Path) -> dict[str, Any]:
 
 def is_media(key: str) -> bool:
     """Whether the key of a row is of an image or a table, which the ledger does not have."""
-    return key.startswith(("pictures/", "predictions"))
+    return key.startswith(("images/", "predictions"))
 
 
 def wait_for(condition: Any, seconds: float) -> bool:
@@ -102,8 +102,8 @@ def test_an_offline_run_holds_exactly_the_ledger(tmp_path: Path, caplog: Any) ->
     (tmp_path / "split.json").write_text(json.dumps(split))
     with record_in(tmp_path) as record:
         log_rows(record, ROWS[:5])
-        record.picture("validation", 5, image)
-        (tmp_path / "pictures" / "mine_0000005.jpg").write_bytes(b"not the run's")
+        record.image("validation", 5, image)
+        (tmp_path / "images" / "mine_0000005.jpg").write_bytes(b"not the run's")
         log_rows(record, ROWS[5:])
         shown = [(image, "ada/ada_0.png", [6.25, None]), (image + 99, "bo_1.jpg", [0.5, 0.25])]
         record.predictions(12, ["mse", "nme"], shown)
@@ -114,19 +114,19 @@ def test_an_offline_run_holds_exactly_the_ledger(tmp_path: Path, caplog: Any) ->
 
     (path,) = segments(tmp_path)
     found = inspected(path)
-    pictures, table = {}, {}
+    images, table = {}, {}
     for row in found["rows"]:
         for key in [key for key in row if is_media(key)]:
-            kept = table if key.startswith("predictions") else pictures
+            kept = table if key.startswith("predictions") else images
             kept[row["step"], key] = row.pop(key)
     assert found["rows"] == read_metrics(tmp_path)
     assert found["rows"] == [*ROWS, {"step": 12, "loss": None, "val/mse/jaw": 2.5}]
-    assert {(step, key.partition(".")[0]) for step, key in pictures} == {(5, "pictures/validation")}
-    sent = path.parent / "files" / pictures[5, "pictures/validation.path"]
-    assert sent.read_bytes() == (tmp_path / "pictures/validation_0000005.jpg").read_bytes()
+    assert {(step, key.partition(".")[0]) for step, key in images} == {(5, "images/validation")}
+    sent = path.parent / "files" / images[5, "images/validation.path"]
+    assert sent.read_bytes() == (tmp_path / "images/validation_0000005.jpg").read_bytes()
     assert {step for step, _ in table} == {12}
     sent = json.loads((path.parent / "files" / table[12, "predictions.path"]).read_text())
-    assert sent["columns"] == ["picture", "file_name", "mse", "nme"]
+    assert sent["columns"] == ["image", "file_name", "mse", "nme"]
     assert [row[1:] for row in sent["data"]] == [
         ["ada/ada_0.png", 6.25, None],
         ["bo_1.jpg", 0.5, 0.25],
@@ -173,7 +173,7 @@ def test_a_training_recorded_offline_is_in_wandb_as_in_its_folder(
         rows.append({key: value for key, value in row.items() if not is_media(key)})
         media |= {key.partition(".")[0] for key in row if is_media(key)}
     assert rows == read_metrics(run) and len(rows) == 3
-    assert media == {"pictures/validation", "predictions"}
+    assert media == {"images/validation", "predictions"}
     config = json.loads((run / "config.json").read_text())
     assert {key: found["run"]["config"]["update"][key] for key in config} == config
     summary = json.loads((run / "summary.json").read_text())

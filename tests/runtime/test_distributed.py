@@ -41,7 +41,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A contest with 17 pictures to train on, 17 to validate and 7 to answer, 7 landmarks each."""
+    """A contest with 17 images to train on, 17 to validate and 7 to answer, 7 landmarks each."""
     folder = Folder(root=tmp_path_factory.mktemp("contest"))
     folder.train_images.mkdir(parents=True)
     folder.test_images.mkdir(parents=True)
@@ -120,7 +120,7 @@ distributed.stop()
 
 
 def parameters(path: Path) -> dict[str, torch.Tensor]:
-    """Without what every process counts for itself: the running statistics of its pictures."""
+    """Without what every process counts for itself: the running statistics of its images."""
     state = torch.load(path, weights_only=True)
     return {name: t for name, t in state.items() if "running" not in name}
 
@@ -258,7 +258,7 @@ SCORES = ("evaluation.json", "per_image.csv", "errors.npz", "scores.json")
 
 @pytest.fixture(scope="module")
 def torn(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The contest with two test pictures that cannot be read, both in the second batch."""
+    """The contest with two test images that cannot be read, both in the second batch."""
     root = tmp_path_factory.mktemp("torn") / "contest"
     shutil.copytree(data, root)
     for name in ("04.png", "06.png"):
@@ -311,7 +311,7 @@ def test_several_processes_write_what_one_does(
 ) -> None:
     done = torchrun(num, *answered_and_scored(pair, data, torn, tmp_path))
     assert done.returncode == 0, done.stderr[-3000:]
-    written = f"{tmp_path / 'whole.csv'}: {NUM_TEST} pictures, read back and checked"
+    written = f"{tmp_path / 'whole.csv'}: {NUM_TEST} images, read back and checked"
     for told_once in (written, "04.png, 06.png", "contest MSE"):
         assert done.stdout.count(told_once) == 1
     names = ["whole.csv", "torn.csv", *(f"run/{name}" for name in SCORES)]
@@ -320,7 +320,7 @@ def test_several_processes_write_what_one_does(
     assert (alone / "whole.csv").read_bytes() != (alone / "torn.csv").read_bytes()
 
 
-def test_a_picture_that_one_process_cannot_read_ends_all_with_one_message(
+def test_a_image_that_one_process_cannot_read_ends_all_with_one_message(
     pair: Path, torn: Path, tmp_path: Path
 ) -> None:
     done = torchrun(2, SUBMIT, pair, "--data", torn, "--out", tmp_path / "out.csv")

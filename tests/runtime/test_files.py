@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from heatmap.runtime.files import write_atomically, write_picture
+from heatmap.runtime.files import write_atomically, write_image
 
 
 def test_the_target_appears_with_the_end_of_the_block(tmp_path: Path) -> None:
@@ -58,9 +58,9 @@ def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
     assert error.value.filename == str(path) and not list(tmp_path.iterdir())
 
 
-def test_a_picture_keeps_its_colours(tmp_path: Path) -> None:
+def test_a_image_keeps_its_colours(tmp_path: Path) -> None:
     image = np.full((7, 9, 3), (250, 120, 10), np.uint8)
     for name in ("a.png", "a.jpg"):
-        write_picture(tmp_path / name, image)
+        write_image(tmp_path / name, image)
         written = cv2.imread(str(tmp_path / name))[..., ::-1]
         assert np.abs(written.astype(int) - image).max() <= 3

@@ -55,7 +55,7 @@ HEAD_ALONE = replace(FROZEN_ENCODER, decoder=0)
 
 @pytest.fixture
 def tiny(tiny_contest: Path) -> Experiment:
-    """An experiment of an instant, but for real: 9 pictures to train on, 3 to validate."""
+    """An experiment of an instant, but for real: 9 images to train on, 3 to validate."""
     return Experiment(
         name="tiny",
         data=Data(root=tiny_contest, split="order", validation=0.25, workers=0),
@@ -390,15 +390,15 @@ def test_predictions_are_drawn_every_few_epochs_and_at_the_end(
     tiny: Experiment, tmp_path: Path, every: int, expected: list[int]
 ) -> None:
     settings = replace(tiny.train, epochs=4)
-    wandb = Wandb(mode="off", pictures_every=every)
+    wandb = Wandb(mode="off", images_every=every)
     trained(replace(tiny, train=settings, wandb=wandb), tmp_path)
-    pictures = sorted((tmp_path / "pictures").glob("*.jpg"))
-    steps = [int(path.stem.rpartition("_")[2]) for path in pictures]
+    images = sorted((tmp_path / "images").glob("*.jpg"))
+    steps = [int(path.stem.rpartition("_")[2]) for path in images]
     assert steps == [STEPS_AN_EPOCH * epoch for epoch in expected]
-    assert cv2.imread(str(pictures[0])).std() > 10
+    assert cv2.imread(str(images[0])).std() > 10
 
 
-def test_the_best_networks_worst_pictures_are_kept_with_their_numbers(
+def test_the_best_networks_worst_images_are_kept_with_their_numbers(
     tiny: Experiment, tiny_contest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With 15 landmarks, which have groups."""
@@ -419,7 +419,7 @@ def test_the_best_networks_worst_pictures_are_kept_with_their_numbers(
     for group in ("eyes", "brows", "nose", "mouth"):
         assert best[f"val/mse/{group}"] == pytest.approx(np.nanmean(columns[f"mse {group}"]))
     kept = json.loads((tmp_path / "day 1" / "predictions" / "table.json").read_text())
-    assert kept["columns"][:4] == ["picture", "file_name", "mse", "nme"]
+    assert kept["columns"][:4] == ["image", "file_name", "mse", "nme"]
     assert kept["step"] == read_metrics(tmp_path / "day 1")[-1]["step"]
     order = sorted(zip(columns["mse"].tolist(), names, strict=True), reverse=True)
     assert [(row[2], row[1]) for row in kept["rows"]] == [order[i] for i in (0, 1, 2, -1)]
@@ -451,7 +451,7 @@ def test_a_run_on_all_rows_has_no_scores_and_its_best_state_is_the_last(
     rows = read_metrics(tmp_path)
     assert [row["epoch"] for row in rows] == [1, 2]
     assert not any(name.startswith("val/") for row in rows for name in row)
-    assert not (tmp_path / "pictures").exists()
+    assert not (tmp_path / "images").exists()
     assert "val MSE" not in caplog.text and "nan" not in caplog.text
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
     assert (summary["best_mse"], summary["mean_shape_mse"], summary["best_epoch"]) == (
@@ -489,7 +489,7 @@ def test_a_run_on_all_rows_is_scored_on_other_data_only(
             metrics.evaluate_run(Ensemble.load([tmp_path / "run"]), data, cpu)
     other = contest_of_faces(tmp_path / "other", 4, 1, slice(7))
     scores, _ = metrics.evaluate_run(Ensemble.load([tmp_path / "run"]), other.root, cpu)
-    assert scores["pictures"] == 5 and scores["mse"] > 0
+    assert scores["images"] == 5 and scores["mse"] > 0
 
 
 def test_what_is_excluded_is_not_trained_on_but_still_validates(
@@ -522,7 +522,7 @@ def test_what_is_excluded_is_not_trained_on_but_still_validates(
 # --------------------------------------------------------------------------- when things go wrong
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_picture(
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_image(
     tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forward, calls = HeatmapNetwork.forward, []
@@ -575,7 +575,7 @@ def test_an_exploding_learning_rate_leaves_a_checkpoint_that_loads(
         schedule=Schedule(kind="constant", warmup=0),
         train=replace(tiny.train, checkpoint_minutes=0),
     )
-    with pytest.raises(ValueError, match=r"Pictures: .*\.jpg.*lower optimizer\.lr"):
+    with pytest.raises(ValueError, match=r"Images: .*\.jpg.*lower optimizer\.lr"):
         trained(experiment, tmp_path)
     checkpoint.load(tmp_path / "last.pt")
 
@@ -608,7 +608,7 @@ def test_running_out_of_memory_says_what_to_change(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_picture_that_cannot_be_read_stops_the_run_by_its_name(
+def test_a_image_that_cannot_be_read_stops_the_run_by_its_name(
     tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
     here = Folder(root=tmp_path / "contest")
@@ -619,10 +619,10 @@ def test_a_picture_that_cannot_be_read_stops_the_run_by_its_name(
         content = path.read_bytes()
         cut = len(content) // 2 if path.name == "bo_1.jpg" else None
         (here.train_images / path.name).write_bytes(content[:cut])
-    # the mean shape reads all pictures of so small a contest, long before the first step
+    # the mean shape reads all images of so small a contest, long before the first step
     monkeypatch.setattr("heatmap.data.samples.mean_shape_crop", lambda *_: np.zeros((7, 2)))
     run = prepare(replace(tiny, data=replace(tiny.data, root=here.root, workers=workers)))
-    with pytest.raises(ValueError, match=r"bo_1\.jpg: the picture cannot be decoded") as caught:
+    with pytest.raises(ValueError, match=r"bo_1\.jpg: the image cannot be decoded") as caught:
         loop.train(run, tmp_path / "run")
     assert "\n" not in str(caught.value)
 
@@ -859,7 +859,7 @@ def test_a_run_with_mean_weights_and_a_moving_sigma_is_resumed_to_the_same_bits(
         assert not changed(*(weights(p / "last.pt") for p in (tmp_path / "whole", again)))
 
 
-def test_a_picture_counts_as_much_as_its_weight_says(tiny: Experiment, tmp_path: Path) -> None:
+def test_a_image_counts_as_much_as_its_weight_says(tiny: Experiment, tmp_path: Path) -> None:
     names = prepare(tiny).table.names
     settings = replace(tiny.train, batch=9, max_steps=1)
 
@@ -877,12 +877,12 @@ def test_a_picture_counts_as_much_as_its_weight_says(tiny: Experiment, tmp_path:
     plain = after_a_step({})
     without = after_a_step({names[4]: 0})
     twice = after_a_step({names[4]: 2})
-    for name, gradient in plain.items():  # the picture's own part, added once more
+    for name, gradient in plain.items():  # the image's own part, added once more
         assert torch.allclose(twice[name] - gradient, gradient - without[name], atol=1e-4)
     assert changed(plain, without)
 
 
-def test_a_picture_without_a_weight_stops_by_name(tiny: Experiment, tmp_path: Path) -> None:
+def test_a_image_without_a_weight_stops_by_name(tiny: Experiment, tmp_path: Path) -> None:
     path = tmp_path / "weights.csv"
     path.write_text("file_name,weight\nada_0.jpg,1\n")
     with pytest.raises(ValueError, match=r"weights.csv: there is no row for .*ada_1.jpg"):

@@ -1,4 +1,4 @@
-"""An experiment's pictures: what training sees of them, and what validation does not."""
+"""An experiment's images: what training sees of them, and what validation does not."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +10,7 @@ from torch.utils.data import default_collate
 from heatmap.config import Augment, Crop, Data, Experiment, Train
 from heatmap.data.contest import find_folder, read_landmarks
 from heatmap.data.samples import Sample
-from heatmap.training.prepare import Pictures, read_pictures
+from heatmap.training.prepare import Images, read_data
 
 CPU = torch.device("cpu")
 EVERYTHING = Augment(
@@ -29,12 +29,12 @@ def plain(tiny_contest: Path) -> Experiment:
     )
 
 
-def batch_of(pictures: Pictures, rows: list[int]) -> Sample:
-    return default_collate([pictures.training[row] for row in rows])
+def batch_of(images: Images, rows: list[int]) -> Sample:
+    return default_collate([images.training[row] for row in rows])
 
 
 def test_validation_sees_none_of_the_random_changes(plain: Experiment) -> None:
-    still, moved = read_pictures(plain), read_pictures(replace(plain, augment=EVERYTHING))
+    still, moved = read_data(plain), read_data(replace(plain, augment=EVERYTHING))
     assert moved.training.margin > 0 and moved.training.edge
     for row in still.validation_rows.tolist():
         for one, other in zip(still.validation[row], moved.validation[row], strict=True):
@@ -42,9 +42,9 @@ def test_validation_sees_none_of_the_random_changes(plain: Experiment) -> None:
 
 
 def test_every_pass_over_the_rows_has_changes_of_its_own(plain: Experiment) -> None:
-    pictures = read_pictures(replace(plain, augment=EVERYTHING))
-    sample = batch_of(pictures, [0, 3, 4])
-    first, again, next_pass = (pictures.augmented(sample, passed, CPU) for passed in (4, 4, 5))
+    images = read_data(replace(plain, augment=EVERYTHING))
+    sample = batch_of(images, [0, 3, 4])
+    first, again, next_pass = (images.augmented(sample, passed, CPU) for passed in (4, 4, 5))
     assert torch.equal(first.images, again.images)
     assert (first.points_crop[:, 0] != next_pass.points_crop[:, 0]).all()
     home = first.frame.to_image(first.points_crop)
@@ -53,19 +53,19 @@ def test_every_pass_over_the_rows_has_changes_of_its_own(plain: Experiment) -> N
 
 
 def test_changes_that_are_off_leave_the_crop(plain: Experiment) -> None:
-    pictures = read_pictures(plain)
-    sample = batch_of(pictures, [0, 3])
-    assert (pictures.augmented(sample, 0, CPU).images - sample.crop / 255).abs().max() < 1e-5
+    images = read_data(plain)
+    sample = batch_of(images, [0, 3])
+    assert (images.augmented(sample, 0, CPU).images - sample.crop / 255).abs().max() < 1e-5
 
 
 def test_an_epoch_has_as_many_passes_as_the_multiplier_says(plain: Experiment) -> None:
-    once = read_pictures(plain)
-    tenfold = read_pictures(replace(plain, data=replace(plain.data, multiplier=10)))
+    once = read_data(plain)
+    tenfold = read_data(replace(plain, data=replace(plain.data, multiplier=10)))
     assert once.batches_per_epoch == 9 // 2
     assert tenfold.batches_per_epoch == 10 * once.batches_per_epoch
 
 
-def test_boxes_are_needed_for_every_picture_of_the_table(
+def test_boxes_are_needed_for_every_image_of_the_table(
     plain: Experiment, tiny_contest: Path, tmp_path: Path
 ) -> None:
     names = read_landmarks(find_folder(tiny_contest).train_table).names
@@ -73,8 +73,8 @@ def test_boxes_are_needed_for_every_picture_of_the_table(
     lines = ["file_name,x0,y0,x1,y1", *(f"{name},5,6,50,55" for name in names)]
     boxed = replace(plain, crop=Crop(rule="box"), data=replace(plain.data, boxes=boxes))
     boxes.write_text("\n".join(lines))
-    pictures = read_pictures(replace(boxed, augment=EVERYTHING))
-    assert pictures.training[3].image_from_crop.isfinite().all()
+    images = read_data(replace(boxed, augment=EVERYTHING))
+    assert images.training[3].image_from_crop.isfinite().all()
     boxes.write_text("\n".join(lines[:-1]))
     with pytest.raises(ValueError, match=f"there is no row for .*{names[-1]}"):
-        read_pictures(boxed)
+        read_data(boxed)

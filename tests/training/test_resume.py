@@ -37,7 +37,7 @@ EXPERIMENT = Experiment(
     wandb=Wandb(mode="off"),
 )
 """
-STEPS = 8  # two epochs of 9 training pictures, two a batch
+STEPS = 8  # two epochs of 9 training images, two a batch
 KILLED_STEPS = random.Random(4).sample(range(1, STEPS + 1), 5)
 
 pytestmark = pytest.mark.slow

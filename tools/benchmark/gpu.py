@@ -480,8 +480,8 @@ def scoring(bench: Bench) -> None:
         begin = time.monotonic()
         ensemble = Ensemble.load([bench.run], tta=tta)
         scores, out = metrics.evaluate_run(ensemble, None, device)
-        rate = scores["pictures"] / (time.monotonic() - begin)
-        parts = json.loads((out / "timing.json").read_text())["milliseconds_a_picture"]
+        rate = scores["images"] / (time.monotonic() - begin)
+        parts = json.loads((out / "timing.json").read_text())["milliseconds_per_image"]
         rounded = {name: round(value, 2) for name, value in parts.items()}
         views = "one view" if tta == "none" else tta
         bench.say(

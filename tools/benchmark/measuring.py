@@ -21,7 +21,7 @@ OURS, PEER, LIMIT = "ours", "peer", "limit"
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What is raced: B pictures, P landmarks, size x size heatmaps, and for how long.
+    """What is raced: B images, P landmarks, size x size heatmaps, and for how long.
 
     seconds: of measuring for every contender, about; rows: of the training table.
     """
@@ -55,7 +55,7 @@ class Contender:
     kind: str
     action: Callable[[], Any]
     error: tuple[float, str] | None = None
-    pictures: int = 0
+    images: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ class Result:
     times_limit: float | None
     peak_mib: float
     error: str
-    pictures_per_second: float | None
+    images_per_second: float | None
 
 
 def measure(title: str, contenders: list[Contender], settings: Settings) -> list[Result]:
@@ -114,7 +114,7 @@ def compared(
             times_limit=limit and median[c.name] / limit,
             peak_mib=peaks[c.name],
             error=f"{c.error[0]:.2g} {c.error[1]}" if c.error else "",
-            pictures_per_second=c.pictures / median[c.name] if c.pictures else None,
+            images_per_second=c.images / median[c.name] if c.images else None,
         )
         for c in contenders
     ]
@@ -158,7 +158,7 @@ def precision_of(settings: Settings) -> Literal["fp32", "bf16"]:
 
 def table(results: list[Result], *, markdown: bool) -> str:
     """The results as text that lines up, or as Markdown."""
-    header = ("", "", "ms", "× faster than best peer", "× limit", "peak MiB", "error", "pictures/s")
+    header = ("", "", "ms", "× faster than best peer", "× limit", "peak MiB", "error", "images/s")
     lines = []
     for race in dict.fromkeys(r.race for r in results):
         rows = [
@@ -170,7 +170,7 @@ def table(results: list[Result], *, markdown: bool) -> str:
                 "" if r.times_limit is None else f"{r.times_limit:.2f}",
                 f"{r.peak_mib:,.0f}",
                 r.error,
-                "" if r.pictures_per_second is None else f"{r.pictures_per_second:,.0f}",
+                "" if r.images_per_second is None else f"{r.images_per_second:,.0f}",
             )
             for r in results
             if r.race == race

@@ -35,9 +35,9 @@ def decode(settings: Settings) -> Iterator[list[Result]]:
         return Contender(name, kind, action, (distance.item(), "px"))
 
     def ours(decoder: str) -> Callable[[], Tensor]:
-        pictures = max(1, maps.block_values(given) // given[0].numel())
+        images = max(1, maps.block_values(given) // given[0].numel())
         return lambda: torch.cat(
-            [codec.decode(some, SIGMA, decoder).points_heatmap for some in given.split(pictures)]
+            [codec.decode(some, SIGMA, decoder).points_heatmap for some in given.split(images)]
         )
 
     temperature = torch.tensor(1 / BETA, device=settings.device)
@@ -77,9 +77,9 @@ def loss(settings: Settings) -> Iterator[list[Result]]:
 
     def ours(block_loss: maps.BlockLoss) -> Callable[[], Tensor]:
         def action() -> Tensor:
-            pictures = max(1, maps.block_values(given) // given[0].numel())
-            for start in range(0, len(given), pictures):
-                some = slice(start, start + pictures)
+            images = max(1, maps.block_values(given) // given[0].numel())
+            for start in range(0, len(given), images):
+                some = slice(start, start + images)
                 targets = maps.targets_of(
                     points[some], weights[some] / given.numel(), (size, size), SIGMA, WEIGHT_MAP
                 )

@@ -37,7 +37,7 @@ def _networks(settings: Settings) -> tuple[dict[int, networks.Network], Tensor, 
 
 
 def step(settings: Settings) -> Iterator[list[Result]]:
-    """A training step of the U-Net on 128 x 128 pictures at stride 4: all landmarks against one.
+    """A training step of the U-Net on 128 x 128 images at stride 4: all landmarks against one.
 
     Every choice of `--train.compile` is in the race.
     """
@@ -76,7 +76,7 @@ def step(settings: Settings) -> Iterator[list[Result]]:
                 f"{name}, compile {parts}",
                 OURS,
                 training(settings.landmarks, ours, parts),
-                pictures=settings.batch,
+                images=settings.batch,
             )
             for parts in ("loss", "off", "all")
         ),
@@ -84,14 +84,14 @@ def step(settings: Settings) -> Iterator[list[Result]]:
             f"{name}, loss as printed",
             PEER,
             training(settings.landmarks, printed),
-            pictures=settings.batch,
+            images=settings.batch,
         ),
-        Contender("1 landmark", LIMIT, training(1, ours), pictures=settings.batch),
+        Contender("1 landmark", LIMIT, training(1, ours), images=settings.batch),
         Contender(
             "backbone alone",
             "part",
             training(1, lambda network, output: output.features.float().mean()),
-            pictures=settings.batch,
+            images=settings.batch,
         ),
     ]
     title = f"step {settings.encoder} {precision}, batch {settings.batch}"
@@ -99,7 +99,7 @@ def step(settings: Settings) -> Iterator[list[Result]]:
 
 
 def predict(settings: Settings) -> Iterator[list[Result]]:
-    """Pictures to coordinates against the backbone alone, 128 x 128 at stride 4."""
+    """Images to coordinates against the backbone alone, 128 x 128 at stride 4."""
     built, images, _, _ = _networks(settings)
     network, precision = built[settings.landmarks].eval(), precision_of(settings)
     temperature = torch.tensor(1 / BETA, device=settings.device)

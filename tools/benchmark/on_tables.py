@@ -24,7 +24,7 @@ def landmark_table(settings: Settings) -> Iterator[list[Result]]:
         yield _readers(part, num_part, settings)
         part.unlink()
         readers.write_table(whole, settings.rows, settings.landmarks)
-        readers.make_pictures(images, settings.rows)
+        readers.make_images(images, settings.rows)
         yield _whole_table(whole, images, settings)
 
 
@@ -44,7 +44,7 @@ def _readers(path: Path, num_rows: int, settings: Settings) -> list[Result]:
         Contender("organisers' loop", PEER, lambda: alone(readers.organisers_loop, path)),
         Contender("reading the bytes", LIMIT, lambda: alone(readers.read_bytes, path)),
     ]
-    contenders = [replace(contender, pictures=num_rows) for contender in contenders]
+    contenders = [replace(contender, images=num_rows) for contender in contenders]
     order, found = random.Random(0), {c.name: list[readers.Measured]() for c in contenders}
     for _ in range(3):
         for contender in order.sample(contenders, len(contenders)):
@@ -57,18 +57,18 @@ def _readers(path: Path, num_rows: int, settings: Settings) -> list[Result]:
 def _whole_table(path: Path, images: Path, settings: Settings, workers: int = 2) -> list[Result]:
     alone, cache = readers.alone, path.with_name("cache")
     first, later = (alone(readers.start, path, cache) for _ in range(2))
-    looked = alone(readers.look_for_pictures, path, cache, images)
+    looked = alone(readers.look_for_images, path, cache, images)
     epoch_seconds, growth = alone(readers.epoch, path, cache, images, workers).result
     epoch_name = f"an epoch's rows by {workers} workers, growth of each"
     rows = {
         "first read": (first.seconds, first.peak_mib),
         "later start": (later.seconds, later.peak_mib),
-        "looking for the pictures": (looked.result, looked.peak_mib),
+        "looking for the images": (looked.result, looked.peak_mib),
         epoch_name: (epoch_seconds, growth),
     }
     return compared(
         f"whole table {settings.rows:,}×{settings.landmarks}",
-        [Contender(name, OURS, lambda: None, pictures=settings.rows) for name in rows],
+        [Contender(name, OURS, lambda: None, images=settings.rows) for name in rows],
         {name: seconds for name, (seconds, _) in rows.items()},
         {name: mib for name, (_, mib) in rows.items()},
     )

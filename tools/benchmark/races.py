@@ -1,8 +1,8 @@
 """Every race by its name."""
 
+from benchmark.on_images import data
 from benchmark.on_maps import decode, loss
 from benchmark.on_networks import predict, step
-from benchmark.on_pictures import data
 from benchmark.on_tables import landmark_table
 
 RACES = {

@@ -48,7 +48,7 @@ def _mib(file: str, name: str) -> float:
 
 
 def write_table(path: Path, num_rows: int, num_landmarks: int) -> None:
-    """A table of the contest's form: whole numbers, most of them within a picture of 250 px."""
+    """A table of the contest's form: whole numbers, most of them within an image of 250 px."""
     faces = np.random.default_rng(0).normal(125, 45, (_DISTINCT, 2 * num_landmarks)).astype(int)
     numbers = ["\t".join(map(str, face)).encode() + b"\n" for face in faces.tolist()]
     columns = (f"Point_{index}_{axis}" for index in range(num_landmarks) for axis in "XY")
@@ -58,10 +58,10 @@ def write_table(path: Path, num_rows: int, num_landmarks: int) -> None:
             file.write(_name(row).encode() + b"\t" + numbers[row % _DISTINCT])
 
 
-def make_pictures(images: Path, num_rows: int) -> None:
+def make_images(images: Path, num_rows: int) -> None:
     """The files that the table names, all empty."""
     images.mkdir()
-    for row in _bar(num_rows, "making its pictures"):
+    for row in _bar(num_rows, "making its images"):
         (images / _name(row)).touch()
 
 
@@ -95,8 +95,8 @@ def start(path: Path, cache: Path) -> None:
     assert table.points_image[0].shape == (table.num_landmarks, 2)
 
 
-def look_for_pictures(path: Path, cache: Path, images: Path) -> float:
-    """Seconds that it takes to find all pictures of a kept table."""
+def look_for_images(path: Path, cache: Path, images: Path) -> float:
+    """Seconds that it takes to find all images of a kept table."""
     table, begin = read_landmarks(path, cache), time.perf_counter()
     image_paths(images, table.names, path)
     return time.perf_counter() - begin

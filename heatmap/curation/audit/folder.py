@@ -20,7 +20,7 @@ from heatmap.evaluation.metrics import spread_px
 from heatmap.frame import contain
 from heatmap.inference.ensemble import Ensemble
 from heatmap.inference.predict import predict
-from heatmap.runtime.files import write_picture
+from heatmap.runtime.files import write_image
 
 TILE_HW = (256, 192)
 SMALLEST = 0.01  # px; no residual is expected to be smaller
@@ -75,7 +75,7 @@ def audit_folder(
     reasons = [findings.reasons(row, labels.groups) for row in range(len(names))]
     write_table(out, names, labels, findings, reasons, verdicts)
     yield f"{out}: all images, the most suspicious first"
-    write_picture(sheet, draw_sheet(paths, labels, listed[:count]))
+    write_image(sheet, draw_sheet(paths, labels, listed[:count]))
     yield f"{sheet}: the first {min(count, len(listed))}; of these:"
     for rank, row in enumerate(listed[: min(10, count)].tolist(), start=1):
         yield f"{rank:4}  {names[row]}: {'; '.join(reasons[row]) or 'nothing stands out'}"

@@ -18,7 +18,7 @@ MOST_ROUNDS = 8
 
 KINDS = ORDER, ROW, JITTER, SCALE, SHIFT = (
     "order of landmarks changed",
-    "another picture's labels",
+    "another image's labels",
     "jitter of 3 % on three contours",
     "scaled by 1.15",
     "shifted by 10 % of the face",

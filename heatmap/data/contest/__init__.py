@@ -1,13 +1,13 @@
 """The contest's files, read and written; nothing outside this folder knows their formats.
 
     train/landmarks.csv      TAB; file_name, Point_0_X, Point_0_Y, ...: every landmark, in pixels of
-                             the picture
-    train/images/            the pictures, as named there
+                             the image
+    train/images/            the images, as named there
     test/test_points.csv     TAB; file_name, point_index_list: the landmarks asked for, as
                              "[742, 385, ...]"
-    test/images/             the pictures, as named there
+    test/images/             the images, as named there
     sampleSubmission.csv     comma; file_name, Point_M0_X, Point_M0_Y, ...: M0 is the first landmark
-                             asked for of that picture; a submission has the same form, and so has
+                             asked for of that image; a submission has the same form, and so has
                              the solution that the organisers keep
     withheld/solution.csv    only in folders that were drawn or converted from labelled data
     boxes.csv                only of converted data with boxes: file_name, x0, y0, x1, y1
@@ -19,7 +19,7 @@ landmark.
 """
 
 from heatmap.data.contest.folder import Folder, find_folder
-from heatmap.data.contest.images import Photograph, image_paths, is_readable, misplaced, read_image
+from heatmap.data.contest.images import ImageFile, image_paths, is_readable, misplaced, read_image
 from heatmap.data.contest.landmarks import LandmarkTable, Points
 from heatmap.data.contest.score import contest_mse, squared_errors
 from heatmap.data.contest.small_tables import (
@@ -52,11 +52,38 @@ from heatmap.data.contest.submission import (
 from heatmap.data.contest.table import count_landmarks, write_landmarks
 
 __all__ = [
-    "PERSON_PATTERN", "AskedPoints", "Folder", "LandmarkTable", "Photograph", "Points", "Rule",
-    "contest_mse", "count_landmarks", "find_folder", "image_paths", "is_readable", "misplaced",
-    "people_of", "read_asked_points", "read_boxes", "read_excluded", "read_image",
-    "read_landmarks", "read_solution", "read_split", "read_submission", "read_weights",
-    "score_submission", "split_rows", "squared_errors", "write_answers", "write_asked_points",
-    "write_boxes", "write_excluded", "write_landmarks", "write_split", "write_submission",
+    "PERSON_PATTERN",
+    "AskedPoints",
+    "Folder",
+    "ImageFile",
+    "LandmarkTable",
+    "Points",
+    "Rule",
+    "contest_mse",
+    "count_landmarks",
+    "find_folder",
+    "image_paths",
+    "is_readable",
+    "misplaced",
+    "people_of",
+    "read_asked_points",
+    "read_boxes",
+    "read_excluded",
+    "read_image",
+    "read_landmarks",
+    "read_solution",
+    "read_split",
+    "read_submission",
+    "read_weights",
+    "score_submission",
+    "split_rows",
+    "squared_errors",
+    "write_answers",
+    "write_asked_points",
+    "write_boxes",
+    "write_excluded",
+    "write_landmarks",
+    "write_split",
+    "write_submission",
     "write_weights",
 ]  # fmt: skip

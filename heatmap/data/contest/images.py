@@ -1,4 +1,4 @@
-"""The photographs: found and read."""
+"""Image files: found and read."""
 
 import os
 import struct
@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 
-class Photograph:
+class ImageFile:
     """An image's file, read; it is decoded when its pixels are asked for, once for every size.
 
     The format is told by the bytes, not by the name. Pixels are RGB as a person sees the image,
@@ -26,24 +26,24 @@ class Photograph:
         try:
             self.data = path.read_bytes()
         except OSError as error:
-            raise ValueError(f"{path}: the picture cannot be read: {error.strerror}") from error
+            raise ValueError(f"{path}: the image cannot be read: {error.strerror}") from error
         if not self.data:
-            raise ValueError(f"{path}: the picture is an empty file")
+            raise ValueError(f"{path}: the image is an empty file")
         self._header_hw = _jpeg_hw(self.data)
         self._decoded: dict[int, np.ndarray] = {}
 
     @classmethod
-    def in_memory(cls, image: np.ndarray) -> "Photograph":
+    def in_memory(cls, image: np.ndarray) -> "ImageFile":
         """An image that is decoded already: (H, W, 3) uint8 RGB; anything else is a ValueError."""
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
             raise ValueError(
-                "a picture in memory is a (height, width, 3) uint8 array, RGB, not "
+                "an image in memory is a (height, width, 3) uint8 array, RGB, not "
                 f"{image.shape} {image.dtype}"
             )
-        photograph = cls.__new__(cls)
-        photograph.path, photograph.data = Path("a picture in memory"), b""
-        photograph._header_hw, photograph._decoded = None, {1: image}
-        return photograph
+        file = cls.__new__(cls)
+        file.path, file.data = Path("an image in memory"), b""
+        file._header_hw, file._decoded = None, {1: image}
+        return file
 
     @property
     def image_hw(self) -> tuple[int, int]:
@@ -81,14 +81,14 @@ class Photograph:
             flags = cv2.IMREAD_COLOR_RGB | _REDUCED[reduction]
             image = cv2.imdecode(np.frombuffer(self.data, np.uint8), flags)
         except cv2.error as error:
-            raise ValueError(f"{self.path}: the picture cannot be decoded: {error.err}") from error
+            raise ValueError(f"{self.path}: the image cannot be decoded: {error.err}") from error
         if image is not None:
             return image
         start = self.data[:30]
         if start.isascii() and start.decode().splitlines()[0].isprintable():
-            raise ValueError(f"{self.path}: this is text, not a picture; it begins {start!r}")
+            raise ValueError(f"{self.path}: this is text, not an image; it begins {start!r}")
         raise ValueError(
-            f"{self.path}: the picture cannot be decoded; its {len(self.data)} bytes are damaged, "
+            f"{self.path}: the image cannot be decoded; its {len(self.data)} bytes are damaged, "
             "cut short or of no known format"
         )
 
@@ -103,12 +103,12 @@ _REDUCED = {
 
 
 def read_image(path: Path) -> np.ndarray:
-    """The whole image: (H, W, 3) uint8, RGB, as `Photograph` describes it.
+    """The whole image: (H, W, 3) uint8, RGB, as `ImageFile` describes it.
 
     Raises:
         ValueError: the file is missing, empty, cut short or not an image.
     """
-    image, _ = Photograph(path).pixels(1)
+    image, _ = ImageFile(path).pixels(1)
     return image
 
 
@@ -172,11 +172,11 @@ def image_paths(
         ValueError: the folder or a needed image is missing, or a link leads out of the folder.
     """
     if not images.is_dir():
-        raise ValueError(f"{images}: there is no such folder, but {table} names pictures in it")
+        raise ValueError(f"{images}: there is no such folder, but {table} names images in it")
     wrong = list(misplaced(images, names, rows))
     if wrong:
         index, problem = wrong[0]
-        more = f"; {len(wrong) - 1} more pictures are missing or outside" if len(wrong) > 1 else ""
+        more = f"; {len(wrong) - 1} more images are missing or outside" if len(wrong) > 1 else ""
         # row 1 is the header
         raise ValueError(f"{table}, row {index + 2}, column file_name: {problem}{more}")
     return _Paths(images, names)
@@ -202,7 +202,7 @@ def misplaced(
         if not target.is_relative_to(root):
             yield index, f"{name!r} leads out of {images}, to {target}"
         elif not target.is_file():
-            yield index, f"there is no picture {name!r} in {images}"
+            yield index, f"there is no image {name!r} in {images}"
 
 
 class _Paths(Sequence[Path]):

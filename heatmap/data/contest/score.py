@@ -1,17 +1,17 @@
-"""The contest's score: squared error in the photographs' own pixels."""
+"""The contest's score: squared error in the images' own pixels."""
 
 import numpy as np
 
 
 def squared_errors(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Each picture's mean squared error over its labelled coordinates, in px^2.
+    """Each image's mean squared error over its labelled coordinates, in px^2.
 
     Args:
         predicted: (N, P, 2) in image pixels.
         truth: (N, P, 2) in image pixels; NaN = unlabelled, not counted.
 
     Returns:
-        (N,) float64; NaN for a picture without any label.
+        (N,) float64; NaN for an image without any label.
 
     Raises:
         ValueError: a prediction is not finite where the truth is labelled.
@@ -19,7 +19,7 @@ def squared_errors(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
     assert predicted.shape == truth.shape, (predicted.shape, truth.shape)
     errors = np.full(len(truth), np.nan)
     broken = []
-    for row in range(len(truth)):  # picture by picture, so that no float64 copy of all is held
+    for row in range(len(truth)):  # image by image, so that no float64 copy of all is held
         labelled = ~np.isnan(truth[row])
         if not labelled.any():
             continue
@@ -30,17 +30,17 @@ def squared_errors(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
     if broken:
         raise ValueError(
             f"the prediction is not finite where the truth is labelled in {len(broken)} of "
-            f"{len(truth)} pictures; the first is number {broken[0]}, counted from 0"
+            f"{len(truth)} images; the first is number {broken[0]}, counted from 0"
         )
     return errors
 
 
-def contest_mse(per_picture: np.ndarray) -> float:
+def contest_mse(per_image: np.ndarray) -> float:
     """The contest's score in px^2: the mean of (N,) `squared_errors` where there are labels.
 
     Raises:
-        ValueError: no picture has a label.
+        ValueError: no image has a label.
     """
-    if np.isnan(per_picture).all():
-        raise ValueError(f"none of the {len(per_picture)} pictures has a label to score against")
-    return float(np.nanmean(per_picture))
+    if np.isnan(per_image).all():
+        raise ValueError(f"none of the {len(per_image)} images has a label to score against")
+    return float(np.nanmean(per_image))

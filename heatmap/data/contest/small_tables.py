@@ -148,7 +148,7 @@ def parse_asked_row(
     if len(indices) != num_asked:
         raise ValueError(
             f"{where}: {len(indices)} indices, but other rows have {num_asked}; a submission needs "
-            "the same number for every picture"
+            "the same number for every image"
         )
     return indices
 
@@ -232,7 +232,7 @@ def _numbers_of(
         ends = ("/".join(image.parts[first:]) for first in range(len(image.parts)))
         name = next((end for end in ends if end in values), "")  # the longest
         if not name:
-            raise ValueError(f"{path}: there is no row for {image}, and every picture needs one")
+            raise ValueError(f"{path}: there is no row for {image}, and every image needs one")
         if owners.setdefault(name, image) != image:
             raise ValueError(
                 f"{path}, row {rows_by_name[name]}: {name} is the name of {owners[name]} and of "

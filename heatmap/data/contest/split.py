@@ -140,7 +140,7 @@ def _places_by_person(
     num_images = Counter(person for person in people if person is not None)
     if len(num_images) < 2:
         raise ValueError(
-            f"cannot split by person: {len(names)} pictures show {len(num_images)} person; split "
+            f"cannot split by person: {len(names)} images show {len(num_images)} person; split "
             "by order instead"
         )
     ordered = sorted(num_images, key=_digest)
@@ -254,7 +254,7 @@ def _read_parts(
     if (parts < 0).any():
         unnamed = np.flatnonzero(parts < 0)
         raise ValueError(
-            f"{path}: {len(unnamed)} of the {len(parts)} pictures of {table.path} have no row, "
+            f"{path}: {len(unnamed)} of the {len(parts)} images of {table.path} have no row, "
             f"such as {table.names[unnamed[0]]!r}; make the split anew (tools/data.py split)"
         )
     return parts, column == "fold"

@@ -30,7 +30,7 @@ class SubmissionScore:
     """A submission's errors."""
 
     names: list[str]  # file names, in the order of the solution
-    per_picture: np.ndarray  # (N,) float64, px^2, as `squared_errors` gives them
+    per_image: np.ndarray  # (N,) float64, px^2, as `squared_errors` gives them
     mse: float  # their `contest_mse`
 
 
@@ -133,8 +133,8 @@ def score_submission(submission: Path, solution: Path) -> SubmissionScore:
     """
     answers, truth = read_submission(submission), read_solution(solution)
     joined = _joined(truth, answers, f"{submission}, scored by {solution}")
-    per_picture = squared_errors(joined, truth.points_image)
-    return SubmissionScore(truth.names, per_picture, contest_mse(per_picture))
+    per_image = squared_errors(joined, truth.points_image)
+    return SubmissionScore(truth.names, per_image, contest_mse(per_image))
 
 
 def _joined(first: Submission, other: Submission, what: str) -> np.ndarray:
@@ -142,7 +142,7 @@ def _joined(first: Submission, other: Submission, what: str) -> np.ndarray:
     num_wanted, num_found = first.points_image.shape[1], other.points_image.shape[1]
     if num_wanted != num_found:
         raise ValueError(
-            f"{other.path} holds {num_found} points for each picture, {first.path} {num_wanted}"
+            f"{other.path} holds {num_found} points for each image, {first.path} {num_wanted}"
         )
     rows = {name: row for row, name in enumerate(other.names)}
     problems = {
@@ -152,5 +152,5 @@ def _joined(first: Submission, other: Submission, what: str) -> np.ndarray:
     for problem, names in problems.items():
         if names:
             some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-            raise ValueError(f"{what}: {len(names)} pictures are {problem}: {some}")
+            raise ValueError(f"{what}: {len(names)} images are {problem}: {some}")
     return other.points_image[[rows[name] for name in first.names]]

@@ -81,7 +81,7 @@ def draw(face: Face) -> tuple[np.ndarray, np.ndarray]:
     _paint_hair_in_front(painting)
     _paint_glasses(painting)
     _paint_hat(painting)
-    return _photograph(painting), painting.head.points_image
+    return _camera_image(painting), painting.head.points_image
 
 
 def _paint_background(painting: _Painting) -> None:
@@ -469,7 +469,7 @@ def _paint_hat(painting: _Painting) -> None:
     canvas.stroke([rim - 4 * down], as_colour(0.7 * np.array(hat)), 0.03, soft=0.02)
 
 
-def _photograph(painting: _Painting) -> np.ndarray:
+def _camera_image(painting: _Painting) -> np.ndarray:
     """(H, W, 3) uint8: the canvas at the image's size, in its light, through its camera."""
     camera, light, canvas = painting.face.camera, painting.face.light, painting.canvas
     height, width = camera.height, camera.width

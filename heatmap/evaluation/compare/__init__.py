@@ -1,7 +1,7 @@
 """Runs side by side, from their folders alone: what differs, how they learned, which is better.
 
 runs      what a run folder tells of its run
-paired    runs held against the first one, picture by picture
+paired    runs held against the first one, image by image
 telling   the comparison as text for a terminal, and as a page
 """
 

@@ -29,7 +29,7 @@ def compare(runs: Sequence[RunSummary], resamples: int = RESAMPLES) -> dict[str,
     Returns:
         runs: scores by name, a run's by its best epoch; differences: as `differences`; curves: by
         name, lists of epoch, minutes and val/mse; notes: what could not be told, or should be
-        known. With errors of single images also pictures: how many are common, and what was drawn;
+        known. With errors of single images also images: how many are common, and what was drawn;
         mse: px² on these by landmark group and name; nme_percent: by name; paired: one run against
         the first on one landmark group: difference in px² (positive where the run is better), ends
         of its 95 % interval, and shares of the images where it is better and worse.
@@ -38,10 +38,10 @@ def compare(runs: Sequence[RunSummary], resamples: int = RESAMPLES) -> dict[str,
         ValueError: no image validated in all runs, or they were scored on different labels.
     """
     missing = [
-        f"{run.name} has no errors of single pictures, so the runs are not compared picture by "
-        f"picture: {_evaluate(run)} writes them"
+        f"{run.name} has no errors of single images, so the runs are not compared image by "
+        f"image: {_evaluate(run)} writes them"
         for run in runs
-        if not run.pictures
+        if not run.images
     ]
     told: dict[str, Any] = {
         "runs": {run.name: _scores(run) for run in runs},
@@ -55,9 +55,9 @@ def compare(runs: Sequence[RunSummary], resamples: int = RESAMPLES) -> dict[str,
     names, errors = _common(runs)
     unit, drawn, few = _units(names, runs[0].person)
     told["notes"] = [*_doubts(runs), *few]
-    told["pictures"] = {
+    told["images"] = {
         "common": len(names),
-        "own": {run.name: len(run.pictures) for run in runs},
+        "own": {run.name: len(run.images) for run in runs},
         "drawn": drawn,
         "units": int(unit.max()) + 1,
         "resamples": resamples,
@@ -147,12 +147,12 @@ def _common(runs: Sequence[RunSummary]) -> tuple[list[str], dict[str, dict[str, 
     row_of = []
     for run in runs:
         labelled = np.flatnonzero(np.isfinite(run.errors["mse"]))
-        row_of.append({run.pictures[row]: row for row in labelled})
+        row_of.append({run.images[row]: row for row in labelled})
     names = [name for name in row_of[0] if all(name in mine for mine in row_of)]
     if not names:
-        found = ", ".join(f"{run.folder} ({len(run.pictures)} pictures)" for run in runs)
+        found = ", ".join(f"{run.folder} ({len(run.images)} images)" for run in runs)
         raise ValueError(
-            f"no picture was validated in all of these runs: {found}; train with the same split, "
+            f"no image was validated in all of these runs: {found}; train with the same split, "
             f"or score them on other data {ELSEWHERE}"
         )
     errors: dict[str, dict[str, np.ndarray]] = {}
@@ -163,7 +163,7 @@ def _common(runs: Sequence[RunSummary]) -> tuple[list[str], dict[str, dict[str, 
             other = errors[runs[0].name][side] != errors[run.name][side]
             if other.any():
                 raise ValueError(
-                    f"{runs[0].folder} and {run.folder} were scored on different pictures: "
+                    f"{runs[0].folder} and {run.folder} were scored on different images: "
                     f"{names[other.argmax()]} has not the same {side} in both"
                 )
     return names, errors
@@ -176,7 +176,7 @@ def _doubts(runs: Sequence[RunSummary]) -> list[str]:
         best, mean = _scores(run)["mse"], float(np.nanmean(run.errors["mse"]))
         if not run.evaluation and best is not None and abs(mean - best) > 0.01 * best:
             doubts.append(
-                f"{run.name}: the errors of its pictures (mean {mean:.3f} px²) are not those of "
+                f"{run.name}: the errors of its images (mean {mean:.3f} px²) are not those of "
                 f"its best epoch ({best:.3f}); {_evaluate(run)} writes them anew"
             )
         if run.table is None:
@@ -194,10 +194,10 @@ def _units(names: Sequence[str], pattern: str) -> tuple[np.ndarray, str, list[st
     if None not in people and found >= FEWEST_PEOPLE:
         return np.unique(np.array(people, str), return_inverse=True)[1], "people", []
     few = (
-        f"the common pictures show {found} people, too few to draw from; single pictures are "
-        "drawn, which makes the interval too narrow where pictures of one person are alike"
+        f"the common images show {found} people, too few to draw from; single images are "
+        "drawn, which makes the interval too narrow where images of one person are alike"
     )
-    return np.arange(len(names)), "pictures", [few] if None not in people and found > 1 else []
+    return np.arange(len(names)), "images", [few] if None not in people and found > 1 else []
 
 
 def bootstrap_means(values: np.ndarray, unit: np.ndarray, resamples: int = RESAMPLES) -> np.ndarray:

@@ -22,7 +22,7 @@ class RunSummary:
 
     settings: dotted fields of the experiment, split and machine, and which evaluation of the run it
     is; person: the pattern that tells people by file names; rows: of the ledger; summary: of a
-    finished run; evaluation: its scores; table: fingerprint of the labels; pictures and errors:
+    finished run; evaluation: its scores; table: fingerprint of the labels; images and errors:
     file names and columns of per_image.csv.
     """
 
@@ -34,7 +34,7 @@ class RunSummary:
     summary: dict[str, Any]
     evaluation: dict[str, Any]
     table: str | None
-    pictures: list[str]
+    images: list[str]
     errors: dict[str, np.ndarray]
 
     @classmethod

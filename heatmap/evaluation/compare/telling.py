@@ -14,13 +14,13 @@ Rows = list[list[str]]
 
 
 def sentence(pair: Mapping[str, Any]) -> str:
-    """ "b is better than a by 0.120 px² (95 %: 0.060 to 0.190), on 61 % of pictures"."""
+    """ "b is better than a by 0.120 px² (95 %: 0.060 to 0.190), on 61 % of images"."""
     gain, low, high = pair["difference"], pair["low"], pair["high"]
     word, share = "better", pair["better_on"]
     if gain < 0:
         gain, low, high = -gain, -high, -low
         word, share = "worse", pair["worse_on"]
-    by = f"by {gain:.3f} px² (95 %: {low:.3f} to {high:.3f}), on {100 * share:.0f} % of pictures"
+    by = f"by {gain:.3f} px² (95 %: {low:.3f} to {high:.3f}), on {100 * share:.0f} % of images"
     if low > 0:
         return f"{pair['run']} is {word} than {pair['against']} {by}"
     both = f"{pair['run']} and {pair['against']}"
@@ -55,13 +55,13 @@ def page(told: Mapping[str, Any]) -> str:
 def _findings(told: Mapping[str, Any]) -> list[str]:
     lines = list(told["notes"])
     if "paired" in told:
-        pictures = told["pictures"]
+        images = told["images"]
         lines += [sentence(pair) for pair in told["paired"] if pair["landmarks"] == ALL]
-        own = ", ".join(f"{number} of {name}" for name, number in pictures["own"].items())
-        drawn = f"{pictures['units']} {pictures['drawn']}"
+        own = ", ".join(f"{number} of {name}" for name, number in images["own"].items())
+        drawn = f"{images['units']} {images['drawn']}"
         lines.append(
-            f"compared on the {pictures['common']} pictures that validated in every run ({own}); "
-            f"95 % of {pictures['resamples']:,} resamples of {drawn}"
+            f"compared on the {images['common']} images that validated in every run ({own}); "
+            f"95 % of {images['resamples']:,} resamples of {drawn}"
         )
     return lines
 
@@ -82,7 +82,7 @@ def _tables(told: Mapping[str, Any]) -> dict[str, Rows]:
         for group, values in told["mse"].items():
             mse.append([group, *(_shown(values[name], ".3f") for name in names)])
             gains.append([group, *(_gain(pairs[group, name]) for name in names[1:])])
-        tables["MSE on the common pictures, px²"] = mse
+        tables["MSE on the common images, px²"] = mse
         tables[f"px² better than {names[0]} (95 %)"] = gains
     differences = [["", *names]]
     for field, values in told["differences"].items():

@@ -14,12 +14,12 @@ import torch
 from tqdm import tqdm
 
 from heatmap import draw, frame, schemes
-from heatmap.data.contest import Photograph
+from heatmap.data.contest import ImageFile
 from heatmap.inference.media import camera, video
 from heatmap.inference.media.points_files import PointsFiles, points_files
 from heatmap.inference.media.tracks import Face, Tracks
 from heatmap.inference.predictor import Predictor, check_box
-from heatmap.runtime.files import write_picture
+from heatmap.runtime.files import write_image
 
 logger = logging.getLogger("heatmap")
 
@@ -54,10 +54,10 @@ def _files_in(folder: Path) -> list[Path]:
     files = [path for path in entries if path.is_file()]
     found = [path for path in files if _is_video(path) or cv2.haveImageReader(str(path))]
     if not found:
-        raise ValueError(f"{folder}: there are no pictures or videos in this folder")
+        raise ValueError(f"{folder}: there are no images or videos in this folder")
     if left_out := len(entries) - len(found):
         logger.info(
-            f"{folder}: what is no picture or video is left out ({left_out} files and folders); "
+            f"{folder}: what is no image or video is left out ({left_out} files and folders); "
             f"say '{folder / '**' / '*.jpg'}' for all below"
         )
     return found
@@ -120,7 +120,7 @@ class Annotator:
         window = camera.Window(f"{self.predictor.path} (Esc or q: end)")
         tracks, name = Tracks(self.smooth), Path(f"camera {index}")
         try:
-            for image, seconds in tqdm(camera.pictures(index), desc=str(name), unit="frame"):
+            for image, seconds in tqdm(camera.frames(index), desc=str(name), unit="frame"):
                 (faces,) = self._faces([image], [self._boxes(name, image)])
                 window.show(self._drawn(image, tracks.follow(faces, seconds)))
                 if not window.is_open:
@@ -130,21 +130,21 @@ class Annotator:
 
     def _images(self, paths: Sequence[Path], targets: dict[Path, Path], points: PointsFiles) -> int:
         """Draws these images; returns how many could not be read."""
-        read, boxes = list[Photograph](), list[np.ndarray | None]()
+        read, boxes = list[ImageFile](), list[np.ndarray | None]()
         for path in paths:
             try:
-                photograph = Photograph(path)
-                boxes.append(self._boxes(path, photograph.pixels(1)[0]))
-                read.append(photograph)
+                file = ImageFile(path)
+                boxes.append(self._boxes(path, file.pixels(1)[0]))
+                read.append(file)
             except ValueError as error:
                 tqdm.write(f"error: {error}", file=sys.stderr)
-        for photograph, faces in zip(read, self._faces(read, boxes), strict=True):
-            path, image = photograph.path, photograph.pixels(1)[0]
+        for file, faces in zip(read, self._faces(read, boxes), strict=True):
+            path, image = file.path, file.pixels(1)[0]
             if not faces:
                 logger.warning(f"{path}: no face was found")
             points.add(path, faces)
             enlarged = max(1, -(-_SMALL // max(image.shape[:2])))
-            write_picture(targets[path], self._drawn(image, faces, enlarged))
+            write_image(targets[path], self._drawn(image, faces, enlarged))
         return len(paths) - len(read)
 
     def _video(self, path: Path, target: Path, points: PointsFiles) -> None:
@@ -158,7 +158,7 @@ class Annotator:
                 write(self._drawn(one.image, faces), one.start, one.duration)
                 read += 1
             if read == 0:
-                raise ValueError(f"{path}: none of the video's pictures can be decoded")
+                raise ValueError(f"{path}: none of the video's frames can be decoded")
         if problems := source.report(read):
             logger.warning(problems)
 
@@ -170,7 +170,7 @@ class Annotator:
         return boxes
 
     def _faces(
-        self, images: Sequence[np.ndarray | Photograph], boxes: Sequence[np.ndarray | None]
+        self, images: Sequence[np.ndarray | ImageFile], boxes: Sequence[np.ndarray | None]
     ) -> list[list[Face]]:
         """The faces of every image, numbered in the order of its boxes."""
         counts = [1 if here is None else len(here) for here in boxes]

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 
-def pictures(index: int) -> Iterator[tuple[np.ndarray, float]]:
+def frames(index: int) -> Iterator[tuple[np.ndarray, float]]:
     """The camera's images, (H, W, 3) uint8 RGB, and the seconds at which each came.
 
     Raises ValueError where there is no such camera, or it stops.
@@ -19,7 +19,7 @@ def pictures(index: int) -> Iterator[tuple[np.ndarray, float]]:
         while True:
             there, image = camera.read()
             if not there:
-                raise ValueError(f"camera {index}: it gives no more pictures")
+                raise ValueError(f"camera {index}: it gives no more images")
             yield cv2.cvtColor(image, cv2.COLOR_BGR2RGB), time.monotonic()
     finally:
         camera.release()

@@ -1,11 +1,11 @@
-"""Faces in photographs -> boxes, by OpenCV's YuNet."""
+"""Faces in images -> boxes, by OpenCV's YuNet."""
 
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-_SIDE = 640  # px of the square that pictures are put into; YuNet finds faces from 10 to 300 px
+_SIDE = 640  # px of the square that images are put into; YuNet finds faces from 10 to 300 px
 
 
 class Detector:

@@ -2,7 +2,7 @@
 
 The columns of the one are the names in the other; what is not known is empty or null.
 
-    picture               the file, as it was named
+    image               the file, as it was named
     frame, seconds        of a video, counted from 0
     face                  number in its image or video
     landmark              counted from 0
@@ -23,7 +23,7 @@ import numpy as np
 from heatmap.inference.media.tracks import Face
 from heatmap.runtime.files import write_atomically
 
-_OF_FACE = ("picture", "frame", "seconds", "face")
+_OF_FACE = ("image", "frame", "seconds", "face")
 _OF_LANDMARK = ("x", "y", "confidence", "cov_xx", "cov_xy", "cov_yy")
 
 

@@ -21,7 +21,7 @@ SUFFIXES = {
 }  # fmt: skip
 
 
-class Picture(NamedTuple):
+class VideoFrame(NamedTuple):
     """A frame: (H, W, 3) uint8 RGB, turned as the file says; start and duration are in ticks."""
 
     image: np.ndarray
@@ -59,12 +59,12 @@ class Video:
             raise ValueError(f"{self.path}: the video cannot be read: {error.strerror}") from None
         with container:
             if not container.streams.video:
-                raise ValueError(f"{self.path}: this file has no pictures, or it is cut short")
+                raise ValueError(f"{self.path}: this file has no frames, or it is cut short")
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             yield container, stream
 
-    def __iter__(self) -> Iterator[Picture]:
+    def __iter__(self) -> Iterator[VideoFrame]:
         with self._opened() as (container, stream):
             usual = round(1 / (self.rate * self.time_base))
             aspect = stream.sample_aspect_ratio or Fraction(1)
@@ -81,7 +81,7 @@ class Video:
                 self.damaged += frame.is_corrupt
                 image = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
                 seconds = float(start * self.time_base)
-                yield Picture(np.ascontiguousarray(image), start, duration, seconds)
+                yield VideoFrame(np.ascontiguousarray(image), start, duration, seconds)
 
     def _decoded(
         self, container: av.container.InputContainer, stream: av.VideoStream
@@ -110,9 +110,9 @@ class Video:
         if self.lost:
             parts.append(f"{self.lost} parts could not be decoded")
         if self.damaged:
-            parts.append(f"{self.damaged} pictures are damaged")
+            parts.append(f"{self.damaged} frames are damaged")
         if self.expected and read < self.expected:
-            parts.append(f"{read} of {self.expected} pictures could be read")
+            parts.append(f"{read} of {self.expected} frames could be read")
         elif not self.expected and self._end < self._seconds - 1:
             parts.append(f"it breaks off after {self._end:.1f} of {self._seconds:.1f} s")
         return f"{self.path}: {', '.join(parts)}" if parts else ""

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from heatmap.data.contest import Photograph, image_paths, read_image
+from heatmap.data.contest import ImageFile, image_paths, read_image
 
 TABLE = Path("landmarks.csv")
 HEIGHT, WIDTH = 30, 22
 
 
-def picture() -> np.ndarray:
+def painted() -> np.ndarray:
     """Smooth, so that JPEG keeps it, and different in each corner and channel."""
     y, x = np.mgrid[0:HEIGHT, 0:WIDTH] / [[[HEIGHT]], [[WIDTH]]]
     return np.stack([200 * x + 20, 200 * y + 20, 90 + 0 * x], axis=-1).astype(np.uint8)
@@ -45,45 +45,45 @@ def assert_close(image: np.ndarray, expected: np.ndarray, tolerance: int = 6) ->
 @pytest.mark.parametrize("name", ["a.jpg", "Gesicht über 1.jpg"])
 def test_the_bytes_and_not_the_name_tell_the_format(tmp_path: Path, form: str, name: str) -> None:
     options = {"quality": 98} if form in ("JPEG", "WEBP") else {}
-    path = save(tmp_path, encode(Image.fromarray(picture()), form, **options), name)
-    assert_close(read_image(path), picture(), tolerance=8)
+    path = save(tmp_path, encode(Image.fromarray(painted()), form, **options), name)
+    assert_close(read_image(path), painted(), tolerance=8)
 
 
 def test_a_jpeg_keeps_its_channels_in_order_and_is_contiguous(tmp_path: Path) -> None:
-    image = read_image(save(tmp_path, encode(Image.fromarray(picture()), "JPEG", quality=98)))
-    assert_close(image, picture())
+    image = read_image(save(tmp_path, encode(Image.fromarray(painted()), "JPEG", quality=98)))
+    assert_close(image, painted())
     assert image.flags.c_contiguous
     assert image.flags.writeable
 
 
 def test_alpha_is_dropped(tmp_path: Path) -> None:
-    image = Image.fromarray(picture())
+    image = Image.fromarray(painted())
     image.putalpha(128)
-    np.testing.assert_array_equal(read_image(save(tmp_path, encode(image, "PNG"))), picture())
+    np.testing.assert_array_equal(read_image(save(tmp_path, encode(image, "PNG"))), painted())
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG"])
 def test_grey_becomes_three_equal_channels(tmp_path: Path, form: str) -> None:
-    grey = picture()[..., 0]
+    grey = painted()[..., 0]
     image = read_image(save(tmp_path, encode(Image.fromarray(grey), form)))
     assert_close(image, np.stack([grey] * 3, axis=-1))
     np.testing.assert_array_equal(image[..., 0], image[..., 2])
 
 
 def test_a_palette_gives_its_colours(tmp_path: Path) -> None:
-    image = Image.fromarray(picture()).quantize(16)
+    image = Image.fromarray(painted()).quantize(16)
     expected = np.asarray(image.convert("RGB"))
     np.testing.assert_array_equal(read_image(save(tmp_path, encode(image, "PNG"))), expected)
 
 
 def test_cmyk_becomes_rgb(tmp_path: Path) -> None:
-    image = Image.fromarray(picture()).convert("CMYK")
-    assert_close(read_image(save(tmp_path, encode(image, "JPEG", quality=98))), picture())
+    image = Image.fromarray(painted()).convert("CMYK")
+    assert_close(read_image(save(tmp_path, encode(image, "JPEG", quality=98))), painted())
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_sixteen_bits_become_eight(tmp_path: Path, channels: int) -> None:
-    expected = picture() if channels == 3 else np.stack([picture()[..., 0]] * 3, axis=-1)
+    expected = painted() if channels == 3 else np.stack([painted()[..., 0]] * 3, axis=-1)
     data = expected[..., ::-1] if channels == 3 else expected[..., 0]
     encoded = cv2.imencode(".png", data.astype(np.uint16) * 257)[1].tobytes()
     assert_close(read_image(save(tmp_path, encoded)), expected, tolerance=1)
@@ -103,18 +103,18 @@ def test_sixteen_bits_become_eight(tmp_path: Path, channels: int) -> None:
         (8, np.rot90),
     ],
 )
-def test_exif_turns_the_picture_as_a_person_sees_it(
+def test_exif_turns_the_image_as_a_person_sees_it(
     tmp_path: Path, form: str, orientation: int, shown: Callable[[np.ndarray], np.ndarray]
 ) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     options = {"quality": 98} if form == "JPEG" else {}
-    path = save(tmp_path, encode(Image.fromarray(picture()), form, exif=exif, **options))
-    assert_close(read_image(path), shown(picture()))
+    path = save(tmp_path, encode(Image.fromarray(painted()), form, exif=exif, **options))
+    assert_close(read_image(path), shown(painted()))
 
 
 def large() -> Image.Image:
-    return Image.fromarray(cv2.resize(picture(), (211, 301), interpolation=cv2.INTER_CUBIC))
+    return Image.fromarray(cv2.resize(painted(), (211, 301), interpolation=cv2.INTER_CUBIC))
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
@@ -124,9 +124,9 @@ def test_a_jpeg_is_decoded_at_a_part_of_its_size(
     tmp_path: Path, mode: str, options: dict, reduction: int
 ) -> None:
     path = save(tmp_path, encode(large().convert(mode), "JPEG", quality=97, **options))
-    photograph = Photograph(path)
-    assert photograph.image_hw == (301, 211)
-    pixels, found = photograph.pixels(reduction)
+    image = ImageFile(path)
+    assert image.image_hw == (301, 211)
+    pixels, found = image.pixels(reduction)
     assert found == reduction
     assert pixels.shape == (-(-301 // reduction), -(-211 // reduction), 3)
     whole = read_image(path)
@@ -141,11 +141,11 @@ def test_a_jpeg_is_decoded_at_a_part_of_its_size(
 
 @pytest.mark.parametrize("form", ["PNG", "BMP", "TIFF", "WEBP"])
 def test_what_is_no_jpeg_is_decoded_whole(tmp_path: Path, form: str) -> None:
-    photograph = Photograph(save(tmp_path, encode(large(), form), "a.jpg"))
-    assert photograph.image_hw == (301, 211)
-    pixels, reduction = photograph.pixels(4)
+    image = ImageFile(save(tmp_path, encode(large(), form), "a.jpg"))
+    assert image.image_hw == (301, 211)
+    pixels, reduction = image.pixels(4)
     assert reduction == 1
-    np.testing.assert_array_equal(pixels, read_image(photograph.path))
+    np.testing.assert_array_equal(pixels, read_image(image.path))
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -158,9 +158,9 @@ def test_a_jpeg_that_exif_turns_is_decoded_whole(
     exif[0x010F] = "a camera's maker"
     if orientation:
         exif[0x0112] = orientation
-    photograph = Photograph(save(tmp_path, encode(large(), "JPEG", exif=exif)))
-    assert photograph.image_hw == ((211, 301) if orientation == 6 else (301, 211))
-    assert photograph.pixels(4)[1] == (1 if orientation in (3, 6) else 4)
+    image = ImageFile(save(tmp_path, encode(large(), "JPEG", exif=exif)))
+    assert image.image_hw == ((211, 301) if orientation == 6 else (301, 211))
+    assert image.pixels(4)[1] == (1 if orientation in (3, 6) else 4)
 
 
 @pytest.mark.parametrize("reduction", [2, 8])
@@ -170,17 +170,17 @@ def test_a_truncated_jpeg_is_refused_at_any_size(
 ) -> None:
     data = encode(large(), "JPEG")
     path = save(tmp_path, data[: int(kept) if kept < 0 else int(kept * len(data))])
-    with pytest.raises(ValueError, match=re.escape(f"{path}: the picture cannot be decoded")):
-        Photograph(path).pixels(reduction)
+    with pytest.raises(ValueError, match=re.escape(f"{path}: the image cannot be decoded")):
+        ImageFile(path).pixels(reduction)
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "BMP", "TIFF", "WEBP"])
 @pytest.mark.parametrize("kept", [0.02, 0.5, 0.9, 0.99, -2])
-def test_a_truncated_picture_is_refused(tmp_path: Path, form: str, kept: float) -> None:
-    data = encode(Image.fromarray(picture()).resize((220, 300)), form)
+def test_a_truncated_image_is_refused(tmp_path: Path, form: str, kept: float) -> None:
+    data = encode(Image.fromarray(painted()).resize((220, 300)), form)
     size = int(kept) if kept < 0 else int(kept * len(data))
     path = save(tmp_path, data[:size])
-    with pytest.raises(ValueError, match=re.escape(f"{path}: the picture cannot be decoded")):
+    with pytest.raises(ValueError, match=re.escape(f"{path}: the image cannot be decoded")):
         read_image(path)
 
 
@@ -188,25 +188,25 @@ def test_a_truncated_picture_is_refused(tmp_path: Path, form: str, kept: float) 
     ("data", "essential"),
     [
         (b"", "an empty file"),
-        (b"<html><body>404 Not Found</body></html>", "text, not a picture.*<html>"),
-        (b"<!DOCTYPE html>\r\n<html>\r\n", "text, not a picture.*<!DOCTYPE"),
+        (b"<html><body>404 Not Found</body></html>", "text, not an image.*<html>"),
+        (b"<!DOCTYPE html>\r\n<html>\r\n", "text, not an image.*<!DOCTYPE"),
         (bytes(range(256)), "256 bytes are damaged, cut short or of no known format"),
     ],
 )
-def test_what_is_no_picture_is_refused(tmp_path: Path, data: bytes, essential: str) -> None:
+def test_what_is_no_image_is_refused(tmp_path: Path, data: bytes, essential: str) -> None:
     path = save(tmp_path, data)
     with pytest.raises(ValueError, match=f"{re.escape(str(path))}.*{essential}"):
         read_image(path)
 
 
-def test_a_picture_too_large_to_decode_is_refused(tmp_path: Path) -> None:
-    data = bytearray(encode(Image.fromarray(picture()), "BMP"))
+def test_a_image_too_large_to_decode_is_refused(tmp_path: Path) -> None:
+    data = bytearray(encode(Image.fromarray(painted()), "BMP"))
     data[18:26] = (60_000).to_bytes(4, "little") * 2
-    with pytest.raises(ValueError, match=r"a\.jpg: the picture cannot be decoded"):
+    with pytest.raises(ValueError, match=r"a\.jpg: the image cannot be decoded"):
         read_image(save(tmp_path, bytes(data)))
 
 
-def test_a_missing_picture_is_named(tmp_path: Path) -> None:
+def test_a_missing_image_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"absent\.jpg.*No such file"):
         read_image(tmp_path / "absent.jpg")
     with pytest.raises(ValueError, match="directory"):
@@ -215,7 +215,7 @@ def test_a_missing_picture_is_named(tmp_path: Path) -> None:
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """A folder of pictures with a subfolder, beside a picture that lies outside."""
+    """A folder of images with a subfolder, beside an image that lies outside."""
     folder = tmp_path / "images"
     (folder / "sub").mkdir(parents=True)
     for name in ("images/a.jpg", "images/b.jpg", "images/sub/c.jpg", "outside.jpg"):
@@ -223,7 +223,7 @@ def images(tmp_path: Path) -> Path:
     return folder
 
 
-def test_named_pictures_are_found_in_order(images: Path) -> None:
+def test_named_images_are_found_in_order(images: Path) -> None:
     names = ["sub/c.jpg", "b.jpg", "a.jpg"]
     assert list(image_paths(images, names, TABLE)) == [images / name for name in names]
 
@@ -251,23 +251,23 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(images: Path) -> None:
         image_paths(images, ["../outside.jpg"], TABLE)
 
 
-def test_missing_pictures_are_counted_and_the_first_is_named(images: Path) -> None:
+def test_missing_images_are_counted_and_the_first_is_named(images: Path) -> None:
     (images / "broken.jpg").symlink_to("nowhere.jpg")
-    with pytest.raises(ValueError, match=r"no picture 'x\.jpg'") as error:
+    with pytest.raises(ValueError, match=r"no image 'x\.jpg'") as error:
         image_paths(images, ["a.jpg", "x.jpg", "no/y.jpg", "broken.jpg", "sub"], TABLE)
     message = str(error.value)
     assert "landmarks.csv, row 3, column file_name" in message
     assert str(images) in message
-    assert "3 more pictures are missing" in message
+    assert "3 more images are missing" in message
     with pytest.raises(ValueError, match=r"images$"):
         image_paths(images, ["x.jpg"], TABLE)
 
 
-def test_pictures_that_are_not_needed_may_be_missing(images: Path) -> None:
+def test_images_that_are_not_needed_may_be_missing(images: Path) -> None:
     names = ["a.jpg", "x.jpg", "sub/c.jpg", "y.jpg"]
     paths = image_paths(images, names, TABLE, [2, 0])
     assert list(paths) == [images / name for name in names]
-    with pytest.raises(ValueError, match=r"row 5, .*no picture 'y\.jpg' in \S+$"):
+    with pytest.raises(ValueError, match=r"row 5, .*no image 'y\.jpg' in \S+$"):
         image_paths(images, names, TABLE, [0, 3])
 
 
@@ -276,9 +276,7 @@ def test_a_missing_folder_is_named(images: Path) -> None:
         image_paths(images / "absent", ["a.jpg"], TABLE)
 
 
-def test_pictures_are_not_looked_up_one_by_one(
-    images: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_images_are_not_looked_up_one_by_one(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [f"sub/{number}.jpg" for number in range(1000)]
     for name in names:
         (images / name).touch()

@@ -1,4 +1,4 @@
-"""The score is the contest's: every labelled number of a picture, then every picture."""
+"""The score is the contest's: every labelled number of an image, then every image."""
 
 import numpy as np
 import pytest
@@ -8,17 +8,17 @@ from heatmap.data.contest import contest_mse, squared_errors
 
 def loop(predicted: np.ndarray, truth: np.ndarray) -> tuple[list[float], float]:
     """The same in plain Python's float64."""
-    per_picture = []
-    for picture, labels in zip(predicted.tolist(), truth.tolist(), strict=True):
+    per_image = []
+    for image, labels in zip(predicted.tolist(), truth.tolist(), strict=True):
         squares = [
             (value - label) ** 2
-            for point, labelled in zip(picture, labels, strict=True)
+            for point, labelled in zip(image, labels, strict=True)
             for value, label in zip(point, labelled, strict=True)
             if label == label
         ]
-        per_picture.append(sum(squares) / len(squares) if squares else float("nan"))
-    scored = [error for error in per_picture if error == error]
-    return per_picture, sum(scored) / len(scored)
+        per_image.append(sum(squares) / len(squares) if squares else float("nan"))
+    scored = [error for error in per_image if error == error]
+    return per_image, sum(scored) / len(scored)
 
 
 def random_case() -> tuple[np.ndarray, np.ndarray]:
@@ -31,14 +31,14 @@ def random_case() -> tuple[np.ndarray, np.ndarray]:
 
 def test_the_score_equals_a_plain_loop() -> None:
     predicted, truth = random_case()
-    per_picture, mse = loop(predicted, truth)
+    per_image, mse = loop(predicted, truth)
     errors = squared_errors(predicted, truth)
     assert errors.dtype == np.float64
-    np.testing.assert_allclose(errors, per_picture, rtol=1e-14)
+    np.testing.assert_allclose(errors, per_image, rtol=1e-14)
     assert contest_mse(errors) == pytest.approx(mse, rel=1e-14)
 
 
-def test_pictures_count_the_same_whatever_they_have_labelled() -> None:
+def test_images_count_the_same_whatever_they_have_labelled() -> None:
     truth = np.zeros((2, 3, 2))
     truth[1, 1:] = np.nan
     predicted = np.stack([np.full((3, 2), 1.0), np.full((3, 2), 3.0)])
@@ -65,10 +65,10 @@ def test_predictions_are_not_asked_where_nothing_is_labelled() -> None:
 def test_predictions_that_are_not_finite_are_counted_and_the_first_is_named(value: float) -> None:
     predicted, truth = random_case()
     predicted[3, 0, 1] = predicted[5] = value
-    with pytest.raises(ValueError, match="in 2 of 7 pictures; the first is number 3"):
+    with pytest.raises(ValueError, match="in 2 of 7 images; the first is number 3"):
         squared_errors(predicted, truth)
 
 
 def test_no_label_at_all_is_refused() -> None:
-    with pytest.raises(ValueError, match="none of the 3 pictures has a label"):
+    with pytest.raises(ValueError, match="none of the 3 images has a label"):
         contest_mse(np.full(3, np.nan))

@@ -1,4 +1,4 @@
-"""Small tables of pictures are read in every form, and refused with the place of what is wrong."""
+"""Small tables of images are read in every form, and refused with the place of what is wrong."""
 
 import re
 from pathlib import Path
@@ -98,14 +98,14 @@ a.jpg,1,2,30,40.5
 test/images/b.jpg,-3,0,7,9
 train/images/b.jpg,5,6,7,8
 """
-PICTURES = [Path("/data/train/images/b.jpg"), Path("/data/x/a.jpg"), Path("test/images/b.jpg")]
+IMAGES = [Path("/data/train/images/b.jpg"), Path("/data/x/a.jpg"), Path("test/images/b.jpg")]
 
 
 @pytest.mark.parametrize("text", [BOXES, BOXES.replace(",", "\t"), "\ufeff" + BOXES + "\n\n"])
 def test_boxes_are_found_by_as_much_of_the_path_as_their_names_hold(
     tmp_path: Path, text: str
 ) -> None:
-    boxes = read_boxes(save(tmp_path, text), PICTURES)
+    boxes = read_boxes(save(tmp_path, text), IMAGES)
     assert boxes.dtype == np.float64
     assert boxes.tolist() == [[5, 6, 7, 8], [1, 2, 30, 40.5], [-3, 0, 7, 9]]
 
@@ -130,7 +130,7 @@ def test_malformed_boxes_are_refused_with_their_place(
     assert old in BOXES
     path = save(tmp_path, BOXES.replace(old, new))
     with pytest.raises(ValueError, match=re.escape(str(path))) as error:
-        read_boxes(path, PICTURES)
+        read_boxes(path, IMAGES)
     for essential in essentials:
         assert essential in str(error.value)
 
@@ -149,7 +149,7 @@ EXCLUDED = "why,file_name\nblurred,sub/c.jpg\ntwo faces, a.jpg \nand cut,a.jpg\n
         "filename\na.jpg\nsub/c.jpg",
     ],
 )
-def test_the_pictures_to_leave_out_are_found_in_the_table(tmp_path: Path, text: str) -> None:
+def test_the_images_to_leave_out_are_found_in_the_table(tmp_path: Path, text: str) -> None:
     table = read_landmarks(save(tmp_path, TABLE))
     path = tmp_path / "bad.csv"
     path.write_bytes(text.encode())
@@ -161,14 +161,14 @@ def test_the_pictures_to_leave_out_are_found_in_the_table(tmp_path: Path, text: 
 @pytest.mark.parametrize(
     ("old", "new", "essentials"),
     [
-        ("file_name", "picture", ["row 1", "columns file_name", "picture"]),
+        ("file_name", "image", ["row 1", "columns file_name", "image"]),
         ("sub/c.jpg", "c.jpg", ["row 2, column file_name", "'c.jpg' is not in ", "landmarks.csv"]),
         (" a.jpg ", "", ["row 3, column file_name", "'' is not in "]),
         ("two faces", "two, faces", ["row 3", "3 cells where the header has 2"]),
         (EXCLUDED, "", ["row 1"]),
     ],
 )
-def test_malformed_tables_of_pictures_to_leave_out_are_refused_with_their_place(
+def test_malformed_tables_of_images_to_leave_out_are_refused_with_their_place(
     tmp_path: Path, old: str, new: str, essentials: list[str]
 ) -> None:
     assert old in EXCLUDED

@@ -22,8 +22,8 @@ RULES = "auto", "person", "order", "hash", "random"
 FACES68 = Path(__file__).parents[4] / "shared" / "data" / "faces68"
 
 
-def names_of(num_people: int, num_pictures: int = 3) -> list[str]:
-    return [f"Jo_{who}_{which}.jpg" for who in range(num_people) for which in range(num_pictures)]
+def names_of(num_people: int, num_images: int = 3) -> list[str]:
+    return [f"Jo_{who}_{which}.jpg" for who in range(num_people) for which in range(num_images)]
 
 
 def people_in(names: list[str], chosen: np.ndarray) -> set[str]:
@@ -181,7 +181,7 @@ def test_auto_splits_by_person_where_the_names_allow_it(names: list[str], rule: 
         (["a.jpg"], {"rule": "hash", "folds": 2}, "1 rows by hash .* into 2 folds: fold . would"),
         ([*names_of(9), "x.jpg"], {"rule": "person"}, r"'x.jpg' does not match.*\(\.\+\)_"),
         (names_of(9), {"rule": "person", "person_pattern": r"(\d+)_"}, "'Jo_0_0.jpg' does not"),
-        (names_of(1), {"rule": "person"}, "3 pictures show 1 person"),
+        (names_of(1), {"rule": "person"}, "3 images show 1 person"),
         (
             names_of(2),
             {"rule": "person", "share": 0.9},
@@ -236,7 +236,7 @@ def test_a_stored_split_is_read_back_by_file_name(tmp_path: Path) -> None:
         ("file_name,fold\na.jpg,-1\n", 0, "row 2, column fold: expected the number of a fold"),
         ("file_name,part\nx.jpg,train\n", 0, r"row 2, column file_name: 'x.jpg' is not in .*land"),
         ("file_name,part\na.jpg,train\na.jpg,train\n", 0, "row 3, .* 'a.jpg' stands in a row"),
-        ("file_name,part\na.jpg,train\n", 0, "1 of the 2 pictures .* no row, such as 'b.jpg'"),
+        ("file_name,part\na.jpg,train\n", 0, "1 of the 2 images .* no row, such as 'b.jpg'"),
         ("file_name,part\na.jpg,train\nb.jpg,train\n", 0, "0 of 2 rows validate"),
         ("file_name,part\na.jpg,train\nb.jpg,validation\n", 1, "no folds; .*data.fold 0, not 1"),
         ("file_name,fold\na.jpg,0\nb.jpg,1\n", 2, "fold 2 of 2: 0 of 2 rows validate"),

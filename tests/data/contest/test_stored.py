@@ -313,13 +313,11 @@ def test_a_run_keeps_its_table_where_data_cache_says(tiny_contest: Path, cache: 
     experiment = config.Experiment(
         name="tiny", data=config.Data(root=tiny_contest, cache=cache), model=config.UNet()
     )
-    pictures = prepare.read_pictures(experiment)
+    images = prepare.read_data(experiment)
     assert kept_in(cache).is_file()
     table = read_landmarks(find_folder(tiny_contest).train_table)
-    again = prepare.read_pictures(
-        replace(experiment, data=config.Data(root=tiny_contest, cache=cache))
-    )
-    for read in (pictures, again):
+    again = prepare.read_data(replace(experiment, data=config.Data(root=tiny_contest, cache=cache)))
+    for read in (images, again):
         assert read.table_hash == table.fingerprint()
         np.testing.assert_array_equal(read.table.points_image, table.points_image)
 

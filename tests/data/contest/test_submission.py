@@ -1,4 +1,4 @@
-"""A submission holds the right numbers for every test picture, or there is no file."""
+"""A submission holds the right numbers for every test image, or there is no file."""
 
 import re
 from pathlib import Path
@@ -25,9 +25,9 @@ ASKED = AskedPoints(path=Path("test_points.csv"), names=NAMES, indices=INDICES)
 
 
 def predictions() -> np.ndarray:
-    """(3, 6, 2) float32; each number tells its picture, landmark and axis."""
-    picture, landmark, axis = np.mgrid[0:3, 0:6, 0:2]
-    return (100 * picture + 10 * landmark + axis - 0.375).astype(np.float32)
+    """(3, 6, 2) float32; each number tells its image, landmark and axis."""
+    image, landmark, axis = np.mgrid[0:3, 0:6, 0:2]
+    return (100 * image + 10 * landmark + axis - 0.375).astype(np.float32)
 
 
 def picked(points: np.ndarray) -> np.ndarray:
@@ -167,18 +167,18 @@ def test_a_submission_is_scored_by_name(tmp_path: Path) -> None:
 
     score = score_submission(tmp_path / "s.csv", tmp_path / "solution.csv")
     assert score.names == NAMES
-    np.testing.assert_array_equal(score.per_picture, squared_errors(answers, truth))
-    assert score.mse == contest_mse(score.per_picture)
-    assert len(set(score.per_picture.tolist())) == 3
+    np.testing.assert_array_equal(score.per_image, squared_errors(answers, truth))
+    assert score.mse == contest_mse(score.per_image)
+    assert len(set(score.per_image.tolist())) == 3
 
 
 @pytest.mark.parametrize(
     ("names", "num_points", "essential"),
     [
-        (["a.jpg", "b.jpg"], 5, "s.csv, scored by .*solution.csv: 1 pictures are missing: c.jpg"),
-        ([*NAMES, "x.jpg"], 5, "s.csv, scored by .*: 1 pictures are not asked for: x.jpg"),
-        ([f"{n}.jpg" for n in range(9)], 5, "3 pictures are missing: a.jpg, b.jpg, c.jpg$"),
-        (NAMES, 4, "s.csv holds 4 points for each picture, .*solution.csv 5"),
+        (["a.jpg", "b.jpg"], 5, "s.csv, scored by .*solution.csv: 1 images are missing: c.jpg"),
+        ([*NAMES, "x.jpg"], 5, "s.csv, scored by .*: 1 images are not asked for: x.jpg"),
+        ([f"{n}.jpg" for n in range(9)], 5, "3 images are missing: a.jpg, b.jpg, c.jpg$"),
+        (NAMES, 4, "s.csv holds 4 points for each image, .*solution.csv 5"),
     ],
 )
 def test_a_submission_for_another_solution_is_refused(

@@ -70,7 +70,7 @@ def back(tool: Tool, exported: Path, out: Path, *options: object) -> Folder:
 
 
 def faces_of(folder: Folder) -> dict[str, tuple[np.ndarray, bytes]]:
-    """(5, 2) landmarks and the picture of every face by its part and name, in table order."""
+    """(5, 2) landmarks and the image of every face by its part and name, in table order."""
     table = read_landmarks(folder.train_table)
     asked, solution = read_asked_points(folder.test_points, 5), read_solution(folder.solution)
     assert solution.names == asked.names

@@ -23,7 +23,7 @@ Files = dict[str, str | bytes]
 
 
 def lay(folder: Path, files: Files) -> Path:
-    """A folder with these files; a picture's bytes are its name."""
+    """A folder with these files; an image's bytes are its name."""
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,7 +31,7 @@ def lay(folder: Path, files: Files) -> Path:
     return folder
 
 
-def pictures(*names: str) -> Files:
+def images(*names: str) -> Files:
     return {name: name.encode() for name in names}
 
 
@@ -65,7 +65,7 @@ UDACITY: Files = {
     "Luis_Fonsi_21.jpg,45.0,98.0,47,106.5\n"
     "A_B_1.jpg,,,1,2\n",
     "test_frames_keypoints.csv": "Unnamed: 0,0,1,2,3\r\nValerie_Harper_30.jpg,55,62,52,72\r\n",
-    **pictures("training/Luis_Fonsi_21.jpg", "training/A_B_1.jpg", "test/Valerie_Harper_30.jpg"),
+    **images("training/Luis_Fonsi_21.jpg", "training/A_B_1.jpg", "test/Valerie_Harper_30.jpg"),
 }
 
 
@@ -93,7 +93,7 @@ IBUG: Files = {
     "300W/01_Indoor/indoor_001.pts": pts("12 13", "-0.5 15"),
     "helen/trainset/100032540_1_mirror.pts": pts("1 1", "1 1"),
     "other/odd_mirror.pts": pts("16 17", "18 19"),
-    **pictures(
+    **images(
         "afw/134212_1.jpg", "helen/trainset/100032540_1.jpg", "helen/testset/30427236_1.jpg",
         "ibug/image_092 _01.jpg", "300W/01_Indoor/indoor_001.png",
         "helen/trainset/100032540_1_mirror.jpg", "other/odd_mirror.JPG", "other/no points.jpg",
@@ -138,11 +138,11 @@ WFLW: Files = {
     f"19 20 21 22 23 24 52 62 72 82 0 0 0 0 0 1 {PARADE}\n",
     f"{LISTS}test.txt": f"25 26 27 28 29 30 53 63 73 83 0 0 0 0 0 0 {SOCCER}\n",
     "WFLW_annotations/list_98pt_test/list_98pt_test_blur.txt": "another form",
-    **pictures(f"WFLW_images/{PARADE}", f"WFLW_images/{SOCCER}"),
+    **images(f"WFLW_images/{PARADE}", f"WFLW_images/{SOCCER}"),
 }
 
 
-def test_wflw_has_several_faces_in_a_photograph(
+def test_wflw_has_several_faces_in_an_image(
     tool: Tool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source, out = lay(tmp_path / "WFLW", WFLW), tmp_path / "out"
@@ -174,7 +174,7 @@ HELEN: Files = {
     "annotation/11.txt": "nobody_1\n11 , 12\n13,14\n",
     "trainnames.txt": "100032540_1\n3_1\n",
     "testnames.txt": "10_2\n",
-    **pictures("helen_1/100032540_1.jpg", "helen_1/10_2.jpg", "helen_5/3_1.jpg"),
+    **images("helen_1/100032540_1.jpg", "helen_1/10_2.jpg", "helen_5/3_1.jpg"),
 }
 
 
@@ -213,7 +213,7 @@ COCO: Files = {
         person(285, 5, [0, 0, 0], iscrowd=1),
     ),
     "annotations/val.json": coco(person(7, 1, [1, 1, 2, 2, 2, 2], **FACE), images=(7,)),
-    **pictures("train/000000000139.jpg", "train/000000000285.jpg", "val/000000000007.jpg"),
+    **images("train/000000000139.jpg", "train/000000000285.jpg", "val/000000000007.jpg"),
 }
 
 
@@ -394,15 +394,15 @@ def test_names_that_lead_out_of_the_folder_are_refused(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["secret.jpg"]
 
 
-def test_two_lists_of_one_part_and_two_pictures_of_one_name_are_refused(
+def test_two_lists_of_one_part_and_two_images_of_one_name_are_refused(
     tool: Tool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = lay(tmp_path / "WFLW", WFLW | {"old/list_3pt_rect_attr_test.txt": ""})
     assert tool("data", "convert", "wflw", source, tmp_path / "out") == 1
     assert "are both there" in capsys.readouterr().err
-    source = lay(tmp_path / "Helen", HELEN | pictures("helen_2/3_1.jpg"))
+    source = lay(tmp_path / "Helen", HELEN | images("helen_2/3_1.jpg"))
     assert tool("data", "convert", "helen194", source, tmp_path / "out") == 1
     assert "'3_1' may be" in capsys.readouterr().err
-    source = lay(tmp_path / "300-W", IBUG | pictures("afw/134212_1.png"))
+    source = lay(tmp_path / "300-W", IBUG | images("afw/134212_1.png"))
     assert tool("data", "convert", "ibug", source, tmp_path / "out") == 1
     assert "134212_1.png are both beside it" in capsys.readouterr().err

@@ -64,27 +64,27 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
 # ------------------------------------------------------------------------------------ conversion
 
 
-def test_pictures_and_landmarks_are_those_of_the_tables(files: Path, tmp_path: Path) -> None:
+def test_images_and_landmarks_are_those_of_the_tables(files: Path, tmp_path: Path) -> None:
     done = convert(files, tmp_path / "out")
     assert (done.num_training, done.num_complete, done.num_test, done.num_asked) == (10, 8, 4, 64)
     folder = Folder(root=tmp_path / "out")
     table = read_landmarks(folder.train_table)
     assert table.names == [f"{row:05}.png" for row in range(2, 12)]
     assert table.points_image.shape == (10, 15, 2)
-    for row, (*numbers, picture) in enumerate(cells_of(files / "training.csv")[1:]):
+    for row, (*numbers, image) in enumerate(cells_of(files / "training.csv")[1:]):
         expected = [float(number or "nan") for number in numbers]
         np.testing.assert_allclose(table.points_image[row].ravel(), expected, atol=5e-6, rtol=0)
         image = read_image(folder.train_images / table.names[row])
-        grey = np.array(picture.split(), int).reshape(96, 96, 1)
+        grey = np.array(image.split(), int).reshape(96, 96, 1)
         np.testing.assert_array_equal(image, np.broadcast_to(grey, (96, 96, 3)))
     assert np.isnan(table.points_image[..., 0]).sum(1).tolist() == [0, 0, 11, 0, 0, 11, 0, 0, 0, 0]
 
     asked = read_asked_points(folder.test_points, 15)
     assert asked.names == TEST_NAMES
     assert asked.indices.tolist() == [list(range(15))] * 4
-    for row, (_, picture) in enumerate(cells_of(files / "test.csv")[1:]):
+    for row, (_, image) in enumerate(cells_of(files / "test.csv")[1:]):
         stored = cv2.imread(str(folder.test_images / TEST_NAMES[row]), cv2.IMREAD_UNCHANGED)
-        np.testing.assert_array_equal(stored, np.array(picture.split(), int).reshape(96, 96))
+        np.testing.assert_array_equal(stored, np.array(image.split(), int).reshape(96, 96))
     assert folder.lookup_table.read_bytes() == (files / "IdLookupTable.csv").read_bytes()
 
 
@@ -280,9 +280,9 @@ def lookup(kaggle15_files: Path) -> Lookup:
 
 
 def predictions() -> np.ndarray:
-    """(4, 15, 2), each number its own: picture + landmark / 100 + (y: 50)."""
-    picture, landmark, axis = np.indices((4, 15, 2))
-    return picture + landmark / 100 + 50 * axis
+    """(4, 15, 2), each number its own: image + landmark / 100 + (y: 50)."""
+    image, landmark, axis = np.indices((4, 15, 2))
+    return image + landmark / 100 + 50 * axis
 
 
 def test_every_row_is_answered_in_the_order_of_the_lookup_table(
@@ -303,7 +303,7 @@ def test_every_row_is_answered_in_the_order_of_the_lookup_table(
         assert float(location) == pytest.approx(expected, abs=1e-6)
 
 
-def test_locations_lie_in_the_picture(lookup: Lookup, tmp_path: Path) -> None:
+def test_locations_lie_in_the_image(lookup: Lookup, tmp_path: Path) -> None:
     write_submission(tmp_path / "s.csv", lookup, TEST_NAMES, predictions() * 3 - 3, "none")
     locations = np.array([float(row[1]) for row in cells_of(tmp_path / "s.csv")[1:]])
     assert (locations.min(), locations.max()) == (0, 96)
@@ -343,7 +343,7 @@ def test_the_real_faces_are_converted_by_the_command(faces15: Path, tmp_path: Pa
     points = read_landmarks(out / "train" / "landmarks.csv").points_image
     assert np.isfinite(points).all()
     left_eye, right_eye, nose, lip = (points[:, k].mean(0) for k in (0, 1, 10, 14))
-    assert right_eye[0] < nose[0] < left_eye[0]  # the person's own left is the picture's right
+    assert right_eye[0] < nose[0] < left_eye[0]  # the person's own left is the image's right
     assert max(left_eye[1], right_eye[1]) < nose[1] < lip[1]
 
     done = subprocess.run([*command, *options], capture_output=True, text=True)

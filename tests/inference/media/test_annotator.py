@@ -1,4 +1,4 @@
-"""Photographs and videos come back drawn, with every point in their own pixels."""
+"""Images and videos come back drawn, with every point in their own pixels."""
 
 import csv
 import json
@@ -52,7 +52,7 @@ def runs(tiny_contest: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 
 @pytest.fixture
 def folder(tmp_path: Path, tiny_contest: Path) -> Path:
-    """Three pictures, one of them large, one broken; a video; and what is neither."""
+    """Three images, one of them large, one broken; a video; and what is neither."""
     folder = tmp_path / "mine"
     folder.mkdir()
     for k in range(2):
@@ -61,7 +61,7 @@ def folder(tmp_path: Path, tiny_contest: Path) -> Path:
     image = cv2.imread(str(folder / "eve_0.jpg"))
     assert cv2.imwrite(str(folder / "large.webp"), cv2.resize(image, (900, 700)))
     (folder / "broken.jpg").write_bytes((folder / "eve_1.jpg").read_bytes()[:700])
-    (folder / "notes.txt").write_text("no picture")
+    (folder / "notes.txt").write_text("no image")
     code = cv2.VideoWriter.fourcc(*"mp4v")
     writer = cv2.VideoWriter(str(folder / "clip.mp4"), cv2.CAP_FFMPEG, code, 25, (90, 66))
     for k in range(5):
@@ -75,8 +75,8 @@ def table_of(out: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def points_of(out: Path, picture: Path, frame: str = "") -> np.ndarray:
-    rows = [r for r in table_of(out) if (r["picture"], r["frame"]) == (str(picture), frame)]
+def points_of(out: Path, image: Path, frame: str = "") -> np.ndarray:
+    rows = [r for r in table_of(out) if (r["image"], r["frame"]) == (str(image), frame)]
     assert [int(row["landmark"]) for row in rows] == list(range(len(rows)))
     return np.array([[float(row["x"]), float(row["y"])] for row in rows])
 
@@ -94,7 +94,7 @@ def test_a_folder_is_drawn_and_what_cannot_be_read_is_counted(
         == 1
     )
     said = capfd.readouterr()
-    assert f"{folder / 'broken.jpg'}: the picture cannot be decoded" in said.err
+    assert f"{folder / 'broken.jpg'}: the image cannot be decoded" in said.err
     assert "1 of 5 files could not be looked at" in said.err and "Traceback" not in said.err
     written = {path.name for path in out.iterdir()}
     names = {"eve_0.jpg", "eve_1.jpg", "large.webp.png", "clip.mp4"}
@@ -122,9 +122,9 @@ def test_a_folder_is_drawn_and_what_cannot_be_read_is_counted(
 
     # the video keeps its size, rate and length, and has its points frame by frame
     drawn_video, original = Video(out / "clip.mp4"), Video(folder / "clip.mp4")
-    pictures = list(drawn_video)
-    assert drawn_video.rate == original.rate and pictures[0].image.shape == (66, 90, 3)
-    assert [p.seconds for p in pictures] == pytest.approx([p.seconds for p in original])
+    images = list(drawn_video)
+    assert drawn_video.rate == original.rate and images[0].image.shape == (66, 90, 3)
+    assert [p.seconds for p in images] == pytest.approx([p.seconds for p in original])
     third = [one.image for one in original][2]
     (points,) = heatmap.Predictor(runs["heatmaps"], device="cpu")([third]).points_image
     np.testing.assert_allclose(points_of(out, folder / "clip.mp4", "2"), points, atol=1e-3)
@@ -160,7 +160,7 @@ def test_folders_in_a_folder_are_told_of(folder: Path, caplog: pytest.LogCapture
     assert folder / "deeper" / "eve_0.jpg" in find_files([f"{folder}/**/*.jpg"])
 
 
-def test_one_name_of_two_pictures_has_no_box(
+def test_one_name_of_two_images_has_no_box(
     runs: dict[str, Path], folder: Path, tool: Tool, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "deeper").mkdir()
@@ -218,7 +218,7 @@ def test_every_face_that_a_detector_finds_is_seen(
     class Found:
         def detect(self, image: np.ndarray) -> tuple[int, np.ndarray | None]:
             assert image.shape == (640, 640, 3) and not image[498:].any()
-            if not image[:498, 639].any():  # a small picture, in the corner
+            if not image[:498, 639].any():  # a small image, in the corner
                 return 1, None
             faces = np.zeros((2, 15), np.float32)
             faces[:, :4] = [(64, 128, 64, 96), (320, 64, 128, 160)]
@@ -235,7 +235,7 @@ def test_every_face_that_a_detector_finds_is_seen(
     boxes = corners * np.tile([900 / 640, 700 / 498], 2) - 0.5
     expected = heatmap.Predictor(runs["direct"], device="cpu")([large] * 2, boxes).points_image
     rows = table_of(out)
-    assert [(row["picture"], row["face"]) for row in rows] == [
+    assert [(row["image"], row["face"]) for row in rows] == [
         (str(large), f) for f in "01" for _ in range(7)
     ]
     found = np.array([[float(row["x"]), float(row["y"])] for row in rows]).reshape(2, 7, 2)
@@ -246,15 +246,15 @@ def test_every_face_that_a_detector_finds_is_seen(
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        ([], 2, "name pictures, videos or a camera"),
+        ([], 2, "name images, videos or a camera"),
         (["x.jpg", "--data", "."], 2, "--data . takes the place of x.jpg"),
         (["0", "x.jpg"], 2, "a camera is looked at alone"),
         (["x.jpg", "--out", "text.onnx"], 2, "--out text.onnx is a file"),
         (["x.jpg", "--box", "60,2,70,9"], 1, "x.jpg: the box: from (60, 2) to (70, 9) is outside"),
         (["nothing-*.jpg"], 2, "no file matches nothing-*.jpg"),
-        (["missing.jpg"], 1, "missing.jpg: the picture cannot be read"),
+        (["missing.jpg"], 1, "missing.jpg: the image cannot be read"),
         (["missing.mp4"], 1, "missing.mp4: the video cannot be read"),
-        (["empty"], 2, "empty: there are no pictures or videos in this folder"),
+        (["empty"], 2, "empty: there are no images or videos in this folder"),
         (["x.jpg", "--box", "1,2,3"], 2, "expected four numbers x0,y0,x1,y1, found 1,2,3"),
         (["x.jpg", "--box", "5,2,3,4"], 2, "x0 must be below x1"),
         (["x.jpg", "--box", "1,2,3,4", "--detector", "d.onnx"], 2, "exclude each other"),
@@ -324,13 +324,13 @@ def test_a_camera_is_shown_until_its_window_is_closed(
             self.is_open = False
 
     monkeypatch.setattr(camera, "Window", Screen)
-    monkeypatch.setattr(camera, "pictures", lambda index: ((image, t / 30) for t in range(99)))
+    monkeypatch.setattr(camera, "images", lambda index: ((image, t / 30) for t in range(99)))
     assert tool("predict", runs["heatmaps"], "0", "--device", "cpu") == 0
     assert len(shown) == 4 and all(drawn.shape == image.shape for drawn in shown)
     assert all((drawn != 90).any() for drawn in shown)
 
 
-def test_labelled_pictures_are_drawn_above_their_truth(
+def test_labelled_images_are_drawn_above_their_truth(
     runs: dict[str, Path], tiny_contest: Path, tool: Tool, tmp_path: Path
 ) -> None:
     arguments = [runs["heatmaps"], "--data", tiny_contest, "--count", "2", "--device", "cpu"]
@@ -343,7 +343,7 @@ def test_labelled_pictures_are_drawn_above_their_truth(
     assert cv2.imread(str(tmp_path / "out" / "sheet.jpg")).shape == (256, 2 * 196 - 4, 3)
 
 
-def test_a_labelled_picture_that_is_missing_is_named_by_its_row_of_the_table(
+def test_a_labelled_image_that_is_missing_is_named_by_its_row_of_the_table(
     runs: dict[str, Path], tiny_contest: Path, tool: Tool, tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip

@@ -35,7 +35,7 @@ def yunet_that_sees_one_face(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("hw", "shrink"), [((960, 1280), 0.5), ((90, 300), 1), ((1280, 500), 0.5)])
-def test_boxes_are_in_the_pictures_own_pixels(
+def test_boxes_are_in_the_images_own_pixels(
     tmp_path: Path, hw: tuple[int, int], shrink: float
 ) -> None:
     yunet_that_sees_one_face(tmp_path / "yunet.onnx")

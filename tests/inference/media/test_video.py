@@ -1,4 +1,4 @@
-"""Videos come back with every picture at its time, and what is damaged is told."""
+"""Videos come back with every image at its time, and what is damaged is told."""
 
 import logging
 import struct
@@ -15,7 +15,7 @@ from heatmap.inference.media import video
 from heatmap.inference.media.video import Video
 
 
-def picture(k: int, height: int, width: int) -> np.ndarray:
+def image(k: int, height: int, width: int) -> np.ndarray:
     """Grey, with a white bar at x = 4 + 3 k in its upper half and red in a corner."""
     image = np.full((height, width, 3), 60, np.uint8)
     image[: height // 2, 4 + 3 * k : 7 + 3 * k] = 255
@@ -28,19 +28,19 @@ def clip(path: Path, count: int = 12, hw: tuple[int, int] = (48, 64), rate: floa
     code = cv2.VideoWriter.fourcc(*("mp4v" if path.suffix == ".mp4" else "MJPG"))
     writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, code, rate, hw[::-1])
     for k in range(count):
-        writer.write(picture(k, *hw)[..., ::-1])
+        writer.write(image(k, *hw)[..., ::-1])
     writer.release()
     return path
 
 
 def copied(source: Path, path: Path, hw: tuple[int, int] | None = None) -> None:
-    """Writes the video anew, its pictures drawn again in this size."""
+    """Writes the video anew, its images drawn again in this size."""
     original = Video(source)
-    pictures = list(original)
-    hw = hw or pictures[0].image.shape[:2]
+    images = list(original)
+    hw = hw or images[0].image.shape[:2]
     with video.written(path, original) as write:
-        for k, one in enumerate(pictures):
-            write(picture(k, *hw), one.start, one.duration)
+        for k, one in enumerate(images):
+            write(image(k, *hw), one.start, one.duration)
 
 
 def bar(image: np.ndarray) -> float:
@@ -58,12 +58,12 @@ def assert_shows(images: Sequence[np.ndarray], hw: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("name", ["clip.mp4", "clip.avi"])
-def test_every_picture_is_read_at_its_time(tmp_path: Path, name: str) -> None:
+def test_every_image_is_read_at_its_time(tmp_path: Path, name: str) -> None:
     source = Video(clip(tmp_path / name))
-    pictures = list(source)
+    images = list(source)
     assert source.expected == 12 and source.rate == 25 and source.report(12) == ""
-    assert_shows([one.image for one in pictures], (48, 64))
-    assert [one.seconds for one in pictures] == pytest.approx([k / 25 for k in range(12)])
+    assert_shows([one.image for one in images], (48, 64))
+    assert [one.seconds for one in images] == pytest.approx([k / 25 for k in range(12)])
 
 
 @pytest.mark.parametrize("hw", [(48, 64), (47, 64), (48, 63), (47, 63)])
@@ -71,10 +71,10 @@ def test_a_video_keeps_its_size_rate_and_length(tmp_path: Path, hw: tuple[int, i
     source = clip(tmp_path / "clip.mp4", rate=29.97)
     copied(source, tmp_path / "out.mp4", hw)
     found = Video(tmp_path / "out.mp4")
-    pictures = list(found)
+    images = list(found)
     assert float(found.rate) == pytest.approx(29.97, abs=1e-3)
-    assert_shows([one.image for one in pictures], hw)
-    assert [p.seconds for p in pictures] == pytest.approx([k / 29.97 for k in range(12)], abs=1e-3)
+    assert_shows([one.image for one in images], hw)
+    assert [p.seconds for p in images] == pytest.approx([k / 29.97 for k in range(12)], abs=1e-3)
     # OpenCV, which cuts odd sizes when it writes, agrees
     capture = cv2.VideoCapture(str(tmp_path / "out.mp4"))
     assert capture.read()[1].shape == (*hw, 3)
@@ -82,12 +82,12 @@ def test_a_video_keeps_its_size_rate_and_length(tmp_path: Path, hw: tuple[int, i
     capture.release()
 
 
-def test_pictures_that_are_shown_for_longer_stay_so(tmp_path: Path) -> None:
+def test_images_that_are_shown_for_longer_stay_so(tmp_path: Path) -> None:
     original = Video(clip(tmp_path / "clip.mp4"))
     ticks = [round(seconds / original.time_base) for seconds in (0, 0.04, 0.3, 0.31, 1.2)]
     with video.written(tmp_path / "uneven.mp4", original) as write:
         for k, start in enumerate(ticks):
-            write(picture(k, 48, 64), start, round(Fraction(1, 25) / original.time_base))
+            write(image(k, 48, 64), start, round(Fraction(1, 25) / original.time_base))
     uneven = [one.seconds for one in Video(tmp_path / "uneven.mp4")]
     assert uneven == pytest.approx([0, 0.04, 0.3, 0.31, 1.2], abs=1e-3)
     copied(tmp_path / "uneven.mp4", tmp_path / "again.mp4")
@@ -106,7 +106,7 @@ def test_a_video_of_a_turned_phone_is_seen_upright(tmp_path: Path, clockwise: in
     assert_shows([np.rot90(image, clockwise // 90) for image in turned], (48, 64))
 
 
-def test_damaged_pictures_are_told_and_the_others_read(
+def test_damaged_images_are_told_and_the_others_read(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     content = bytearray(clip(tmp_path / "clip.avi", count=20).read_bytes())
@@ -115,12 +115,12 @@ def test_damaged_pictures_are_told_and_the_others_read(
     (tmp_path / "damaged.avi").write_bytes(content)
     damaged = Video(tmp_path / "damaged.avi")
     with caplog.at_level(logging.WARNING, "heatmap"):
-        pictures = list(damaged)
-    assert 18 <= len(pictures) <= 20
-    assert bar(pictures[-1].image) == pytest.approx(5 + 3 * 19, abs=0.3)
-    assert pictures[-1].seconds == pytest.approx(19 / 25)
+        images = list(damaged)
+    assert 18 <= len(images) <= 20
+    assert bar(images[-1].image) == pytest.approx(5 + 3 * 19, abs=0.3)
+    assert images[-1].seconds == pytest.approx(19 / 25)
     assert damaged.lost + damaged.damaged == 1
-    assert damaged.report(len(pictures)).startswith(f"{damaged.path}: 1 ")
+    assert damaged.report(len(images)).startswith(f"{damaged.path}: 1 ")
 
 
 def test_a_video_that_breaks_off_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
@@ -129,10 +129,10 @@ def test_a_video_that_breaks_off_is_read_as_far_as_it_goes(tmp_path: Path) -> No
     cut = Video(tmp_path / "cut.avi")
     count = len(list(cut))
     assert 3 <= count <= 14
-    assert f"{count} of 20 pictures could be read" in cut.report(count)
+    assert f"{count} of 20 images could be read" in cut.report(count)
 
 
-def test_a_video_without_a_number_of_pictures_breaks_off_by_its_length(tmp_path: Path) -> None:
+def test_a_video_without_a_number_of_images_breaks_off_by_its_length(tmp_path: Path) -> None:
     original = Video(clip(tmp_path / "clip.mp4", count=99))
     with av.open(str(tmp_path / "clip.mkv"), "w") as container:
         stream = container.add_stream("libx264", rate=25)
@@ -150,10 +150,10 @@ def test_a_video_without_a_number_of_pictures_breaks_off_by_its_length(tmp_path:
 
 def test_pixels_that_are_not_square_stay_so(tmp_path: Path) -> None:
     original = Video(clip(tmp_path / "clip.mp4"))
-    pictures = list(original)
+    images = list(original)
     original.pixel_aspect = Fraction(4, 3)
     with video.written(tmp_path / "wide.mp4", original) as write:
-        for one in pictures:
+        for one in images:
             write(one.image, one.start, one.duration)
     copied(tmp_path / "wide.mp4", tmp_path / "again.mp4")
     again = Video(tmp_path / "again.mp4")
@@ -175,6 +175,6 @@ def test_a_video_that_fails_to_be_written_leaves_nothing(tmp_path: Path) -> None
         pytest.raises(RuntimeError, match="stop"),
         video.written(tmp_path / "out.mp4", original) as write,
     ):
-        write(picture(0, 48, 64), 0, 512)
+        write(image(0, 48, 64), 0, 512)
         raise RuntimeError("stop")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.mp4"]

@@ -1,4 +1,4 @@
-"""Photographs read and cropped, and the whole training with its loader."""
+"""Images read and cropped, and the whole training with its loader."""
 
 import tempfile
 import time
@@ -40,7 +40,7 @@ AUGMENT = config.Augment(mirror=0.5, rotate_deg=25, scale=0.2, contrast=0.3)
 def data(settings: Settings) -> Iterator[list[Result]]:
     """Files to crops on one core, and the whole training with loader and augmentation on.
 
-    The error of a crop is its mean absolute difference from the photograph decoded whole and
+    The error of a crop is its mean absolute difference from the image decoded whole and
     resampled by area, of 255.
     """
     for side in (250, 600):
@@ -78,8 +78,8 @@ def data(settings: Settings) -> Iterator[list[Result]]:
 
 
 def _reading(settings: Settings, side: int, folder: Path) -> list[Result]:
-    """Square photographs to crops of the whole: ours, and peers that return (128, 128, 3) uint8."""
-    paths = _photographs(folder / "images", 4 * settings.batch, side)
+    """Square images to crops of the whole: ours, and peers that return (128, 128, 3) uint8."""
+    paths = _images(folder / "images", 4 * settings.batch, side)
     points_image = np.zeros((len(paths), settings.landmarks, 2), np.float32)
     plain = samples.Samples(paths, points_image, CROP)
     padded = replace(plain, margin=samples.margin_for(CROP, AUGMENT))
@@ -122,11 +122,11 @@ def _reading(settings: Settings, side: int, folder: Path) -> list[Result]:
         ),
     ]
     bits = 8 * sum(path.stat().st_size for path in paths) / len(paths) / side**2
-    title = f"{len(paths)} photographs of {side} px, {bits:.1f} bits a pixel, one core"
+    title = f"{len(paths)} images of {side} px, {bits:.1f} bits a pixel, one core"
     return measure(title, contenders, settings)
 
 
-def _photographs(folder: Path, count: int, side: int) -> list[Path]:
+def _images(folder: Path, count: int, side: int) -> list[Path]:
     """Square JPEGs of drawn faces, with a sensor's grain and so as heavy as real ones.
 
     In a set of faces from video, those of 200 to 300 px have 1.7 bits a pixel, larger ones 1.35.
@@ -214,6 +214,6 @@ def _whole_training(prepared: prepare.Run, settings: Settings) -> list[Result]:
             times_limit=None,
             peak_mib=peak_mib_of(lambda: None, settings.device),
             error="",
-            pictures_per_second=settings.batch / seconds,
+            images_per_second=settings.batch / seconds,
         )
     ]
