@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
+from heatmap.errors import UserError
+
 T = TypeVar("T")
 
 # Options of version 0.1.0 by class, with their new names, or None where they are gone.
@@ -23,7 +25,7 @@ OPTIONS_OF_0_1: dict[str, dict[str, str | None]] = {
 
 def _check(condition: bool, message: str) -> None:
     if not condition:
-        raise ValueError(message)
+        raise UserError(message)
 
 
 # Numbers with the interval that they must lie in.
@@ -46,7 +48,7 @@ class Part:
         cls._prefix = prefix or cls._prefix
 
     def __post_init__(self) -> None:
-        """Raises ValueError with the first number that does not, as the command line names it."""
+        """Raises UserError with the first number that does not, as the command line names it."""
         for name, hint in typing.get_type_hints(type(self), include_extras=True).items():
             value = getattr(self, name)
             for part in (hint, *typing.get_args(hint)):  # of int | None, too
@@ -462,7 +464,7 @@ def from_dict(kind: type[T], values: dict[str, Any]) -> T:
     """The dataclass that `to_dict` was given.
 
     Raises:
-        ValueError: a name that the dataclass does not have, with the nearest one that it has.
+        UserError: a name that the dataclass does not have, with the nearest one that it has.
     """
     hints = typing.get_type_hints(kind)
     arguments: dict[str, Any] = {}
@@ -474,13 +476,13 @@ def from_dict(kind: type[T], values: dict[str, Any]) -> T:
                 continue
             near = difflib.get_close_matches(name, hints, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"{kind.__name__} has no field {name!r}{hint}")
+            raise UserError(f"{kind.__name__} has no field {name!r}{hint}")
         kinds = _kinds(hints[name])
         if kinds and isinstance(value, dict):
             by_name, rest = {k.__name__: k for k in kinds}, dict(value)
             wanted = rest.pop("type", kinds[0].__name__) if len(kinds) > 1 else kinds[0].__name__
             if wanted not in by_name:
-                raise ValueError(f"{kind.__name__}.{name} has no type {wanted!r}")
+                raise UserError(f"{kind.__name__}.{name} has no type {wanted!r}")
             arguments[name] = from_dict(by_name[wanted], rest)
         elif hints[name] in (Path, Path | None) and value is not None:
             arguments[name] = Path(value)

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from heatmap.errors import UserError
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -100,14 +102,14 @@ def matching(points_image: Tensor, points_crop: Tensor, crop_hw: tuple[int, int]
     """The crop that shows (P, 2) points of the image where those of the crop are (least squares).
 
     Raises:
-        ValueError: no shift and scale does so: the points are turned round, or in one place.
+        UserError: no shift and scale does so: the points are turned round, or in one place.
     """
     points_image, points_crop = points_image.double(), points_crop.double()
     middle_image, middle_crop = points_image.mean(0), points_crop.mean(0)
     offsets = points_crop - middle_crop
     shrink = ((offsets * (points_image - middle_image)).sum() / offsets.square().sum()).item()
     if not 0 < shrink < math.inf:
-        raise ValueError("no shift and scale brings these points to those of the crop")
+        raise UserError("no shift and scale brings these points to those of the crop")
     x, y = (middle_image - shrink * middle_crop).tolist()
     return _shrunk(shrink, x, y, crop_hw)
 

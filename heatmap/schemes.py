@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from heatmap.errors import UserError
+
 GROUPS: dict[int, dict[str, range]] = {
     971: {
         "jaw": range(0, 128),
@@ -89,12 +91,12 @@ class Scheme:
     def __post_init__(self) -> None:
         landmarks = np.arange(len(self.permutation))
         if not np.array_equal(np.sort(self.permutation), landmarks):
-            raise ValueError("its permutation does not name every landmark once")
+            raise UserError("its permutation does not name every landmark once")
         if not np.array_equal(self.permutation[self.permutation], landmarks):
-            raise ValueError("its permutation is no involution: mirroring twice changes something")
+            raise UserError("its permutation is no involution: mirroring twice changes something")
         members = [landmark for group in self.groups.values() for landmark in group]
         if sorted(members) != landmarks.tolist():
-            raise ValueError("its groups do not hold every landmark once")
+            raise UserError("its groups do not hold every landmark once")
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able values; groups as [first, one after the last]."""
@@ -106,7 +108,7 @@ class Scheme:
         """What `to_dict` was given; other values beside these mean nothing."""
         permutation = np.array(values["permutation"])
         if permutation.ndim != 1 or permutation.dtype.kind != "i":
-            raise ValueError("its permutation is not a list of integers")
+            raise UserError("its permutation is not a list of integers")
         groups = {str(name): range(*bounds) for name, bounds in values["groups"].items()}
         return cls(permutation.astype(np.int64), groups)
 
@@ -115,16 +117,16 @@ def read_scheme(path: Path, num_landmarks: int) -> Scheme:
     """The scheme in a file that tools/data.py symmetry wrote.
 
     Raises:
-        ValueError: no such file, not one of these, or for another number of landmarks.
+        UserError: no such file, not one of these, or for another number of landmarks.
     """
     try:
         scheme = Scheme.from_dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         wrong = isinstance(error, KeyError | TypeError | AttributeError)
         reason = "it lacks permutation or groups" if wrong else error
-        raise ValueError(f"{path}: not a file of tools/data.py symmetry: {reason}") from None
+        raise UserError(f"{path}: not a file of tools/data.py symmetry: {reason}") from None
     if len(scheme.permutation) != num_landmarks:
-        raise ValueError(
+        raise UserError(
             f"{path} is for {len(scheme.permutation)} landmarks, but the table has {num_landmarks}"
         )
     return scheme
@@ -136,7 +138,7 @@ def mirror_permutation(num_landmarks: int, scheme: Scheme | None = None) -> np.n
     (P,) int64, an involution. The x coordinates are mirrored apart from this.
 
     Raises:
-        ValueError: no permutation is known for this number of landmarks.
+        UserError: no permutation is known for this number of landmarks.
     """
     if scheme is not None:
         return scheme.permutation
@@ -165,7 +167,7 @@ def mirror_permutation(num_landmarks: int, scheme: Scheme | None = None) -> np.n
         # left and right eye: centre, inner and outer corner; brow ends; nose; mouth corners, lips
         parts = ((1, 0, 4, 5, 2, 3, 8, 9, 6, 7, 10, 12, 11, 13, 14),)
     else:
-        raise ValueError(
+        raise UserError(
             f"no mirror permutation is known for {num_landmarks} landmarks (known: 971, 68, 15); "
             "tools/data.py symmetry DIR tells it, for --data.symmetry; or do without: "
             "--augment.mirror 0, no --tta mirror"

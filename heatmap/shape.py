@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from heatmap.errors import UserError
+
 BLOCK = 1_000  # faces that are worked on together
 MOST_POSED = 10_000  # faces that the mean pose is of
 MOST_FITTED = 4_000  # faces; more make a model slower and no better
@@ -99,13 +101,13 @@ def mean_shape(shapes: np.ndarray) -> np.ndarray:
     Shapes far from the mean count for less. A landmark that no shape has is NaN.
 
     Raises:
-        ValueError: no shape has three labelled landmarks.
+        UserError: no shape has three labelled landmarks.
 
     Source: Gower 1975, "Generalized Procrustes analysis", https://doi.org/10.1007/BF02291478.
     """
     labelled = np.isfinite(shapes).sum(1)
     if labelled.max(initial=0) < 3:
-        raise ValueError("no face has three labelled landmarks, so there is no mean shape")
+        raise UserError("no face has three labelled landmarks, so there is no mean shape")
     mean = _unit(shapes[labelled.argmax()])
     for _ in range(6):
         lying = onto(shapes, mean)
@@ -207,7 +209,7 @@ def fit(points_image: AnyPoints, share: float = 0.98) -> ShapeModel:
         share: of the variance, that the changes explain.
 
     Raises:
-        ValueError: fewer than three faces have most of their landmarks, a landmark is labelled in
+        UserError: fewer than three faces have most of their landmarks, a landmark is labelled in
             none of these, or all faces are alike.
 
     Source: Locantore et al. 1999, "Robust principal component analysis for functional data",
@@ -217,18 +219,18 @@ def fit(points_image: AnyPoints, share: float = 0.98) -> ShapeModel:
     shapes = shapes[np.isfinite(shapes).mean(1) > 0.5]
     if len(shapes) < 3:
         told = f"{len(shapes)} of {len(points_image)} faces have most of their landmarks"
-        raise ValueError(f"{told}; the shapes of three at least are needed")
+        raise UserError(f"{told}; the shapes of three at least are needed")
     mean = mean_shape(shapes)
     lost = np.flatnonzero(~np.isfinite(mean))
     if len(lost):
-        raise ValueError(f"landmark {lost[0]} is labelled in no face with most of its landmarks")
+        raise UserError(f"landmark {lost[0]} is labelled in no face with most of its landmarks")
     distance = distances(onto(shapes, mean), mean)
     shapes = shapes[distance <= FAR * np.median(distance)]  # faces never are further
     rest = onto(shapes, mean) - mean
     rest = real(np.where(np.isfinite(rest), rest, 0))
     length = np.linalg.norm(rest, axis=1, keepdims=True)
     if np.median(length) < 1e-6:
-        raise ValueError("all faces have the same shape, so there is nothing to tell apart")
+        raise UserError("all faces have the same shape, so there is nothing to tell apart")
     model = _model(mean, rest, rest / np.maximum(length, 1e-12) * np.median(length), share)
     for _ in range(3):
         seen = model.see(shapes)
@@ -276,7 +278,7 @@ def turns(points_image: AnyPoints) -> np.ndarray:
         points_image: (N, P, 2), in image pixels; faces with an unlabelled landmark get NaN.
 
     Raises:
-        ValueError: fewer than three faces have all their landmarks, or all of them are alike.
+        UserError: fewer than three faces have all their landmarks, or all of them are alike.
     """
     found = np.full(len(points_image), np.nan)
     is_whole = np.zeros(len(found), bool)
@@ -285,13 +287,13 @@ def turns(points_image: AnyPoints) -> np.ndarray:
     whole = np.flatnonzero(is_whole)
     if len(whole) < 3:
         told = f"{len(whole)} of {len(points_image)} faces have all their landmarks"
-        raise ValueError(f"{told}; their poses can be told of three at least")
+        raise UserError(f"{told}; their poses can be told of three at least")
     shapes = of(points_image[sample(whole, MOST_POSED)])
     mean = mean_shape(shapes)
     rest = real(onto(shapes, mean) - mean)
     strengths, changes = np.linalg.eigh(rest.T @ rest)
     if strengths[-1] <= 1e-12 * len(rest):
-        raise ValueError("all faces have the same shape, so there are no poses to tell apart")
+        raise UserError("all faces have the same shape, so there are no poses to tell apart")
     for some in blocks(whole):
         lying = onto(of(points_image[some]), mean)
         found[some] = real(lying - mean) @ changes[:, -1]
@@ -305,7 +307,7 @@ def rolls(points_image: AnyPoints) -> np.ndarray:
         points_image: (N, P, 2), in image pixels; faces with fewer than three landmarks get NaN.
 
     Raises:
-        ValueError: no face has three landmarks.
+        UserError: no face has three landmarks.
     """
     rows = np.arange(len(points_image))
     mean = mean_shape(of(points_image[sample(rows, MOST_POSED)]))

@@ -12,6 +12,7 @@ import torch
 
 from heatmap.cli.running import failing_politely
 from heatmap.cli.train import main
+from heatmap.errors import UserError
 from heatmap.runs import checkpoint
 from heatmap.runs.ledger import read_metrics
 from heatmap.runtime import distributed
@@ -374,7 +375,7 @@ def test_the_first_process_that_fails_speaks_for_all(
     store = torch.distributed.TCPStore("localhost", 0, is_master=True)  # torchrun has one, too
     monkeypatch.setenv("MASTER_ADDR", "localhost")
     monkeypatch.setenv("MASTER_PORT", str(store.port))
-    assert failing(3, ValueError("face.jpg is torn")) == 1
+    assert failing(3, UserError("face.jpg is torn")) == 1
     assert failing(1, OSError("face.jpg is torn")) == 1
     assert failing(0, RuntimeError("Connection closed by peer")) == 1
     error = capsys.readouterr().err

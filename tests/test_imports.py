@@ -13,6 +13,7 @@ EVERYWHERE += (ROOT / "experiments").glob("*.py")
 
 # The ideas, one file each, and what each may import of the others.
 IDEAS: dict[str, set[str]] = {
+    "errors": set(),
     "frame": set(),
     "codec": set(),
     "losses": set(),
@@ -75,7 +76,7 @@ def importers(library: str) -> set[str]:
 def test_packages_import_one_way(package: str) -> None:
     allowed = {package} | set(IDEAS) | BELOW[package]
     if package == "runtime":
-        allowed -= set(IDEAS)
+        allowed -= set(IDEAS) - {"errors"}
     files = sorted((PACKAGE / package).rglob("*.py"))
     assert files
     for path in files:
@@ -85,7 +86,7 @@ def test_packages_import_one_way(package: str) -> None:
 
 @pytest.mark.parametrize("idea", IDEAS)
 def test_ideas_stand_alone(idea: str) -> None:
-    against = parts(PACKAGE / f"{idea}.py") - IDEAS[idea]
+    against = parts(PACKAGE / f"{idea}.py") - IDEAS[idea] - {"errors"}
     assert not against, f"{idea}.py imports {sorted(against)}"
 
 

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from heatmap.cli.running import WrongUsage, failing_politely
+from heatmap.cli.running import failing_politely
+from heatmap.errors import UsageError
 
 
 def bench(
@@ -49,13 +50,13 @@ def bench(
     from heatmap.runtime.machine import chosen_device
 
     if landmarks < 1 or any(n < 1 for n in batch) or seconds <= 0:
-        raise WrongUsage("--landmarks, --batch and --seconds must be positive")
+        raise UsageError("--landmarks, --batch and --seconds must be positive")
     if any(n < 8 for n in size):
-        raise WrongUsage("--size must be at least 8; smaller maps show no heatmap")
+        raise UsageError("--size must be at least 8; smaller maps show no heatmap")
     if rows < 1:
-        raise WrongUsage(f"--rows must be positive, not {rows}")
+        raise UsageError(f"--rows must be positive, not {rows}")
     if busy_cores < 0:
-        raise WrongUsage(f"--busy-cores must not be negative, not {busy_cores}")
+        raise UsageError(f"--busy-cores must not be negative, not {busy_cores}")
     where = chosen_device(device)
     on_gpu = where.type == "cuda"
     sizes = size or ((64, 128) if on_gpu else (64,))

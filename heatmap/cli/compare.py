@@ -7,7 +7,8 @@ from typing import Annotated
 
 import tyro
 
-from heatmap.cli.running import WrongUsage, failing_politely
+from heatmap.cli.running import failing_politely
+from heatmap.errors import UsageError
 
 
 def compare(
@@ -28,7 +29,7 @@ def compare(
         json_file: also write everything that is told here.
     """
     if len(runs) < 2:
-        raise WrongUsage("name at least two runs")
+        raise UsageError("name at least two runs")
     from heatmap.evaluation import compare
     from heatmap.runs.wandb import fetch
     from heatmap.runtime.files import write_atomically, write_json

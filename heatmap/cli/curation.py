@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from heatmap.cli.running import WrongUsage
 from heatmap.config import Data
+from heatmap.errors import UsageError, UserError
 from heatmap.runtime.machine import usable_cores
 
 
@@ -29,7 +29,7 @@ def pose(
         weight: of turned heads.
     """
     if above < 0 or weight < 0:
-        raise WrongUsage("--above and --weight must not be negative")
+        raise UsageError("--above and --weight must not be negative")
     import numpy as np
 
     from heatmap import shape
@@ -64,7 +64,7 @@ def check(
         workers: processes that read the images.
     """
     if workers < 1:
-        raise WrongUsage("--workers must be at least 1")
+        raise UsageError("--workers must be at least 1")
     from heatmap.curation.check import check, text
     from heatmap.data import contest
     from heatmap.runtime.files import write_json
@@ -80,7 +80,7 @@ def check(
         if lasting := sum(not error.is_excluded for error in report.errors()):
             print(f"{lasting} errors stay all the same; mend the tables")
     if errors := len(report.errors()):
-        raise ValueError(f"training or a submission would stop at {errors} of these problems")
+        raise UserError(f"training or a submission would stop at {errors} of these problems")
 
 
 def stats(
@@ -109,13 +109,13 @@ def stats(
     from heatmap.runtime.files import write_json
 
     if workers < 1:
-        raise WrongUsage(f"--workers must be at least 1, not {workers}")
+        raise UsageError(f"--workers must be at least 1, not {workers}")
     if out.suffix != ".png":
-        raise WrongUsage(f"--out must end in .png, unlike {out}")
+        raise UsageError(f"--out must end in .png, unlike {out}")
     if not 0 <= trim_border < 255:
-        raise WrongUsage(f"--trim-border must be from 0 to 254, not {trim_border}")
+        raise UsageError(f"--trim-border must be from 0 to 254, not {trim_border}")
     if crop is not None and min(crop) < 32:
-        raise WrongUsage("--crop takes a height and a width of at least 32")
+        raise UsageError("--crop takes a height and a width of at least 32")
     statistics = measure(root, trim_border=trim_border, crop_hw=crop, workers=workers)
     print(text(statistics))
     if json_file is not None:
@@ -188,13 +188,13 @@ def audit(
         device: where the networks run.
     """
     if not run:
-        raise WrongUsage(
+        raise UsageError(
             "audit holds labels to what trained runs see; name these with --run. For runs that see "
             f"every image anew: python tools/train.py experiments/unet.py --data.root {root} "
             "--data.folds 5 --data.fold 0 --out runs/fold0, and so on to fold 4"
         )
     if not 0 < top < 1 or count < 1 or sheet.suffix not in (".jpg", ".png"):
-        raise WrongUsage(
+        raise UsageError(
             "--top must be above 0 and below 1, --count at least 1, --sheet end in .jpg or .png"
         )
     from heatmap.curation.audit.folder import audit_folder

@@ -9,8 +9,9 @@ import tyro
 
 from heatmap.cli.convert import convert, export
 from heatmap.cli.curation import audit, check, pose, stats, symmetry
-from heatmap.cli.running import WrongUsage, failing_politely, with_experiment
+from heatmap.cli.running import failing_politely, with_experiment
 from heatmap.config import Data, Experiment
+from heatmap.errors import UsageError
 from heatmap.runtime.machine import usable_cores
 
 USAGE = """\
@@ -78,7 +79,7 @@ def showing(experiment: Experiment) -> Callable[..., int]:
 
 def write_sheet(experiment: Experiment, out: Path, count: int, epoch: int) -> None:
     if min(count, epoch) < 1 or out.suffix not in (".jpg", ".png"):
-        raise WrongUsage("--count and --epoch must be at least 1, --out must end in .jpg or .png")
+        raise UsageError("--count and --epoch must be at least 1, --out must end in .jpg or .png")
     from heatmap.evaluation.sheets import batch_sheet
     from heatmap.runtime.files import write_image
     from heatmap.training.prepare import read_data
@@ -119,9 +120,9 @@ def split(
     from heatmap.curation.split import store_split
 
     if workers < 1:
-        raise WrongUsage(f"--workers must be at least 1, not {workers}")
+        raise UsageError(f"--workers must be at least 1, not {workers}")
     if not 0 < share < 1:
-        raise WrongUsage(f"--share must be between 0 and 1, not {share}")
+        raise UsageError(f"--share must be between 0 and 1, not {share}")
     told = store_split(
         root, out, rule=rule, share=share, folds=folds, person_pattern=person_pattern, seed=seed,
         workers=workers,

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from heatmap.cli.running import WrongUsage, failing_politely, is_first
+from heatmap.cli.running import failing_politely, is_first
+from heatmap.errors import UsageError
 
 
 def evaluate(
@@ -52,14 +53,14 @@ def evaluate(
         device: where the networks run.
     """
     if (what.suffix == ".csv") != (solution is not None):
-        raise WrongUsage("a submission (.csv) and --solution go together; a run needs neither")
+        raise UsageError("a submission (.csv) and --solution go together; a run needs neither")
     from heatmap.runtime.files import write_json
 
     if solution is not None:
         from heatmap.data import contest
 
         if others or tta != "none" or weighted or boxes or report or decoder or data:
-            raise WrongUsage(
+            raise UsageError(
                 "a submission is scored alone, without --data, --decoder, --tta, --weighted, "
                 "--boxes or --report"
             )

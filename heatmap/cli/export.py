@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from heatmap.cli.running import WrongUsage, failing_politely
+from heatmap.cli.running import failing_politely
+from heatmap.errors import UsageError
 
 
 def export(
@@ -29,7 +30,7 @@ def export(
         decoder: how the maps become points, if not as in the run's training.
     """
     if out.suffix not in (".onnx", ".pt2"):
-        raise WrongUsage(f"the file must end in .onnx or .pt2, not {out.name}")
+        raise UsageError(f"the file must end in .onnx or .pt2, not {out.name}")
     from heatmap.inference.export import export as write
 
     found = write(run, out, decoder)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from heatmap.cli.running import WrongUsage, failing_politely
+from heatmap.cli.running import failing_politely
+from heatmap.errors import UsageError, UserError
 
 if TYPE_CHECKING:
     from heatmap.inference.media import Finder
@@ -60,32 +61,32 @@ def predict(
         device: where the network runs.
     """
     if not inputs and data is None:
-        raise WrongUsage("name images, videos or a camera to look at, or a folder with --data")
+        raise UsageError("name images, videos or a camera to look at, or a folder with --data")
     if inputs and data is not None:
-        raise WrongUsage(f"--data {data} takes the place of {inputs[0]}; name one or the other")
+        raise UsageError(f"--data {data} takes the place of {inputs[0]}; name one or the other")
     corners = None if box is None else _corners(box)
     if sum(way is not None for way in (box, boxes, detector)) > 1:
-        raise WrongUsage("--box, --boxes and --detector exclude each other")
+        raise UsageError("--box, --boxes and --detector exclude each other")
     if data is not None:
         if count < 1 or box or detector or two_pass or ellipses:
-            raise WrongUsage("--data takes --count (at least 1), --test, --boxes and --out only")
+            raise UsageError("--data takes --count (at least 1), --test, --boxes and --out only")
         print(_sheet(run, data, count, test, boxes, out, device))
         return
     if test:
-        raise WrongUsage("--test goes with --data")
+        raise UsageError("--test goes with --data")
 
     from heatmap.inference.media import Annotator, find_files
     from heatmap.inference.predictor import Predictor
 
     cameras = [name for name in inputs if name.isdecimal() and not Path(name).exists()]
     if cameras and len(inputs) > 1:
-        raise WrongUsage("a camera is looked at alone, without other inputs")
+        raise UsageError("a camera is looked at alone, without other inputs")
     if out.is_file():
-        raise WrongUsage(f"--out {out} is a file; name a folder")
+        raise UsageError(f"--out {out} is a file; name a folder")
     try:
         paths = [] if cameras else find_files(inputs)
-    except ValueError as error:
-        raise WrongUsage(str(error)) from None
+    except UserError as error:
+        raise UsageError(str(error)) from None
     predictor = Predictor(run, device)
     finder = _finder(predictor, paths, corners, boxes, detector)
     annotator = Annotator(predictor, finder, two_pass, smooth, ellipses)
@@ -95,7 +96,7 @@ def predict(
     failed = annotator.files(paths, out)
     print(out)
     if failed:
-        raise ValueError(f"{failed} of {len(paths)} files could not be looked at")
+        raise UserError(f"{failed} of {len(paths)} files could not be looked at")
 
 
 def _finder(
@@ -120,7 +121,7 @@ def _finder(
         return lambda _path, _image: np.array([box])
     if predictor.crop.rule == "box":
         trained = f"{predictor.path} was trained on boxes (crop.rule box)"
-        raise WrongUsage(f"{trained}: name them with --box or --boxes, or a --detector")
+        raise UsageError(f"{trained}: name them with --box or --boxes, or a --detector")
     return lambda _path, _image: None
 
 
@@ -142,10 +143,10 @@ def _sheet(
 def _corners(box: str) -> tuple[float, float, float, float]:
     try:
         x0, y0, x1, y1 = map(float, box.split(","))
-    except ValueError:
-        raise WrongUsage(f"--box: expected four numbers x0,y0,x1,y1, found {box}") from None
+    except UserError:
+        raise UsageError(f"--box: expected four numbers x0,y0,x1,y1, found {box}") from None
     if not (x0 < x1 and y0 < y1):
-        raise WrongUsage(f"--box {box}: x0 must be below x1, and y0 below y1")
+        raise UsageError(f"--box {box}: x0 must be below x1, and y0 below y1")
     return x0, y0, x1, y1
 
 

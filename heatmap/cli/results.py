@@ -7,7 +7,8 @@ from typing import Annotated
 
 import tyro
 
-from heatmap.cli.running import WrongUsage, failing_politely
+from heatmap.cli.running import failing_politely
+from heatmap.errors import UsageError, UserError
 
 
 def results(runs: Annotated[tuple[Path, ...], tyro.conf.Positional]) -> None:
@@ -17,7 +18,7 @@ def results(runs: Annotated[tuple[Path, ...], tyro.conf.Positional]) -> None:
         runs: run folders.
     """
     if not runs:
-        raise WrongUsage("name at least one run folder")
+        raise UsageError("name at least one run folder")
     rows = sorted((_row(run) for run in runs), key=lambda row: row[0])
     header = ["run", "network", "seed", "val MSE px²", "mean shape", "epochs", "minutes"]
     header += ["hardware", "date", "commit"]
@@ -34,7 +35,7 @@ def _row(folder: Path) -> tuple[float, list[str]]:
 
     run = RunFolder(folder)
     if not run.summary.is_file():
-        raise ValueError(f"{folder}: not a finished run (summary.json is missing)")
+        raise UserError(f"{folder}: not a finished run (summary.json is missing)")
     summary, machine, config = map(read_json, (run.summary, run.machine, run.config))
     model, crop = config["model"], config["crop"]
     best, mean_shape = summary["best_mse"], summary["mean_shape_mse"]

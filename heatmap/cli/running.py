@@ -12,6 +12,7 @@ from typing import TypeVar
 import tyro
 
 from heatmap.config import Experiment
+from heatmap.errors import UsageError, UserError
 from heatmap.runtime.machine import first_line, is_out_of_memory
 
 logger = logging.getLogger("heatmap")
@@ -39,7 +40,7 @@ def with_experiment(
         command = command_for(load_experiment(Path(arguments[0])))
         title = sys.modules[_module_name(Path(arguments[0]))].__doc__ or ""
         return options_of(command, f"{program} {arguments[0]}", arguments[1:], title)
-    except ValueError as error:
+    except UserError as error:
         _say(str(error))
         return 2
 
@@ -50,7 +51,7 @@ def options_of(
     """What the command returns for an experiment whose fields the arguments override.
 
     Raises:
-        WrongUsage: by the `Experiment` itself; tyro reports its parts' and ends the program.
+        UsageError: by the `Experiment` itself; tyro reports its parts' and ends the program.
     """
     try:
         return tyro.cli(
@@ -58,18 +59,18 @@ def options_of(
             args=list(arguments), console_outputs=is_first(),
             config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff),
         )  # fmt: skip
-    except ValueError as error:
-        raise WrongUsage(str(error)) from None
+    except UserError as error:
+        raise UsageError(str(error)) from None
 
 
 def load_experiment(path: Path) -> Experiment:
     """The `EXPERIMENT` that a Python file defines; it may import its siblings by their folder.
 
     Raises:
-        ValueError: no such file, or no EXPERIMENT in it.
+        UserError: no such file, or no EXPERIMENT in it.
     """
     if path.suffix != ".py" or not path.is_file():
-        raise ValueError(f"{path}: there is no such experiment file")
+        raise UserError(f"{path}: there is no such experiment file")
     sys.path.insert(0, str(path.resolve().parent.parent))
     spec = importlib.util.spec_from_file_location(_module_name(path), path)
     assert spec and spec.loader
@@ -78,15 +79,11 @@ def load_experiment(path: Path) -> Experiment:
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # whatever a person's own file may do wrong
-        raise ValueError(f"{path}: {type(error).__name__}: {error}") from error
+        raise UserError(f"{path}: {type(error).__name__}: {error}") from error
     experiment = getattr(module, "EXPERIMENT", None)
     if not isinstance(experiment, Experiment):
-        raise ValueError(f"{path}: defines no EXPERIMENT = Experiment(...)")
+        raise UserError(f"{path}: defines no EXPERIMENT = Experiment(...)")
     return experiment
-
-
-class WrongUsage(ValueError):
-    """Options that cannot be, by themselves or together; the exit code is 2."""
 
 
 def failing_politely(action: Callable[[], None]) -> int:
@@ -108,22 +105,22 @@ def failing_politely(action: Callable[[], None]) -> int:
             from heatmap.runtime import distributed
 
             distributed.stop()
-    except ValueError as error:
+    except UserError as error:
         _say(str(error))
-        return 2 if isinstance(error, WrongUsage) else 1
+        return 2 if isinstance(error, UsageError) else 1
     except OSError as error:
         named = error.filename is not None
         _say(f"{error.filename2 or error.filename}: {error.strerror}" if named else str(error))
         return 1
-    except (MemoryError, RuntimeError) as error:
+    except KeyboardInterrupt:
+        if is_first():
+            sys.stderr.write("stopped\n")
+        return 1
+    except Exception as error:
         if is_out_of_memory(error):
             _say(f"there is too little memory ({first_line(error)}): make something smaller")
         elif _speaks():
             raise
-        return 1
-    except KeyboardInterrupt:
-        if is_first():
-            sys.stderr.write("stopped\n")
         return 1
     return 0
 

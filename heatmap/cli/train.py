@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from heatmap import config
-from heatmap.cli.running import WrongUsage, failing_politely, is_first, options_of, with_experiment
+from heatmap.cli.running import failing_politely, is_first, options_of, with_experiment
 from heatmap.config import Experiment
+from heatmap.errors import UsageError, UserError
 from heatmap.runs.folder import RunFolder
 from heatmap.runtime.files import read_json
 
@@ -78,19 +79,19 @@ def _train(experiment: Experiment, out: Path) -> None:
     held = files.config.exists() or files.last.exists()
     if held and is_first():  # it may be this run's already, for the others
         choices = f"go on with --resume {out}, choose another --out, or delete it"
-        raise ValueError(f"{out} already holds a run; {choices}")
+        raise UserError(f"{out} already holds a run; {choices}")
     from heatmap.training.prepare import prepare
 
     _run(prepare(experiment), out)
 
 
 def _resume(folder: Path, arguments: Sequence[str]) -> None:
+    files = RunFolder(folder)
+    if not files.config.is_file():
+        raise UserError(f"{folder}: there is no run here (no config.json)")
     from heatmap.runs import checkpoint
     from heatmap.training.prepare import prepare
 
-    files = RunFolder(folder)
-    if not files.config.is_file():
-        raise ValueError(f"{folder}: there is no run here (no config.json)")
     # without a checkpoint the run was stopped before its first one, and begins anew
     saved = checkpoint.load(files.last) if files.last.is_file() else None
     values = saved.config if saved else read_json(files.config)
@@ -118,29 +119,29 @@ def _with_changes(begun: Experiment, folder: Path, arguments: Sequence[str]) -> 
     fixed = [name for name in after if after[name] != before.get(name) and name not in MAY_CHANGE]
     if fixed:
         kept, free = (", ".join(f"--{name}" for name in names) for names in (fixed, MAY_CHANGE))
-        raise WrongUsage(f"a resumed run keeps {kept}; it can be given {free}")
+        raise UsageError(f"a resumed run keeps {kept}; it can be given {free}")
     return experiment
 
 
 def _check_may_be_longer(
     begun: Experiment, experiment: Experiment, saved: "Checkpoint | None"
 ) -> None:
-    """Raises WrongUsage where a run of that many epochs would have had other learning rates."""
+    """Raises UsageError where a run of that many epochs would have had other learning rates."""
     schedule, before = begun.schedule, begun.all_stages[0].epochs
     epochs = experiment.all_stages[0].epochs
     if epochs < before:
-        raise WrongUsage(f"--train.epochs {epochs} is less than the run's {before}")
+        raise UsageError(f"--train.epochs {epochs} is less than the run's {before}")
     progress = saved.state.progress if saved and saved.state else {"step": 0}
     if progress["step"] == 0:
         return
     if schedule.kind in ("cosine", "onecycle"):
-        raise WrongUsage(
+        raise UsageError(
             f"--train.epochs cannot change: schedule.kind {schedule.kind} anneals the learning "
             "rate to the end of the run; begin another run from its weights with --train.start"
         )
     if schedule.kind != "cyclic" and progress["epoch"] < epochs * schedule.warmup:
         warmup, done = f"warm-up (schedule.warmup {schedule.warmup})", f"{progress['epoch']} epochs"
-        raise WrongUsage(
+        raise UsageError(
             f"--train.epochs {epochs}: the {warmup} of so long a run would not be over after {done}"
         )
 

@@ -15,6 +15,7 @@ from heatmap.curation.duplicates import near_groups, perceptual_hash
 from heatmap.data import contest
 from heatmap.data.contest import problems as tables
 from heatmap.data.samples import within_border
+from heatmap.errors import UserError
 from heatmap.runtime.columns import as_lines
 from heatmap.runtime.parallel import in_processes
 from heatmap.shape import nanmean
@@ -166,7 +167,7 @@ def check(root: Path, *, workers: int = 1) -> Report:
         workers: processes that read the images.
 
     Raises:
-        ValueError: there is no contest at `root`, or a process was killed.
+        UserError: there is no contest at `root`, or a process was killed.
     """
     folder = contest.find_folder(root)
     train = _Part("train", folder.train_table, folder.train_images)
@@ -203,7 +204,7 @@ def look_at(path: Path) -> Look | str:
     try:
         file = contest.ImageFile(path)
         image, damage = _decoded(file)
-    except ValueError as error:
+    except UserError as error:
         return str(error)
     height, width = image.shape[:2]
     left, top, right, bottom = within_border(image, BORDER_THRESHOLD)
@@ -242,7 +243,7 @@ def _read(part: _Part, rows: Iterable[tables.CheckedRow]) -> Iterator[Problem]:
                 part.rows.append(_Row(part, read.name, read.row, read.start))
                 if read.points_image is not None:
                     yield from _reach(part.rows[-1], read.points_image)
-    except ValueError as error:
+    except UserError as error:
         yield part.problem("table", str(error))
 
 
@@ -267,7 +268,7 @@ def _read_asked_points(part: _Part, train_table: Path) -> Iterator[Problem]:
         return
     try:
         num_landmarks = contest.count_landmarks(train_table)
-    except ValueError:  # which is told already
+    except UserError:  # which is told already
         num_landmarks = 10**9
     yield from _read(part, tables.check_asked_points(part.table, num_landmarks))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from heatmap.data import contest
+from heatmap.errors import UserError
 from heatmap.runtime.parallel import in_processes
 
 
@@ -33,7 +34,7 @@ def store_split(
         The images and people of each part and what stands in several parts, for people to read.
 
     Raises:
-        ValueError: what cannot be read or divided, or images that stand in several parts though
+        UserError: what cannot be read or divided, or images that stand in several parts though
             persons were to be kept apart; the table is then written all the same.
     """
     folder = contest.find_folder(root)
@@ -54,7 +55,7 @@ def store_split(
     people = contest.people_of(table.names, person_pattern)
     images = [" = ".join(table.names[row] for row in g) for g in _in_several(contents, parts)]
     if splits[0].kind == "person" and images:
-        raise ValueError(
+        raise UserError(
             f"{out}: the split was to keep persons apart, but {len(images)} images stand in "
             f"several parts under different names, such as {images[0]}; remove or exclude one of "
             "each, or give a pattern that tells their names as one person's"

@@ -15,6 +15,7 @@ import numpy as np
 from heatmap.config import Crop
 from heatmap.data import contest
 from heatmap.data.samples import Samples, evenly_spaced, within_border
+from heatmap.errors import UserError
 from heatmap.runtime.files import write_atomically
 from heatmap.runtime.parallel import in_processes
 from heatmap.shape import rolls, turns
@@ -85,7 +86,7 @@ def measure(
         workers: processes that read the images.
 
     Raises:
-        ValueError: a table cannot be read, an image is missing, or none can be read.
+        UserError: a table cannot be read, an image is missing, or none can be read.
     """
     crop = None
     if crop_hw is not None:
@@ -116,7 +117,7 @@ def measure(
         if part == "train":
             rows = np.flatnonzero([not isinstance(look, str) for look in looks])
     if not sizes:
-        raise ValueError(f"{root}: no image can be read; {unreadable[0]}")
+        raise UserError(f"{root}: no image can be read; {unreadable[0]}")
     if len(sizes) == 2:
         channels["both"] = _total(channels.values())
     positions, turn, roll = np.empty((0, 2)), np.empty(0), np.empty(0)
@@ -126,7 +127,7 @@ def measure(
         relative = (points_image + 0.5) / sizes["train"][shown][:, None, ::-1]
         positions = relative[np.isfinite(relative).all(-1)]
         whole = points_image[np.isfinite(points_image).all((1, 2))]
-        with suppress(ValueError):  # fewer than three faces, or all of one shape, have no poses
+        with suppress(UserError):  # fewer than three faces, or all of one shape, have no poses
             turn, roll = turns(whole), rolls(whole)
     return Statistics(channels, sizes, positions, turn, roll, unreadable)
 
@@ -143,7 +144,7 @@ def _see(crop: Crop | None, trim_border: int, path: Path) -> tuple[tuple[int, in
             height, width = image.shape[:2]
             left, top, right, bottom = within_border(image, trim_border)
             pixels = image[top:bottom, left:right]
-    except ValueError as error:
+    except UserError as error:
         return str(error)
     flat = pixels.reshape(-1, 3)
     sums, squares = (

@@ -9,6 +9,7 @@ import numpy as np
 
 from heatmap import schemes, shape
 from heatmap.data.contest import Points
+from heatmap.errors import UserError
 from heatmap.runtime.columns import as_lines
 from heatmap.runtime.files import write_json
 from heatmap.schemes import Scheme
@@ -49,7 +50,7 @@ def infer(points_image: np.ndarray | Points) -> Symmetry:
         points_image: (N, P, 2) image pixels, NaN where unlabelled; faces more or less upright.
 
     Raises:
-        ValueError: too few faces to tell, or landmarks without a partner.
+        UserError: too few faces to tell, or landmarks without a partner.
     """
     model = shape.fit(points_image, share=0.995)
     changes = model.changes[:MOST_CHANGES] * model.spread[:MOST_CHANGES, None]
@@ -75,7 +76,7 @@ def infer(points_image: np.ndarray | Points) -> Symmetry:
     distance = distances[landmarks, partners]
     lonely = np.flatnonzero(distance > FARTHEST)
     if len(lonely):
-        raise ValueError(
+        raise UserError(
             f"{len(lonely)} of {len(partners)} landmarks have no mirror partner: {_runs(lonely)}; "
             f"the nearest lie up to {100 * distance.max():.0f} % of the face from where the mirror "
             "has them. Either this scheme is not symmetric and cannot be mirrored (train with "
@@ -123,17 +124,17 @@ def check_known(symmetry: Symmetry) -> str:
     """What to say of the known permutation, where there is one and the labels agree with it.
 
     Raises:
-        ValueError: the labels disagree with the known permutation.
+        UserError: the labels disagree with the known permutation.
     """
     partners = symmetry.scheme.permutation
     try:
         known = schemes.mirror_permutation(len(partners))
-    except ValueError:
+    except UserError:
         return f"no permutation of {len(partners)} landmarks is known to compare this with"
     wrong = np.flatnonzero(partners != known)
     if len(wrong) == 0:
         return f"equal to the known permutation of {len(partners)} landmarks"
-    raise ValueError(
+    raise UserError(
         f"the labels disagree with the known permutation of {len(partners)} landmarks in "
         f"{len(wrong)} of them: {_runs(wrong)} (partners by the labels: {_runs(partners[wrong])}, "
         f"known: {_runs(known[wrong])}); either their order is another one, and the file tells it "

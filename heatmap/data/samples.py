@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from heatmap import config, frame
 from heatmap.data.contest import ImageFile, Points, read_boxes
+from heatmap.errors import UserError
 from heatmap.frame import Frame
 from heatmap.shape import nanmean
 
@@ -58,12 +59,12 @@ class Samples(Dataset[Sample]):
         """The images as the experiment crops them for validation and test.
 
         Raises:
-            ValueError: the experiment crops boxes, and their table cannot be read or lacks one.
+            UserError: the experiment crops boxes, and their table cannot be read or lacks one.
         """
         boxes_image = None
         if experiment.crop.rule == "box":
             if experiment.data.boxes is None:
-                raise ValueError("crop.rule is box; name the table of the boxes with --data.boxes")
+                raise UserError("crop.rule is box; name the table of the boxes with --data.boxes")
             boxes_image = read_boxes(experiment.data.boxes, paths)
         return cls(paths, points_image, experiment.crop, boxes_image)
 
@@ -77,7 +78,7 @@ class Samples(Dataset[Sample]):
         """This row's sample of its image.
 
         Raises:
-            ValueError: the image cannot be decoded; the message names it.
+            UserError: the image cannot be decoded; the message names it.
         """
         image_hw = file.image_hw
         trims = self.crop.trim_border > 0 and self.frames is None
@@ -217,11 +218,11 @@ def shuffled_batches(
     left out; a batch larger than the rows is cut to them.
 
     Raises:
-        ValueError: a batch cannot be divided evenly between the processes.
+        UserError: a batch cannot be divided evenly between the processes.
     """
     batch = min(batch, len(rows))
     if batch % world:
-        raise ValueError(f"a batch of {batch} cannot be divided evenly between {world} processes")
+        raise UserError(f"a batch of {batch} cannot be divided evenly between {world} processes")
     generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch])))
     order = generator.permutation(rows)
     return [
@@ -266,14 +267,13 @@ class Loader(Generic[T]):
         """The batches in order; what is left of an earlier call's is given up.
 
         Raises:
-            ValueError: an image cannot be read; the message names it.
+            UserError: an image cannot be read; the message names it.
         """
         self._batches[:] = batches
         try:
             yield from self._loader
-        except ValueError as error:  # a worker's error comes with its traceback as text
-            message = str(error).strip().splitlines()[-1].removeprefix("ValueError: ")
-            raise ValueError(message) from None
+        except UserError as error:  # a worker's error comes with its traceback as text
+            raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None
 
 
 def _one_opencv_thread(worker: int = 0) -> None:

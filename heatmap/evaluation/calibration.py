@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from heatmap.errors import UserError
 from heatmap.runs.folder import RunFolder
 from heatmap.runtime.files import read_json, write_json
 
@@ -170,7 +171,7 @@ def write(folder: Path, checked: Checked | None) -> None:
 
 
 def read(folder: Path) -> Checked | None:
-    """What `write` wrote into the folder, None where it holds no map; ValueError if damaged."""
+    """What `write` wrote into the folder, None where it holds no map; UserError if damaged."""
     path = RunFolder(folder).calibration
     if not path.exists():
         return None
@@ -180,6 +181,6 @@ def read(folder: Path) -> Checked | None:
         told["deciles"] = [Decile(**decile) for decile in told["deciles"]]
         return Checked(**told)
     except (KeyError, TypeError) as error:
-        raise ValueError(
+        raise UserError(
             f"{path}: not a calibration of this program ({error}); tools/evaluate.py writes it anew"
         ) from None

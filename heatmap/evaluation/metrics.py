@@ -14,6 +14,7 @@ from tqdm import tqdm
 from heatmap import schemes
 from heatmap.data import contest
 from heatmap.data.samples import Samples
+from heatmap.errors import UserError
 from heatmap.evaluation import calibration
 from heatmap.inference.ensemble import Ensemble
 from heatmap.inference.predict import Landmarks, View, predict
@@ -59,7 +60,7 @@ def measure(
         mean_shape_crop: (P, 2), in the first view's crops.
 
     Raises:
-        ValueError: an image cannot be read; the message names it.
+        UserError: an image cannot be read; the message names it.
     """
     rank, world = distributed.rank(), distributed.world()
     rows, samples = np.sort(rows), views[0].samples
@@ -96,7 +97,7 @@ def _of_batch(
     """The arrays of `Errors` for some images; bias is the (1, P, 2) sum of signed errors."""
     finite_rows = np.isfinite(found.points_image).all((1, 2))
     if not finite_rows.all():
-        raise ValueError(
+        raise UserError(
             f"the network predicts landmarks that are not finite, as for "
             f"{samples.paths[found.rows[~finite_rows][0]]}: its training diverged; lower "
             "optimizer.lr or set optimizer.clip_norm"
@@ -204,14 +205,14 @@ def evaluate_run(
         folder that holds them.
 
     Raises:
-        ValueError: no labelled data, another number of landmarks, a run without validation rows on
+        UserError: no labelled data, another number of landmarks, a run without validation rows on
             its own data, no row that validates in all runs, a decoder for a network without
             heatmaps, or processes that do not see the same files.
     """
     if decoder is not None:
         for run in ensemble.runs:
             if not isinstance(run.network, HeatmapNetwork):
-                raise ValueError(f"{run.path} has no heatmaps; it needs no --decoder")
+                raise UserError(f"{run.path} has no heatmaps; it needs no --decoder")
             run.network.landmark_decoder = decoder
     first = ensemble.runs[0]
     train, settings = first.experiment.train, first.experiment.data
@@ -255,7 +256,7 @@ def _labels(ensemble: Ensemble, path: Path) -> contest.LandmarkTable:
     labels = contest.read_landmarks(path, cache, progress=is_first)
     if labels.num_landmarks != ensemble.num_landmarks:
         theirs = f"the network of {first.path} predicts {ensemble.num_landmarks}"
-        raise ValueError(f"{path} has {labels.num_landmarks} landmarks, {theirs}")
+        raise UserError(f"{path} has {labels.num_landmarks} landmarks, {theirs}")
     distributed.must_agree({str(path): labels.fingerprint()} | ensemble.fingerprints())
     return labels
 
@@ -287,7 +288,7 @@ def _rows_to_score(
     own = [run for run in runs if _trained_on(run, labels)]
     others = [run for run in runs if not _trained_on(run, labels)]
     if others and is_own:
-        raise ValueError(
+        raise UserError(
             f"{labels.path} is not the table that {others[0].path} was trained on, so its "
             f"validation rows are not known; to score it all the same, name it: --data {root}"
         )
@@ -299,13 +300,13 @@ def _rows_to_score(
         return np.arange(len(labels.names))
     for run in own:
         if run.experiment.data.all_rows_train:
-            raise ValueError(
+            raise UserError(
                 f"{run.path}: the run has no validation rows (data.validation 0); name other data "
                 "with --data"
             )
     rows = reduce(np.intersect1d, [run.validation_rows.numpy() for run in own])
     if len(rows) == 0:
-        raise ValueError(
+        raise UserError(
             f"no row of {labels.path} validates in all of {', '.join(str(run.path) for run in own)}"
             "; score them together on other data (--data), or each alone"
         )

@@ -12,6 +12,7 @@ from heatmap import frame
 from heatmap.config import HeatmapModel
 from heatmap.data import contest
 from heatmap.data.samples import cut, evenly_spaced
+from heatmap.errors import UserError
 from heatmap.evaluation import calibration, page
 from heatmap.evaluation.charts import Bar, LineChart, Series, bars, dot_chart, line_chart
 from heatmap.evaluation.metrics import summary
@@ -46,7 +47,7 @@ def write_report(
         device: where the networks predict the images that are shown.
 
     Raises:
-        ValueError: a file of the evaluation or of a run is damaged, or an image cannot be read.
+        UserError: a file of the evaluation or of a run is damaged, or an image cannot be read.
     """
     first, files = ensemble.runs[0], RunFolder(folder)
     errors, checked = read_errors(files.errors), calibration.read(folder)
@@ -172,7 +173,7 @@ def _classes(
     turned: list[Bar] | str
     try:
         turn = turns(truth_image[errors.rows[some]])
-    except ValueError as error:
+    except UserError as error:
         turned = str(error)
     else:
         away = np.abs(turn - np.nanmedian(turn))

@@ -10,6 +10,7 @@ import torch
 from heatmap import config, draw, frame, schemes
 from heatmap.data import augment, contest
 from heatmap.data.samples import Samples, cut, evenly_spaced
+from heatmap.errors import UserError
 from heatmap.inference.predict import View, predict
 from heatmap.networks import Network
 from heatmap.runs.checkpoint import Trained
@@ -33,7 +34,7 @@ def prediction_sheet(
         scheme: of the predicted landmarks, where the run was told of one.
 
     Raises:
-        ValueError: an image cannot be read; the message names it.
+        UserError: an image cannot be read; the message names it.
     """
     count = network.num_landmarks
     nothing = np.full((len(paths), count, 2), np.nan, np.float32)
@@ -65,14 +66,14 @@ def data_sheet(
         test: takes the test images; the only ones of a folder without labels.
 
     Raises:
-        ValueError: there are no such images, or one cannot be read.
+        UserError: there are no such images, or one cannot be read.
     """
     folder, labels = contest.find_folder(root), None
     if test or not folder.train_table.is_file():
         inside = folder.test_images.iterdir() if folder.test_images.is_dir() else ()
         files = sorted(path for path in inside if path.is_file())
         if not files:
-            raise ValueError(f"{folder.test_images}: there are no test images")
+            raise UserError(f"{folder.test_images}: there are no test images")
         paths = [files[row] for row in evenly_spaced(np.arange(len(files)), count)]
     else:
         table = contest.read_landmarks(folder.train_table, trained.experiment.data.cache)

@@ -10,6 +10,7 @@ import torch
 
 from heatmap import schemes
 from heatmap.data.samples import Labels, Samples
+from heatmap.errors import UserError
 from heatmap.inference.predict import View
 from heatmap.networks import HeatmapNetwork
 from heatmap.runs.checkpoint import Trained, load_trained
@@ -27,7 +28,7 @@ class Ensemble:
     `heatmap.inference.predict.predict` takes it. boxes: the table that the runs were loaded with.
 
     Raises:
-        ValueError: the runs have different numbers of landmarks, these have no known mirror image,
+        UserError: the runs have different numbers of landmarks, these have no known mirror image,
             or a run to be weighted has no heatmaps.
     """
 
@@ -40,12 +41,12 @@ class Ensemble:
         first = self.runs[0]
         for run in self.runs:
             if run.network.num_landmarks != self.num_landmarks:
-                raise ValueError(
+                raise UserError(
                     f"{first.path} predicts {self.num_landmarks} landmarks and {run.path} "
                     f"{run.network.num_landmarks}; only runs with the same landmarks can be merged"
                 )
             if self.weighted and not isinstance(run.network, HeatmapNetwork):
-                raise ValueError(
+                raise UserError(
                     f"{run.path} is of a network without heatmaps; merge it without --weighted"
                 )
             if "mirror" in self.tta:
@@ -67,18 +68,18 @@ class Ensemble:
             boxes: table of the images' boxes, in place of the runs' own data.boxes.
 
         Raises:
-            ValueError: as the class; no checkpoint, a run named twice, or no run that crops boxes.
+            UserError: as the class; no checkpoint, a run named twice, or no run that crops boxes.
         """
         loaded: list[Trained] = []
         for run in map(load_trained, runs):
             if any(run.path.resolve() == other.path.resolve() for other in loaded):
-                raise ValueError(f"{run.path} is named twice; name each run once")
+                raise UserError(f"{run.path} is named twice; name each run once")
             if boxes is not None:
                 data = replace(run.experiment.data, boxes=boxes)
                 run = replace(run, experiment=replace(run.experiment, data=data))
             loaded.append(run)
         if boxes is not None and all(run.experiment.crop.rule != "box" for run in loaded):
-            raise ValueError(
+            raise UserError(
                 f"--boxes is for runs with crop.rule box; {loaded[0].path} has "
                 f"{loaded[0].experiment.crop.rule}"
             )
@@ -136,7 +137,7 @@ class Ensemble:
             points_image: (N, P, 2) truth in image pixels, NaN where unlabelled or unknown.
 
         Raises:
-            ValueError: a run crops boxes, and their table cannot be read or lacks one.
+            UserError: a run crops boxes, and their table cannot be read or lacks one.
         """
         views = []
         zooms = ZOOMS if "scale" in self.tta else ZOOMS[:1]
@@ -145,9 +146,9 @@ class Ensemble:
             network, precision = run.network.to(device), run.experiment.train.precision
             try:
                 samples = Samples.of(run.experiment, paths, points_image)
-            except ValueError as error:  # its own boxes are those of the images it was trained on
+            except UserError as error:  # its own boxes are those of the images it was trained on
                 hint = "" if self.boxes else "; the boxes of other images are named with --boxes"
-                raise ValueError(f"{error}{hint}") from None
+                raise UserError(f"{error}{hint}") from None
             views += [
                 View(network, replace(samples, zoom=zoom), precision, mirrored, run.scheme)
                 for zoom, mirrored in product(zooms, sides)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import heatmap
 from heatmap import codec, frame, maps, schemes
 from heatmap.data import samples, synthetic
+from heatmap.errors import UserError
 from heatmap.frame import Frame
 from heatmap.networks import HeatmapNetwork, Network
 from heatmap.runs.checkpoint import Trained, load_trained
@@ -81,15 +82,15 @@ def export(run: Path, out: Path, decoder: str | None = None) -> Difference:
         decoder: as in `config.HeatmapModel`; None for the run's own.
 
     Raises:
-        ValueError: another suffix, a missing library or checkpoint, a decoder for a network without
+        UserError: another suffix, a missing library or checkpoint, a decoder for a network without
             heatmaps, a network that cannot be exported, or a file whose answers are not the run's.
             No file is left.
     """
     if out.suffix not in NEEDED:
-        raise ValueError(f"{out}: name a file that ends in {' or '.join(NEEDED)}")
+        raise UserError(f"{out}: name a file that ends in {' or '.join(NEEDED)}")
     missing = [name for name in NEEDED[out.suffix] if importlib.util.find_spec(name) is None]
     if missing:
-        raise ValueError(
+        raise UserError(
             f"writing {out.name} needs {' and '.join(missing)}, not installed here: "
             f"pip install {' '.join(missing)}; a .pt2 file needs nothing more than torch"
         )
@@ -97,7 +98,7 @@ def export(run: Path, out: Path, decoder: str | None = None) -> Difference:
     network, crop = trained.network, trained.experiment.crop
     if decoder is not None:
         if not isinstance(network, HeatmapNetwork):
-            raise ValueError(f"{trained.path} is of a network without heatmaps; it has no decoder")
+            raise UserError(f"{trained.path} is of a network without heatmaps; it has no decoder")
         network.landmark_decoder = decoder
     crops, image_from_crop = drawn_crops(NUM_FACES, crop.height, crop.width)
     logger.info(f"recording {trained.path}, then checking the file on {NUM_FACES} drawn faces")
@@ -108,11 +109,11 @@ def export(run: Path, out: Path, decoder: str | None = None) -> Difference:
             write(program, metadata(trained), temporary)
         except RuntimeError as error:  # what torch's exporters raise
             told = f"torch cannot export the network of {trained.path} ({type(error).__name__})"
-            raise ValueError(f"{told}: {error}") from None
+            raise UserError(f"{told}: {error}") from None
         difference = compare(opened(temporary), network, crops, image_from_crop)
         points_px, confidence, *_ = difference
         if not (points_px <= TOLERANCE and confidence <= TOLERANCE):  # NaN is not, either
-            raise ValueError(
+            raise UserError(
                 f"{out} was not written: its points differ from those of {trained.path} by "
                 f"{points_px:.3g} px and its confidence by {confidence:.3g}; {TOLERANCE} is allowed"
             )
@@ -124,7 +125,7 @@ def metadata(trained: Trained) -> dict[str, Any]:
     network, crop = trained.network, trained.experiment.crop
     try:
         permutation = schemes.mirror_permutation(network.num_landmarks, trained.scheme).tolist()
-    except ValueError:
+    except UserError:
         permutation = None
     groups = schemes.groups(network.num_landmarks, trained.scheme)
     crop_fields = ("height", "width", "rule", "box_scale", "trim_border")

@@ -93,7 +93,7 @@ def predict(
             a peak counts for nothing, unless all are.
 
     Raises:
-        ValueError: an image cannot be read; the message names it.
+        UserError: an image cannot be read; the message names it.
     """
     watch = watch or Stopwatch(device)
     cropped: list[Samples] = []  # views that crop alike share the crop

@@ -12,6 +12,7 @@ from heatmap import frame
 from heatmap.data import augment
 from heatmap.data.contest import ImageFile
 from heatmap.data.samples import Samples, collate
+from heatmap.errors import UserError
 from heatmap.frame import Frame
 from heatmap.inference.predict import View, look
 from heatmap.runs.checkpoint import Trained, load_trained
@@ -48,14 +49,14 @@ class Predictor:
         batch: images that the network sees at once; that of the run's training unless given.
 
     Raises:
-        ValueError: no checkpoint there, no such device, or a batch of none.
+        UserError: no checkpoint there, no such device, or a batch of none.
     """
 
     def __init__(
         self, run: Path | str | Trained, device: str = "auto", batch: int | None = None
     ) -> None:
         if batch is not None and batch < 1:
-            raise ValueError(f"a batch has 1 image or more, not {batch}")
+            raise UserError(f"a batch has 1 image or more, not {batch}")
         trained = run if isinstance(run, Trained) else load_trained(Path(run))
         self.crop, self.path, self.scheme = trained.experiment.crop, trained.path, trained.scheme
         self.num_landmarks = trained.network.num_landmarks
@@ -85,15 +86,15 @@ class Predictor:
             two_pass: look again, at a crop that the first landmarks fill in the same way.
 
         Raises:
-            ValueError: an image cannot be read, a box is empty or outside its image, or the run
+            UserError: an image cannot be read, a box is empty or outside its image, or the run
                 needs boxes.
         """
         if isinstance(images, str | Path | ImageFile):
-            raise ValueError(f"images is a list of images, not one: say [{str(images)!r}]")
+            raise UserError(f"images is a list of images, not one: say [{str(images)!r}]")
         if boxes is not None:
             boxes = _box_array(boxes, len(images))
         elif self.crop.rule == "box":
-            raise ValueError(f"{self.path} was trained on boxes (crop.rule box), so it needs boxes")
+            raise UserError(f"{self.path} was trained on boxes (crop.rule box), so it needs boxes")
         parts = []
         for start in range(0, len(images), self.batch):
             part = slice(start, start + self.batch)
@@ -136,7 +137,7 @@ class Predictor:
         for row, points in enumerate(torch.from_numpy(points_image)):
             try:
                 frames.append(frame.matching(points, self._mean_shape_crop, crop_hw))
-            except ValueError:
+            except UserError:
                 image_from_crop = samples.cut(row, files[row]).image_from_crop
                 frames.append(Frame(image_from_crop, *crop_hw))
         return frames
@@ -157,14 +158,14 @@ def _opened(image: Image) -> ImageFile:
 
 
 def check_box(box_image: np.ndarray, image_hw: tuple[int, int], where: str) -> None:
-    """Raises ValueError unless (4,) x0, y0, x1, y1 are a box, at least partly in the image."""
+    """Raises UserError unless (4,) x0, y0, x1, y1 are a box, at least partly in the image."""
     x0, y0, x1, y1 = box_image.tolist()
     told = f"{where}: from ({x0:g}, {y0:g}) to ({x1:g}, {y1:g})"
     if not (np.isfinite(box_image).all() and x0 < x1 and y0 < y1):
-        raise ValueError(f"{told} is no box; x0 must be below x1, and y0 below y1")
+        raise UserError(f"{told} is no box; x0 must be below x1, and y0 below y1")
     height, width = image_hw
     if x1 < 0 or y1 < 0 or x0 > width - 1 or y0 > height - 1:
-        raise ValueError(f"{told} is outside the image, which has {width} x {height} pixels")
+        raise UserError(f"{told} is outside the image, which has {width} x {height} pixels")
 
 
 def _box_array(boxes: np.ndarray | Sequence[Sequence[float]], count: int) -> np.ndarray:
@@ -174,5 +175,5 @@ def _box_array(boxes: np.ndarray | Sequence[Sequence[float]], count: int) -> np.
         found = found.reshape(0, 4)
     if found.shape != (count, 4):
         expected = f"({count}, 4) numbers x0, y0, x1, y1 for {count} images"
-        raise ValueError(f"boxes are {expected}, not {found.shape}")
+        raise UserError(f"boxes are {expected}, not {found.shape}")
     return found

@@ -15,6 +15,7 @@ from heatmap import frame
 from heatmap.data import contest
 from heatmap.data.contest import submission
 from heatmap.data.formats import kaggle15
+from heatmap.errors import UserError
 from heatmap.inference.ensemble import Ensemble
 from heatmap.inference.predict import predict
 from heatmap.runtime import distributed
@@ -46,14 +47,14 @@ def submit(
             "mean-shape", placed as in the other test images.
 
     Raises:
-        ValueError: an image cannot be read, the file's rules are broken, or processes do not see
+        UserError: an image cannot be read, the file's rules are broken, or processes do not see
             the same files; no file is written.
     """
     first, num_landmarks = ensemble.runs[0], ensemble.num_landmarks
     folder = contest.find_folder(root)
     labelled = folder.train_table
     if labelled.is_file() and (found := contest.count_landmarks(labelled)) != num_landmarks:
-        raise ValueError(
+        raise UserError(
             f"{labelled} has {found} landmarks, the network of {first.path} predicts "
             f"{num_landmarks}"
         )
@@ -68,7 +69,7 @@ def submit(
     lost = [] if missing == "stop" else _unreadable(folder.test_images, asked.names)
     rows = np.setdiff1d(np.arange(len(asked.names)), lost)
     if len(rows) == 0:
-        raise ValueError(f"{folder.test_images}: none of the test images can be read")
+        raise UserError(f"{folder.test_images}: none of the test images can be read")
     paths = contest.image_paths(folder.test_images, asked.names, asked.path, rows)
     given, frames = _answers(ensemble, [paths[row] for row in rows], indices[rows], device)
     if given is None or frames is None:
@@ -134,14 +135,14 @@ def average_submissions(
         rounding: as for `submit`.
 
     Raises:
-        ValueError: a file is missing, malformed or of another form than the first, or answers other
+        UserError: a file is missing, malformed or of another form than the first, or answers other
             rows or another number of points; no file is written.
     """
     by_row_id = [kaggle15.is_submission(path) for path in submissions]
     if len(set(by_row_id)) > 1:
         with_row_ids, without = (submissions[by_row_id.index(kind)] for kind in (True, False))
         told = f"{with_row_ids} has the columns RowId and Location, {without} has not"
-        raise ValueError(f"{told}; only submissions of one form can be averaged")
+        raise UserError(f"{told}; only submissions of one form can be averaged")
     if by_row_id[0]:
         return kaggle15.average(submissions, out, "none" if rounding == "auto" else rounding)
     return submission.average(submissions, out, "round" if rounding == "auto" else rounding)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from heatmap import codec, config, frame, losses, maps
+from heatmap.errors import UserError
 from heatmap.maps import Maps
 from heatmap.networks.network import CropPrediction, Network, point_loss
 
@@ -58,7 +59,7 @@ class HeatmapNetwork(Network):
         """Features (B, width, H / stride, W / stride) with embeddings (P, width) and bias (P,).
 
         Raises:
-            ValueError: an encoder whose features are not at strides 2, 4, 8, 16 and 32.
+            UserError: an encoder whose features are not at strides 2, 4, 8, 16 and 32.
         """
         height, width = images.shape[-2:]
         # decoders double what the encoder halved, so both must come out even
@@ -68,7 +69,7 @@ class HeatmapNetwork(Network):
         whole = self.expansion(self.decoder(self.pyramid(padded)))
         expected = tuple(size // self.stride for size in padded.shape[-2:])
         if whole.shape[-2:] != expected:
-            raise ValueError(
+            raise UserError(
                 f"the encoder {self.model.encoder} does not halve images evenly (maps of "
                 f"{tuple(whole.shape[-2:])} pixels for {expected}); choose another, or Direct"
             )

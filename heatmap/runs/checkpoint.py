@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from heatmap import config, networks, schemes
+from heatmap.errors import UserError
 from heatmap.runs.folder import RunFolder
 from heatmap.runtime.files import write_atomically
 from heatmap.runtime.machine import first_line
@@ -77,12 +78,12 @@ def load(path: Path) -> Checkpoint:
     """The checkpoint in a file, on the CPU, without a `state` in one of version 0.1.0.
 
     Raises:
-        ValueError: missing, damaged, not a checkpoint of this program, or of another format.
+        UserError: missing, damaged, not a checkpoint of this program, or of another format.
     """
     if not path.is_file():
         is_run = RunFolder(path.parent).config.is_file()
         hint = "its run has not finished an epoch" if is_run else "a run is named by its folder"
-        raise ValueError(f"{path}: there is no such checkpoint; {hint}")
+        raise UserError(f"{path}: there is no such checkpoint; {hint}")
     try:
         content = io.BytesIO(path.read_bytes())
         with zipfile.ZipFile(content) as archive:  # torch itself checks no checksums
@@ -91,11 +92,11 @@ def load(path: Path) -> Checkpoint:
         content.seek(0)
         values = torch.load(content, map_location="cpu", weights_only=True)
     except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, OSError) as error:
-        raise ValueError(f"{path}: not a readable checkpoint ({first_line(error)})") from None
+        raise UserError(f"{path}: not a readable checkpoint ({first_line(error)})") from None
     if isinstance(values, dict) and values.get("format") == FORMAT_OF_0_1:
         values = _converted(values)
     if not _fits(Checkpoint, values) or values["format"] != FORMAT:
-        raise ValueError(f"{path}: not a checkpoint of this program's format {FORMAT}")
+        raise UserError(f"{path}: not a checkpoint of this program's format {FORMAT}")
     state = values.pop("state")
     return Checkpoint(**values, state=State(**state) if _fits(State, state) else None)
 
@@ -139,7 +140,7 @@ def load_trained(run: Path) -> Trained:
     """The network of a run folder (its best checkpoint) or of a checkpoint file, in eval mode.
 
     Raises:
-        ValueError: no checkpoint there, or one that does not fit.
+        UserError: no checkpoint there, or one that does not fit.
     """
     path = RunFolder(run).best if run.is_dir() else run
     saved = load(path)
@@ -149,7 +150,7 @@ def load_trained(run: Path) -> Trained:
         network = networks.build(bare, experiment.crop, saved.num_landmarks)
         network.load_state_dict(saved.network)
     except (RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: does not fit this program: {error}") from None
+        raise UserError(f"{path}: does not fit this program: {error}") from None
     if isinstance(network, networks.HeatmapNetwork) and saved.sigma is not None:
         network.sigma = saved.sigma
     return Trained(

@@ -20,6 +20,7 @@ from typing import Any, Self
 import numpy as np
 
 from heatmap.config import Experiment
+from heatmap.errors import UserError
 from heatmap.runs.folder import SHEETS, RunFolder
 from heatmap.runs.wandb import WandbWriter
 from heatmap.runtime.files import finite, read_json, write_atomically, write_image, write_json
@@ -128,7 +129,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """The rows of a run's metrics.jsonl in order; a last line torn by a kill is left out.
 
     Raises:
-        ValueError: another line is not a row.
+        UserError: another line is not a row.
     """
     path = RunFolder(folder).metrics
     *lines, _torn = path.read_text(encoding="utf-8").split("\n")
@@ -137,7 +138,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError as problem:
-            raise ValueError(f"{path}, line {number}: not a JSON row: {line[:80]!r}") from problem
+            raise UserError(f"{path}, line {number}: not a JSON row: {line[:80]!r}") from problem
     return rows
 
 

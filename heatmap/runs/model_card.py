@@ -39,7 +39,7 @@ def write(folder: Path, evaluation: str | None = None) -> None:
         evaluation: the scores of the best weights on the validation rows, as `metrics.table`.
 
     Raises:
-        ValueError: a file of the run is missing or damaged.
+        UserError: a file of the run is missing or damaged.
     """
     files = RunFolder(folder)
     saved = checkpoint.load(files.best)

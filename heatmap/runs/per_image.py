@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from heatmap.errors import UserError
 from heatmap.runtime.files import write_atomically
 from heatmap.shape import nanmean
 
@@ -78,14 +79,14 @@ def read_errors(path: Path) -> Errors:
     """The errors that `write_errors` wrote.
 
     Raises:
-        ValueError: there are none, or the file is damaged or lacks something.
+        UserError: there are none, or the file is damaged or lacks something.
     """
     try:
         with path.open("rb") as file, np.load(file) as arrays:
             values = {field.name: arrays[field.name] for field in fields(Errors)}
             groups = json.loads(str(values["groups"]))
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(
+        raise UserError(
             f"{path}: not a readable file of errors ({error}); tools/evaluate.py writes it anew"
         ) from None
     values["groups"] = {name: range(*bounds) for name, bounds in groups.items()}
@@ -118,19 +119,19 @@ def read_per_image(path: Path) -> tuple[list[str], dict[str, np.ndarray]]:
     """The file names and the columns, (N,) float64 with NaN for empty cells.
 
     Raises:
-        ValueError: missing, or not such a table; the message names the row.
+        UserError: missing, or not such a table; the message names the row.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
             header, *rows = list(csv.reader(file))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: not a readable table of errors ({error})") from None
+        raise UserError(f"{path}: not a readable table of errors ({error})") from None
     if header[:2] != ["file_name", "mse"]:
-        raise ValueError(f"{path}, row 1: expected file_name, mse, ..., found {', '.join(header)}")
+        raise UserError(f"{path}, row 1: expected file_name, mse, ..., found {', '.join(header)}")
     numbers = np.empty((len(rows), len(header) - 1))
     for index, row in enumerate(rows):
         try:
             numbers[index] = [float(cell or "nan") for cell in row[1:]]
         except ValueError as error:  # also where there are too few or too many cells
-            raise ValueError(f"{path}, row {index + 2}: {error}") from None
+            raise UserError(f"{path}, row {index + 2}: {error}") from None
     return [row[0] for row in rows], dict(zip(header[1:], numbers.T, strict=True))

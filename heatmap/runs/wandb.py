@@ -16,6 +16,7 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
+from heatmap.errors import UserError
 from heatmap.runs.folder import SHEETS, RunFolder
 from heatmap.runtime.files import read_json, write_atomically, write_json
 
@@ -162,7 +163,7 @@ def fetch(path: str, parent: Path) -> Path:
     Without them the project is heatmap and the entity the user's own.
 
     Raises:
-        ValueError: Weights & Biases is out of reach, nobody is logged in, or there is no such run.
+        UserError: Weights & Biases is out of reach, nobody is logged in, or there is no such run.
     """
     os.environ["WANDB_ERROR_REPORTING"] = "false"
     import wandb
@@ -181,7 +182,7 @@ def fetch(path: str, parent: Path) -> Path:
         config = {name: value for name, value in run.config.items() if "." not in name}
         summary = {name: run.summary_metrics.get(name) for name in ("best_mse", "mean_shape_mse")}
     except (wandb.Error, OSError, ValueError) as problem:
-        raise ValueError(
+        raise UserError(
             f"wandb:{path} cannot be had from Weights & Biases ({problem}); log in (wandb login) "
             "where there is a network, or name the run's folder, which holds the same"
         ) from None
@@ -205,7 +206,7 @@ def main() -> None:
     try:
         about = read_json(RunFolder(arguments.folder).wandb)
         rows = read_metrics(arguments.folder)
-    except (OSError, ValueError) as error:
+    except (OSError, UserError) as error:
         parser.error(str(error))
     about["mode"] = arguments.mode or about["mode"]
     if about["mode"] == "off":

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from functools import cache
 from typing import ParamSpec, TypeVar
 
 import torch
@@ -19,12 +20,15 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
 
     Where that fails, as without a compiler, this is said once, and all functions run as they are.
     """
-    fast = torch.compile(function, dynamic=True)
+
+    @cache  # at the first call: torch.compile imports the compiler, which takes seconds
+    def fast() -> Callable[P, R]:
+        return torch.compile(function, dynamic=True)
 
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         if not _failures:
             try:
-                return fast(*args, **kwargs)
+                return fast()(*args, **kwargs)
             except torch._dynamo.exc.TorchDynamoException as error:
                 _failures.append(function.__name__)
                 reason = " ".join(str(error).strip().splitlines()[:2]).strip()

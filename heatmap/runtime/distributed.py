@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import distributed
 
+from heatmap.errors import UserError
+
 T = TypeVar("T")
 
 
@@ -20,7 +22,7 @@ def start(device: torch.device) -> torch.device:
     What lies on GPUs goes over NCCL, everything else over gloo.
 
     Raises:
-        ValueError: this host has fewer GPUs than processes.
+        UserError: this host has fewer GPUs than processes.
     """
     if "RANK" not in os.environ:
         return device
@@ -29,7 +31,7 @@ def start(device: torch.device) -> torch.device:
         if number >= gpus:
             processes = f"{os.environ['LOCAL_WORLD_SIZE']} processes on this host"
             advice = f"start it with torchrun --nproc-per-node {gpus}"
-            raise ValueError(f"there are {gpus} GPUs for {processes}; {advice}")
+            raise UserError(f"there are {gpus} GPUs for {processes}; {advice}")
         device = torch.device("cuda", number)
         torch.cuda.set_device(device)
     if not distributed.is_initialized():
@@ -116,14 +118,14 @@ def must_agree(values: Mapping[str, object]) -> None:
     """Checks that all processes read the same `values`, by their `repr`; every process must ask.
 
     Raises:
-        ValueError: on every process; the message says what differs between which hosts.
+        UserError: on every process; the message says what differs between which hosts.
     """
     given = gather((socket.gethostname(), {name: repr(value) for name, value in values.items()}))
     (first_host, first), *others = given
     for process, (host, theirs) in enumerate(others, start=1):
         for name, value in theirs.items():
             if first.get(name) != value:
-                raise ValueError(
+                raise UserError(
                     f"{name}: process {process} on {host} has another than process 0 on "
                     f"{first_host}; all hosts must see the same files under the same paths"
                 )

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from heatmap.errors import UserError
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -44,11 +46,11 @@ def folder_when_complete(out: Path) -> Iterator[Path]:
     """A new folder beside `out` that takes its name at the end, or is removed on any failure.
 
     Raises:
-        ValueError: `out` is there already and is not an empty folder.
+        UserError: `out` is there already and is not an empty folder.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         problem = "is there already and is not an empty folder"
-        raise ValueError(f"{out} {problem}; name another or remove it")
+        raise UserError(f"{out} {problem}; name another or remove it")
     out = out.absolute()
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
@@ -98,14 +100,14 @@ def read_json(path: Path) -> dict[str, Any]:
     """The values that `write_json` wrote.
 
     Raises:
-        ValueError: missing, or not such a file.
+        UserError: missing, or not such a file.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: not a readable file of a run ({error})") from None
+        raise UserError(f"{path}: not a readable file of a run ({error})") from None
     if not isinstance(values, dict):
-        raise ValueError(f"{path}: not a file of a run (it holds no named values)")
+        raise UserError(f"{path}: not a file of a run (it holds no named values)")
     return values
 
 

@@ -8,6 +8,8 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from heatmap.errors import UserError
+
 if TYPE_CHECKING:
     import torch
 
@@ -25,12 +27,12 @@ def chosen_device(name: str) -> "torch.device":
     """The device that `train.device` asks for; auto is the GPU where there is one.
 
     Raises:
-        ValueError: cuda is asked for and there is none.
+        UserError: cuda is asked for and there is none.
     """
     import torch
 
     if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("cuda is asked for, but torch sees no GPU; ask for cpu")
+        raise UserError("cuda is asked for, but torch sees no GPU; ask for cpu")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)

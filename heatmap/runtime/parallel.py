@@ -11,6 +11,8 @@ from typing import TypeVar
 import cv2
 from tqdm import tqdm
 
+from heatmap.errors import UserError
+
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
@@ -23,7 +25,7 @@ def in_processes(
     workers: one is this process; title: of the bar.
 
     Raises:
-        ValueError: a process was killed.
+        UserError: a process was killed.
     """
     show = partial(tqdm, desc=title, total=len(jobs), delay=1, unit="img")
     if workers == 1 or len(jobs) < 2:
@@ -36,6 +38,6 @@ def in_processes(
         yield from show(pool.map(function, jobs, chunksize=chunksize))
     except BrokenProcessPool:
         problem = "a process that worked on the images was killed, perhaps for want of memory"
-        raise ValueError(f"{problem}; use fewer --workers") from None
+        raise UserError(f"{problem}; use fewer --workers") from None
     finally:
         pool.shutdown(cancel_futures=True)

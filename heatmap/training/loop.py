@@ -21,6 +21,7 @@ from tqdm import tqdm
 from heatmap.config import HeatmapModel, Model, to_dict
 from heatmap.data import augment
 from heatmap.data.samples import Loader, Sample, evenly_spaced, load, shuffled_batches
+from heatmap.errors import UserError
 from heatmap.evaluation import metrics
 from heatmap.evaluation.sheets import prediction_sheet
 from heatmap.inference.predict import View, autocast
@@ -48,7 +49,7 @@ def train(run: Run, folder: Path) -> dict[str, Any]:
     """Trains to the end of the budget; returns the run's summary, which the folder holds too.
 
     Raises:
-        ValueError: an image cannot be read, memory runs out, or loss or gradient is not finite; the
+        UserError: an image cannot be read, memory runs out, or loss or gradient is not finite; the
             images are named and the last checkpoint stays.
     """
     files = RunFolder(folder)
@@ -247,7 +248,7 @@ def step(run: Run, model: nn.Module, sample: Sample, watch: Stopwatch, begin: fl
             norm = nn.utils.clip_grad_norm_(run.network.parameters(), longest)
             value, gradient = distributed.mean(torch.stack([total, norm.double()])).tolist()
             if not (math.isfinite(value) and math.isfinite(gradient)):
-                raise ValueError(_not_finite(run, sample, batch, value, gradient))
+                raise UserError(_not_finite(run, sample, batch, value, gradient))
             run.optimizer.step()
             if run.averaged:
                 run.averaged.update_parameters(run.network)
@@ -280,7 +281,7 @@ def _parts(run: Run, batch: augment.Batch) -> list[tuple[Tensor, ...]]:
 
 @contextmanager
 def _saying_what_saves_memory(run: Run) -> Iterator[None]:
-    """Turns running out of memory into a ValueError that names the options to change."""
+    """Turns running out of memory into a UserError that names the options to change."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -288,7 +289,7 @@ def _saying_what_saves_memory(run: Run) -> Iterator[None]:
             raise
         is_heatmap, reason = isinstance(run.network, HeatmapNetwork), machine.first_line(error)
         others = ", a smaller --model.width or a coarser --model.stride" if is_heatmap else ""
-        raise ValueError(
+        raise UserError(
             f"{run.device} has too little memory for a training step ({reason}): use "
             f"--train.accumulate (the same batch in parts), a smaller --train.batch{others}"
         ) from None
@@ -298,7 +299,7 @@ def trial(run: Run) -> list[float]:
     """Seconds of two steps on a batch of the data; the first compiles too. Nothing is written.
 
     Raises:
-        ValueError: as `train`.
+        UserError: as `train`.
     """
     freeze(run.optimizer, run.experiment.all_stages[0].rates)
     model = _distributed(run.network).train()
@@ -338,7 +339,7 @@ def _settle(run: Run) -> None:
     distributed.same_everywhere(run.scored.buffers())
     weights = torch.stack([p.detach().abs().max() for p in run.network.parameters()])
     if not torch.isfinite(weights).all():
-        raise ValueError(
+        raise UserError(
             f"the network's weights are no longer finite after step {run.progress.step}: training "
             "diverged; lower optimizer.lr or set optimizer.clip_norm"
         )

@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 from heatmap import networks, schemes
 from heatmap.config import Data, Experiment, to_dict
 from heatmap.data import augment, contest, samples
+from heatmap.errors import UserError
 from heatmap.runs import checkpoint
 from heatmap.runs.folder import RunFolder
 from heatmap.runtime import distributed
@@ -99,7 +100,7 @@ class TrainingData:
         """Training samples, evenly spaced through the table, as an epoch (from 1) first sees them.
 
         Raises:
-            ValueError: an image cannot be read; the message names it.
+            UserError: an image cannot be read; the message names it.
         """
         rows = samples.evenly_spaced(self.training_rows, count)
         sample = samples.collate([self.training[row] for row in rows.tolist()])
@@ -145,7 +146,7 @@ def read_data(experiment: Experiment, saved: checkpoint.Checkpoint | None = None
     """Reads and checks the images that a run needs, from the start or from a checkpoint.
 
     Raises:
-        ValueError: data or options that cannot be used, or data that changed since the checkpoint.
+        UserError: data or options that cannot be used, or data that changed since the checkpoint.
     """
     folder = contest.find_folder(experiment.data.root)
     data, shown = experiment.data, distributed.rank() == 0
@@ -157,13 +158,13 @@ def read_data(experiment: Experiment, saved: checkpoint.Checkpoint | None = None
         kind, rule, training_rows = "file", "as stored with the run", saved.training_rows.numpy()
         validation_rows = saved.validation_rows.numpy()
     else:
-        raise ValueError(f"{table.path} is not the table that this run was started with")
+        raise UserError(f"{table.path} is not the table that this run was started with")
     used = np.concatenate([training_rows, validation_rows]).tolist()
     paths = contest.image_paths(folder.train_images, table.names, table.path, used)
     for part, rows in {"training": training_rows, "validation": validation_rows}.items():
         needed = part == "training" or not data.all_rows_train
         if needed and not any(np.isfinite(table.points_image[row]).any() for row in rows):
-            raise ValueError(
+            raise UserError(
                 f"{table.path}: none of the {len(rows)} {part} rows ({rule}) has a label; label "
                 "some, split otherwise (data.split, data.validation) or change data.exclude"
             )
@@ -218,12 +219,12 @@ def prepare(experiment: Experiment, saved: checkpoint.Checkpoint | None = None) 
     """Reads and checks everything that a run needs, from the start or from a checkpoint.
 
     Raises:
-        ValueError: data or options that cannot be used, data that changed since the checkpoint, or
+        UserError: data or options that cannot be used, data that changed since the checkpoint, or
             processes that do not see the same files.
     """
     state = saved.state if saved else None
     if saved and not state:
-        raise ValueError(
+        raise UserError(
             "this run was made by version 0.1.0 and cannot be resumed; begin another one from its "
             "weights with --train.start RUN"
         )
@@ -277,7 +278,7 @@ def _start_from(path: Path, network: networks.Network) -> None:
     wrong = [name for name in anew if name.split(".")[0] not in network.HEAD]
     if wrong:
         found_wrong = f"{len(wrong)} weights do not fit this network, such as {wrong[0]}"
-        raise ValueError(f"train.start {path}: {found_wrong}; only the head may differ")
+        raise UserError(f"train.start {path}: {found_wrong}; only the head may differ")
     network.load_state_dict(fitting, strict=False)
     if anew:
         logger.warning(f"{path} has another head; made anew: {', '.join(anew)}")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from heatmap import config, losses, networks
 from heatmap.networks import Network
+from heatmap.networks.direct import DirectNetwork
 
 UNET = config.UNet(encoder="resnet18", weights="none", width=9)
 DENSE_UNET = config.DenseUNet(encoder="densenet121", weights="none", width=9)
@@ -350,7 +351,7 @@ def test_the_older_systems_encoders_take_either_road(encoder: str) -> None:
 
 def test_a_direct_network_starts_in_the_middle_and_errs_in_crop_pixels() -> None:
     network = build(MODELS["direct"]).eval()
-    assert isinstance(network, networks.DirectNetwork)
+    assert isinstance(network, DirectNetwork)
     torch.nn.init.zeros_(network.head.weight)
     torch.nn.init.zeros_(network.head.bias)
     with torch.no_grad():
@@ -368,7 +369,7 @@ def test_a_direct_network_starts_in_the_middle_and_errs_in_crop_pixels() -> None
 
 def test_a_direct_networks_outputs_are_crop_pixels_from_the_centre() -> None:
     network = build(MODELS["direct"]).eval()
-    assert isinstance(network, networks.DirectNetwork)
+    assert isinstance(network, DirectNetwork)
     torch.nn.init.zeros_(network.head.weight)
     with torch.no_grad():
         network.head.bias.copy_(torch.tensor([3.0, -1.0] * LANDMARKS))

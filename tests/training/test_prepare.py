@@ -10,7 +10,7 @@ from torch.utils.data import default_collate
 from heatmap.config import Augment, Crop, Data, Experiment, Train
 from heatmap.data.contest import find_folder, read_landmarks
 from heatmap.data.samples import Sample
-from heatmap.training.prepare import Images, read_data
+from heatmap.training.prepare import TrainingData, read_data
 
 CPU = torch.device("cpu")
 EVERYTHING = Augment(
@@ -29,7 +29,7 @@ def plain(tiny_contest: Path) -> Experiment:
     )
 
 
-def batch_of(images: Images, rows: list[int]) -> Sample:
+def batch_of(images: TrainingData, rows: list[int]) -> Sample:
     return default_collate([images.training[row] for row in rows])
 
 

@@ -32,6 +32,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from heatmap import codec, config, frame, losses, maps
 from heatmap.data import augment, samples
+from heatmap.errors import UserError
 from heatmap.evaluation import metrics
 from heatmap.inference.ensemble import Ensemble
 from heatmap.inference.predict import autocast
@@ -589,7 +590,7 @@ def main() -> int:
     given = parser.parse_args()
     try:
         device = machine.chosen_device(given.device)
-    except ValueError as error:
+    except UserError as error:
         parser.error(str(error))
     warnings.filterwarnings("ignore")
     given.out.mkdir(parents=True, exist_ok=True)

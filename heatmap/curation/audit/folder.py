@@ -15,6 +15,7 @@ from heatmap.curation.audit.residuals import Findings, Labels, audit
 from heatmap.data import contest
 from heatmap.data.contest.small_tables import read_rows, write_rows
 from heatmap.data.samples import cut, evenly_spaced
+from heatmap.errors import UserError
 from heatmap.evaluation import calibration
 from heatmap.evaluation.metrics import spread_px
 from heatmap.frame import contain
@@ -49,14 +50,14 @@ def audit_folder(
         What to tell, as it becomes known.
 
     Raises:
-        ValueError: data, runs or verdicts that cannot be used.
+        UserError: data, runs or verdicts that cannot be used.
     """
     place = contest.find_folder(root)
     table = contest.read_landmarks(place.train_table, progress=True)
     names = table.names
     verdicts = read_verdicts(looked, set(names)) if looked else {}
     if looked is None and out.exists() and read_verdicts(out):
-        raise ValueError(
+        raise UserError(
             f"{out} holds verdicts, which would be lost; read them with --looked {out}, or write "
             "another table with --out"
         )
@@ -105,10 +106,10 @@ def look(
     """The labels, and what those runs see that were not trained on them, or all if every one was.
 
     Raises:
-        ValueError: the runs are for another number of landmarks, or an image cannot be read.
+        UserError: the runs are for another number of landmarks, or an image cannot be read.
     """
     if ensemble.num_landmarks != table.num_landmarks:
-        raise ValueError(
+        raise UserError(
             f"{ensemble.runs[0].path} predicts {ensemble.num_landmarks} landmarks, but "
             f"{table.path} has {table.num_landmarks}"
         )
@@ -120,7 +121,7 @@ def look(
     judges[:, trained] = True
     try:
         permutation = schemes.mirror_permutation(table.num_landmarks, scheme)
-    except ValueError:
+    except UserError:
         permutation = None
     size = len(paths), table.num_landmarks
     labels = Labels(
@@ -201,7 +202,7 @@ def write_table(
     rolls, contours = shape.rolls(labels.points_image), list(labels.groups)
     try:
         turns = shape.turns(labels.points_image)
-    except ValueError:
+    except UserError:
         turns = np.full(len(names), np.nan)
     rows = []
     for rank, row in enumerate(findings.order.tolist(), start=1):
@@ -220,14 +221,14 @@ def read_verdicts(path: Path, known: set[str] | None = None) -> dict[str, str]:
     """What a person found, good or bad, by file name; an audit's table with verdicts filled in.
 
     Raises:
-        ValueError: no such table, another verdict, or a file name that is not among those known.
+        UserError: no such table, another verdict, or a file name that is not among those known.
     """
     verdicts = {}
     for where, (name, verdict) in read_rows(path, ["file_name", "verdict"]):
         if known is not None and name not in known:
-            raise ValueError(f"{where}: {name!r} is not in the training table")
+            raise UserError(f"{where}: {name!r} is not in the training table")
         if verdict.lower() not in ("good", "bad", ""):
-            raise ValueError(f"{where}: the verdict {verdict!r} is neither good nor bad")
+            raise UserError(f"{where}: the verdict {verdict!r} is neither good nor bad")
         if verdict:
             verdicts[name] = verdict.lower()
     return verdicts

@@ -45,7 +45,7 @@ def self_test(labels: Labels, share: float) -> list[Recall]:
         share: of the faces that the list holds.
 
     Raises:
-        ValueError: too few faces to tell what is usual.
+        UserError: too few faces to tell what is usual.
     """
     tested = labels.of(evenly_spaced(np.arange(len(labels.trained)), TESTED))
     injected = max(len(KINDS), round(SHARE * len(tested.trained)))

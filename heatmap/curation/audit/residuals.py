@@ -92,7 +92,7 @@ def audit(labels: Labels) -> Findings:
     """How suspicious every face is; one that the runs were trained on, among those alone.
 
     Raises:
-        ValueError: too few faces to tell what is usual.
+        UserError: too few faces to tell what is usual.
     """
     model = shape.fit(labels.points_image)
     blocks = [*shape.blocks(np.arange(len(labels.trained)))]

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from heatmap.errors import UserError
+
 
 class Folder:
     """The contest's files under one root; each is only known to exist once it is read."""
@@ -23,14 +25,14 @@ def find_folder(root: Path) -> Folder:
     One of the two tables is enough: there are folders only to train on and only to predict.
 
     Raises:
-        ValueError: neither table is in `root` or `root/contest01_data`.
+        UserError: neither table is in `root` or `root/contest01_data`.
     """
     if not root.is_dir():
-        raise ValueError(f"{root}: there is no such folder")
+        raise UserError(f"{root}: there is no such folder")
     for candidate in (Folder(root=root), Folder(root=root / "contest01_data")):
         if candidate.train_table.is_file() or candidate.test_points.is_file():
             return candidate
-    raise ValueError(
+    raise UserError(
         f"{root}: no contest data found; looked for train/landmarks.csv and test/test_points.csv "
         f"in {root} and in {root / 'contest01_data'}"
     )

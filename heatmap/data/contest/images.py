@@ -9,6 +9,8 @@ from typing import Literal, overload
 import cv2
 import numpy as np
 
+from heatmap.errors import UserError
+
 
 class ImageFile:
     """An image's file, read; it is decoded when its pixels are asked for, once for every size.
@@ -18,7 +20,7 @@ class ImageFile:
     and an animation gives its first frame.
 
     Raises:
-        ValueError: the file is missing or empty.
+        UserError: the file is missing or empty.
     """
 
     def __init__(self, path: Path) -> None:
@@ -26,17 +28,17 @@ class ImageFile:
         try:
             self.data = path.read_bytes()
         except OSError as error:
-            raise ValueError(f"{path}: the image cannot be read: {error.strerror}") from error
+            raise UserError(f"{path}: the image cannot be read: {error.strerror}") from error
         if not self.data:
-            raise ValueError(f"{path}: the image is an empty file")
+            raise UserError(f"{path}: the image is an empty file")
         self._header_hw = _jpeg_hw(self.data)
         self._decoded: dict[int, np.ndarray] = {}
 
     @classmethod
     def in_memory(cls, image: np.ndarray) -> "ImageFile":
-        """An image that is decoded already: (H, W, 3) uint8 RGB; anything else is a ValueError."""
+        """An image that is decoded already: (H, W, 3) uint8 RGB; anything else is a UserError."""
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
-            raise ValueError(
+            raise UserError(
                 "an image in memory is a (height, width, 3) uint8 array, RGB, not "
                 f"{image.shape} {image.dtype}"
             )
@@ -63,7 +65,7 @@ class ImageFile:
             (ceil(H / r), ceil(W / r), 3) uint8 RGB, and r: `reduction`, or 1.
 
         Raises:
-            ValueError: the file is cut short or not an image.
+            UserError: the file is cut short or not an image.
         """
         if self._header_hw is None:
             reduction = 1
@@ -81,13 +83,13 @@ class ImageFile:
             flags = cv2.IMREAD_COLOR_RGB | _REDUCED[reduction]
             image = cv2.imdecode(np.frombuffer(self.data, np.uint8), flags)
         except cv2.error as error:
-            raise ValueError(f"{self.path}: the image cannot be decoded: {error.err}") from error
+            raise UserError(f"{self.path}: the image cannot be decoded: {error.err}") from error
         if image is not None:
             return image
         start = self.data[:30]
         if start.isascii() and start.decode().splitlines()[0].isprintable():
-            raise ValueError(f"{self.path}: this is text, not an image; it begins {start!r}")
-        raise ValueError(
+            raise UserError(f"{self.path}: this is text, not an image; it begins {start!r}")
+        raise UserError(
             f"{self.path}: the image cannot be decoded; its {len(self.data)} bytes are damaged, "
             "cut short or of no known format"
         )
@@ -106,7 +108,7 @@ def read_image(path: Path) -> np.ndarray:
     """The whole image: (H, W, 3) uint8, RGB, as `ImageFile` describes it.
 
     Raises:
-        ValueError: the file is missing, empty, cut short or not an image.
+        UserError: the file is missing, empty, cut short or not an image.
     """
     image, _ = ImageFile(path).pixels(1)
     return image
@@ -116,7 +118,7 @@ def is_readable(path: Path) -> bool:
     """Whether `read_image` can read it."""
     try:
         read_image(path)
-    except ValueError:
+    except UserError:
         return False
     return True
 
@@ -169,16 +171,16 @@ def image_paths(
         rows: indices of the names whose images are needed; all if None.
 
     Raises:
-        ValueError: the folder or a needed image is missing, or a link leads out of the folder.
+        UserError: the folder or a needed image is missing, or a link leads out of the folder.
     """
     if not images.is_dir():
-        raise ValueError(f"{images}: there is no such folder, but {table} names images in it")
+        raise UserError(f"{images}: there is no such folder, but {table} names images in it")
     wrong = list(misplaced(images, names, rows))
     if wrong:
         index, problem = wrong[0]
         more = f"; {len(wrong) - 1} more images are missing or outside" if len(wrong) > 1 else ""
         # row 1 is the header
-        raise ValueError(f"{table}, row {index + 2}, column file_name: {problem}{more}")
+        raise UserError(f"{table}, row {index + 2}, column file_name: {problem}{more}")
     return _Paths(images, names)
 
 

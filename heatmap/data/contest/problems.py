@@ -19,6 +19,7 @@ from heatmap.data.contest.table import (
     read_header,
     require_file,
 )
+from heatmap.errors import UserError
 from heatmap.runtime.files import reading_bar
 
 
@@ -37,7 +38,7 @@ def check_landmarks(path: Path, progress: bool = False) -> Iterator[CheckedRow]:
     """All rows of a training table, as `read_landmarks` would read them one by one.
 
     Raises:
-        ValueError: no such table, its header is wrong, or it has no rows.
+        UserError: no such table, its header is wrong, or it has no rows.
     """
     require_file(path)
     with path.open("rb") as file, reading_bar(path, "Checking", progress) as bar:
@@ -58,13 +59,13 @@ def check_landmarks(path: Path, progress: bool = False) -> Iterator[CheckedRow]:
                 is_repeated = cell.decode(errors="replace").strip() in rows_by_name
                 try:
                     name = add_name(rows_by_name, cell, row, path)
-                except ValueError as error:
+                except UserError as error:
                     problem = "name twice" if is_repeated else "file name", str(error)
                     problems.insert(0, problem)
                 yield CheckedRow(row, name, points, start, problems)
             start += len(line)
         if row - len(blank) == 1:
-            raise ValueError(f"{path}: the table has a header but no rows")
+            raise UserError(f"{path}: the table has a header but no rows")
 
 
 def read_rows(path: Path, starts: Sequence[int]) -> Iterator[np.ndarray]:
@@ -81,7 +82,7 @@ def check_asked_points(path: Path, num_landmarks: int) -> Iterator[CheckedRow]:
     """All rows of a table of asked points, as `read_asked_points` would read them one by one.
 
     Raises:
-        ValueError: no such table, its header is wrong, or it has no rows.
+        UserError: no such table, its header is wrong, or it has no rows.
     """
     rows_by_name: dict[str, int] = {}
     rows, num_asked = asked_rows(path)
@@ -90,7 +91,7 @@ def check_asked_points(path: Path, num_landmarks: int) -> Iterator[CheckedRow]:
         is_repeated, problems = name in rows_by_name, []
         try:
             parse_asked_row(cells, rows_by_name, num_landmarks, num_asked, path, row)
-        except ValueError as error:
+        except UserError as error:
             kind = "blank row" if not cells else "asked points"
             if len(cells) == 2 and rows_by_name.get(name) != row:
                 kind = "name twice" if is_repeated else "file name"
@@ -106,7 +107,7 @@ def _read_points(
     line, (delimiter, columns) = line.rstrip(b" \r\n"), header
     try:
         return parse_row(line, *header, where, np.float64).reshape(-1, 2), []
-    except ValueError as error:
+    except UserError as error:
         cells = line.decode(errors="replace").split(delimiter)
         is_text = error.__cause__ is None
         if not is_text or len(cells) != len(columns):
@@ -116,7 +117,7 @@ def _read_points(
         both = slice(x, x + 2)
         try:
             parse_cells(["", *cells[both]], ["", *columns[both]], where)
-        except ValueError as error:
+        except UserError as error:
             is_half_empty = any(not cell.strip() for cell in cells[both])
             problems.append(("half a landmark" if is_half_empty else "number", str(error)))
     return None, problems

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from heatmap.errors import UserError
+
 
 def squared_errors(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Each image's mean squared error over its labelled coordinates, in px^2.
@@ -14,7 +16,7 @@ def squared_errors(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
         (N,) float64; NaN for an image without any label.
 
     Raises:
-        ValueError: a prediction is not finite where the truth is labelled.
+        UserError: a prediction is not finite where the truth is labelled.
     """
     assert predicted.shape == truth.shape, (predicted.shape, truth.shape)
     errors = np.full(len(truth), np.nan)
@@ -28,7 +30,7 @@ def squared_errors(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
             broken.append(row)
         errors[row] = np.mean(np.square(differences))
     if broken:
-        raise ValueError(
+        raise UserError(
             f"the prediction is not finite where the truth is labelled in {len(broken)} of "
             f"{len(truth)} images; the first is number {broken[0]}, counted from 0"
         )
@@ -39,8 +41,8 @@ def contest_mse(per_image: np.ndarray) -> float:
     """The contest's score in px^2: the mean of (N,) `squared_errors` where there are labels.
 
     Raises:
-        ValueError: no image has a label.
+        UserError: no image has a label.
     """
     if np.isnan(per_image).all():
-        raise ValueError(f"none of the {len(per_image)} images has a label to score against")
+        raise UserError(f"none of the {len(per_image)} images has a label to score against")
     return float(np.nanmean(per_image))

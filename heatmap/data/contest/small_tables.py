@@ -24,6 +24,7 @@ from heatmap.data.contest.table import (
     require_file,
     write_rows,
 )
+from heatmap.errors import UserError
 
 
 def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
@@ -34,18 +35,18 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, list[st
             called filename in the table.
 
     Raises:
-        ValueError: no such table, a column is missing, or a row has other cells than the header.
+        UserError: no such table, a column is missing, or a row has other cells than the header.
     """
     rows = csv_rows(path)
     header = ["file_name" if cell.strip() == "filename" else cell.strip() for cell in rows[0]]
     if not set(columns) <= set(header):
         wanted = ", ".join(columns)
-        raise ValueError(f"{path}, row 1: expected the columns {wanted}, found {header}")
+        raise UserError(f"{path}, row 1: expected the columns {wanted}, found {header}")
     places = [header.index(column) for column in columns]
     for row, cells in enumerate(rows[1:], start=2):
         where = f"{path}, row {row}"
         if len(cells) != len(header):
-            raise ValueError(f"{where}: {len(cells)} cells where the header has {len(header)}")
+            raise UserError(f"{where}: {len(cells)} cells where the header has {len(header)}")
         yield where, [cells[place].strip() for place in places]
 
 
@@ -58,7 +59,7 @@ def csv_rows(path: Path) -> list[list[str]]:
             file.seek(0)
             rows = list(csv.reader(file, delimiter=delimiter, strict=True))
         except (UnicodeDecodeError, csv.Error) as error:
-            raise ValueError(f"{path}: not a table in UTF-8: {error}") from error
+            raise UserError(f"{path}: not a table in UTF-8: {error}") from error
     while rows and not "".join(rows[-1]).strip():
         rows.pop()
     return rows or [[]]
@@ -82,7 +83,7 @@ def read_asked_points(path: Path, num_landmarks: int) -> AskedPoints:
         num_landmarks: the indices asked for lie below this.
 
     Raises:
-        ValueError: anything else; the message names file, row and column.
+        UserError: anything else; the message names file, row and column.
     """
     rows_by_name: dict[str, int] = {}
     rows, num_asked = asked_rows(path)
@@ -97,17 +98,17 @@ def asked_rows(path: Path) -> tuple[list[list[str]], int]:
     """The cells of the rows of a table of asked points, and how many points most of them ask for.
 
     Raises:
-        ValueError: no such table, not the header of one, or no rows.
+        UserError: no such table, not the header of one, or no rows.
     """
     header, *rows = csv_rows(path)
     header = [cell.strip() for cell in header]
     if len(header) != 2 or header[0] not in NAME_COLUMNS or header[1] != "point_index_list":
-        raise ValueError(
+        raise UserError(
             f"{path}, row 1: expected the columns file_name and point_index_list, separated by a "
             f"TAB or a comma, found {header}"
         )
     if not rows:
-        raise ValueError(f"{path}: the table has a header but no rows")
+        raise UserError(f"{path}: the table has a header but no rows")
     counts = Counter(cells[1].count(",") + 1 for cells in rows if len(cells) == 2)
     return rows, counts.most_common(1)[0][0] if counts else 0
 
@@ -123,9 +124,9 @@ def parse_asked_row(
     """The landmarks that a row asks for, after its name was noted; what is wrong is named."""
     where = f"{path}, row {row}"
     if not cells:
-        raise ValueError(blank_row(path, row))
+        raise UserError(blank_row(path, row))
     if len(cells) != 2:
-        raise ValueError(
+        raise UserError(
             f"{where}: {len(cells)} cells where the header has 2; in a comma-separated file the "
             "list of indices must stand in quotes"
         )
@@ -136,17 +137,17 @@ def parse_asked_row(
     except (ValueError, RecursionError):
         indices = None
     if not isinstance(indices, list) or not indices:
-        raise ValueError(f"{where}: expected a list such as [742, 385, 583], found {text[:60]!r}")
+        raise UserError(f"{where}: expected a list such as [742, 385, 583], found {text[:60]!r}")
     for index in indices:
         if type(index) is not int:
-            raise ValueError(f"{where}: {index!r} is not an integer")
+            raise UserError(f"{where}: {index!r} is not an integer")
         if not 0 <= index < num_landmarks:
-            raise ValueError(
+            raise UserError(
                 f"{where}: index {index} is out of range; there are {num_landmarks} landmarks, 0 "
                 f"to {num_landmarks - 1}"
             )
     if len(indices) != num_asked:
-        raise ValueError(
+        raise UserError(
             f"{where}: {len(indices)} indices, but other rows have {num_asked}; a submission needs "
             "the same number for every image"
         )
@@ -167,12 +168,12 @@ def read_boxes(path: Path, images: Sequence[Path]) -> np.ndarray:
     The table has the columns file_name, x0, y0, x1, y1, and names as `_numbers_of` finds them.
 
     Raises:
-        ValueError: anything else, with file and row, or an image without a box.
+        UserError: anything else, with file and row, or an image without a box.
     """
 
     def check(where: str, x0: float, y0: float, x1: float, y1: float) -> None:
         if x0 >= x1 or y0 >= y1:
-            raise ValueError(
+            raise UserError(
                 f"{where}: the box from ({x0:g}, {y0:g}) to ({x1:g}, {y1:g}) is empty; x0 must be "
                 "below x1, and y0 below y1"
             )
@@ -195,7 +196,7 @@ def read_weights(path: Path, images: Sequence[Path]) -> np.ndarray:
 
     def check(where: str, weight: float) -> None:
         if weight < 0:
-            raise ValueError(f"{where}, column weight: {weight:g} is negative")
+            raise UserError(f"{where}, column weight: {weight:g} is negative")
 
     return _numbers_of(images, path, ["weight"], check)[:, 0]
 
@@ -232,9 +233,9 @@ def _numbers_of(
         ends = ("/".join(image.parts[first:]) for first in range(len(image.parts)))
         name = next((end for end in ends if end in values), "")  # the longest
         if not name:
-            raise ValueError(f"{path}: there is no row for {image}, and every image needs one")
+            raise UserError(f"{path}: there is no row for {image}, and every image needs one")
         if owners.setdefault(name, image) != image:
-            raise ValueError(
+            raise UserError(
                 f"{path}, row {rows_by_name[name]}: {name} is the name of {owners[name]} and of "
                 f"{image}; write as much of their folders as tells them apart"
             )
@@ -246,14 +247,14 @@ def read_excluded(path: Path, table: LandmarkTable) -> np.ndarray:
     """(E,) int64 rows of a training table whose images stand, once or more, in this one.
 
     Raises:
-        ValueError: no such table, no column file_name, or an image that the training table does not
+        UserError: no such table, no column file_name, or an image that the training table does not
             have; the message names file and row.
     """
     index_of = {name: index for index, name in enumerate(table.names)}
     excluded = set[int]()
     for where, (name,) in read_rows(path, ["file_name"]):
         if name not in index_of:
-            raise ValueError(f"{where}, column file_name: {name!r} is not in {table.path}")
+            raise UserError(f"{where}, column file_name: {name!r} is not in {table.path}")
         excluded.add(index_of[name])
     return np.array(sorted(excluded), np.int64)
 

@@ -15,6 +15,7 @@ import numpy as np
 from heatmap.data.contest.landmarks import LandmarkTable
 from heatmap.data.contest.small_tables import csv_rows, read_rows
 from heatmap.data.contest.table import write_rows
+from heatmap.errors import UserError
 from heatmap.runtime.files import read_json
 
 logger = logging.getLogger("heatmap")
@@ -64,13 +65,13 @@ def split_rows(
             the person.
 
     Raises:
-        ValueError: share, folds or pattern cannot be used, a name tells no person under the rule
+        UserError: share, folds or pattern cannot be used, a name tells no person under the rule
             "person", there are fewer than two people, or a side or a part would be empty.
     """
     if folds is None and not 0 <= share < 1:
-        raise ValueError(f"the validation share must be in [0, 1), not {share}")
+        raise UserError(f"the validation share must be in [0, 1), not {share}")
     if folds is not None and not (folds >= 2 and 0 <= fold < folds):
-        raise ValueError(f"there is no fold {fold} of {folds}; folds are at least 2, from 0 on")
+        raise UserError(f"there is no fold {fold} of {folds}; folds are at least 2, from 0 on")
     if folds is None and share == 0:
         return Split("none", "none, all rows train", np.zeros(len(names), bool))
     people = people_of(names, person_pattern) if rule in ("auto", "person") else []
@@ -96,7 +97,7 @@ def split_rows(
         into = f"with a validation share of {share}: one side would be empty; choose another share"
         if folds is not None:
             into = f"into {folds} folds: fold {min(empty)} would be empty; use fewer folds"
-        raise ValueError(f"cannot split {len(names)} rows {how} {into}, or split at random")
+        raise UserError(f"cannot split {len(names)} rows {how} {into}, or split at random")
 
     validation = part_of == (0 if folds is None else fold)
     count = f"{validation.sum()} of {len(names)} rows"
@@ -133,13 +134,13 @@ def _places_by_person(
 ) -> np.ndarray:
     """(N,) int64: rows of all people whose names have a lower hash than the row's person."""
     if None in people:
-        raise ValueError(
+        raise UserError(
             f"cannot split by person: {names[people.index(None)]!r} does not match the pattern "
             f"{pattern!r}; change the pattern or split by order"
         )
     num_images = Counter(person for person in people if person is not None)
     if len(num_images) < 2:
-        raise ValueError(
+        raise UserError(
             f"cannot split by person: {len(names)} images show {len(num_images)} person; split "
             "by order instead"
         )
@@ -153,14 +154,14 @@ def people_of(names: Sequence[str], pattern: str = PERSON_PATTERN) -> list[str |
     """The person that each name tells, None where it tells none; `pattern` as for `split_rows`.
 
     Raises:
-        ValueError: the pattern is not valid, or has no group.
+        UserError: the pattern is not valid, or has no group.
     """
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise ValueError(f"the person pattern {pattern!r} is not valid: {error}") from error
+        raise UserError(f"the person pattern {pattern!r} is not valid: {error}") from error
     if compiled.groups == 0:
-        raise ValueError(f"the person pattern {pattern!r} needs a group (...) around the person")
+        raise UserError(f"the person pattern {pattern!r} needs a group (...) around the person")
     matches = [compiled.match(name) for name in names]
     return [match[1] if match else None for match in matches]
 
@@ -187,7 +188,7 @@ def read_split(path: Path, table: LandmarkTable, fold: int = 0) -> Split:
         fold: the one that validates, where the table has folds.
 
     Raises:
-        ValueError: anything else, an image that only one of the tables has or that stands in it
+        UserError: anything else, an image that only one of the tables has or that stands in it
             twice, or a side that would be empty; with file and row, or the image.
     """
     index_of = {name: index for index, name in enumerate(table.names)}
@@ -199,10 +200,10 @@ def read_split(path: Path, table: LandmarkTable, fold: int = 0) -> Split:
         validation = parts == (fold if has_folds else 1)
         named = f"fold {fold} of {parts.max() + 1}: " if has_folds else ""
     if fold > 0 and not has_folds:
-        raise ValueError(f"{path} has parts and no folds; leave data.fold 0, not {fold}")
+        raise UserError(f"{path} has parts and no folds; leave data.fold 0, not {fold}")
     count = f"{named}{validation.sum()} of {len(validation)} rows"
     if validation.sum() in (0, len(validation) - len(excluded)):
-        raise ValueError(
+        raise UserError(
             f"{path}: {count} validate, but both training and validation need at least one"
         )
     return Split("file", f"as {path} says ({count})", validation, excluded)
@@ -217,10 +218,10 @@ def _read_split_of_run(
     for part in ("validation", "excluded"):
         names = stored.get(part)
         if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-            raise ValueError(f"{path}: not the split of a run; it holds no list {part!r} of names")
+            raise UserError(f"{path}: not the split of a run; it holds no list {part!r} of names")
         for name in names:
             if name not in index_of:
-                raise ValueError(f"{path}, {part}: {name!r} is not in {table.path}")
+                raise UserError(f"{path}, {part}: {name!r} is not in {table.path}")
         rows[part] = [index_of[name] for name in names]
     if stored.get("table") != table.fingerprint():
         logger.warning(
@@ -238,7 +239,7 @@ def _read_parts(
     """(N,) int64 fold of every row, or 1 for validation and 0 for training; and whether folds."""
     header = {cell.strip() for cell in csv_rows(path)[0]}
     if len(header & {"fold", "part"}) != 1:
-        raise ValueError(
+        raise UserError(
             f"{path}, row 1: expected the columns file_name and either part or fold, found "
             f"{sorted(header)}"
         )
@@ -247,13 +248,13 @@ def _read_parts(
     for where, (name, part) in read_rows(path, ["file_name", column]):
         index = index_of.get(name)
         if index is None:
-            raise ValueError(f"{where}, column file_name: {name!r} is not in {table.path}")
+            raise UserError(f"{where}, column file_name: {name!r} is not in {table.path}")
         if parts[index] >= 0:
-            raise ValueError(f"{where}, column file_name: {name!r} stands in a row above already")
+            raise UserError(f"{where}, column file_name: {name!r} stands in a row above already")
         parts[index] = _parse_part(part, column, f"{where}, column {column}")
     if (parts < 0).any():
         unnamed = np.flatnonzero(parts < 0)
-        raise ValueError(
+        raise UserError(
             f"{path}: {len(unnamed)} of the {len(parts)} images of {table.path} have no row, "
             f"such as {table.names[unnamed[0]]!r}; make the split anew (tools/data.py split)"
         )
@@ -264,8 +265,8 @@ def _parse_part(text: str, column: str, where: str) -> int:
     """A fold's number, or a part's place among `_PARTS`."""
     if column == "part":
         if text not in _PARTS:
-            raise ValueError(f"{where}: expected train or validation, found {text!r}")
+            raise UserError(f"{where}: expected train or validation, found {text!r}")
         return _PARTS.index(text)
     if not re.fullmatch("[0-9]{1,9}", text):
-        raise ValueError(f"{where}: expected the number of a fold, found {text!r}")
+        raise UserError(f"{where}: expected the number of a fold, found {text!r}")
     return int(text)

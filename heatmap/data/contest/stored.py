@@ -22,6 +22,7 @@ import numpy as np
 
 from heatmap.data.contest.landmarks import LandmarkTable, Names, Points, as_numbers, digest_of
 from heatmap.data.contest.table import read_blocks, read_points, require_file
+from heatmap.errors import UserError
 from heatmap.runtime.files import write_atomically
 
 logger = logging.getLogger("heatmap")
@@ -47,7 +48,7 @@ def read_landmarks(path: Path, cache: Path | None = None, progress: bool = False
         progress: show a bar once the reading has taken a second.
 
     Raises:
-        ValueError: anything wrong with the table; the message names file, row and column.
+        UserError: anything wrong with the table; the message names file, row and column.
     """
     require_file(path)
     if path.stat().st_size >= _WORTH_KEEPING:
@@ -147,7 +148,7 @@ def _keep(
             "text_sha256": text_sha256.result(),
         }
         if _name(path) != kept.name:
-            raise ValueError(f"{path} was changed while it was read; start again")
+            raise UserError(f"{path} was changed while it was read; start again")
         file.write(held.text.data)
         file.seek(0)
         file.write(json.dumps(header).encode().ljust(_PAGE))

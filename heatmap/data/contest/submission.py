@@ -11,6 +11,7 @@ from heatmap.data.contest.landmarks import as_numbers
 from heatmap.data.contest.score import contest_mse, squared_errors
 from heatmap.data.contest.small_tables import AskedPoints
 from heatmap.data.contest.table import ANSWERS, read_points, write_landmarks
+from heatmap.errors import UserError
 from heatmap.runtime.files import write_atomically
 
 Rounding = Literal["round", "truncate", "none"]
@@ -47,18 +48,18 @@ def write_submission(
             as the organisers did, "none" for 4 decimals.
 
     Raises:
-        ValueError: there are more or fewer than asked for, or one is not finite.
+        UserError: there are more or fewer than asked for, or one is not finite.
     """
     if answers.shape != (*asked.indices.shape, 2):
         num_images, num_asked = asked.indices.shape
-        raise ValueError(
+        raise UserError(
             f"{asked.path} asks for {num_asked} landmarks of {num_images} images, but the "
             f"predictions are {answers.shape}"
         )
     answers = answers.astype(np.float64)
     for name, answer in zip(asked.names, answers, strict=True):
         if not np.isfinite(answer).all():
-            raise ValueError(f"{path}: not written, the prediction for {name!r} is not finite")
+            raise UserError(f"{path}: not written, the prediction for {name!r} is not finite")
     _write_checked(path, asked.names, rounded(answers, rounding))
 
 
@@ -101,13 +102,13 @@ def read_submission(path: Path) -> Submission:
     """The submission in a file: comma-separated, file_name, Point_M0_X, Point_M0_Y, ...
 
     Raises:
-        ValueError: the table is malformed or a cell is empty; the message names row and column.
+        UserError: the table is malformed or a cell is empty; the message names row and column.
     """
     submission = read_solution(path)
     empty = np.argwhere(np.isnan(submission.points_image))
     if len(empty):
         row, point, axis = empty[0]
-        raise ValueError(
+        raise UserError(
             f"{path}, row {row + 2}, column Point_M{point}_{'XY'[axis]}: empty, but a submission "
             "needs every number"
         )
@@ -118,7 +119,7 @@ def read_solution(path: Path) -> Submission:
     """The withheld answers: like a submission, but unlabelled landmarks are empty and become NaN.
 
     Raises:
-        ValueError: the table is malformed; the message names row and column.
+        UserError: the table is malformed; the message names row and column.
     """
     names, stored = read_points(path, np.float64, ANSWERS)
     return Submission(path, names, as_numbers(stored, np.float64))
@@ -128,7 +129,7 @@ def score_submission(submission: Path, solution: Path) -> SubmissionScore:
     """The errors of a submission against the solution, joined by file name.
 
     Raises:
-        ValueError: a file is malformed, the files name different images, or they hold different
+        UserError: a file is malformed, the files name different images, or they hold different
             numbers of points.
     """
     answers, truth = read_submission(submission), read_solution(solution)
@@ -141,7 +142,7 @@ def _joined(first: Submission, other: Submission, what: str) -> np.ndarray:
     """The other's points in the order of the first; both must have the same names and points."""
     num_wanted, num_found = first.points_image.shape[1], other.points_image.shape[1]
     if num_wanted != num_found:
-        raise ValueError(
+        raise UserError(
             f"{other.path} holds {num_found} points for each image, {first.path} {num_wanted}"
         )
     rows = {name: row for row, name in enumerate(other.names)}
@@ -152,5 +153,5 @@ def _joined(first: Submission, other: Submission, what: str) -> np.ndarray:
     for problem, names in problems.items():
         if names:
             some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-            raise ValueError(f"{what}: {len(names)} images are {problem}: {some}")
+            raise UserError(f"{what}: {len(names)} images are {problem}: {some}")
     return other.points_image[[rows[name] for name in first.names]]

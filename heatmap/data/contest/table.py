@@ -15,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from heatmap.data.contest.landmarks import UNLABELLED, as_numbers
+from heatmap.errors import UserError
 from heatmap.runtime.files import reading_bar, write_atomically
 
 
@@ -43,7 +44,7 @@ def count_landmarks(path: Path) -> int:
     """The number of landmarks that the header of a table names.
 
     Raises:
-        ValueError: no such table, or not the header of one.
+        UserError: no such table, or not the header of one.
     """
     require_file(path)
     with path.open("rb") as file:
@@ -81,7 +82,7 @@ def read_blocks(
         progress: show a bar once the reading has taken a second.
 
     Raises:
-        ValueError: anything else; the message names file, row and column.
+        UserError: anything else; the message names file, row and column.
     """
     require_file(path)
     rows_by_name: dict[str, int] = {}
@@ -103,7 +104,7 @@ def read_blocks(
                     numbers[index] = parse_row(line, delimiter, columns, where, dtype)
             yield names, numbers.reshape(len(names), -1, 2)
     if not rows_by_name:
-        raise ValueError(f"{path}: the table has a header but no rows")
+        raise UserError(f"{path}: the table has a header but no rows")
 
 
 def _lines_in_blocks(path: Path, file: BinaryIO, bar: tqdm) -> Iterator[tuple[int, list[bytes]]]:
@@ -117,7 +118,7 @@ def _lines_in_blocks(path: Path, file: BinaryIO, bar: tqdm) -> Iterator[tuple[in
             lines.pop()
             blank += 1
         if b"" in lines:
-            raise ValueError(blank_row(path, row + lines.index(b"")))
+            raise UserError(blank_row(path, row + lines.index(b"")))
         if lines:
             yield row, lines
         row += len(lines)
@@ -187,10 +188,10 @@ def write_landmarks(
         points: (N, P, 2); integers are written as such if all are integral, NaN as empty cells.
 
     Raises:
-        ValueError: a name or a point that could not be read back.
+        UserError: a name or a point that could not be read back.
     """
     if np.isinf(points).any() or (np.isnan(points[..., 0]) != np.isnan(points[..., 1])).any():
-        raise ValueError(
+        raise UserError(
             f"{path}: cannot write points that are infinite or of which only x or only y is known"
         )
     delimiter, prefix, decimals = form.delimiters[0], form.prefixes[0], form.decimals
@@ -226,14 +227,14 @@ def _columns(name: str, prefix: str, num_landmarks: int) -> list[str]:
 
 def require_file(path: Path) -> None:
     if not path.is_file():
-        raise ValueError(f"{path}: there is no such table")
+        raise UserError(f"{path}: there is no such table")
 
 
 def decoded(text: bytes, where: str) -> str:
     try:
         return text.decode()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{where}: not text in UTF-8 ({error.reason})") from error
+        raise UserError(f"{where}: not text in UTF-8 ({error.reason})") from error
 
 
 def read_header(path: Path, line: bytes, form: Form = LANDMARKS) -> tuple[str, list[str]]:
@@ -241,15 +242,15 @@ def read_header(path: Path, line: bytes, form: Form = LANDMARKS) -> tuple[str, l
     where = f"{path}, row 1"
     text = decoded(line.removeprefix(_BYTE_ORDER_MARK), where).strip("\r\n ")
     if not text:
-        raise ValueError(f"{where}: the file is empty or begins with a blank row")
+        raise UserError(f"{where}: the file is empty or begins with a blank row")
     if text in NAME_COLUMNS:
-        raise ValueError(f"{where}: there are no landmark columns, such as {form.prefixes[0]}0_X")
+        raise UserError(f"{where}: there are no landmark columns, such as {form.prefixes[0]}0_X")
     if '"' in text:
-        raise ValueError(f"{where}: the cells are in quotes; write the table without them")
+        raise UserError(f"{where}: the cells are in quotes; write the table without them")
     delimiter = next((delimiter for delimiter in form.delimiters if delimiter in text), None)
     if delimiter is None:
         wanted = " or ".join({"\t": "TAB", ",": "comma"}[one] for one in form.delimiters)
-        raise ValueError(f"{where}: the header is not separated by {wanted}: {text[:60]!r}")
+        raise UserError(f"{where}: the header is not separated by {wanted}: {text[:60]!r}")
 
     columns = [cell.strip() for cell in text.split(delimiter)]
     prefix = next((one for one in form.prefixes if columns[1] == f"{one}0_X"), form.prefixes[0])
@@ -257,9 +258,9 @@ def read_header(path: Path, line: bytes, form: Form = LANDMARKS) -> tuple[str, l
     expected = _columns(name, prefix, len(columns))
     for position, (column, wanted) in enumerate(zip(columns, expected, strict=False), start=1):
         if column != wanted:
-            raise ValueError(f"{where}, column {position}: expected {wanted!r}, found {column!r}")
+            raise UserError(f"{where}, column {position}: expected {wanted!r}, found {column!r}")
     if len(columns) % 2 == 0:
-        raise ValueError(f"{where}: the header ends with {columns[-1]!r}; its Y column is missing")
+        raise UserError(f"{where}: the header ends with {columns[-1]!r}; its Y column is missing")
     return delimiter, columns
 
 
@@ -269,10 +270,10 @@ def add_name(rows_by_name: dict[str, int], cell: str | bytes, row: int, path: Pa
     name = (decoded(cell, where) if isinstance(cell, bytes) else cell).strip()
     wrong = _what_is_wrong(name)
     if wrong:
-        raise ValueError(f"{where}, column file_name: {name!r} {wrong}")
+        raise UserError(f"{where}, column file_name: {name!r} {wrong}")
     first = rows_by_name.setdefault(name, row)
     if first != row:
-        raise ValueError(f"{where}, column file_name: {name!r} stands in row {first} already")
+        raise UserError(f"{where}, column file_name: {name!r} stands in row {first} already")
     return name
 
 
@@ -292,19 +293,19 @@ def check_name(name: str, delimiter: str) -> None:
     if not wrong and (name != name.strip() or any(mark in name for mark in f'{delimiter}"\r\n')):
         wrong = "begins or ends with a space, or holds a separator, a quote or a line end"
     if wrong:
-        raise ValueError(f"cannot write a table: the file name {name!r} {wrong}")
+        raise UserError(f"cannot write a table: the file name {name!r} {wrong}")
 
 
 def parse_cells(cells: Sequence[str], columns: Sequence[str], where: str) -> np.ndarray:
     """The numbers of a row read cell by cell: empty ones are NaN, and what is wrong is named."""
     if len(cells) != len(columns):
-        raise ValueError(f"{where}: {len(cells)} cells where the header has {len(columns)}")
+        raise UserError(f"{where}: {len(cells)} cells where the header has {len(columns)}")
     places = [f"{where}, column {column}" for column in columns[1:]]
     numbers = np.array(list(map(_parse_cell, cells[1:], places)))
     empty = np.isnan(numbers)
     for x in 2 * np.flatnonzero(empty[0::2] != empty[1::2])[:1]:
         lacking, given = (x, x + 1) if empty[x] else (x + 1, x)
-        raise ValueError(
+        raise UserError(
             f"{places[lacking]}: the cell is empty, but {columns[1 + given]} is not; an unlabelled "
             "landmark leaves both empty"
         )
@@ -315,7 +316,7 @@ def parse_number(text: str, where: str) -> float:
     """The number of a cell that must hold one."""
     number = _parse_cell(text, where)
     if math.isnan(number):
-        raise ValueError(f"{where}: the cell is empty")
+        raise UserError(f"{where}: the cell is empty")
     return number
 
 
@@ -325,12 +326,12 @@ def _parse_cell(text: str, where: str) -> float:
         return math.nan
     here = f"{where}: {text!r}"
     if text.lower().lstrip("+-") == "nan":
-        raise ValueError(f"{here} is not a number; leave an unlabelled landmark's cells empty")
+        raise UserError(f"{here} is not a number; leave an unlabelled landmark's cells empty")
     if not _NUMBER.fullmatch(text):
-        raise ValueError(f"{here} is not a number")
+        raise UserError(f"{here} is not a number")
     number = float(text)
     if math.isinf(number):
-        raise ValueError(f"{here} is not finite")
+        raise UserError(f"{here} is not finite")
     if abs(number) > _FARTHEST:
-        raise ValueError(f"{here} is no coordinate in an image; is a decimal point missing?")
+        raise UserError(f"{here} is no coordinate in an image; is a decimal point missing?")
     return number

@@ -31,6 +31,7 @@ from tqdm import tqdm
 from heatmap.data.contest import read_image
 from heatmap.data.formats.labelled import Face, LabelledFaces, checked_box, gather
 from heatmap.data.formats.layout import place
+from heatmap.errors import UserError
 from heatmap.runtime.files import folder_when_complete
 
 Points = Literal["keypoints", "face"]
@@ -66,7 +67,7 @@ def write(labelled: LabelledFaces, out: Path, *, link: bool = False) -> None:
     Without boxes, bbox is that of the landmarks.
 
     Raises:
-        ValueError: `out` is there already and not empty, a face has no box and its landmarks span
+        UserError: `out` is there already and not empty, a face has no box and its landmarks span
             none, or an image cannot be read or placed.
     """
     with folder_when_complete(out) as folder:
@@ -87,7 +88,7 @@ def _faces(path: Path, folder: Path, is_test: bool, points: Points) -> Iterator[
         where = f"{path}, annotation {annotation.get('id', f'number {index}')}"
         image_id = annotation.get("image_id")
         if image_id not in images:
-            raise ValueError(f"{where}, image_id: there is no image {image_id!r} in the file")
+            raise UserError(f"{where}, image_id: there is no image {image_id!r} in the file")
         if annotation.get("iscrowd"):
             yield "crowds (iscrowd)"
         elif points == "face" and not annotation.get("face_valid", True):
@@ -100,7 +101,7 @@ def _faces(path: Path, folder: Path, is_test: bool, points: Points) -> Iterator[
             field = f"{where}, {keypoints_field}"
             numbers = _numbers(annotation.get(keypoints_field, []), field)
             if len(numbers) % 3:
-                raise ValueError(f"{field}: {len(numbers)} numbers, not x, y and v of each")
+                raise UserError(f"{field}: {len(numbers)} numbers, not x, y and v of each")
             keypoints = numbers.reshape(-1, 3)
             if not (keypoints[:, 2] > 0).any():
                 yield "annotations without a labelled landmark"
@@ -118,22 +119,22 @@ def _faces(path: Path, folder: Path, is_test: bool, points: Points) -> Iterator[
 def _load(path: Path) -> tuple[dict[Any, str], list[dict[str, Any]]]:
     """File names by the images' ids, and the annotations."""
     if not path.is_file():
-        raise ValueError(f"{path}: there is no such file; expected the JSON of the annotations")
+        raise UserError(f"{path}: there is no such file; expected the JSON of the annotations")
     try:
         content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not JSON, or cut short ({error})") from error
+        raise UserError(f"{path}: not JSON, or cut short ({error})") from error
     for key in ("images", "annotations"):
         entries = content.get(key) if isinstance(content, dict) else None
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            raise ValueError(f"{path}: expected a list {key!r} as in COCO's keypoints")
+            raise UserError(f"{path}: expected a list {key!r} as in COCO's keypoints")
     images: dict[Any, str] = {}
     for index, image in enumerate(content["images"]):
         image_id, name = image.get("id"), image.get("file_name")
         if not isinstance(image_id, int | str) or not isinstance(name, str):
-            raise ValueError(f"{path}, image number {index}: expected an id and a file_name")
+            raise UserError(f"{path}, image number {index}: expected an id and a file_name")
         if image_id in images:
-            raise ValueError(f"{path}, image number {index}: the id {image_id!r} is taken already")
+            raise UserError(f"{path}, image number {index}: the id {image_id!r} is taken already")
         images[image_id] = name
     return images, content["annotations"]
 
@@ -143,7 +144,7 @@ def _box(box: Any, where: str) -> np.ndarray | None:
         return None
     values = _numbers(box, where)
     if len(values) != 4:
-        raise ValueError(f"{where}: expected x, y, width and height, found {len(values)} numbers")
+        raise UserError(f"{where}: expected x, y, width and height, found {len(values)} numbers")
     x, y, width, height = values - [0.5, 0.5, 0, 0]
     return checked_box(x, y, x + width, y + height, where)
 
@@ -151,10 +152,10 @@ def _box(box: Any, where: str) -> np.ndarray | None:
 def _numbers(values: Any, where: str) -> np.ndarray:
     """A list of numbers that can be coordinates, as float64."""
     if not isinstance(values, list):
-        raise ValueError(f"{where}: expected a list of numbers, found {str(values)[:60]!r}")
+        raise UserError(f"{where}: expected a list of numbers, found {str(values)[:60]!r}")
     for index, value in enumerate(values):
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 1e6:
-            raise ValueError(f"{where}, number {index}: {str(value)[:60]!r} is no coordinate")
+            raise UserError(f"{where}, number {index}: {str(value)[:60]!r} is no coordinate")
     return np.array(values, np.float64)
 
 
@@ -214,7 +215,7 @@ def _annotation(face: Face, number: int, image_id: int) -> dict[str, Any]:
     box_image = face.box_image
     if box_image is None:
         if not (len(labelled) and (labelled.min(0) < labelled.max(0)).all()):
-            raise ValueError(
+            raise UserError(
                 f"{face.name}: this format needs a box, but the landmarks span none; give boxes"
             )
         box_image = np.concatenate([labelled.min(0), labelled.max(0)])

@@ -24,6 +24,7 @@ from heatmap.data.formats.labelled import (
     parse_rows,
     read_lines,
 )
+from heatmap.errors import UserError
 
 _POINT = re.compile(r"[-+.\deE]+\s*,\s*[-+.\deE]+")
 
@@ -38,7 +39,7 @@ def read(source: Path) -> LabelledFaces:
 
 def _faces(source: Path) -> Iterator[Face | str]:
     if not (source / "annotation").is_dir():
-        raise ValueError(f"{source}: expected the folder annotation in it")
+        raise UserError(f"{source}: expected the folder annotation in it")
     parts = _read_parts(source)
     images = defaultdict[str, list[Path]](list)  # by their names without folders and endings
     for path in sorted(source.rglob("*"), key=lambda path: (len(path.parts), path)):
@@ -50,7 +51,7 @@ def _faces(source: Path) -> Iterator[Face | str]:
         lines = read_lines(path)
         image_id = lines[0] if lines else ""
         if len(lines) < 2 or not image_id or _POINT.fullmatch(image_id):
-            raise ValueError(f"{path}, row 1: expected an image's name, and rows 'x , y' after it")
+            raise UserError(f"{path}, row 1: expected an image's name, and rows 'x , y' after it")
         if parts is not None and image_id not in parts:
             yield "annotations in neither trainnames.txt nor testnames.txt"
             continue
@@ -64,7 +65,7 @@ def _faces(source: Path) -> Iterator[Face | str]:
             is_test=parts is not None and parts[image_id],
         )
     if unread:
-        raise ValueError(
+        raise UserError(
             f"{source}: there is no annotation of {next(iter(unread))!r}, which the lists name, "
             f"and of {len(unread) - 1} others"
         )
@@ -77,7 +78,7 @@ def _read_parts(source: Path) -> dict[str, bool] | None:
     for path, is_test in lists.items():
         for row, name in enumerate(read_lines(path) if path.is_file() else [], start=1):
             if name in parts:
-                raise ValueError(f"{path}, row {row}: {name!r} stands in the lists already")
+                raise UserError(f"{path}, row {row}: {name!r} stands in the lists already")
             parts[name] = is_test
     return parts if any(path.is_file() for path in lists) else None
 
@@ -90,7 +91,7 @@ def _find(image_id: str, candidates: Sequence[Path], annotation: Path) -> Path:
     where, parts = f"{annotation}, row 1", Path(image_id).parts
     fitting = [path for path in candidates if path.with_suffix("").parts[-len(parts) :] == parts]
     if not fitting:
-        raise ValueError(f"{where}: there is no image {image_id!r}")
+        raise UserError(f"{where}: there is no image {image_id!r}")
     if len(fitting) > 1 and len(fitting[0].parts) == len(fitting[1].parts):
-        raise ValueError(f"{where}: {image_id!r} may be {fitting[0]} or {fitting[1]}")
+        raise UserError(f"{where}: {image_id!r} may be {fitting[0]} or {fitting[1]}")
     return fitting[0]

@@ -33,6 +33,7 @@ from heatmap.data.formats.labelled import (
     parse_rows,
     read_lines,
 )
+from heatmap.errors import UserError
 
 _HEAD = re.compile(r"version\s*:.*\n\s*n_points\s*:\s*(\d+)\n\{\n")
 _TOP = {"trainset": False, "testset": True}
@@ -70,10 +71,10 @@ def _image_beside(path: Path) -> Path:
     suffixes = [*IMAGE_SUFFIXES, *map(str.upper, IMAGE_SUFFIXES)]
     found = [image for suffix in suffixes if (image := path.with_suffix(suffix)).is_file()]
     if not found:
-        raise ValueError(f"{path}: there is no image beside it, such as {path.stem}.jpg")
+        raise UserError(f"{path}: there is no image beside it, such as {path.stem}.jpg")
     for image in found:
         if not image.samefile(found[0]):
-            raise ValueError(f"{path}: {found[0].name} and {image.name} are both beside it")
+            raise UserError(f"{path}: {found[0].name} and {image.name} are both beside it")
     return found[0]
 
 
@@ -83,10 +84,10 @@ def _read_points(path: Path) -> np.ndarray:
     match = _HEAD.match("\n".join(lines))
     if not match:
         found = f"found {' '.join(lines[:3])[:60]!r}"
-        raise ValueError(f"{path}: expected 'version: 1', 'n_points: 68' and '{{', {found}")
+        raise UserError(f"{path}: expected 'version: 1', 'n_points: 68' and '{{', {found}")
     rows = lines[3:-1]
     if lines[-1] != "}" or "}" in rows:
-        raise ValueError(f"{path}: expected }} in the last row; is the file cut short?")
+        raise UserError(f"{path}: expected }} in the last row; is the file cut short?")
     if len(rows) != int(match[1]) or not rows:
-        raise ValueError(f"{path}, row 2: n_points is {match[1]}, but {len(rows)} rows follow")
+        raise UserError(f"{path}, row 2: n_points is {match[1]}, but {len(rows)} rows follow")
     return parse_rows(rows, None, path, 4)

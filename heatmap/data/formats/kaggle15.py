@@ -26,6 +26,7 @@ from heatmap.data.contest.small_tables import write_asked_points
 from heatmap.data.contest.submission import Rounding, rounded
 from heatmap.data.contest.table import parse_cells, parse_number, write_landmarks
 from heatmap.data.formats.labelled import Table, read_cells
+from heatmap.errors import UserError
 from heatmap.runtime.files import folder_when_complete, write_atomically
 
 LANDMARKS = (
@@ -73,10 +74,10 @@ def convert(
         limit: only so many training images, the first.
 
     Raises:
-        ValueError: a file is missing, damaged or malformed; or `out` is there and not empty.
+        UserError: a file is missing, damaged or malformed; or `out` is there and not empty.
     """
     if limit is not None and limit < 1:
-        raise ValueError(f"limit is {limit}, but must be at least 1")
+        raise UserError(f"limit is {limit}, but must be at least 1")
     files = _find(source)
     lookup = files.get("IdLookupTable.csv")
     with folder_when_complete(out) as root:
@@ -98,7 +99,7 @@ def read_lookup(table: Table, images: Collection[str]) -> Lookup:
         images: file names of the test images, as `convert` gives them.
 
     Raises:
-        ValueError: the table is malformed or names an image that is not among them.
+        UserError: the table is malformed or names an image that is not among them.
     """
     columns = ["RowId", "ImageId", "FeatureName", "Location"]
     images = set(images)
@@ -107,11 +108,11 @@ def read_lookup(table: Table, images: Collection[str]) -> Lookup:
         name = _file_name(_parse_id(cells["ImageId"], f"{where}, column ImageId"))
         feature = cells["FeatureName"].strip()
         if name not in images:
-            raise ValueError(
+            raise UserError(
                 f"{where}, column ImageId: there is no test image {cells['ImageId']} ({name})"
             )
         if feature not in _COORDINATES:
-            raise ValueError(
+            raise UserError(
                 f"{where}, column FeatureName: training.csv has no column {feature[:60]!r}"
             )
         asked[row_id] = (name, *divmod(_COORDINATES.index(feature), 2))
@@ -131,29 +132,29 @@ def write_submission(
         rounding: of the locations; "none" writes 4 decimals.
 
     Raises:
-        ValueError: there are not 15 landmarks, an image's prediction is missing, or a location is
+        UserError: there are not 15 landmarks, an image's prediction is missing, or a location is
             not finite.
     """
     count = points_image.shape[1]
     if count != len(LANDMARKS):
-        raise ValueError(f"{path}: expected 15 landmarks, but the predictions hold {count}")
+        raise UserError(f"{path}: expected 15 landmarks, but the predictions hold {count}")
     points = dict(zip(names, points_image.astype(np.float64), strict=True))
     missing = sorted({name for name, _, _ in lookup.values()} - points.keys())
     if missing:
-        raise ValueError(f"{path}: {len(missing)} images have no prediction, such as {missing[0]}")
+        raise UserError(f"{path}: {len(missing)} images have no prediction, such as {missing[0]}")
     locations = {}
     for row_id, (name, landmark, axis) in lookup.items():
         location = points[name][landmark, axis]
         if not np.isfinite(location):
-            raise ValueError(f"{path}: the prediction for {name!r} is not finite")
+            raise UserError(f"{path}: the prediction for {name!r} is not finite")
         locations[row_id] = float(location.clip(0, SIDE))
     _write_locations(path, locations, rounding)
 
 
 def is_submission(path: Path) -> bool:
-    """Whether the file's header is RowId, Location; ValueError if there is no such file."""
+    """Whether the file's header is RowId, Location; UserError if there is no such file."""
     if not path.is_file():
-        raise ValueError(f"{path}: there is no such submission")
+        raise UserError(f"{path}: there is no such submission")
     with path.open("rb") as file:
         return b"RowId" in file.readline()
 
@@ -164,7 +165,7 @@ def average(submissions: Sequence[Path], out: Path, rounding: Rounding) -> int:
     for path, locations in zip(submissions, found, strict=True):
         if different := sorted(found[0].keys() ^ locations.keys()):
             where = path if different[0] in locations else submissions[0]
-            raise ValueError(
+            raise UserError(
                 f"{path} and {submissions[0]} answer different rows: {len(different)} RowIds are "
                 f"in one alone, such as {different[0]} in {where}"
             )
@@ -197,7 +198,7 @@ def _write_locations(path: Path, locations: Mapping[int, float], rounding: Round
 def _find(source: Path) -> dict[str, Table]:
     """Files by name: training.csv, and others such as test.csv and IdLookupTable.csv."""
     if not source.exists():
-        raise ValueError(f"{source}: there is no such file or folder")
+        raise UserError(f"{source}: there is no such file or folder")
     folder = source if source.is_dir() else source.parent
     files: dict[str, Table] = {path.name: path for path in folder.iterdir() if path.is_file()}
     if source.is_file() and source.suffix.lower() == ".zip":
@@ -216,9 +217,9 @@ def _find(source: Path) -> dict[str, Table]:
     return files
 
 
-def _lacking(where: Table, what: str, files: Collection[str]) -> ValueError:
+def _lacking(where: Table, what: str, files: Collection[str]) -> UserError:
     found = ", ".join(sorted(files)[:5]) or "nothing"
-    return ValueError(f"{where}: expected {what} in it, found {found}")
+    return UserError(f"{where}: expected {what} in it, found {found}")
 
 
 def _members(file: Table) -> dict[str, zipfile.Path]:
@@ -226,7 +227,7 @@ def _members(file: Table) -> dict[str, zipfile.Path]:
     try:
         archive = zipfile.ZipFile(file if isinstance(file, Path) else file.open("rb"))
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise ValueError(f"{file}: not a zip archive, or cut short; download it again") from error
+        raise UserError(f"{file}: not a zip archive, or cut short; download it again") from error
     return {PurePosixPath(name).name: zipfile.Path(archive, name) for name in archive.namelist()}
 
 
@@ -240,7 +241,7 @@ def _convert_training(
         coordinates = [cells[column] for column in _COORDINATES]
         numbers = parse_cells(["", *coordinates], ["", *_COORDINATES], where)
         for column in np.flatnonzero((numbers < 0) | (numbers > SIDE)):
-            raise ValueError(
+            raise UserError(
                 f"{where}, column {_COORDINATES[column]}: {numbers[column]:g} lies outside the "
                 f"image, 0 to {SIDE}; correct it, or leave both cells empty"
             )
@@ -251,7 +252,7 @@ def _convert_training(
         if len(points) == limit:
             break
     if not points:
-        raise ValueError(f"{table}: no row has all 15 landmarks; keep incomplete ones")
+        raise UserError(f"{table}: no row has all 15 landmarks; keep incomplete ones")
     points_image = np.stack(list(points.values()))
     write_landmarks(folder.train_table, list(points), points_image)
     return points_image
@@ -280,9 +281,9 @@ def _write_image(path: Path, values: str, where: str) -> None:
     for index, cell in enumerate(cells, start=1):
         if cell not in _GREY_VALUES:
             found = f"found {cell[:20]!r}"
-            raise ValueError(f"{where}, value {index}: {found}, no whole number from 0 to 255")
+            raise UserError(f"{where}, value {index}: {found}, no whole number from 0 to 255")
     if len(cells) != SIDE * SIDE:
-        raise ValueError(f"{where}: {len(cells)} grey values, expected {SIDE * SIDE}")
+        raise UserError(f"{where}: {len(cells)} grey values, expected {SIDE * SIDE}")
     grey = np.array([_GREY_VALUES[cell] for cell in cells], np.uint8)
     path.write_bytes(cv2.imencode(".png", grey.reshape(SIDE, SIDE))[1].tobytes())
 
@@ -290,7 +291,7 @@ def _write_image(path: Path, values: str, where: str) -> None:
 def _parse_id(text: str, where: str) -> int:
     text = text.strip()
     if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise ValueError(f"{where}: expected a whole number from 1, found {text[:20]!r}")
+        raise UserError(f"{where}: expected a whole number from 1, found {text[:20]!r}")
     return int(text)
 
 
@@ -308,7 +309,7 @@ def _rows(
     surplus.subtract(columns)
     wrong = sorted(repr(column[:60]) for column, count in surplus.items() if count)
     if wrong:
-        raise ValueError(
+        raise UserError(
             f"{table}, row 1: expected {len(columns)} columns, {columns[0]} to {columns[-1]}, "
             f"separated by commas; missing, unknown or twice: {', '.join(wrong[:4])}"
         )
@@ -318,9 +319,9 @@ def _rows(
         named = dict(zip(header, cells, strict=True))
         number = row if ids is None else _parse_id(named[ids], f"{where}, column {ids}")
         if rows_by_number.setdefault(number, row) != row:
-            raise ValueError(
+            raise UserError(
                 f"{where}, column {ids}: {number} stands in row {rows_by_number[number]} already"
             )
         yield number, where, named
     if row == 1:
-        raise ValueError(f"{table}: the table has a header but no rows")
+        raise UserError(f"{table}: the table has a header but no rows")

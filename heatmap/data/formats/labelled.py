@@ -14,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from heatmap.data.contest.table import parse_cells
+from heatmap.errors import UserError
 
 IMAGE_SUFFIXES = (
     ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"
@@ -45,10 +46,10 @@ class LabelledFaces:
     left_out: Counter[str]
 
     def only(self, part: Literal["train", "test"]) -> "LabelledFaces":
-        """The faces of one part, all of them to train on; ValueError if there are none."""
+        """The faces of one part, all of them to train on; UserError if there are none."""
         faces = [face for face in self.faces if face.is_test == (part == "test")]
         if not faces:
-            raise ValueError(f"there are no faces in the part {part}")
+            raise UserError(f"there are no faces in the part {part}")
         return replace(self, faces=[replace(face, is_test=False) for face in faces])
 
 
@@ -63,13 +64,13 @@ def gather(source: Path, faces: Iterable[Face | str], *, several: bool = False) 
             "_" would tell another person (`contest.split_rows`).
 
     Raises:
-        ValueError: `source` is missing or an archive, there are no faces, an image is missing, a
+        UserError: `source` is missing or an archive, there are no faces, an image is missing, a
             name comes twice, faces differ in the number of landmarks, or only some have a box.
     """
     if source.is_file() and source.suffix.lower() in (".zip", ".tar", ".gz", ".tgz"):
-        raise ValueError(f"{source}: an archive; unpack it and name the folder")
+        raise UserError(f"{source}: an archive; unpack it and name the folder")
     if not source.exists():
-        raise ValueError(f"{source}: there is no such file or folder")
+        raise UserError(f"{source}: there is no such file or folder")
     found: dict[tuple[bool, str], Face] = {}
     counts, left_out = Counter[tuple[bool, str]](), Counter[str]()
     first: Face | None = None
@@ -79,13 +80,13 @@ def gather(source: Path, faces: Iterable[Face | str], *, several: bool = False) 
             continue
         first = first or face
         if not face.path.is_file():
-            raise ValueError(f"{face.where}: there is no image {face.path}")
+            raise UserError(f"{face.where}: there is no image {face.path}")
         if len(face.points_image) != len(first.points_image):
             number, expected = len(face.points_image), len(first.points_image)
-            raise ValueError(f"{face.where}: {number} landmarks, but {expected} in {first.where}")
+            raise UserError(f"{face.where}: {number} landmarks, but {expected} in {first.where}")
         if (face.box_image is None) != (first.box_image is None):
             with_box, without = (first, face) if face.box_image is None else (face, first)
-            raise ValueError(f"{without.where}: there is no box, but {with_box.where} has one")
+            raise UserError(f"{without.where}: there is no box, but {with_box.where} has one")
         if several:
             counts[face.is_test, face.name] += 1
             number, path = counts[face.is_test, face.name], PurePosixPath(face.name)
@@ -94,17 +95,17 @@ def gather(source: Path, faces: Iterable[Face | str], *, several: bool = False) 
                 face = replace(face, name=str(name))
         key = face.is_test, face.name
         if key in found:
-            raise ValueError(f"{face.where}: {face.name!r} is in {found[key].where} already")
+            raise UserError(f"{face.where}: {face.name!r} is in {found[key].where} already")
         found[key] = face
     if first is None:
-        raise ValueError(f"{source}: no labelled face is in it")
+        raise UserError(f"{source}: no labelled face is in it")
     return LabelledFaces(list(found.values()), left_out)
 
 
 def checked_box(x0: float, y0: float, x1: float, y1: float, where: str) -> np.ndarray:
-    """(4,) float64 box of a face; ValueError if it is empty."""
+    """(4,) float64 box of a face; UserError if it is empty."""
     if not (x0 < x1 and y0 < y1):
-        raise ValueError(f"{where}: the box from ({x0:g}, {y0:g}) to ({x1:g}, {y1:g}) is empty")
+        raise UserError(f"{where}: the box from ({x0:g}, {y0:g}) to ({x1:g}, {y1:g}) is empty")
     return np.array([x0, y0, x1, y1])
 
 
@@ -112,12 +113,12 @@ def read_lines(path: Path) -> list[str]:
     """The lines of a file without spaces round them, and without blank ones at its end.
 
     Raises:
-        ValueError: the file is not text in UTF-8.
+        UserError: the file is not text in UTF-8.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not text in UTF-8 ({error.reason})") from error
+        raise UserError(f"{path}: not text in UTF-8 ({error.reason})") from error
     return [line.strip() for line in text.rstrip().splitlines()]
 
 
@@ -125,7 +126,7 @@ def read_cells(table: Table) -> Iterator[tuple[str, list[str]]]:
     """The rows of a table with commas, from the header on: where each stands, and its cells.
 
     Raises:
-        ValueError: a row has more or fewer cells than the header or is blank before others, the
+        UserError: a row has more or fewer cells than the header or is blank before others, the
             table is not text in UTF-8, or the archive that it is in is damaged.
     """
     row, width = 0, 0
@@ -137,15 +138,15 @@ def read_cells(table: Table) -> Iterator[tuple[str, list[str]]]:
                     break  # blank rows at the end
                 where, width = f"{table}, row {row}", width or len(cells)
                 if len(cells) != width:
-                    raise ValueError(
+                    raise UserError(
                         f"{where}: {len(cells)} cells where the header has {width}; is the row "
                         "blank, or the file cut short?"
                     )
                 yield where, cells
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{table}, near row {row + 1}: not a table in UTF-8: {error}") from None
+        raise UserError(f"{table}, near row {row + 1}: not a table in UTF-8: {error}") from None
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise ValueError(
+        raise UserError(
             f"{table}: the archive is damaged or cut short ({error}); download it again"
         ) from error
 
@@ -156,7 +157,7 @@ def parse_points(cells: Sequence[str], where: str, first: int = 0) -> np.ndarray
     first: number of the first landmark, for messages.
 
     Raises:
-        ValueError: a cell is not a coordinate.
+        UserError: a cell is not a coordinate.
     """
     columns = [f"{'xy'[index % 2]} of landmark {first + index // 2}" for index in range(len(cells))]
     known = ["" if cell.lower() == "nan" else cell for cell in cells]
@@ -169,13 +170,13 @@ def parse_rows(
     """(P, 2) float64 from lines with a landmark each; separator None stands for spaces.
 
     Raises:
-        ValueError: a line does not hold two coordinates.
+        UserError: a line does not hold two coordinates.
     """
     points = []
     for landmark, line in enumerate(lines):
         where = f"{path}, row {first_row + landmark}"
         cells = [cell.strip() for cell in line.split(separator)]
         if len(cells) != 2:
-            raise ValueError(f"{where}: expected 'x{separator or ' '}y', found {line[:60]!r}")
+            raise UserError(f"{where}: expected 'x{separator or ' '}y', found {line[:60]!r}")
         points.append(parse_points(cells, where, landmark))
     return np.concatenate(points)

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from heatmap.data import contest
 from heatmap.data.formats.labelled import Face, LabelledFaces
+from heatmap.errors import UserError
 from heatmap.runtime.files import folder_when_complete
 
 _MOST_LANDMARKS = 100_000  # where no training table says how many there are
@@ -32,7 +33,7 @@ def write_contest(labelled: LabelledFaces, out: Path, *, link: bool = False) -> 
         link: hard links to the images in place of copies.
 
     Raises:
-        ValueError: `out` is there already and not empty, a name cannot stand in a table, or an
+        UserError: `out` is there already and not empty, a name cannot stand in a table, or an
             image cannot be placed.
     """
     with folder_when_complete(out) as root:
@@ -68,7 +69,7 @@ def read_contest(root: Path, *, boxes: Path | None = None) -> LabelledFaces:
         boxes: the table of the boxes, by default `root`/boxes.csv if there is one.
 
     Raises:
-        ValueError: a table is malformed, an image is missing, or nothing is labelled.
+        UserError: a table is malformed, an image is missing, or nothing is labelled.
     """
     folder = contest.find_folder(root)
     faces, left_out = list[Face](), Counter[str]()
@@ -87,7 +88,7 @@ def read_contest(root: Path, *, boxes: Path | None = None) -> LabelledFaces:
         else:
             left_out[f"test images without landmarks ({folder.solution})"] = len(asked.names)
     if not faces:
-        raise ValueError(f"{root}: nothing is labelled; there is no {folder.solution}")
+        raise UserError(f"{root}: nothing is labelled; there is no {folder.solution}")
     if boxes is not None or folder.boxes.is_file():
         boxes_image = contest.read_boxes(boxes or folder.boxes, [face.path for face in faces])
         faces = [replace(f, box_image=box) for f, box in zip(faces, boxes_image, strict=True)]
@@ -107,10 +108,10 @@ def _read_truth(path: Path, asked: contest.AskedPoints, num_landmarks: int | Non
     solution = contest.read_solution(path)
     different = sorted(set(asked.names) ^ set(solution.names))
     if different:
-        raise ValueError(f"{path} answers other images than {asked.path}, such as {different[0]}")
+        raise UserError(f"{path} answers other images than {asked.path}, such as {different[0]}")
     given, wanted = solution.points_image.shape[1], asked.indices.shape[1]
     if given != wanted:
-        raise ValueError(f"{path} holds {given} points for each image, {asked.path} {wanted}")
+        raise UserError(f"{path} holds {given} points for each image, {asked.path} {wanted}")
     answers = dict(zip(solution.names, solution.points_image, strict=True))
     num_landmarks = num_landmarks or int(asked.indices.max()) + 1
     points = np.full((len(asked.names), num_landmarks, 2), np.nan, np.float32)
@@ -129,13 +130,13 @@ def place(images: Mapping[Path, Path], *, link: bool) -> None:
         link: hard links in place of copies.
 
     Raises:
-        ValueError: the disk cannot tell two places apart, or links cannot be made.
+        UserError: the disk cannot tell two places apart, or links cannot be made.
     """
     copies: dict[Path, Path] = {}
     for target, path in tqdm(images.items(), "Placing images", unit="img", delay=1):
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists():
-            raise ValueError(
+            raise UserError(
                 f"{path}: another image's name differs from {target.name} in capital letters "
                 "alone, and this disk cannot tell them apart; rename one of them"
             )
@@ -147,7 +148,7 @@ def place(images: Mapping[Path, Path], *, link: bool) -> None:
                 continue
         except OSError as error:  # such as a file system without hard links
             if link:
-                raise ValueError(
+                raise UserError(
                     f"{path}: cannot be linked ({error.strerror}); copy the images, without --link"
                 ) from error
         shutil.copyfile(path, target)

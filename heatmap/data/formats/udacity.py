@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from heatmap.data.formats.labelled import Face, LabelledFaces, gather, parse_points, read_cells
+from heatmap.errors import UserError
 
 
 def read(source: Path) -> LabelledFaces:
@@ -29,7 +30,7 @@ def _faces(source: Path) -> Iterator[Face]:
             for table in tables:
                 yield from _faces_of_table(table)
             return
-    raise ValueError(f"{source}: expected {' or '.join(names)} in it or in its folder data")
+    raise UserError(f"{source}: expected {' or '.join(names)} in it or in its folder data")
 
 
 def _faces_of_table(path: Path) -> Iterator[Face]:
@@ -37,18 +38,18 @@ def _faces_of_table(path: Path) -> Iterator[Face]:
     rows = read_cells(path)
     _, header = next(rows, ("", []))
     if len(header) < 3 or len(header) % 2 == 0:
-        raise ValueError(
+        raise UserError(
             f"{path}, row 1: expected a column for the file and pairs of columns 0, 1, 2, 3, ..., "
             f"found {len(header)} columns"
         )
     for number, column in enumerate(header[1:]):
         if column.strip() != str(number):
             where = f"{path}, row 1, column {number + 2}"
-            raise ValueError(f"{where}: expected '{number}', found {column[:60]!r}")
+            raise UserError(f"{where}: expected '{number}', found {column[:60]!r}")
     for where, (cell, *coordinates) in rows:
         name = cell.strip()
         if not name:
-            raise ValueError(f"{where}, column 1: the file name is empty")
+            raise UserError(f"{where}, column 1: the file name is empty")
         yield Face(
             where=where,
             name=name,

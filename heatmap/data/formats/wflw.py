@@ -26,6 +26,7 @@ from heatmap.data.formats.labelled import (
     parse_points,
     read_lines,
 )
+from heatmap.errors import UserError
 
 _BOX = ("x_min", "y_min", "x_max", "y_max")
 _ATTRIBUTES = ("pose", "expression", "illumination", "make-up", "occlusion", "blur")
@@ -44,16 +45,16 @@ def read(source: Path, *, images: Path | None = None) -> LabelledFaces:
 
 def _faces(source: Path, images: Path) -> Iterator[Face]:
     if not images.is_dir():
-        raise ValueError(f"{images}: there is no such folder; name that of the images")
+        raise UserError(f"{images}: there is no such folder; name that of the images")
     lists: dict[str, Path] = {}
     for path in sorted(source.rglob("list_*pt_rect_attr_*.txt"), reverse=True):  # train before test
         if match := _LIST.fullmatch(path.name):
             other = lists.setdefault(match[2], path)
             if other != path:
-                raise ValueError(f"{other} and {path} are both there; name a folder with one")
+                raise UserError(f"{other} and {path} are both there; name a folder with one")
             yield from _faces_of_list(path, int(match[1]), images, match[2] == "test")
     if not lists:
-        raise ValueError(
+        raise UserError(
             f"{source}: expected list_98pt_rect_attr_train.txt or list_98pt_rect_attr_test.txt in "
             "it or in a folder in it"
         )
@@ -66,12 +67,12 @@ def _faces_of_list(path: Path, num_landmarks: int, images: Path, is_test: bool) 
         cells = line.split(maxsplit=num_numbers)
         if len(cells) != num_numbers + 1:
             expected = f"{num_landmarks} landmarks, a box, 6 attributes and a name"
-            raise ValueError(f"{where}: {len(cells)} cells where {expected} are {num_numbers + 1}")
+            raise UserError(f"{where}: {len(cells)} cells where {expected} are {num_numbers + 1}")
         *coordinates, name = cells
         points, box, attributes = coordinates[:-10], coordinates[-10:-6], coordinates[-6:]
         for attribute, cell in zip(_ATTRIBUTES, attributes, strict=True):
             if cell not in ("0", "1"):
-                raise ValueError(f"{where}, {attribute}: expected 0 or 1, found {cell[:20]!r}")
+                raise UserError(f"{where}, {attribute}: expected 0 or 1, found {cell[:20]!r}")
         sides = zip(_BOX, box, strict=True)
         x0, y0, x1, y1 = (parse_number(cell, f"{where}, {side}") for side, cell in sides)
         yield Face(

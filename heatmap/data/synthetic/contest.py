@@ -10,6 +10,7 @@ import numpy as np
 from heatmap.data.contest import Folder, write_answers, write_asked_points, write_landmarks
 from heatmap.data.synthetic.drawing import draw
 from heatmap.data.synthetic.face import sample_face
+from heatmap.errors import UserError
 from heatmap.runtime.files import folder_when_complete
 from heatmap.runtime.parallel import in_processes
 
@@ -31,13 +32,13 @@ def make_contest(
         workers: processes that draw.
 
     Raises:
-        ValueError: `out` is there already and not empty, or a number is out of range.
+        UserError: `out` is there already and not empty, or a number is out of range.
     """
     test_count = max(1, count // 10) if test_count is None else test_count
     at_least = {"count": (count, 1), "test_count": (test_count, 1), "workers": (workers, 1)}
     for name, (value, least) in (at_least | {"seed": (seed, 0)}).items():
         if value < least:
-            raise ValueError(f"{name} is {value}, but must be at least {least}")
+            raise UserError(f"{name} is {value}, but must be at least {least}")
     with folder_when_complete(out) as root:
         folder = Folder(root=root)
         folder.train_images.mkdir(parents=True)

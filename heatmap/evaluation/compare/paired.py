@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from heatmap.data import contest
+from heatmap.errors import UserError
 from heatmap.evaluation.compare.runs import RunSummary
 from heatmap.runtime.files import finite
 
@@ -35,7 +36,7 @@ def compare(runs: Sequence[RunSummary], resamples: int = RESAMPLES) -> dict[str,
         of its 95 % interval, and shares of the images where it is better and worse.
 
     Raises:
-        ValueError: no image validated in all runs, or they were scored on different labels.
+        UserError: no image validated in all runs, or they were scored on different labels.
     """
     missing = [
         f"{run.name} has no errors of single images, so the runs are not compared image by "
@@ -130,16 +131,16 @@ def differences(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str
 
 
 def _check_comparable(runs: Sequence[RunSummary]) -> None:
-    """Raises ValueError where runs were scored on other labels or other landmarks."""
+    """Raises UserError where runs were scored on other labels or other landmarks."""
     first = runs[0]
     for run in runs[1:]:
         both = f"{first.folder} and {run.folder}"
         if run.table and first.table and run.table != first.table:
             problem = f"were scored on different tables of landmarks; score them on one {ELSEWHERE}"
-            raise ValueError(f"{both} {problem}")
+            raise UserError(f"{both} {problem}")
         if run.groups and first.groups and run.groups != first.groups:
             groups = f"{', '.join(first.groups)} and {', '.join(run.groups)}"
-            raise ValueError(f"{both} predict different landmarks: {groups}")
+            raise UserError(f"{both} predict different landmarks: {groups}")
 
 
 def _common(runs: Sequence[RunSummary]) -> tuple[list[str], dict[str, dict[str, np.ndarray]]]:
@@ -151,7 +152,7 @@ def _common(runs: Sequence[RunSummary]) -> tuple[list[str], dict[str, dict[str, 
     names = [name for name in row_of[0] if all(name in mine for mine in row_of)]
     if not names:
         found = ", ".join(f"{run.folder} ({len(run.images)} images)" for run in runs)
-        raise ValueError(
+        raise UserError(
             f"no image was validated in all of these runs: {found}; train with the same split, "
             f"or score them on other data {ELSEWHERE}"
         )
@@ -162,7 +163,7 @@ def _common(runs: Sequence[RunSummary]) -> tuple[list[str], dict[str, dict[str, 
         for side in ("width", "height"):
             other = errors[runs[0].name][side] != errors[run.name][side]
             if other.any():
-                raise ValueError(
+                raise UserError(
                     f"{runs[0].folder} and {run.folder} were scored on different images: "
                     f"{names[other.argmax()]} has not the same {side} in both"
                 )

@@ -10,6 +10,7 @@ import numpy as np
 
 from heatmap.config import Experiment, from_dict, to_dict
 from heatmap.data import contest
+from heatmap.errors import UserError
 from heatmap.runs.folder import EVALUATION, RunFolder
 from heatmap.runs.ledger import read_metrics
 from heatmap.runs.per_image import read_per_image
@@ -42,15 +43,15 @@ class RunSummary:
         """The run in a folder, or one of its evaluations (RUN/evaluation-NAME).
 
         Raises:
-            ValueError: there is no run, or one of its files is damaged.
+            UserError: there is no run, or one of its files is damaged.
         """
         here = RunFolder(folder)
         run = here.run
         is_evaluation = run.path != folder
         if is_evaluation and not here.scores.is_file():
-            raise ValueError(f"{folder}: there is no evaluation here (no {here.scores.name})")
+            raise UserError(f"{folder}: there is no evaluation here (no {here.scores.name})")
         if not run.config.is_file():
-            raise ValueError(f"{folder}: there is no run here (no {run.config.name})")
+            raise UserError(f"{folder}: there is no run here (no {run.config.name})")
         config = read_json(run.config)
         with contextlib.suppress(TypeError, ValueError):  # one of another version stays as it is
             config = to_dict(from_dict(Experiment, config))  # with fields that came after the run
@@ -90,11 +91,11 @@ def read_runs(folders: Sequence[Path]) -> list[RunSummary]:
     """The runs, named by their folders, or by the whole paths where these are alike.
 
     Raises:
-        ValueError: a folder is no run's, or is named twice.
+        UserError: a folder is no run's, or is named twice.
     """
     resolved = [folder.resolve() for folder in folders]
     if len(set(resolved)) < len(resolved):
-        raise ValueError("a run is named twice; name each once")
+        raise UserError("a run is named twice; name each once")
     short = [str(path.relative_to(RunFolder(path).run.path.parent)) for path in resolved]
     alike = len(set(short)) < len(short)
     names = [str(folder) for folder in folders] if alike else short

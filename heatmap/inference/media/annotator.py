@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from heatmap import draw, frame, schemes
 from heatmap.data.contest import ImageFile
+from heatmap.errors import UserError
 from heatmap.inference.media import camera, video
 from heatmap.inference.media.points_files import PointsFiles, points_files
 from heatmap.inference.media.tracks import Face, Tracks
@@ -33,7 +34,7 @@ _SMALL = 400  # px; images whose longer side is shorter are drawn enlarged
 def find_files(inputs: Sequence[str]) -> list[Path]:
     """The files that these name: files, folders (their images and videos), or glob patterns.
 
-    Raises ValueError for a folder without images, or a pattern without files.
+    Raises UserError for a folder without images, or a pattern without files.
     """
     found: list[Path] = []
     for name in inputs:
@@ -42,7 +43,7 @@ def find_files(inputs: Sequence[str]) -> list[Path]:
         elif glob.has_magic(name) and not Path(name).exists():
             matches = sorted(glob.glob(name, recursive=True))  # noqa: PTH207
             if not matches:
-                raise ValueError(f"no file matches {name}")
+                raise UserError(f"no file matches {name}")
             found += [path for path in map(Path, matches) if path.is_file()]
         else:
             found.append(Path(name))
@@ -54,7 +55,7 @@ def _files_in(folder: Path) -> list[Path]:
     files = [path for path in entries if path.is_file()]
     found = [path for path in files if _is_video(path) or cv2.haveImageReader(str(path))]
     if not found:
-        raise ValueError(f"{folder}: there are no images or videos in this folder")
+        raise UserError(f"{folder}: there are no images or videos in this folder")
     if left_out := len(entries) - len(found):
         logger.info(
             f"{folder}: what is no image or video is left out ({left_out} files and folders); "
@@ -87,7 +88,7 @@ class Annotator:
         Stopped by Ctrl-C, it keeps the points so far.
 
         Raises:
-            ValueError: a drawn copy would take the place of its original.
+            UserError: a drawn copy would take the place of its original.
         """
         targets, failed, stopped = _targets(paths, out), 0, False
         images = [path for path in paths if not _is_video(path)]
@@ -103,7 +104,7 @@ class Annotator:
                 for path in filter(_is_video, paths):
                     try:
                         self._video(path, targets[path], points)
-                    except ValueError as error:
+                    except UserError as error:
                         failed += 1
                         tqdm.write(f"error: {error}", file=sys.stderr)
             except KeyboardInterrupt:
@@ -115,7 +116,7 @@ class Annotator:
     def camera(self, index: int) -> None:
         """Shows what a camera sees, drawn, in a window, until that is closed.
 
-        Raises ValueError without a display, or such a camera.
+        Raises UserError without a display, or such a camera.
         """
         window = camera.Window(f"{self.predictor.path} (Esc or q: end)")
         tracks, name = Tracks(self.smooth), Path(f"camera {index}")
@@ -136,7 +137,7 @@ class Annotator:
                 file = ImageFile(path)
                 boxes.append(self._boxes(path, file.pixels(1)[0]))
                 read.append(file)
-            except ValueError as error:
+            except UserError as error:
                 tqdm.write(f"error: {error}", file=sys.stderr)
         for file, faces in zip(read, self._faces(read, boxes), strict=True):
             path, image = file.path, file.pixels(1)[0]
@@ -158,7 +159,7 @@ class Annotator:
                 write(self._drawn(one.image, faces), one.start, one.duration)
                 read += 1
             if read == 0:
-                raise ValueError(f"{path}: none of the video's frames can be decoded")
+                raise UserError(f"{path}: none of the video's frames can be decoded")
         if problems := source.report(read):
             logger.warning(problems)
 
@@ -226,7 +227,7 @@ def _targets(paths: Sequence[Path], out: Path) -> dict[Path, Path]:
             logger.info(f"{path} is drawn to {target}: another file is drawn under its own name")
         if target.absolute() == path.absolute() or (target.exists() and target.samefile(path)):
             told = f"the drawn {path} would take the place of the file itself"
-            raise ValueError(f"{told}; name another folder with --out")
+            raise UserError(f"{told}; name another folder with --out")
         taken.add(str(target).casefold())
         targets[path] = target
     return targets

@@ -6,20 +6,22 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
+from heatmap.errors import UserError
+
 
 def frames(index: int) -> Iterator[tuple[np.ndarray, float]]:
     """The camera's images, (H, W, 3) uint8 RGB, and the seconds at which each came.
 
-    Raises ValueError where there is no such camera, or it stops.
+    Raises UserError where there is no such camera, or it stops.
     """
     camera = cv2.VideoCapture(index)
     try:
         if not camera.isOpened():
-            raise ValueError(f"camera {index}: there is none, or another program has it")
+            raise UserError(f"camera {index}: there is none, or another program has it")
         while True:
             there, image = camera.read()
             if not there:
-                raise ValueError(f"camera {index}: it gives no more images")
+                raise UserError(f"camera {index}: it gives no more images")
             yield cv2.cvtColor(image, cv2.COLOR_BGR2RGB), time.monotonic()
     finally:
         camera.release()
@@ -28,7 +30,7 @@ def frames(index: int) -> Iterator[tuple[np.ndarray, float]]:
 class Window:
     """A window (tkinter's: headless OpenCV has none) until it is closed, or Esc or q is pressed.
 
-    Raises ValueError where there is no display, or no tkinter.
+    Raises UserError where there is no display, or no tkinter.
     """
 
     def __init__(self, title: str) -> None:
@@ -38,10 +40,10 @@ class Window:
             self._root = tkinter.Tk()
         except ImportError:
             needed = "a live window needs tkinter, which this Python came without"
-            raise ValueError(f"{needed} (on Debian: apt install python3-tk)") from None
+            raise UserError(f"{needed} (on Debian: apt install python3-tk)") from None
         except tkinter.TclError as error:
             told = f"there is no display for a live window ({error})"
-            raise ValueError(f"{told}; record the camera to a file and give that") from None
+            raise UserError(f"{told}; record the camera to a file and give that") from None
         self.is_open = True
         self._root.title(title)
         self._photo = tkinter.PhotoImage()

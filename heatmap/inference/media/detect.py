@@ -5,6 +5,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from heatmap.errors import UserError
+
 _SIDE = 640  # px of the square that images are put into; YuNet finds faces from 10 to 300 px
 
 
@@ -15,19 +17,19 @@ class Detector:
     chin; where those of a run do not, a second look (`two_pass`) puts the crop right.
 
     Raises:
-        ValueError: no such file, or not such a network.
+        UserError: no such file, or not such a network.
     """
 
     def __init__(self, model: Path) -> None:
         if not model.is_file():
-            raise ValueError(f"{model}: there is no such file; a detector is YuNet's .onnx file")
+            raise UserError(f"{model}: there is no such file; a detector is YuNet's .onnx file")
         try:
             # always of the one size that all files of the model zoo take
             self._network = cv2.FaceDetectorYN.create(str(model), "", (_SIDE, _SIDE), 0.7)
             self(np.zeros((64, 64, 3), np.uint8))  # other networks are found out only by running
         except cv2.error as error:
             known = "YuNet, the face detector of OpenCV's model zoo"
-            raise ValueError(f"{model}: not {known} ({error.err})") from None
+            raise UserError(f"{model}: not {known} ({error.err})") from None
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """(F, 4) float64 boxes x0, y0, x1, y1 of the faces, from forehead to chin, largest first.

@@ -11,6 +11,7 @@ import av
 import cv2
 import numpy as np
 
+from heatmap.errors import UserError
 from heatmap.runtime.files import write_atomically
 
 logger = logging.getLogger("heatmap")
@@ -38,7 +39,7 @@ class Video:
         says it has, or None; pixel_aspect: shown width over height of a pixel; lost, damaged: parts
         left out, as they cannot be decoded, and frames that the decoder calls damaged, so far.
 
-    Raises ValueError where it is missing, not a video, or one without frames.
+    Raises UserError where it is missing, not a video, or one without frames.
     """
 
     def __init__(self, path: Path) -> None:
@@ -56,10 +57,10 @@ class Video:
             # tags in no known alphabet are no reason to refuse a video
             container = av.open(str(self.path), metadata_errors="replace")
         except (av.FFmpegError, OSError) as error:
-            raise ValueError(f"{self.path}: the video cannot be read: {error.strerror}") from None
+            raise UserError(f"{self.path}: the video cannot be read: {error.strerror}") from None
         with container:
             if not container.streams.video:
-                raise ValueError(f"{self.path}: this file has no frames, or it is cut short")
+                raise UserError(f"{self.path}: this file has no frames, or it is cut short")
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             yield container, stream
