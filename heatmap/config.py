@@ -495,13 +495,13 @@ def from_dict(kind: type[T], values: dict[str, Any]) -> T:
     return kind(**arguments)
 
 
-def dotted(values: Any, name: str = "") -> dict[str, Any]:
+def flatten(values: Any, name: str = "") -> dict[str, Any]:
     """What `to_dict` gave as the options of the command line name it: train.epochs and so on."""
     if isinstance(values, list) and any(isinstance(inner, dict) for inner in values):
         values = dict(enumerate(values))
     if not isinstance(values, dict):
         return {name: values}
-    parts = (dotted(v, f"{name}.{key}" if name else str(key)) for key, v in values.items())
+    parts = (flatten(v, f"{name}.{key}" if name else str(key)) for key, v in values.items())
     return {name: value for part in parts for name, value in part.items()}
 
 

@@ -62,7 +62,7 @@ def test_every_race_runs(race: str) -> None:
         for result in results:
             if result.error:
                 assert float(result.error.split()[0]) < (3 if race == "data" else 1e-3)
-        assert results[0].race in measuring.table(results, markdown=False)
+        assert results[0].race in measuring.format_results(results, markdown=False)
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from heatmap.cli.running import failing_politely
+from heatmap.cli.running import run_command
 from heatmap.cli.train import main
 from heatmap.errors import UserError
 from heatmap.runs import checkpoint
@@ -150,7 +150,7 @@ def test_on_windows_the_way_out_is_named(
 ) -> None:
     monkeypatch.setattr(sys, "platform", "win32")
     ran: list[int] = []
-    assert failing_politely(lambda: ran.append(1)) == 1
+    assert run_command(lambda: ran.append(1)) == 1
     assert not ran
     error = capsys.readouterr().err
     assert "WSL" in error and error.count("\n") == 1
@@ -370,7 +370,7 @@ def test_the_first_process_that_fails_speaks_for_all(
             raise error
 
         monkeypatch.setenv("RANK", str(rank))
-        return failing_politely(fail)
+        return run_command(fail)
 
     store = torch.distributed.TCPStore("localhost", 0, is_master=True)  # torchrun has one, too
     monkeypatch.setenv("MASTER_ADDR", "localhost")

@@ -77,7 +77,9 @@ def test_a_misspelt_name_is_answered_with_the_nearest(values: dict[str, Any], me
 def test_what_an_earlier_version_knew_is_passed_over_by_name(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(config, "REMOVED", {"Data": ("hovercraft",), "UNet": ("eels",)})
+    monkeypatch.setattr(
+        config, "OPTIONS_OF_0_1", {"Data": {"hovercraft": None}, "UNet": {"eels": None}}
+    )
     values = {
         "name": "a",
         "data": {"hovercraft": "full", "workers": 1},
@@ -91,7 +93,7 @@ def test_what_an_earlier_version_knew_is_passed_over_by_name(
 
 def test_fields_are_named_as_the_command_line_names_them() -> None:
     staged = Experiment(name="a", stages=(config.Stage(epochs=2), config.Stage(epochs=3)))
-    names = config.dotted(config.to_dict(staged))
+    names = config.flatten(config.to_dict(staged))
     assert names["train.batch"] == 32
     assert (names["stages.1.epochs"], names["augment.erase_area"]) == (3, [0.01, 0.02])
 

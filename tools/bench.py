@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from heatmap.cli.running import failing_politely
+from heatmap.cli.running import run_command
 from heatmap.errors import UsageError
 
 
@@ -41,7 +41,7 @@ def bench(
         json_file: also write the results here.
         markdown: print tables for a README.
     """
-    from benchmark.measuring import Settings, spinning, table, to_json
+    from benchmark.measuring import Settings, format_results, spinning, to_json
     from benchmark.on_networks import step_profile
     from benchmark.races import RACES
 
@@ -83,7 +83,7 @@ def bench(
                 )
                 with spinning(busy_cores):
                     for part in RACES[name](settings):
-                        print(table(part, markdown=markdown), flush=True)
+                        print(format_results(part, markdown=markdown), flush=True)
                         results += part
         if name == "step" and on_gpu:
             print(step_profile(settings))
@@ -92,4 +92,4 @@ def bench(
 
 
 if __name__ == "__main__":
-    sys.exit(failing_politely(lambda: tyro.cli(bench)))
+    sys.exit(run_command(lambda: tyro.cli(bench)))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from heatmap.cli.running import failing_politely
+from heatmap.cli.running import run_command
 from heatmap.errors import UsageError
 
 
@@ -39,15 +39,15 @@ def compare(
         for run in runs:
             path = run.removeprefix("wandb:")
             folders.append(fetch(path, Path(fetched)) if path != run else Path(run))
-        told = compare.compare(compare.read_runs(folders))
-    print(compare.text(told))
+        told = compare.compare_runs(compare.read_runs(folders))
+    print(compare.format_comparison(told))
     if html is not None:
         with write_atomically(html) as temporary:
-            temporary.write_text(compare.page(told), encoding="utf-8")
+            temporary.write_text(compare.comparison_page(told), encoding="utf-8")
     if json_file is not None:
         write_json(json_file, told)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns the exit code."""
-    return failing_politely(lambda: tyro.cli(compare, prog="compare.py", args=arguments))
+    return run_command(lambda: tyro.cli(compare, prog="compare.py", args=arguments))

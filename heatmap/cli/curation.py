@@ -65,12 +65,12 @@ def check(
     """
     if workers < 1:
         raise UsageError("--workers must be at least 1")
-    from heatmap.curation.check import check, text
+    from heatmap.curation.check import check, format_report
     from heatmap.data import contest
     from heatmap.runtime.files import write_json
 
     report = check(root, workers=workers)
-    print(text(report))
+    print(format_report(report))
     if json_file is not None:
         write_json(json_file, report.to_json())
     if exclude_to is not None:
@@ -105,7 +105,7 @@ def stats(
         json_file: also write the channels here, with the exact sums.
         workers: processes that read the images.
     """
-    from heatmap.curation.stats import measure, plot, text
+    from heatmap.curation.stats import format_statistics, measure_contest, plot
     from heatmap.runtime.files import write_json
 
     if workers < 1:
@@ -116,8 +116,8 @@ def stats(
         raise UsageError(f"--trim-border must be from 0 to 254, not {trim_border}")
     if crop is not None and min(crop) < 32:
         raise UsageError("--crop takes a height and a width of at least 32")
-    statistics = measure(root, trim_border=trim_border, crop_hw=crop, workers=workers)
-    print(text(statistics))
+    statistics = measure_contest(root, trim_border=trim_border, crop_hw=crop, workers=workers)
+    print(format_statistics(statistics))
     if json_file is not None:
         write_json(json_file, statistics.to_json())
     plot(statistics, out)
@@ -140,13 +140,13 @@ def symmetry(
         root: contest folder.
         out: the file to write.
     """
-    from heatmap.curation.symmetry import check_known, infer, table, write
+    from heatmap.curation.symmetry import check_known, format_symmetry, infer, write
     from heatmap.data import contest
 
     labels = contest.read_landmarks(contest.find_folder(root).train_table, progress=True)
     found = infer(labels.points_image)
     write(out, found)
-    print(f"{table(found)}\n{out}: told by {found.num_faces} faces")
+    print(f"{format_symmetry(found)}\n{out}: told by {found.num_faces} faces")
     print(check_known(found))
 
 

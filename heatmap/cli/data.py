@@ -9,7 +9,7 @@ import tyro
 
 from heatmap.cli.convert import convert, export
 from heatmap.cli.curation import audit, check, pose, stats, symmetry
-from heatmap.cli.running import failing_politely, with_experiment
+from heatmap.cli.running import run_command, with_experiment
 from heatmap.config import Data, Experiment
 from heatmap.errors import UsageError
 from heatmap.runtime.machine import usable_cores
@@ -72,7 +72,7 @@ def showing(experiment: Experiment) -> Callable[..., int]:
             count: how many training images, evenly spaced through the table.
             epoch: the epoch whose changes are shown; each has changes of its own.
         """
-        return failing_politely(lambda: write_sheet(experiment, out, count, epoch))
+        return run_command(lambda: write_sheet(experiment, out, count, epoch))
 
     return show
 
@@ -140,9 +140,9 @@ def main(arguments: Sequence[str]) -> int:
     match arguments:
         case [name, *options] if name in COMMANDS:
             command, program = COMMANDS[name], f"data.py {name}"
-            return failing_politely(lambda: tyro.cli(command, prog=program, args=options))
+            return run_command(lambda: tyro.cli(command, prog=program, args=options))
         case ["convert", *options]:
-            return failing_politely(lambda: convert.cli(prog="data.py convert", args=options))
+            return run_command(lambda: convert.cli(prog="data.py convert", args=options))
         case ["show", *options]:
             return with_experiment("data.py show", options, showing, USAGE)
         case ["-h" | "--help", *_]:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from heatmap.cli.running import failing_politely, is_first
+from heatmap.cli.running import is_first, run_command
 from heatmap.errors import UsageError
 
 
@@ -69,7 +69,7 @@ def evaluate(
         if json_file is not None:
             write_json(json_file, {"images": len(score.names), "mse": score.mse})
         return
-    from heatmap.evaluation.metrics import evaluate_run, table
+    from heatmap.evaluation.metrics import evaluate_run, format_scores
     from heatmap.inference.ensemble import Ensemble
     from heatmap.runtime import distributed
     from heatmap.runtime.machine import chosen_device
@@ -79,7 +79,7 @@ def evaluate(
     scores, folder = evaluate_run(ensemble, data, where, decoder)
     if not is_first():
         return
-    print(f"{table(scores)}\nper image: {folder / 'per_image.csv'}", flush=True)
+    print(f"{format_scores(scores)}\nper image: {folder / 'per_image.csv'}", flush=True)
     if json_file is not None:
         write_json(json_file, scores)
     if report is not None:
@@ -90,6 +90,6 @@ def evaluate(
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns the exit code."""
-    return failing_politely(
+    return run_command(
         lambda: tyro.cli(evaluate, prog="evaluate.py", args=arguments, console_outputs=is_first())
     )

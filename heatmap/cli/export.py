@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from heatmap.cli.running import failing_politely
+from heatmap.cli.running import run_command
 from heatmap.errors import UsageError
 
 
@@ -44,4 +44,4 @@ def export(
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns the exit code."""
-    return failing_politely(lambda: tyro.cli(export, prog="export.py", args=arguments))
+    return run_command(lambda: tyro.cli(export, prog="export.py", args=arguments))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from heatmap.cli.running import failing_politely
+from heatmap.cli.running import run_command
 from heatmap.errors import UsageError, UserError
 
 if TYPE_CHECKING:
@@ -152,4 +152,4 @@ def _corners(box: str) -> tuple[float, float, float, float]:
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns the exit code."""
-    return failing_politely(lambda: tyro.cli(predict, prog="predict.py", args=arguments))
+    return run_command(lambda: tyro.cli(predict, prog="predict.py", args=arguments))

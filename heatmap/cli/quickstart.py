@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tyro
 
-from heatmap.cli.running import failing_politely, load_experiment
+from heatmap.cli.running import load_experiment, run_command
 
 HERE = Path("quickstart")
 CONTEST, RUN, SUBMISSION = HERE / "contest", HERE / "run", HERE / "submission.csv"
@@ -59,4 +59,4 @@ def quickstart() -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns the exit code."""
-    return failing_politely(lambda: tyro.cli(quickstart, prog="quickstart.py", args=arguments))
+    return run_command(lambda: tyro.cli(quickstart, prog="quickstart.py", args=arguments))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from heatmap.cli.running import failing_politely
+from heatmap.cli.running import run_command
 from heatmap.errors import UsageError, UserError
 
 
@@ -58,4 +58,4 @@ def _row(folder: Path) -> tuple[float, list[str]]:
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns the exit code."""
-    return failing_politely(lambda: tyro.cli(results, prog="results.py", args=arguments))
+    return run_command(lambda: tyro.cli(results, prog="results.py", args=arguments))

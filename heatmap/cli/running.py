@@ -86,7 +86,7 @@ def load_experiment(path: Path) -> Experiment:
     return experiment
 
 
-def failing_politely(action: Callable[[], None]) -> int:
+def run_command(action: Callable[[], None]) -> int:
     """Runs the action of a tool; a failure becomes one message and exit code 1, or 2.
 
     Of torchrun's processes the first tells what it does, and the first that fails tells why and

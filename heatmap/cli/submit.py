@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from heatmap.cli.running import failing_politely, is_first
+from heatmap.cli.running import is_first, run_command
 
 
 def submit(
@@ -93,7 +93,7 @@ def average(
 def main(arguments: Sequence[str]) -> int:
     if "--average" in arguments:
         rest = [argument for argument in arguments if argument != "--average"]
-        return failing_politely(lambda: tyro.cli(average, prog="submit.py --average", args=rest))
-    return failing_politely(
+        return run_command(lambda: tyro.cli(average, prog="submit.py --average", args=rest))
+    return run_command(
         lambda: tyro.cli(submit, prog="submit.py", args=arguments, console_outputs=is_first())
     )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from heatmap import config
-from heatmap.cli.running import failing_politely, is_first, options_of, with_experiment
+from heatmap.cli.running import is_first, options_of, run_command, with_experiment
 from heatmap.config import Experiment
 from heatmap.errors import UsageError, UserError
 from heatmap.runs.folder import RunFolder
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
         if len(arguments) < 2:
             sys.stderr.write("--resume takes a run folder\n")
             return 2
-        return failing_politely(lambda: _resume(Path(arguments[1]), arguments[2:]))
+        return run_command(lambda: _resume(Path(arguments[1]), arguments[2:]))
     return with_experiment("train.py", arguments, _training, USAGE)
 
 
@@ -67,9 +67,7 @@ def _training(experiment: Experiment) -> Callable[..., int]:
                 default ends with the run's id.
             dry_run: show config, sizes, and memory and time of two steps; keep nothing.
         """
-        return failing_politely(
-            lambda: _dry_run(experiment) if dry_run else _train(experiment, out)
-        )
+        return run_command(lambda: _dry_run(experiment) if dry_run else _train(experiment, out))
 
     return command
 
@@ -115,7 +113,7 @@ def _with_changes(begun: Experiment, folder: Path, arguments: Sequence[str]) -> 
         return experiment
 
     experiment = options_of(command, f"train.py --resume {folder}", arguments)
-    before, after = (config.dotted(config.to_dict(e)) for e in (begun, experiment))
+    before, after = (config.flatten(config.to_dict(e)) for e in (begun, experiment))
     fixed = [name for name in after if after[name] != before.get(name) and name not in MAY_CHANGE]
     if fixed:
         kept, free = (", ".join(f"--{name}" for name in names) for names in (fixed, MAY_CHANGE))

@@ -102,7 +102,7 @@ class Report:
         return asdict(self) | {"root": str(self.root)}
 
 
-class Look(NamedTuple):
+class ImageFacts(NamedTuple):
     """What an image looks like.
 
     damage: what the decoder says of it, if anything. brightness: mean of all pixels and channels.
@@ -134,7 +134,7 @@ class _Row:
     start: int
     reach: np.ndarray | None = None
     reached: np.ndarray | None = None
-    look: Look | None = None
+    look: ImageFacts | None = None
 
     def problem(self, kind: str, message: str, *others: str) -> Problem:
         """A problem with this row and its image, and with other images."""
@@ -155,7 +155,7 @@ class _Part:
         severity: Severity = "warning" if kind in WARNINGS else "note" if kind in NOTES else "error"
         return Problem(severity, kind, self.name, message, row, images)
 
-    def looks(self) -> list[tuple[_Row, Look]]:
+    def looks(self) -> list[tuple[_Row, ImageFacts]]:
         """The rows whose images can be read, and these."""
         return [(row, row.look) for row in self.rows if row.look is not None]
 
@@ -199,7 +199,7 @@ def check(root: Path, *, workers: int = 1) -> Report:
     return Report(folder.root, problems, statistics, *groups)
 
 
-def look_at(path: Path) -> Look | str:
+def image_facts(path: Path) -> ImageFacts | str:
     """What an image looks like, or why it cannot be read."""
     try:
         file = contest.ImageFile(path)
@@ -208,7 +208,7 @@ def look_at(path: Path) -> Look | str:
         return str(error)
     height, width = image.shape[:2]
     left, top, right, bottom = within_border(image, BORDER_THRESHOLD)
-    return Look(
+    return ImageFacts(
         damage=damage,
         image_hw=(height, width),
         is_grey=bool((image == image[..., :1]).all()),
@@ -284,7 +284,7 @@ def _look_at_images(part: _Part, workers: int) -> Iterator[Problem]:
         yield part.rows[index].problem("missing image", message)
     there = [row for index, row in enumerate(part.rows) if index not in misplaced]
     paths = [part.images / row.name for row in there]
-    looks = in_processes(look_at, paths, workers, f"{part.name} images")
+    looks = in_processes(image_facts, paths, workers, f"{part.name} images")
     for row, look in zip(there, looks, strict=True):
         if isinstance(look, str):
             yield row.problem("unreadable image", look)
@@ -411,7 +411,7 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
     return {"min": min(values), "median": float(np.median(values)), "max": max(values)}
 
 
-def text(report: Report) -> str:
+def format_report(report: Report) -> str:
     """The report as lines that line up, for people: numbers, then problems by kind."""
     lines = [str(report.root), *as_lines(_numbers(report)), ""]
     by_kind = defaultdict[tuple[str, str], list[Problem]](list)

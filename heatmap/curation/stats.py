@@ -70,7 +70,7 @@ class Statistics:
         return {"channels": parts, "unreadable": self.unreadable}
 
 
-def measure(
+def measure_contest(
     root: Path,
     *,
     trim_border: int = 0,
@@ -160,7 +160,7 @@ def _total(parts: Iterable[Channels]) -> Channels:
     return Channels(sum(pixels), sums, squares)
 
 
-def text(statistics: Statistics) -> str:
+def format_statistics(statistics: Statistics) -> str:
     """The channels as lines that line up, for people."""
     colours = "".join(f"{colour:>9}" for colour in ("red", "green", "blue"))
     lines = [

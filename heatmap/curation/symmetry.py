@@ -100,7 +100,7 @@ def write(path: Path, symmetry: Symmetry) -> None:
     write_json(path, told | {"num_faces": symmetry.num_faces})
 
 
-def table(symmetry: Symmetry) -> str:
+def format_symmetry(symmetry: Symmetry) -> str:
     """The certificate as lines that line up: how near partners are, group by group."""
     partners, percent = symmetry.scheme.permutation, 100 * symmetry.distance
     rows = [("landmarks", "partners", "own mirror", "distance", "largest", "second / best")]

@@ -51,7 +51,7 @@ class Changes:
     noise_seed: np.ndarray  # int64, of the pixels' noise
 
 
-def draw(settings: config.Augment, seed: int, epoch: int, rows: list[int]) -> Changes:
+def sample_changes(settings: config.Augment, seed: int, epoch: int, rows: list[int]) -> Changes:
     """The changes of these rows in this epoch: uniform, each row from its own stream.
 
     epoch: counts passes over the rows. A change's draw does not depend on which others are on.

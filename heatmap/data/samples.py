@@ -25,7 +25,7 @@ from heatmap.shape import nanmean
 
 T = TypeVar("T")
 
-Labels = np.ndarray | Points  # (N, P, 2), float32 by row
+PointArray = np.ndarray | Points  # (N, P, 2), float32 by row
 
 
 class Sample(NamedTuple):
@@ -44,7 +44,7 @@ class Samples(Dataset[Sample]):
     """The N images of a table as samples, by row."""
 
     paths: Sequence[Path]
-    points_image: Labels  # (N, P, 2)
+    points_image: PointArray  # (N, P, 2)
     crop: config.Crop
     boxes_image: np.ndarray | None = None  # (N, 4) corners x0, y0, x1, y1, for the crop rule "box"
     frames: Sequence[Frame] | None = None  # N crops in the whole images, in place of the rule
@@ -54,7 +54,7 @@ class Samples(Dataset[Sample]):
 
     @classmethod
     def of(
-        cls, experiment: config.Experiment, paths: Sequence[Path], points_image: Labels
+        cls, experiment: config.Experiment, paths: Sequence[Path], points_image: PointArray
     ) -> "Samples":
         """The images as the experiment crops them for validation and test.
 

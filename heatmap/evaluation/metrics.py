@@ -17,10 +17,10 @@ from heatmap.data.samples import Samples
 from heatmap.errors import UserError
 from heatmap.evaluation import calibration
 from heatmap.inference.ensemble import Ensemble
-from heatmap.inference.predict import Landmarks, View, predict
+from heatmap.inference.predict import Prediction, View, predict
 from heatmap.networks import HeatmapNetwork
 from heatmap.runs import model_card
-from heatmap.runs.checkpoint import Trained
+from heatmap.runs.checkpoint import TrainedRun
 from heatmap.runs.folder import RunFolder
 from heatmap.runs.per_image import Errors, write_errors, write_per_image
 from heatmap.runtime import distributed
@@ -42,7 +42,7 @@ SIZE_CLASSES = {
 }
 
 
-def measure(
+def measure_errors(
     views: Sequence[View],
     rows: np.ndarray,
     mean_shape_crop: torch.Tensor,
@@ -92,7 +92,7 @@ def measure(
 
 
 def _of_batch(
-    found: Landmarks, samples: Samples, mean_shape_crop: torch.Tensor
+    found: Prediction, samples: Samples, mean_shape_crop: torch.Tensor
 ) -> dict[str, np.ndarray]:
     """The arrays of `Errors` for some images; bias is the (1, P, 2) sum of signed errors."""
     finite_rows = np.isfinite(found.points_image).all((1, 2))
@@ -119,8 +119,8 @@ def _of_batch(
     }
 
 
-def spread_px(found: Landmarks) -> np.ndarray:
-    """(B, P) px: `Landmarks.disagreement` of several views, of one the heatmap's deviation.
+def spread_px(found: Prediction) -> np.ndarray:
+    """(B, P) px: `Prediction.disagreement` of several views, of one the heatmap's deviation.
 
     That is the standard deviation along an axis; NaN on the direct road.
     """
@@ -164,7 +164,7 @@ def _mean(values: np.ndarray) -> float:
     return float(nanmean(values, None))
 
 
-def table(scores: dict[str, Any]) -> str:
+def format_scores(scores: dict[str, Any]) -> str:
     """The scores as lines that line up, for people."""
 
     def show(value: float | None, unit: str = "") -> str:
@@ -222,7 +222,7 @@ def evaluate_run(
     rows = _rows_to_score(ensemble.runs, labels, root, is_own=data is None)
     paths = contest.image_paths(folder.train_images, labels.names, labels.path, rows.tolist())
     watch = Stopwatch(device)
-    errors = measure(
+    errors = measure_errors(
         ensemble.views(paths, labels.points_image, device), rows, first.mean_shape_crop,
         batch=train.batch, workers=settings.workers, device=device, weighted=ensemble.weighted,
         watch=watch,
@@ -245,7 +245,7 @@ def evaluate_run(
     milliseconds = {part: 1000 * seconds / images for part, seconds in watch.seconds().items()}
     write_json(out.timing, timing | {"milliseconds_per_image": milliseconds})
     if out.best == first.path and out.summary.exists():
-        model_card.write(out.path, table(scores))
+        model_card.write(out.path, format_scores(scores))
     return distributed.from_first(scores), out.path
 
 
@@ -261,7 +261,7 @@ def _labels(ensemble: Ensemble, path: Path) -> contest.LandmarkTable:
     return labels
 
 
-def _trained_on(run: Trained, labels: contest.LandmarkTable) -> bool:
+def _trained_on(run: TrainedRun, labels: contest.LandmarkTable) -> bool:
     return run.table_hash == labels.fingerprint()
 
 
@@ -279,7 +279,7 @@ def _folder_of(
 
 
 def _rows_to_score(
-    runs: Sequence[Trained], labels: contest.LandmarkTable, root: Path, is_own: bool
+    runs: Sequence[TrainedRun], labels: contest.LandmarkTable, root: Path, is_own: bool
 ) -> np.ndarray:
     """The rows that validate in every run that was trained on this table (`is_own`: all must be).
 

@@ -13,7 +13,7 @@ from heatmap.data.samples import Samples, cut, evenly_spaced
 from heatmap.errors import UserError
 from heatmap.inference.predict import View, predict
 from heatmap.networks import Network
-from heatmap.runs.checkpoint import Trained
+from heatmap.runs.checkpoint import TrainedRun
 
 TILE_HW = (256, 192)
 
@@ -56,7 +56,7 @@ def prediction_sheet(
 
 
 def data_sheet(
-    trained: Trained, root: Path, count: int, test: bool, device: torch.device
+    trained: TrainedRun, root: Path, count: int, test: bool, device: torch.device
 ) -> np.ndarray:
     """The `prediction_sheet` of evenly spaced images of a contest's folder.
 

@@ -1,4 +1,4 @@
-"""Trained runs that answer together, and the views that they have of images."""
+"""TrainedRun runs that answer together, and the views that they have of images."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 
 from heatmap import schemes
-from heatmap.data.samples import Labels, Samples
+from heatmap.data.samples import PointArray, Samples
 from heatmap.errors import UserError
 from heatmap.inference.predict import View
 from heatmap.networks import HeatmapNetwork
-from heatmap.runs.checkpoint import Trained, load_trained
+from heatmap.runs.checkpoint import TrainedRun, load_trained
 from heatmap.runs.folder import RunFolder
 
 ZOOMS = (1.0, 1 / 1.1, 1.1)  # of the test-time augmentation "scale"
@@ -32,7 +32,7 @@ class Ensemble:
             or a run to be weighted has no heatmaps.
     """
 
-    runs: tuple[Trained, ...]
+    runs: tuple[TrainedRun, ...]
     tta: frozenset[str] = frozenset()
     weighted: bool = False
     boxes: Path | None = None
@@ -70,7 +70,7 @@ class Ensemble:
         Raises:
             UserError: as the class; no checkpoint, a run named twice, or no run that crops boxes.
         """
-        loaded: list[Trained] = []
+        loaded: list[TrainedRun] = []
         for run in map(load_trained, runs):
             if any(run.path.resolve() == other.path.resolve() for other in loaded):
                 raise UserError(f"{run.path} is named twice; name each run once")
@@ -129,7 +129,7 @@ class Ensemble:
         return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
     def views(
-        self, paths: Sequence[Path], points_image: Labels, device: torch.device
+        self, paths: Sequence[Path], points_image: PointArray, device: torch.device
     ) -> list[View]:
         """Every run's views of the images, the plain one first; the networks go to the device.
 

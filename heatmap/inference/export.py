@@ -21,7 +21,7 @@ from heatmap.data import samples, synthetic
 from heatmap.errors import UserError
 from heatmap.frame import Frame
 from heatmap.networks import HeatmapNetwork, Network
-from heatmap.runs.checkpoint import Trained, load_trained
+from heatmap.runs.checkpoint import TrainedRun, load_trained
 from heatmap.runs.folder import RunFolder
 from heatmap.runtime.files import finite, write_atomically
 
@@ -110,7 +110,7 @@ def export(run: Path, out: Path, decoder: str | None = None) -> Difference:
         except RuntimeError as error:  # what torch's exporters raise
             told = f"torch cannot export the network of {trained.path} ({type(error).__name__})"
             raise UserError(f"{told}: {error}") from None
-        difference = compare(opened(temporary), network, crops, image_from_crop)
+        difference = compare_with_network(opened(temporary), network, crops, image_from_crop)
         points_px, confidence, *_ = difference
         if not (points_px <= TOLERANCE and confidence <= TOLERANCE):  # NaN is not, either
             raise UserError(
@@ -120,7 +120,7 @@ def export(run: Path, out: Path, decoder: str | None = None) -> Difference:
     return difference
 
 
-def metadata(trained: Trained) -> dict[str, Any]:
+def metadata(trained: TrainedRun) -> dict[str, Any]:
     """What a user of the file must know of the run, JSON-able."""
     network, crop = trained.network, trained.experiment.crop
     try:
@@ -164,7 +164,7 @@ def drawn_crops(count: int, height: int, width: int) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def compare(
+def compare_with_network(
     program: Program, network: Network, crops: Tensor, image_from_crop: Tensor
 ) -> Difference:
     """The program's answers against those of prediction, for the first crop alone and for all.

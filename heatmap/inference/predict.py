@@ -37,8 +37,8 @@ class View:
     scheme: schemes.Scheme | None = None
 
 
-class Landmarks(NamedTuple):
-    """Landmarks of B images.
+class Prediction(NamedTuple):
+    """Prediction of B images.
 
     rows: (B,) int64 rows of the table; points_image: (B, P, 2) float64 in image pixels.
     peak: (B, P) float32, and covariance_image: (B, P, 2, 2) float64 in square image pixels: means
@@ -58,8 +58,8 @@ class Landmarks(NamedTuple):
     disagreement: np.ndarray | None
 
 
-class Seen(NamedTuple):
-    """Landmarks from one view or all of them, as in `Landmarks`, on the device."""
+class ViewPrediction(NamedTuple):
+    """Prediction from one view or all of them, as in `Prediction`, on the device."""
 
     points_image: Tensor
     peak: Tensor | None
@@ -82,7 +82,7 @@ def predict(
     rank: int = 0,
     world: int = 1,
     watch: Stopwatch | None = None,
-) -> Iterator[Landmarks]:
+) -> Iterator[Prediction]:
     """Batch by batch, this process's part of the rows, without augmentation.
 
     Every image is read once. The networks are left in the mode they were in.
@@ -114,10 +114,12 @@ def predict(
                     augment.plain(*(t.to(device, non_blocking=True) for t in sample[:3]))
                     for sample in samples
                 ]
-            seen = [look(view, inputs[i], watch) for view, i in zip(views, shared, strict=True)]
+            seen = [
+                predict_view(view, inputs[i], watch) for view, i in zip(views, shared, strict=True)
+            ]
             with watch("decode"):
                 merged, first = _weighted(seen) if weighted else _mean(seen), samples[0]
-                landmarks = Landmarks(
+                landmarks = Prediction(
                     first.row.numpy(),
                     *merged.numpy(),
                     Frame(first.image_from_crop, *first.crop.shape[-2:]),
@@ -130,7 +132,7 @@ def predict(
             network.train(mode)
 
 
-def look(view: View, inputs: augment.Batch, watch: Stopwatch) -> Seen:
+def predict_view(view: View, inputs: augment.Batch, watch: Stopwatch) -> ViewPrediction:
     """What the view's network, in eval mode, gives for its crops; call it without gradients."""
     images, here = inputs.images, inputs.frame
     order: Tensor | slice = slice(None)
@@ -143,25 +145,25 @@ def look(view: View, inputs: augment.Batch, watch: Stopwatch) -> Seen:
     with watch("decode"):
         found = view.network.decode(output)
         covariance = found.covariance_crop
-        return Seen(
+        return ViewPrediction(
             here.to_image(found.points_crop)[:, order],
             None if found.peak is None else found.peak[:, order],
             None if covariance is None else here.covariance_to_image(covariance)[:, order],
         )
 
 
-def _mean(seen: Sequence[Seen]) -> Seen:
+def _mean(seen: Sequence[ViewPrediction]) -> ViewPrediction:
     points_image, peaks, covariances = (
         [part for part in parts if part is not None] for parts in zip(*seen, strict=True)
     )
-    return Seen(
+    return ViewPrediction(
         torch.stack(points_image).mean(0),
         torch.stack(peaks).mean(0) if peaks else None,
         torch.stack(covariances).mean(0) if covariances else None,
     )
 
 
-def _weighted(seen: Sequence[Seen]) -> Seen:
+def _weighted(seen: Sequence[ViewPrediction]) -> ViewPrediction:
     """The combination with the smallest variance, were the errors of the views independent.
 
     A covariance that is no ellipse, or narrower than `SHARPEST`, comes from a map without a peak:
@@ -177,10 +179,10 @@ def _weighted(seen: Sequence[Seen]) -> Seen:
     covariance = torch.linalg.inv(precision.sum(0))
     points_image = torch.stack([one.points_image for one in seen])
     moments = (precision @ points_image[..., None]).sum(0)
-    return Seen((covariance @ moments)[..., 0], _mean(seen).peak, covariance)
+    return ViewPrediction((covariance @ moments)[..., 0], _mean(seen).peak, covariance)
 
 
-def _disagreement(seen: Sequence[Seen], merged: Seen) -> np.ndarray | None:
+def _disagreement(seen: Sequence[ViewPrediction], merged: ViewPrediction) -> np.ndarray | None:
     if len(seen) == 1:
         return None
     offsets = torch.stack([one.points_image for one in seen]) - merged.points_image

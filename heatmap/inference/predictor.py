@@ -14,8 +14,8 @@ from heatmap.data.contest import ImageFile
 from heatmap.data.samples import Samples, collate
 from heatmap.errors import UserError
 from heatmap.frame import Frame
-from heatmap.inference.predict import View, look
-from heatmap.runs.checkpoint import Trained, load_trained
+from heatmap.inference.predict import View, predict_view
+from heatmap.runs.checkpoint import TrainedRun, load_trained
 from heatmap.runtime.machine import chosen_device
 from heatmap.runtime.stopwatch import Stopwatch
 
@@ -53,11 +53,11 @@ class Predictor:
     """
 
     def __init__(
-        self, run: Path | str | Trained, device: str = "auto", batch: int | None = None
+        self, run: Path | str | TrainedRun, device: str = "auto", batch: int | None = None
     ) -> None:
         if batch is not None and batch < 1:
             raise UserError(f"a batch has 1 image or more, not {batch}")
-        trained = run if isinstance(run, Trained) else load_trained(Path(run))
+        trained = run if isinstance(run, TrainedRun) else load_trained(Path(run))
         self.crop, self.path, self.scheme = trained.experiment.crop, trained.path, trained.scheme
         self.num_landmarks = trained.network.num_landmarks
         self.batch = batch or trained.experiment.train.batch
@@ -147,7 +147,7 @@ class Predictor:
         view = View(self._network, samples, self._precision)
         with torch.no_grad():
             crops = (part.to(self._device) for part in collate(cuts)[:3])
-            seen = look(view, augment.plain(*crops), Stopwatch(self._device))
+            seen = predict_view(view, augment.plain(*crops), Stopwatch(self._device))
         return Landmarks(*seen.numpy())
 
 

@@ -1,4 +1,4 @@
-"""Trained networks and the contest's test images, or other submissions -> a submission file."""
+"""TrainedRun networks and the contest's test images, or other submissions -> a submission file."""
 
 import hashlib
 import logging

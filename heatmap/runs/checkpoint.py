@@ -122,7 +122,7 @@ def _converted(values: dict[str, Any]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trained:
+class TrainedRun:
     """A trained network and what is known of its run; the fields are those of `Checkpoint`."""
 
     path: Path
@@ -136,7 +136,7 @@ class Trained:
     validation_mse: float | None
 
 
-def load_trained(run: Path) -> Trained:
+def load_trained(run: Path) -> TrainedRun:
     """The network of a run folder (its best checkpoint) or of a checkpoint file, in eval mode.
 
     Raises:
@@ -153,7 +153,7 @@ def load_trained(run: Path) -> Trained:
         raise UserError(f"{path}: does not fit this program: {error}") from None
     if isinstance(network, networks.HeatmapNetwork) and saved.sigma is not None:
         network.sigma = saved.sigma
-    return Trained(
+    return TrainedRun(
         path=path, experiment=experiment, network=network.eval(), scheme=saved.landmark_scheme,
         mean_shape_crop=saved.mean_shape_crop, table_hash=saved.table_hash,
         training_rows=saved.training_rows, validation_rows=saved.validation_rows,

@@ -26,7 +26,7 @@ from heatmap.runs.wandb import WandbWriter
 from heatmap.runtime.files import finite, read_json, write_atomically, write_image, write_json
 
 
-class Record:
+class Ledger:
     """The ledger of one run, open for writing; of several processes only rank 0 makes one.
 
     A context manager: left without `finish`, the run is marked as failed in Weights & Biases.

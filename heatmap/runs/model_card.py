@@ -36,7 +36,7 @@ def write(folder: Path, evaluation: str | None = None) -> None:
     """Writes MODEL.md into the folder of a finished run.
 
     Args:
-        evaluation: the scores of the best weights on the validation rows, as `metrics.table`.
+        evaluation: the scores of the best weights on the validation rows, as text.
 
     Raises:
         UserError: a file of the run is missing or damaged.

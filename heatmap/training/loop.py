@@ -29,7 +29,7 @@ from heatmap.maps import Maps
 from heatmap.networks import HeatmapNetwork, Network
 from heatmap.runs import checkpoint, model_card
 from heatmap.runs.folder import RunFolder
-from heatmap.runs.ledger import Record
+from heatmap.runs.ledger import Ledger
 from heatmap.runs.per_image import read_per_image, write_per_image
 from heatmap.runtime import distributed, machine
 from heatmap.runtime.files import finite, write_json
@@ -68,7 +68,7 @@ def train(run: Run, folder: Path) -> dict[str, Any]:
     if not files.machine.exists():
         write_json(files.machine, machine.describe(run.device))
     after, tags = run.progress.step if run.wandb_id else -1, _tags(run)
-    with Record(
+    with Ledger(
         folder, run.experiment, tags=tags, wandb_id=run.wandb_id, after_step=after
     ) as record:
         summary = _epochs(run, files, record)
@@ -85,7 +85,7 @@ def _tags(run: Run) -> list[str]:
     return [tag[:64] for tag in tags]  # W&B takes no longer ones
 
 
-def _epochs(run: Run, files: RunFolder, record: Record | None) -> dict[str, Any]:
+def _epochs(run: Run, files: RunFolder, record: Ledger | None) -> dict[str, Any]:
     """The epochs of a run; only the first process has a record, and writes."""
     progress = run.progress
     begin = time.monotonic() - progress.seconds
@@ -350,7 +350,7 @@ def _validated(run: Run, watch: Stopwatch) -> tuple[dict[str, Any], dict[str, np
     if run.experiment.data.all_rows_train:
         return {}, {}
     begin, settings = time.monotonic(), run.experiment.train
-    errors = metrics.measure(
+    errors = metrics.measure_errors(
         [View(run.scored, run.validation, settings.precision, scheme=run.scheme)],
         run.validation_rows, run.mean_shape, batch=settings.batch,
         workers=run.experiment.data.workers, device=run.device, watch=watch,
@@ -394,7 +394,7 @@ def _counted(run: Run, scores: dict[str, Any], begin: float) -> tuple[dict[str, 
 
 
 def _keep(
-    run: Run, files: RunFolder, record: Record, row: dict[str, Any], columns: dict[str, np.ndarray]
+    run: Run, files: RunFolder, record: Ledger, row: dict[str, Any], columns: dict[str, np.ndarray]
 ) -> None:
     """Writes and tells what the epoch came to, but for its checkpoints.
 
@@ -419,7 +419,7 @@ def _sheet(run: Run, network: Network, rows: list[int]) -> np.ndarray:
     return prediction_sheet(network, run.experiment, paths, run.device, labels, run.scheme)
 
 
-def _keep_predictions(run: Run, files: RunFolder, record: Record) -> None:
+def _keep_predictions(run: Run, files: RunFolder, record: Ledger) -> None:
     """What the best network sees in the worst images and in some others, from bad to good."""
     network, progress = run.scored, run.progress
     if progress.best_epoch < progress.epoch:

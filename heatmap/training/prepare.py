@@ -87,7 +87,7 @@ class TrainingData:
     def augmented(self, sample: samples.Sample, passed: int, device: torch.device) -> augment.Batch:
         """A batch of training samples as the network sees it after so many passes over the rows."""
         experiment, rows = self.experiment, sample.row.tolist()
-        changes = augment.draw(experiment.augment, experiment.seed, passed, rows)
+        changes = augment.sample_changes(experiment.augment, experiment.seed, passed, rows)
         crops, image_from_crop, points_image = (t.to(device, non_blocking=True) for t in sample[:3])
         crop_hw = experiment.crop.height, experiment.crop.width
         batch = augment.augmented(

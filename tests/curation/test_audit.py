@@ -12,7 +12,7 @@ import pytest
 
 from heatmap import config, schemes, shape
 from heatmap.curation.audit.injected import KINDS, SCALE, SHIFT, Recall, self_test
-from heatmap.curation.audit.residuals import Labels, audit, tails
+from heatmap.curation.audit.residuals import AuditData, audit, tails
 from heatmap.data import contest
 from heatmap.data.synthetic import landmarks, sample_face
 from heatmap.training import loop
@@ -32,7 +32,7 @@ def seen_by_a_run(points: np.ndarray, error: float, seed: int = 3) -> np.ndarray
 
 
 @pytest.fixture(scope="module")
-def drawn() -> Labels:
+def drawn() -> AuditData:
     """600 drawn faces, of whose 971 landmarks every twelfth or so is labelled, in folds of 120."""
     known = schemes.mirror_permutation(971)
     some = np.append(np.arange(0, 971, 24), 970)
@@ -47,7 +47,7 @@ def drawn() -> Labels:
     faces = [sample_face(11, index) for index in range(NUM)]
     points = np.round([landmarks(face)[chosen] for face in faces])
     size = shape.face_size(shape.of(points))[:, None]
-    return Labels(
+    return AuditData(
         points_image=points,
         seen_image=seen_by_a_run(points, ERROR),
         expected_px=np.broadcast_to(2 * ERROR * size, points.shape[:2]),
@@ -64,7 +64,7 @@ def rates(recalls: list[Recall]) -> dict[str, float]:
 
 
 def test_all_kinds_are_found_with_a_good_run_and_not_with_one_that_sees_nothing(
-    drawn: Labels,
+    drawn: AuditData,
 ) -> None:
     recalls = self_test(drawn, 0.03)
     assert [recall.kind for recall in recalls] == list(KINDS)
@@ -83,7 +83,7 @@ def turned(face: np.ndarray, degrees: float) -> np.ndarray:
     return shape.points((z - middle) * np.exp(1j * np.deg2rad(degrees)) + middle)
 
 
-def test_the_reason_says_what_is_wrong(drawn: Labels) -> None:
+def test_the_reason_says_what_is_wrong(drawn: AuditData) -> None:
     points = drawn.points_image.copy()
     mouth = np.array(drawn.groups["mouth"])
     points[7, mouth] = points[7, mouth[::-1]]
@@ -109,7 +109,9 @@ def test_the_reason_says_what_is_wrong(drawn: Labels) -> None:
     assert findings.reasons(findings.order[-1], drawn.groups) == []
 
 
-def test_an_unlikely_shape_is_told_also_where_the_run_makes_the_same_mistake(drawn: Labels) -> None:
+def test_an_unlikely_shape_is_told_also_where_the_run_makes_the_same_mistake(
+    drawn: AuditData,
+) -> None:
     points, seen = drawn.points_image.copy(), drawn.seen_image.copy()
     brow = np.array(drawn.groups["left brow"])
     points[100, brow] += 0.06 * shape.face_size(shape.of(points[100]))
@@ -119,7 +121,7 @@ def test_an_unlikely_shape_is_told_also_where_the_run_makes_the_same_mistake(dra
     assert "brow lies" in findings.reasons(100, drawn.groups)[0]
 
 
-def test_runs_of_one_opinion_are_a_reason(drawn: Labels) -> None:
+def test_runs_of_one_opinion_are_a_reason(drawn: AuditData) -> None:
     apart = np.full(NUM, 5.0)
     apart[[40, 80]] = 0.1
     findings = audit(replace(drawn, apart_px=apart))
@@ -128,7 +130,7 @@ def test_runs_of_one_opinion_are_a_reason(drawn: Labels) -> None:
         assert any("agree with one another" in reason for reason in reasons)
 
 
-def test_faces_that_were_trained_on_are_compared_with_one_another(drawn: Labels) -> None:
+def test_faces_that_were_trained_on_are_compared_with_one_another(drawn: AuditData) -> None:
     """Their residuals are small; an error that is large among them is listed all the same."""
     known = np.flatnonzero(drawn.trained)
     seen = drawn.seen_image.copy()
@@ -139,7 +141,7 @@ def test_faces_that_were_trained_on_are_compared_with_one_another(drawn: Labels)
     assert np.isin(known[::40], findings.listed(0.02)).all()
 
 
-def test_unlabelled_landmarks_and_faces_are_no_errors(drawn: Labels) -> None:
+def test_unlabelled_landmarks_and_faces_are_no_errors(drawn: AuditData) -> None:
     points = drawn.points_image.copy()
     rng = np.random.default_rng(8)
     points[rng.random(points.shape[:2]) < 0.2] = np.nan
@@ -171,7 +173,7 @@ def test_tails_are_the_share_of_the_suspicious_and_errors_do_not_change_them() -
 
 
 @pytest.fixture
-def folder(drawn: Labels, tmp_path: Path) -> Path:
+def folder(drawn: AuditData, tmp_path: Path) -> Path:
     """150 of the faces as a contest with plain images; the labels of two are in disorder."""
     root = contest.Folder(root=tmp_path / "DIR")
     root.train_images.mkdir(parents=True)

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from heatmap.curation.check import Problem, check, text
+from heatmap.curation.check import Problem, check, format_report
 from heatmap.data.contest import (
     Folder,
     find_folder,
@@ -297,7 +297,7 @@ def test_looks_are_measured(contest: Folder) -> None:
     assert train["border"] == {"min": 12, "median": 12, "max": 12}
     assert train["height"]["min"] == 30
     assert train["landmarks_outside"] >= 1  # the labels of ada_1 and ada_2 are of larger images
-    printed = text(report)
+    printed = format_report(report)
     assert "grey" in printed and "3 (25.0 %)" in printed
 
 

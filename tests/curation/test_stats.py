@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from heatmap.config import Crop
-from heatmap.curation.stats import measure
+from heatmap.curation.stats import measure_contest
 from heatmap.data.contest import Folder, read_image, read_landmarks, write_landmarks
 from heatmap.data.samples import Samples
 
@@ -57,7 +57,7 @@ def test_channels_are_exact_for_any_number_of_workers(
     assert both.split()[-2:] == ["17", f"{len(pixels['both']):,}"]
     assert len(train) == len(both)
     assert name == str(tmp_path / "s.png")
-    alone = measure(tiny_contest).to_json()["channels"]
+    alone = measure_contest(tiny_contest).to_json()["channels"]
     assert json.loads(json.dumps(alone)) == found
 
 
@@ -68,16 +68,19 @@ def test_border_and_crop_are_those_of_training(tmp_path: Path) -> None:
     wide[:, 68:132] = 255  # what a square crop shows
     points = np.full((1, 4, 2), 0.5)
     root = made(tmp_path / "bordered", {"a.png": bordered}, points)
-    whole, trimmed = measure(root).channels["train"], measure(root, trim_border=9).channels["train"]
+    whole, trimmed = (
+        measure_contest(root).channels["train"],
+        measure_contest(root, trim_border=9).channels["train"],
+    )
     assert whole.pixels == 90 * 70 and trimmed.pixels == 60 * 50
     assert trimmed.mean() == pytest.approx([200 / 255, 100 / 255, 50 / 255], rel=1e-12)
     assert trimmed.std() == [0, 0, 0]
     assert whole.mean()[0] == pytest.approx(200 / 255 * 3000 / 6300, rel=1e-12)
 
     root = made(tmp_path / "wide", {"b.png": wide}, points)
-    cropped = measure(root, crop_hw=(32, 32)).channels["train"]
+    cropped = measure_contest(root, crop_hw=(32, 32)).channels["train"]
     assert cropped.pixels == 32 * 32 and cropped.mean()[1] > 0.97
-    assert measure(root).channels["train"].mean()[1] == pytest.approx(0.32)
+    assert measure_contest(root).channels["train"].mean()[1] == pytest.approx(0.32)
 
 
 def test_a_crop_is_the_one_that_training_cuts(tiny_contest: Path) -> None:
@@ -86,7 +89,7 @@ def test_a_crop_is_the_one_that_training_cuts(tiny_contest: Path) -> None:
     paths = [folder.train_images / name for name in table.names]
     samples = Samples(paths, table.points_image, Crop(height=48, width=36, trim_border=30))
     crops = np.stack([samples[row].crop.numpy() for row in range(len(paths))]).astype(np.int64)
-    found = measure(tiny_contest, trim_border=30, crop_hw=(48, 36)).channels["train"]
+    found = measure_contest(tiny_contest, trim_border=30, crop_hw=(48, 36)).channels["train"]
     assert found.pixels == 12 * 48 * 36
     assert list(found.sums) == crops.sum((0, 2, 3)).tolist()
     assert list(found.squares) == (crops**2).sum((0, 2, 3)).tolist()
@@ -97,7 +100,7 @@ def test_sizes_and_positions_are_measured(tmp_path: Path) -> None:
     points = np.array(
         [[[0.1, 0.2], [0.5, 0.6], [0.9, 0.4]], [[0.3, 0.2], [np.nan, np.nan], [0, 1]]]
     )
-    statistics = measure(made(tmp_path / "sized", images, points))
+    statistics = measure_contest(made(tmp_path / "sized", images, points))
     assert statistics.sizes["train"].tolist() == [[40, 50], [60, 90]]
     np.testing.assert_allclose(
         statistics.positions, [[0.1, 0.2], [0.5, 0.6], [0.9, 0.4], [0.3, 0.2], [0, 1]], atol=1e-5

@@ -312,11 +312,11 @@ def test_noise_fills_exactly_what_is_outside_the_image() -> None:
 
 
 def test_mixed_is_three_quarters_edge_and_one_quarter_noise() -> None:
-    fill = augment.draw(config.Augment(fill="mixed"), 1, 2, list(range(2000))).fill
+    fill = augment.sample_changes(config.Augment(fill="mixed"), 1, 2, list(range(2000))).fill
     assert set(fill) == {"edge", "noise"}
     assert (fill == "noise").mean() == pytest.approx(0.25, abs=0.03)
     for same in ("black", "edge", "noise"):
-        assert set(augment.draw(config.Augment(fill=same), 1, 2, [0, 1]).fill) == {same}
+        assert set(augment.sample_changes(config.Augment(fill=same), 1, 2, [0, 1]).fill) == {same}
 
 
 # colours
@@ -324,7 +324,7 @@ def test_mixed_is_three_quarters_edge_and_one_quarter_noise() -> None:
 
 def test_images_stay_between_black_and_white() -> None:
     rows = list(range(24))
-    changes = augment.draw(EVERYTHING, seed=1, epoch=2, rows=rows)
+    changes = augment.sample_changes(EVERYTHING, seed=1, epoch=2, rows=rows)
     images = augmented(random_crops(24), changes, None, np.arange(1)).images
     assert images.dtype == torch.float32
     assert images.min() >= 0
@@ -418,7 +418,7 @@ def test_jpeg_artefacts_are_like_those_of_a_jpeg_file() -> None:
 
 def test_a_crop_without_colours_is_the_grey_image() -> None:
     settings = config.Augment(gray=0.4, saturation=0.5)
-    saturation = augment.draw(settings, 1, 2, list(range(2000))).saturation
+    saturation = augment.sample_changes(settings, 1, 2, list(range(2000))).saturation
     assert (saturation == 0).mean() == pytest.approx(0.4, abs=0.04)
     before, after = changed_alone("saturation", 0.0)
     assert np.abs(after - cv2.cvtColor(before, cv2.COLOR_RGB2GRAY)[..., None]).max() < 1e-3
@@ -427,7 +427,7 @@ def test_a_crop_without_colours_is_the_grey_image() -> None:
 def test_erasing_paints_one_rectangle_of_the_asked_area_and_leaves_the_rest() -> None:
     rows = list(range(60))
     settings = config.Augment(erase=0.5, erase_area=(0.05, 0.2))
-    changes = augment.draw(settings, 1, 2, rows)
+    changes = augment.sample_changes(settings, 1, 2, rows)
     crops = random_crops(60)
     erased, before = augmented(crops, changes).images, augmented(crops, no_changes(60)).images
     differs = (erased != before).any(1)
@@ -443,7 +443,7 @@ def test_erasing_paints_one_rectangle_of_the_asked_area_and_leaves_the_rest() ->
 
 def test_what_is_off_leaves_the_pixels_of_the_warp_bit_for_bit() -> None:
     moved = config.Augment(mirror=0.5, rotate_deg=30, scale=0.2, shift=0.1)
-    changes = augment.draw(moved, 1, 2, list(range(5)))
+    changes = augment.sample_changes(moved, 1, 2, list(range(5)))
     crops, points_image = random_crops(5), torch.zeros(5, 1, 2)
     here = torch.eye(3, dtype=torch.float64).expand(5, 3, 3)
     batch = augment.augmented(crops, here, points_image, CROP_HW, changes, np.arange(1))
@@ -469,14 +469,14 @@ def test_a_change_is_drawn_the_same_whatever_else_is_on() -> None:
         "saturation": 0.4681596308009628,
     }
     for settings in (EVERYTHING, replace(EVERYTHING, gray=0, fill="black", erase=0, noise=0)):
-        changes = augment.draw(settings, seed=1, epoch=2, rows=[8])
+        changes = augment.sample_changes(settings, seed=1, epoch=2, rows=[8])
         for name, value in expected.items():
             assert getattr(changes, name)[0] == pytest.approx(value, abs=1e-12), name
 
 
 def test_a_row_s_pixels_are_the_same_in_any_company() -> None:
     settings = replace(EVERYTHING, jpeg=0)
-    together = augment.draw(settings, seed=1, epoch=2, rows=list(range(6)))
+    together = augment.sample_changes(settings, seed=1, epoch=2, rows=list(range(6)))
     images, here = random_crops(6), image_from_padded(6)
     points = torch.zeros(6, 1, 2)
     images = augment.augmented(
@@ -485,7 +485,7 @@ def test_a_row_s_pixels_are_the_same_in_any_company() -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
     for row in range(6):
-        alone = augment.draw(settings, seed=1, epoch=2, rows=[row])
+        alone = augment.sample_changes(settings, seed=1, epoch=2, rows=[row])
         one = slice(row, row + 1)
         image = augment.augmented(
             images[one], here[one], points[one], CROP_HW, alone, np.arange(1), inner_of(here)[one]
@@ -495,10 +495,10 @@ def test_a_row_s_pixels_are_the_same_in_any_company() -> None:
 
 
 def test_a_row_is_changed_the_same_way_in_any_company() -> None:
-    together = augment.draw(EVERYTHING, seed=1, epoch=2, rows=[5, 3, 8])
+    together = augment.sample_changes(EVERYTHING, seed=1, epoch=2, rows=[5, 3, 8])
     np.random.seed(0)
     torch.manual_seed(0)
-    alone = augment.draw(EVERYTHING, seed=1, epoch=2, rows=[8])
+    alone = augment.sample_changes(EVERYTHING, seed=1, epoch=2, rows=[8])
     for name in vars(alone):
         expected = getattr(together, name)
         # the blur's reach is one for all rows
@@ -508,9 +508,9 @@ def test_a_row_is_changed_the_same_way_in_any_company() -> None:
 
 @pytest.mark.parametrize("other", [(2, 2, 8), (1, 3, 8), (1, 2, 9), (2, 1, 8)])
 def test_seed_epoch_and_row_all_matter(other: tuple[int, int, int]) -> None:
-    one = augment.draw(EVERYTHING, seed=1, epoch=2, rows=[8])
+    one = augment.sample_changes(EVERYTHING, seed=1, epoch=2, rows=[8])
     seed, epoch, row = other
-    another = augment.draw(EVERYTHING, seed, epoch, rows=[row])
+    another = augment.sample_changes(EVERYTHING, seed, epoch, rows=[row])
     for name in (
         "angle", "scale", "shift", "brightness", "contrast", "aspect", "hue", "sharpness", "blur",
         "noise", "jpeg_quality", "erased_colour", "noise_seed",
@@ -534,7 +534,7 @@ def test_changes_fill_their_ranges_and_stay_in_them() -> None:
         noise=0.1,
         jpeg=0.6,
     )
-    changes = augment.draw(settings, seed=1, epoch=2, rows=list(range(2000)))
+    changes = augment.sample_changes(settings, seed=1, epoch=2, rows=list(range(2000)))
     ranges = {
         "angle": (-np.pi / 6, np.pi / 6),
         "scale": (0.8, 1.25),
@@ -560,7 +560,7 @@ def test_changes_fill_their_ranges_and_stay_in_them() -> None:
 
 
 def test_what_is_switched_off_does_not_happen() -> None:
-    changes = augment.draw(config.Augment(), seed=1, epoch=2, rows=[0, 1, 2])
+    changes = augment.sample_changes(config.Augment(), seed=1, epoch=2, rows=[0, 1, 2])
     for name, none in nothing(3).items():
         if name in ("erased_colour", "noise_seed"):  # without use, where nothing is erased or noisy
             continue

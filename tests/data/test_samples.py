@@ -495,7 +495,7 @@ def test_the_margin_is_as_wide_as_the_augmentation_can_reach() -> None:
         angles = np.radians(settings.rotate_deg) * generator.choice([-1, 1, 0, 0.5, -0.7], 8)
         count = len(angles)
         changes = replace(
-            augment.draw(settings, 0, 0, list(range(count))),
+            augment.sample_changes(settings, 0, 0, list(range(count))),
             angle=angles,
             scale=np.full(count, 1 / (1 + settings.scale)),
             shift=settings.shift * generator.choice([-1.0, 1.0], (count, 2)),

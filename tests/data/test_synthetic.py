@@ -12,13 +12,13 @@ import pytest
 
 from heatmap.data import contest, synthetic
 from heatmap.data.synthetic import (
-    Face,
+    FaceSpec,
     Hair,
     Light,
-    draw,
     draw_face,
     drawing,
     landmarks,
+    paint,
     sample_face,
 )
 from heatmap.data.synthetic.contest import make_contest
@@ -30,7 +30,7 @@ LEFT_BROW, RIGHT_BROW = range(273, 337), range(337, 401)
 UPPER_LIP, LOWER_LIP = range(841, 905), range(905, 969)
 
 
-def plain_face(seed: int, index: int, width: int = 240, *, mouth_open: float = 0) -> Face:
+def plain_face(seed: int, index: int, width: int = 240, *, mouth_open: float = 0) -> FaceSpec:
     """A random face of a given width in even light, eyes open, with nothing in front of it."""
     face = sample_face(seed, index)
     factor = width / face.camera.width
@@ -68,13 +68,13 @@ def plain_face(seed: int, index: int, width: int = 240, *, mouth_open: float = 0
     )
 
 
-def change(face: Face, *colours: str) -> np.ndarray:
+def change(face: FaceSpec, *colours: str) -> np.ndarray:
     """(H, W) float64: how much each pixel changes with these colours, about 1 in their midst."""
 
     def image(colour: synthetic.Colour) -> np.ndarray:
         repainted: dict[str, Any] = dict.fromkeys(colours, colour)
         look = dataclasses.replace(face.look, **repainted)
-        return draw(dataclasses.replace(face, look=look))[0].astype(np.float64)
+        return paint(dataclasses.replace(face, look=look))[0].astype(np.float64)
 
     difference = np.abs(image(WHITE) - image(BLACK)).max(-1)
     return difference / np.percentile(difference[difference > 10], 90)
@@ -110,7 +110,7 @@ def distance_to_border(mask: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def feature_and_outline(
-    feature: str, face: Face
+    feature: str, face: FaceSpec
 ) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
     """The pixels (H, W) that a feature colours, its polygons, and the landmarks of its border."""
     points = landmarks(face)
@@ -176,9 +176,9 @@ def test_the_crease_beside_the_wings_of_the_nose_follows_the_landmarks(
 ) -> None:
     face = plain_face(13, index, 420)
     face = dataclasses.replace(face, pose=dataclasses.replace(face.pose, yaw_deg=0))
-    with_nose, points = draw(face)
+    with_nose, points = paint(face)
     monkeypatch.setattr(drawing, "_paint_nose", lambda painting: None)
-    without_nose, _ = draw(face)
+    without_nose, _ = paint(face)
     darker = cv2.GaussianBlur(without_nose.astype(np.float32) - with_nose, (0, 0), 1).mean(-1)
     for side in (range(401, 464), range(464, 527)):
         wing = points[side[29:40]]
@@ -296,7 +296,7 @@ def test_sizes_places_and_borders_are_the_contests() -> None:
 def test_a_image_is_as_large_as_its_camera_says_and_black_at_its_borders() -> None:
     face = plain_face(19, 0, 130)
     face = dataclasses.replace(face, camera=dataclasses.replace(face.camera, borders=(3, 20, 0, 7)))
-    image, points_image = draw(face)
+    image, points_image = paint(face)
     assert image.shape == (face.camera.height, 130, 3) and image.dtype == np.uint8
     is_black = (image == 0).all(-1)
     assert is_black[:20].all() and is_black[-7:].all() and is_black[:, :3].all()

@@ -135,7 +135,7 @@ def test_a_field_that_came_after_a_run_has_its_default(tmp_path: Path) -> None:
     (old / "config.json").write_text(json.dumps(config))
     settings = Experiment(name="some", optimizer=Optimizer(lr=0.5), model=UNet(width=68))
     new = run_folder(tmp_path / "new", errors(0), settings)
-    told = compare.compare(read_runs([old, new]), 10)
+    told = compare.compare_runs(read_runs([old, new]), 10)
     assert told["differences"] == {
         "model.width": {"old": 128, "new": 68},
         "optimizer.lr": {"old": 0.001, "new": 0.5},
@@ -148,7 +148,7 @@ def test_runs_are_compared_image_by_image(tmp_path: Path) -> None:
     gain = {name: 0.5 if name[-5] in "012" else -0.25 for name in NAMES}
     b = {name: a[name] - gain[name] for name in reversed(NAMES)}
     folders = [run_folder(tmp_path / "a", a), run_folder(tmp_path / "b", b)]
-    told = compare.compare(read_runs(folders), 2000)
+    told = compare.compare_runs(read_runs(folders), 2000)
     overall, jaw, nose = told["paired"]
     assert (overall["run"], overall["against"]) == ("b", "a")
     assert overall["difference"] == pytest.approx(0.2)
@@ -166,7 +166,7 @@ def test_runs_are_compared_image_by_image(tmp_path: Path) -> None:
     assert compare.sentence(overall) == (
         "b is better than a by 0.200 px² (95 %: 0.200 to 0.200), on 60 % of images"
     )
-    told = compare.compare(read_runs(folders[::-1]), 2000)
+    told = compare.compare_runs(read_runs(folders[::-1]), 2000)
     assert compare.sentence(told["paired"][0]) == (
         "a is worse than b by 0.200 px² (95 %: 0.200 to 0.200), on 60 % of images"
     )
@@ -174,7 +174,7 @@ def test_runs_are_compared_image_by_image(tmp_path: Path) -> None:
 
 def test_chance_is_not_called_better(tmp_path: Path) -> None:
     folders = [run_folder(tmp_path / name, errors(seed)) for seed, name in enumerate("ab")]
-    (overall, *_) = compare.compare(read_runs(folders))["paired"]
+    (overall, *_) = compare.compare_runs(read_runs(folders))["paired"]
     assert overall["low"] < 0 < overall["high"]
     assert compare.sentence(overall).startswith("b and a cannot be told apart: b is ")
 
@@ -182,7 +182,7 @@ def test_chance_is_not_called_better(tmp_path: Path) -> None:
 def test_of_different_splits_the_common_images_are_compared(tmp_path: Path) -> None:
     a, b = errors(0, NAMES[:40]), errors(1, NAMES[25:])
     folders = [run_folder(tmp_path / "a", a), run_folder(tmp_path / "b", b)]
-    told = compare.compare(read_runs(folders), 100)
+    told = compare.compare_runs(read_runs(folders), 100)
     assert told["images"]["common"] == 15
     assert told["images"]["own"] == {"a": 40, "b": 35}
     assert "show 3 people, too few to draw from" in told["notes"][0]
@@ -191,7 +191,7 @@ def test_of_different_splits_the_common_images_are_compared(tmp_path: Path) -> N
     assert told["paired"][0]["difference"] == pytest.approx(expected)
     assert (
         "compared on the 15 images that validated in every run (40 of a, 35 of b)"
-        in compare.text(told)
+        in compare.format_comparison(told)
     )
 
 
@@ -199,7 +199,7 @@ def test_an_unlabelled_image_is_left_out(tmp_path: Path) -> None:
     a, b = errors(0), errors(1)
     a[NAMES[3]] = math.nan
     folders = [run_folder(tmp_path / "a", a), run_folder(tmp_path / "b", b)]
-    told = compare.compare(read_runs(folders), 100)
+    told = compare.compare_runs(read_runs(folders), 100)
     assert told["images"]["common"] == len(NAMES) - 1
     expected = np.mean([a[name] - b[name] for name in NAMES if name != NAMES[3]])
     assert told["paired"][0]["difference"] == pytest.approx(expected)
@@ -208,7 +208,7 @@ def test_an_unlabelled_image_is_left_out(tmp_path: Path) -> None:
 def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
     def refused(*folders: Path) -> str:
         with pytest.raises(ValueError) as caught:
-            compare.compare(read_runs(folders), 10)
+            compare.compare_runs(read_runs(folders), 10)
         return str(caught.value)
 
     a = run_folder(tmp_path / "a", errors(0, NAMES[:30]))
@@ -240,17 +240,17 @@ def test_evaluations_of_a_run_are_compared_as_runs_are(tmp_path: Path) -> None:
     (made / "per_image.csv").rename(run / "evaluation-mirror" / "per_image.csv")
     scores = {"table": "f00d", "mse": 4.25, "mean_shape_mse": 77.5}
     (run / "evaluation-mirror" / "evaluation.json").write_text(json.dumps(scores))
-    told = compare.compare(read_runs([run, run / "evaluation-mirror"]), 10)
+    told = compare.compare_runs(read_runs([run, run / "evaluation-mirror"]), 10)
     assert told["differences"] == {"evaluation": {"a/evaluation-mirror": "mirror"}}
     assert told["notes"] == []
     own = np.mean(list(errors(0).values()))
-    assert re.search(rf"a +{own:.3f} +90\.000 ", compare.text(told))
-    assert re.search(r"a/evaluation-mirror +4\.250 +77\.500 ", compare.text(told))
+    assert re.search(rf"a +{own:.3f} +90\.000 ", compare.format_comparison(told))
+    assert re.search(r"a/evaluation-mirror +4\.250 +77\.500 ", compare.format_comparison(told))
     assert told["paired"][0]["run"] == "a/evaluation-mirror"
     assert told["paired"][0]["difference"] == pytest.approx(0.5)
     (run / "evaluation-mirror" / "per_image.csv").rename(run / "per_image.csv")
     again = run_folder(tmp_path / "again", errors(0))
-    (note,) = compare.compare(read_runs([run, again]), 10)["notes"]
+    (note,) = compare.compare_runs(read_runs([run, again]), 10)["notes"]
     assert "are not those of its best epoch" in note
     assert f"tools/evaluate.py {run} writes them anew" in note
 
@@ -265,7 +265,7 @@ def test_an_evaluation_on_other_data_with_more_views_is_compared(tmp_path: Path)
     found = read_runs([folders[0], folders[1]])
     assert [run.name for run in found] == [f"{n}/evaluation-other/evaluation-mirror" for n in "ab"]
     assert [run.settings["evaluation"] for run in found] == ["other/mirror"] * 2
-    assert compare.compare(found, 10)["differences"] == {}
+    assert compare.compare_runs(found, 10)["differences"] == {}
     with pytest.raises(ValueError, match=r"evaluation-scale: there is no evaluation here"):
         read_runs([runs[0] / "evaluation-scale", folders[1]])
 
@@ -292,8 +292,8 @@ def test_the_command_tells_and_writes_everything(tool: Tool, tmp_path: Path, cap
 
 def test_the_page_is_well_formed_whatever_runs_are_called(tmp_path: Path) -> None:
     names = ["<b>", 'a "run" & more']
-    told = compare.compare(read_runs([run_folder(tmp_path / n, errors(0)) for n in names]), 10)
-    page = compare.page(told)
+    told = compare.compare_runs(read_runs([run_folder(tmp_path / n, errors(0)) for n in names]), 10)
+    page = compare.comparison_page(told)
     assert not Elements(page).of("script")
     assert "<b> and" not in page and "&lt;b&gt;" in page
 
@@ -301,9 +301,9 @@ def test_the_page_is_well_formed_whatever_runs_are_called(tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_the_page_is_readable_in_a_browser(tmp_path: Path) -> None:
     folders = [run_folder(tmp_path / name, errors(seed)) for seed, name in enumerate("abcd")]
-    told = compare.compare(read_runs(folders), 200)
+    told = compare.compare_runs(read_runs(folders), 200)
     page = tmp_path / "page.html"
-    page.write_text(compare.page(told), encoding="utf-8")
+    page.write_text(compare.comparison_page(told), encoding="utf-8")
     for width, found in zip((400, 1280), shown(page, (400, 1280), tmp_path), strict=True):
         assert found["page_width"] <= width == found["screen_width"]
         assert len(found["charts"]) == 2 and min(found["charts"]) > 250

@@ -95,7 +95,7 @@ class LabelledImages:
     def measured(
         self, network: Network, rows: list[int] | None = None, batch: int = 4, *others: Network
     ) -> Any:
-        return metrics.measure(
+        return metrics.measure_errors(
             [View(one, self.samples) for one in (network, *others)],
             np.arange(len(self.truth)) if rows is None else np.array(rows),
             torch.from_numpy(self.shape), batch=batch, workers=0, device=torch.device("cpu"),
@@ -229,7 +229,7 @@ def test_without_heatmaps_there_is_no_peak(images: LabelledImages) -> None:
     errors = images.measured(network)
     assert np.isnan(errors.peak).all()
     assert metrics.summary(errors)["mean_peak"] is None
-    assert "MSE" in metrics.table(metrics.summary(errors))
+    assert "MSE" in metrics.format_scores(metrics.summary(errors))
 
 
 def test_nothing_to_score_against_is_an_error(images: LabelledImages) -> None:

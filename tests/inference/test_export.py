@@ -272,7 +272,7 @@ def compared(network: Network, some: Drawn) -> Callable[[Callable[[list[Tensor]]
             return answers
 
         frames = frame.scaling(0.1) @ some.image_from_crop  # the images' own sizes
-        return export.compare(program, network, some.crops, frames.float())
+        return export.compare_with_network(program, network, some.crops, frames.float())
 
     return compare
 
@@ -401,7 +401,7 @@ def check_in_onnx_runtime(model: config.Model, shown: Drawn, folder: Path) -> No
         for start in range(0, len(shown.crops), size):
             some = shown.part(slice(start, start + size))
             frames = some.image_from_crop.float()
-            found = export.compare(program, network, some.crops, frames)
+            found = export.compare_with_network(program, network, some.crops, frames)
             assert found.points_px <= 0.01 and found.confidence <= 1e-3
             unsettled += found.unsettled
     assert unsettled < 0.1 * 2 * len(shown.crops) * NUM_LANDMARKS

@@ -15,7 +15,7 @@ from torch import Tensor
 from heatmap import config, frame, schemes
 from heatmap.data import samples
 from heatmap.data.samples import Samples
-from heatmap.inference.predict import Landmarks, View, predict
+from heatmap.inference.predict import Prediction, View, predict
 from heatmap.networks import CropPrediction, Network
 
 CPU = torch.device("cpu")
@@ -56,7 +56,7 @@ def symmetric(crop: config.Crop) -> Network:
 
 
 def reads_dots(images: Tensor) -> CropPrediction:
-    """Landmarks 0 and 1: of the red and the green dot the right and the left; others: the blue."""
+    """Prediction 0 and 1: of the red and the green dot the right and the left; others: the blue."""
     red, green, blue = moments(images.square())[0].unbind(1)
     is_right = (red[:, :1] > green[:, :1]).expand(-1, 2)
     right, left = torch.where(is_right, red, green), torch.where(is_right, green, red)
@@ -100,7 +100,7 @@ def of(paths: list[Path], crop: config.Crop, num_landmarks: int = 15) -> Samples
     return Samples(paths, nothing, crop, boxes if crop.rule == "box" else None)
 
 
-def together(views: list[View], batch: int = 3, **options: Any) -> Landmarks:
+def together(views: list[View], batch: int = 3, **options: Any) -> Prediction:
     """The landmarks of all images of the views."""
     rows = np.arange(len(views[0].samples))
     found = list(predict(views, rows, batch=batch, workers=0, device=CPU, **options))

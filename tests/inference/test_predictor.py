@@ -22,7 +22,7 @@ from heatmap.inference.predict import View, predict
 from heatmap.inference.predictor import Landmarks, Predictor
 from heatmap.networks import CropPrediction
 from heatmap.runs import checkpoint
-from heatmap.runs.checkpoint import Trained
+from heatmap.runs.checkpoint import TrainedRun
 from heatmap.training import loop
 from heatmap.training.prepare import prepare
 
@@ -41,7 +41,7 @@ def predictor(
     read: Callable[[Tensor], CropPrediction], crop: config.Crop, batch: int = 2
 ) -> Predictor:
     experiment = config.Experiment(name="stub", crop=crop)
-    trained = Trained(
+    trained = TrainedRun(
         path=Path("stub"),
         experiment=experiment,
         network=Stub(read, len(MEAN_SHAPE)),

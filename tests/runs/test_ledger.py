@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 
 from heatmap.config import Experiment, Wandb
-from heatmap.runs.ledger import Record, read_metrics, rewind
+from heatmap.runs.ledger import Ledger, read_metrics, rewind
 
 CONFIG = {"name": "tiny"}
 ROWS = [{"step": s, "loss": 0.1 / (s + 1), "epoch": s, "note": f"row {s}"} for s in range(12)]
 
 
-def record_in(folder: Path, **changes: Any) -> Record:
+def record_in(folder: Path, **changes: Any) -> Ledger:
     (folder / "config.json").write_text(json.dumps(CONFIG))
-    return Record(folder, Experiment(name="tiny", wandb=Wandb(mode="off")), **changes)
+    return Ledger(folder, Experiment(name="tiny", wandb=Wandb(mode="off")), **changes)
 
 
-def log_rows(record: Record, rows: list[dict[str, Any]]) -> None:
+def log_rows(record: Ledger, rows: list[dict[str, Any]]) -> None:
     for row in rows:
         record.log(row["step"], {key: value for key, value in row.items() if key != "step"})
 

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from heatmap.config import Experiment, Wandb
-from heatmap.runs.ledger import Record, read_metrics
+from heatmap.runs.ledger import Ledger, read_metrics
 
 CONFIG = {"name": "tiny", "train": {"epochs": 3, "lr": 1e-3, "clip": None}, "tags": ["a", "b"]}
 ROWS = [{"step": s, "loss": 0.1 / (s + 1), "epoch": s, "note": f"row {s}"} for s in range(12)]
@@ -32,13 +32,13 @@ def _nobody_is_logged_in(tmp_path_factory: pytest.TempPathFactory, monkeypatch: 
     monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
 
 
-def record_in(folder: Path, mode: Any = "offline", **changes: Any) -> Record:
+def record_in(folder: Path, mode: Any = "offline", **changes: Any) -> Ledger:
     (folder / "config.json").write_text(json.dumps(CONFIG))
     window = Wandb(mode=mode, project="faces", group="g", tags=("cpu",))
-    return Record(folder, Experiment(name="tiny", wandb=window), tags=["small"], **changes)
+    return Ledger(folder, Experiment(name="tiny", wandb=window), tags=["small"], **changes)
 
 
-def log_rows(record: Record, rows: list[dict[str, Any]]) -> None:
+def log_rows(record: Ledger, rows: list[dict[str, Any]]) -> None:
     for row in rows:
         record.log(row["step"], {key: value for key, value in row.items() if key != "step"})
 
@@ -410,10 +410,10 @@ def training(folder: Path, end: str, mode: str = "offline") -> list[str]:
         import sys
         from pathlib import Path
         from heatmap.config import Experiment, Wandb
-        from heatmap.runs.ledger import Record
+        from heatmap.runs.ledger import Ledger
 
         experiment = Experiment(name="tiny", wandb=Wandb(mode={mode!r}))
-        record = Record(Path({str(folder)!r}), experiment)
+        record = Ledger(Path({str(folder)!r}), experiment)
         record.log(0, {{"loss": 0.5}})
         record.log(1, {{"loss": 0.25}})
         {end}

@@ -172,8 +172,10 @@ def test_minutes_end_the_run_with_the_rate_annealed(
 
         return slow
 
-    monkeypatch.setattr(augment, "draw", taking(3, augment.draw))
-    monkeypatch.setattr(metrics, "measure", taking(validation_seconds, metrics.measure))
+    monkeypatch.setattr(augment, "draw", taking(3, augment.sample_changes))
+    monkeypatch.setattr(
+        metrics, "measure_errors", taking(validation_seconds, metrics.measure_errors)
+    )
     settings = replace(tiny.train, epochs=1000, max_minutes=3)
     trained(replace(tiny, schedule=Schedule(kind="cosine"), train=settings), tmp_path)
     assert clock.now - 1e6 == pytest.approx(180, abs=12)
@@ -830,7 +832,7 @@ def test_the_running_mean_of_the_weights_is_what_is_scored_and_kept(
         assert torch.allclose(kept[name], tensor, atol=1e-6)
     assert any(not torch.allclose(kept[name], trained_on[name], atol=1e-6) for name in expected)
 
-    scored = metrics.measure(
+    scored = metrics.measure_errors(
         [View(last.network, run.validation)], run.validation_rows, run.mean_shape, batch=2,
         workers=0, device=run.device,
     )  # fmt: skip

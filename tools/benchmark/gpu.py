@@ -357,7 +357,7 @@ def changes(bench: Bench) -> None:
         tell("all products in TF32 (not to be kept)")
 
     settings, rows = training.run.experiment.augment, training.sample.row.tolist()
-    drawn = timed(bench, lambda: augment.draw(settings, 0, 0, rows)).waited
+    drawn = timed(bench, lambda: augment.sample_changes(settings, 0, 0, rows)).waited
     bench.say(
         f"augmentation alone: {timed(bench, training.augmented).waited:.2f} ms, of which drawing "
         f"its parameters {drawn:.2f}"

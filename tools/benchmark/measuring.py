@@ -73,7 +73,7 @@ class Result:
     images_per_second: float | None
 
 
-def measure(title: str, contenders: list[Contender], settings: Settings) -> list[Result]:
+def race(title: str, contenders: list[Contender], settings: Settings) -> list[Result]:
     """Races the contenders. Memory is measured apart from time, in one more call of each."""
     order, times = random.Random(0), {c.name: [] for c in contenders}  # type: ignore[var-annotated]
     peaks = {}
@@ -156,7 +156,7 @@ def precision_of(settings: Settings) -> Literal["fp32", "bf16"]:
     return "bf16" if settings.device.type == "cuda" else "fp32"
 
 
-def table(results: list[Result], *, markdown: bool) -> str:
+def format_results(results: list[Result], *, markdown: bool) -> str:
     """The results as text that lines up, or as Markdown."""
     header = ("", "", "ms", "× faster than best peer", "× limit", "peak MiB", "error", "images/s")
     lines = []

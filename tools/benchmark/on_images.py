@@ -22,9 +22,9 @@ from benchmark.measuring import (
     Contender,
     Result,
     Settings,
-    measure,
     peak_mib_of,
     precision_of,
+    race,
     seconds_of,
 )
 from heatmap import config
@@ -123,7 +123,7 @@ def _reading(settings: Settings, side: int, folder: Path) -> list[Result]:
     ]
     bits = 8 * sum(path.stat().st_size for path in paths) / len(paths) / side**2
     title = f"{len(paths)} images of {side} px, {bits:.1f} bits a pixel, one core"
-    return measure(title, contenders, settings)
+    return race(title, contenders, settings)
 
 
 def _images(folder: Path, count: int, side: int) -> list[Path]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmark.measuring import LIMIT, OURS, PEER, Contender, Result, Settings, measure, size_of
+from benchmark.measuring import LIMIT, OURS, PEER, Contender, Result, Settings, race, size_of
 from heatmap import codec, losses, maps
 from heatmap.maps import Maps
 
@@ -61,7 +61,7 @@ def decode(settings: Settings) -> Iterator[list[Result]]:
             return dsntnn.dsnt(dsntnn.flat_softmax(given * BETA)) * settings.size / 2 + half
 
         contenders.insert(4, with_error("dsntnn flat_softmax + dsnt", PEER, by_dsntnn))
-    yield measure(f"decode {size_of(settings)}", contenders, settings)
+    yield race(f"decode {size_of(settings)}", contenders, settings)
 
 
 def loss(settings: Settings) -> Iterator[list[Result]]:
@@ -111,7 +111,7 @@ def loss(settings: Settings) -> Iterator[list[Result]]:
         with_error("PyTorch as the paper prints it", PEER, as_printed),
         Contender("copying the maps", LIMIT, lambda: gradient.copy_(given)),
     ]
-    yield measure(f"adaptive wing {size_of(settings)}", contenders, settings)
+    yield race(f"adaptive wing {size_of(settings)}", contenders, settings)
     contenders.clear()
     for channels in (32, 128):
         yield _fused(settings, channels, points, weights)
@@ -175,9 +175,7 @@ def _fused(settings: Settings, channels: int, points: Tensor, weights: Tensor) -
         ),
         Contender("matrix products alone", "part", products),
     ]
-    return measure(
-        f"head of {channels} and adaptive wing {size_of(settings)}", contenders, settings
-    )
+    return race(f"head of {channels} and adaptive wing {size_of(settings)}", contenders, settings)
 
 
 def _gradient(leaves: Maps, loss: Callable[[], Tensor]) -> Tensor:

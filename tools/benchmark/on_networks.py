@@ -15,8 +15,8 @@ from benchmark.measuring import (
     Contender,
     Result,
     Settings,
-    measure,
     precision_of,
+    race,
 )
 from benchmark.on_maps import BETA, paper_loss
 from heatmap import config, networks
@@ -95,7 +95,7 @@ def step(settings: Settings) -> Iterator[list[Result]]:
         ),
     ]
     title = f"step {settings.encoder} {precision}, batch {settings.batch}"
-    yield measure(title, contenders, settings)
+    yield race(title, contenders, settings)
 
 
 def predict(settings: Settings) -> Iterator[list[Result]]:
@@ -124,7 +124,7 @@ def predict(settings: Settings) -> Iterator[list[Result]]:
         Contender("1×1 convolution + kornia soft-argmax", PEER, peer, None, len(images)),
         Contender("backbone alone", LIMIT, features, None, len(images)),
     ]
-    yield measure(
+    yield race(
         f"predict {settings.encoder} {precision}, batch {settings.batch}", contenders, settings
     )
 

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from heatmap import draw, schemes, shape
 from heatmap.curation.audit import injected
-from heatmap.curation.audit.residuals import Findings, Labels, audit
+from heatmap.curation.audit.residuals import AuditData, Findings, audit
 from heatmap.data import contest
 from heatmap.data.contest.small_tables import read_rows, write_rows
 from heatmap.data.samples import cut, evenly_spaced
@@ -70,7 +70,7 @@ def audit_folder(
         f"{labels.trained.sum()} of {len(names)} images were trained on by every run; their "
         "residuals are too small, and compared with one another only"
     )
-    yield injected.table(injected.self_test(labels, top), top)
+    yield injected.format_recalls(injected.self_test(labels, top), top)
     findings = audit(labels)
     listed = findings.listed(top)
     reasons = [findings.reasons(row, labels.groups) for row in range(len(names))]
@@ -102,7 +102,7 @@ def look(
     half: np.ndarray,
     scheme: schemes.Scheme | None,
     device: torch.device,
-) -> Labels:
+) -> AuditData:
     """The labels, and what those runs see that were not trained on them, or all if every one was.
 
     Raises:
@@ -124,7 +124,7 @@ def look(
     except UserError:
         permutation = None
     size = len(paths), table.num_landmarks
-    labels = Labels(
+    labels = AuditData(
         points_image=table.points_image,
         seen_image=_on_disk(*size, 2),
         expected_px=_on_disk(*size),
@@ -147,7 +147,7 @@ def _on_disk(*shape: int) -> np.ndarray:
 
 
 def _fill(
-    labels: Labels, runs: Ensemble, rows: np.ndarray, paths: Sequence[Path], device: torch.device
+    labels: AuditData, runs: Ensemble, rows: np.ndarray, paths: Sequence[Path], device: torch.device
 ) -> None:
     """Writes into some rows of the labels what the runs see there, and the errors to expect.
 
@@ -189,7 +189,7 @@ def _fill(
 def write_table(
     path: Path,
     names: Sequence[str],
-    labels: Labels,
+    labels: AuditData,
     findings: Findings,
     reasons: Sequence[Sequence[str]],
     verdicts: dict[str, str],
@@ -234,7 +234,7 @@ def read_verdicts(path: Path, known: set[str] | None = None) -> dict[str, str]:
     return verdicts
 
 
-def draw_sheet(paths: Sequence[Path], labels: Labels, rows: np.ndarray) -> np.ndarray:
+def draw_sheet(paths: Sequence[Path], labels: AuditData, rows: np.ndarray) -> np.ndarray:
     """uint8 RGB, one image of many: faces with their labels; what the runs see lies under them."""
     tiles = []
     for row in rows.tolist():

@@ -7,7 +7,7 @@ import numpy as np
 from tqdm import tqdm
 
 from heatmap import shape
-from heatmap.curation.audit.residuals import Labels, audit
+from heatmap.curation.audit.residuals import AuditData, audit
 from heatmap.data.samples import evenly_spaced
 from heatmap.runtime.columns import as_lines
 
@@ -35,7 +35,7 @@ class Recall(NamedTuple):
     unseen_found: int
 
 
-def self_test(labels: Labels, share: float) -> list[Recall]:
+def self_test(labels: AuditData, share: float) -> list[Recall]:
     """Injects errors into copies of the labels, audits these and counts what is listed.
 
     Every round changes `SHARE` of the faces, with all kinds in turn. The runs were trained on the
@@ -61,8 +61,8 @@ def self_test(labels: Labels, share: float) -> list[Recall]:
 
 
 def inject(
-    labels: Labels, rng: np.random.Generator, count: int
-) -> tuple[Labels, np.ndarray, np.ndarray]:
+    labels: AuditData, rng: np.random.Generator, count: int
+) -> tuple[AuditData, np.ndarray, np.ndarray]:
     """A copy of the labels with errors, the rows that have one, and the index of its kind.
 
     Only faces with half their landmarks or more get an error.
@@ -77,7 +77,7 @@ def inject(
 
 
 def _wrong(
-    labels: Labels, face: np.ndarray, row: int, kind: str, rng: np.random.Generator
+    labels: AuditData, face: np.ndarray, row: int, kind: str, rng: np.random.Generator
 ) -> np.ndarray:
     """(P, 2) the face of a row with an error."""
     groups = [np.array(members) for members in labels.groups.values()]
@@ -99,7 +99,7 @@ def _wrong(
     return face + 0.1 * size * np.array([np.cos(angle), np.sin(angle)])
 
 
-def _reordered(face: np.ndarray, labels: Labels, rng: np.random.Generator) -> np.ndarray:
+def _reordered(face: np.ndarray, labels: AuditData, rng: np.random.Generator) -> np.ndarray:
     """The face with landmarks that have each other's names: of both sides, or of a contour."""
     permutation = labels.permutation
     curves = [np.array(part) for part in labels.groups.values() if len(part) >= 3]
@@ -119,7 +119,7 @@ def _reordered(face: np.ndarray, labels: Labels, rng: np.random.Generator) -> np
     return face
 
 
-def table(recalls: list[Recall], share: float) -> str:
+def format_recalls(recalls: list[Recall], share: float) -> str:
     """The recall of every kind, and of all, as lines that line up."""
     total = Recall("all", *np.sum([recall[1:] for recall in recalls], 0).tolist())
     rows = [("injected error", f"found in the first {100 * share:g} %", "of faces new to the runs")]

@@ -29,7 +29,7 @@ REASONS = AGAINST_RUNS | OF_SHAPE
 
 
 @dataclass(frozen=True)
-class Labels:
+class AuditData:
     """N labelled faces, and what trained runs see in their images.
 
     points_image, seen_image: (N, P, 2) labels, NaN where unlabelled, and predictions. expected_px:
@@ -48,7 +48,7 @@ class Labels:
     groups: dict[str, range]
     permutation: np.ndarray | None = None
 
-    def of(self, rows: np.ndarray) -> "Labels":
+    def of(self, rows: np.ndarray) -> "AuditData":
         """Those of some rows."""
         names = [field.name for field in fields(self)[:6]]
         return replace(self, **{name: getattr(self, name)[rows] for name in names})
@@ -88,7 +88,7 @@ class Findings:
         return told
 
 
-def audit(labels: Labels) -> Findings:
+def audit(labels: AuditData) -> Findings:
     """How suspicious every face is; one that the runs were trained on, among those alone.
 
     Raises:
@@ -143,7 +143,7 @@ def tails(values: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return found, usual
 
 
-def _against_runs(labels: Labels) -> dict[str, np.ndarray]:
+def _against_runs(labels: AuditData) -> dict[str, np.ndarray]:
     """Logarithms of the residuals, (N, 1) or (N, groups) by reason, in units of those expected."""
     own, seen = shape.of(labels.points_image), shape.of(labels.seen_image)
     seen = np.where(np.isfinite(own), seen, np.nan)
@@ -168,7 +168,7 @@ def _against_runs(labels: Labels) -> dict[str, np.ndarray]:
     return {name: _log(values) for name, values in measured.items()}
 
 
-def _of_shape(labels: Labels, model: shape.ShapeModel) -> dict[str, np.ndarray]:
+def _of_shape(labels: AuditData, model: shape.ShapeModel) -> dict[str, np.ndarray]:
     """Logarithms of the distances from the shape model, off its changes and along them."""
     seen = model.see(shape.of(labels.points_image))
     off = np.abs(seen.lying - seen.explained) / model.noise

@@ -29,7 +29,7 @@ import numpy as np
 from tqdm import tqdm
 
 from heatmap.data.contest import read_image
-from heatmap.data.formats.labelled import Face, LabelledFaces, checked_box, gather
+from heatmap.data.formats.labelled import LabelledFace, LabelledFaces, checked_box, gather
 from heatmap.data.formats.layout import place
 from heatmap.errors import UserError
 from heatmap.runtime.files import folder_when_complete
@@ -81,7 +81,7 @@ def write(labelled: LabelledFaces, out: Path, *, link: bool = False) -> None:
         place(placed, link=link)
 
 
-def _faces(path: Path, folder: Path, is_test: bool, points: Points) -> Iterator[Face | str]:
+def _faces(path: Path, folder: Path, is_test: bool, points: Points) -> Iterator[LabelledFace | str]:
     images, annotations = _load(path)
     by_image = defaultdict[Any, list[tuple[str, dict[str, Any]]]](list)
     for index, annotation in enumerate(annotations):
@@ -106,7 +106,7 @@ def _faces(path: Path, folder: Path, is_test: bool, points: Points) -> Iterator[
             if not (keypoints[:, 2] > 0).any():
                 yield "annotations without a labelled landmark"
                 continue
-            yield Face(
+            yield LabelledFace(
                 where=where,
                 name=name,
                 path=folder / name,
@@ -159,7 +159,7 @@ def _numbers(values: Any, where: str) -> np.ndarray:
     return np.array(values, np.float64)
 
 
-def _image_names(faces: Sequence[Face]) -> list[str]:
+def _image_names(faces: Sequence[LabelledFace]) -> list[str]:
     """The name of each face's image: "a.jpg" for its second face, which is called "a#2.jpg"."""
     paths = {face.name: face.path for face in faces}
     names = []
@@ -173,7 +173,7 @@ def _image_names(faces: Sequence[Face]) -> list[str]:
     return names
 
 
-def _write_part(path: Path, faces: Sequence[Face]) -> dict[str, Path]:
+def _write_part(path: Path, faces: Sequence[LabelledFace]) -> dict[str, Path]:
     """Writes the annotations of some faces; returns the files of their images by name."""
     names = _image_names(faces)
     images = {name: face.path for name, face in zip(names, faces, strict=True)}
@@ -207,7 +207,7 @@ def _image(name: str, path: Path, image_id: int) -> dict[str, Any]:
     return {"id": image_id, "file_name": name, "width": width, "height": height}
 
 
-def _annotation(face: Face, number: int, image_id: int) -> dict[str, Any]:
+def _annotation(face: LabelledFace, number: int, image_id: int) -> dict[str, Any]:
     labelled = face.points_image[np.isfinite(face.points_image[:, 0])].astype(np.float64)
     keypoints: list[float] = []
     for x, y in face.points_image.astype(np.float64).round(6).tolist():

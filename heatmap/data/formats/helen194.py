@@ -18,7 +18,7 @@ from pathlib import Path
 
 from heatmap.data.formats.labelled import (
     IMAGE_SUFFIXES,
-    Face,
+    LabelledFace,
     LabelledFaces,
     gather,
     parse_rows,
@@ -37,7 +37,7 @@ def read(source: Path) -> LabelledFaces:
     return gather(source, _faces(source))
 
 
-def _faces(source: Path) -> Iterator[Face | str]:
+def _faces(source: Path) -> Iterator[LabelledFace | str]:
     if not (source / "annotation").is_dir():
         raise UserError(f"{source}: expected the folder annotation in it")
     parts = _read_parts(source)
@@ -57,7 +57,7 @@ def _faces(source: Path) -> Iterator[Face | str]:
             continue
         unread.pop(image_id, None)
         image = _find(image_id, images[image_id.rpartition("/")[2]], path)
-        yield Face(
+        yield LabelledFace(
             where=str(path),
             name=image_id + image.suffix,
             path=image,

@@ -27,7 +27,7 @@ import numpy as np
 
 from heatmap.data.formats.labelled import (
     IMAGE_SUFFIXES,
-    Face,
+    LabelledFace,
     LabelledFaces,
     gather,
     parse_rows,
@@ -48,7 +48,7 @@ def read(source: Path) -> LabelledFaces:
     return gather(source, _faces(source))
 
 
-def _faces(source: Path) -> Iterator[Face | str]:
+def _faces(source: Path) -> Iterator[LabelledFace | str]:
     for path in sorted(source.rglob("*.pts")):
         if path.stem.endswith("_mirror") and path.with_stem(path.stem[:-7]).is_file():
             yield "mirrored copies (NAME_mirror.pts)"
@@ -58,7 +58,7 @@ def _faces(source: Path) -> Iterator[Face | str]:
         folders = [folder.lower() for folder in name.parts[:-1]]
         if folders and folders[0] in _TOP:
             name = name.relative_to(name.parts[0])
-        yield Face(
+        yield LabelledFace(
             where=str(path),
             name=name.as_posix(),
             path=image,

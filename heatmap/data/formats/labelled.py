@@ -23,7 +23,7 @@ Table = Path | zipfile.Path
 
 
 @dataclass(frozen=True, kw_only=True)
-class Face:
+class LabelledFace:
     """One labelled face in an image."""
 
     where: str  # file and row, for messages
@@ -42,7 +42,7 @@ class LabelledFaces:
     several times. left_out: what was not taken over, in words, and how many of it.
     """
 
-    faces: list[Face]
+    faces: list[LabelledFace]
     left_out: Counter[str]
 
     def only(self, part: Literal["train", "test"]) -> "LabelledFaces":
@@ -53,7 +53,9 @@ class LabelledFaces:
         return replace(self, faces=[replace(face, is_test=False) for face in faces])
 
 
-def gather(source: Path, faces: Iterable[Face | str], *, several: bool = False) -> LabelledFaces:
+def gather(
+    source: Path, faces: Iterable[LabelledFace | str], *, several: bool = False
+) -> LabelledFaces:
     """The faces that a reader finds, after checking what holds in every format.
 
     Args:
@@ -71,9 +73,9 @@ def gather(source: Path, faces: Iterable[Face | str], *, several: bool = False) 
         raise UserError(f"{source}: an archive; unpack it and name the folder")
     if not source.exists():
         raise UserError(f"{source}: there is no such file or folder")
-    found: dict[tuple[bool, str], Face] = {}
+    found: dict[tuple[bool, str], LabelledFace] = {}
     counts, left_out = Counter[tuple[bool, str]](), Counter[str]()
-    first: Face | None = None
+    first: LabelledFace | None = None
     for face in tqdm(faces, "Reading faces", unit="face", delay=1):
         if isinstance(face, str):
             left_out[face] += 1

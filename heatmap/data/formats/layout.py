@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from heatmap.data import contest
-from heatmap.data.formats.labelled import Face, LabelledFaces
+from heatmap.data.formats.labelled import LabelledFace, LabelledFaces
 from heatmap.errors import UserError
 from heatmap.runtime.files import folder_when_complete
 
@@ -72,7 +72,7 @@ def read_contest(root: Path, *, boxes: Path | None = None) -> LabelledFaces:
         UserError: a table is malformed, an image is missing, or nothing is labelled.
     """
     folder = contest.find_folder(root)
-    faces, left_out = list[Face](), Counter[str]()
+    faces, left_out = list[LabelledFace](), Counter[str]()
     num_landmarks = None
     if folder.train_table.is_file():
         table = contest.read_landmarks(folder.train_table, progress=True)
@@ -97,10 +97,10 @@ def read_contest(root: Path, *, boxes: Path | None = None) -> LabelledFaces:
 
 def _faces(
     table: Path, names: Sequence[str], paths: Sequence[Path], points: np.ndarray, is_test: bool
-) -> Iterator[Face]:
+) -> Iterator[LabelledFace]:
     for name, path, face in zip(names, paths, points, strict=True):
         where = f"{table}, {name}"
-        yield Face(where=where, name=name, path=path, points_image=face, is_test=is_test)
+        yield LabelledFace(where=where, name=name, path=path, points_image=face, is_test=is_test)
 
 
 def _read_truth(path: Path, asked: contest.AskedPoints, num_landmarks: int | None) -> np.ndarray:

@@ -14,7 +14,13 @@ as pairs)
 from collections.abc import Iterator
 from pathlib import Path
 
-from heatmap.data.formats.labelled import Face, LabelledFaces, gather, parse_points, read_cells
+from heatmap.data.formats.labelled import (
+    LabelledFace,
+    LabelledFaces,
+    gather,
+    parse_points,
+    read_cells,
+)
 from heatmap.errors import UserError
 
 
@@ -23,7 +29,7 @@ def read(source: Path) -> LabelledFaces:
     return gather(source, _faces(source))
 
 
-def _faces(source: Path) -> Iterator[Face]:
+def _faces(source: Path) -> Iterator[LabelledFace]:
     names = ("training_frames_keypoints.csv", "test_frames_keypoints.csv")
     for folder in (source, source / "data"):
         if tables := [folder / name for name in names if (folder / name).is_file()]:
@@ -33,7 +39,7 @@ def _faces(source: Path) -> Iterator[Face]:
     raise UserError(f"{source}: expected {' or '.join(names)} in it or in its folder data")
 
 
-def _faces_of_table(path: Path) -> Iterator[Face]:
+def _faces_of_table(path: Path) -> Iterator[LabelledFace]:
     part = path.name.partition("_")[0]
     rows = read_cells(path)
     _, header = next(rows, ("", []))
@@ -50,7 +56,7 @@ def _faces_of_table(path: Path) -> Iterator[Face]:
         name = cell.strip()
         if not name:
             raise UserError(f"{where}, column 1: the file name is empty")
-        yield Face(
+        yield LabelledFace(
             where=where,
             name=name,
             path=path.parent / part / name,

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from heatmap.data.contest.table import parse_number
 from heatmap.data.formats.labelled import (
-    Face,
+    LabelledFace,
     LabelledFaces,
     checked_box,
     gather,
@@ -43,7 +43,7 @@ def read(source: Path, *, images: Path | None = None) -> LabelledFaces:
     return gather(source, _faces(source, images or source / "WFLW_images"), several=True)
 
 
-def _faces(source: Path, images: Path) -> Iterator[Face]:
+def _faces(source: Path, images: Path) -> Iterator[LabelledFace]:
     if not images.is_dir():
         raise UserError(f"{images}: there is no such folder; name that of the images")
     lists: dict[str, Path] = {}
@@ -60,7 +60,9 @@ def _faces(source: Path, images: Path) -> Iterator[Face]:
         )
 
 
-def _faces_of_list(path: Path, num_landmarks: int, images: Path, is_test: bool) -> Iterator[Face]:
+def _faces_of_list(
+    path: Path, num_landmarks: int, images: Path, is_test: bool
+) -> Iterator[LabelledFace]:
     num_numbers = 2 * num_landmarks + len(_BOX) + len(_ATTRIBUTES)
     for row, line in enumerate(read_lines(path), start=1):
         where = f"{path}, row {row}"
@@ -75,7 +77,7 @@ def _faces_of_list(path: Path, num_landmarks: int, images: Path, is_test: bool) 
                 raise UserError(f"{where}, {attribute}: expected 0 or 1, found {cell[:20]!r}")
         sides = zip(_BOX, box, strict=True)
         x0, y0, x1, y1 = (parse_number(cell, f"{where}, {side}") for side, cell in sides)
-        yield Face(
+        yield LabelledFace(
             where=where,
             name=name,
             path=images / name,

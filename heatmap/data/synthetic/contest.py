@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from heatmap.data.contest import Folder, write_answers, write_asked_points, write_landmarks
-from heatmap.data.synthetic.drawing import draw
+from heatmap.data.synthetic.drawing import paint
 from heatmap.data.synthetic.face import sample_face
 from heatmap.errors import UserError
 from heatmap.runtime.files import folder_when_complete
@@ -76,7 +76,7 @@ def _write_image(seed: int, job: tuple[Path, int]) -> np.ndarray:
     """Draws one face into a folder of images; (971, 2) int64, its landmarks as the contest's."""
     folder, index = job
     face = sample_face(seed, index)
-    image, points_image = draw(face)
+    image, points_image = paint(face)
     quality = [cv2.IMWRITE_JPEG_QUALITY, face.camera.jpeg_quality]
     _, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), quality)
     (folder / _file_name(seed, index)).write_bytes(data.tobytes())

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from heatmap.data.synthetic.canvas import Canvas, noise, tinted
-from heatmap.data.synthetic.face import Colour, Face, as_colour
+from heatmap.data.synthetic.face import Colour, FaceSpec, as_colour
 from heatmap.data.synthetic.head import (
     BROWS,
     EYES,
@@ -32,7 +32,7 @@ class _Painting:
     hair: (3, H, W) layer.
     """
 
-    def __init__(self, face: Face) -> None:
+    def __init__(self, face: FaceSpec) -> None:
         height = int(np.clip(face.camera.height, 248, 380))
         finer = height / face.camera.height
         self.face, self.head = face, Head(face.shape, face.expression, face.pose)
@@ -61,7 +61,7 @@ class _Painting:
         return as_colour(np.array(self.face.look.skin) * share)
 
 
-def draw(face: Face) -> tuple[np.ndarray, np.ndarray]:
+def paint(face: FaceSpec) -> tuple[np.ndarray, np.ndarray]:
     """The image of a face, and its landmarks.
 
     Returns:

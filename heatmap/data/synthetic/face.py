@@ -257,7 +257,7 @@ def _sample_glasses(rng: np.random.Generator) -> Glasses:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class Appearance:
     """Colours in white light, and strengths from 0 to 1."""
 
     skin: Colour
@@ -281,7 +281,7 @@ class Look:
     texture_seed: int  # of strands, pores and background
 
 
-def _sample_look(rng: np.random.Generator) -> Look:
+def _sample_appearance(rng: np.random.Generator) -> Appearance:
     skin = np.array(_between(rng, _SKINS, 0.03))
     is_fair = skin.mean() > 0.5
     natural = _HAIRS[rng.integers(0, len(_HAIRS) if is_fair else 4)]
@@ -296,7 +296,7 @@ def _sample_look(rng: np.random.Generator) -> Look:
         as_colour(0.6 * backdrop * np.exp(rng.normal(0, 0.4)) + 0.4 * _any_colour(rng))
         for _ in range(3)
     )
-    return Look(
+    return Appearance(
         skin=as_colour(skin),
         lips=as_colour(lips),
         brows=as_colour(hair_colour * rng.uniform(0.4, 0.8) + rng.uniform(0.05, 0.25) * skin),
@@ -340,26 +340,26 @@ def _sample_light(rng: np.random.Generator) -> Light:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Face:
+class FaceSpec:
     """Everything that decides one image and its landmarks."""
 
     shape: Shape
     expression: Expression
     pose: Pose
-    look: Look
+    look: Appearance
     light: Light
     camera: Camera
 
 
-def sample_face(seed: int, index: int) -> Face:
+def sample_face(seed: int, index: int) -> FaceSpec:
     """A random face that depends on `seed` and `index` only."""
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, index])))
     camera = _sample_camera(rng)
-    return Face(
+    return FaceSpec(
         shape=_sample_shape(rng),
         expression=_sample_expression(rng),
         pose=_sample_pose(rng, camera),
-        look=_sample_look(rng),
+        look=_sample_appearance(rng),
         light=_sample_light(rng),
         camera=camera,
     )

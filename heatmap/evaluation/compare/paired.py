@@ -24,7 +24,7 @@ ALL = "all landmarks"
 ELSEWHERE = "(tools/evaluate.py RUN --data DIR) and compare RUN/evaluation-DIR"
 
 
-def compare(runs: Sequence[RunSummary], resamples: int = RESAMPLES) -> dict[str, Any]:
+def compare_runs(runs: Sequence[RunSummary], resamples: int = RESAMPLES) -> dict[str, Any]:
     """Everything that is told of the runs, JSON-able; the others are held against the first.
 
     Returns:

@@ -18,7 +18,7 @@ from heatmap.data.contest import ImageFile
 from heatmap.errors import UserError
 from heatmap.inference.media import camera, video
 from heatmap.inference.media.points_files import PointsFiles, points_files
-from heatmap.inference.media.tracks import Face, Tracks
+from heatmap.inference.media.tracks import TrackedFace, Tracks
 from heatmap.inference.predictor import Predictor, check_box
 from heatmap.runtime.files import write_image
 
@@ -172,7 +172,7 @@ class Annotator:
 
     def _faces(
         self, images: Sequence[np.ndarray | ImageFile], boxes: Sequence[np.ndarray | None]
-    ) -> list[list[Face]]:
+    ) -> list[list[TrackedFace]]:
         """The faces of every image, numbered in the order of its boxes."""
         counts = [1 if here is None else len(here) for here in boxes]
         owners = np.repeat(np.arange(len(boxes)), counts).tolist()
@@ -181,13 +181,15 @@ class Annotator:
         looked_at = [images[index] for index in owners]
         corners = np.concatenate(given) if given else None
         landmarks = self.predictor(looked_at, corners, two_pass=self.two_pass)
-        found: list[list[Face]] = [[] for _ in images]
+        found: list[list[TrackedFace]] = [[] for _ in images]
         for k, index in enumerate(owners):
             parts = [None if part is None else part[k] for part in landmarks[1:]]
-            found[index].append(Face(len(found[index]), landmarks.points_image[k], *parts))
+            found[index].append(TrackedFace(len(found[index]), landmarks.points_image[k], *parts))
         return found
 
-    def _drawn(self, image: np.ndarray, faces: Sequence[Face], enlarged: int = 1) -> np.ndarray:
+    def _drawn(
+        self, image: np.ndarray, faces: Sequence[TrackedFace], enlarged: int = 1
+    ) -> np.ndarray:
         """A copy of the image, so many times larger, with its faces."""
         known = self.predictor.num_landmarks, self.predictor.scheme
         groups, curves = schemes.groups(*known), schemes.curves(*known)

@@ -20,7 +20,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from heatmap.inference.media.tracks import Face
+from heatmap.inference.media.tracks import TrackedFace
 from heatmap.runtime.files import write_atomically
 
 _OF_FACE = ("image", "frame", "seconds", "face")
@@ -35,7 +35,9 @@ class PointsFiles:
         self._table.writerow([*_OF_FACE, "landmark", *_OF_LANDMARK])
         self._separator = "\n"
 
-    def add(self, path: Path, faces: Sequence[Face], when: tuple[int, float] | None = None) -> None:
+    def add(
+        self, path: Path, faces: Sequence[TrackedFace], when: tuple[int, float] | None = None
+    ) -> None:
         """Writes the faces of an image, or of a video's frame (its number and seconds)."""
         frame, seconds = when or (None, None)
         for face in faces:
@@ -62,7 +64,7 @@ def points_files(folder: Path, head: dict[str, Any]) -> Iterator[PointsFiles]:
         lines_file.write(f"\n]{end}\n")
 
 
-def _numbers(face: Face) -> list[list[float | None]]:
+def _numbers(face: TrackedFace) -> list[list[float | None]]:
     """`_OF_LANDMARK` of every landmark."""
     columns = np.full((len(face.points_image), len(_OF_LANDMARK)), np.nan)
     columns[:, :2] = face.points_image

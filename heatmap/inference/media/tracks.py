@@ -13,7 +13,7 @@ _LEAST_OVERLAP = 0.2  # intersection over union of the same face in two frames
 _AWAY_SECONDS = 1.0  # a face that was away for longer gets a new number
 
 
-class Face(NamedTuple):
+class TrackedFace(NamedTuple):
     """A face in an image.
 
     number: among the faces of its image, or of its video; points_image: (P, 2); confidence: (P,)
@@ -42,7 +42,7 @@ class Tracks:
         self._tracks: list[_Track] = []
         self._numbers = count()
 
-    def follow(self, faces: Sequence[Face], seconds: float) -> list[Face]:
+    def follow(self, faces: Sequence[TrackedFace], seconds: float) -> list[TrackedFace]:
         """The faces of the next frame, in the same order, with the numbers they keep."""
         self._tracks = [t for t in self._tracks if seconds - t.seconds < _AWAY_SECONDS]
         boxes = [np.concatenate([f.points_image.min(0), f.points_image.max(0)]) for f in faces]

@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from heatmap.inference.media.tracks import Face, Tracks
+from heatmap.inference.media.tracks import TrackedFace, Tracks
 
 SHAPE = np.array([[0, 0], [30, 5], [12, 40], [20, 22.0]])
 
 
-def face(x: float, y: float = 50, size: float = 1) -> Face:
-    return Face(0, SHAPE * size + (x, y), None, None)
+def face(x: float, y: float = 50, size: float = 1) -> TrackedFace:
+    return TrackedFace(0, SHAPE * size + (x, y), None, None)
 
 
 def test_faces_keep_their_numbers_whatever_order_they_are_found_in() -> None:
@@ -46,8 +46,8 @@ def test_each_face_has_its_own_filter() -> None:
     for t in range(80):
         noise = 0.5 * generator.normal(size=(2, *SHAPE.shape))
         faces = [
-            Face(0, still + noise[0], None, None),
-            Face(0, moving + (4 * t, 0) + noise[1], None, None),
+            TrackedFace(0, still + noise[0], None, None),
+            TrackedFace(0, moving + (4 * t, 0) + noise[1], None, None),
         ]
         found.append([f.points_image for f in tracks.follow(faces, t / 30)])
     of_still, of_moving = np.array(found)[40:].swapaxes(0, 1)

@@ -27,14 +27,14 @@ def sentence(pair: Mapping[str, Any]) -> str:
     return f"{both} cannot be told apart: {pair['run']} is {word} {by}"
 
 
-def text(told: Mapping[str, Any]) -> str:
+def format_comparison(told: Mapping[str, Any]) -> str:
     """The comparison for a terminal: tables that line up, then the findings as sentences."""
     tables = {**_tables(told), "Learning curves: val MSE, px², by epoch": _sampled_curves(told)}
     parts = ["\n".join([title, *as_lines(rows)]) for title, rows in tables.items() if rows]
     return "\n\n".join([*parts, "\n".join(_findings(told))])
 
 
-def page(told: Mapping[str, Any]) -> str:
+def comparison_page(told: Mapping[str, Any]) -> str:
     """The comparison as one HTML file."""
     curves = {}
     for axis in ("epoch", "minutes"):
