@@ -2,7 +2,6 @@ import json
 import logging
 import math
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -42,9 +41,11 @@ from heatmap.runs import checkpoint
 from heatmap.runs.ledger import read_metrics
 from heatmap.runs.per_image import read_per_image
 from heatmap.runtime.stopwatch import Stopwatch
-from heatmap.training import loop
+from heatmap.training import loop, reporting
+from heatmap.training import prepare as preparing
 from heatmap.training.prepare import Run, prepare
 from heatmap.training.schedule import adapted_sigma, learning_rate
+from heatmap.training.step import step, time_steps
 
 NUM_TRAINING, BATCH = 9, 2
 STEPS_AN_EPOCH = NUM_TRAINING // BATCH
@@ -163,7 +164,8 @@ def test_minutes_end_the_run_with_the_rate_annealed(
 ) -> None:
     """A step takes three seconds on a clock of our own, a validation some."""
     clock = SimpleNamespace(now=1e6)
-    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    for module in (loop, preparing):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock.now))
 
     def taking(seconds: float, function: Callable[..., Any]) -> Callable[..., Any]:
         def slow(*arguments: Any, **options: Any) -> Any:
@@ -172,7 +174,7 @@ def test_minutes_end_the_run_with_the_rate_annealed(
 
         return slow
 
-    monkeypatch.setattr(augment, "draw", taking(3, augment.sample_changes))
+    monkeypatch.setattr(augment, "sample_changes", taking(3, augment.sample_changes))
     monkeypatch.setattr(
         metrics, "measure_errors", taking(validation_seconds, metrics.measure_errors)
     )
@@ -241,9 +243,9 @@ def gradients_of_a_step(experiment: Experiment) -> list[torch.Tensor]:
     """Of the first training batch, with the network's running statistics instead of the batch's."""
     run = prepare(experiment)
     run.network.eval()
-    batches = shuffled_batches(run.training_rows, experiment.train.batch, 0, 0)
-    sample = next(iter(load(run.training, batches[:1], 0, run.device)))
-    loop.step(run, run.network, sample, Stopwatch(run.device), time.monotonic())
+    batches = shuffled_batches(run.data.training_rows, experiment.train.batch, 0, 0)
+    sample = next(iter(load(run.data.training, batches[:1], 0, run.device)))
+    step(run, run.network, sample, Stopwatch(run.device))
     return [p.grad for p in run.network.parameters() if p.grad is not None]
 
 
@@ -281,7 +283,8 @@ def test_pixel_weights_make_errors_count_in_the_images_own_pixels(
     plain = replace(tiny, augment=Augment(), model=model, train=replace(tiny.train, batch=1))
     weighted = replace(plain, train=replace(plain.train, pixel_weights=True))
     run = prepare(plain)
-    image_from_crop = run.validation[shuffled_batches(run.training_rows, 1, 0, 0)[0][0]][1]
+    ((row,), *_) = shuffled_batches(run.data.training_rows, 1, 0, 0)
+    image_from_crop = run.data.validation[row].image_from_crop
     area = (image_from_crop[0, 0] * image_from_crop[1, 1]).item()
     assert abs(area - 1) > 0.1
     for one, other in zip(*map(gradients_of_a_step, (plain, weighted)), strict=True):
@@ -367,13 +370,13 @@ def test_the_run_folder_says_what_was_run_and_on_which_split(
     assert config.from_dict(Experiment, values) == experiment
     split = json.loads((tmp_path / "split.json").read_text())
     assert split["rule"].startswith("by person (4 people, ")
-    assert split["validation"] == [run.table.names[row] for row in run.validation_rows]
+    assert split["validation"] == [run.data.table.names[row] for row in run.data.validation_rows]
     assert split["table"] == checkpoint.load(tmp_path / "last.pt").table_hash
-    people = [{run.table.names[row].split("_")[0] for row in rows}
-              for rows in (run.training_rows, run.validation_rows)]  # fmt: skip
+    people = [{run.data.table.names[row].split("_")[0] for row in rows}
+              for rows in (run.data.training_rows, run.data.validation_rows)]  # fmt: skip
     assert not people[0] & people[1]
     assert checkpoint.load(tmp_path / "last.pt").validation_rows.tolist() == list(
-        run.validation_rows
+        run.data.validation_rows
     )
 
 
@@ -410,8 +413,8 @@ def test_the_best_networks_worst_images_are_kept_with_their_numbers(
     table = read_landmarks(own.train_table)
     points = np.concatenate([table.points_image[:] + shift for shift in (0, 5, 9)], 1)
     write_landmarks(root.train_table, table.names, points[:, :15])
-    monkeypatch.setattr(loop, "NUM_WORST", 2)
-    monkeypatch.setattr(loop, "NUM_OTHERS", 2)
+    monkeypatch.setattr(reporting, "NUM_WORST", 2)
+    monkeypatch.setattr(reporting, "NUM_OTHERS", 2)
     data = replace(tiny.data, root=root.root, validation=0.5)
     model = replace(tiny.model, encoder=ENCODER, width=15)
     trained(replace(tiny, data=data, model=model), tmp_path / "day 1")
@@ -449,7 +452,7 @@ def test_a_run_on_all_rows_has_no_scores_and_its_best_state_is_the_last(
     data = replace(tiny.data, validation=0)
     run = prepare(replace(tiny, data=data, model=model, train=settings))
     summary = loop.train(run, tmp_path)
-    assert run.training_rows.tolist() == list(range(12))
+    assert run.data.training_rows.tolist() == list(range(12))
     rows = read_metrics(tmp_path)
     assert [row["epoch"] for row in rows] == [1, 2]
     assert not any(name.startswith("val/") for row in rows for name in row)
@@ -501,8 +504,8 @@ def test_what_is_excluded_is_not_trained_on_but_still_validates(
     bad.write_text("file_name,why\nada_1.jpg,blurred\ndee_2.jpg,two faces\nbo_0.jpg,\n")
     experiment = replace(tiny, data=replace(tiny.data, exclude=bad))
     run = trained(experiment, tmp_path / "whole")
-    assert run.training_rows.tolist() == [0, 2, 4, 5, 6, 7, 8]
-    assert run.validation_rows.tolist() == [9, 10, 11]  # the last is dee_2
+    assert run.data.training_rows.tolist() == [0, 2, 4, 5, 6, 7, 8]
+    assert run.data.validation_rows.tolist() == [9, 10, 11]  # the last is dee_2
     split = json.loads((tmp_path / "whole" / "split.json").read_text())
     assert split["excluded"] == ["ada_1.jpg", "bo_0.jpg"]
     assert split["validation"] == ["dee_0.jpg", "dee_1.jpg", "dee_2.jpg"]
@@ -511,12 +514,12 @@ def test_what_is_excluded_is_not_trained_on_but_still_validates(
     saved = checkpoint.load(tmp_path / "whole" / "state-1.pt")
     resumed = prepare(config.from_dict(Experiment, saved.config), saved)
     loop.train(resumed, tmp_path / "again")
-    assert resumed.training_rows.tolist() == run.training_rows.tolist()
+    assert resumed.data.training_rows.tolist() == run.data.training_rows.tolist()
     paths = (tmp_path / folder / "last.pt" for folder in ("whole", "again"))
     whole, again = (weights_of(path) for path in paths)
     assert not changed(whole, again)
 
-    bad.write_text("\n".join(["file_name", *run.table.names]))
+    bad.write_text("\n".join(["file_name", *run.data.table.names]))
     with pytest.raises(ValueError, match=r"none of the 0 training rows .*data\.exclude"):
         prepare(experiment)
 
@@ -542,9 +545,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_image(
     run = prepare(tiny)
     with pytest.raises(ValueError, match=r"step 3 .*the loss is nan") as caught:
         loop.train(run, tmp_path)
-    innocent, offender = shuffled_batches(run.training_rows, BATCH, 0, 0)[2]
-    assert run.table.names[offender] in str(caught.value)
-    assert run.table.names[innocent] not in str(caught.value)
+    innocent, offender = shuffled_batches(run.data.training_rows, BATCH, 0, 0)[2]
+    assert run.data.table.names[offender] in str(caught.value)
+    assert run.data.table.names[innocent] not in str(caught.value)
     assert progress_of(tmp_path / "last.pt")["step"] < 3
     assert not (tmp_path / "summary.json").exists()
 
@@ -561,10 +564,10 @@ def test_a_gradient_that_is_not_finite_stops_the_run(
     monkeypatch.setattr(HeatmapNetwork, "loss", steep)
     run = prepare(tiny)
     before = {name: tensor.clone() for name, tensor in run.network.named_parameters()}
-    with pytest.raises(ValueError, match=r"the gradient's norm (inf|nan)") as caught:
+    with pytest.raises(ValueError, match=r"the gradient norm (inf|nan)") as caught:
         loop.train(run, tmp_path)
-    for row in shuffled_batches(run.training_rows, BATCH, 0, 0)[0]:
-        assert run.table.names[row] in str(caught.value)
+    for row in shuffled_batches(run.data.training_rows, BATCH, 0, 0)[0]:
+        assert run.data.table.names[row] in str(caught.value)
     assert all(torch.equal(tensor, before[n]) for n, tensor in run.network.named_parameters())
 
 
@@ -605,7 +608,7 @@ def test_running_out_of_memory_says_what_to_change(
     assert "\n" not in str(caught.value)
     monkeypatch.setattr(HeatmapNetwork, "layers", lambda *_: torch.zeros(2) + torch.zeros(3))
     with pytest.raises(RuntimeError, match="must match the size"):
-        loop.trial(run)
+        time_steps(run)
 
 
 @pytest.mark.slow
@@ -712,12 +715,12 @@ def test_eight_drawn_faces_are_learnt_by_heart(tiny: Experiment, tmp_path: Path)
         train=Train(epochs=20, batch=8, device="cpu"),
     )
     run = trained(experiment, tmp_path / "run")
-    rows = run.training_rows[::10]
-    view = View(run.network, run.validation)
+    rows = run.data.training_rows[::10]
+    view = View(run.network, run.data.validation)
     found = next(predict([view], rows, batch=8, workers=0, device=run.device))
     points_crop, truth_crop = (
         found.frame.to_crop(torch.from_numpy(points)).numpy()
-        for points in (found.points_image, run.table.points_image[rows])
+        for points in (found.points_image, run.data.table.points_image[rows])
     )
     distance = np.linalg.norm(points_crop - truth_crop, axis=-1) / experiment.model.stride
     assert distance.shape == (8, 98)
@@ -805,7 +808,7 @@ def test_a_staged_run_starts_from_anothers_weights_and_makes_another_head_anew(
     fewer = {k: v[:5] if k in ("embeddings", "bias") else v for k, v in saved.network.items()}
     checkpoint.save(tmp_path / "fewer.pt", replace(saved, network=fewer, num_landmarks=5))
     network = prepare(replace(warm, train=replace(warm.train, start=tmp_path / "fewer.pt"))).network
-    assert "has another head; made anew: embeddings, bias" in caplog.text
+    assert "has another head; these start at random: embeddings, bias" in caplog.text
     assert changed(best, network.state_dict()) == {"embeddings", "bias"}
 
 
@@ -819,13 +822,13 @@ def test_the_running_mean_of_the_weights_is_what_is_scored_and_kept(
     settings = replace(tiny.train, epochs=4, max_steps=4, ema=0.15)
     one_step = replace(tiny, data=replace(tiny.data, validation=0.8), train=settings)
     run = trained(one_step, tmp_path)
-    assert run.batches_per_epoch == 1
+    assert run.data.batches_per_epoch == 1
     raw = [trained_weights(tmp_path / f"state-{n}.pt") for n in (1, 2, 3, 4)]
     expected = {name: tensor.clone() for name, tensor in raw[0].items()}
-    for step in (1, 2, 3):
-        decay = min(0.15, (1 + step) / (10 + step))  # the mean begins short
+    for steps in (1, 2, 3):
+        decay = min(0.15, (1 + steps) / (10 + steps))  # the mean begins short
         for name, tensor in expected.items():
-            tensor.lerp_(raw[step][name], 1 - decay)
+            tensor.lerp_(raw[steps][name], 1 - decay)
     last = checkpoint.load_trained(tmp_path / "last.pt")
     kept, trained_on = last.network.state_dict(), trained_weights(tmp_path / "last.pt")
     for name, tensor in expected.items():
@@ -833,8 +836,8 @@ def test_the_running_mean_of_the_weights_is_what_is_scored_and_kept(
     assert any(not torch.allclose(kept[name], trained_on[name], atol=1e-6) for name in expected)
 
     scored = metrics.measure_errors(
-        [View(last.network, run.validation)], run.validation_rows, run.mean_shape, batch=2,
-        workers=0, device=run.device,
+        [View(last.network, run.data.validation)], run.data.validation_rows, run.mean_shape_crop,
+        batch=2, workers=0, device=run.device,
     )  # fmt: skip
     assert read_metrics(tmp_path)[-1]["val/mse"] == pytest.approx(scored.mse.mean(), rel=1e-5)
 
@@ -862,7 +865,7 @@ def test_a_run_with_mean_weights_and_a_moving_sigma_is_resumed_to_the_same_bits(
 
 
 def test_a_image_counts_as_much_as_its_weight_says(tiny: Experiment, tmp_path: Path) -> None:
-    names = prepare(tiny).table.names
+    names = prepare(tiny).data.table.names
     settings = replace(tiny.train, batch=9, max_steps=1)
 
     def after_a_step(weights: dict[str, float]) -> dict[str, torch.Tensor]:
@@ -870,8 +873,8 @@ def test_a_image_counts_as_much_as_its_weight_says(tiny: Experiment, tmp_path: P
         path = tmp_path / "weights.tsv"
         path.write_text("\n".join(["file_name\tweight", *lines]))
         run = prepare(replace(tiny, data=replace(tiny.data, weights=path), train=settings))
-        (sample,) = load(run.training, [list(range(NUM_TRAINING))], 0, run.device)
-        batch = run.augmented(sample, 0, run.device)
+        (sample,) = load(run.data.training, [list(range(NUM_TRAINING))], 0, run.device)
+        batch = run.data.augmented(sample, 0, run.device)
         output = run.network(batch.images)
         run.network.loss(output, batch.points_crop, batch.weights).backward()
         return {n: p.grad.clone() for n, p in run.network.named_parameters()}

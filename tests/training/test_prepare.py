@@ -10,7 +10,7 @@ from torch.utils.data import default_collate
 from heatmap.config import Augment, Crop, Data, Experiment, Train
 from heatmap.data.contest import find_folder, read_landmarks
 from heatmap.data.samples import Sample
-from heatmap.training.prepare import TrainingData, read_data
+from heatmap.training.data import TrainingData, read_data
 
 CPU = torch.device("cpu")
 EVERYTHING = Augment(
