@@ -12,7 +12,7 @@ import pytest
 
 from heatmap import config, schemes, shape
 from heatmap.curation.audit.injected import KINDS, SCALE, SHIFT, Recall, self_test
-from heatmap.curation.audit.residuals import AuditData, audit, tails
+from heatmap.curation.audit.residuals import AuditData, score_labels, tail_scores
 from heatmap.data import contest
 from heatmap.data.synthetic import landmarks, sample_face
 from heatmap.training import loop
@@ -49,10 +49,10 @@ def drawn() -> AuditData:
     size = shape.face_size(shape.of(points))[:, None]
     return AuditData(
         points_image=points,
-        seen_image=seen_by_a_run(points, ERROR),
+        predicted_image=seen_by_a_run(points, ERROR),
         expected_px=np.broadcast_to(2 * ERROR * size, points.shape[:2]),
-        apart_px=np.full(NUM, np.nan),
-        trained=np.arange(NUM) % 3 == 0,
+        disagreement_px=np.full(NUM, np.nan),
+        is_trained=np.arange(NUM) % 3 == 0,
         half=np.arange(NUM) < NUM / 2,
         groups=groups,
         permutation=place[known[chosen]],
@@ -71,7 +71,9 @@ def test_all_kinds_are_found_with_a_good_run_and_not_with_one_that_sees_nothing(
     assert sum(r.found for r in recalls) >= 0.95 * sum(r.injected for r in recalls)
     assert all(0 < r.unseen_injected < r.injected for r in recalls)
     blind = replace(
-        drawn, seen_image=seen_by_a_run(drawn.points_image, 0.3), expected_px=20 * drawn.expected_px
+        drawn,
+        predicted_image=seen_by_a_run(drawn.points_image, 0.3),
+        expected_px=20 * drawn.expected_px,
     )
     found = rates(self_test(blind, 0.03))
     assert found[SHIFT] < 0.5 and found[SCALE] < 0.5
@@ -93,52 +95,52 @@ def test_the_reason_says_what_is_wrong(drawn: AuditData) -> None:
     points[340] = turned(points[340], 20)
     laid = shape.onto(shape.of(points[[11]]), shape.of(points[360]))[0]
     points[360] = shape.points(laid)
-    findings = audit(replace(drawn, points_image=points))
+    findings = score_labels(replace(drawn, points_image=points))
     expected = {
         7: "the runs see the mouth elsewhere",
-        131: "left and right names exchanged",
+        131: "left and right landmarks exchanged",
         260: "the whole face is shifted",
         310: "too large or too small",
-        340: "the whole face is turned",
+        340: "the whole face is rotated",
         360: "another face",
     }
-    assert set(findings.listed(0.02)) >= set(expected)
+    assert set(findings.top(0.02)) >= set(expected)
     for row, essential in expected.items():
-        reasons = findings.reasons(row, drawn.groups)
+        reasons = findings.reasons(row)
         assert any(essential in reason for reason in reasons), (row, reasons)
-    assert findings.reasons(findings.order[-1], drawn.groups) == []
+    assert findings.reasons(findings.ranking[-1]) == []
 
 
 def test_an_unlikely_shape_is_told_also_where_the_run_makes_the_same_mistake(
     drawn: AuditData,
 ) -> None:
-    points, seen = drawn.points_image.copy(), drawn.seen_image.copy()
+    points, seen = drawn.points_image.copy(), drawn.predicted_image.copy()
     brow = np.array(drawn.groups["left brow"])
     points[100, brow] += 0.06 * shape.face_size(shape.of(points[100]))
     seen[100] = points[100]
-    findings = audit(replace(drawn, points_image=points, seen_image=seen))
-    assert 100 in findings.listed(0.01)
-    assert "brow lies" in findings.reasons(100, drawn.groups)[0]
+    findings = score_labels(replace(drawn, points_image=points, predicted_image=seen))
+    assert 100 in findings.top(0.01)
+    assert "brow lies" in findings.reasons(100)[0]
 
 
 def test_runs_of_one_opinion_are_a_reason(drawn: AuditData) -> None:
     apart = np.full(NUM, 5.0)
     apart[[40, 80]] = 0.1
-    findings = audit(replace(drawn, apart_px=apart))
+    findings = score_labels(replace(drawn, disagreement_px=apart))
     for row in (40, 80):
-        reasons = findings.reasons(row, drawn.groups)
-        assert any("agree with one another" in reason for reason in reasons)
+        reasons = findings.reasons(row)
+        assert any("the runs agree" in reason for reason in reasons)
 
 
 def test_faces_that_were_trained_on_are_compared_with_one_another(drawn: AuditData) -> None:
     """Their residuals are small; an error that is large among them is listed all the same."""
-    known = np.flatnonzero(drawn.trained)
-    seen = drawn.seen_image.copy()
+    known = np.flatnonzero(drawn.is_trained)
+    seen = drawn.predicted_image.copy()
     seen[known] = drawn.points_image[known] + 0.1 * (seen - drawn.points_image)[known]
     points = drawn.points_image.copy()
     points[known[::40]] += 0.02 * shape.face_size(shape.of(points[known[::40]]))[:, None, None]
-    findings = audit(replace(drawn, points_image=points, seen_image=seen))
-    assert np.isin(known[::40], findings.listed(0.02)).all()
+    findings = score_labels(replace(drawn, points_image=points, predicted_image=seen))
+    assert np.isin(known[::40], findings.top(0.02)).all()
 
 
 def test_unlabelled_landmarks_and_faces_are_no_errors(drawn: AuditData) -> None:
@@ -148,7 +150,7 @@ def test_unlabelled_landmarks_and_faces_are_no_errors(drawn: AuditData) -> None:
     points[::10, 5:] = np.nan
     points[33] = np.nan
     holed = replace(drawn, points_image=points)
-    findings = audit(holed)
+    findings = score_labels(holed)
     assert findings.score[33] == 0 and np.isfinite(findings.score).all()
     assert min(rates(self_test(holed, 0.03)).values()) > 0.7
 
@@ -156,20 +158,20 @@ def test_unlabelled_landmarks_and_faces_are_no_errors(drawn: AuditData) -> None:
 def test_tails_are_the_share_of_the_suspicious_and_errors_do_not_change_them() -> None:
     rng = np.random.default_rng(2)
     values, everyone = rng.exponential(size=(5000, 1)), np.ones(5000, bool)
-    found = tails(values, everyone)[0][:, 0]
+    found = tail_scores(values, everyone)[0][:, 0]
     for share in (0.05, 0.01, 0.002):
         at = np.argsort(-values[:, 0])[round(share * 5000)]
         assert 10 ** -found[at] == pytest.approx(share, rel=0.5)
     mixed = values.copy()
     mixed[:50] += 30
-    after = tails(mixed, everyone)[0][:, 0]
+    after = tail_scores(mixed, everyone)[0][:, 0]
     assert after[50:] == pytest.approx(found[50:], rel=0.2, abs=0.05)
     assert after[:50].min() > 5
     some = np.arange(5000) % 2 == 0
     holed = np.where(some[:, None], values, np.nan)
-    assert np.array_equal(np.isnan(tails(holed, everyone)[0][:, 0]), ~some)
-    apart = tails(np.where(some[:, None], 100 * values, values), some)[0]
-    assert np.allclose(apart[some], tails(values[some], some[some])[0])
+    assert np.array_equal(np.isnan(tail_scores(holed, everyone)[0][:, 0]), ~some)
+    apart = tail_scores(np.where(some[:, None], 100 * values, values), some)[0]
+    assert np.allclose(apart[some], tail_scores(values[some], some[some])[0])
 
 
 @pytest.fixture
@@ -223,7 +225,7 @@ def test_the_tool_ranks_lists_and_tells_false_alarms(
     assert [row["rank"] for row in rows] == [str(rank) for rank in range(1, 151)]
     by_name = {row["file_name"]: row for row in rows}
     assert max(int(by_name[name]["rank"]) for name in ("031.jpg", "077.jpg")) <= 4
-    assert by_name["077.jpg"]["contour"] == "mouth"
+    assert by_name["077.jpg"]["group"] == "mouth"
     assert by_name["005.jpg"]["turn"] == "" and abs(float(by_name["006.jpg"]["turn"])) < 1
     assert by_name["000.jpg"]["trained"] == "1" and by_name["149.jpg"]["trained"] == "0"
     sheet = cv2.imread(str(tmp_path / "audit.jpg"))
@@ -232,9 +234,9 @@ def test_the_tool_ranks_lists_and_tells_false_alarms(
     excluded = contest.read_excluded(tmp_path / "bad.csv", table)
     assert len(excluded) == 15 and 31 in excluded
 
-    for row, verdict in zip(rows, ["bad", "good", "good", "bad"], strict=False):
-        row["verdict"] = verdict
-    rows[-1]["verdict"] = "bad"  # far below the list
+    for row, review in zip(rows, ["bad", "good", "good", "bad"], strict=False):
+        row["review"] = review
+    rows[-1]["review"] = "bad"  # far below the list
     for name in ("looked.csv", "audit.csv"):
         with (tmp_path / name).open("w", newline="") as file:
             table_file = csv.DictWriter(file, rows[0])
@@ -243,15 +245,15 @@ def test_the_tool_ranks_lists_and_tells_false_alarms(
     looked = ["--looked", "looked.csv", "--out", "again.csv", "--exclude-to", "fewer.csv"]
     assert tool(*audited, *options, *looked) == 0
     said = capsys.readouterr().out
-    assert "false alarms: 2 of 4 listed images that were looked at, 50 %" in said
-    verdicts = [row["verdict"] for row in rows_of(tmp_path / "again.csv")]
-    assert verdicts[:5] == ["bad", "good", "good", "bad", ""]
+    assert "false alarms: 2 of 4 listed and reviewed images, 50 %" in said
+    reviews = [row["review"] for row in rows_of(tmp_path / "again.csv")]
+    assert reviews[:5] == ["bad", "good", "good", "bad", ""]
     left_out = [row["file_name"] for row in rows_of(tmp_path / "fewer.csv")]
     assert len(left_out) == 14 and rows[-1]["file_name"] in left_out
 
     before = (tmp_path / "audit.csv").read_text()
     assert tool(*audited, *options) == 1
-    assert "audit.csv holds verdicts, which would be lost" in capsys.readouterr().err
+    assert "audit.csv holds reviews, which would be lost" in capsys.readouterr().err
     assert (tmp_path / "audit.csv").read_text() == before
 
 
@@ -273,7 +275,11 @@ def test_folds_judge_every_image_anew(
         (["--run", "run", "--top", "0"], 2, "--top"),
         (["--run", "run", "--sheet", "audit.gif"], 2, "--sheet"),
         (["--run", "run"], 1, "there is no such checkpoint"),
-        (["--run", "run", "--looked", "verdicts.csv"], 1, "row 3: the verdict 'maybe' is neither"),
+        (
+            ["--run", "run", "--looked", "reviews.csv"],
+            1,
+            "row 3: the review must be good or bad, got 'maybe'",
+        ),
         (["--run", "run", "--symmetry", "none.json"], 1, "none.json"),
     ],
 )
@@ -286,7 +292,7 @@ def test_what_cannot_be_is_refused(
     code: int,
     message: str,
 ) -> None:
-    (tmp_path / "verdicts.csv").write_text("file_name,verdict\n001.jpg,good\n002.jpg,maybe\n")
+    (tmp_path / "reviews.csv").write_text("file_name,review\n001.jpg,good\n002.jpg,maybe\n")
     assert tool("data", "audit", folder, *options) == code
     assert message in capsys.readouterr().err.replace("\n", " ")
     assert not (tmp_path / "audit.csv").exists()

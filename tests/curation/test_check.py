@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from heatmap.curation.check import Problem, check, format_report
+from heatmap.curation.check import check
+from heatmap.curation.check_report import Problem, format_report
 from heatmap.data.contest import (
     Folder,
     find_folder,
@@ -317,10 +318,10 @@ def test_a_folder_with_half_of_it_is_checked(
 ) -> None:
     shutil.rmtree(contest.root / "test")
     assert tool("data", "check", contest.root, "--workers", "1") == 0
-    assert "there is no such table, and nothing to submit" in capsys.readouterr().out
+    assert "does not exist, so a submission cannot be made" in capsys.readouterr().out
     shutil.rmtree(contest.train_images)
     assert tool("data", "check", contest.root, "--workers", "1") == 1
-    assert "there is no such folder, but" in capsys.readouterr().out
+    assert "does not exist, but" in capsys.readouterr().out
     assert tool("data", "check", contest.root / "test") == 1
     assert tool("data", "check", contest.root, "--workers", "0") == 2
 
