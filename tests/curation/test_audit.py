@@ -1,4 +1,4 @@
-"""Label errors that were put into labels are found, told in words and left out."""
+"""Injected label errors are found, described and excluded."""
 
 import csv
 import json
@@ -23,8 +23,8 @@ NUM = 400
 ERROR = 0.015  # of what a good run sees, in sizes of the face
 
 
-def seen_by_a_run(points: np.ndarray, error: float, seed: int = 3) -> np.ndarray:
-    """What a run sees that is off by so many sizes of the face, as a whole and at random."""
+def predictions(points: np.ndarray, error: float, seed: int = 3) -> np.ndarray:
+    """Predictions that are off by `error` face sizes, as a whole and per landmark."""
     rng = np.random.default_rng(seed)
     size = shape.face_size(shape.of(points))[:, None, None]
     seen = points + error * size * rng.normal(size=(len(points), 1, 2))
@@ -33,7 +33,7 @@ def seen_by_a_run(points: np.ndarray, error: float, seed: int = 3) -> np.ndarray
 
 @pytest.fixture(scope="module")
 def drawn() -> AuditData:
-    """600 drawn faces, of whose 971 landmarks every twelfth or so is labelled, in folds of 120."""
+    """400 drawn faces with about one in twelve of the 971 landmarks."""
     known = schemes.mirror_permutation(971)
     some = np.append(np.arange(0, 971, 24), 970)
     chosen = np.union1d(some, known[some])
@@ -49,7 +49,7 @@ def drawn() -> AuditData:
     size = shape.face_size(shape.of(points))[:, None]
     return AuditData(
         points_image=points,
-        predicted_image=seen_by_a_run(points, ERROR),
+        predicted_image=predictions(points, ERROR),
         expected_px=np.broadcast_to(2 * ERROR * size, points.shape[:2]),
         disagreement_px=np.full(NUM, np.nan),
         is_trained=np.arange(NUM) % 3 == 0,
@@ -63,7 +63,7 @@ def rates(recalls: list[Recall]) -> dict[str, float]:
     return {recall.kind: recall.found / recall.injected for recall in recalls}
 
 
-def test_all_kinds_are_found_with_a_good_run_and_not_with_one_that_sees_nothing(
+def test_self_test_finds_all_kinds_with_an_accurate_run_only(
     drawn: AuditData,
 ) -> None:
     recalls = self_test(drawn, 0.03)
@@ -72,7 +72,7 @@ def test_all_kinds_are_found_with_a_good_run_and_not_with_one_that_sees_nothing(
     assert all(0 < r.unseen_injected < r.injected for r in recalls)
     blind = replace(
         drawn,
-        predicted_image=seen_by_a_run(drawn.points_image, 0.3),
+        predicted_image=predictions(drawn.points_image, 0.3),
         expected_px=20 * drawn.expected_px,
     )
     found = rates(self_test(blind, 0.03))
@@ -85,7 +85,7 @@ def turned(face: np.ndarray, degrees: float) -> np.ndarray:
     return shape.points((z - middle) * np.exp(1j * np.deg2rad(degrees)) + middle)
 
 
-def test_the_reason_says_what_is_wrong(drawn: AuditData) -> None:
+def test_reasons_describe_the_injected_errors(drawn: AuditData) -> None:
     points = drawn.points_image.copy()
     mouth = np.array(drawn.groups["mouth"])
     points[7, mouth] = points[7, mouth[::-1]]
@@ -95,7 +95,7 @@ def test_the_reason_says_what_is_wrong(drawn: AuditData) -> None:
     points[340] = turned(points[340], 20)
     laid = shape.onto(shape.of(points[[11]]), shape.of(points[360]))[0]
     points[360] = shape.points(laid)
-    findings = score_labels(replace(drawn, points_image=points))
+    scores = score_labels(replace(drawn, points_image=points))
     expected = {
         7: "the runs see the mouth elsewhere",
         131: "left and right landmarks exchanged",
@@ -104,58 +104,58 @@ def test_the_reason_says_what_is_wrong(drawn: AuditData) -> None:
         340: "the whole face is rotated",
         360: "another face",
     }
-    assert set(findings.top(0.02)) >= set(expected)
+    assert set(scores.top(0.02)) >= set(expected)
     for row, essential in expected.items():
-        reasons = findings.reasons(row)
+        reasons = scores.reasons(row)
         assert any(essential in reason for reason in reasons), (row, reasons)
-    assert findings.reasons(findings.ranking[-1]) == []
+    assert scores.reasons(scores.ranking[-1]) == []
 
 
-def test_an_unlikely_shape_is_told_also_where_the_run_makes_the_same_mistake(
+def test_an_unlikely_shape_is_found_even_if_the_run_makes_the_same_mistake(
     drawn: AuditData,
 ) -> None:
     points, seen = drawn.points_image.copy(), drawn.predicted_image.copy()
     brow = np.array(drawn.groups["left brow"])
     points[100, brow] += 0.06 * shape.face_size(shape.of(points[100]))
     seen[100] = points[100]
-    findings = score_labels(replace(drawn, points_image=points, predicted_image=seen))
-    assert 100 in findings.top(0.01)
-    assert "brow lies" in findings.reasons(100)[0]
+    scores = score_labels(replace(drawn, points_image=points, predicted_image=seen))
+    assert 100 in scores.top(0.01)
+    assert "brow lies" in scores.reasons(100)[0]
 
 
-def test_runs_of_one_opinion_are_a_reason(drawn: AuditData) -> None:
+def test_agreement_of_the_runs_is_a_reason(drawn: AuditData) -> None:
     apart = np.full(NUM, 5.0)
     apart[[40, 80]] = 0.1
-    findings = score_labels(replace(drawn, disagreement_px=apart))
+    scores = score_labels(replace(drawn, disagreement_px=apart))
     for row in (40, 80):
-        reasons = findings.reasons(row)
+        reasons = scores.reasons(row)
         assert any("the runs agree" in reason for reason in reasons)
 
 
-def test_faces_that_were_trained_on_are_compared_with_one_another(drawn: AuditData) -> None:
-    """Their residuals are small; an error that is large among them is listed all the same."""
+def test_trained_faces_are_compared_with_each_other(drawn: AuditData) -> None:
+    """Their residuals are small. An error that is large among them is still found."""
     known = np.flatnonzero(drawn.is_trained)
     seen = drawn.predicted_image.copy()
     seen[known] = drawn.points_image[known] + 0.1 * (seen - drawn.points_image)[known]
     points = drawn.points_image.copy()
     points[known[::40]] += 0.02 * shape.face_size(shape.of(points[known[::40]]))[:, None, None]
-    findings = score_labels(replace(drawn, points_image=points, predicted_image=seen))
-    assert np.isin(known[::40], findings.top(0.02)).all()
+    scores = score_labels(replace(drawn, points_image=points, predicted_image=seen))
+    assert np.isin(known[::40], scores.top(0.02)).all()
 
 
-def test_unlabelled_landmarks_and_faces_are_no_errors(drawn: AuditData) -> None:
+def test_unlabelled_landmarks_and_faces_are_not_suspicious(drawn: AuditData) -> None:
     points = drawn.points_image.copy()
     rng = np.random.default_rng(8)
     points[rng.random(points.shape[:2]) < 0.2] = np.nan
     points[::10, 5:] = np.nan
     points[33] = np.nan
     holed = replace(drawn, points_image=points)
-    findings = score_labels(holed)
-    assert findings.score[33] == 0 and np.isfinite(findings.score).all()
+    scores = score_labels(holed)
+    assert scores.score[33] == 0 and np.isfinite(scores.score).all()
     assert min(rates(self_test(holed, 0.03)).values()) > 0.7
 
 
-def test_tails_are_the_share_of_the_suspicious_and_errors_do_not_change_them() -> None:
+def test_tail_scores_are_log_shares_and_outliers_do_not_change_them() -> None:
     rng = np.random.default_rng(2)
     values, everyone = rng.exponential(size=(5000, 1)), np.ones(5000, bool)
     found = tail_scores(values, everyone)[0][:, 0]
@@ -176,7 +176,7 @@ def test_tails_are_the_share_of_the_suspicious_and_errors_do_not_change_them() -
 
 @pytest.fixture
 def folder(drawn: AuditData, tmp_path: Path) -> Path:
-    """150 of the faces as a contest with plain images; the labels of two are in disorder."""
+    """A contest with 150 of the faces on plain images; two have wrong labels."""
     root = contest.Folder(root=tmp_path / "DIR")
     root.train_images.mkdir(parents=True)
     points = drawn.points_image[:150].copy()
@@ -194,7 +194,7 @@ def folder(drawn: AuditData, tmp_path: Path) -> Path:
 
 
 def trained(folder: Path, out: Path, **data: object) -> None:
-    """A run that has hardly learned anything, on the direct road."""
+    """Writes a run of a coordinate network after two training steps."""
     experiment = config.Experiment(
         name="run",
         data=config.Data(root=folder, workers=0, **data),
@@ -211,7 +211,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_the_tool_ranks_lists_and_tells_false_alarms(
+def test_audit_ranks_images_and_reports_false_alarms(
     folder: Path, tool: Tool, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     trained(folder, tmp_path / "run", validation=0.2)
@@ -257,7 +257,7 @@ def test_the_tool_ranks_lists_and_tells_false_alarms(
     assert (tmp_path / "audit.csv").read_text() == before
 
 
-def test_folds_judge_every_image_anew(
+def test_folds_predict_every_image_unseen(
     folder: Path, tool: Tool, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     for fold in range(2):
@@ -283,7 +283,7 @@ def test_folds_judge_every_image_anew(
         (["--run", "run", "--symmetry", "none.json"], 1, "none.json"),
     ],
 )
-def test_what_cannot_be_is_refused(
+def test_invalid_audit_options_are_refused(
     folder: Path,
     tool: Tool,
     capsys: pytest.CaptureFixture[str],

@@ -50,11 +50,9 @@ class AuditFolder:
             turns = shape.turns(self.data.points_image)
         except UserError:
             turns = np.full(len(self.names), np.nan)
-        table = []
+        poses, table = np.stack([rolls, turns], 1), []
         for rank, row in enumerate(scores.ranking.tolist(), start=1):
-            pose = [
-                f"{angle:.4g}" if np.isfinite(angle) else "" for angle in (rolls[row], turns[row])
-            ]
+            pose = [f"{angle:.4g}" if np.isfinite(angle) else "" for angle in poses[row]]
             table.append(
                 (rank, self.names[row], f"{scores.score[row]:.3f}", "; ".join(scores.reasons(row)),
                  scores.suspicious_group(row), *pose, int(self.data.is_trained[row]),
@@ -78,10 +76,9 @@ class AuditFolder:
         write_image(path, draw.sheet(tiles, columns=min(10, len(tiles))))
 
     def write_excluded(self, path: Path, scores: LabelScores, listed: np.ndarray) -> int:
-        """Writes the listed images and those reviewed as bad, without those reviewed as good.
+        """Writes the images that are listed or reviewed as bad, unless reviewed as good.
 
-        Returns:
-            The number of images.
+        Returns their number.
         """
         reviews = [self.reviews.get(name) for name in self.names]
         bad = [row for row in scores.ranking.tolist() if reviews[row] == "bad"]
@@ -197,35 +194,25 @@ def _fill_expected(
     is_trained = data.is_trained[rows]
     fitted = np.flatnonzero(is_trained == is_trained.all())  # the unseen rows, if there are any
     fitted = evenly_spaced(fitted, calibration.MOST_FITTED // spread.shape[1])
-    labels, predicted = (
-        shape.of(points[rows[fitted]]) for points in (data.points_image, data.predicted_image)
-    )
-    residual = np.abs(labels - predicted)
+    predicted = shape.of(data.predicted_image[rows[fitted]])
+    residual = np.abs(shape.of(data.points_image[rows[fitted]]) - predicted)
     median = np.nanmedian(residual / shape.face_size(predicted)[:, None], 0)
     stored = calibration.read(runs.runs[0].path.parent) if len(runs.runs) == 1 else None
-    model = (
-        stored.calibration if stored else calibration.fit(residual, peak[fitted], spread[fitted])
-    )
+    fit = stored.calibration if stored else calibration.fit(residual, peak[fitted], spread[fitted])
     for block in shape.blocks(np.arange(len(rows))):
         size = shape.face_size(shape.of(data.predicted_image[rows[block]]))
         expected = size[:, None] * median
-        if model:
-            calibrated = model.expected_error(peak[block], spread[block])
+        if fit:
+            calibrated = fit.expected_error(peak[block], spread[block])
             expected = np.where(np.isfinite(calibrated), calibrated, expected)
         data.expected_px[rows[block]] = np.fmax(expected, MIN_EXPECTED_PX)
 
 
 def read_reviews(path: Path, known: set[str] | None = None) -> dict[str, str]:
-    """Reads an audit's table whose column review a person has filled in.
-
-    Args:
-        known: the file names that may occur.
-
-    Returns:
-        "good" or "bad" by file name.
+    """Reads the column review of an audit's table: "good" or "bad" by file name.
 
     Raises:
-        UserError: the table cannot be read, or has another review or an unknown file name.
+        UserError: the table cannot be read, or has another review or a file name not in `known`.
     """
     reviews = {}
     column = "verdict" if "verdict" in csv_rows(path)[0] else "review"  # version 0.1.0's name

@@ -64,11 +64,10 @@ def self_test(data: AuditData, share: float) -> list[Recall]:
 def inject(
     data: AuditData, rng: np.random.Generator, count: int
 ) -> tuple[AuditData, np.ndarray, np.ndarray]:
-    """Injects errors into faces with at least half their landmarks.
+    """Injects errors into `count` faces that have at least half their landmarks.
 
     Returns:
-        A copy of the data with errors, the (count,) rows that have one, and the index in `KINDS`
-        of each.
+        The changed copy of the data, the rows with an error, and their indices in `KINDS`.
     """
     points = np.array(data.points_image, np.float64)
     usable = np.flatnonzero(np.isfinite(points[..., 0]).mean(1) >= 0.5)

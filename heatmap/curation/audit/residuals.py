@@ -49,12 +49,12 @@ class AuditData:
 
 @dataclass(frozen=True)
 class LabelScores:
-    """The scores of N labelled faces. A score is -log10 of the share of faces that score higher."""
+    """The scores of N faces: -log10 of the share of faces with more suspicious labels."""
 
     score: np.ndarray  # (N,)
     reason_scores: dict[str, np.ndarray]  # (N,) by reason, NaN where unknown
     ratios: dict[str, np.ndarray]  # (N,) by reason, how many times the usual value
-    worst_group: dict[str, np.ndarray]  # (N,) index, for the reasons that name a landmark group
+    worst_group: dict[str, np.ndarray]  # (N,) by reason, index of the most suspicious group
     group_names: list[str]
 
     @property
@@ -72,16 +72,14 @@ class LabelScores:
         strong = [name for name, score in scores.items() if score >= REASON_SCORE]
         reasons = []
         for name in sorted(strong, key=lambda name: -scores[name])[:3]:
-            group = (
-                self.group_names[self.worst_group[name][row]] if name in self.worst_group else ""
-            )
+            group = self.group_names[self.worst_group[name][row]]
             group = "the face" if group == "all" else f"the {group}"
             reasons.append(REASONS[name].format(group=group, ratio=f"{self.ratios[name][row]:.1f}"))
         return reasons
 
     def suspicious_group(self, row: int) -> str:
         """The landmark group of a face that scores highest, "" if none is above the usual."""
-        name = max(self.worst_group, key=lambda name: self.reason_scores[name][row])
+        name = max("group", "part", key=lambda name: self.reason_scores[name][row])
         is_unusual = self.reason_scores[name][row] > 0
         return self.group_names[self.worst_group[name][row]] if is_unusual else ""
 
@@ -108,8 +106,7 @@ def score_labels(data: AuditData) -> LabelScores:
         worst = np.nan_to_num(group_scores, nan=-np.inf).argmax(1)
         scores.reason_scores[name] = tail_scores(group_scores[rows, worst, None], classes)[0][:, 0]
         scores.ratios[name] = np.exp(values - median)[rows, worst]
-        if name in ("group", "part"):
-            scores.worst_group[name] = worst
+        scores.worst_group[name] = worst
         if name == "mirrored":
             scores.reason_scores[name][~(values[:, 0] > MIRROR_LOG_RATIO)] = np.nan
     for reasons in (RUN_REASONS, SHAPE_REASONS):
