@@ -1,13 +1,16 @@
 """The commands of tools/data.py that check a data set: pose, check, stats, symmetry, audit."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from heatmap.config import Data
 from heatmap.errors import UsageError, UserError
 from heatmap.runtime.machine import usable_cores
+
+if TYPE_CHECKING:
+    from heatmap.curation.audit.folder import AuditFolder
 
 CORES = usable_cores()
 Root = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR", help="contest folder")]
@@ -183,8 +186,6 @@ def audit(
             "--top must be above 0 and below 1, --count at least 1, --sheet end in .jpg or .png"
         )
     from heatmap.curation.audit.folder import read_folder, read_reviews
-    from heatmap.curation.audit.injected import format_recalls, self_test
-    from heatmap.curation.audit.residuals import score_labels
     from heatmap.runtime.machine import chosen_device
 
     if looked is None and out.exists() and read_reviews(out):
@@ -200,6 +201,15 @@ def audit(
         f"{folder.data.is_trained.sum()} of {len(folder.names)} images were trained on by every "
         "run; their residuals are too small, so they are compared with each other only"
     )
+    _write_audit(folder, out, sheet, count, top, exclude_to)
+
+
+def _write_audit(
+    folder: "AuditFolder", out: Path, sheet: Path, count: int, top: float, exclude_to: Path | None
+) -> None:
+    from heatmap.curation.audit.injected import format_recalls, self_test
+    from heatmap.curation.audit.residuals import score_labels
+
     print(format_recalls(self_test(folder.data, top), top), flush=True)
     scores = score_labels(folder.data)
     listed = scores.top(top)

@@ -1,6 +1,7 @@
 """Infers the mirror permutation and the groups of a landmark scheme from labels alone."""
 
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -57,16 +58,11 @@ def infer(points_image: np.ndarray | Points) -> Symmetry:
     mirrored = basis * (-1, 1)
     groups = _groups(basis)
     partners = _first_guess(model.mean)
-    for _ in range(10):
-        costs = _costs(basis, mirrored, partners)
-        previous, partners = partners, _whole_groups(costs, list(groups.values()))
-        if np.array_equal(previous, partners):
-            break
-    for _ in range(5):
-        costs = _costs(basis, mirrored, partners)
-        previous, partners = partners, _involution(costs + _breaks(costs, partners))
-        if np.array_equal(previous, partners):
-            break
+    for assign, max_rounds in ((partial(_pair_groups, groups), 10), (_pair_landmarks, 5)):
+        for _ in range(max_rounds):
+            previous, partners = partners, assign(_costs(basis, mirrored, partners), partners)
+            if np.array_equal(previous, partners):
+                break
     size = shape.face_size(model.mean)
     distances = np.sqrt(_costs(basis, mirrored, partners)) / size
     landmarks = np.arange(len(partners))
@@ -199,20 +195,48 @@ def _costs(basis: np.ndarray, mirrored: np.ndarray, partners: np.ndarray) -> np.
     return np.maximum(squares, COINCIDENT * squares.mean())
 
 
-def _whole_groups(costs: np.ndarray, groups: list[range]) -> np.ndarray:
+def _pair_groups(groups: dict[str, range], costs: np.ndarray, _: np.ndarray) -> np.ndarray:
     """(P,) nearest landmark to each mirrored one; groups that mirror each other stay together.
 
     Assigned landmark by landmark, a curve could slide along its partner by a step or two.
     """
     partners = costs.argmin(1)
-    for group in groups:
-        members = np.array(group)
-        candidates = [np.array(other) for other in groups if len(other) == len(group)]
-        candidates += [candidate[::-1] for candidate in candidates]
-        best = min(candidates, key=lambda candidate: costs[members, candidate].mean())
-        free_cost = costs[members, partners[members]].mean()
-        if costs[members, best].mean() < GROUP_TOLERANCE * free_cost:
-            partners[members] = best
+    curves = [np.array(group) for group in groups.values()]
+    for curve in curves:
+        candidates = [other for other in curves if len(other) == len(curve)]
+        candidates += [other[::-1] for other in candidates]
+        best = min(candidates, key=lambda candidate: costs[curve, candidate].mean())
+        if costs[curve, best].mean() < GROUP_TOLERANCE * costs[curve, partners[curve]].mean():
+            partners[curve] = best
+    return partners
+
+
+def _pair_landmarks(costs: np.ndarray, partners: np.ndarray) -> np.ndarray:
+    """(P,) the partners of least total cost that are each other's partners.
+
+    Landmarks that are clearly nearest to each other, or to themselves, are paired directly. The
+    others are paired by a maximum-weight matching, where a pair weighs what it saves over two
+    landmarks that are their own partners.
+    """
+    costs = costs + _breaks(costs, partners)
+    costs = costs + costs.T
+    landmarks = np.arange(len(costs))
+    partners = costs.argmin(1)
+    best, second = np.partition(costs, 1, axis=1)[:, :2].T
+    is_clear = second > LOW_MARGIN**2 * best
+    is_free = (partners[partners] != landmarks) | ~is_clear | ~is_clear[partners]
+    free = landmarks[is_free]
+    partners[free] = free
+    own_cost = costs.diagonal()
+    savings = (own_cost[:, None] + own_cost) / 2 - costs
+    graph = networkx.Graph()
+    for p in free.tolist():
+        nearest = free[np.argsort(costs[p, free])[:CANDIDATES]].tolist()
+        graph.add_edges_from(
+            (p, q, {"weight": float(savings[p, q])}) for q in nearest if savings[p, q] > 0
+        )
+    for p, q in networkx.max_weight_matching(graph):
+        partners[p], partners[q] = q, p
     return partners
 
 
@@ -230,34 +254,6 @@ def _breaks(costs: np.ndarray, partners: np.ndarray) -> np.ndarray:
             is_valid = (next_partner >= 0) & (next_partner < len(landmarks))
             breaks[members[is_valid], next_partner[is_valid]] = 0
     return breaks
-
-
-def _involution(costs: np.ndarray) -> np.ndarray:
-    """(P,) the partners of least total cost that are each other's partners.
-
-    Landmarks that are clearly nearest to each other, or to themselves, are paired directly. The
-    others are paired by a maximum-weight matching, where a pair weighs what it saves over two
-    landmarks that are their own partners.
-    """
-    costs = costs + costs.T
-    landmarks = np.arange(len(costs))
-    partners = costs.argmin(1)
-    best, second = np.partition(costs, 1, axis=1)[:, :2].T
-    is_clear = second > LOW_MARGIN**2 * best
-    is_free = (partners[partners] != landmarks) | ~is_clear | ~is_clear[partners]
-    free = landmarks[is_free]
-    partners[free] = free
-    own = costs.diagonal()
-    savings = (own[:, None] + own) / 2 - costs
-    graph = networkx.Graph()
-    for p in free.tolist():
-        nearest = free[np.argsort(costs[p, free])[:CANDIDATES]].tolist()
-        graph.add_edges_from(
-            (p, q, {"weight": float(savings[p, q])}) for q in nearest if savings[p, q] > 0
-        )
-    for p, q in networkx.max_weight_matching(graph):
-        partners[p], partners[q] = q, p
-    return partners
 
 
 def _groups(basis: np.ndarray) -> dict[str, range]:

@@ -11,7 +11,7 @@ from heatmap.data.contest import Points
 REASON_SCORE = 2.0  # from which a reason is given: one face in a hundred scores as high
 MIRROR_LOG_RATIO = 0.4  # by which a mirrored order must fit better: a factor of 1.5
 
-# Reasons, where {group} is the most suspicious landmark group and {ratio} compares with the median.
+# Reasons: {group} is the most suspicious landmark group, {ratio} that of its value to the median.
 RUN_REASONS = {
     "group": "the runs see {group} elsewhere, {ratio} times as far off as usual",
     "shift": "the whole face is shifted, {ratio} times as far as usual",
