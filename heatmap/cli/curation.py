@@ -167,8 +167,8 @@ def audit(
         sheet: the image to write, .jpg or .png: the most suspicious faces with their labels, and
             the predictions in green.
         count: faces on the sheet.
-        exclude_to: also write the listed images as a table for --data.exclude, without those
-            reviewed as good.
+        exclude_to: also write a table for --data.exclude: images that are listed or reviewed as
+            bad, without those reviewed as good.
         top: share of the images to list, between 0 and 1.
         looked: an earlier table with reviews; the rate of false alarms is reported.
         symmetry: file of data.py symmetry, for schemes other than 971, 68 or 15 landmarks.

@@ -74,7 +74,7 @@ def _format_parts(
     lines = [f"{'':10}  images  people"]
     for part in np.unique(parts).tolist():
         label = f"fold {part}" if are_folds else ("validation" if part else "train")
-        rows = np.flatnonzero(parts == part)
+        rows = np.flatnonzero(parts == part).tolist()
         num_people = len({people[row] for row in rows}) if has_people else "-"
         lines.append(f"{label:10}  {len(rows):>8}  {num_people:>6}")
     shared_people = [str(people[rows[0]]) for rows in _in_several_parts(people, parts)]
