@@ -90,7 +90,7 @@ def wflw(
         source: folder with list_98pt_rect_attr_train.txt and ..._test.txt, at any depth.
         images: folder of the images; default SOURCE/WFLW_images.
     """
-    _convert("wflw", out, part, link, source, images)
+    _convert("wflw", out, part, link, source, images=images)
 
 
 @convert.command
@@ -156,10 +156,10 @@ def export(
     _print_counts(labelled, out)
 
 
-def _convert(name: str, out: Path, part: Part, link: Link, *sources: Any) -> None:
+def _convert(name: str, out: Path, part: Part, link: Link, *sources: Any, **options: Any) -> None:
     from heatmap.data.formats.layout import write_contest
 
-    labelled = import_module(f"heatmap.data.formats.{name}").read(*sources)
+    labelled = import_module(f"heatmap.data.formats.{name}").read(*sources, **options)
     if part != "both":
         labelled = labelled.only(part)
     write_contest(labelled, out, link=link)
