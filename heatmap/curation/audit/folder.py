@@ -42,8 +42,7 @@ class AuditFolder:
     def write_table(self, path: Path, scores: LabelScores) -> None:
         """Writes a row for each image, the most suspicious first.
 
-        Its column group is the most suspicious landmark group, trained whether all runs were
-        trained on the image, and review is for a person to fill in: good or bad.
+        Its column trained is 1 if all runs were trained on the image; review is to be filled in.
         """
         rolls = shape.rolls(self.data.points_image)
         try:
@@ -109,9 +108,8 @@ def read_folder(
     Each face is predicted by the runs that were not trained on it, or by all if every run was.
 
     Args:
-        root: contest folder.
         runs: run folders or checkpoints.
-        reviewed: table with reviews, see `read_reviews`.
+        reviewed: an audit's table with reviews.
         symmetry: file with the landmark scheme, if it is not a known one.
         person_pattern: as `contest.split_rows` takes it.
 

@@ -126,10 +126,10 @@ def format_recalls(recalls: list[Recall], share: float) -> str:
     total = Recall("all", *np.sum([recall[1:] for recall in recalls], 0).tolist())
     rows = [("injected error", f"found in the first {100 * share:g} %", "of faces new to the runs")]
     for kind, injected, found, unseen_injected, unseen_found in [*recalls, total]:
-        rows.append((kind, _percent(found, injected), _percent(unseen_found, unseen_injected)))
+        rows.append((kind, _ratio(found, injected), _ratio(unseen_found, unseen_injected)))
     return "\n".join(as_lines(rows, left=3))
 
 
-def _percent(found: int, injected: int) -> str:
+def _ratio(found: int, injected: int) -> str:
     percent = f"{100 * found / injected:5.1f} %" if injected else "    - "
     return f"{percent} ({found} of {injected})"
