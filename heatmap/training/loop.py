@@ -353,7 +353,7 @@ def _validated(run: Run, watch: Stopwatch) -> tuple[dict[str, Any], dict[str, np
     errors = metrics.measure_errors(
         [View(run.scored, run.validation, settings.precision, scheme=run.scheme)],
         run.validation_rows, run.mean_shape, batch=settings.batch,
-        workers=run.experiment.data.workers, device=run.device, watch=watch,
+        workers=run.experiment.data.workers, watch=watch,
     )  # fmt: skip
     scores = distributed.from_first(metrics.summary(errors) if errors else {})
     columns = errors.columns() if errors else {}
@@ -416,7 +416,7 @@ def _keep(
 def _sheet(run: Run, network: Network, rows: list[int]) -> np.ndarray:
     """The images of these rows with the network's landmarks and the labels."""
     paths, labels = [run.validation.paths[row] for row in rows], run.table.points_image[rows]
-    return prediction_sheet(network, run.experiment, paths, run.device, labels, run.scheme)
+    return prediction_sheet(network, run.experiment, paths, labels, run.scheme)
 
 
 def _keep_predictions(run: Run, files: RunFolder, record: Ledger) -> None:

@@ -158,7 +158,7 @@ def _fill(
     peak, spread = np.full((2, len(rows), labels.seen_image.shape[1]), np.nan, np.float32)
     with tqdm(total=len(rows), desc="predict", unit="img", leave=False, disable=None) as bar:
         for found in predict(
-            views, rows, batch=settings.train.batch, workers=settings.data.workers, device=device
+            views, rows, batch=settings.train.batch, workers=settings.data.workers
         ):
             own = np.searchsorted(rows, found.rows)
             labels.seen_image[found.rows] = found.points_image
