@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+from tyro.conf import Positional, arg
 
 from heatmap.cli.running import run_command
 
 
 def export(
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
-    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL.onnx|MODEL.pt2")],
+    run: Annotated[Path, Positional, arg(metavar="RUN")],
+    out: Annotated[Path, Positional, arg(metavar="MODEL.onnx|MODEL.pt2")],
     *,
     decoder: Literal["window", "parabola", "global", "softmax"] | None = None,
 ) -> None:

@@ -5,22 +5,21 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from heatmap.cli.running import run_command
 from heatmap.errors import UsageError, UserError
 
 
 def predict(
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN|CHECKPOINT")],
-    inputs: Annotated[
-        tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[INPUT ...]")
-    ] = (),
+    run: Annotated[Path, Positional, arg(metavar="RUN|CHECKPOINT")],
+    inputs: Annotated[tuple[str, ...], Positional, arg(metavar="[INPUT ...]")] = (),
     *,
     out: Path = Path("predictions"),
     data: Path | None = None,
     count: int = 8,
     test: bool = False,
-    box: Annotated[str | None, tyro.conf.arg(metavar="X0,Y0,X1,Y1")] = None,
+    box: Annotated[str | None, arg(metavar="X0,Y0,X1,Y1")] = None,
     boxes: Path | None = None,
     detector: Path | None = None,
     two_pass: bool = False,
@@ -121,5 +120,5 @@ def _corners(box: str) -> tuple[float, float, float, float]:
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; returns the exit code."""
-    flags = (tyro.conf.FlagCreatePairsOff,)
-    return run_command(lambda: tyro.cli(predict, prog="predict.py", args=arguments, config=flags))
+    config = (FlagCreatePairsOff,)
+    return run_command(lambda: tyro.cli(predict, prog="predict.py", args=arguments, config=config))

@@ -5,21 +5,20 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from heatmap.cli.running import is_first, run_command
 from heatmap.errors import UsageError
 
 
 def submit(
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
-    others: Annotated[
-        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[RUN ...]")
-    ] = (),
+    run: Annotated[Path, Positional, arg(metavar="RUN")],
+    others: Annotated[tuple[Path, ...], Positional, arg(metavar="[RUN ...]")] = (),
     *,
     data: Path | None = None,
     out: Path = Path("submission.csv"),
     tta: Literal["none", "mirror", "scale", "mirror,scale"] = "none",
-    weighted: tyro.conf.FlagCreatePairsOff[bool] = False,
+    weighted: FlagCreatePairsOff[bool] = False,
     boxes: Path | None = None,
     rounding: Literal["auto", "round", "truncate", "none"] = "auto",
     missing: Literal["stop", "mean-shape"] = "stop",
@@ -38,11 +37,10 @@ def submit(
         others: more runs with the same landmarks; crops and networks may differ.
         data: contest folder; by default the training data of the first run.
         out: output file, read back and checked; it is complete or not written.
-        tta: test-time augmentation: also average over mirrored crops (mirror), over crops that show
-            everything 1.1 times smaller and larger (scale), or both (six views).
+        tta: test-time augmentation: add mirrored crops, crops that show everything 1.1 times
+            smaller and larger (scale), or both (six views).
         weighted: weight each landmark by the inverse covariance of its heatmap.
-        boxes: table of the test images' boxes, for runs with crop.rule box; by default the table
-            that the run was trained with.
+        boxes: table of the test images' boxes, for runs with crop.rule box; by default the run's.
         rounding: round (to integers), truncate (toward zero, as the organisers did), none (keep
             decimals) or auto (none for Kaggle's facial keypoints, else round).
         missing: stop at a test image that cannot be read, or write the mean shape for it.
@@ -63,9 +61,7 @@ def submit(
 
 
 def average(
-    submissions: Annotated[
-        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="A.csv B.csv ...")
-    ],
+    submissions: Annotated[tuple[Path, ...], Positional, arg(metavar="A.csv B.csv ...")],
     *,
     out: Path,
     rounding: Literal["auto", "round", "truncate", "none"] = "auto",

@@ -24,8 +24,8 @@ class Ensemble:
     """One or more trained runs whose predictions are merged.
 
     Raises:
-        UserError: the runs differ in their number of landmarks, the mirror permutation is unknown,
-            or `weighted` is set and a run has no heatmaps.
+        UserError: the runs have different numbers of landmarks, their mirror permutation is
+            unknown, or a weighted run has no heatmaps.
     """
 
     runs: tuple[TrainedRun, ...]
@@ -59,11 +59,7 @@ class Ensemble:
         weighted: bool = False,
         boxes: Path | None = None,
     ) -> "Ensemble":
-        """Loads run folders (their best checkpoint) or checkpoints.
-
-        Args:
-            tta: "none", "mirror", "scale" or "mirror,scale".
-            weighted, boxes: see the fields.
+        """Loads run folders (their best checkpoint) or checkpoints; `tta` is comma-separated.
 
         Raises:
             UserError: as for the class; or a checkpoint is missing, a run is named twice, or
@@ -78,10 +74,8 @@ class Ensemble:
                 run = replace(run, experiment=replace(run.experiment, data=data))
             loaded.append(run)
         if boxes is not None and all(run.experiment.crop.rule != "box" for run in loaded):
-            raise UserError(
-                f"--boxes is for runs with crop.rule box; {loaded[0].path} has "
-                f"{loaded[0].experiment.crop.rule}"
-            )
+            path, rule = loaded[0].path, loaded[0].experiment.crop.rule
+            raise UserError(f"--boxes is for runs with crop.rule box; {path} has {rule}")
         return cls(tuple(loaded), frozenset(tta.split(",")) - {"none"}, weighted, boxes)
 
     @property
@@ -132,9 +126,7 @@ class Ensemble:
     ) -> list[View]:
         """Moves the networks to the device and returns all views, each run's plain one first.
 
-        Args:
-            paths: N images.
-            points_image: (N, P, 2) truth in image pixels, NaN where unlabelled or unknown.
+        `points_image` is the truth (N, P, 2) in image pixels, NaN where unlabelled or unknown.
 
         Raises:
             UserError: a run crops boxes, and their table cannot be read or lacks an image.

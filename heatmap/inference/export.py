@@ -1,7 +1,6 @@
 """A trained run as one file for other programs: crops in, landmarks in image pixels out.
 
-The file holds the network, the decoder, the map to image pixels and its own description. Its user
-finds the face and cuts the crop.
+The file holds network, decoder, map to image pixels and a description. Its user cuts the crops.
 """
 
 import importlib.util
@@ -12,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
@@ -41,23 +41,17 @@ Program = Callable[[Tensor, Tensor], list[Tensor]]  # INPUTS -> OUTPUTS
 
 
 class Graph(nn.Module):
-    """The exported computation, in float32: network, decoder and map to image pixels."""
+    """The exported computation, in float32: network, decoder and map to image pixels.
+
+    Crops (B, 3, h, w) uint8 RGB and their affines image_from_crop (B, 3, 3) become points_image
+    (B, P, 2) and, with heatmaps, heights of the peaks (B, P) and covariance_image (B, P, 2, 2).
+    """
 
     def __init__(self, network: Network) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, crop: Tensor, image_from_crop: Tensor) -> tuple[Tensor, ...]:
-        """Predicts the landmarks of a batch of crops.
-
-        Args:
-            crop: (B, 3, h, w) uint8 RGB.
-            image_from_crop: (B, 3, 3) float32, the affine from crop to image pixels.
-
-        Returns:
-            points_image (B, P, 2). With heatmaps also the heights of their peaks (B, P), and
-            covariance_image (B, P, 2, 2).
-        """
         output = self.network.layers(crop.float() / 255)
         crop_frame = Frame(image_from_crop, *crop.shape[-2:])
         if not isinstance(self.network, HeatmapNetwork):
@@ -86,18 +80,15 @@ def export(run: Path, out: Path, decoder: str | None = None) -> Difference:
         decoder: see `config.HeatmapModel`; by default the run's own.
 
     Raises:
-        UserError: the suffix is wrong, a library or the checkpoint is missing, the network has no
-            heatmaps for the decoder or cannot be exported, or the file and the network differ.
-            No file is left.
+        UserError: another suffix, a missing library or checkpoint, a decoder without heatmaps, a
+            network that cannot be exported, or a file that differs from it. No file is left.
     """
     if out.suffix not in LIBRARIES:
         raise UsageError(f"{out}: the name must end in {' or '.join(LIBRARIES)}")
     missing = [name for name in LIBRARIES[out.suffix] if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(
-            f"writing {out.name} needs {' and '.join(missing)}: run pip install "
-            f"{' '.join(missing)}, or write a .pt2 file, which needs only torch"
-        )
+        remedy = f"run pip install {' '.join(missing)}, or write .pt2, which needs only torch"
+        raise UserError(f"writing {out.name} needs {' and '.join(missing)}: {remedy}")
     trained = load_trained(run)
     network, crop = trained.network, trained.experiment.crop
     if decoder is not None:
@@ -112,16 +103,14 @@ def export(run: Path, out: Path, decoder: str | None = None) -> Difference:
             write = _write_onnx if out.suffix == ".onnx" else _write_pt2
             write(exported, metadata(trained), temporary)
         except RuntimeError as error:  # raised by torch's exporters
-            raise UserError(
-                f"torch cannot export the network of {trained.path} ({type(error).__name__}): "
-                f"{first_line(error)}"
-            ) from error
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            raise UserError(f"torch cannot export {trained.path} ({reason})") from error
         difference = compare_with_network(open_program(temporary), network, crops, image_from_crop)
         points_px, confidence, *_ = difference
         if not (points_px <= TOLERANCE and confidence <= TOLERANCE):  # true for NaN
             raise UserError(
                 f"{out} was not written: its points differ from those of {trained.path} by "
-                f"{points_px:.3g} px and its confidence by {confidence:.3g}; {TOLERANCE} is allowed"
+                f"{points_px:.3g} px, its confidence by {confidence:.3g}; {TOLERANCE} is allowed"
             )
     return difference
 
@@ -134,7 +123,6 @@ def metadata(trained: TrainedRun) -> dict[str, Any]:
     except UserError:
         permutation = None
     groups = schemes.groups(network.num_landmarks, trained.scheme)
-    crop_fields = ("height", "width", "rule", "box_scale", "trim_border")
     values = {
         "heatmap_version": heatmap.__version__,
         "run": trained.path.resolve().parent.name,
@@ -143,7 +131,7 @@ def metadata(trained: TrainedRun) -> dict[str, Any]:
         "num_landmarks": network.num_landmarks,
         "landmark_groups": {name: [group.start, group.stop] for name, group in groups.items()},
         "mirror_permutation": permutation,
-        "crop": {name: getattr(crop, name) for name in crop_fields},
+        "crop": vars(crop),
         "pixels": "uint8 RGB, 0 to 255, channels first",
         "mean": network.mean.flatten().tolist(),
         "std": network.std.flatten().tolist(),
@@ -160,13 +148,11 @@ def metadata(trained: TrainedRun) -> dict[str, Any]:
 
 def drawn_crops(count: int, height: int, width: int) -> tuple[Tensor, Tensor]:
     """Centre crops of drawn faces, (count, 3, height, width) uint8, and float32 image_from_crop."""
-    crops, affines = [], []
-    for index in range(count):
-        image, _ = synthetic.draw_face(0, index)
-        crop_frame = frame.cover(image.shape[:2], (height, width))
-        crops.append(torch.from_numpy(samples.cut(image, crop_frame)).permute(2, 0, 1))
-        affines.append(crop_frame.image_from_crop.float())
-    return torch.stack(crops), torch.stack(affines)
+    images = [synthetic.draw_face(0, index)[0] for index in range(count)]
+    frames = [frame.cover(image.shape[:2], (height, width)) for image in images]
+    crops = np.stack([samples.cut(i, f) for i, f in zip(images, frames, strict=True)])
+    affines = torch.stack([f.image_from_crop.float() for f in frames])
+    return torch.from_numpy(crops).permute(0, 3, 1, 2).contiguous(), affines
 
 
 @torch.no_grad()
@@ -175,12 +161,8 @@ def compare_with_network(
 ) -> Difference:
     """Compares a program with the network, on the first crop alone and on all at once.
 
-    Landmarks that rounding moves (in a nearly flat heatmap, or one with two peaks) are counted but
-    not compared.
-
-    Args:
-        crops: (B, 3, h, w) uint8 RGB.
-        image_from_crop: (B, 3, 3) float32.
+    Takes crops (B, 3, h, w) uint8 RGB and image_from_crop (B, 3, 3) float32. Landmarks that
+    rounding moves (in a nearly flat heatmap, or one with two peaks) are counted but not compared.
     """
     points_px, confidence, unsettled = torch.zeros(()), torch.zeros(()), 0
     for count in (1, len(crops)):

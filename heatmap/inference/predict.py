@@ -74,20 +74,16 @@ def predict(
     distribute: bool = False,
     watch: Stopwatch | None = None,
 ) -> Iterator[Prediction]:
-    """Yields the predictions of the rows batch by batch, without augmentation.
+    """Yields the predictions of (N,) rows in batches, without augmentation.
 
-    Each image is read once. The networks run where their weights are, in eval mode, and return to
-    their own mode at the end.
+    Each image is read once, by `workers` processes. The networks run in eval mode on their own
+    device, and end in the mode they were in.
 
     Args:
         views: views of the same images; their points are averaged.
-        rows: (N,) rows of the views' samples.
-        batch: images per batch.
-        workers: processes that read images; 0 reads in this one.
-        weighted: weight points by the inverse covariance of their heatmap, which every view must
-            have. A heatmap without a peak gets no weight unless no view has a peak.
+        weighted: weight points by the inverse covariance of their heatmaps, which all views need. A
+            heatmap without a peak has no weight, unless none has a peak.
         distribute: predict only this process's share of the batches.
-        watch: measures the time of each part.
 
     Raises:
         UserError: an image cannot be read.
@@ -119,13 +115,15 @@ def predict(
             ]
             with watch("decode"):
                 merged = _weighted(predictions) if weighted else _mean(predictions)
+                offsets = torch.stack([p.points_image for p in predictions]) - merged.points_image
+                distance = offsets.square().sum(-1).mean(0).sqrt()
                 first = samples[0]
                 prediction = Prediction(
                     first.row.numpy(),
                     *merged.numpy(),
                     Frame(first.image_from_crop, *first.crop.shape[-2:]),
                     first.image_hw.numpy(),
-                    _disagreement(predictions, merged),
+                    distance.cpu().numpy() if len(views) > 1 else None,
                 )
             yield prediction
     finally:
@@ -179,16 +177,6 @@ def _weighted(predictions: Sequence[ViewPrediction]) -> ViewPrediction:
     points_image = torch.stack([p.points_image for p in predictions])
     moments = (precision @ points_image[..., None]).sum(0)
     return ViewPrediction((covariance @ moments)[..., 0], _mean(predictions).peak, covariance)
-
-
-def _disagreement(
-    predictions: Sequence[ViewPrediction], merged: ViewPrediction
-) -> np.ndarray | None:
-    if len(predictions) == 1:
-        return None
-    offsets = torch.stack([p.points_image for p in predictions]) - merged.points_image
-    distances: np.ndarray = offsets.square().sum(-1).mean(0).sqrt().cpu().numpy()
-    return distances
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

@@ -49,8 +49,6 @@ class Predictor:
         >>> landmarks.points_image.shape  # two faces, 971 landmarks, (x, y)
         (2, 971, 2)
 
-    Thread counts, gradient mode, random states and backend flags stay unchanged.
-
     Args:
         run: Run folder, whose best checkpoint is loaded, or checkpoint file.
         device: "auto" (the GPU if there is one), "cpu" or "cuda".
@@ -61,7 +59,6 @@ class Predictor:
         path: The loaded checkpoint.
         crop: Size and rule of the network's crops, a `heatmap.config.Crop`.
         scheme: The run's landmark scheme, or None.
-        batch: Images per forward pass.
 
     Raises:
         UserError: There is no such checkpoint or device, or `batch` is below 1.
@@ -92,15 +89,10 @@ class Predictor:
 
         Args:
             images: N paths, or uint8 RGB arrays (H, W, 3); sizes may differ.
-            boxes: (N, 4) x0, y0, x1, y1 in image pixels, one box around each face. Without boxes
-                images are cropped as in training. A run trained on boxes (crop.rule box) needs
-                boxes like those of its training table. For any other run they are the bounds of
-                the landmarks.
-            two_pass: Predict, crop again around the predicted landmarks as a training face fills
-                its crop, and predict from that crop.
-
-        Returns:
-            The landmarks, in the order of the images.
+            boxes: (N, 4) x0, y0, x1, y1 in image pixels, one per face: for a run with crop.rule
+                box like those of its training table, else the bounds of the face's landmarks.
+                By default images are cropped as in training.
+            two_pass: Predict again from a crop that fits the landmarks of the first prediction.
 
         Raises:
             UserError: An image cannot be read, a box is empty or outside its image, or the run
@@ -127,20 +119,15 @@ class Predictor:
             parts.append(landmarks)
         if not parts:
             return Landmarks(np.empty((0, self.num_landmarks, 2)), None, None)
-        points_image = np.concatenate([part.points_image for part in parts])
-        columns = zip(*(part[1:] for part in parts), strict=True)
-        optional = (None if column[0] is None else np.concatenate(column) for column in columns)
-        return Landmarks(points_image, *optional)
+        columns = zip(*parts, strict=True)
+        return Landmarks._make(None if c[0] is None else np.concatenate(c) for c in columns)
 
     def _samples(self, boxes: np.ndarray | None) -> Samples:
         unlabelled = np.broadcast_to(np.float32(np.nan), (self.batch, self.num_landmarks, 2))
         samples = Samples([], unlabelled, self.crop)
-        if boxes is None:
-            return samples
-        if self.crop.rule == "box":
+        if boxes is None or self.crop.rule == "box":
             return replace(samples, boxes_image=boxes)
-        shape = self._mean_shape_crop
-        bounds = torch.stack([shape.amin(0), shape.amax(0)])
+        bounds = torch.stack([self._mean_shape_crop.amin(0), self._mean_shape_crop.amax(0)])
         corners = torch.from_numpy(boxes).unflatten(-1, (2, 2))
         crop_hw = self.crop.height, self.crop.width
         return replace(samples, frames=[frame.matching(box, bounds, crop_hw) for box in corners])

@@ -36,25 +36,24 @@ def submit(
 ) -> int:
     """Predicts every test image, writes the requested landmarks and returns the number of images.
 
-    If test/IdLookupTable.csv exists, writes the form of Kaggle's facial keypoints (`kaggle15`).
-    Each of several processes predicts its share, and the first one writes the file.
+    With test/IdLookupTable.csv the form is that of Kaggle's facial keypoints (`kaggle15`). Of
+    several processes each predicts a share, and the first writes the file.
 
     Args:
         root: contest folder.
-        rounding: see `contest.write_submission`; "auto" is "none" with a lookup table, else
-            "round".
-        missing: for a test image that cannot be read, "stop", or write the first run's
-            "mean-shape", placed as in the average test image.
+        rounding: see `contest.write_submission`; "auto" is "none" for `kaggle15`, else "round".
+        missing: "stop" at a test image that cannot be read, or write the first run's "mean-shape",
+            placed as in the average test image.
 
     Raises:
-        UserError: an image cannot be read, the submission would break the contest's rules, or the
-            processes do not see the same files. No file is written.
+        UserError: an image cannot be read, the contest's rules are broken, or the processes see
+            different files. No file is written.
     """
     first, num_landmarks = ensemble.runs[0], ensemble.num_landmarks
     folder = contest.find_folder(root)
-    labels = folder.train_table
-    if labels.is_file() and (count := contest.count_landmarks(labels)) != num_landmarks:
-        raise UserError(f"{labels} has {count} landmarks, {first.path} predicts {num_landmarks}")
+    table = folder.train_table
+    if table.is_file() and (count := contest.count_landmarks(table)) != num_landmarks:
+        raise UserError(f"{table} has {count} landmarks, {first.path} predicts {num_landmarks}")
     asked = contest.read_asked_points(folder.test_points, num_landmarks)
     lookup, indices = None, asked.indices
     if folder.lookup_table.is_file():
@@ -114,11 +113,9 @@ def _unreadable(images: Path, names: list[str]) -> list[int]:
     lost = [row for row in bar if not contest.is_readable(images / names[row])]
     rows = sorted(chain.from_iterable(distributed.gather(lost)))
     if rows:
-        first_ten = ", ".join(names[row] for row in rows[:10])
-        logger.warning(
-            f"{len(rows)} of {len(names)} test images cannot be read and get the mean shape: "
-            f"{first_ten}{' ...' if len(rows) > 10 else ''}"
-        )
+        examples = ", ".join(names[row] for row in rows[:10]) + " ..." * (len(rows) > 10)
+        counts = f"{len(rows)} of {len(names)} test images"
+        logger.warning(f"{counts} cannot be read and get the mean shape: {examples}")
     return rows
 
 
@@ -127,11 +124,8 @@ def average_submissions(
 ) -> int:
     """Writes the mean of submissions, in the first one's order, and returns its number of rows.
 
-    Rows are matched by file name, or by RowId. Merging the runs themselves (`submit`) is more
-    exact, since it rounds once.
-
-    Args:
-        rounding: as for `submit`.
+    Rows are matched by file name or RowId; `rounding` is that of `submit`. Merging the runs
+    themselves is more exact, since it rounds once.
 
     Raises:
         UserError: a file is missing or malformed, or differs from the first in form, rows or
@@ -141,8 +135,7 @@ def average_submissions(
     if len(set(by_row_id)) > 1:
         with_row_ids, without = (submissions[by_row_id.index(kind)] for kind in (True, False))
         raise UserError(
-            f"{with_row_ids} has the columns RowId and Location, but {without} does not; only "
-            "submissions of one form can be averaged"
+            f"{with_row_ids} has the columns RowId and Location, but {without} does not"
         )
     if by_row_id[0]:
         return kaggle15.average(submissions, out, "none" if rounding == "auto" else rounding)

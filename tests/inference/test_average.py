@@ -71,11 +71,11 @@ def test_mismatched_files_are_refused_by_name(tmp_path: Path) -> None:
         ([short, first], r"0\.csv, joined to .*short\.csv: 1 images are not asked for: c\.jpg"),
         (
             [first, numbers],
-            r"numbers\.csv has the columns RowId and .*, but .*0\.csv does not",
+            r"numbers\.csv has columns RowId and Location, but .*0\.csv does not",
         ),
         (
             [numbers, first],
-            r"numbers\.csv has the columns RowId and .*, but .*0\.csv does not",
+            r"numbers\.csv has columns RowId and Location, but .*0\.csv does not",
         ),
         ([first, tmp_path / "no.csv"], r"no\.csv: there is no such submission"),
         ([numbers, row_ids(tmp_path / "n.csv", {1: 2, 4: 4})], r"2 RowIds .* such as 3 in .*numb"),

@@ -111,13 +111,13 @@ def run_folder(folder: Path, model: config.Model, network: Network) -> Path:
 
 @torch.no_grad()
 def assert_predicts_as(network: Network, outputs: list[Any], faces: Faces) -> None:
-    """Compares a file's outputs with those of ordinary prediction."""
+    """Compares a file's outputs with ordinary prediction, to 0.05 px of images up to 6000 px."""
     expected = network.decode(network(faces.crops.float() / 255))
     crop_frame = Frame(faces.image_from_crop, *faces.crops.shape[-2:])
     points_image, *rest = (torch.as_tensor(output) for output in outputs)
     assert points_image.dtype == torch.float32
     torch.testing.assert_close(
-        points_image.double(), crop_frame.to_image(expected.points_crop), rtol=0, atol=0.01
+        points_image.double(), crop_frame.to_image(expected.points_crop), rtol=0, atol=0.05
     )
     assert len(rest) == (0 if expected.peak is None else 2)
     if expected.peak is not None:
@@ -165,7 +165,7 @@ def test_whole_heatmaps_decode_as_blocks(
         output = network(faces.crops.float() / 255)
         whole, blocks = network.decode_whole(output), network.decode(output)
     for one, other in zip(whole, blocks, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
 def test_onnx_runtime_predicts_as_the_run(onnx_file: Path, network: Network, faces: Faces) -> None:

@@ -33,8 +33,7 @@ _MIN_DRAWN_SIDE = 400  # px; images with a shorter longer side are drawn enlarge
 def find_files(inputs: Sequence[str]) -> list[Path]:
     """Returns the files named by paths, glob patterns and folders (their images and videos).
 
-    Raises:
-        UserError: a folder has no images or videos, or a pattern matches nothing.
+    Raises UserError if a folder has no images or videos, or a pattern matches nothing.
     """
     files: list[Path] = []
     for name in inputs:
@@ -81,13 +80,8 @@ class Annotator:
     def files(self, paths: Sequence[Path], out: Path) -> int:
         """Draws images and videos (without sound) into a folder, and writes its `points_files`.
 
-        Files that cannot be read are reported and skipped. Ctrl-C keeps the points so far.
-
-        Returns:
-            The number of files skipped.
-
-        Raises:
-            UserError: a drawn copy would replace its original.
+        Reports the files that cannot be read, and returns their number. Ctrl-C keeps the points so
+        far. Raises UserError if a drawn copy would replace its original.
         """
         targets, failed, is_stopped = _targets(paths, out), 0, False
         images = [path for path in paths if not _is_video(path)]
@@ -112,8 +106,7 @@ class Annotator:
     def camera(self, index: int) -> None:
         """Shows a camera's images, drawn, until the window is closed.
 
-        Raises:
-            UserError: there is no display or no such camera.
+        Raises UserError if there is no display or no such camera.
         """
         window = camera.Window(f"{self.predictor.path} (Esc or q: end)")
         tracks, name = Tracks(self.smooth), Path(f"camera {index}")
@@ -190,13 +183,13 @@ class Annotator:
         if enlarged > 1:
             image = cv2.resize(image, None, None, enlarged, enlarged, cv2.INTER_CUBIC)
         for face in faces:
-            has_ellipses = self.ellipses and face.covariance is not None
+            covariance = face.covariance if self.ellipses else None
             image = draw.draw_landmarks(
                 image,
                 frame.apply(drawn_from_image, torch.from_numpy(face.points_image)).numpy(),
                 schemes.groups(*scheme),
                 curves=schemes.curves(*scheme),
-                covariance_image=face.covariance * enlarged**2 if has_ellipses else None,
+                covariance_image=None if covariance is None else covariance * enlarged**2,
             )
         return image
 

@@ -12,8 +12,7 @@ from heatmap.errors import UserError
 def frames(index: int) -> Iterator[tuple[np.ndarray, float]]:
     """Yields the camera's images, (H, W, 3) uint8 RGB, and the seconds at which each arrived.
 
-    Raises:
-        UserError: there is no such camera, or it stops.
+    Raises UserError if there is no such camera, or it stops.
     """
     camera = cv2.VideoCapture(index)
     try:
@@ -31,8 +30,7 @@ def frames(index: int) -> Iterator[tuple[np.ndarray, float]]:
 class Window:
     """A window of tkinter, since headless OpenCV has none. Esc or q closes it.
 
-    Raises:
-        UserError: there is no display, or no tkinter.
+    Raises UserError if there is no display, or no tkinter.
     """
 
     def __init__(self, title: str) -> None:
@@ -41,15 +39,11 @@ class Window:
 
             self._root = tkinter.Tk()
         except ImportError:
-            raise UserError(
-                "a live window needs tkinter, which this Python lacks (Debian: apt install "
-                "python3-tk)"
-            ) from None
+            hint = "on Debian, apt install python3-tk"
+            raise UserError(f"a live window needs tkinter, not installed here ({hint})") from None
         except tkinter.TclError as error:
-            raise UserError(
-                f"no display for a live window ({error}); record the camera to a video file and "
-                "use that as input"
-            ) from None
+            hint = "record the camera to a video file, and predict that"
+            raise UserError(f"no display for a live window ({error}); {hint}") from None
         self.is_open = True
         self._root.title(title)
         self._photo = tkinter.PhotoImage()

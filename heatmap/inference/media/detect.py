@@ -21,10 +21,9 @@ def face_finder(
     table: Path | None,
     detector: Path | None,
 ) -> Finder | None:
-    """Returns a finder by the first of detector, table and box that is given, or None.
+    """Returns a finder for a detector's file, a table or a box, whichever is given, or None.
 
-    Raises:
-        UserError: the table cannot be read or lacks an image, or the detector cannot be loaded.
+    Raises UserError if the table cannot be read or lacks an image, or the file is not YuNet.
     """
     if detector is not None:
         detect = Detector(detector)
@@ -38,11 +37,8 @@ def face_finder(
 class Detector:
     """YuNet (Wu et al. 2023, https://doi.org/10.1007/s11633-023-1423-y).
 
-    Args:
-        model: face_detection_yunet_*.onnx from OpenCV's model zoo.
-
-    Raises:
-        UserError: the file is missing or another network.
+    Takes face_detection_yunet_*.onnx of OpenCV's model zoo. Raises UserError if the file is missing
+    or another network.
     """
 
     def __init__(self, model: Path) -> None:
@@ -56,13 +52,9 @@ class Detector:
             raise UserError(f"{model}: not YuNet of OpenCV's model zoo ({error.err})") from None
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Returns boxes from forehead to chin, largest first.
+        """Returns the faces in (H, W, 3) uint8 RGB, from forehead to chin, largest first.
 
-        Args:
-            image: (H, W, 3) uint8 RGB.
-
-        Returns:
-            (F, 4) float64 x0, y0, x1, y1 in image pixels.
+        The boxes are (F, 4) float64 x0, y0, x1, y1 in image pixels.
         """
         height, width = image.shape[:2]
         shrink = min(1.0, _SIDE / max(height, width))

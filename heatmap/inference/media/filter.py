@@ -33,12 +33,9 @@ class LandmarkFilter:
     def __call__(
         self, points_image: np.ndarray, covariance_image: np.ndarray | None, seconds: float
     ) -> np.ndarray:
-        """Returns the filtered landmarks, (P, 2) float64; the first two frames stay unfiltered.
+        """Returns (P, 2) float64 filtered landmarks; the first two frames stay unfiltered.
 
-        Args:
-            points_image: (P, 2) predicted landmarks.
-            covariance_image: (P, 2, 2) spread of their heatmaps; None weights all frames alike.
-            seconds: time at which the frame is shown.
+        The covariance is the (P, 2, 2) spread of the heatmaps; None weights all frames alike.
         """
         if seconds - self._seconds > _MAX_GAP_SECONDS:
             self._raw: deque[np.ndarray] = deque(maxlen=3)

@@ -35,7 +35,7 @@ AddFaces = Callable[[Path, Sequence[TrackedFace], int | None, float | None], Non
 def points_files(folder: Path, head: dict[str, Any]) -> Iterator[AddFaces]:
     """Yields a function that writes faces to both files; points.json begins with `head`.
 
-    The files are complete when the block ends without an error, and otherwise not written.
+    The files appear when the block ends without an error.
     """
     with (
         write_atomically(folder / "points.csv") as csv_path,

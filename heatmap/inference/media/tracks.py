@@ -31,11 +31,7 @@ class _Track:
 
 
 class Tracks:
-    """The faces of one video, matched by their boxes.
-
-    Args:
-        smooth: filter their points.
-    """
+    """The faces of one video, matched by their boxes; with `smooth`, their points are filtered."""
 
     def __init__(self, smooth: bool = True) -> None:
         self._smooth = smooth
@@ -49,10 +45,10 @@ class Tracks:
         followed = []
         for face, box, track in zip(faces, boxes, self._tracks_of(boxes, seconds), strict=True):
             track.box, track.seconds = box, seconds
-            points = face.points_image
             if self._smooth:
-                points = track.filter(points, face.covariance, seconds)
-            followed.append(face._replace(number=track.number, points_image=points))
+                points = track.filter(face.points_image, face.covariance, seconds)
+                face = face._replace(points_image=points)
+            followed.append(face._replace(number=track.number))
         return followed
 
     def _tracks_of(self, boxes: Sequence[np.ndarray], seconds: float) -> list[_Track]:

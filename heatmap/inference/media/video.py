@@ -42,8 +42,7 @@ class Video:
         lost: parts left out so far because they cannot be decoded.
         damaged: frames so far that the decoder marks as damaged.
 
-    Raises:
-        UserError: the file is missing, not a video, or has no frames.
+    Raises UserError if the file is missing, not a video, or has no frames.
     """
 
     def __init__(self, path: Path) -> None:
@@ -110,11 +109,8 @@ class Video:
 
     def problems(self, num_read: int) -> str:
         """Describes what was wrong with the file after `num_read` frames; empty if nothing was."""
-        parts = []
-        if self.lost:
-            parts.append(f"{self.lost} parts could not be decoded")
-        if self.damaged:
-            parts.append(f"{self.damaged} frames are damaged")
+        parts = [f"{self.lost} parts could not be decoded"] if self.lost else []
+        parts += [f"{self.damaged} frames are damaged"] if self.damaged else []
         if self.expected and num_read < self.expected:
             parts.append(f"{num_read} of {self.expected} frames could be read")
         elif not self.expected and self._end < self._seconds - 1:
