@@ -49,7 +49,7 @@ def predict(
             face_detection_yunet_2026may.onnx. Its boxes include the forehead; add --two-pass if
             the run's landmarks do not.
         two_pass: predict again from a crop that fits the landmarks of the first prediction.
-        smooth: remove jitter from the points of videos and cameras.
+        smooth: points of videos and cameras lose their jitter; --no-smooth keeps it.
         ellipses: draw one standard deviation of the heatmap round each landmark.
         device: where the network runs; auto is the GPU if there is one.
     """

@@ -37,8 +37,8 @@ def submit(
         others: more runs with the same landmarks; crops and networks may differ.
         data: contest folder; by default the training data of the first run.
         out: output file, read back and checked; it is complete or not written.
-        tta: test-time augmentation: add mirrored crops, crops that show everything 1.1 times
-            smaller and larger (scale), or both (six views).
+        tta: test-time augmentation: add mirrored crops (mirror), crops that show everything 1.1
+            times smaller and larger (scale), or both (six views).
         weighted: weight each landmark by the inverse covariance of its heatmap.
         boxes: table of the test images' boxes, for runs with crop.rule box; by default the run's.
         rounding: round (to integers), truncate (toward zero, as the organisers did), none (keep

@@ -187,11 +187,11 @@ def _is_unsettled(network: HeatmapNetwork, output: maps.Maps, crop_frame: Frame)
     noise = 2 * torch.rand(heights.shape, generator=torch.Generator().manual_seed(0)) - 1
     noise *= ROUNDING * heights.abs().max()
     crop_from_heatmap = frame.crop_from_heatmap(network.stride)
-    up, down = (
+    points = [
         codec.decode(changed, network.sigma, network.landmark_decoder).points_heatmap
         for changed in (heights + noise, heights - noise)
-    )
-    up, down = (crop_frame.to_image(frame.apply(crop_from_heatmap, p)) for p in (up, down))
+    ]
+    up, down = (crop_frame.to_image(frame.apply(crop_from_heatmap, p)) for p in points)
     return (up - down).abs().amax(-1) > TOLERANCE
 
 

@@ -134,9 +134,7 @@ def average_submissions(
     by_row_id = [kaggle15.is_submission(path) for path in submissions]
     if len(set(by_row_id)) > 1:
         with_row_ids, without = (submissions[by_row_id.index(kind)] for kind in (True, False))
-        raise UserError(
-            f"{with_row_ids} has the columns RowId and Location, but {without} does not"
-        )
+        raise UserError(f"{with_row_ids} has columns RowId and Location, but {without} does not")
     if by_row_id[0]:
         return kaggle15.average(submissions, out, "none" if rounding == "auto" else rounding)
     return submission.average(submissions, out, "round" if rounding == "auto" else rounding)

@@ -51,10 +51,8 @@ def find_files(inputs: Sequence[str]) -> list[Path]:
 
 def _files_in(folder: Path) -> list[Path]:
     entries = sorted(folder.iterdir())
-    files = [
-        path for path in entries
-        if path.is_file() and (_is_video(path) or cv2.haveImageReader(str(path)))
-    ]  # fmt: skip
+    files = [path for path in entries if path.is_file()]
+    files = [path for path in files if _is_video(path) or cv2.haveImageReader(str(path))]
     if not files:
         raise UserError(f"{folder}: no images or videos in this folder")
     if left_out := len(entries) - len(files):
@@ -178,18 +176,18 @@ class Annotator:
     ) -> np.ndarray:
         """A copy of the image, `enlarged` times as large, with its faces."""
         scheme = self.predictor.num_landmarks, self.predictor.scheme
+        groups, curves = schemes.groups(*scheme), schemes.curves(*scheme)
         height, width = image.shape[:2]
         drawn_from_image = frame.resizing((height, width), (enlarged * height, enlarged * width))
         if enlarged > 1:
             image = cv2.resize(image, None, None, enlarged, enlarged, cv2.INTER_CUBIC)
         for face in faces:
+            points = frame.apply(drawn_from_image, torch.from_numpy(face.points_image)).numpy()
             covariance = face.covariance if self.ellipses else None
+            if covariance is not None:
+                covariance = covariance * enlarged**2
             image = draw.draw_landmarks(
-                image,
-                frame.apply(drawn_from_image, torch.from_numpy(face.points_image)).numpy(),
-                schemes.groups(*scheme),
-                curves=schemes.curves(*scheme),
-                covariance_image=None if covariance is None else covariance * enlarged**2,
+                image, points, groups, curves=curves, covariance_image=covariance
             )
         return image
 
@@ -202,10 +200,11 @@ def _targets(paths: Sequence[Path], out: Path) -> dict[Path, Path]:
     """
     common = os.path.commonpath([path.absolute().parent for path in paths])
     targets, taken = dict[Path, Path](), set[str]()
+    kept = {path: path.suffix.lower() in (".jpg", ".jpeg", ".png", ".mp4") for path in paths}
     # files that keep their names come first, so that these stay free of numbers
-    for path in sorted(paths, key=_changes_format):
+    for path in sorted(paths, key=lambda path: not kept[path]):
         target = out / path.absolute().relative_to(common)
-        if _changes_format(path):
+        if not kept[path]:
             target = target.with_name(target.name + (".mp4" if _is_video(path) else ".png"))
         stems = chain([target.stem], (f"{target.stem}-{number}" for number in count(2)))
         free = (t for t in map(target.with_stem, stems) if str(t).casefold() not in taken)
@@ -217,7 +216,3 @@ def _targets(paths: Sequence[Path], out: Path) -> dict[Path, Path]:
         taken.add(str(target).casefold())
         targets[path] = target
     return targets
-
-
-def _changes_format(path: Path) -> bool:
-    return path.suffix.lower() not in (".jpg", ".jpeg", ".png", ".mp4")

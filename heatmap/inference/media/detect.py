@@ -11,15 +11,13 @@ from heatmap.errors import UserError
 
 # (file, one of its images (H, W, 3) uint8 RGB) -> boxes (F, 4) of its faces: x0, y0, x1, y1
 Finder = Callable[[Path, np.ndarray], np.ndarray]
+Box = tuple[float, float, float, float]
 
 _SIDE = 640  # px of the square input; YuNet detects faces from 10 to 300 px
 
 
 def face_finder(
-    paths: Sequence[Path],
-    box: tuple[float, float, float, float] | None,
-    table: Path | None,
-    detector: Path | None,
+    paths: Sequence[Path], box: Box | None, table: Path | None, detector: Path | None
 ) -> Finder | None:
     """Returns a finder for a detector's file, a table or a box, whichever is given, or None.
 
