@@ -49,7 +49,6 @@ def measure_errors(
     *,
     batch: int,
     workers: int,
-    device: torch.device,
     weighted: bool = False,
     watch: Stopwatch | None = None,
 ) -> Errors | None:
@@ -69,8 +68,8 @@ def measure_errors(
     off = rank > 0 or None  # None: where there is no terminal
     with tqdm(total=len(rows), desc="evaluate", unit="img", leave=False, disable=off) as bar:
         for found in predict(
-            views, rows, batch=batch, workers=workers, device=device, weighted=weighted,
-            rank=rank, world=world, watch=watch,
+            views, rows, batch=batch, workers=workers, weighted=weighted, distribute=True,
+            watch=watch,
         ):  # fmt: skip
             for name, values in _of_batch(found, samples, mean_shape_crop).items():
                 parts[name].append(values)
@@ -224,7 +223,7 @@ def evaluate_run(
     watch = Stopwatch(device)
     errors = measure_errors(
         ensemble.views(paths, labels.points_image, device), rows, first.mean_shape_crop,
-        batch=train.batch, workers=settings.workers, device=device, weighted=ensemble.weighted,
+        batch=train.batch, workers=settings.workers, weighted=ensemble.weighted,
         watch=watch,
     )  # fmt: skip
     out = _folder_of(ensemble, labels, root, decoder)

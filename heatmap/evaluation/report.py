@@ -250,8 +250,7 @@ def _faces(
     indices = np.unique([*worst, *typical])
     batches = predict(
         ensemble.views(paths, labels.points_image, device), errors.rows[indices],
-        batch=ensemble.runs[0].experiment.train.batch, workers=0, device=device,
-        weighted=ensemble.weighted,
+        batch=ensemble.runs[0].experiment.train.batch, workers=0, weighted=ensemble.weighted,
     )  # fmt: skip
     predicted = (points for found in batches for points in found.points_image)
     faces = {}

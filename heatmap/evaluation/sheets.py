@@ -22,7 +22,6 @@ def prediction_sheet(
     network: Network,
     experiment: config.Experiment,
     paths: Sequence[Path],
-    device: torch.device,
     labels: np.ndarray | None = None,
     scheme: schemes.Scheme | None = None,
 ) -> np.ndarray:
@@ -40,7 +39,7 @@ def prediction_sheet(
     nothing = np.full((len(paths), count, 2), np.nan, np.float32)
     view = View(network, Samples.of(experiment, paths, nothing), experiment.train.precision)
     rows = np.arange(len(paths))
-    found = next(predict([view], rows, batch=len(paths), workers=0, device=device))
+    found = next(predict([view], rows, batch=len(paths), workers=0))
     predicted, truth = [], []
     for row, path in enumerate(paths):
         image = contest.read_image(path)
@@ -85,7 +84,7 @@ def data_sheet(
         paths = [found[row] for row in rows.tolist()]
         labels = np.stack([np.array(table.points_image[row], np.float32) for row in rows])
     network = trained.network.to(device)
-    return prediction_sheet(network, trained.experiment, paths, device, labels, trained.scheme)
+    return prediction_sheet(network, trained.experiment, paths, labels, trained.scheme)
 
 
 def batch_sheet(batch: augment.Batch, scheme: schemes.Scheme | None = None) -> np.ndarray:

@@ -210,7 +210,7 @@ def _validate(run: Run, watch: Stopwatch) -> tuple[dict[str, Any], dict[str, np.
     view = View(run.scored_network, run.data.validation, settings.precision, scheme=run.data.scheme)
     errors = metrics.measure_errors(
         [view], run.data.validation_rows, run.mean_shape_crop, batch=settings.batch,
-        workers=run.experiment.data.workers, device=run.device, watch=watch,
+        workers=run.experiment.data.workers, watch=watch,
     )  # fmt: skip
     scores = distributed.from_first(metrics.summary(errors) if errors else {})
     columns = errors.columns() if errors else {}

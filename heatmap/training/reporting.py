@@ -73,7 +73,7 @@ def _sheet(run: Run, network: Network, rows: list[int]) -> np.ndarray:
     """The images of these rows with predicted and labelled landmarks."""
     data = run.data
     paths, labels = [data.validation.paths[row] for row in rows], data.table.points_image[rows]
-    return prediction_sheet(network, run.experiment, paths, run.device, labels, data.scheme)
+    return prediction_sheet(network, run.experiment, paths, labels, data.scheme)
 
 
 def _write_predictions(run: Run, files: RunFolder, ledger: Ledger) -> None:

@@ -98,7 +98,7 @@ class LabelledImages:
         return metrics.measure_errors(
             [View(one, self.samples) for one in (network, *others)],
             np.arange(len(self.truth)) if rows is None else np.array(rows),
-            torch.from_numpy(self.shape), batch=batch, workers=0, device=torch.device("cpu"),
+            torch.from_numpy(self.shape), batch=batch, workers=0,
         )  # fmt: skip
 
 

@@ -130,9 +130,7 @@ def test_the_best_checkpoint_belongs_to_the_best_row(tiny: Experiment, tmp_path:
     assert folder == tmp_path / "evaluation-last"
 
 
-def test_the_run_folder_holds_config_and_split(
-    tiny: Experiment, tmp_path: Path
-) -> None:
+def test_the_run_folder_holds_config_and_split(tiny: Experiment, tmp_path: Path) -> None:
     experiment = replace(tiny, data=replace(tiny.data, split="person"))
     run = trained(experiment, tmp_path)
     values = json.loads((tmp_path / "config.json").read_text())
@@ -281,7 +279,7 @@ def test_eight_drawn_faces_are_memorised(tiny: Experiment, tmp_path: Path) -> No
     run = trained(experiment, tmp_path / "run")
     rows = run.data.training_rows[::10]
     view = View(run.network, run.data.validation)
-    found = next(predict([view], rows, batch=8, workers=0, device=run.device))
+    found = next(predict([view], rows, batch=8, workers=0))
     points_crop, truth_crop = (
         found.frame.to_crop(torch.from_numpy(points)).numpy()
         for points in (found.points_image, run.data.table.points_image[rows])

@@ -65,9 +65,7 @@ def test_the_multiplier_repeats_passes_in_an_epoch(plain: Experiment) -> None:
     assert tenfold.batches_per_epoch == 10 * once.batches_per_epoch
 
 
-def test_every_image_needs_a_box(
-    plain: Experiment, tiny_contest: Path, tmp_path: Path
-) -> None:
+def test_every_image_needs_a_box(plain: Experiment, tiny_contest: Path, tmp_path: Path) -> None:
     names = read_landmarks(find_folder(tiny_contest).train_table).names
     boxes = tmp_path / "boxes.csv"
     lines = ["file_name,x0,y0,x1,y1", *(f"{name},5,6,50,55" for name in names)]

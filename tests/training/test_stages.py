@@ -111,7 +111,7 @@ def test_the_averaged_weights_are_scored_and_saved(
 
     scored = metrics.measure_errors(
         [View(last.network, run.data.validation)], run.data.validation_rows, run.mean_shape_crop,
-        batch=2, workers=0, device=run.device,
+        batch=2, workers=0,
     )  # fmt: skip
     assert read_metrics(tmp_path)[-1]["val/mse"] == pytest.approx(scored.mse.mean(), rel=1e-5)
 

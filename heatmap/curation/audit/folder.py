@@ -168,7 +168,7 @@ def _predict(
     peak, spread = np.full((2, len(rows), data.predicted_image.shape[1]), np.nan, np.float32)
     with tqdm(total=len(rows), desc="predict", unit="img", leave=False, disable=None) as bar:
         for batch in predict(
-            views, rows, batch=settings.train.batch, workers=settings.data.workers, device=device
+            views, rows, batch=settings.train.batch, workers=settings.data.workers
         ):
             indices = np.searchsorted(rows, batch.rows)
             data.predicted_image[batch.rows] = batch.points_image
