@@ -17,7 +17,7 @@ from heatmap.data.samples import Samples
 from heatmap.errors import UserError
 from heatmap.evaluation import calibration
 from heatmap.inference.ensemble import Ensemble
-from heatmap.inference.predict import Prediction, View, predict
+from heatmap.inference.predict import Execution, Prediction, View, predict
 from heatmap.networks import HeatmapNetwork
 from heatmap.runs import model_card
 from heatmap.runs.checkpoint import TrainedRun
@@ -46,10 +46,8 @@ def measure_errors(
     views: Sequence[View],
     rows: np.ndarray,
     mean_shape_crop: torch.Tensor,
+    execution: Execution,
     *,
-    batch: int,
-    workers: int,
-    device: torch.device,
     weighted: bool = False,
     watch: Stopwatch | None = None,
 ) -> Errors | None:
@@ -69,9 +67,8 @@ def measure_errors(
     off = rank > 0 or None  # None: where there is no terminal
     with tqdm(total=len(rows), desc="evaluate", unit="img", leave=False, disable=off) as bar:
         for found in predict(
-            views, rows, batch=batch, workers=workers, device=device, weighted=weighted,
-            rank=rank, world=world, watch=watch,
-        ):  # fmt: skip
+            views, rows, execution, weighted=weighted, rank=rank, world=world, watch=watch
+        ):
             for name, values in _of_batch(found, samples, mean_shape_crop).items():
                 parts[name].append(values)
             bar.update(min(len(found.rows) * world, len(rows) - bar.n))
@@ -224,8 +221,7 @@ def evaluate_run(
     watch = Stopwatch(device)
     errors = measure_errors(
         ensemble.views(paths, labels.points_image, device), rows, first.mean_shape_crop,
-        batch=train.batch, workers=settings.workers, device=device, weighted=ensemble.weighted,
-        watch=watch,
+        Execution(device, train.batch, settings.workers), weighted=ensemble.weighted, watch=watch,
     )  # fmt: skip
     out = _folder_of(ensemble, labels, root, decoder)
     if errors is None:

@@ -17,7 +17,7 @@ from heatmap.evaluation import calibration, page
 from heatmap.evaluation.charts import Bar, LineChart, Series, bars, dot_chart, line_chart
 from heatmap.evaluation.metrics import summary
 from heatmap.inference.ensemble import Ensemble
-from heatmap.inference.predict import predict
+from heatmap.inference.predict import Execution, predict
 from heatmap.runs.folder import RunFolder
 from heatmap.runs.ledger import read_metrics
 from heatmap.runs.per_image import Errors, read_errors
@@ -250,8 +250,7 @@ def _faces(
     indices = np.unique([*worst, *typical])
     batches = predict(
         ensemble.views(paths, labels.points_image, device), errors.rows[indices],
-        batch=ensemble.runs[0].experiment.train.batch, workers=0, device=device,
-        weighted=ensemble.weighted,
+        Execution(device, ensemble.runs[0].experiment.train.batch), weighted=ensemble.weighted,
     )  # fmt: skip
     predicted = (points for found in batches for points in found.points_image)
     faces = {}

@@ -11,7 +11,7 @@ from heatmap import config, draw, frame, schemes
 from heatmap.data import augment, contest
 from heatmap.data.samples import Samples, cut, evenly_spaced
 from heatmap.errors import UserError
-from heatmap.inference.predict import View, predict
+from heatmap.inference.predict import Execution, View, predict
 from heatmap.networks import Network
 from heatmap.runs.checkpoint import TrainedRun
 
@@ -40,7 +40,7 @@ def prediction_sheet(
     nothing = np.full((len(paths), count, 2), np.nan, np.float32)
     view = View(network, Samples.of(experiment, paths, nothing), experiment.train.precision)
     rows = np.arange(len(paths))
-    found = next(predict([view], rows, batch=len(paths), workers=0, device=device))
+    found = next(predict([view], rows, Execution(device, len(paths))))
     predicted, truth = [], []
     for row, path in enumerate(paths):
         image = contest.read_image(path)

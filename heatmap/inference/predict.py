@@ -37,6 +37,15 @@ class View:
     scheme: schemes.Scheme | None = None
 
 
+@dataclass(frozen=True)
+class Execution:
+    """How networks are run on many images."""
+
+    device: torch.device
+    batch: int  # images
+    workers: int = 0  # loader processes; 0 loads in this one
+
+
 class Prediction(NamedTuple):
     """Prediction of B images.
 
@@ -74,10 +83,8 @@ class ViewPrediction(NamedTuple):
 def predict(
     views: Sequence[View],
     rows: np.ndarray,
+    execution: Execution,
     *,
-    batch: int,
-    workers: int,
-    device: torch.device,
     weighted: bool = False,
     rank: int = 0,
     world: int = 1,
@@ -95,6 +102,7 @@ def predict(
     Raises:
         UserError: an image cannot be read; the message names it.
     """
+    device = execution.device
     watch = watch or Stopwatch(device)
     cropped: list[Samples] = []  # views that crop alike share the crop
     for view in views:
@@ -107,8 +115,9 @@ def predict(
     for network in was_training:
         network.eval()
     try:
-        batches = batches_in_order(rows, batch, rank, world)
-        for samples in watch.waiting("data", load(Cuts(cropped), batches, workers, device)):
+        batches = batches_in_order(rows, execution.batch, rank, world)
+        loaded = load(Cuts(cropped), batches, execution.workers, device)
+        for samples in watch.waiting("data", loaded):
             with watch("data"):
                 inputs = [
                     augment.plain(*(t.to(device, non_blocking=True) for t in sample[:3]))

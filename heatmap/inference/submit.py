@@ -17,7 +17,7 @@ from heatmap.data.contest import submission
 from heatmap.data.formats import kaggle15
 from heatmap.errors import UserError
 from heatmap.inference.ensemble import Ensemble
-from heatmap.inference.predict import predict
+from heatmap.inference.predict import Execution, predict
 from heatmap.runtime import distributed
 
 logger = logging.getLogger("heatmap")
@@ -105,8 +105,8 @@ def _answers(
     with tqdm(total=len(paths), desc="predict", unit="img", leave=False, disable=hidden) as bar:
         for found in predict(
             ensemble.views(paths, nothing, device), np.arange(len(paths)),
-            batch=first.experiment.train.batch, workers=first.experiment.data.workers,
-            device=device, weighted=ensemble.weighted, rank=rank, world=world,
+            Execution(device, first.experiment.train.batch, first.experiment.data.workers),
+            weighted=ensemble.weighted, rank=rank, world=world,
         ):  # fmt: skip
             answers.append(np.take_along_axis(found.points_image, indices[found.rows, :, None], 1))
             image_from_crop.append(found.frame.image_from_crop.numpy())

@@ -24,7 +24,7 @@ from heatmap.data.samples import Loader, Sample, evenly_spaced, load, shuffled_b
 from heatmap.errors import UserError
 from heatmap.evaluation import metrics
 from heatmap.evaluation.sheets import prediction_sheet
-from heatmap.inference.predict import View, autocast
+from heatmap.inference.predict import Execution, View, autocast
 from heatmap.maps import Maps
 from heatmap.networks import HeatmapNetwork, Network
 from heatmap.runs import checkpoint, model_card
@@ -352,8 +352,8 @@ def _validated(run: Run, watch: Stopwatch) -> tuple[dict[str, Any], dict[str, np
     begin, settings = time.monotonic(), run.experiment.train
     errors = metrics.measure_errors(
         [View(run.scored, run.validation, settings.precision, scheme=run.scheme)],
-        run.validation_rows, run.mean_shape, batch=settings.batch,
-        workers=run.experiment.data.workers, device=run.device, watch=watch,
+        run.validation_rows, run.mean_shape,
+        Execution(run.device, settings.batch, run.experiment.data.workers), watch=watch,
     )  # fmt: skip
     scores = distributed.from_first(metrics.summary(errors) if errors else {})
     columns = errors.columns() if errors else {}

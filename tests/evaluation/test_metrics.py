@@ -15,7 +15,7 @@ from heatmap.data.contest import Folder, read_landmarks, write_landmarks
 from heatmap.data.samples import Samples
 from heatmap.evaluation import metrics
 from heatmap.inference.ensemble import Ensemble
-from heatmap.inference.predict import View
+from heatmap.inference.predict import Execution, View
 from heatmap.networks import CropPrediction, Network
 from heatmap.runs import checkpoint
 from heatmap.runs.folder import RunFolder
@@ -98,8 +98,9 @@ class LabelledImages:
         return metrics.measure_errors(
             [View(one, self.samples) for one in (network, *others)],
             np.arange(len(self.truth)) if rows is None else np.array(rows),
-            torch.from_numpy(self.shape), batch=batch, workers=0, device=torch.device("cpu"),
-        )  # fmt: skip
+            torch.from_numpy(self.shape),
+            Execution(CPU, batch),
+        )
 
 
 def reference(images: LabelledImages) -> dict[str, Any]:

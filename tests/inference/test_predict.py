@@ -15,7 +15,7 @@ from torch import Tensor
 from heatmap import config, frame, schemes
 from heatmap.data import samples
 from heatmap.data.samples import Samples
-from heatmap.inference.predict import Prediction, View, predict
+from heatmap.inference.predict import Execution, Prediction, View, predict
 from heatmap.networks import CropPrediction, Network
 
 CPU = torch.device("cpu")
@@ -103,7 +103,7 @@ def of(paths: list[Path], crop: config.Crop, num_landmarks: int = 15) -> Samples
 def together(views: list[View], batch: int = 3, **options: Any) -> Prediction:
     """The landmarks of all images of the views."""
     rows = np.arange(len(views[0].samples))
-    found = list(predict(views, rows, batch=batch, workers=0, device=CPU, **options))
+    found = list(predict(views, rows, Execution(CPU, batch), **options))
     assert np.array_equal(np.concatenate([one.rows for one in found]), rows)
     parts = zip(*(one[1:4] for one in found), strict=True)
     points, peak, covariance = (None if p[0] is None else np.concatenate(p) for p in parts)

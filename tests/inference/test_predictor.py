@@ -18,7 +18,7 @@ import heatmap
 from heatmap import config
 from heatmap.data.contest import read_image
 from heatmap.data.samples import Samples
-from heatmap.inference.predict import View, predict
+from heatmap.inference.predict import Execution, View, predict
 from heatmap.inference.predictor import Landmarks, Predictor
 from heatmap.networks import CropPrediction
 from heatmap.runs import checkpoint
@@ -105,7 +105,7 @@ def test_training_and_prediction_see_the_same_crop_bit_for_bit(
     assert torch.equal(torch.cat(seen), expected)
 
     view = View(Stub(mean_shape, len(MEAN_SHAPE)), training)
-    (evaluated,) = predict([view], np.arange(5), batch=5, workers=0, device=CPU)
+    (evaluated,) = predict([view], np.arange(5), Execution(CPU, 5))
     assert np.array_equal(found.points_image, evaluated.points_image)
     assert np.array_equal(found.covariance, evaluated.covariance_image)
 
@@ -249,9 +249,7 @@ def test_a_run_folder_answers_as_its_evaluation_does(tiny_contest: Path, tmp_pat
     nothing = np.full((len(paths), 7, 2), np.nan, np.float32)
     samples = Samples.of(trained.experiment, paths, nothing)
     rows = np.arange(len(paths))
-    (expected,) = predict(
-        [View(trained.network, samples)], rows, batch=len(paths), workers=0, device=CPU
-    )
+    (expected,) = predict([View(trained.network, samples)], rows, Execution(CPU, len(paths)))
     np.testing.assert_allclose(found.points_image, expected.points_image, atol=1e-3)
     np.testing.assert_allclose(found.confidence, expected.peak, rtol=1e-4)
     assert found.covariance is not None and found.covariance.shape == (5, 7, 2, 2)

@@ -15,7 +15,7 @@ from heatmap import config
 from heatmap.data import contest
 from heatmap.data.formats.kaggle15 import convert
 from heatmap.inference.ensemble import Ensemble
-from heatmap.inference.predict import predict
+from heatmap.inference.predict import Execution, predict
 from heatmap.runs import checkpoint
 from heatmap.training import loop
 from heatmap.training.prepare import prepare
@@ -171,7 +171,7 @@ def test_runs_are_scored_together_on_rows_that_validate_in_all(
     labels = contest.read_landmarks(folder.train_table)
     paths = contest.image_paths(folder.train_images, labels.names, labels.path)
     views = ensemble.views(paths, labels.points_image, CPU)
-    (found,) = predict(views, rows, batch=9, workers=0, device=CPU, weighted=weighted)
+    (found,) = predict(views, rows, Execution(CPU, 9), weighted=weighted)
     mse = contest.squared_errors(found.points_image, labels.points_image[rows]).mean()
     assert scores["mse"] == pytest.approx(mse, rel=1e-5)
 

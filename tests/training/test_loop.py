@@ -36,7 +36,7 @@ from heatmap.data.samples import load, shuffled_batches
 from heatmap.data.synthetic import draw_face
 from heatmap.evaluation import metrics
 from heatmap.inference.ensemble import Ensemble
-from heatmap.inference.predict import View, predict
+from heatmap.inference.predict import Execution, View, predict
 from heatmap.networks import HeatmapNetwork
 from heatmap.runs import checkpoint
 from heatmap.runs.ledger import read_metrics
@@ -714,7 +714,7 @@ def test_eight_drawn_faces_are_learnt_by_heart(tiny: Experiment, tmp_path: Path)
     run = trained(experiment, tmp_path / "run")
     rows = run.training_rows[::10]
     view = View(run.network, run.validation)
-    found = next(predict([view], rows, batch=8, workers=0, device=run.device))
+    found = next(predict([view], rows, Execution(run.device, 8)))
     points_crop, truth_crop = (
         found.frame.to_crop(torch.from_numpy(points)).numpy()
         for points in (found.points_image, run.table.points_image[rows])
@@ -833,8 +833,8 @@ def test_the_running_mean_of_the_weights_is_what_is_scored_and_kept(
     assert any(not torch.allclose(kept[name], trained_on[name], atol=1e-6) for name in expected)
 
     scored = metrics.measure_errors(
-        [View(last.network, run.validation)], run.validation_rows, run.mean_shape, batch=2,
-        workers=0, device=run.device,
+        [View(last.network, run.validation)], run.validation_rows, run.mean_shape,
+        Execution(run.device, 2),
     )  # fmt: skip
     assert read_metrics(tmp_path)[-1]["val/mse"] == pytest.approx(scored.mse.mean(), rel=1e-5)
 

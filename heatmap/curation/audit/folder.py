@@ -20,7 +20,7 @@ from heatmap.evaluation import calibration
 from heatmap.evaluation.metrics import spread_px
 from heatmap.frame import contain
 from heatmap.inference.ensemble import Ensemble
-from heatmap.inference.predict import predict
+from heatmap.inference.predict import Execution, predict
 from heatmap.runtime.files import write_image
 
 TILE_HW = (256, 192)
@@ -155,11 +155,10 @@ def _fill(
     runs; where neither tells, by a landmark's median residual in sizes of the face.
     """
     views, settings = runs.views(paths, labels.points_image, device), runs.runs[0].experiment
+    execution = Execution(device, settings.train.batch, settings.data.workers)
     peak, spread = np.full((2, len(rows), labels.seen_image.shape[1]), np.nan, np.float32)
     with tqdm(total=len(rows), desc="predict", unit="img", leave=False, disable=None) as bar:
-        for found in predict(
-            views, rows, batch=settings.train.batch, workers=settings.data.workers, device=device
-        ):
+        for found in predict(views, rows, execution):
             own = np.searchsorted(rows, found.rows)
             labels.seen_image[found.rows] = found.points_image
             spread[own] = spread_px(found)
