@@ -50,9 +50,9 @@ def test_changed_training_crops_are_shown_with_their_landmarks(
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        ([], 2, "the first argument is an experiment file, not nothing"),
-        (["--count", "3"], 2, "the first argument is an experiment file, not '--count'"),
-        (["nothing.py"], 2, "nothing.py: there is no such experiment file"),
+        ([], 2, "the first argument must be an experiment file, got nothing"),
+        (["--count", "3"], 2, "the first argument must be an experiment file, got '--count'"),
+        (["nothing.py"], 2, "nothing.py: no such experiment file"),
         (["EXPERIMENT", "--coun", "3"], 2, "--count"),
         (["EXPERIMENT", "--augment.hue", "2"], 2, "augment.hue must be in [0, 0.5]"),
         (["EXPERIMENT", "--count", "0", "--data.root", "nowhere"], 2, "--count"),
