@@ -10,11 +10,6 @@ import tyro
 from heatmap.cli.running import run_command
 from heatmap.errors import UsageError, UserError
 
-HEADER = (
-    "run", "network", "seed", "val MSE px²", "mean shape", "epochs", "minutes", "hardware", "date",
-    "commit",
-)  # fmt: skip
-
 
 def results(runs: Annotated[tuple[Path, ...], tyro.conf.Positional]) -> None:
     """Print a Markdown table of finished runs, best first and runs without a score last.
@@ -25,13 +20,14 @@ def results(runs: Annotated[tuple[Path, ...], tyro.conf.Positional]) -> None:
     if not runs:
         raise UsageError("name at least one run folder")
     rows = sorted((_row(run) for run in runs), key=lambda row: row[0])
-    print(f"| {' | '.join(HEADER)} |\n|{'---|' * len(HEADER)}")
+    header = rows[0][1]
+    print(f"| {' | '.join(header)} |\n|{'---|' * len(header)}")
     for _, cells in rows:
-        print(f"| {' | '.join(cells)} |")
+        print(f"| {' | '.join(cells.values())} |")
 
 
-def _row(folder: Path) -> tuple[float, list[str]]:
-    """The score to sort by, and the cells."""
+def _row(folder: Path) -> tuple[float, dict[str, str]]:
+    """The score to sort by, and the cells by column."""
     from heatmap.runs.folder import RunFolder
     from heatmap.runtime.files import read_json
 
@@ -43,19 +39,19 @@ def _row(folder: Path) -> tuple[float, list[str]]:
     best, mean_shape = summary["best_mse"], summary["mean_shape_mse"]
     has_score = best is not None  # not if it trained on all rows
     cores = f"{machine['cpu_cores']} cores, " if machine["device"] == "cpu" else ""
-    return best if has_score else math.inf, [
-        config["name"],
-        f"{model['type']} {model['encoder']}, weights {model['weights']}, "
+    return best if has_score else math.inf, {
+        "run": config["name"],
+        "network": f"{model['type']} {model['encoder']}, weights {model['weights']}, "
         f"{crop['height']}×{crop['width']}",
-        str(config["seed"]),
-        f"**{best:.2f}**" if has_score else "-",
-        f"{mean_shape:.1f}" if has_score else "-",
-        str(summary["epochs"]),
-        f"{summary['minutes']:.0f}",
-        f"{cores}{machine['processor']}",
-        machine["date"],
-        str(machine["commit"]),
-    ]
+        "seed": str(config["seed"]),
+        "val MSE px²": f"**{best:.2f}**" if has_score else "-",
+        "mean shape": f"{mean_shape:.1f}" if has_score else "-",
+        "epochs": str(summary["epochs"]),
+        "minutes": f"{summary['minutes']:.0f}",
+        "hardware": f"{cores}{machine['processor']}",
+        "date": machine["date"],
+        "commit": str(machine["commit"]),
+    }
 
 
 def main(arguments: Sequence[str]) -> int:
