@@ -222,7 +222,7 @@ def test_runs_of_different_folds_are_scored_together_only_on_other_data(
     alien = tmp_path / "alien" / "best.pt"
     checkpoint.save(alien, replace(saved, table_hash="another"))
     assert tool("evaluate", runs["one"], alien, "--device", "cpu") == 1
-    assert f"the table that {alien} was trained on" in capsys.readouterr().err
+    assert f"{alien} was trained on other labels than" in capsys.readouterr().err
     assert tool("evaluate", runs["one"], alien, "--data", tiny_contest, "--device", "cpu") == 0
     rows = np.load(runs["one"] / "evaluation-with-alien" / "errors.npz")["rows"]
     assert rows.tolist() == [6, 7, 8, 9, 10, 11], "training rows of the first run are left out"
@@ -252,7 +252,7 @@ def test_runs_that_cannot_be_merged_are_refused_by_name(
         assert tool(name) == 2
     assert not (tmp_path / "submission.csv").exists()
     assert tool("evaluate", "s.csv", "--solution", "t.csv", "--weighted") > 0
-    assert "a submission is scored alone" in capsys.readouterr().err
+    assert "a submission (.csv) takes no options" in capsys.readouterr().err
 
 
 def boxes_file(path: Path, names: list[str], left: float) -> Path:

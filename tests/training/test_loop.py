@@ -108,7 +108,7 @@ def test_a_direct_network_trains_in_the_same_loop(tiny: Experiment, tmp_path: Pa
     rows = read_metrics(tmp_path)
     assert rows[-1]["train/loss"] < 0.9 * rows[0]["train/loss"]
     assert "val/peak" not in rows[-1]
-    scores, _ = metrics.evaluate_run(Ensemble.load([tmp_path]), None, torch.device("cpu"))
+    scores = metrics.evaluate_run(Ensemble.load([tmp_path]), None, torch.device("cpu")).scores
     assert scores["mse"] == min(row["val/mse"] for row in rows)
 
 
@@ -118,16 +118,14 @@ def test_the_best_checkpoint_belongs_to_the_best_row(tiny: Experiment, tmp_path:
     rows = read_metrics(tmp_path)
     best = min(rows, key=lambda row: row["val/mse"])
     by_training = (tmp_path / "per_image.csv").read_bytes()
-    scores, _ = metrics.evaluate_run(Ensemble.load([tmp_path]), None, torch.device("cpu"))
+    scores = metrics.evaluate_run(Ensemble.load([tmp_path]), None, torch.device("cpu")).scores
     assert scores["mse"] == best["val/mse"]
     assert scores["nme_percent"] == best["val/nme_percent"]
     assert (tmp_path / "per_image.csv").read_bytes() == by_training
     assert checkpoint.load_trained(tmp_path).validation_mse == best["val/mse"]
-    last, folder = metrics.evaluate_run(
-        Ensemble.load([tmp_path / "last.pt"]), None, torch.device("cpu")
-    )
-    assert last["mse"] == rows[-1]["val/mse"]
-    assert folder == tmp_path / "evaluation-last"
+    last = metrics.evaluate_run(Ensemble.load([tmp_path / "last.pt"]), None, torch.device("cpu"))
+    assert last.scores["mse"] == rows[-1]["val/mse"]
+    assert last.folder == tmp_path / "evaluation-last"
 
 
 def test_the_run_folder_holds_config_and_split(tiny: Experiment, tmp_path: Path) -> None:
@@ -198,7 +196,7 @@ def test_a_run_on_all_rows_can_only_be_scored_on_other_data(
         with pytest.raises(ValueError, match=r"run/best\.pt: .*no validation rows.* --data"):
             metrics.evaluate_run(Ensemble.load([tmp_path / "run"]), data, cpu)
     other = contest_of_faces(tmp_path / "other", 4, 1, slice(7))
-    scores, _ = metrics.evaluate_run(Ensemble.load([tmp_path / "run"]), other.root, cpu)
+    scores = metrics.evaluate_run(Ensemble.load([tmp_path / "run"]), other.root, cpu).scores
     assert scores["images"] == 5 and scores["mse"] > 0
 
 

@@ -481,9 +481,11 @@ def scoring(bench: Bench) -> None:
     for tta, device in ways:
         begin = time.monotonic()
         ensemble = Ensemble.load([bench.run], tta=tta)
-        scores, out = metrics.evaluate_run(ensemble, None, device)
+        evaluation = metrics.evaluate_run(ensemble, None, device)
+        scores, timing = evaluation.scores, evaluation.timing
+        assert timing is not None
         rate = scores["images"] / (time.monotonic() - begin)
-        parts = json.loads((out / "timing.json").read_text())["milliseconds_per_image"]
+        parts = timing["milliseconds_per_image"]
         rounded = {name: round(value, 2) for name, value in parts.items()}
         views = "one view" if tta == "none" else tta
         bench.say(
