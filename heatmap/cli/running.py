@@ -126,7 +126,10 @@ def run_command(action: Callable[[], None]) -> int:
 
 
 def is_first() -> bool:
-    """Whether this process is the only one, or the first of those that torchrun started."""
+    """Whether this is the only process, or the first that torchrun started.
+
+    Reads the environment and not `distributed.rank`, which would import torch for every `--help`.
+    """
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -143,7 +146,7 @@ def _speaks() -> bool:
         return True
     from heatmap.runtime import distributed
 
-    return distributed.fails_first()
+    return distributed.is_first_failure()
 
 
 def _module_name(path: Path) -> str:
