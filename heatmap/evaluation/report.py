@@ -21,7 +21,7 @@ from heatmap.inference.predict import predict
 from heatmap.runs.folder import RunFolder
 from heatmap.runs.ledger import read_metrics
 from heatmap.runs.per_image import Errors, read_errors
-from heatmap.runtime.files import read_json, write_atomically
+from heatmap.runtime.files import read_json, write_text
 from heatmap.shape import MOST_POSED, blocks, nanmean, turns
 
 NUM_WORST, NUM_TYPICAL = 8, 4
@@ -68,8 +68,7 @@ def write_report(
         **_faces(ensemble, found, labels, errors, device),
         **_timing(read_json(files.timing)),
     )
-    with write_atomically(out / "report.html") as temporary:
-        temporary.write_text(text, "utf-8")
+    write_text(out / "report.html", text)
     return out / "report.html"
 
 
