@@ -178,7 +178,7 @@ def read_data(experiment: Experiment, saved: checkpoint.Checkpoint | None = None
     validation = samples.Samples.of(experiment, paths, table.points_image)
     margin = samples.margin_for(experiment.crop, experiment.augment)
     training = replace(validation, margin=margin, edge=experiment.augment.fill != "black")
-    scheme = saved.landmark_scheme if saved else None
+    scheme = saved.scheme if saved else None
     if saved is None and data.symmetry is not None:
         scheme = schemes.read_scheme(data.symmetry, table.num_landmarks)
     mirrors = experiment.augment.mirror > 0
@@ -304,7 +304,7 @@ def save(run: Run, path: Path, wandb_id: str | None = None) -> None:
             network=run.scored.state_dict(),
             sigma=progress.sigma,
             mean_shape_crop=run.mean_shape,
-            scheme=run.scheme.to_dict() if run.scheme else None,
+            scheme=run.scheme,
             table_hash=run.table_hash,
             training_rows=torch.from_numpy(run.training_rows),
             validation_rows=torch.from_numpy(run.validation_rows),

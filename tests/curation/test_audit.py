@@ -272,7 +272,7 @@ def test_folds_judge_every_image_anew(
         ([], 2, "--data.folds 5 --data.fold 0"),
         (["--run", "run", "--top", "0"], 2, "--top"),
         (["--run", "run", "--sheet", "audit.gif"], 2, "--sheet"),
-        (["--run", "run"], 1, "there is no such checkpoint"),
+        (["--run", "run"], 1, "no such checkpoint"),
         (["--run", "run", "--looked", "verdicts.csv"], 1, "row 3: the verdict 'maybe' is neither"),
         (["--run", "run", "--symmetry", "none.json"], 1, "none.json"),
     ],

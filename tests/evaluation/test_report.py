@@ -218,7 +218,7 @@ def test_a_run_without_a_ledger_has_a_page_too(run: Path, tmp_path: Path) -> Non
 def test_damaged_files_are_told_and_leave_the_old_page(run: Path, tmp_path: Path) -> None:
     ensemble = Ensemble.load([run])
     (tmp_path / "report.html").write_text("old")
-    with pytest.raises(ValueError, match=r"errors\.npz: not a readable file"):
+    with pytest.raises(ValueError, match=r"errors\.npz: not readable"):
         write_report(ensemble, None, tmp_path, tmp_path, CPU)
     assert (tmp_path / "report.html").read_text() == "old"
 
