@@ -125,16 +125,16 @@ class WandbWriter:
         return run
 
     def _send(self, run: Any, row: Mapping[str, Any]) -> None:
-        folder, image, step = self._folder, self._wandb.Image, row["step"]
+        wandb, folder, step = self._wandb, self._folder, row["step"]
         values = {name: value for name, value in row.items() if name != "step"}
         for name in SHEETS:
             if (sheet := folder.sheet(name, step)).is_file():
-                values[f"images/{name}"] = image(str(sheet))
+                values[f"images/{name}"] = wandb.Image(str(sheet))
         table = read_json(folder.predictions_table) if folder.predictions_table.is_file() else {}
         if table.get("step") == step:
-            shown = folder.predictions
-            rows = [[image(str(shown / name)), *cells] for name, *cells in table["rows"]]
-            values["predictions"] = self._wandb.Table(columns=table["columns"], data=rows)
+            images = (wandb.Image(str(folder.predictions / name)) for name, *_ in table["rows"])
+            rows = [[image, *row[1:]] for image, row in zip(images, table["rows"], strict=True)]
+            values["predictions"] = wandb.Table(columns=table["columns"], data=rows)
         # in one call: W&B merges or drops later calls of the same step
         run.log(values, step=step, commit=True)
 

@@ -78,13 +78,10 @@ def _processor() -> str:
 
 
 def _commit() -> str | None:
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
+    options = "--always", "--exclude=*", "--abbrev=10", "--dirty=+"
+    git = ["git", "-C", str(Path(__file__).parent), "describe", *options]
     try:
-        changed = "+" if git("status", "--porcelain", "-uno") else ""
-        return git("rev-parse", "--short=10", "HEAD") + changed
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
 
