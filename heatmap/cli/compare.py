@@ -32,7 +32,7 @@ def compare(
         raise UsageError("name at least two runs")
     from heatmap.evaluation import compare
     from heatmap.runs.wandb import fetch
-    from heatmap.runtime.files import write_atomically, write_json
+    from heatmap.runtime.files import write_json, write_text
 
     with tempfile.TemporaryDirectory() as downloads:
         folders = []
@@ -42,8 +42,7 @@ def compare(
         comparison = compare.compare_runs(compare.read_runs(folders))
     print(compare.format_comparison(comparison))
     if html is not None:
-        with write_atomically(html) as temporary:
-            temporary.write_text(compare.comparison_page(comparison), encoding="utf-8")
+        write_text(html, compare.comparison_page(comparison))
     if json_file is not None:
         write_json(json_file, comparison)
 

@@ -133,7 +133,10 @@ def run_command(action: Callable[[], None]) -> int:
 
 
 def is_first() -> bool:
-    """Whether this is the only process, or the first that torchrun started."""
+    """Whether this is the only process, or the first that torchrun started.
+
+    Reads the environment and not `distributed.rank`, which would import torch for every `--help`.
+    """
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -149,4 +152,4 @@ def _is_first_to_fail() -> bool:
         return True
     from heatmap.runtime import distributed
 
-    return distributed.fails_first()
+    return distributed.is_first_failure()

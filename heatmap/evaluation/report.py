@@ -21,7 +21,6 @@ from heatmap.inference.predict import predict
 from heatmap.runs.folder import RunFolder
 from heatmap.runs.ledger import read_metrics
 from heatmap.runs.per_image import Errors
-from heatmap.runtime.files import write_atomically
 from heatmap.shape import MOST_POSED, blocks, nanmean, turns
 
 NUM_WORST, NUM_TYPICAL = 8, 4
@@ -64,8 +63,7 @@ def write_report(
         **_face_tiles(ensemble, evaluation, errors, device),
         **_timing(evaluation.timing),
     )
-    with write_atomically(out / "report.html") as temporary:
-        temporary.write_text(text, "utf-8")
+    write_text(out / "report.html", text)
     return out / "report.html"
 
 

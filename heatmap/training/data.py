@@ -114,7 +114,7 @@ def read_data(experiment: config.Experiment, saved: Checkpoint | None = None) ->
     validation = samples.Samples.of(experiment, paths, table.points_image)
     margin = samples.margin_for(experiment.crop, experiment.augment)
     training = replace(validation, margin=margin, edge=experiment.augment.fill != "black")
-    scheme = saved.landmark_scheme if saved else None
+    scheme = saved.scheme if saved else None
     if saved is None and data.symmetry is not None:
         scheme = schemes.read_scheme(data.symmetry, table.num_landmarks)
     permutation = None

@@ -274,7 +274,7 @@ def test_folds_predict_every_image_unseen(
         ([], 2, "--data.folds 5 --data.fold 0"),
         (["--run", "run", "--top", "0"], 2, "--top"),
         (["--run", "run", "--sheet", "audit.gif"], 2, "--sheet"),
-        (["--run", "run"], 1, "there is no such checkpoint"),
+        (["--run", "run"], 1, "no such checkpoint"),
         (
             ["--run", "run", "--looked", "reviews.csv"],
             1,

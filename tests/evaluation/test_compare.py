@@ -395,5 +395,5 @@ def test_an_unreachable_wandb_is_reported(
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     assert tool("compare", run_folder(tmp_path / "a", errors(0)), "wandb:1a2b") == 1
     message = capsys.readouterr().err
-    assert "wandb:1a2b cannot be had from Weights & Biases" in message
+    assert "cannot fetch wandb:1a2b from Weights & Biases" in message
     assert "or name the run's folder" in message
