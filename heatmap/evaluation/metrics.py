@@ -230,7 +230,7 @@ def evaluate_run(
     out = _folder_of(ensemble, labels, root, decoder)
     if errors is None:
         return distributed.from_first({}), out.path
-    scores = summary(errors) | {"table": labels.fingerprint()}
+    scores = summary(errors) | {"table": labels.fingerprint}
     names = [labels.names[row] for row in errors.rows]
     write_json(out.scores, scores)
     write_per_image(out.per_image, names, errors.columns())
@@ -257,12 +257,12 @@ def _labels(ensemble: Ensemble, path: Path) -> contest.LandmarkTable:
     if labels.num_landmarks != ensemble.num_landmarks:
         theirs = f"the network of {first.path} predicts {ensemble.num_landmarks}"
         raise UserError(f"{path} has {labels.num_landmarks} landmarks, {theirs}")
-    distributed.must_agree({str(path): labels.fingerprint()} | ensemble.fingerprints())
+    distributed.must_agree({str(path): labels.fingerprint} | ensemble.fingerprints())
     return labels
 
 
 def _trained_on(run: TrainedRun, labels: contest.LandmarkTable) -> bool:
-    return run.table_hash == labels.fingerprint()
+    return run.table_hash == labels.fingerprint
 
 
 def _folder_of(

@@ -151,7 +151,7 @@ def read_data(experiment: Experiment, saved: checkpoint.Checkpoint | None = None
     folder = contest.find_folder(experiment.data.root)
     data, shown = experiment.data, distributed.rank() == 0
     table = contest.read_landmarks(folder.train_table, data.cache, progress=shown)
-    table_hash = table.fingerprint()
+    table_hash = table.fingerprint
     if saved is None:
         kind, rule, training_rows, validation_rows = _divided(data, folder, table)
     elif saved.table_hash == table_hash:

@@ -115,7 +115,7 @@ def look(
         )
     judges = np.ones((len(ensemble.runs), len(paths)), bool)
     for judged, run in zip(judges, ensemble.runs, strict=True):
-        if run.table_hash == table.fingerprint():
+        if run.table_hash == table.fingerprint:
             judged[run.training_rows.numpy()] = False
     trained = np.asarray(~judges.any(0))
     judges[:, trained] = True

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from heatmap.data.contest import LandmarkTable, Points
-from heatmap.data.contest.landmarks import UNLABELLED, Names, digest_of
+from heatmap.data.contest.landmarks import UNLABELLED, Names, fingerprint_of
 
 
 @pytest.mark.parametrize("count", [1, 2, 511, 512, 513, 1030])
@@ -68,7 +68,9 @@ def test_the_fingerprint_is_of_names_and_float32(num_rows: int) -> None:
     digest.update(numbers.tobytes())
     names = Names.of(given)
     for points in (Points(stored), Points(numbers)):
-        table = LandmarkTable(Path("a.csv"), names, points, digest_of(names, points.in_blocks()))
-        assert table.fingerprint() == digest.hexdigest()
+        table = LandmarkTable(
+            Path("a.csv"), names, points, fingerprint_of(names, points.in_blocks())
+        )
+        assert table.fingerprint == digest.hexdigest()
         assert table.num_landmarks == 3
-    assert digest_of(Names.of([*given[:-1], "other"]), points.in_blocks()) != table.digest
+    assert fingerprint_of(Names.of([*given[:-1], "other"]), points.in_blocks()) != table.fingerprint

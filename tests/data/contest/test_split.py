@@ -213,7 +213,7 @@ def test_a_stored_split_is_read_back_by_file_name(tmp_path: Path) -> None:
     assert path.read_text().splitlines()[:2] == ["file_name,part", "a.jpg,validation"]
     split = read_split(path, table_of(tmp_path, names))
     np.testing.assert_array_equal(split.validation, validation)
-    assert split.rule == f"as {path} says (2 of 5 rows)"
+    assert split.rule == f"from {path} (2 of 5 rows)"
     again = read_split(path, table_of(tmp_path, names[::-1]))
     np.testing.assert_array_equal(again.validation, validation[::-1])
 
@@ -222,7 +222,7 @@ def test_a_stored_split_is_read_back_by_file_name(tmp_path: Path) -> None:
     for fold in range(3):
         split = read_split(path, table_of(tmp_path, names), fold)
         np.testing.assert_array_equal(split.validation, folds == fold)
-        assert split.rule == f"as {path} says (fold {fold} of 3: {(folds == fold).sum()} of 5 rows)"
+        assert split.rule == f"from {path} (fold {fold} of 3: {(folds == fold).sum()} of 5 rows)"
 
 
 @pytest.mark.parametrize(
@@ -233,9 +233,9 @@ def test_a_stored_split_is_read_back_by_file_name(tmp_path: Path) -> None:
         ("", 0, "row 1: expected the columns"),
         ("file_name,part\na.jpg\n", 0, "row 2: 1 cells where the header has 2"),
         ("file_name,part\na.jpg,test\n", 0, "row 2, column part: expected train or validation"),
-        ("file_name,fold\na.jpg,-1\n", 0, "row 2, column fold: expected the number of a fold"),
+        ("file_name,fold\na.jpg,-1\n", 0, "row 2, column fold: expected a fold's number"),
         ("file_name,part\nx.jpg,train\n", 0, r"row 2, column file_name: 'x.jpg' is not in .*land"),
-        ("file_name,part\na.jpg,train\na.jpg,train\n", 0, "row 3, .* 'a.jpg' stands in a row"),
+        ("file_name,part\na.jpg,train\na.jpg,train\n", 0, "row 3, .* 'a.jpg' is already in a row"),
         ("file_name,part\na.jpg,train\n", 0, "1 of the 2 images .* no row, such as 'b.jpg'"),
         ("file_name,part\na.jpg,train\nb.jpg,train\n", 0, "0 of 2 rows validate"),
         ("file_name,part\na.jpg,train\nb.jpg,validation\n", 1, "no folds; .*data.fold 0, not 1"),
@@ -256,10 +256,10 @@ def test_the_split_of_a_run_is_read_by_file_name(
 ) -> None:
     names, path = ["a.jpg", "b.jpg", "c.jpg", "d.jpg"], tmp_path / "split.json"
     table = table_of(tmp_path, names)
-    stored = {"table": table.fingerprint(), "validation": ["d.jpg", "b.jpg"], "excluded": ["a.jpg"]}
+    stored = {"table": table.fingerprint, "validation": ["d.jpg", "b.jpg"], "excluded": ["a.jpg"]}
     path.write_text(json.dumps(stored))
     split = read_split(path, table)
-    assert (split.kind, split.rule) == ("file", f"as {path} says (2 of 4 rows)")
+    assert (split.kind, split.rule) == ("file", f"from {path} (2 of 4 rows)")
     assert split.validation.tolist() == [False, True, False, True]
     assert split.excluded.tolist() == [0]
     assert not caplog.text

@@ -31,7 +31,7 @@ POINTS[4, 1] = np.nan
 
 @pytest.fixture(autouse=True)
 def all_tables_are_worth_keeping(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_WORTH_KEEPING", 0)
+    monkeypatch.setattr(module, "_WORTH_CACHING", 0)
     monkeypatch.setattr(text_module, "_BLOCK", 100)  # some rows each
     monkeypatch.setattr(module, "_AT_ONCE", 24)
 
@@ -61,7 +61,7 @@ def holds(table: LandmarkTable, points: np.ndarray, names: list[str] = NAMES) ->
 
 def from_text(path: Path, monkeypatch: pytest.MonkeyPatch) -> LandmarkTable:
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_WORTH_KEEPING", 1 << 40)
+        patch.setattr(module, "_WORTH_CACHING", 1 << 40)
         return read_landmarks(path)
 
 
@@ -103,7 +103,7 @@ def test_what_is_kept_is_what_the_text_says(
         table = read_landmarks(path, cache)
         holds(table, points)
         assert table.path == path
-        assert table.fingerprint() == expected.fingerprint()
+        assert table.fingerprint == expected.fingerprint
         assert table.points_image.stored.dtype == dtype
         assert isinstance(table.points_image.stored.base, np.memmap)
         monkeypatch.setattr(module, "read_blocks", never)
@@ -116,7 +116,6 @@ def test_a_later_start_reads_no_text(
 ) -> None:
     read_landmarks(path, cache)
     monkeypatch.setattr(module, "read_blocks", never)
-    monkeypatch.setattr(module, "_sha256", never)
     holds(read_landmarks(path, cache), POINTS)
 
 
@@ -134,17 +133,6 @@ def test_a_changed_text_is_read_anew(path: Path, cache: Path) -> None:
     holds(read_landmarks(path, cache), POINTS + 1000)
     assert kept_in(cache).is_file()  # nothing is left of the others
     holds(old, POINTS)  # what a training has mapped stays
-
-
-def test_the_same_text_of_another_time_is_compared_once(
-    path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read_landmarks(path, cache)
-    monkeypatch.setattr(module, "read_blocks", never)
-    change(path, POINTS, same_time=False)
-    holds(read_landmarks(path, cache), POINTS)
-    monkeypatch.setattr(module, "_sha256", never)
-    holds(read_landmarks(path, cache), POINTS)
 
 
 def test_links_lead_to_one_kept_table_and_other_paths_to_others(
@@ -180,7 +168,7 @@ def test_who_only_reads_hears_where_the_table_is_kept(
     for _ in range(2):
         read_landmarks(path, cache)
     (said,) = caplog.messages
-    assert said == f"{path}: kept in {kept_in(cache)} for later starts"
+    assert said == f"{path}: cached in {kept_in(cache)} for later runs"
 
 
 KILLED = """
@@ -188,8 +176,8 @@ import os, signal, sys
 from pathlib import Path
 from heatmap.data.contest import read_landmarks, stored
 
-stored._WORTH_KEEPING = 0
-stored.digest_of = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+stored._WORTH_CACHING = 0
+stored.fingerprint_of = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 read_landmarks(Path(sys.argv[1]), Path(sys.argv[2]))
 """
 
@@ -225,7 +213,7 @@ def test_a_table_that_changes_while_it_is_read_is_not_kept(
         path.write_bytes(path.read_bytes() + b"b.jpg\t1\t2\t3\t4\t5\t6\n")
 
     monkeypatch.setattr(module, "read_blocks", blocks)
-    with pytest.raises(ValueError, match=r"landmarks\.csv was changed while it was read"):
+    with pytest.raises(ValueError, match=r"landmarks\.csv changed while it was read"):
         read_landmarks(path, cache)
     assert not list((cache / "tables").iterdir())
 
@@ -235,9 +223,9 @@ import sys
 from pathlib import Path
 from heatmap.data.contest import read_landmarks, stored
 
-stored._WORTH_KEEPING = 0
+stored._WORTH_CACHING = 0
 sys.stdin.readline()
-print(read_landmarks(Path(sys.argv[1]), Path(sys.argv[2])).fingerprint())
+print(read_landmarks(Path(sys.argv[1]), Path(sys.argv[2])).fingerprint)
 """
 
 
@@ -253,7 +241,7 @@ def test_many_at_once_read_the_same(
         assert reader.stdin is not None
         reader.stdin.write("\n")
         reader.stdin.flush()
-    expected = from_text(path, monkeypatch).fingerprint()
+    expected = from_text(path, monkeypatch).fingerprint
     assert [reader.communicate()[0].strip() for reader in readers] == [expected] * 4
     assert kept_in(cache).is_file()
 
@@ -274,7 +262,7 @@ def test_a_write_that_fails_half_way_leaves_nothing(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     holds(table, POINTS)
-    assert "cannot be kept ([Errno 27] File too large" in caplog.text
+    assert "cannot be cached ([Errno 27] File too large" in caplog.text
     assert not list((cache / "tables").iterdir())
     holds(read_landmarks(path, cache), POINTS)
     assert kept_in(cache).is_file()
@@ -285,7 +273,7 @@ def test_a_cache_that_cannot_be_is_told(
 ) -> None:
     (tmp_path / "file").touch()
     holds(read_landmarks(path, tmp_path / "file"), POINTS)
-    assert "cannot be kept ([Errno 20] Not a directory: " in caplog.text
+    assert "cannot be cached ([Errno 20] Not a directory: " in caplog.text
     assert "--data.cache" in caplog.text
 
 
@@ -318,7 +306,7 @@ def test_a_run_keeps_its_table_where_data_cache_says(tiny_contest: Path, cache: 
     table = read_landmarks(find_folder(tiny_contest).train_table)
     again = prepare.read_data(replace(experiment, data=config.Data(root=tiny_contest, cache=cache)))
     for read in (images, again):
-        assert read.table_hash == table.fingerprint()
+        assert read.table_hash == table.fingerprint
         np.testing.assert_array_equal(read.table.points_image, table.points_image)
 
 
@@ -327,7 +315,7 @@ import os, sys
 from pathlib import Path
 from heatmap.data.contest import image_paths, read_landmarks, stored
 
-stored._WORTH_KEEPING = 0
+stored._WORTH_CACHING = 0
 table = read_landmarks(Path(sys.argv[1]), Path(sys.argv[2]))
 paths = image_paths(Path(sys.argv[3]), table.names, table.path)
 

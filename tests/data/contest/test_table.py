@@ -132,7 +132,7 @@ def test_whole_numbers_are_written_as_in_the_contest(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("point", [[1, np.nan], [np.inf, 2]])
 def test_points_that_could_not_be_read_are_not_written(tmp_path: Path, point: list[float]) -> None:
-    with pytest.raises(ValueError, match="infinite or of which only x or only y"):
+    with pytest.raises(ValueError, match="infinite or have only one"):
         write_landmarks(tmp_path / "landmarks.csv", ["a.jpg"], np.array([[point]]))
     assert list(tmp_path.iterdir()) == []
 
@@ -218,7 +218,7 @@ def test_a_table_without_rows_is_refused(tmp_path: Path, end: str) -> None:
 
 
 def test_a_header_without_points_is_refused(tmp_path: Path) -> None:
-    refuses(save(tmp_path, "file_name\na.jpg\n"), "row 1", "no landmark columns")
+    refuses(save(tmp_path, "file_name\na.jpg\n"), "row 1", "TAB or comma: 'file_name'")
 
 
 def test_text_in_another_encoding_is_refused(tmp_path: Path) -> None:
@@ -272,6 +272,3 @@ def test_real_tables_are_read() -> None:
     assert asked.indices.shape == (598, 30)
     assert not set(asked.names) & set(table.names)
     assert set(asked.names) == {path.name for path in (FACES68 / "test" / "images").iterdir()}
-
-
-# -------------------------------------------------------------------------------------- boxes
