@@ -69,8 +69,10 @@ def sample_changes(settings: config.Augment, seed: int, epoch: int, rows: list[i
     Args:
         epoch: passes over the training rows so far.
     """
+    # the 1 keeps these streams apart from the one that shuffles the rows
+    streams = [np.random.Philox(np.random.SeedSequence([seed, epoch, row, 1])) for row in rows]
     num_draws = _DRAWS.itemsize // 8
-    uniform = np.stack([_stream(seed, epoch, row).random(num_draws) for row in rows])
+    uniform = np.stack([np.random.Generator(stream).random(num_draws) for stream in streams])
     draws = uniform.view(_DRAWS)[:, 0]  # in [0, 1)
     signed = (2 * uniform - 1).view(_DRAWS)[:, 0]  # in [-1, 1)
     fill = np.full(len(rows), settings.fill)
@@ -110,11 +112,6 @@ def _erased_rectangles(settings: config.Augment, draws: np.ndarray) -> np.ndarra
     return np.where(draws["erase"][:, None] < settings.erase, rectangles, 0)
 
 
-def _stream(seed: int, epoch: int, row: int) -> np.random.Generator:
-    # the 1 keeps this stream apart from the one that shuffles the rows
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch, row, 1])))
-
-
 def plain(crops: Tensor, image_from_crop: Tensor, points_image: Tensor) -> Batch:
     """Returns the batch without changes.
 
@@ -152,16 +149,13 @@ def augmented(
     padded_from_new = _padded_from_new(crops.shape[-2:], crop_hw, changes).to(device)
     crop_frame = Frame(image_from_crop @ padded_from_new, *crop_hw)
     new_from_padded = torch.linalg.inv(padded_from_new)[:, :2].float()
+    padding = "zeros" if (changes.fill == "black").all() else "border"
     images = kornia.geometry.transform.warp_affine(
-        crops.float() / 255,
-        new_from_padded,
-        crop_hw,
-        padding_mode="zeros" if (changes.fill == "black").all() else "border",
-        align_corners=False,
+        crops.float() / 255, new_from_padded, crop_hw, padding_mode=padding, align_corners=False
     )
     if (changes.fill == "noise").any():
         assert inner is not None
-        images = _with_noise_outside(images, crop_frame, inner, changes)
+        images = _fill_noise(images, crop_frame, inner, changes)
     images = _through_camera(_recoloured(_erased(images, changes), changes), changes)
     if permutation is not None:
         mirrored = torch.from_numpy(changes.mirrored).to(device)
@@ -193,9 +187,7 @@ def _padded_from_new(
     return to_centre @ about_centre @ from_centre
 
 
-def _with_noise_outside(
-    images: Tensor, crop_frame: Frame, inner: Tensor, changes: Changes
-) -> Tensor:
+def _fill_noise(images: Tensor, crop_frame: Frame, inner: Tensor, changes: Changes) -> Tensor:
     """Puts uniform noise outside the image in the samples whose fill is noise."""
     height, width = images.shape[-2:]
     axes = [torch.arange(size, device=images.device) for size in (width, height)]

@@ -477,10 +477,10 @@ def test_a_change_is_drawn_the_same_whatever_else_is_on() -> None:
 def test_a_row_s_pixels_are_the_same_in_any_company() -> None:
     settings = replace(EVERYTHING, jpeg=0)
     together = augment.sample_changes(settings, seed=1, epoch=2, rows=list(range(6)))
-    images, here = random_crops(6), image_from_padded(6)
+    crops, here = random_crops(6), image_from_padded(6)
     points = torch.zeros(6, 1, 2)
     images = augment.augmented(
-        images, here, points, CROP_HW, together, np.arange(1), inner_of(here)
+        crops, here, points, CROP_HW, together, np.arange(1), inner_of(here)
     ).images
     torch.manual_seed(5)
     before = torch.get_rng_state()
@@ -488,7 +488,7 @@ def test_a_row_s_pixels_are_the_same_in_any_company() -> None:
         alone = augment.sample_changes(settings, seed=1, epoch=2, rows=[row])
         one = slice(row, row + 1)
         image = augment.augmented(
-            images[one], here[one], points[one], CROP_HW, alone, np.arange(1), inner_of(here)[one]
+            crops[one], here[one], points[one], CROP_HW, alone, np.arange(1), inner_of(here)[one]
         ).images
         assert (image[0] - images[row]).abs().max() < 1e-5, row
     assert torch.equal(torch.get_rng_state(), before)

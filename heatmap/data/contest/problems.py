@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from heatmap.data.contest.small_tables import asked_rows, parse_asked_row
+from heatmap.data.contest.small_tables import parse_asked_points
 from heatmap.data.contest.table import (
     RowError,
     add_name,
@@ -52,26 +52,36 @@ def check_landmarks(path: Path, progress: bool = False) -> Iterator[CheckedRow]:
         bar.update(start)
         for row, line in enumerate(file, start=2):
             bar.update(len(line))
-            text, name, points, errors = line.rstrip(b" \r\n"), None, None, list[RowError]()
-            if not text:
+            if not line.strip(b" \r\n"):
                 blank.append(CheckedRow(row, None, None, start, [blank_row(path, row)]))
             else:
                 yield from blank  # blank rows are no error at the end of a file
                 blank.clear()
-                try:
-                    name_cell = text.partition(header[0].encode())[0]
-                    name = add_name(rows_by_name, name_cell, row, path)
-                except RowError as error:
-                    errors.append(error)
-                try:
-                    numbers = parse_row(text, *header, f"{path}, row {row}", errors)
-                    points = None if errors else numbers.reshape(-1, 2)
-                except RowError as error:
-                    errors.append(error)
-                yield CheckedRow(row, name, points, start, errors)
+                yield _check_row(line.rstrip(b" \r\n"), header, rows_by_name, row, start, path)
             start += len(line)
         if row - len(blank) == 1:
             raise UserError(f"{path}: the table has a header but no rows")
+
+
+def _check_row(
+    line: bytes,
+    header: tuple[str, list[str]],
+    rows_by_name: dict[str, int],
+    row: int,
+    start: int,
+    path: Path,
+) -> CheckedRow:
+    name, points, errors = None, None, list[RowError]()
+    try:
+        name = add_name(rows_by_name, line.partition(header[0].encode())[0], row, path)
+    except RowError as error:
+        errors.append(error)
+    try:
+        numbers = parse_row(line, *header, f"{path}, row {row}", errors)
+        points = None if errors else numbers.reshape(-1, 2)
+    except RowError as error:
+        errors.append(error)
+    return CheckedRow(row, name, points, start, errors)
 
 
 def read_rows(path: Path, starts: Sequence[int]) -> Iterator[np.ndarray]:
@@ -90,14 +100,6 @@ def check_asked_points(path: Path, num_landmarks: int) -> Iterator[CheckedRow]:
     Raises:
         UserError: the table is missing, its header is wrong, or it has no rows.
     """
-    rows_by_name: dict[str, int] = {}
-    rows, num_asked = asked_rows(path)
-    for row, cells in enumerate(rows, start=2):
-        errors = list[RowError]()
-        try:
-            parse_asked_row(cells, rows_by_name, num_landmarks, num_asked, path, row)
-        except RowError as error:
-            errors.append(error)
-        name = cells[0].strip() if cells else ""
-        is_named = rows_by_name.get(name) == row
-        yield CheckedRow(row, name if is_named else None, None, 0, errors)
+    for row, name, indices in parse_asked_points(path, num_landmarks):
+        errors = [indices] if isinstance(indices, RowError) else []
+        yield CheckedRow(row, name or None, None, 0, errors)

@@ -82,17 +82,19 @@ def read_asked_points(path: Path, num_landmarks: int) -> AskedPoints:
     Raises:
         UserError: the table is malformed; the message names file, row and column.
     """
-    rows_by_name: dict[str, int] = {}
-    rows, num_asked = asked_rows(path)
-    lists = [
-        parse_asked_row(cells, rows_by_name, num_landmarks, num_asked, path, row)
-        for row, cells in enumerate(rows, start=2)
-    ]
-    return AskedPoints(path, list(rows_by_name), np.array(lists, np.int64))
+    names, lists = list[str](), list[list[int]]()
+    for _, name, indices in parse_asked_points(path, num_landmarks):
+        if isinstance(indices, RowError):
+            raise indices
+        names.append(name)
+        lists.append(indices)
+    return AskedPoints(path, names, np.array(lists, np.int64))
 
 
-def asked_rows(path: Path) -> tuple[list[list[str]], int]:
-    """Reads the cells of a table of asked points, and how many points most rows ask for."""
+def parse_asked_points(
+    path: Path, num_landmarks: int
+) -> Iterator[tuple[int, str, list[int] | RowError]]:
+    """Yields each row's number, its name, "" if unusable, and its landmarks or its error."""
     header, *rows = csv_rows(path)
     header = [cell.strip() for cell in header]
     if len(header) != 2 or header[0] not in NAME_COLUMNS or header[1] != "point_index_list":
@@ -103,50 +105,46 @@ def asked_rows(path: Path) -> tuple[list[list[str]], int]:
     if not rows:
         raise UserError(f"{path}: the table has a header but no rows")
     counts = Counter(cells[1].count(",") + 1 for cells in rows if len(cells) == 2)
-    return rows, counts.most_common(1)[0][0] if counts else 0
+    (num_asked, _), *_ = counts.most_common(1) or [(0, 0)]
+    rows_by_name: dict[str, int] = {}
+    for row, cells in enumerate(rows, start=2):
+        name, where = "", f"{path}, row {row}"
+        try:
+            if not cells:
+                raise blank_row(path, row)
+            if len(cells) != 2:
+                raise RowError(
+                    f"{where}: {len(cells)} cells where the header has 2; in a comma-separated "
+                    "table the list of indices must be in quotes",
+                    "asked points",
+                )
+            name = add_name(rows_by_name, cells[0], row, path)
+            where = f"{where}, column point_index_list"
+            indices = _parse_indices(cells[1], num_landmarks, num_asked, where)
+        except RowError as error:
+            yield row, name, error
+        else:
+            yield row, name, indices
 
 
-def parse_asked_row(
-    cells: Sequence[str],
-    rows_by_name: dict[str, int],
-    num_landmarks: int,
-    num_asked: int,
-    path: Path,
-    row: int,
-) -> list[int]:
-    """Returns the landmarks a row asks for and records its name; raises a RowError."""
-    if not cells:
-        raise blank_row(path, row)
-    if len(cells) != 2:
-        raise RowError(
-            f"{path}, row {row}: {len(cells)} cells where the header has 2; in a comma-separated "
-            "table the list of indices must be in quotes",
-            "asked points",
-        )
-    add_name(rows_by_name, cells[0], row, path)
-    problem = _list_problem(cells[1], num_landmarks, num_asked)
-    if problem:
-        message = f"{path}, row {row}, column point_index_list: {problem}"
-        raise RowError(message, "asked points")
-    return json.loads(cells[1])
-
-
-def _list_problem(text: str, num_landmarks: int, num_asked: int) -> str | None:
+def _parse_indices(text: str, num_landmarks: int, num_asked: int, where: str) -> list[int]:
+    problem = ""
     try:
         indices = json.loads(text)
     except (ValueError, RecursionError):
         indices = None
     if not isinstance(indices, list) or not indices:
-        return f"expected a list such as [742, 385, 583], found {text[:60]!r}"
-    for index in indices:
-        if type(index) is not int:
-            return f"{index!r} is not an integer"
-        if not 0 <= index < num_landmarks:
-            expected = f"there are {num_landmarks} landmarks, 0 to {num_landmarks - 1}"
-            return f"index {index} is out of range; {expected}"
-    if len(indices) != num_asked:
-        return f"{len(indices)} indices, but other rows have {num_asked}; all must agree"
-    return None
+        problem = f"expected a list such as [742, 385, 583], found {text[:60]!r}"
+    elif wrong := [index for index in indices if type(index) is not int]:
+        problem = f"{wrong[0]!r} is not an integer"
+    elif wrong := [index for index in indices if not 0 <= index < num_landmarks]:
+        numbers = f"there are {num_landmarks} landmarks, 0 to {num_landmarks - 1}"
+        problem = f"index {wrong[0]} is out of range; {numbers}"
+    elif len(indices) != num_asked:
+        problem = f"{len(indices)} indices, but other rows have {num_asked}; all must agree"
+    if problem:
+        raise RowError(f"{where}: {problem}", "asked points")
+    return indices
 
 
 def write_asked_points(path: Path, names: Sequence[str], indices: np.ndarray) -> None:

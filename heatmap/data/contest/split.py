@@ -3,10 +3,9 @@
 import hashlib
 import logging
 import re
-from collections import Counter
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
 from pathlib import Path
 from typing import Literal
 
@@ -79,10 +78,10 @@ def split_rows(
         rule = "order" if None in people or len(set(people)) < 10 else "person"
     if rule == "person":
         _check_people(names, people, person_pattern)
-    how = {"hash": "by hash of the file name", "random": f"at random with seed {seed}"}.get(
-        rule, f"by {rule}"
-    )
-    part_of = _parts(names, people, rule, share, folds, seed)
+    how = f"at random with seed {seed}" if rule == "random" else f"by {rule}"
+    if rule == "hash":
+        how = "by hash of the file name"
+    part_of = _parts(people if rule == "person" else names, rule, share, folds, seed)
     empty = set(range(folds or 2)) - set(part_of.tolist())
     if empty:
         into = f"with a validation share of {share}: one side would be empty; choose another share"
@@ -102,56 +101,35 @@ def split_rows(
 
 
 def _check_people(names: Sequence[str], people: Sequence[str | None], pattern: str) -> None:
+    problem = ""
     if None in people:
-        raise UserError(
-            f"cannot split by person: {names[people.index(None)]!r} does not match the pattern "
-            f"{pattern!r}; change the pattern or split by order"
-        )
-    if len(set(people)) < 2:
-        raise UserError(
-            f"cannot split by person: {len(names)} images show {len(set(people))} person; split "
-            "by order instead"
-        )
+        problem = f"{names[people.index(None)]!r} does not match the pattern {pattern!r}"
+    elif len(set(people)) < 2:
+        problem = f"{len(names)} images show {len(set(people))} person"
+    if problem:
+        raise UserError(f"cannot split by person: {problem}; split by order, or change the pattern")
 
 
 def _parts(
-    names: Sequence[str],
-    people: Sequence[str | None],
-    rule: Rule,
-    share: float,
-    folds: int | None,
-    seed: int,
+    keys: Sequence[str | None], rule: Rule, share: float, folds: int | None, seed: int
 ) -> np.ndarray:
     """(N,) int fold of each row, or without folds 0 if it validates, else 1."""
-    if rule in ("person", "hash"):  # by a place in [0, end)
-        end = 2**48 if rule == "hash" else len(names)
-        places = (
-            _places_by_person(people)
-            if rule == "person"
-            else np.array([int.from_bytes(_digest(name)[:6], "big") for name in names], np.int64)
-        )
-        return places * folds // end if folds else (places >= share * end).astype(int)
-    order = np.arange(len(names))[::-1]
+    if rule in ("person", "hash"):
+        hashes = [hashlib.sha256(str(key).encode()).digest() for key in keys]
+        places, end = [int.from_bytes(digest[:6], "big") for digest in hashes], 2**48
+        if rule == "person":  # so that parts have about the same number of rows
+            ordered, end = sorted(hashes), len(keys)
+            places = [bisect_left(ordered, digest) for digest in hashes]
+        place = np.array(places, np.int64)
+        return place * folds // end if folds else (place >= share * end).astype(int)
+    order = np.arange(len(keys))[::-1]
     if rule == "random":
-        order = np.random.default_rng(seed).permutation(len(names))
-    num_training = int(len(order) * (1 - share) + 1e-9)  # 10 * (1 - 0.9) is just below 1
-    part_of = np.empty(len(order), int)
-    for part, rows in enumerate(np.array_split(order, folds or [len(order) - num_training])):
+        order = np.random.default_rng(seed).permutation(len(keys))
+    num_training = int(len(keys) * (1 - share) + 1e-9)  # 10 * (1 - 0.9) is just below 1
+    part_of = np.empty(len(keys), int)
+    for part, rows in enumerate(np.array_split(order, folds or [len(keys) - num_training])):
         part_of[rows] = part
     return part_of
-
-
-def _places_by_person(people: Sequence[str | None]) -> np.ndarray:
-    """(N,) int64 number of rows of the people whose hashes are below that of the row's person."""
-    num_images = Counter(map(str, people))
-    ordered = sorted(num_images, key=_digest)
-    starts = accumulate((num_images[person] for person in ordered), initial=0)
-    start_of = dict(zip(ordered, starts, strict=False))
-    return np.array([start_of[str(person)] for person in people])
-
-
-def _digest(name: str) -> bytes:
-    return hashlib.sha256(name.encode()).digest()
 
 
 def people_of(names: Sequence[str], pattern: str = PERSON_PATTERN) -> list[str | None]:
@@ -195,20 +173,18 @@ def read_split(path: Path, table: LandmarkTable, fold: int = 0) -> Split:
             would be empty; the message names file and row, or the image.
     """
     row_of = {name: row for row, name in enumerate(table.names)}
-    excluded, fold_text, has_folds = np.empty(0, np.int64), "", False
     if path.suffix == ".json":
-        validation, excluded = _read_split_of_run(path, table, row_of)
+        has_folds, (validation, excluded) = False, _read_split_of_run(path, table, row_of)
     else:
         parts, has_folds = _read_parts(path, table, row_of)
-        validation = parts == (fold if has_folds else 1)
-        fold_text = f"fold {fold} of {parts.max() + 1}: " if has_folds else ""
-    if fold > 0 and not has_folds:
+        validation, excluded = parts == (fold if has_folds else 1), np.empty(0, np.int64)
+    count = f"{validation.sum()} of {len(validation)} rows"
+    if has_folds:
+        count = f"fold {fold} of {parts.max() + 1}: {count}"
+    elif fold > 0:
         raise UserError(f"{path} has parts and no folds; leave data.fold 0, not {fold}")
-    count = f"{fold_text}{validation.sum()} of {len(validation)} rows"
     if validation.sum() in (0, len(validation) - len(excluded)):
-        raise UserError(
-            f"{path}: {count} validate, but both training and validation need at least one"
-        )
+        raise UserError(f"{path}: {count} validate; training and validation need at least one each")
     return Split("file", f"from {path} ({count})", validation, excluded)
 
 

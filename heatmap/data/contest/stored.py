@@ -104,7 +104,7 @@ def _write(path: Path, cached: Path, dtype: type[np.generic], progress: bool) ->
     version, name_list = _version(path), list[str]()
     with write_atomically(cached) as temporary, temporary.open("w+b") as file:
         file.seek(_PAGE)
-        for block_names, points in read_blocks(path, np.float32, progress=progress):
+        for block_names, points in read_blocks(path, progress=progress):
             if dtype == np.int16 != points.dtype:
                 raise _NotInt16
             name_list += block_names

@@ -60,24 +60,23 @@ def read_points(
 
     The points are int16 with `UNLABELLED` if all are integers that fit, else `dtype` with NaN.
     """
-    names: list[str] = []
-    blocks: list[np.ndarray] = []
-    for block_names, points in read_blocks(path, dtype, form, progress):
+    names, blocks = list[str](), list[np.ndarray]()
+    for block_names, points in read_blocks(path, form, progress):
         names += block_names
-        blocks.append(points)
+        blocks.append(points if points.dtype == np.int16 else points.astype(dtype, copy=False))
     if any(block.dtype != np.int16 for block in blocks):
-        blocks = [block if block.dtype == dtype else as_floats(block, dtype) for block in blocks]
+        blocks = [as_floats(block, dtype) for block in blocks]
     return names, np.concatenate(blocks)
 
 
 def read_blocks(
-    path: Path, dtype: type[np.floating], form: Form = LANDMARKS, progress: bool = False
+    path: Path, form: Form = LANDMARKS, progress: bool = False
 ) -> Iterator[tuple[list[str], np.ndarray]]:
     """Reads a table with one image a row, block by block: n names and points (n, P, 2).
 
     Accepts a byte order mark, CRLF, and "filename" for the first column. A landmark with both cells
     empty is unlabelled. The points of a block are int16 with `UNLABELLED` if all are integers that
-    fit, else `dtype` with NaN.
+    fit, else float64 with NaN.
 
     Args:
         progress: show a bar if reading takes more than a second.
@@ -97,9 +96,9 @@ def read_blocks(
                 name, _, rest = line.partition(delimiter.encode())
                 names.append(add_name(rows_by_name, name, row, path))
                 cells.append(rest)
-            numbers = _parse_numbers(cells, len(columns) - 1, delimiter, dtype)
+            numbers = _parse_numbers(cells, len(columns) - 1, delimiter)
             if numbers is None:
-                numbers = np.empty((len(lines), len(columns) - 1), dtype)
+                numbers = np.empty((len(lines), len(columns) - 1))
                 for index, line in enumerate(lines):
                     where = f"{path}, row {first_row + index}"
                     numbers[index] = parse_row(line, delimiter, columns, where)
@@ -134,20 +133,17 @@ def parse_row(
 ) -> np.ndarray:
     """Parses a row into (cells,) float64, NaN where unlabelled; errors as in `parse_cells`."""
     cells = line.partition(delimiter.encode())[2]
-    numbers = _parse_numbers([cells], len(columns) - 1, delimiter, np.float64)
+    numbers = _parse_numbers([cells], len(columns) - 1, delimiter)
     if numbers is None:
         return parse_cells(decode(line, where).split(delimiter), columns, where, errors)
     return as_floats(numbers[0], np.float64)
 
 
-def _parse_numbers(
-    rows: Sequence[bytes], num_cells: int, delimiter: str, dtype: type[np.floating]
-) -> np.ndarray | None:
+def _parse_numbers(rows: Sequence[bytes], num_cells: int, delimiter: str) -> np.ndarray | None:
     """Parses rows of cells at once into (n, num_cells), or returns None if a cell may be malformed.
 
-    Returns:
-        int16 with `UNLABELLED` for empty cells if all numbers are integers that fit, else `dtype`
-        with NaN.
+    The numbers are int16 with `UNLABELLED` for empty cells if all are integers that fit, else
+    float64 with NaN.
     """
     separator, filler, num_empty = delimiter.encode(), b"%d" % UNLABELLED, 0
     text = b"\n".join([b"", *rows, b""])
@@ -157,9 +153,9 @@ def _parse_numbers(
         rows = [separator.join([cell or filler for cell in row.split(separator)]) for row in rows]
         num_empty = sum(row.count(filler) for row in rows)
     is_decimal = any(mark in text for mark in b".eE")
-    for kind in (dtype,) if is_decimal else (np.int16, dtype):
+    for dtype in (np.float64,) if is_decimal else (np.int16, np.float64):
         try:
-            numbers = np.loadtxt(rows, kind, delimiter=delimiter, comments=None, ndmin=2)
+            numbers = np.loadtxt(rows, dtype, delimiter=delimiter, comments=None, ndmin=2)
             break
         except ValueError:
             continue
@@ -183,23 +179,22 @@ def write_landmarks(
     """Writes a table for `read_points`.
 
     Args:
-        points: (N, P, 2); written without decimals if all are integers. NaN become empty cells.
+        points: (N, P, 2), finite or both NaN, which become empty cells. No decimals are written if
+            all are integers.
 
     Raises:
-        UserError: a name or a point could not be read back.
+        UserError: a name could not be read back.
     """
-    if np.isinf(points).any() or (np.isnan(points[..., 0]) != np.isnan(points[..., 1])).any():
-        raise UserError(
-            f"{path}: cannot write points that are infinite or have only one finite coordinate"
-        )
+    assert not np.isinf(points).any()
+    assert (np.isnan(points[..., 0]) == np.isnan(points[..., 1])).all()
     delimiter, prefix, decimals = form.delimiters[0], form.prefixes[0], form.decimals
-    whole = bool((np.isnan(points) | (points == np.rint(points))).all())
-    number = "%d" if whole else f"%.{decimals}f"
+    is_whole = (np.isnan(points) | (points == np.rint(points))).all()
+    number = "%d" if is_whole else f"%.{decimals}f"
 
     def rows() -> Iterator[list[str]]:
         for name, row in zip(names, points, strict=True):
             check_name(name, delimiter)
-            # Adding 0 turns -0.0 into 0.0.
+            # adding 0 turns -0.0 into 0.0
             values = (np.round(row.ravel().astype(np.float64), decimals) + 0.0).tolist()
             yield [name, *("" if value != value else number % value for value in values)]
 
@@ -210,10 +205,7 @@ def write_rows(
     path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]], delimiter: str = ","
 ) -> None:
     """Writes a table with a header."""
-    with (
-        write_atomically(path) as temporary,
-        temporary.open("w", encoding="utf-8", newline="") as file,
-    ):
+    with write_atomically(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, delimiter=delimiter, lineterminator="\n")
         table.writerow(columns)
         table.writerows(rows)

@@ -190,7 +190,7 @@ def test_a_truncated_image_is_refused(tmp_path: Path, form: str, kept: float) ->
         (b"", "an empty file"),
         (b"<html><body>404 Not Found</body></html>", "text, not an image.*<html>"),
         (b"<!DOCTYPE html>\r\n<html>\r\n", "text, not an image.*<!DOCTYPE"),
-        (bytes(range(256)), "256 bytes are damaged, cut short or of no known format"),
+        (bytes(range(256)), "256 bytes are damaged, truncated or of an unknown format"),
     ],
 )
 def test_what_is_no_image_is_refused(tmp_path: Path, data: bytes, essential: str) -> None:

@@ -130,13 +130,6 @@ def test_whole_numbers_are_written_as_in_the_contest(tmp_path: Path) -> None:
     assert path.read_text().splitlines()[1] == "a.jpg\t-0.250000\t0.000000\t\t"
 
 
-@pytest.mark.parametrize("point", [[1, np.nan], [np.inf, 2]])
-def test_points_that_could_not_be_read_are_not_written(tmp_path: Path, point: list[float]) -> None:
-    with pytest.raises(ValueError, match="infinite or have only one"):
-        write_landmarks(tmp_path / "landmarks.csv", ["a.jpg"], np.array([[point]]))
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.mark.parametrize("name", ["a\tb.jpg", "a\n.jpg", " a.jpg", "../a.jpg", ""])
 def test_names_that_could_not_be_read_are_not_written(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match=re.escape(repr(name))):
