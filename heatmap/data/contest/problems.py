@@ -10,16 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from heatmap.data.contest.small_tables import parse_asked_points
-from heatmap.data.contest.table import (
-    RowError,
-    add_name,
-    blank_row,
-    parse_row,
-    read_header,
-    require_file,
-)
-from heatmap.errors import UserError
-from heatmap.runtime.files import reading_bar
+from heatmap.data.contest.table import RowError, add_name, blank_row, open_table, parse_row
 
 
 @dataclass(frozen=True)
@@ -44,54 +35,33 @@ def check_landmarks(path: Path, progress: bool = False) -> Iterator[CheckedRow]:
     Raises:
         UserError: the table is missing, its header is wrong, or it has no rows.
     """
-    require_file(path)
-    with path.open("rb") as file, reading_bar(path, "Checking", progress) as bar:
-        header = read_header(path, file.readline())
-        rows_by_name: dict[str, int] = {}
-        start, row, blank = file.tell(), 1, list[CheckedRow]()
-        bar.update(start)
-        for row, line in enumerate(file, start=2):
-            bar.update(len(line))
-            if not line.strip(b" \r\n"):
-                blank.append(CheckedRow(row, None, None, start, [blank_row(path, row)]))
-            else:
-                yield from blank  # blank rows are no error at the end of a file
-                blank.clear()
-                yield _check_row(line.rstrip(b" \r\n"), header, rows_by_name, row, start, path)
-            start += len(line)
-        if row - len(blank) == 1:
-            raise UserError(f"{path}: the table has a header but no rows")
-
-
-def _check_row(
-    line: bytes,
-    header: tuple[str, list[str]],
-    rows_by_name: dict[str, int],
-    row: int,
-    start: int,
-    path: Path,
-) -> CheckedRow:
-    name, points, errors = None, None, list[RowError]()
-    try:
-        name = add_name(rows_by_name, line.partition(header[0].encode())[0], row, path)
-    except RowError as error:
-        errors.append(error)
-    try:
-        numbers = parse_row(line, *header, f"{path}, row {row}", errors)
-        points = None if errors else numbers.reshape(-1, 2)
-    except RowError as error:
-        errors.append(error)
-    return CheckedRow(row, name, points, start, errors)
+    delimiter, columns, rows = open_table(path, doing="Checking", progress=progress)
+    rows_by_name: dict[str, int] = {}
+    for row, start, line in rows:
+        if not line:
+            yield CheckedRow(row, None, None, start, [blank_row(path, row)])
+            continue
+        name, points, errors = None, None, list[RowError]()
+        try:
+            name = add_name(rows_by_name, line.partition(delimiter.encode())[0], row, path)
+        except RowError as error:
+            errors.append(error)
+        try:
+            numbers = parse_row(line, delimiter, columns, f"{path}, row {row}", errors)
+            points = None if errors else numbers.reshape(-1, 2)
+        except RowError as error:
+            errors.append(error)
+        yield CheckedRow(row, name, points, start, errors)
 
 
 def read_rows(path: Path, starts: Sequence[int]) -> Iterator[np.ndarray]:
     """Yields the (P, 2) float64 points of the error-free rows that begin at these bytes."""
+    delimiter, columns, _ = open_table(path)
     with path.open("rb") as file:
-        header = read_header(path, file.readline())
         for start in starts:
             file.seek(start)
             line = file.readline().rstrip(b" \r\n")
-            yield parse_row(line, *header, str(path)).reshape(-1, 2)
+            yield parse_row(line, delimiter, columns, str(path)).reshape(-1, 2)
 
 
 def check_asked_points(path: Path, num_landmarks: int) -> Iterator[CheckedRow]:

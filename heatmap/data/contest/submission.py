@@ -48,12 +48,10 @@ def write_submission(
     Raises:
         UserError: the shape is wrong, or a point is not finite.
     """
-    if answers.shape != (*asked.indices.shape, 2):
-        num_images, num_asked = asked.indices.shape
-        raise UserError(
-            f"{asked.path} asks for {num_asked} landmarks of {num_images} images, but the "
-            f"predictions are {answers.shape}"
-        )
+    num_images, num_asked = asked.indices.shape
+    if answers.shape != (num_images, num_asked, 2):
+        wanted = f"{num_asked} landmarks of {num_images} images"
+        raise UserError(f"{asked.path} asks for {wanted}, but the predictions are {answers.shape}")
     answers = answers.astype(np.float64)
     for name, answer in zip(asked.names, answers, strict=True):
         if not np.isfinite(answer).all():

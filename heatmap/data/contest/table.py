@@ -8,11 +8,11 @@ import csv
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from heatmap.data.contest.landmarks import UNLABELLED, as_floats
 from heatmap.errors import UserError
@@ -47,9 +47,7 @@ _NUMBER = re.compile(r"[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|inf|infinity)", re.AS
 
 def count_landmarks(path: Path) -> int:
     """Returns the number of landmarks in a table's header, or raises a UserError."""
-    require_file(path)
-    with path.open("rb") as file:
-        _, columns = read_header(path, file.readline())
+    _, columns, _ = open_table(path)
     return (len(columns) - 1) // 2
 
 
@@ -84,44 +82,57 @@ def read_blocks(
     Raises:
         UserError: the table is malformed; the message names file, row and column.
     """
-    require_file(path)
+    delimiter, columns, rows = open_table(path, form, "Reading", progress)
     rows_by_name: dict[str, int] = {}
-    with path.open("rb") as file, reading_bar(path, "Reading", progress) as bar:
+    rows_per_block = max(1, _BLOCK // (5 * len(columns)))
+    while block := list(islice(rows, rows_per_block)):
+        names, cells = [], []
+        for row, _, line in block:
+            if not line:
+                raise blank_row(path, row)
+            name, _, rest = line.partition(delimiter.encode())
+            names.append(add_name(rows_by_name, name, row, path))
+            cells.append(rest)
+        numbers = _parse_numbers(cells, len(columns) - 1, delimiter)
+        if numbers is None:
+            numbers = np.stack([
+                parse_row(line, delimiter, columns, f"{path}, row {row}") for row, _, line in block
+            ])  # fmt: skip
+        yield names, numbers.reshape(len(names), -1, 2)
+
+
+def open_table(
+    path: Path, form: Form = LANDMARKS, doing: str = "", progress: bool = False
+) -> tuple[str, list[str], Iterator[tuple[int, int, bytes]]]:
+    """Returns a table's delimiter, columns, and rows: number, first byte in the file, and text.
+
+    The text has no spaces at its end. Blank rows at the end of the file are left out.
+
+    Raises:
+        UserError: the table is missing, its header is wrong, or it has no rows.
+    """
+    require_file(path)
+    with path.open("rb") as file:
         header = file.readline()
-        bar.update(len(header))
-        delimiter, columns = read_header(path, header, form)
-        for first_row, lines in _lines_in_blocks(path, file, bar):
-            names, cells = [], []
-            for row, line in enumerate(lines, first_row):
-                name, _, rest = line.partition(delimiter.encode())
-                names.append(add_name(rows_by_name, name, row, path))
-                cells.append(rest)
-            numbers = _parse_numbers(cells, len(columns) - 1, delimiter)
-            if numbers is None:
-                numbers = np.empty((len(lines), len(columns) - 1))
-                for index, line in enumerate(lines):
-                    where = f"{path}, row {first_row + index}"
-                    numbers[index] = parse_row(line, delimiter, columns, where)
-            yield names, numbers.reshape(len(names), -1, 2)
-    if not rows_by_name:
-        raise UserError(f"{path}: the table has a header but no rows")
+    delimiter, columns = _read_header(path, header, form)
+    return delimiter, columns, _rows(path, len(header), doing, progress)
 
 
-def _lines_in_blocks(path: Path, file: BinaryIO, bar: tqdm) -> Iterator[tuple[int, list[bytes]]]:
-    """Yields blocks of lines after the header, stripped, and the row of the first."""
-    row, blank = 2, 0  # the next row, and the blank rows just before it
-    while text := file.read(_BLOCK) + file.readline():
-        bar.update(len(text))
-        lines = [line.rstrip(b" \r") for line in text.removesuffix(b"\n").split(b"\n")]
-        lines, blank = [b""] * blank + lines, 0
-        while lines and not lines[-1]:
-            lines.pop()
-            blank += 1
-        if b"" in lines:
-            raise blank_row(path, row + lines.index(b""))
-        if lines:
-            yield row, lines
-        row += len(lines)
+def _rows(path: Path, start: int, doing: str, progress: bool) -> Iterator[tuple[int, int, bytes]]:
+    with path.open("rb", 1 << 20) as file, reading_bar(path, doing, progress) as bar:
+        file.seek(start)
+        bar.update(start)
+        row, blank = 1, list[tuple[int, int, bytes]]()
+        for row, line in enumerate(file, start=2):
+            bar.update(len(line))
+            text = line.rstrip(b" \r\n")
+            blank.append((row, start, text))
+            start += len(line)
+            if text:
+                yield from blank
+                blank.clear()
+        if row - len(blank) == 1:
+            raise UserError(f"{path}: the table has a header but no rows")
 
 
 def blank_row(path: Path, row: int) -> RowError:
@@ -227,7 +238,7 @@ def decode(text: bytes, where: str) -> str:
         raise RowError(f"{where}: not UTF-8 text ({error.reason})", "not UTF-8") from error
 
 
-def read_header(path: Path, line: bytes, form: Form = LANDMARKS) -> tuple[str, list[str]]:
+def _read_header(path: Path, line: bytes, form: Form = LANDMARKS) -> tuple[str, list[str]]:
     """Checks a header and returns its delimiter and columns."""
     where = f"{path}, row 1"
     text = decode(line.removeprefix(_BYTE_ORDER_MARK), where).strip("\r\n ")
