@@ -315,9 +315,9 @@ def mean_shape_crop(samples: Samples, rows: np.ndarray, most: int = 1000) -> np.
 
 
 def margin_for(crop: config.Crop, augment: config.Augment) -> int:
-    """Pixels on every side that a rotated, shrunk, stretched and shifted crop can reach.
+    """Pixels on every side that the augmentation can reach, at most half the crop's longer side.
 
-    At most half the crop's longer side; `augment.fill` covers what lies farther out.
+    `augment.fill` covers what lies farther out.
     """
     half = np.array([crop.width, crop.height]) / 2
     angles = np.radians(np.linspace(0, augment.rotate_deg, 91))[:, None]

@@ -10,10 +10,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -28,10 +26,6 @@ _PAGE, _AT_ONCE = 1 << 12, 1 << 20  # bytes
 _WORTH_CACHING = 16 << 20  # bytes; smaller tables are parsed in no time
 _ABANDONED = 3600  # seconds without a write until a temporary file counts as abandoned
 _LOCK = threading.Lock()  # threads would share a temporary file
-
-
-class _NotInt16(Exception):
-    """The table holds other numbers than small integers."""
 
 
 def read_landmarks(path: Path, cache: Path | None = None, progress: bool = False) -> LandmarkTable:
@@ -68,7 +62,7 @@ def _read_cached(path: Path, folder: Path, progress: bool) -> LandmarkTable:
         return table
     try:
         _write(path, cached, np.int16, progress)
-    except _NotInt16:
+    except OverflowError:  # numbers that do not fit
         _write(path, cached, np.float32, progress)
     logger.info(f"{path}: cached in {cached} for later runs")
     for other in folder.glob(f"*-{key}-*.table"):  # old versions and temporary files
@@ -106,25 +100,21 @@ def _write(path: Path, cached: Path, dtype: type[np.generic], progress: bool) ->
         file.seek(_PAGE)
         for block_names, points in read_blocks(path, progress=progress):
             if dtype == np.int16 != points.dtype:
-                raise _NotInt16
+                raise OverflowError
             name_list += block_names
             file.write((points if dtype == np.int16 else as_floats(points, np.float32)).data)
         names = Names.of(name_list)
+        file.seek(_PAGE)
+        chunks = iter(lambda: file.read(_AT_ONCE), b"")  # mapping would count as memory in use
+        blocks = (as_floats(np.frombuffer(chunk, dtype), np.float32) for chunk in chunks)
         header = {
             "dtype": np.dtype(dtype).name,
             "shape": (len(names), points.shape[1], 2),
             "name_bytes": len(names.text),
-            "fingerprint": fingerprint_of(names, _blocks_in(file, dtype)),
+            "fingerprint": fingerprint_of(names, blocks),
         }
         if _version(path) != version:
             raise UserError(f"{path} changed while it was read; start again")
         file.write(names.text.data)
         file.seek(0)
         file.write(json.dumps(header).encode().ljust(_PAGE))
-
-
-def _blocks_in(file: BinaryIO, dtype: type[np.generic]) -> Iterator[np.ndarray]:
-    """Yields the points written so far; mapping them would count as memory in use."""
-    file.seek(_PAGE)
-    while block := file.read(_AT_ONCE):
-        yield as_floats(np.frombuffer(block, dtype), np.float32)

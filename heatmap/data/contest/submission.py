@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -26,10 +26,7 @@ class Submission:
     points_image: np.ndarray  # (N, K, 2) float64; point k of an image is its k-th asked point
 
 
-@dataclass(frozen=True)
-class SubmissionScore:
-    """A submission's errors."""
-
+class SubmissionScore(NamedTuple):
     names: list[str]  # file names, in the order of the solution
     per_image: np.ndarray  # (N,) float64, px^2, by `squared_errors`
     mse: float  # px^2, by `contest_mse`
@@ -80,7 +77,9 @@ def _write_checked(path: Path, names: list[str], answers: np.ndarray) -> None:
 
 def rounded(values: np.ndarray, rounding: Rounding) -> np.ndarray:
     """Rounds coordinates to integers, unless `rounding` is "none"."""
-    return {"round": np.rint, "truncate": np.trunc, "none": np.asarray}[rounding](values)
+    if rounding == "none":
+        return values
+    return np.rint(values) if rounding == "round" else np.trunc(values)
 
 
 def write_answers(path: Path, names: Sequence[str], points_image: np.ndarray) -> None:
@@ -134,11 +133,9 @@ def _joined(first: Submission, other: Submission, what: str) -> np.ndarray:
         message = f"{other.path} holds {found} points for each image, {first.path} {expected}"
         raise UserError(message)
     rows = {name: row for row, name in enumerate(other.names)}
-    problems = {
-        "missing": [name for name in first.names if name not in rows],
-        "not asked for": sorted(rows.keys() - set(first.names)),
-    }
-    for problem, names in problems.items():
+    missing = [name for name in first.names if name not in rows]
+    extra = sorted(rows.keys() - set(first.names))
+    for problem, names in (("missing", missing), ("not asked for", extra)):
         if names:
             examples = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
             raise UserError(f"{what}: {len(names)} images are {problem}: {examples}")

@@ -54,10 +54,7 @@ def count_landmarks(path: Path) -> int:
 def read_points(
     path: Path, dtype: type[np.floating], form: Form = LANDMARKS, progress: bool = False
 ) -> tuple[list[str], np.ndarray]:
-    """Reads a whole table with `read_blocks`: N names and points (N, P, 2).
-
-    The points are int16 with `UNLABELLED` if all are integers that fit, else `dtype` with NaN.
-    """
+    """Reads a whole table as `read_blocks` does, with `dtype` instead of float64."""
     names, blocks = list[str](), list[np.ndarray]()
     for block_names, points in read_blocks(path, form, progress):
         names += block_names
