@@ -126,7 +126,7 @@ def score_submission(submission: Path, solution: Path) -> SubmissionScore:
     return SubmissionScore(truth.names, per_image, contest_mse(per_image))
 
 
-def _joined(first: Submission, other: Submission, what: str) -> np.ndarray:
+def _joined(first: Submission, other: Submission, where: str) -> np.ndarray:
     """The other's points in the order of the first; both must have the same names and points."""
     expected, found = first.points_image.shape[1], other.points_image.shape[1]
     if found != expected:
@@ -138,5 +138,5 @@ def _joined(first: Submission, other: Submission, what: str) -> np.ndarray:
     for problem, names in (("missing", missing), ("not asked for", extra)):
         if names:
             examples = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-            raise UserError(f"{what}: {len(names)} images are {problem}: {examples}")
+            raise UserError(f"{where}: {len(names)} images are {problem}: {examples}")
     return other.points_image[[rows[name] for name in first.names]]

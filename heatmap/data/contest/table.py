@@ -42,7 +42,7 @@ NAME_COLUMNS = ("file_name", "filename")
 _BLOCK = 1 << 20  # bytes of text parsed at once
 _FARTHEST = 1e6  # pixels from the origin; no image is so large
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_NUMBER = re.compile(r"[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|inf|infinity)", re.ASCII | re.IGNORECASE)
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 
 
 def count_landmarks(path: Path) -> int:
@@ -243,14 +243,13 @@ def _read_header(path: Path, line: bytes, form: Form = LANDMARKS) -> tuple[str, 
         raise UserError(f"{where}: the file is empty or begins with a blank row")
     delimiter = next((delimiter for delimiter in form.delimiters if delimiter in text), None)
     if delimiter is None:
-        wanted = " or ".join({"\t": "TAB", ",": "comma"}[one] for one in form.delimiters)
-        raise UserError(f"{where}: the columns are not separated by {wanted}: {text[:60]!r}")
-
+        expected = "TAB or comma" if "\t" in form.delimiters else "comma"
+        raise UserError(f"{where}: the columns are not separated by {expected}: {text[:60]!r}")
     columns = [cell.strip() for cell in text.split(delimiter)]
-    prefix = next((one for one in form.prefixes if columns[1] == f"{one}0_X"), form.prefixes[0])
+    prefix = next((p for p in form.prefixes if columns[1] == f"{p}0_X"), form.prefixes[0])
     name = columns[0] if columns[0] in NAME_COLUMNS else NAME_COLUMNS[0]
-    expected = _columns(name, prefix, len(columns))
-    for position, (column, wanted) in enumerate(zip(columns, expected, strict=False), start=1):
+    pairs = zip(columns, _columns(name, prefix, len(columns)), strict=False)
+    for position, (column, wanted) in enumerate(pairs, start=1):
         if column != wanted:
             raise UserError(f"{where}, column {position}: expected {wanted!r}, found {column!r}")
     if len(columns) % 2 == 0:
@@ -314,15 +313,13 @@ def parse_cells(
 
 
 def _parse_landmark(cells: Sequence[str], columns: Sequence[str], where: str) -> list[float]:
-    places = [f"{where}, column {column}" for column in columns]
-    x, y = map(_parse_cell, cells, places)
+    x, y = map(_parse_cell, cells, [f"{where}, column {column}" for column in columns])
     if math.isnan(x) != math.isnan(y):
-        empty, other = (0, 1) if math.isnan(x) else (1, 0)
-        raise RowError(
-            f"{places[empty]}: the cell is empty, but {columns[other]} is not; an unlabelled "
-            "landmark leaves both empty",
-            "half a landmark",
+        empty, filled = columns if math.isnan(x) else columns[::-1]
+        message = (
+            f"the cell is empty, but {filled} is not; an unlabelled landmark leaves both empty"
         )
+        raise RowError(f"{where}, column {empty}: {message}", "half a landmark")
     return [x, y]
 
 
@@ -338,15 +335,10 @@ def _parse_cell(text: str, where: str) -> float:
     text = text.strip()
     if not text:
         return math.nan
-    problem = None
-    if text.lower().lstrip("+-") == "nan":
-        problem = "is not a number; leave an unlabelled landmark's cells empty"
-    elif not _NUMBER.fullmatch(text):
-        problem = "is not a number"
-    elif math.isinf(float(text)):
-        problem = "is not finite"
-    elif abs(float(text)) > _FARTHEST:
-        problem = "is no coordinate in an image; is a decimal point missing?"
-    if problem:
-        raise RowError(f"{where}: {text!r} {problem}", "number")
+    if not _NUMBER.fullmatch(text):
+        hint = "; leave an unlabelled landmark's cells empty" if "nan" in text.lower() else ""
+        raise RowError(f"{where}: {text!r} is not a number{hint}", "number")
+    if abs(float(text)) > _FARTHEST:
+        expected = "a coordinate in an image; is a decimal point missing?"
+        raise RowError(f"{where}: {text!r} is not {expected}", "number")
     return float(text)

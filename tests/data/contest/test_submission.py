@@ -137,7 +137,7 @@ SUBMISSION = "file_name,Point_M0_X,Point_M0_Y,Point_M1_X,Point_M1_Y\na.jpg,1,2,3
         (",5,6,", ",,,", ["row 3, column Point_M0_X", "empty", "every number"]),
         (",6,", ",six,", ["row 3, column Point_M0_Y", "'six' is not a number"]),
         (",6,", ",nan,", ["row 3, column Point_M0_Y", "'nan' is not a number"]),
-        (",6,", ",inf,", ["row 3, column Point_M0_Y", "'inf' is not finite"]),
+        (",6,", ",inf,", ["row 3, column Point_M0_Y", "'inf' is not a number"]),
         (",8\n", "\n", ["row 3", "4 cells", "header has 5"]),
         ("b.jpg", "a.jpg", ["row 3, column file_name", "'a.jpg'", "row 2"]),
     ],
