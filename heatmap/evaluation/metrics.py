@@ -239,7 +239,7 @@ def evaluate_run(
     out = _output_folder(ensemble, labels, root, decoder)
     if errors is None:
         return Evaluation(out.path, distributed.from_first({}), folder, labels)
-    scores = summary(errors) | {"table": labels.fingerprint()}
+    scores = summary(errors) | {"table": labels.fingerprint}
     images = len(rows) / distributed.world()
     milliseconds = {part: 1000 * seconds / images for part, seconds in watch.seconds().items()}
     timing = describe(device) | {"batch": train.batch, "workers": settings.workers}
@@ -274,7 +274,7 @@ def _read_labels(ensemble: Ensemble, path: Path) -> contest.LandmarkTable:
     if labels.num_landmarks != ensemble.num_landmarks:
         predicted = f"the network of {first.path} predicts {ensemble.num_landmarks}"
         raise UserError(f"{path} has {labels.num_landmarks} landmarks, {predicted}")
-    distributed.must_agree({str(path): labels.fingerprint()} | ensemble.fingerprints())
+    distributed.must_agree({str(path): labels.fingerprint} | ensemble.fingerprints())
     return labels
 
 
@@ -283,7 +283,7 @@ def _output_folder(
 ) -> RunFolder:
     first = ensemble.runs[0]
     out = RunFolder(first.path.parent)
-    if first.table_hash != labels.fingerprint():
+    if first.table_hash != labels.fingerprint:
         out = out.evaluation(root.resolve().name)
     checkpoint = "" if first.path.stem == "best" else first.path.stem
     name = "-".join(filter(None, (checkpoint, ensemble.name, decoder)))
@@ -297,8 +297,8 @@ def _rows_to_score(
 
     With `is_own` the table is the first run's own, and every run must have been trained on it.
     """
-    trained_on_it = [run for run in runs if run.table_hash == labels.fingerprint()]
-    trained_elsewhere = [run for run in runs if run.table_hash != labels.fingerprint()]
+    trained_on_it = [run for run in runs if run.table_hash == labels.fingerprint]
+    trained_elsewhere = [run for run in runs if run.table_hash != labels.fingerprint]
     if is_own and trained_elsewhere:
         raise UserError(
             f"{trained_elsewhere[0].path} was trained on other labels than {labels.path}, so its "

@@ -21,6 +21,7 @@ from heatmap.inference.predict import predict
 from heatmap.runs.folder import RunFolder
 from heatmap.runs.ledger import read_metrics
 from heatmap.runs.per_image import Errors
+from heatmap.runtime.files import write_text
 from heatmap.shape import MOST_POSED, blocks, nanmean, turns
 
 NUM_WORST, NUM_TYPICAL = 8, 4

@@ -79,7 +79,7 @@ def data_sheet(
     else:
         table = contest.read_landmarks(folder.train_table, trained.experiment.data.cache)
         rows = trained.validation_rows.numpy()
-        if len(rows) == 0 or trained.table_hash != table.fingerprint():
+        if len(rows) == 0 or trained.table_hash != table.fingerprint:
             rows = np.arange(len(table.names))
         rows = evenly_spaced(rows, count)
         path_of = contest.image_paths(folder.train_images, table.names, table.path, rows)

@@ -87,7 +87,7 @@ def read_data(experiment: config.Experiment, saved: Checkpoint | None = None) ->
     folder = contest.find_folder(experiment.data.root)
     data, is_first = experiment.data, distributed.rank() == 0
     table = contest.read_landmarks(folder.train_table, data.cache, progress=is_first)
-    table_hash = table.fingerprint()
+    table_hash = table.fingerprint
     if saved is None:
         kind, rule, training_rows, validation_rows = _split(data, folder, table)
     elif saved.table_hash == table_hash:

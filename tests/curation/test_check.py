@@ -97,7 +97,7 @@ def test_all_problems_of_a_table_are_reported_at_once(contest: Folder) -> None:
     for essential in (
         f"{contest.train_table}, row 2, column Point_1_X: '4 0' is not a number",
         "row 2, column Point_6_Y: 'nan' is not a number",
-        "row 4, column file_name: 'ada_0.jpg' stands in row 2 already",
+        "row 4, column file_name: 'ada_0.jpg' is already in row 2",
         "row 5, column Point_0_X: the cell is empty, but Point_0_Y is not",
         "row 8: 16 cells where the header has 15",
         "row 11: the row is blank",

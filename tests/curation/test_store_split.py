@@ -54,7 +54,7 @@ def test_split_by_person_is_stored_and_read_by_training(
     images = read_data(Experiment(name="x", data=Data(root=tiny_contest, split_file=out)))
     names = images.table.names
     assert {names[row] for row in images.validation_rows} == validating
-    assert images.split_rule == f"as {out} says (3 of 12 rows)"
+    assert images.split_rule == f"from {out} (3 of 12 rows)"
 
 
 def test_every_fold_of_a_stored_split_validates(
@@ -136,7 +136,7 @@ def test_a_run_records_its_split_and_another_run_can_use_it(
     train(tiny_contest, run, "--data.split-file", path, "--data.exclude", bad)
     split = json.loads((run / "split.json").read_text())
     assert split["kind"] == "file"
-    assert split["rule"] == f"as {path} says (4 of 12 rows)"
+    assert split["rule"] == f"from {path} (4 of 12 rows)"
     assert split["validation"] == ["ada_1.jpg", "bo_1.jpg", "cy_1.jpg", "dee_1.jpg"]
     assert split["excluded"] == ["ada_0.jpg"]
     assert json.loads((run / "summary.json").read_text())["best_mse"] > 0
@@ -146,6 +146,6 @@ def test_a_run_records_its_split_and_another_run_can_use_it(
     first = read_data(saved)
     data = Data(root=tiny_contest, split_file=run / "split.json")
     second = read_data(Experiment(name="x", data=data))
-    assert second.split_rule == f"as {run / 'split.json'} says (4 of 12 rows)"
+    assert second.split_rule == f"from {run / 'split.json'} (4 of 12 rows)"
     for part in ("training_rows", "validation_rows", "excluded_rows"):
         np.testing.assert_array_equal(getattr(first, part), getattr(second, part))

@@ -264,7 +264,7 @@ def test_a_changed_table_is_refused(tmp_path: Path, tiny_contest: Path, change: 
     changed.train_images.symlink_to(Folder(root=tiny_contest).train_images)
     names, points = list(table.names), table.points_image[:]
     experiment = replace(EXPERIMENT, data=config.Data(root=tmp_path, workers=0))
-    saved = tiny_checkpoint(table_hash=table.fingerprint())
+    saved = tiny_checkpoint(table_hash=table.fingerprint)
 
     write_landmarks(changed.train_table, names, points)
     run = prepare(experiment, saved)

@@ -134,7 +134,7 @@ def read_folder(
         permutation = None
     is_unseen = np.ones((len(ensemble.runs), len(names)), bool)
     for unseen_rows, run in zip(is_unseen, ensemble.runs, strict=True):
-        if run.table_hash == table.fingerprint():
+        if run.table_hash == table.fingerprint:
             unseen_rows[run.training_rows.numpy()] = False
     is_trained = np.asarray(~is_unseen.any(0))
     data = AuditData(
