@@ -331,9 +331,9 @@ def test_the_example_for_other_programs_cuts_the_crop_of_the_run(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("onnxruntime", reason="pip install -e '.[export]'")
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
     (example,) = (
-        part for part in re.findall(r"```python\n(.+?)```", readme, re.DOTALL) if "Session" in part
+        part for part in re.findall(r"```python long\n(.+?)```", page, re.DOTALL) if "Session" in part
     )
     image, _ = synthetic.draw_face(9, 3)
     write_image(tmp_path / "a.jpg", image)
