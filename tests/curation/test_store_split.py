@@ -13,7 +13,7 @@ from heatmap import config
 from heatmap.cli.train import main
 from heatmap.config import Data, Experiment
 from heatmap.data.contest import find_folder, read_landmarks
-from heatmap.training.prepare import read_data
+from heatmap.training.data import read_data
 
 Tool = Callable[..., int]
 

@@ -16,7 +16,8 @@ from heatmap.data import contest
 from heatmap.data.synthetic import landmarks, sample_face
 from heatmap.runs.checkpoint import load, load_trained
 from heatmap.training import loop
-from heatmap.training.prepare import prepare, read_data
+from heatmap.training.data import read_data
+from heatmap.training.prepare import prepare
 
 Tool = Callable[..., int]
 
