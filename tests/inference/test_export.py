@@ -332,7 +332,7 @@ def test_the_example_for_other_programs_cuts_the_crop_of_the_run(
 ) -> None:
     pytest.importorskip("onnxruntime", reason="pip install -e '.[export]'")
     page = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"```python long\n(.+?)```", page, re.DOTALL)
+    (example,) = re.findall(r"```python\n(.+?)```", page, re.DOTALL)
     image, _ = synthetic.draw_face(9, 3)
     write_image(tmp_path / "a.jpg", image)
     export.export(run, tmp_path / "model.onnx")
