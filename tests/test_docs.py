@@ -1,0 +1,173 @@
+"""The documentation: its commands run, its options and links exist, its tables are up to date."""
+
+import contextlib
+import functools
+import io
+import re
+import runpy
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import docs
+from heatmap.runtime.files import write_image
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "experiments" / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+BLOCK = re.compile(r"^```(bash|python)([a-z ]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+POOLED = ("check", "stats", "split")
+RUN_ELSEWHERE = {"export.md"}  # its example needs an ONNX file: tests/inference/test_export.py
+NOT_RUN = {"network", "gpu", "camera", "long"}
+TOOL = re.compile(r"tools/(?:benchmark/)?\w+\.py")
+
+by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+def blocks(page: Path, language: str) -> Iterator[tuple[set[str], str]]:
+    """The marks and the text of a page's code blocks."""
+    for match in BLOCK.finditer(page.read_text(encoding="utf-8")):
+        if match[1] == language:
+            yield set(match[2].split()), match[3]
+
+
+def commands(block: str) -> list[list[str]]:
+    """The words of every command; comments are left out, continued lines are joined."""
+    lines = block.replace("\\\n", " ").splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def run_tool(script: str, arguments: list[str]) -> tuple[int, str]:
+    """Runs a script of the repository in this process; returns its exit code and output."""
+    output = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(output):
+        patch.setattr(sys, "argv", [script, *arguments])
+        try:
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+        except SystemExit as stopped:
+            return int(stopped.code or 0), output.getvalue()
+    return 0, output.getvalue()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the commands run: data to train on, a small run twice, and images."""
+    folder = tmp_path_factory.mktemp("docs")
+    (folder / "experiments").symlink_to(ROOT / "experiments")
+    training = (
+        "--model.width 16 --crop.height 64 --crop.width 64 --train.epochs 1 --train.batch 8 "
+        "--data.workers 0 --augment.mirror 0 --wandb.mode off"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name, count in (("DIR", 20), ("OTHER", 4)):
+            make = ["make", name, "--count", str(count), "--test-count", "3", "--workers", "1"]
+            assert run_tool("tools/data.py", [*make, "--seed", str(count)])[0] == 0
+        command = ["experiments/quickstart.py", "--data.root", "DIR", "--out", "RUN"]
+        assert run_tool("tools/train.py", command + training.split())[0] == 0
+    shutil.copytree(folder / "RUN", folder / "RUN2")
+    shutil.copytree(folder / "DIR" / "test" / "images", folder / "photos")
+    for name in ("a.jpg", "b.jpg"):
+        write_image(folder / name, np.full((120, 100, 3), 90, np.uint8))
+    return folder
+
+
+@pytest.mark.slow
+@by_page
+def test_commands_run(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    for marks, block in blocks(page, "bash"):
+        assert marks <= NOT_RUN
+        for words in [] if marks else commands(block):
+            assert words[0] == "python" and TOOL.fullmatch(words[1]), f"cannot run {words}"
+            # each process of a pool would import torch
+            is_pooled = words[1:3] in (["tools/data.py", name] for name in POOLED)
+            code, _ = run_tool(words[1], words[2:] + ["--workers", "1"] * is_pooled)
+            assert code == 0, f"{shlex.join(words)} exits with {code}"
+    for marks, block in blocks(page, "python"):
+        if not marks and page.name not in RUN_ELSEWHERE:
+            exec(compile(block, str(page), "exec"), {"__name__": "example"})
+
+
+@by_page
+def test_options_of_commands_exist(page: Path) -> None:
+    for _, block in blocks(page, "bash"):
+        for words in commands(block):
+            scripts = [index for index, word in enumerate(words) if TOOL.fullmatch(word)]
+            if not scripts:
+                continue
+            script, *arguments = words[scripts[0] :]
+            options = {word.partition("=")[0] for word in arguments if word.startswith("--")}
+            unknown = options - options_of(script, *subcommand(script, arguments))
+            assert not unknown, f"{shlex.join(words)}: no option {', '.join(sorted(unknown))}"
+
+
+@by_page
+def test_options_of_experiments_named_in_the_text_exist(page: Path) -> None:
+    named = set(re.findall(r"`(--[a-z]+\.[a-z0-9.-]+)", page.read_text(encoding="utf-8")))
+    experiments = ("unet", "dense_unet", "resnet50", "resnet50_blocks")
+    known = (options_of("tools/train.py", f"experiments/{name}.py") for name in experiments)
+    assert not named - set().union(*known)
+
+
+def subcommand(script: str, arguments: list[str]) -> tuple[str, ...]:
+    """The arguments that choose what a script's --help shows."""
+    name = Path(script).stem
+    if name == "train":
+        return ("experiments/unet.py",) if arguments[0] == "--resume" else (arguments[0],)
+    if name == "submit" and "--average" in arguments:
+        return ("--average",)
+    if name == "data":
+        return tuple(arguments[: 2 if arguments[0] in ("show", "convert", "export") else 1])
+    return ()
+
+
+@functools.cache
+def options_of(script: str, *arguments: str) -> set[str]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        patch.setenv("COLUMNS", "200")
+        code, text = run_tool(script, [*arguments, "--help"])
+    assert code == 0
+    return set(re.findall(r"--[a-z0-9][a-z0-9.-]*", text)) | {"--help", "--resume"}
+
+
+@by_page
+def test_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if link.startswith(("http://", "https://")):
+            continue
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.exists(), f"{page.name} links to {link}"
+        if anchor:
+            assert anchor in anchors(target), f"{page.name} links to {link}"
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@by_page
+def test_option_tables_are_up_to_date(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert docs.with_tables(text) == text, "python tools/docs.py writes them"
+
+
+def test_readme_is_short_and_leads_to_every_page() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 150
+    for page in PAGES[1:]:
+        assert f"({page.relative_to(ROOT)})" in text
