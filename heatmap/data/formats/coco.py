@@ -126,10 +126,8 @@ def _load(path: Path) -> tuple[dict[Any, str], list[dict[str, Any]]]:
     images: dict[Any, str] = {}
     for index, image in enumerate(content["images"]):
         image_id, name = image.get("id"), image.get("file_name")
-        if not isinstance(image_id, int | str) or not isinstance(name, str):
-            raise UserError(f"{path}, image number {index}: expected an id and a file_name")
-        if image_id in images:
-            raise UserError(f"{path}, image number {index}: the id {image_id!r} is already taken")
+        if not isinstance(image_id, int | str) or not isinstance(name, str) or image_id in images:
+            raise UserError(f"{path}, image number {index}: expected a unique id and a file_name")
         images[image_id] = name
     return images, content["annotations"]
 

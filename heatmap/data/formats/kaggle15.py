@@ -24,7 +24,7 @@ from tqdm import tqdm
 from heatmap.data.contest.folder import Folder
 from heatmap.data.contest.small_tables import write_asked_points
 from heatmap.data.contest.submission import Rounding, rounded
-from heatmap.data.contest.table import parse_cells, parse_number, write_landmarks
+from heatmap.data.contest.table import parse_cells, parse_number, write_landmarks, write_rows
 from heatmap.data.formats.labelled import Table, read_cells
 from heatmap.errors import UserError
 from heatmap.runtime.files import folder_when_complete, write_atomically
@@ -179,10 +179,10 @@ def _read_locations(path: Path) -> dict[int, float]:
 def _write_locations(path: Path, locations: Mapping[int, float], rounding: Rounding) -> None:
     """Writes the rounded locations and reads them back before the file appears."""
     numbers = rounded(np.array(list(locations.values())), rounding)
-    form = "%d,%.4f" if rounding == "none" else "%d,%d"
+    form = "%.4f" if rounding == "none" else "%d"
     with write_atomically(path) as temporary:
-        rows = [form % row for row in zip(locations, numbers, strict=True)]
-        temporary.write_text("\n".join(["RowId,Location", *rows, ""]), newline="\n")
+        rows = zip(locations, (form % number for number in numbers), strict=True)
+        write_rows(temporary, ["RowId", "Location"], rows)
         written = _read_locations(temporary)
         difference = np.abs(list(written.values()) - numbers).max()
         if list(written) != list(locations) or difference > 1e-4:  # 4 decimals: at most 5e-5

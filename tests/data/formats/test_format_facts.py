@@ -312,7 +312,7 @@ WRONG: list[tuple[str, str, str, str, list[str]]] = [
     ("helen194", "helen_5/3_1.jpg", "", "", ["10.txt, row 1: no image '3_1'"]),
     ("coco", PEOPLE, '"annotations"', '"people"', ["a list 'annotations'"]),
     ("coco", PEOPLE, "}]}", "}]", ["train.json: not JSON, or cut short"]),
-    ("coco", PEOPLE, '"id": 139', '"id": 285', ["image number 1", "already taken"]),
+    ("coco", PEOPLE, '"id": 139', '"id": 285', ["image number 1", "a unique id"]),
     ("coco", PEOPLE, '"image_id": 139', '"image_id": 1', ["annotation 2, image_id", "no image 1"]),
     ("coco", PEOPLE, "[5, 6, 2,", "[5, NaN, 2,", ["annotation 2, keypoints, number 1", "'nan'"]),
     ("coco", PEOPLE, "[5, 6, 2,", "[5, 2,", ["annotation 2, keypoints: 5 numbers"]),
