@@ -82,7 +82,7 @@ def write_sheet(experiment: Experiment, out: Path, count: int, epoch: int) -> No
         raise UsageError("--count and --epoch must be at least 1, --out must end in .jpg or .png")
     from heatmap.evaluation.sheets import batch_sheet
     from heatmap.runtime.files import write_image
-    from heatmap.training.prepare import read_data
+    from heatmap.training.data import read_data
 
     data = read_data(experiment)
     write_image(out, batch_sheet(data.example(count, epoch), data.scheme))

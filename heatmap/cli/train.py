@@ -166,15 +166,15 @@ def _run(run: "Run", folder: Path) -> None:
 
 def _dry_run(experiment: Experiment) -> None:
     from heatmap.runtime import machine
-    from heatmap.training import loop
     from heatmap.training.prepare import prepare
+    from heatmap.training.step import time_steps
 
     logger.info(json.dumps(config.to_dict(experiment), indent=2))
     device = machine.chosen_device(experiment.train.device)
     before = machine.peak_memory(device)
     run = prepare(replace(experiment, model=replace(experiment.model, weights="none")))
     logger.info(_sizes(run))
-    first, second = loop.trial(run)
+    first, second = time_steps(run)
     mib = (machine.peak_memory(device) - before) / 2**20
     logger.info(
         f"memory        {mib:,.0f} MiB on top of the program, at the peak of two steps\n"
@@ -187,18 +187,18 @@ def _sizes(run: "Run") -> str:
     from heatmap.networks import HeatmapNetwork
 
     experiment, parameters = run.experiment, sum(p.numel() for p in run.network.parameters())
-    excluded = f", {len(run.excluded_rows)} excluded" if experiment.data.exclude else ""
+    excluded = f", {len(run.data.excluded_rows)} excluded" if experiment.data.exclude else ""
     lines = [
-        f"data          {len(run.training_rows)} training and {len(run.validation_rows)} "
-        f"validation images{excluded}, {run.table.num_landmarks} landmarks",
-        f"split         {run.split_rule}",
+        f"data          {len(run.data.training_rows)} training and {len(run.data.validation_rows)} "
+        f"validation images{excluded}, {run.data.table.num_landmarks} landmarks",
+        f"split         {run.data.split_rule}",
         f"network       {type(experiment.model).__name__} on {experiment.model.encoder}, "
         f"{parameters / 1e6:.2f} M parameters, {run.device}",
-        f"steps         {run.batches_per_epoch} an epoch, at most {run.total_steps}",
+        f"steps         {run.data.batches_per_epoch} an epoch, at most {run.total_steps}",
     ]
     if isinstance(run.network, HeatmapNetwork):
         height, width = run.network.map_hw(experiment.crop.height, experiment.crop.width)
-        model, count = run.network.model, run.table.num_landmarks
+        model, count = run.network.model, run.data.table.num_landmarks
         lines.append(f"heatmaps      {count} of {height} x {width}, sigma {model.sigma}")
         needed = min(count, round(0.25 * height * width / model.sigma**2))
         if model.width < needed:

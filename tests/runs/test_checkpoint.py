@@ -270,8 +270,8 @@ def test_data_that_changed_since_are_refused(
 
     write_landmarks(changed.train_table, names, points)
     run = prepare(experiment, saved)
-    assert run.validation_rows.tolist() == [1, 4]  # the checkpoint's, not the rule's
-    assert run.training_rows.tolist() == [0, 2, 3, 7, 8]
+    assert run.data.validation_rows.tolist() == [1, 4]  # the checkpoint's, not the rule's
+    assert run.data.training_rows.tolist() == [0, 2, 3, 7, 8]
 
     match change:
         case "point":

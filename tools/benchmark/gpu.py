@@ -40,6 +40,7 @@ from heatmap.networks import HeatmapNetwork
 from heatmap.runtime import machine
 from heatmap.runtime.stopwatch import Stopwatch
 from heatmap.training import loop, prepare
+from heatmap.training.step import step as train_step
 
 UNET: config.Experiment = runpy.run_path(
     str(Path(__file__).resolve().parents[2] / "experiments" / "unet.py")
@@ -175,16 +176,16 @@ class Training(NamedTuple):
     @classmethod
     def of(cls, experiment: config.Experiment) -> "Training":
         run = prepare.prepare(experiment)
-        batches = samples.shuffled_batches(run.training_rows, experiment.train.batch, 0, 0)[:1]
-        (sample,) = samples.load(run.training, batches, 0, run.device)
+        batches = samples.shuffled_batches(run.data.training_rows, experiment.train.batch, 0, 0)[:1]
+        (sample,) = samples.load(run.data.training, batches, 0, run.device)
         run.network.train()
         return cls(run, sample, Stopwatch(run.device))
 
     def step(self) -> None:
-        loop.step(self.run, self.run.network, self.sample, self.watch, time.monotonic())
+        train_step(self.run, self.run.network, self.sample, self.watch)
 
     def augmented(self) -> augment.Batch:
-        return self.run.augmented(self.sample, 0, self.run.device)
+        return self.run.data.augmented(self.sample, 0, self.run.device)
 
     def output(self, batch: augment.Batch) -> maps.Maps:
         with autocast(self.run.device, self.run.experiment.train.precision):
@@ -244,7 +245,8 @@ def compare_with_cpu(bench: Bench) -> None:
         bench.log(f"decoder {decoder}: max difference {max_difference(decoded, truth):.1e} px")
 
     training = Training.of(bench.experiment(16, precision="fp32", compiled="off"))
-    on_device, on_cpu = (training.run.augmented(training.sample, 0, d) for d in (bench.device, CPU))
+    on_device = training.augmented()
+    on_cpu = training.run.data.augmented(training.sample, 0, CPU)
     pixels = max_difference(on_device.images, on_cpu.images)
     shift = max_difference(on_device.points_crop, on_cpu.points_crop)
     bench.log(f"augmentation: max difference {pixels:.1e} of 1 in pixels, {shift:.1e} px in points")
@@ -438,10 +440,10 @@ def trainings(bench: Bench) -> None:
     run = prepare.prepare(bench.experiment())
     num_batches, batch = 2 if bench.tiny else 120, run.experiment.train.batch
     batches = list[list[int]]()
-    for epoch in range(-(-num_batches // run.batches_per_pass)):
-        batches += samples.shuffled_batches(run.training_rows, batch, 0, epoch)
+    for epoch in range(-(-num_batches // run.data.batches_per_pass)):
+        batches += samples.shuffled_batches(run.data.training_rows, batch, 0, epoch)
     for workers in (1,) if bench.tiny else (2, 8, 14):
-        loading = samples.load(run.training, batches[:num_batches], workers, bench.device)
+        loading = samples.load(run.data.training, batches[:num_batches], workers, bench.device)
         next(loading)
         begin = time.perf_counter()
         count = sum(len(sample.row) for sample in loading)

@@ -22,7 +22,7 @@ from heatmap.data.contest import LandmarkTable, find_folder, read_landmarks, wri
 from heatmap.data.contest import stored as module
 from heatmap.data.contest import table as text_module
 from heatmap.data.contest.images import _Paths
-from heatmap.training import prepare
+from heatmap.training.data import read_data
 
 NAMES = ["a.jpg", "é.jpg", *(f"sub/{row}.jpg" for row in range(30))]
 POINTS = np.random.default_rng(0).integers(-50, 900, (len(NAMES), 3, 2)).astype(np.float32)
@@ -313,10 +313,10 @@ def test_a_run_keeps_its_table_where_data_cache_says(tiny_contest: Path, cache: 
     experiment = config.Experiment(
         name="tiny", data=config.Data(root=tiny_contest, cache=cache), model=config.UNet()
     )
-    images = prepare.read_data(experiment)
+    images = read_data(experiment)
     assert kept_in(cache).is_file()
     table = read_landmarks(find_folder(tiny_contest).train_table)
-    again = prepare.read_data(replace(experiment, data=config.Data(root=tiny_contest, cache=cache)))
+    again = read_data(replace(experiment, data=config.Data(root=tiny_contest, cache=cache)))
     for read in (images, again):
         assert read.table_hash == table.fingerprint()
         np.testing.assert_array_equal(read.table.points_image, table.points_image)
