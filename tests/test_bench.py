@@ -1,7 +1,6 @@
 import json
 import operator
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -17,24 +16,20 @@ from benchmark.races import RACES
 from heatmap import losses, maps
 from heatmap.data.contest import image_paths, read_landmarks
 
-ROOT = Path(__file__).resolve().parents[1]
-
-
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "tools/bench.py", *map(str, arguments)],
-        cwd=ROOT, capture_output=True, text=True,
-    )  # fmt: skip
+Tool = Callable[..., int]
 
 
 @pytest.mark.slow
-def test_one_command_races_peers_and_limits(tmp_path: Path) -> None:
+def test_the_command_races_peers_and_limits(
+    tool: Tool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "bench.json"
     small = "--batch", 2, "--landmarks", 7, "--size", 16, "--seconds", 0.01
-    done = run("decode", *small, "--device", "cpu", "--busy-cores", 1, "--json", out, "--markdown")
-    assert done.returncode == 0, done.stderr
-    assert "busy cores: 1" in done.stdout
-    assert "| decode 2×7×16×16" in done.stdout
+    options = "--device", "cpu", "--busy-cores", 1, "--json", out, "--markdown"
+    assert tool("bench", "decode", *small, *options) == 0
+    output = capsys.readouterr().out
+    assert "busy cores: 1" in output
+    assert "| decode 2×7×16×16" in output
     results = json.loads(out.read_text())["results"]
     assert [r["kind"] for r in results].count("peer") == 2
     by_name = {r["name"]: r for r in results}
@@ -53,7 +48,7 @@ def test_every_race_runs(race: str) -> None:
         landmarks=5,
         size=16,
         seconds=0.01,
-        encoder="resnet18",
+        encoder="tu-test_resnet",
         rows=70,
     )
     for results in RACES[race](settings):
@@ -66,22 +61,19 @@ def test_every_race_runs(race: str) -> None:
 
 
 @pytest.mark.slow
-def test_the_figures_of_a_gpu_can_be_walked_through_on_a_cpu(tmp_path: Path) -> None:
-    command = [sys.executable, ROOT / "tools" / "benchmark" / "gpu.py", tmp_path / "out"]
-    done = subprocess.run(
-        [*map(str, command), "--device", "cpu", "--tiny"],
-        cwd=tmp_path, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    figures = (tmp_path / "out" / "figures.log").read_text()
+def test_every_gpu_section_runs_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    monkeypatch.setattr(sys, "argv", ["gpu.py", str(out), "--device", "cpu", "--tiny"])
+    assert gpu.main() == 0
+    figures = (out / "figures.log").read_text()
     assert figures.splitlines()[-1].endswith("done")
     for letter, section in gpu.SECTIONS.items():
         assert f"== {letter} {section.title}\n" in figures
     assert "one CUDA graph: skipped: no GPU" in figures
-    assert json.loads((tmp_path / "out" / "trace.json").read_text())["traceEvents"]
+    assert json.loads((out / "trace.json").read_text())["traceEvents"]
 
 
-def test_a_section_that_fails_or_comes_too_late_does_not_stop_the_others(
+def test_a_failed_or_skipped_section_does_not_stop_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(bench: gpu.Bench) -> None:
@@ -89,15 +81,15 @@ def test_a_section_that_fails_or_comes_too_late_does_not_stop_the_others(
 
     sections = {
         "A": gpu.Section("broken", broken),
-        "B": gpu.Section("long", broken, least=100),
-        "C": gpu.Section("good", lambda bench: bench.say("a figure")),
+        "B": gpu.Section("long", broken, min_seconds=100),
+        "C": gpu.Section("good", lambda bench: bench.log("a figure")),
     }
     monkeypatch.setattr(gpu, "SECTIONS", sections)
     bench = gpu.Bench(tmp_path, torch.device("cpu"), 10, False, time.monotonic())
     assert not gpu.run_sections(bench, list(sections))
     figures = (tmp_path / "figures.log").read_text()
     assert "A failed: RuntimeError: no such kernel" in figures
-    assert "B long: skipped: 100 s are needed" in figures
+    assert "B long: skipped, needs 100 s" in figures
     assert "a figure" in figures
     assert gpu.run_sections(bench, ["C"])
 
@@ -106,7 +98,7 @@ def test_a_section_that_fails_or_comes_too_late_does_not_stop_the_others(
     ("options", "words"),
     [(["--only", "A,Z"], "no section 'Z'"), (["--device", "cuda"], "torch sees no GPU")],
 )
-def test_wrong_usage_of_the_figures_is_refused(
+def test_the_gpu_script_refuses_wrong_options(
     options: list[str],
     words: str,
     tmp_path: Path,
@@ -121,16 +113,16 @@ def test_wrong_usage_of_the_figures_is_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_the_printed_loss_is_the_one_that_is_raced() -> None:
-    heights, points = torch.rand(2, 3, 16, 11), 11 * torch.rand(2, 3, 2)
+def test_paper_loss_equals_ours() -> None:
+    heatmaps, points = torch.rand(2, 3, 16, 11), 11 * torch.rand(2, 3, 2)
     targets = maps.targets_of(points, torch.ones(2, 3), (16, 11), SIGMA, WEIGHT_MAP)
-    loss, _ = maps.loss_of_block(heights.flatten(2), targets, losses.adaptive_wing)
-    printed = paper_loss(heights, points)
-    assert loss.sum().item() / heights.numel() == pytest.approx(printed.item(), rel=1e-5)
+    loss, _ = maps.loss_of_block(heatmaps.flatten(2), targets, losses.adaptive_wing)
+    expected = paper_loss(heatmaps, points).item()
+    assert loss.sum().item() / heatmaps.numel() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="needs Linux's /proc")
-def test_other_processes_spin_while_it_measures_and_no_longer() -> None:
+def test_busy_cores_end_with_the_measurement() -> None:
     before = set(_children())
     with measuring.spinning(2):
         started = set(_children()) - before
@@ -142,10 +134,10 @@ def _children() -> list[str]:
     return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
 
 
-def test_the_table_of_the_race_is_the_contests(tmp_path: Path) -> None:
+def test_the_raced_table_is_a_contest_table(tmp_path: Path) -> None:
     path = tmp_path / "landmarks.csv"
     readers.write_table(path, 2100, 3)
-    table = read_landmarks(path)  # which refuses a name that stands twice
+    table = read_landmarks(path)  # refuses repeated names
     assert table.points_image.shape == (2100, 3, 2)
     assert table.points_image.stored.dtype == np.int16
     readers.make_images(tmp_path / "images", 2100)
@@ -153,13 +145,13 @@ def test_the_table_of_the_race_is_the_contests(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="needs Linux's /proc")
-def test_memory_is_that_of_the_action_alone() -> None:
+def test_measured_memory_excludes_other_memory() -> None:
     held = bytearray(300 << 20)
     held[::4096] = b"x" * len(held[::4096])
     for mib in (0, 50):
-        found = readers.alone(operator.mul, b"x", mib << 20)
-        assert len(found.result) == mib << 20
-        assert abs(found.peak_mib - mib) < 5
+        measured = readers.alone(operator.mul, b"x", mib << 20)
+        assert len(measured.result) == mib << 20
+        assert abs(measured.peak_mib - mib) < 5
 
 
 @pytest.mark.parametrize(
@@ -168,12 +160,12 @@ def test_memory_is_that_of_the_action_alone() -> None:
         (("decode", "--batch", 0), "must be positive"),
         (("decode", "--busy-cores", -1), "must not be negative"),
         (("decode", "--size", 1), "--size must be at least 8"),
-        (("table", "--rows", 0), "--rows must be positive, not 0"),
+        (("table", "--rows", 0), "--rows must be positive, got 0"),
         (("decoed",), "decode"),
     ],
 )
-def test_wrong_usage_is_refused(
-    tool: Callable[..., int],
+def test_the_command_refuses_wrong_options(
+    tool: Tool,
     arguments: tuple[object, ...],
     words: str,
     capsys: pytest.CaptureFixture[str],

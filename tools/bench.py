@@ -1,6 +1,8 @@
-"""Race heatmap against its peers and the machine's limits."""
+"""Races heatmap against its peers and the machine's limits."""
 
+import itertools
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -26,42 +28,41 @@ def bench(
     json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
     markdown: bool = False,
 ) -> None:
-    """Measure time, memory and error of one part or of all.
+    """Measure time, memory and error of one race or of all.
 
     Args:
-        what: decode and loss on maps, a training step, prediction, or reading images or the
-            training table.
-        landmarks: maps an image.
-        size: of the heatmaps of decode and loss; on CUDA 64 and 128 unless given, else 64.
-        batch: images; on CUDA 64 and 256 for decode and loss and 64 else, on CPUs 8.
-        encoder: of step, predict and data.
-        rows: of the table; the contest's has 393930, and takes 6 GB on disk for the while.
-        seconds: of measuring, for every contender.
-        busy_cores: this many other processes spin meanwhile, each on a core of its own.
-        json_file: also write the results here.
-        markdown: print tables for a README.
+        what: decode or loss of heatmaps, a training step, prediction, reading images (data), or
+            reading the training table.
+        landmarks: landmarks per image.
+        size: heatmap height and width for decode and loss; default 64, and on CUDA 64 and 128.
+        batch: images per batch; default 8, and on CUDA 64, for decode and loss also 256.
+        encoder: encoder for step, predict and data.
+        rows: rows of the table; the contest's has 393930 and needs 6 GB of disk space.
+        seconds: measuring time per contender.
+        busy_cores: number of other processes that keep a core busy meanwhile.
+        json_file: file for the results as JSON.
+        markdown: print Markdown tables.
     """
-    from benchmark.measuring import Settings, format_results, spinning, to_json
+    from benchmark.measuring import Settings, format_results, spinning
     from benchmark.on_networks import step_profile
     from benchmark.races import RACES
 
     from heatmap.runtime import machine
     from heatmap.runtime.files import write_json
-    from heatmap.runtime.machine import chosen_device
 
     if landmarks < 1 or any(n < 1 for n in batch) or seconds <= 0:
         raise UsageError("--landmarks, --batch and --seconds must be positive")
     if any(n < 8 for n in size):
-        raise UsageError("--size must be at least 8; smaller maps show no heatmap")
+        raise UsageError("--size must be at least 8")
     if rows < 1:
-        raise UsageError(f"--rows must be positive, not {rows}")
+        raise UsageError(f"--rows must be positive, got {rows}")
     if busy_cores < 0:
-        raise UsageError(f"--busy-cores must not be negative, not {busy_cores}")
-    where = chosen_device(device)
-    on_gpu = where.type == "cuda"
+        raise UsageError(f"--busy-cores must not be negative, got {busy_cores}")
+    torch_device = machine.chosen_device(device)
+    on_gpu = torch_device.type == "cuda"
     sizes = size or ((64, 128) if on_gpu else (64,))
     batches = batch or ((64, 256) if on_gpu else (8,))
-    about = machine.describe(where)
+    about = machine.describe(torch_device)
     print(
         f"{about['processor']}, {about['cpu_cores']} cores, torch {about['torch']} with "
         f"{about['threads']} threads, {about['date']}, commit {about['commit']}"
@@ -69,26 +70,27 @@ def bench(
     )
     results = []
     for name in RACES if what == "all" else (what,):
-        on_maps = name in ("decode", "loss")
-        for some_batch in batches if on_maps else batches[:1]:
-            for some_size in sizes if on_maps else sizes[:1]:
-                settings = Settings(
-                    device=where,
-                    batch=some_batch,
-                    landmarks=landmarks,
-                    size=some_size,
-                    seconds=seconds,
-                    encoder=encoder,
-                    rows=rows,
-                )
-                with spinning(busy_cores):
-                    for part in RACES[name](settings):
-                        print(format_results(part, markdown=markdown), flush=True)
-                        results += part
+        combinations = list(itertools.product(batches, sizes))
+        for num_images, map_size in (
+            combinations if name in ("decode", "loss") else combinations[:1]
+        ):
+            settings = Settings(
+                device=torch_device,
+                batch=num_images,
+                landmarks=landmarks,
+                size=map_size,
+                seconds=seconds,
+                encoder=encoder,
+                rows=rows,
+            )
+            with spinning(busy_cores):
+                for race_results in RACES[name](settings):
+                    print(format_results(race_results, markdown=markdown), flush=True)
+                    results += race_results
         if name == "step" and on_gpu:
             print(step_profile(settings))
     if json_file is not None:
-        write_json(json_file, {"machine": about, "results": to_json(results)})
+        write_json(json_file, {"machine": about, "results": [asdict(r) for r in results]})
 
 
 if __name__ == "__main__":

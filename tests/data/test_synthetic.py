@@ -1,4 +1,4 @@
-"""Synthetic faces: landmarks as the contest's, features under their landmarks, files that read."""
+"""Synthetic faces: landmark order, painted features at their landmarks, readable files."""
 
 import dataclasses
 import subprocess
@@ -31,7 +31,7 @@ UPPER_LIP, LOWER_LIP = range(841, 905), range(905, 969)
 
 
 def plain_face(seed: int, index: int, width: int = 240, *, mouth_open: float = 0) -> FaceSpec:
-    """A random face of a given width in even light, eyes open, with nothing in front of it."""
+    """A random face in even light with open eyes and nothing in front of it."""
     face = sample_face(seed, index)
     factor = width / face.camera.width
     height = round(face.camera.height * factor)
@@ -68,8 +68,8 @@ def plain_face(seed: int, index: int, width: int = 240, *, mouth_open: float = 0
     )
 
 
-def change(face: FaceSpec, *colours: str) -> np.ndarray:
-    """(H, W) float64: how much each pixel changes with these colours, about 1 in their midst."""
+def colour_change(face: FaceSpec, *colours: str) -> np.ndarray:
+    """(H, W) float64 change of each pixel with these colours, about 1 where they are painted."""
 
     def image(colour: synthetic.Colour) -> np.ndarray:
         repainted: dict[str, Any] = dict.fromkeys(colours, colour)
@@ -86,11 +86,11 @@ def without_holes(mask: np.ndarray) -> np.ndarray:
 
 
 def inside(shape: tuple[int, ...], polygons: list[np.ndarray]) -> np.ndarray:
-    """(H, W) bool: pixels of which more than half lies in one of the polygons."""
-    finer = 8
-    fine = np.zeros((shape[0] * finer, shape[1] * finer), np.uint8)
+    """(H, W) bool: pixels more than half covered by one of the polygons."""
+    scale = 8
+    fine = np.zeros((shape[0] * scale, shape[1] * scale), np.uint8)
     for polygon in polygons:
-        corners = np.round(((polygon + 0.5) * finer - 0.5) * 16).astype(np.int32)
+        corners = np.round(((polygon + 0.5) * scale - 0.5) * 16).astype(np.int32)
         cv2.fillPoly(fine, [corners], 255, shift=4)
     return cv2.resize(fine, shape[1::-1], interpolation=cv2.INTER_AREA) > 127
 
@@ -100,25 +100,25 @@ def overlap(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def distance_to_border(mask: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """(N,) pixels from each point to the nearest border between the mask and the rest."""
+    """(N,) distance in pixels from each point to the mask's nearest border."""
     inner = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     outer = cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     signed = np.where(mask, inner - 0.5, 0.5 - outer).astype(np.float32)
     x, y = points.astype(np.float32).T
-    found = cv2.remap(signed, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return np.abs(found).ravel()
+    distance = cv2.remap(signed, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.abs(distance).ravel()
 
 
 def feature_and_outline(
     feature: str, face: FaceSpec
 ) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
-    """The pixels (H, W) that a feature colours, its polygons, and the landmarks of its border."""
+    """The feature's painted pixels (H, W), its polygons, and the landmarks on its border."""
     points = landmarks(face)
     if feature == "lips":
         polygons = [points[UPPER_LIP], points[LOWER_LIP]]
         border = points[[*range(841, 873), *range(905, 937)]]
         is_open = face.expression.mouth_open > 0
-        coloured = change(face, "lips") > 0.4
+        coloured = colour_change(face, "lips") > 0.4
         return coloured if is_open else without_holes(coloured), polygons, border
     if feature == "brows":
         colours, polygons = ["brows"], [points[LEFT_BROW], points[RIGHT_BROW]]
@@ -127,39 +127,39 @@ def feature_and_outline(
     else:
         jaw = np.concatenate([points[:64], points[127:63:-1]])
         colours, polygons = ["skin"], [jaw, points[128:273]]
-    threshold = 0.25 if feature == "eyes" else 0.4  # the upper lid's shadow lies on the eye
-    coloured = without_holes(change(face, *colours) > threshold)
+    threshold = 0.25 if feature == "eyes" else 0.4  # the upper lid casts a shadow on the eye
+    coloured = without_holes(colour_change(face, *colours) > threshold)
     return coloured, polygons, np.concatenate(polygons)
 
 
 @pytest.mark.parametrize("width", [140, 217, 420])
 @pytest.mark.parametrize("index", range(3))
 @pytest.mark.parametrize("feature", ["lips", "open lips", "brows", "eyes", "skin"])
-def test_a_drawn_feature_lies_under_its_landmarks(
+def test_features_are_painted_at_their_landmarks(
     feature: str, index: int, width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mouth_open = 0.7 if feature == "open lips" else 0.0
     face = plain_face(11, index, width, mouth_open=mouth_open)
-    if feature == "skin":  # the neck has the skin's colour too
+    if feature == "skin":  # the neck has the colour of the skin
         monkeypatch.setattr(drawing, "_paint_body", lambda painting: None)
 
     coloured, polygons, border = feature_and_outline(feature.removeprefix("open "), face)
 
-    # the ends of lips and eyes are finer than a pixel
+    # the ends of lips and eyes are thinner than a pixel
     assert overlap(coloured, inside(coloured.shape, polygons)) > 0.85
     assert np.quantile(distance_to_border(coloured, border), 0.9) < 1
 
 
 @pytest.mark.parametrize("index", range(4))
-def test_the_iris_is_round_the_pupils_landmark(index: int) -> None:
+def test_the_iris_is_centred_on_the_pupil(index: int) -> None:
     face = plain_face(12, index, 420)
-    face = dataclasses.replace(  # upright and looking ahead, or the lids cut one side off
+    face = dataclasses.replace(  # otherwise the lids hide one side
         face,
         expression=dataclasses.replace(face.expression, gaze_x=0, gaze_y=0, eye_open=1.3),
         pose=dataclasses.replace(face.pose, roll_deg=0, yaw_deg=10),
     )
     points = landmarks(face)
-    coloured = without_holes(change(face, "iris") > 0.25)
+    coloured = without_holes(colour_change(face, "iris") > 0.25)
     for pupil, eye in ((969, LEFT_EYE), (970, RIGHT_EYE)):
         corners = points[[eye[0], eye[31]]]
         half_width = np.linalg.norm(corners[1] - corners[0]) / 2
@@ -171,7 +171,7 @@ def test_the_iris_is_round_the_pupils_landmark(index: int) -> None:
 
 
 @pytest.mark.parametrize("index", range(4))
-def test_the_crease_beside_the_wings_of_the_nose_follows_the_landmarks(
+def test_the_crease_next_to_the_nose_follows_the_landmarks(
     index: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     face = plain_face(13, index, 420)
@@ -190,7 +190,7 @@ def test_the_crease_beside_the_wings_of_the_nose_follows_the_landmarks(
         assert abs(steps[profile.argmax()]) <= 1
 
 
-def test_landmarks_have_the_contests_order_and_directions() -> None:
+def test_landmarks_are_in_the_contests_order() -> None:
     for index in range(20):
         face = plain_face(14, index)
         face = dataclasses.replace(
@@ -220,7 +220,7 @@ def test_landmarks_have_the_contests_order_and_directions() -> None:
 
 
 @pytest.mark.parametrize("index", range(20))
-def test_features_keep_their_shape_in_every_pose_and_expression(index: int) -> None:
+def test_features_keep_their_shape_in_any_pose_and_expression(index: int) -> None:
     points = landmarks(sample_face(15, index))
     for pupil, eye in ((969, LEFT_EYE), (970, RIGHT_EYE)):
         ring = points[eye].astype(np.float32)
@@ -260,14 +260,14 @@ def test_a_mirrored_face_has_the_mirrored_landmarks() -> None:
         )
         expected = landmarks(face)[permutation]
         expected[:, 0] = face.camera.width - 1 - expected[:, 0]
-        # the template is given to 5 decimals, and 100 px are about one unit
+        # the template has 5 decimals, and a unit is about 100 px
         assert np.abs(landmarks(mirrored) - expected).max() < 0.01
 
 
-def test_sizes_places_and_borders_are_the_contests() -> None:
-    some = [sample_face(18, index) for index in range(1500)]
-    width = np.array([face.camera.width for face in some])
-    height = np.array([face.camera.height for face in some])
+def test_sizes_positions_and_borders_match_the_contests() -> None:
+    faces = [sample_face(18, index) for index in range(1500)]
+    width = np.array([face.camera.width for face in faces])
+    height = np.array([face.camera.height for face in faces])
     assert width.mean() == pytest.approx(217, abs=12)
     assert np.median(width) == pytest.approx(190, abs=12)
     assert width.std() == pytest.approx(104, abs=15)
@@ -276,14 +276,14 @@ def test_sizes_places_and_borders_are_the_contests() -> None:
     assert np.quantile(aspect, (0.25, 0.5, 0.75)) == pytest.approx((1.31, 1.37, 1.42), abs=0.02)
     assert aspect.min() > 1.1 and aspect.max() < 1.6
 
-    borders = np.array([face.camera.borders for face in some])
+    borders = np.array([face.camera.borders for face in faces])
     share = borders / np.stack([width, height, width, height], -1)
     assert 0.15 < (share.max(-1) > 0.07).mean() < 0.35
     assert share.max() < 0.26
     assert ((share > 0) & (share < 0.05)).any(-1).mean() > 0.5
 
     relative = np.stack(
-        [landmarks(face) / (face.camera.width, face.camera.height) for face in some[:300]]
+        [landmarks(face) / (face.camera.width, face.camera.height) for face in faces[:300]]
     )
     eye_line = relative[:, [969, 970], 1].mean(-1)
     outline = relative[:, :273]
@@ -293,7 +293,7 @@ def test_sizes_places_and_borders_are_the_contests() -> None:
     assert ((relative < 0) | (relative > 1)).any(-1).mean() < 0.01
 
 
-def test_a_image_is_as_large_as_its_camera_says_and_black_at_its_borders() -> None:
+def test_an_image_has_its_cameras_size_and_black_borders() -> None:
     face = plain_face(19, 0, 130)
     face = dataclasses.replace(face, camera=dataclasses.replace(face.camera, borders=(3, 20, 0, 7)))
     image, points_image = paint(face)
@@ -304,7 +304,7 @@ def test_a_image_is_as_large_as_its_camera_says_and_black_at_its_borders() -> No
     assert np.array_equal(points_image, landmarks(face))
 
 
-def test_a_face_depends_on_seed_and_index_only() -> None:
+def test_a_face_depends_only_on_seed_and_index() -> None:
     first, points = draw_face(3, 5)
     draw_face(3, 6)
     again, same_points = draw_face(3, 5)
@@ -328,7 +328,7 @@ def small_contest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_the_same_seed_gives_the_same_bytes_whatever_the_workers(
+def test_the_number_of_workers_does_not_change_the_bytes(
     small_contest: Path, tmp_path: Path
 ) -> None:
     make_contest(tmp_path / "again", count=5, seed=2, test_count=3, workers=2)
@@ -347,7 +347,7 @@ def test_a_larger_contest_begins_with_the_smaller_one(small_contest: Path, tmp_p
         assert larger[name].startswith(content), name
 
 
-def test_the_contests_files_read_back(small_contest: Path) -> None:
+def test_the_contest_can_be_read(small_contest: Path) -> None:
     table = contest.read_landmarks(small_contest / "train" / "landmarks.csv")
     assert table.points_image.shape == (5, 971, 2)
     assert np.array_equal(table.points_image, np.round(table.points_image))
@@ -371,16 +371,14 @@ def test_the_contests_files_read_back(small_contest: Path) -> None:
     assert not (small_contest / "test" / "landmarks.csv").exists()
 
 
-def test_a_folder_with_something_in_it_is_refused(tmp_path: Path) -> None:
+def test_a_non_empty_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="not an empty folder"):
         make_contest(tmp_path, count=1, seed=0)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def test_nothing_is_left_behind_when_drawing_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failure_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise OSError("the disk is full")
 
@@ -393,9 +391,9 @@ def test_nothing_is_left_behind_when_drawing_fails(
 @pytest.mark.parametrize(
     ("name", "value"), [("count", 0), ("test_count", -1), ("seed", -1), ("workers", 0)]
 )
-def test_a_number_out_of_range_is_named(tmp_path: Path, name: str, value: int) -> None:
+def test_numbers_out_of_range_are_refused(tmp_path: Path, name: str, value: int) -> None:
     numbers: dict[str, Any] = {"count": 1, "seed": 0, name: value}
-    with pytest.raises(ValueError, match=f"{name} is {value}"):
+    with pytest.raises(ValueError, match=f"{name} must be at least ., got {value}"):
         make_contest(tmp_path / "out", **numbers)
 
 
@@ -406,7 +404,7 @@ def run_tool(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_tool_makes_a_contest_and_refuses_to_write_over_it(tmp_path: Path) -> None:
+def test_the_command_makes_a_contest_and_does_not_overwrite_it(tmp_path: Path) -> None:
     command = ("make", str(tmp_path / "out"), "--count", "2", "--seed", "2", "--workers", "1")
     made, refused = run_tool(*command), run_tool(*command)
     assert made.returncode == 0, made.stderr

@@ -77,17 +77,17 @@ def test_mismatched_files_are_refused_by_name(tmp_path: Path) -> None:
             [numbers, first],
             r"numbers\.csv has columns RowId and Location, but .*0\.csv does not",
         ),
-        ([first, tmp_path / "no.csv"], r"no\.csv: there is no such submission"),
+        ([first, tmp_path / "no.csv"], r"no\.csv: no such submission"),
         ([numbers, row_ids(tmp_path / "n.csv", {1: 2, 4: 4})], r"2 RowIds .* such as 3 in .*numb"),
         ([numbers, row_ids(tmp_path / "m.csv", {1: 2})], r"m\.csv and .*numbers\.csv .* 1 RowIds"),
     ):
         with pytest.raises(ValueError, match=words):
             average_submissions(others, tmp_path / "out.csv")
     for text, words in (
-        ("1,2\n1,3\n", r"row 3, column RowId: 1 stands in row 2 already"),
+        ("1,2\n1,3\n", r"row 3, column RowId: 1 is already in row 2"),
         ("1,2\n3,\n", r"row 3, column Location: the cell is empty"),
         ("1,2\n3,x\n", r"row 3, column Location: 'x' is not a number"),
-        ("1,2\n-3,1\n", r"row 3, column RowId: expected a whole number from 1"),
+        ("1,2\n-3,1\n", r"row 3, column RowId: expected a positive whole number"),
     ):
         (tmp_path / "bad.csv").write_text("RowId,Location\n" + text)
         with pytest.raises(ValueError, match=rf"bad\.csv, {words}"):

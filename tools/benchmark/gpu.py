@@ -1,11 +1,11 @@
-"""The first figures of a GPU, in eight minutes: what is right there, and what is slow.
+"""Checks a GPU's numbers and measures its speed, in eight minutes.
 
     python tools/benchmark/gpu.py OUT [--seconds 480] [--only A,B] [--device cpu] [--tiny]
 
-Sections run in turn; one that fails does not stop the others, and one that the time left is too
-short for is skipped. OUT gets figures.log with all that was printed, and trace.json, the profile of
-three steps. Needs torch and what `heatmap` itself imports, neither tyro nor wandb. `--device cpu
---tiny` walks through all of it in two minutes, with figures that mean nothing.
+Sections run one by one. A section that fails does not stop the others, and one that needs more than
+the remaining time is skipped. OUT gets figures.log, all printed lines, and trace.json, a profile of
+three steps. Needs only torch and the imports of `heatmap` itself, not tyro or wandb. `--device cpu
+--tiny` tries out every section in two minutes; its figures mean nothing.
 """
 
 import argparse
@@ -61,16 +61,13 @@ make_contest(root, count=count, seed=0, test_count=4, workers=workers)
 
 @dataclass(frozen=True)
 class Bench:
-    """Where it runs, how large, how long, and where the figures go.
-
-    seconds: for all sections together, from `begin` on (monotonic). tiny: smallest sizes.
-    """
+    """Settings of a benchmark, and its log."""
 
     out: Path
     device: torch.device
-    seconds: float
-    tiny: bool
-    begin: float
+    seconds: float  # time limit of all sections, from `begin`
+    tiny: bool  # smallest sizes and single measurements
+    begin: float  # time.monotonic()
 
     @property
     def on_gpu(self) -> bool:
@@ -88,15 +85,15 @@ class Bench:
     def seconds_left(self) -> float:
         return self.seconds - (time.monotonic() - self.begin)
 
-    def say(self, line: str) -> None:
-        """Prints a line with the time so far, and adds it to figures.log."""
+    def log(self, line: str) -> None:
+        """Prints a line with the elapsed time and appends it to figures.log."""
         line = f"[{time.monotonic() - self.begin:5.0f} s] {line}"
         print(line, flush=True)
         with (self.out / "figures.log").open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
-    def wait(self) -> None:
-        """Until the GPU has done all that it was given."""
+    def synchronize(self) -> None:
+        """Waits for the GPU."""
         if self.on_gpu:
             torch.cuda.synchronize(self.device)
 
@@ -110,10 +107,7 @@ class Bench:
         compiled: Literal["off", "loss", "all"] = "loss",
         **train: Any,
     ) -> config.Experiment:
-        """experiments/unet.py with random weights, on the drawn faces, or a tiny variant of it.
-
-        CPUs are not made for bf16 and take fp32 in its place.
-        """
+        """experiments/unet.py with random weights on the drawn faces; CPUs use fp32, not bf16."""
         crop = UNET.crop
         if self.tiny:
             batch, crop = 2, replace(crop, height=32, width=32)
@@ -135,36 +129,35 @@ class Bench:
 
 
 class Timed(NamedTuple):
-    """Milliseconds a call: the median of calls that are waited for, and the mean of calls that the
-    GPU works off while the next ones are launched."""
+    """Milliseconds per call."""
 
-    waited: float
-    free: float
+    synchronized: float  # median, waiting for the GPU after every call
+    queued: float  # mean, waiting only once
 
 
 def timed(bench: Bench, action: Callable[[], Any], seconds: float = 0.5) -> Timed:
-    """Calls the action for as long, twice, after three calls that warm up; if tiny, once each."""
-    seconds, least = (0.0, 1) if bench.tiny else (seconds, 3)
-    for _ in range(least):
+    """Measures the action for `seconds` each way after three calls; if tiny, one call each way."""
+    seconds, min_calls = (0.0, 1) if bench.tiny else (seconds, 3)
+    for _ in range(0 if bench.tiny else 3):
         action()
-    bench.wait()
+    bench.synchronize()
     times, end = list[float](), time.monotonic() + seconds
-    while time.monotonic() < end or len(times) < least:
+    while time.monotonic() < end or len(times) < min_calls:
         begin = time.perf_counter()
         action()
-        bench.wait()
+        bench.synchronize()
         times.append(time.perf_counter() - begin)
     begin = time.perf_counter()
     for _ in times:
         action()
-    bench.wait()
+    bench.synchronize()
     total = time.perf_counter() - begin
     return Timed(1e3 * statistics.median(times), 1e3 * total / len(times))
 
 
 @contextmanager
 def changed(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """The attribute has another value inside."""
+    """Sets an attribute inside the block."""
     before = getattr(owner, name)
     setattr(owner, name, value)
     try:
@@ -174,7 +167,7 @@ def changed(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 
 class Training(NamedTuple):
-    """A run that can take steps on one batch."""
+    """A run that takes training steps on a single batch."""
 
     run: prepare.Run
     sample: samples.Sample
@@ -199,87 +192,87 @@ class Training(NamedTuple):
             return self.run.network(batch.images)
 
 
-def off(found: Tensor, truth: Tensor) -> float:
-    """The relative error in the Euclidean norm, or the absolute one where the truth is nothing."""
-    found, truth = found.detach().cpu().double(), truth.detach().cpu().double()
-    error, length = (found - truth).norm().item(), truth.norm().item()
+def relative_error(value: Tensor, truth: Tensor) -> float:
+    """In the Euclidean norm; the absolute error if the truth is zero."""
+    value, truth = value.detach().cpu().double(), truth.detach().cpu().double()
+    error, length = (value - truth).norm().item(), truth.norm().item()
     return error / length if length > 1e-12 else error
 
 
-def largest(found: Tensor, truth: Tensor) -> float:
-    """The largest difference; NaN against NaN is none."""
-    difference = found.detach().cpu().double() - truth.detach().cpu().double()
+def max_difference(value: Tensor, truth: Tensor) -> float:
+    """The largest absolute difference, with NaN counted as 0."""
+    difference = value.detach().cpu().double() - truth.detach().cpu().double()
     return difference.abs().nan_to_num().max().item()
 
 
-def about_machine(bench: Bench) -> None:
-    """Versions, memory bandwidth, matrix products and what it takes to launch a kernel."""
+def machine_limits(bench: Bench) -> None:
+    """Versions, memory bandwidth, matrix products and kernel launches."""
     about = machine.describe(bench.device)
     cudnn = torch.backends.cudnn.version() if bench.on_gpu else None
-    bench.say(
+    bench.log(
         f"{about['processor']}, torch {about['torch']}, cuDNN {cudnn}, {about['cpu_cores']} cores, "
         f"{about['date']}, commit {about['commit']}"
     )
     large = torch.empty(2**14 if bench.tiny else 2**28, device=bench.device)
     copy = torch.empty_like(large)
-    took = timed(bench, lambda: copy.copy_(large)).waited
-    bench.say(f"copying {2 * large.nbytes / took / 1e9:.2f} TB/s")
+    took = timed(bench, lambda: copy.copy_(large)).synchronized
+    bench.log(f"copy {2 * large.nbytes / took / 1e9:.2f} TB/s")
     side = 256 if bench.tiny else 8192
     for dtype, tf32 in ((torch.bfloat16, False), (torch.float32, True), (torch.float32, False)):
         factor = torch.randn(side, side, device=bench.device, dtype=dtype)
         with changed(*TF32, tf32):
-            took = timed(bench, partial(torch.matmul, factor, factor.mT)).waited
+            took = timed(bench, partial(torch.matmul, factor, factor.mT)).synchronized
         name = "TF32" if tf32 else str(dtype).removeprefix("torch.")
-        bench.say(f"products in {name}: {2 * side**3 / took / 1e9:.0f} TFLOP/s")
+        bench.log(f"matrix product in {name}: {2 * side**3 / took / 1e9:.0f} TFLOP/s")
     number = torch.empty(1, device=bench.device)
     begin, count = time.perf_counter(), 10_000
     for _ in range(count):
         number.add_(1)
-    bench.say(f"launching a kernel {1e6 * (time.perf_counter() - begin) / count:.2f} µs")
-    bench.wait()
+    bench.log(f"kernel launch {1e6 * (time.perf_counter() - begin) / count:.2f} µs")
+    bench.synchronize()
 
 
-def same_numbers(bench: Bench) -> None:
-    """Losses, decoders, augmentation and network, against float64 or the same on the CPU."""
-    _same_losses(bench)
+def compare_with_cpu(bench: Bench) -> None:
+    """Losses, decoders, augmentation and network against the CPU, some in float64."""
+    _compare_losses(bench)
     generator = torch.Generator().manual_seed(1)
     points = 30 * torch.rand(3, 97, 2, generator=generator)
-    given = 0.8 * codec.render(points, 24, 32, 1.5)
-    given += 0.02 * torch.randn(given.shape, generator=generator)
+    heatmaps = 0.8 * codec.render(points, 24, 32, 1.5)
+    heatmaps += 0.02 * torch.randn(heatmaps.shape, generator=generator)
     for decoder in ("window", "parabola", "global", "softmax"):
-        found = codec.decode(given.to(bench.device), 1.5, decoder).points_heatmap
-        truth = codec.decode(given.double(), 1.5, decoder).points_heatmap
-        bench.say(f"decoder {decoder}: at most {largest(found, truth):.1e} px apart")
+        decoded = codec.decode(heatmaps.to(bench.device), 1.5, decoder).points_heatmap
+        truth = codec.decode(heatmaps.double(), 1.5, decoder).points_heatmap
+        bench.log(f"decoder {decoder}: max difference {max_difference(decoded, truth):.1e} px")
 
     training = Training.of(bench.experiment(16, precision="fp32", compiled="off"))
-    there = training.augmented()
-    here = training.run.data.augmented(training.sample, 0, CPU)
-    bench.say(
-        f"augmentation: pixels at most {largest(there.images, here.images):.1e} of 1 apart, "
-        f"points {largest(there.points_crop, here.points_crop):.1e} px"
-    )
-    network, images = training.run.network.eval(), here.images[:8]
+    on_device = training.augmented()
+    on_cpu = training.run.data.augmented(training.sample, 0, CPU)
+    pixels = max_difference(on_device.images, on_cpu.images)
+    shift = max_difference(on_device.points_crop, on_cpu.points_crop)
+    bench.log(f"augmentation: max difference {pixels:.1e} of 1 in pixels, {shift:.1e} px in points")
+    network, images = training.run.network.eval(), on_cpu.images[:8]
     with torch.no_grad():
-        as_it_is = network(images.to(bench.device)).features
+        default = network(images.to(bench.device)).features
         with autocast(bench.device, "bf16"):
-            half = network(images.to(bench.device)).features.float()
+            bf16 = network(images.to(bench.device)).features.float()
         with changed(torch.backends.cudnn, "allow_tf32", False):
-            exact = network(images.to(bench.device)).features
+            fp32 = network(images.to(bench.device)).features
         truth = network.to(CPU)(images).features
-    bench.say(
-        f"features, relative errors: fp32 {off(exact, truth):.1e}, as it is (TF32 convolutions) "
-        f"{off(as_it_is, truth):.1e}, bf16 {off(half, truth):.1e}"
+    bench.log(
+        f"features, relative errors: fp32 {relative_error(fp32, truth):.1e}, default (TF32 "
+        f"convolutions) {relative_error(default, truth):.1e}, bf16 "
+        f"{relative_error(bf16, truth):.1e}"
     )
 
 
-def _same_losses(bench: Bench) -> None:
+def _compare_losses(bench: Bench) -> None:
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator)
 
     images, landmarks, channels = 3, 97, 40
-    given = (
+    inputs = (
         normal(images, channels, 24, 32),
         normal(landmarks, channels) / channels,
         normal(landmarks) / 9,
@@ -291,22 +284,22 @@ def _same_losses(bench: Bench) -> None:
         "loss, eager": loss,
         "loss, compiled": partial(loss, block_loss=maps.compiled_loss_of_block),
         "loss, squared": partial(maps.loss, sigma=1.5, pointwise=losses.squared),
-        "soft-argmax": lambda some, *_: maps.soft_argmax(some, 8.0)[0].sum(),
-        "divergence": lambda some, p, w: maps.divergence(some, p, w, 8.0, 1.5),
+        "soft-argmax": lambda m, *_: maps.soft_argmax(m, 8.0)[0].sum(),
+        "divergence": lambda m, p, w: maps.divergence(m, p, w, 8.0, 1.5),
     }
     for name, function in functions.items():
-        found = []
+        results = []
         for device, dtype in ((bench.device, torch.float32), (CPU, torch.float64)):
-            leaves = maps.Maps(*(t.to(device, dtype).requires_grad_() for t in given))
+            leaves = maps.Maps(*(t.to(device, dtype).requires_grad_() for t in inputs))
             value = function(leaves, points.to(device), weights.to(device))
             gradients = torch.autograd.grad(value, leaves, materialize_grads=True)
-            found.append((value, *gradients))
-        errors = " ".join(f"{off(one, truth):.1e}" for one, truth in zip(*found, strict=True))
-        bench.say(f"{name}: relative errors of value and gradients {errors}")
+            results.append((value, *gradients))
+        errors = " ".join(f"{relative_error(*pair):.1e}" for pair in zip(*results, strict=True))
+        bench.log(f"{name}: relative errors of value and gradients {errors}")
 
 
 def steps(bench: Bench) -> None:
-    """Whole training steps, variant by variant, after the one that compiles."""
+    """Training steps of several variants, after a first step that compiles."""
     fine = replace(MODEL, stride=2)
     for name, experiment in {
         "bf16, batch 64": bench.experiment(),
@@ -318,87 +311,86 @@ def steps(bench: Bench) -> None:
         "bf16, batch 64, stride 2": bench.experiment(model=fine),
         "DenseUNet, batch 64": bench.experiment(model=config.DenseUNet(weights="none")),
     }.items():
-        bench.say(f"{name}: {_told_step(bench, experiment)}")
-        _forget(bench)
+        bench.log(f"{name}: {_format_step(bench, experiment)}")
+        torch.cuda.empty_cache()
 
 
-def _told_step(bench: Bench, experiment: config.Experiment) -> str:
+def _format_step(bench: Bench, experiment: config.Experiment) -> str:
     training = Training.of(experiment)
     if bench.on_gpu:
         torch.cuda.reset_peak_memory_stats(bench.device)
     begin = time.monotonic()
     training.step()
-    bench.wait()
+    bench.synchronize()
     first = time.monotonic() - begin
-    training.watch.seconds()  # starts it anew
-    waited, free = timed(bench, training.step, 2.0)
+    training.watch.seconds()  # resets the watch
+    synchronized, queued = timed(bench, training.step, 2.0)
     parts = training.watch.seconds()
     shares = ", ".join(f"{name} {s / sum(parts.values()):.0%}" for name, s in parts.items())
     peak = torch.cuda.max_memory_allocated(bench.device) / 2**20 if bench.on_gpu else 0
     return (
-        f"first step {first:.1f} s, then {free:.2f} ms a step ({waited:.2f} waited for), "
-        f"{1e3 * experiment.train.batch / free:.0f} images/s, peak {peak:.0f} MiB; {shares}"
+        f"first step {first:.1f} s, then {queued:.2f} ms per step ({synchronized:.2f} when "
+        f"synchronized), {1e3 * experiment.train.batch / queued:.0f} images/s, peak {peak:.0f} "
+        f"MiB; {shares}"
     )
 
 
-def changes(bench: Bench) -> None:
-    """A bf16 step of batch 64 with one thing changed at a time, and its parts alone."""
+def step_changes(bench: Bench) -> None:
+    """A bf16 step of batch 64 with one change at a time, and its parts."""
     training = Training.of(bench.experiment())
 
-    def tell(name: str) -> None:
-        bench.say(f"step, {name}: {timed(bench, training.step, 1.5).free:.2f} ms")
+    def log_step(name: str) -> None:
+        bench.log(f"step, {name}: {timed(bench, training.step, 1.5).queued:.2f} ms")
 
-    tell("as it is")
+    log_step("default")
     with changed(torch.backends.cudnn, "benchmark", True):
-        tell("cudnn.benchmark")
+        log_step("cudnn.benchmark")
     for power in (22, 24, 28):
         with changed(maps, "BLOCK_VALUES", maps.BLOCK_VALUES | {bench.device.type: 2**power}):
-            tell(f"blocks of 2^{power}")
+            log_step(f"blocks of 2^{power}")
     with changed(*TF32, True):
-        tell("all products in TF32 (not to be kept)")
+        log_step("all matrix products in TF32 (too inexact to keep)")
 
     settings, rows = training.run.experiment.augment, training.sample.row.tolist()
-    drawn = timed(bench, lambda: augment.sample_changes(settings, 0, 0, rows)).waited
-    bench.say(
-        f"augmentation alone: {timed(bench, training.augmented).waited:.2f} ms, of which drawing "
-        f"its parameters {drawn:.2f}"
-    )
+    sampling = timed(bench, lambda: augment.sample_changes(settings, 0, 0, rows)).synchronized
+    augmenting = timed(bench, training.augmented).synchronized
+    bench.log(f"augmentation: {augmenting:.2f} ms, {sampling:.2f} ms for sampling its parameters")
     batch = training.augmented()
     output = maps.Maps(*(t.detach().requires_grad_() for t in training.output(batch)))
 
     def loss() -> None:
         training.run.network.loss(output, batch.points_crop, batch.weights).backward()
 
-    bench.say(f"loss and its gradient alone: {timed(bench, loss).free:.2f} ms")
+    bench.log(f"loss and its gradient: {timed(bench, loss).queued:.2f} ms")
     _products(bench, output.embeddings.detach())
     if bench.on_gpu:
         _graph(bench, training, batch)
     else:
-        bench.say("one CUDA graph: skipped: no GPU")
+        bench.log("one CUDA graph: skipped: no GPU")
 
 
 def _products(bench: Bench, embeddings: Tensor) -> None:
-    """Ways to write the two products of a block's gradient, exact and in TF32."""
+    """Formulations of the two matrix products in a block's gradient, in fp32 and TF32."""
     batch, (landmarks, channels), pixels = 2 if bench.tiny else 64, embeddings.shape, 1024
     slope = torch.randn(batch, landmarks, pixels, device=bench.device)
     features = torch.randn(batch, channels, pixels, device=bench.device)
-    total = torch.zeros(landmarks, channels, device=bench.device)
+    gradient = torch.zeros(landmarks, channels, device=bench.device)
     for name, product in {
-        "of embeddings, addbmm_": lambda: total.addbmm_(slope, features.mT),
+        "of embeddings, addbmm_": lambda: gradient.addbmm_(slope, features.mT),
         "of embeddings, bmm and sum": lambda: torch.bmm(slope, features.mT).sum(0),
         "of features, embeddings.T @ slope": lambda: embeddings.T @ slope,
         "of features, bmm(slope.mT, embeddings)": lambda: torch.bmm(
             slope.mT, embeddings.expand(batch, -1, -1)
         ),
     }.items():
-        exact = timed(bench, product, 0.3).free
+        fp32 = timed(bench, product, 0.3).queued
         with changed(*TF32, True):
-            in_tf32 = timed(bench, product, 0.3).free
-        bench.say(f"gradient {name}: {exact:.3f} ms, in TF32 {in_tf32:.3f}")
+            tf32 = timed(bench, product, 0.3).queued
+        bench.log(f"gradient {name}: {fp32:.3f} ms, in TF32 {tf32:.3f}")
 
 
 def _graph(bench: Bench, training: Training, batch: augment.Batch) -> None:
-    """Forward, loss and backward, launched one by one and as one CUDA graph."""
+    """Forward, loss and backward, launched kernel by kernel and as one CUDA graph."""
     network = training.run.network
     assert isinstance(network, HeatmapNetwork)
     heatmap_from_crop = torch.linalg.inv(frame.crop_from_heatmap(network.stride)).to(bench.device)
@@ -410,7 +402,7 @@ def _graph(bench: Bench, training: Training, batch: augment.Batch) -> None:
             sigma=network.sigma, weight_map=10.0, block_loss=maps.compiled_loss_of_block,
         ).backward()  # fmt: skip
 
-    launched = timed(bench, work).free
+    launched = timed(bench, work).queued
     network.zero_grad(set_to_none=True)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -421,14 +413,14 @@ def _graph(bench: Bench, training: Training, batch: augment.Batch) -> None:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         work()
-    bench.say(
+    bench.log(
         f"forward, loss and backward: launched {launched:.2f} ms, as one CUDA graph "
-        f"{timed(bench, graph.replay).free:.2f} ms"
+        f"{timed(bench, graph.replay).queued:.2f} ms"
     )
 
 
-def profiled(bench: Bench) -> None:
-    """What three steps spend their time on: a table, and trace.json for a browser."""
+def profile_steps(bench: Bench) -> None:
+    """Profile of three steps: a table, and trace.json for a browser."""
     training = Training.of(bench.experiment())
     for _ in range(3):
         training.step()
@@ -436,49 +428,48 @@ def profiled(bench: Bench) -> None:
     with profile(activities=activities) as profiler:
         for _ in range(3):
             training.step()
-        bench.wait()
+        bench.synchronize()
     profiler.export_chrome_trace(str(bench.out / "trace.json"))
     by = "device_time_total" if bench.on_gpu else "cpu_time_total"
     averages = profiler.key_averages()
-    bench.say(averages.table(sort_by=by, row_limit=25, max_name_column_width=60))
+    bench.log(averages.table(sort_by=by, row_limit=25, max_name_column_width=60))
 
 
-def whole_trainings(bench: Bench) -> None:
-    """The loader alone, and trainings with loader and validation, by the number of workers."""
+def trainings(bench: Bench) -> None:
+    """The loader alone, and trainings with loader and validation, by number of workers."""
     run = prepare.prepare(bench.experiment())
-    wanted, batch = 2 if bench.tiny else 120, run.experiment.train.batch
+    num_batches, batch = 2 if bench.tiny else 120, run.experiment.train.batch
     batches = list[list[int]]()
-    for passed in range(-(-wanted // run.data.batches_per_pass)):
-        batches += samples.shuffled_batches(run.data.training_rows, batch, 0, passed)
+    for epoch in range(-(-num_batches // run.data.batches_per_pass)):
+        batches += samples.shuffled_batches(run.data.training_rows, batch, 0, epoch)
     for workers in (1,) if bench.tiny else (2, 8, 14):
-        loading = samples.load(run.data.training, batches[:wanted], workers, bench.device)
+        loading = samples.load(run.data.training, batches[:num_batches], workers, bench.device)
         next(loading)
         begin = time.perf_counter()
         count = sum(len(sample.row) for sample in loading)
         rate = count / (time.perf_counter() - begin)
-        bench.say(f"loader, {workers} workers: {rate:.0f} images/s")
+        bench.log(f"loader, {workers} workers: {rate:.0f} images/s")
 
     for workers in (0,) if bench.tiny else (2, 14):
         shutil.rmtree(bench.run, ignore_errors=True)
-        minutes = 0.05 if bench.tiny else 0.6
+        minutes = 0.02 if bench.tiny else 0.6
         experiment = bench.experiment(workers=workers, max_minutes=minutes)
         run, begin = prepare.prepare(experiment), time.monotonic()
         summary = loop.train(run, bench.run)
         rate = summary["steps"] * experiment.train.batch / (time.monotonic() - begin)
-        bench.say(
-            f"training, {workers} workers: {summary['steps']} steps, {rate:.0f} images/s with "
-            f"validation, {summary['best_mse']:.1f} px² (mean shape "
+        bench.log(
+            f"training, {workers} workers: {summary['steps']} steps, {rate:.0f} images/s including "
+            f"validation, MSE {summary['best_mse']:.1f} px² (mean shape "
             f"{summary['mean_shape_mse']:.1f})"
         )
         last = (bench.run / "metrics.jsonl").read_text().splitlines()[-1]
         shares = {k: round(v, 2) for k, v in json.loads(last).items() if k.startswith("time/")}
-        bench.say(f"shares of its last epoch: {shares}")
+        bench.log(f"time shares of its last epoch: {shares}")
 
 
-def scoring(bench: Bench) -> None:
-    """The last training's run evaluated, plain, with augmentation, and on the CPU."""
-    ways = ("none", bench.device), ("mirror,scale", bench.device), ("none", CPU)
-    for tta, device in ways:
+def evaluations(bench: Bench) -> None:
+    """Evaluates the last training's run with one view, with several, and on the CPU."""
+    for tta, device in ("none", bench.device), ("mirror,scale", bench.device), ("none", CPU):
         begin = time.monotonic()
         ensemble = Ensemble.load([bench.run], tta=tta)
         evaluation = metrics.evaluate_run(ensemble, None, device)
@@ -488,94 +479,88 @@ def scoring(bench: Bench) -> None:
         parts = timing["milliseconds_per_image"]
         rounded = {name: round(value, 2) for name, value in parts.items()}
         views = "one view" if tta == "none" else tta
-        bench.say(
-            f"evaluation on {device.type}, {views}: {scores['mse']:.3f} px², {rate:.0f} images/s, "
-            f"milliseconds an image {rounded}"
+        bench.log(
+            f"evaluation on {device.type}, {views}: MSE {scores['mse']:.3f} px², {rate:.0f} "
+            f"images/s, milliseconds per image {rounded}"
         )
 
 
-def repeated(bench: Bench) -> None:
-    """Whether two equal runs of four steps end with equal weights, as a resumed one must."""
-    found = []
+def repeat_run(bench: Bench) -> None:
+    """Compares the weights of two identical runs of four steps; resuming relies on equality."""
+    runs = []
     for _ in range(2):
         training = Training.of(bench.experiment(32))
         for _ in range(4):
             training.step()
             training.run.progress.step += 1
         weights = [weight.detach().flatten().cpu() for weight in training.run.network.parameters()]
-        found.append(torch.cat(weights))
-    bench.say(f"two equal runs of 4 steps: weights at most {largest(*found):.1e} apart")
+        runs.append(torch.cat(weights))
+    bench.log(
+        f"two identical runs of 4 steps: max difference {max_difference(*runs):.1e} in weights"
+    )
 
 
-def compiled_whole(bench: Bench) -> None:
-    """A step with the network compiled as well."""
-    bench.say(f"compile all: {_told_step(bench, bench.experiment(compiled='all'))}")
+def compile_all(bench: Bench) -> None:
+    """A step with the network compiled, too."""
+    bench.log(f"compile all: {_format_step(bench, bench.experiment(compiled='all'))}")
 
 
 class Section(NamedTuple):
-    """action: says its figures; least: seconds without which it is not begun."""
-
     title: str
     action: Callable[[Bench], None]
-    least: float = 0.0
+    min_seconds: float = 0.0  # skipped if less time is left
 
 
 SECTIONS = {
-    "A": Section("the machine", about_machine),
-    "B": Section("the same numbers as on the CPU", same_numbers),
+    "A": Section("machine", machine_limits),
+    "B": Section("differences from the CPU", compare_with_cpu),
     "C": Section("steps of experiments/unet.py", steps, 120),
-    "D": Section("what single changes bring", changes, 60),
-    "E": Section("three steps under the profiler", profiled, 30),
-    "F": Section("the loader, and whole trainings", whole_trainings, 90),
-    "G": Section("scoring", scoring, 30),
-    "H": Section("the same bits twice", repeated, 25),
-    "I": Section("the network compiled, too", compiled_whole, 110),
+    "D": Section("single changes to a step", step_changes, 60),
+    "E": Section("profile of three steps", profile_steps, 30),
+    "F": Section("loader and trainings", trainings, 90),
+    "G": Section("evaluation", evaluations, 30),
+    "H": Section("reproducibility", repeat_run, 25),
+    "I": Section("compiled network", compile_all, 110),
 }
 
 
 def draw_faces(bench: Bench) -> None:
-    """Draws the contest that all is measured on, unless it is there.
+    """Draws the contest of all sections if it does not exist.
 
-    In a process of its own, whose workers do not inherit what holds the GPU.
+    In a new process, so that its workers do not inherit the GPU context.
     """
     if bench.contest.exists():
         return
     count, workers = (24, 1) if bench.tiny else (6000, max(1, len(os.sched_getaffinity(0)) - 2))
     command = [sys.executable, "-c", DRAW, str(bench.contest), str(count), str(workers)]
     subprocess.run(command, check=True)
-    bench.say(f"{count} faces drawn by {workers} processes")
-
-
-def _forget(bench: Bench) -> None:
-    """Hands back memory that nothing holds."""
-    if bench.on_gpu:
-        torch.cuda.empty_cache()
+    bench.log(f"{count} faces drawn by {workers} processes")
 
 
 def run_sections(bench: Bench, letters: list[str]) -> bool:
-    """Runs the sections; returns whether none failed."""
+    """Runs the sections; returns whether all succeeded."""
     failed = []
     for letter in letters:
         section = SECTIONS[letter]
-        if bench.seconds_left < section.least and not bench.tiny:
-            bench.say(f"== {letter} {section.title}: skipped: {section.least:.0f} s are needed")
+        if bench.seconds_left < section.min_seconds and not bench.tiny:
+            bench.log(f"== {letter} {section.title}: skipped, needs {section.min_seconds:.0f} s")
             continue
-        bench.say(f"== {letter} {section.title}")
+        bench.log(f"== {letter} {section.title}")
         try:
             section.action(bench)
         except Exception as error:
             failed.append(letter)
-            bench.say(f"{letter} failed: {type(error).__name__}: {str(error)[:300]}")
+            bench.log(f"{letter} failed: {type(error).__name__}: {str(error)[:300]}")
             traceback.print_exc()
-        _forget(bench)
-    bench.say(f"failed: {', '.join(failed)}" if failed else "done")
+        torch.cuda.empty_cache()
+    bench.log(f"failed: {', '.join(failed)}" if failed else "done")
     return not failed
 
 
 def _letters(text: str) -> list[str]:
     letters = text.upper().split(",")
     if wrong := [letter for letter in letters if letter not in SECTIONS]:
-        message = f"no section {wrong[0]!r}; there are {', '.join(SECTIONS)}"
+        message = f"no section {wrong[0]!r}; choose from {', '.join(SECTIONS)}"
         raise argparse.ArgumentTypeError(message)
     return letters
 
@@ -586,20 +571,22 @@ def main() -> int:
         epilog="sections: " + "; ".join(f"{k} {s.title}" for k, s in SECTIONS.items()),
     )
     parser.add_argument("out", type=Path, help="folder for figures.log, drawn faces and a run")
-    parser.add_argument("--seconds", type=float, default=480, help="for all sections together")
-    parser.add_argument("--only", type=_letters, default=list(SECTIONS), help="such as A,B")
+    parser.add_argument("--seconds", type=float, default=480, help="time limit of all sections")
+    parser.add_argument(
+        "--only", type=_letters, default=list(SECTIONS), help="sections, such as A,B"
+    )
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--tiny", action="store_true", help="smallest sizes, to try it out")
-    given = parser.parse_args()
+    parser.add_argument("--tiny", action="store_true", help="smallest sizes, to try out the script")
+    options = parser.parse_args()
     try:
-        device = machine.chosen_device(given.device)
+        device = machine.chosen_device(options.device)
     except UserError as error:
         parser.error(str(error))
     warnings.filterwarnings("ignore")
-    given.out.mkdir(parents=True, exist_ok=True)
-    bench = Bench(given.out, device, given.seconds, given.tiny, time.monotonic())
+    options.out.mkdir(parents=True, exist_ok=True)
+    bench = Bench(options.out, device, options.seconds, options.tiny, time.monotonic())
     draw_faces(bench)
-    return 0 if run_sections(bench, given.only) else 1
+    return 0 if run_sections(bench, options.only) else 1
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A race: its contenders, how they are measured, and its table."""
+"""A race: its contenders, measurements and table of results."""
 
 import random
 import statistics
@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -21,89 +21,86 @@ OURS, PEER, LIMIT = "ours", "peer", "limit"
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What is raced: B images, P landmarks, size x size heatmaps, and for how long.
-
-    seconds: of measuring for every contender, about; rows: of the training table.
-    """
+    """The size of a race."""
 
     device: torch.device
-    batch: int
+    batch: int  # images
     landmarks: int
-    size: int
-    seconds: float
+    size: int  # height and width of a heatmap
+    seconds: float  # measuring time per contender
     encoder: str
-    rows: int = 20_000
+    rows: int = 20_000  # of the training table
+
+    @property
+    def min_rounds(self) -> int:
+        """Medians need 3 rounds; a trial run of less than 0.1 s takes 1."""
+        return 3 if self.seconds >= 0.1 else 1
 
 
 @contextmanager
 def spinning(count: int) -> Iterator[None]:
-    """As many other processes that take all of a core's time, as loading workers do."""
-    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    """Keeps `count` cores busy with other processes, as data loading does."""
+    spinners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
         yield
     finally:
-        for other in others:
-            other.kill()
-            other.wait()
+        for spinner in spinners:
+            spinner.kill()
+            spinner.wait()
 
 
 @dataclass(frozen=True)
 class Contender:
-    """One way to do it. kind: ours, peer or limit; error: (value, unit) against the truth."""
+    """One implementation in a race."""
 
     name: str
-    kind: str
+    kind: str  # OURS, PEER, LIMIT, or "part" for a part of ours
     action: Callable[[], Any]
-    error: tuple[float, str] | None = None
-    images: int = 0
+    error: tuple[float, str] | None = None  # value and unit
+    images: int = 0  # per call
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """A row of the table: times in milliseconds, memory in MiB beyond what the action was given."""
+    """A row of the table."""
 
     race: str
     name: str
     kind: str
     milliseconds: float
-    times_best_peer: float | None
-    times_limit: float | None
-    peak_mib: float
+    times_best_peer: float | None  # how many times faster than the fastest peer
+    times_limit: float | None  # how many times slower than the slowest limit
+    peak_mib: float  # without the inputs
     error: str
     images_per_second: float | None
 
 
 def race(title: str, contenders: list[Contender], settings: Settings) -> list[Result]:
-    """Races the contenders. Memory is measured apart from time, in one more call of each."""
-    order, times = random.Random(0), {c.name: [] for c in contenders}  # type: ignore[var-annotated]
+    """Races the contenders; memory is measured in separate calls, which also warm up."""
+    order, times = random.Random(0), {c.name: list[float]() for c in contenders}
     peaks = {}
-    for contender in contenders:  # warms up, too
+    for contender in contenders:
         contender.action()
         peaks[contender.name] = peak_mib_of(contender.action, settings.device)
-    begin = time.monotonic()
-    rounds = 0
+    begin, rounds = time.monotonic(), 0
     with tqdm(desc=title, unit="round", leave=False, disable=None) as bar:
-        while rounds < 3 or time.monotonic() - begin < settings.seconds * len(contenders):
+        while rounds < settings.min_rounds or time.monotonic() - begin < settings.seconds * len(
+            contenders
+        ):
             for contender in order.sample(contenders, len(contenders)):
                 times[contender.name].append(seconds_of(contender.action, settings.device))
             rounds += 1
             bar.update()
     median = {name: statistics.median(values) for name, values in times.items()}
-    return compared(title, contenders, median, peaks)
+    return results_of(title, contenders, median, peaks)
 
 
-def compared(
+def results_of(
     title: str, contenders: list[Contender], median: dict[str, float], peaks: dict[str, float]
 ) -> list[Result]:
-    """The results of the contenders, by name: median seconds, and peaks in MiB."""
-
-    def best(kind: str) -> float | None:
-        return min((median[c.name] for c in contenders if c.kind == kind), default=None)
-
-    peer, limit = (
-        best(PEER),
-        max((median[c.name] for c in contenders if c.kind == LIMIT), default=None),
-    )
+    """The contenders' results, from median seconds and peak MiB by name."""
+    peer = min((median[c.name] for c in contenders if c.kind == PEER), default=None)
+    limit = max((median[c.name] for c in contenders if c.kind == LIMIT), default=None)
     return [
         Result(
             race=title,
@@ -131,7 +128,7 @@ def seconds_of(action: Callable[[], Any], device: torch.device) -> float:
 
 
 def peak_mib_of(action: Callable[[], Any], device: torch.device) -> float:
-    """The most that the action holds at once, by the allocator's own account."""
+    """The action's peak memory, as counted by torch's allocator."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
@@ -157,37 +154,42 @@ def precision_of(settings: Settings) -> Literal["fp32", "bf16"]:
 
 
 def format_results(results: list[Result], *, markdown: bool) -> str:
-    """The results as text that lines up, or as Markdown."""
-    header = ("", "", "ms", "× faster than best peer", "× limit", "peak MiB", "error", "images/s")
+    """Formats a table per race, in aligned columns or as Markdown."""
+
+    def cell(value: float | None, form: str) -> str:
+        return "" if value is None else format(value, form)
+
+    columns = (
+        "",
+        "ms",
+        "times faster than best peer",
+        "times limit",
+        "peak MiB",
+        "error",
+        "images/s",
+    )
     lines = []
     for race in dict.fromkeys(r.race for r in results):
         rows = [
             (
                 r.name,
                 r.kind,
-                f"{r.milliseconds:,.1f}",
-                "" if r.times_best_peer is None else f"{r.times_best_peer:.2f}",
-                "" if r.times_limit is None else f"{r.times_limit:.2f}",
-                f"{r.peak_mib:,.0f}",
+                cell(r.milliseconds, ",.1f"),
+                cell(r.times_best_peer, ".2f"),
+                cell(r.times_limit, ".2f"),
+                cell(r.peak_mib, ",.0f"),
                 r.error,
-                "" if r.images_per_second is None else f"{r.images_per_second:,.0f}",
+                cell(r.images_per_second, ",.0f"),
             )
             for r in results
             if r.race == race
         ]
-        titled = [(race, *header[1:]), *rows]
-        for number, cells in enumerate(lined_up(titled, left=2)):
-            lines.append("| " + " | ".join(cells) + " |" if markdown else "  ".join(cells).rstrip())
-            if number == 0:
-                ruled = [
-                    "-" * len(cell) if i < 2 else "-" * (len(cell) - 1) + ":"
-                    for i, cell in enumerate(cells)
-                ]
-                lines.append("| " + " | ".join(ruled) + " |" if markdown else "-" * len(lines[-1]))
+        header, *aligned = lined_up([(race, *columns), *rows], left=2)
+        if markdown:
+            rule = ["-" * (len(c) - (i > 1)) + ":" * (i > 1) for i, c in enumerate(header)]
+            lines += [f"| {' | '.join(cells)} |" for cells in (header, rule, *aligned)]
+        else:
+            head, *body = ["  ".join(cells).rstrip() for cells in (header, *aligned)]
+            lines += [head, "-" * len(head), *body]
         lines.append("")
     return "\n".join(lines)
-
-
-def to_json(results: list[Result]) -> list[dict[str, Any]]:
-    """The results as JSON-able values."""
-    return [asdict(r) for r in results]

@@ -14,18 +14,8 @@ import torchvision
 from PIL import Image, ImageOps
 from torchvision.transforms.v2 import functional as transforms
 
-from benchmark.measuring import (
-    LIMIT,
-    OURS,
-    PEER,
-    Contender,
-    Result,
-    Settings,
-    peak_mib_of,
-    precision_of,
-    race,
-    seconds_of,
-)
+from benchmark import measuring
+from benchmark.measuring import LIMIT, OURS, PEER, Contender, Result, Settings, race
 from heatmap import config
 from heatmap.data import samples, synthetic
 from heatmap.data.contest import read_image
@@ -38,30 +28,21 @@ AUGMENT = config.Augment(mirror=0.5, rotate_deg=25, scale=0.2, contrast=0.3)
 
 
 def data(settings: Settings) -> Iterator[list[Result]]:
-    """Files to crops on one core, and the whole training with loader and augmentation on.
+    """Files to crops on one core, and training with loader and augmentation.
 
-    The error of a crop is its mean absolute difference from the image decoded whole and
-    resampled by area, of 255.
+    A crop's error is its mean absolute difference, of 255, from the fully decoded image resampled
+    by area.
     """
     for side in (250, 600):
-        with (
-            _one_thread(),
-            warnings.catch_warnings(),
-            tempfile.TemporaryDirectory() as folder,
-        ):
-            # torchvision's decoder is on its way out, but what many loaders use
+        with _one_thread(), warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
+            # torchvision's decoder is deprecated, but many loaders use it.
             warnings.filterwarnings("ignore", "The image decoding", DeprecationWarning)
             results = _reading(settings, side, Path(folder))
         yield results
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "contest"
-        synthetic.make_contest(
-            root,
-            count=4 * settings.batch,
-            seed=0,
-            test_count=1,
-            workers=torch.get_num_threads(),
-        )
+        count, workers = 4 * settings.batch, torch.get_num_threads()
+        synthetic.make_contest(root, count=count, seed=0, test_count=1, workers=workers)
         experiment = config.Experiment(
             name="bench",
             data=config.Data(root=root, workers=2 if settings.device.type == "cpu" else 12),
@@ -70,66 +51,59 @@ def data(settings: Settings) -> Iterator[list[Result]]:
             augment=AUGMENT,
             train=config.Train(
                 batch=settings.batch,
-                precision=precision_of(settings),
+                precision=measuring.precision_of(settings),
                 device=settings.device.type,  # type: ignore[arg-type]
             ),
         )
-        yield _whole_training(prepare.prepare(experiment), settings)
+        yield _training(prepare.prepare(experiment), settings)
 
 
 def _reading(settings: Settings, side: int, folder: Path) -> list[Result]:
-    """Square images to crops of the whole: ours, and peers that return (128, 128, 3) uint8."""
+    """Square images to (128, 128, 3) uint8 crops of the whole image."""
     paths = _images(folder / "images", 4 * settings.batch, side)
     points_image = np.zeros((len(paths), settings.landmarks, 2), np.float32)
     plain = samples.Samples(paths, points_image, CROP)
     padded = replace(plain, margin=samples.margin_for(CROP, AUGMENT))
     references = [_by_area(read_image(path)) for path in paths]
 
-    def raced(name: str, kind: str, read: Callable[[Path], np.ndarray]) -> Contender:
+    def contender(name: str, kind: str, read: Callable[[Path], np.ndarray]) -> Contender:
         errors = [
             np.abs(read(path) - reference.astype(np.float32)).mean()
             for path, reference in zip(paths, references, strict=True)
         ]
-        return Contender(
-            name,
-            kind,
-            lambda: [read(path) for path in paths],
-            (float(np.mean(errors)), "of 255"),
-            len(paths),
-        )
+        error = float(np.mean(errors)), "of 255"
+        return Contender(name, kind, lambda: [read(path) for path in paths], error, len(paths))
 
-    def ours(name: str, some: samples.Samples) -> Contender:
+    def ours(name: str, dataset: samples.Samples) -> Contender:
         row_of = {path: row for row, path in enumerate(paths)}
-        inner = slice(some.margin, some.margin + CROP.height)
+        inner = slice(dataset.margin, dataset.margin + CROP.height)
 
         def read(path: Path) -> np.ndarray:
-            return some[row_of[path]].crop.permute(1, 2, 0).numpy()[inner, inner]
+            return dataset[row_of[path]].crop.permute(1, 2, 0).numpy()[inner, inner]
 
-        return raced(name, OURS, read)
+        return contender(name, OURS, read)
+
+    def decode() -> None:
+        for path in paths:
+            cv2.imread(str(path))
 
     contenders = [
         ours("crop", plain),
         ours("crop with the augmentation's margin", padded),
-        raced("organisers' loader", PEER, _by_organisers),
-        raced("torchvision", PEER, _by_torchvision),
-        raced("Pillow", PEER, _by_pillow),
-        Contender(
-            "decoding the JPEG alone",
-            LIMIT,
-            lambda: [cv2.imread(str(path)) for path in paths],
-            None,
-            len(paths),
-        ),
+        contender("organisers' loader", PEER, _by_organisers),
+        contender("torchvision", PEER, _by_torchvision),
+        contender("Pillow", PEER, _by_pillow),
+        Contender("decoding the JPEG", LIMIT, decode, None, len(paths)),
     ]
     bits = 8 * sum(path.stat().st_size for path in paths) / len(paths) / side**2
-    title = f"{len(paths)} images of {side} px, {bits:.1f} bits a pixel, one core"
+    title = f"{len(paths)} images of {side} px, {bits:.1f} bits per pixel, one core"
     return race(title, contenders, settings)
 
 
 def _images(folder: Path, count: int, side: int) -> list[Path]:
-    """Square JPEGs of drawn faces, with a sensor's grain and so as heavy as real ones.
+    """Writes square JPEGs of drawn faces with sensor noise, as large as real ones.
 
-    In a set of faces from video, those of 200 to 300 px have 1.7 bits a pixel, larger ones 1.35.
+    Faces from videos have 1.7 bits per pixel at 200 to 300 px, and 1.35 at larger sizes.
     """
     folder.mkdir()
     generator = np.random.default_rng(0)
@@ -149,7 +123,7 @@ def _by_area(image: np.ndarray) -> np.ndarray:
 
 
 def _by_organisers(path: Path) -> np.ndarray:
-    """The contest's own loader; as printed, it does not run with OpenCV 5."""
+    """The contest's own loader, adapted to OpenCV 5."""
     bgr = cv2.imread(str(path))
     assert bgr is not None
     image = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
@@ -174,7 +148,7 @@ def _by_pillow(path: Path) -> np.ndarray:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Neither torch nor OpenCV uses another core."""
+    """Limits torch and OpenCV to one core."""
     threads = torch.get_num_threads(), cv2.getNumThreads()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
@@ -185,15 +159,13 @@ def _one_thread() -> Iterator[None]:
         cv2.setNumThreads(threads[1])
 
 
-def _whole_training(prepared: prepare.Run, settings: Settings) -> list[Result]:
-    """Training steps fed by its loader, the loader's start left out."""
+def _training(prepared: prepare.Run, settings: Settings) -> list[Result]:
+    """Training steps with the loader, without the loader's start."""
     rows, workers = prepared.data.training_rows, prepared.experiment.data.workers
     steps = 8 if settings.device.type == "cpu" else 200
-    batches = [
-        b
-        for epoch in range(steps)
-        for b in samples.shuffled_batches(rows, settings.batch, 0, epoch)
-    ]
+    batches = list[list[int]]()
+    for epoch in range(steps):
+        batches += samples.shuffled_batches(rows, settings.batch, 0, epoch)
     loading = iter(
         samples.load(prepared.data.training, batches[: steps + 2], workers, settings.device)
     )
@@ -205,16 +177,16 @@ def _whole_training(prepared: prepare.Run, settings: Settings) -> list[Result]:
             step(prepared, prepared.network, next(loading), watch)
 
     steps_of(2)
-    seconds = seconds_of(lambda: steps_of(steps), settings.device) / steps
+    seconds = measuring.seconds_of(lambda: steps_of(steps), settings.device) / steps
     return [
         Result(
             race=f"training, batch {settings.batch}",
-            name=f"a step with {workers} loading workers and augmentation",
+            name=f"step with {workers} loader workers and augmentation",
             kind=OURS,
             milliseconds=1e3 * seconds,
             times_best_peer=None,
             times_limit=None,
-            peak_mib=peak_mib_of(lambda: None, settings.device),
+            peak_mib=measuring.peak_mib_of(lambda: None, settings.device),
             error="",
             images_per_second=settings.batch / seconds,
         )

@@ -1,4 +1,4 @@
-"""Training steps and prediction with a network."""
+"""Training steps and prediction with a U-Net on 128 x 128 images at stride 4."""
 
 from collections.abc import Callable, Iterator
 
@@ -8,16 +8,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from benchmark.measuring import (
-    LIMIT,
-    OURS,
-    PEER,
-    Contender,
-    Result,
-    Settings,
-    precision_of,
-    race,
-)
+from benchmark import measuring
+from benchmark.measuring import LIMIT, OURS, PEER, Contender, Result, Settings, race
 from benchmark.on_maps import BETA, paper_loss
 from heatmap import config, networks
 from heatmap.inference.predict import autocast
@@ -37,19 +29,18 @@ def _networks(settings: Settings) -> tuple[dict[int, networks.Network], Tensor, 
 
 
 def step(settings: Settings) -> Iterator[list[Result]]:
-    """A training step of the U-Net on 128 x 128 images at stride 4: all landmarks against one.
-
-    Every choice of `--train.compile` is in the race.
-    """
+    """A training step with all landmarks, for every `--train.compile`, and with one landmark."""
     built, images, points, weights = _networks(settings)
     optimizers = {n: torch.optim.AdamW(built[n].parameters(), 1e-4, fused=True) for n in built}
-    precision = precision_of(settings)
+    precision = measuring.precision_of(settings)
 
-    def training(
+    def contender(
+        name: str,
+        kind: str,
         count: int,
         loss_of: Callable[[networks.Network, Maps], Tensor],
         compiled_parts: str = "loss",
-    ) -> Callable[[], None]:
+    ) -> Contender:
         def action() -> None:
             built[count].compiled_parts = compiled_parts
             optimizers[count].zero_grad()
@@ -58,50 +49,38 @@ def step(settings: Settings) -> Iterator[list[Result]]:
             loss_of(built[count], output).backward()
             optimizers[count].step()
 
-        return action
+        return Contender(name, kind, action, images=settings.batch)
 
     def ours(network: networks.Network, output: Maps) -> Tensor:
         count = network.num_landmarks
         return network.loss(output, points[:, :count], weights[:, :count])
 
-    def printed(network: networks.Network, output: Maps) -> Tensor:
+    def as_in_paper(network: networks.Network, output: Maps) -> Tensor:
         features, embeddings, bias = (t.float() for t in output)
         heights = functional.conv2d(features, embeddings[:, :, None, None], bias)
         return paper_loss(heights, (points + 0.5) / 4 - 0.5)
 
-    name = f"{settings.landmarks} landmarks"
+    def mean_feature(network: networks.Network, output: Maps) -> Tensor:
+        return output.features.float().mean()
+
+    landmarks, name = settings.landmarks, f"{settings.landmarks} landmarks"
     contenders = [
         *(
-            Contender(
-                f"{name}, compile {parts}",
-                OURS,
-                training(settings.landmarks, ours, parts),
-                images=settings.batch,
-            )
+            contender(f"{name}, compile {parts}", OURS, landmarks, ours, parts)
             for parts in ("loss", "off", "all")
         ),
-        Contender(
-            f"{name}, loss as printed",
-            PEER,
-            training(settings.landmarks, printed),
-            images=settings.batch,
-        ),
-        Contender("1 landmark", LIMIT, training(1, ours), images=settings.batch),
-        Contender(
-            "backbone alone",
-            "part",
-            training(1, lambda network, output: output.features.float().mean()),
-            images=settings.batch,
-        ),
+        contender(f"{name}, loss as in the paper", PEER, landmarks, as_in_paper),
+        contender("1 landmark", LIMIT, 1, ours),
+        contender("backbone alone", "part", 1, mean_feature),
     ]
     title = f"step {settings.encoder} {precision}, batch {settings.batch}"
     yield race(title, contenders, settings)
 
 
 def predict(settings: Settings) -> Iterator[list[Result]]:
-    """Images to coordinates against the backbone alone, 128 x 128 at stride 4."""
+    """Images to coordinates, against the backbone alone."""
     built, images, _, _ = _networks(settings)
-    network, precision = built[settings.landmarks].eval(), precision_of(settings)
+    network, precision = built[settings.landmarks].eval(), measuring.precision_of(settings)
     temperature = torch.tensor(1 / BETA, device=settings.device)
 
     @torch.no_grad()
@@ -130,7 +109,7 @@ def predict(settings: Settings) -> Iterator[list[Result]]:
 
 
 def step_profile(settings: Settings, rows: int = 15) -> str:
-    """What a training step with all landmarks spends its time on, as torch.profiler tells it."""
+    """Profiles training steps with all landmarks; returns torch.profiler's table."""
     built, images, points, weights = _networks(settings)
     network = built[settings.landmarks]
     network.compiled_parts = "loss"
@@ -140,7 +119,7 @@ def step_profile(settings: Settings, rows: int = 15) -> str:
         optimizer.zero_grad()
         with (
             record_function("network forward"),
-            autocast(settings.device, precision_of(settings)),
+            autocast(settings.device, measuring.precision_of(settings)),
         ):
             output = network(images)
         with record_function("head and loss"):

@@ -1,4 +1,4 @@
-"""The readers of the training table."""
+"""Readers of the training table."""
 
 import random
 import statistics
@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmark import readers
-from benchmark.measuring import LIMIT, OURS, PEER, Contender, Result, Settings, compared
+from benchmark.measuring import LIMIT, OURS, PEER, Contender, Result, Settings, results_of
 
 
 def landmark_table(settings: Settings) -> Iterator[list[Result]]:
-    """A part of a table by the organisers' loop and ours, then the whole of it by ours.
+    """Reads part of a table with the organisers' loop and ours, then the whole table with ours.
 
-    Memory is what a process takes above its imports, files that are mapped among it.
+    Memory is a process's growth after its imports, including memory-mapped files.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -29,15 +29,14 @@ def landmark_table(settings: Settings) -> Iterator[list[Result]]:
 
 
 def _readers(path: Path, num_rows: int, settings: Settings) -> list[Result]:
-    """The readers in turn, in random order, each time in a new process."""
-    cache = path.with_name("cache")
-    readers.alone(readers.start, path, cache)
+    """Runs the readers in random order, each in a new process."""
+    cache, alone = path.with_name("cache"), readers.alone
+    alone(readers.start, path, cache)
 
     def first_read() -> readers.Measured:
         with tempfile.TemporaryDirectory(dir=path.parent) as empty:
-            return readers.alone(readers.start, path, Path(empty))
+            return alone(readers.start, path, Path(empty))
 
-    alone = readers.alone
     contenders = [
         Contender("first read", OURS, first_read),
         Contender("later start", OURS, lambda: alone(readers.start, path, cache)),
@@ -45,28 +44,27 @@ def _readers(path: Path, num_rows: int, settings: Settings) -> list[Result]:
         Contender("reading the bytes", LIMIT, lambda: alone(readers.read_bytes, path)),
     ]
     contenders = [replace(contender, images=num_rows) for contender in contenders]
-    order, found = random.Random(0), {c.name: list[readers.Measured]() for c in contenders}
-    for _ in range(3):
+    order, measured = random.Random(0), {c.name: list[readers.Measured]() for c in contenders}
+    for _ in range(settings.min_rounds):
         for contender in order.sample(contenders, len(contenders)):
-            found[contender.name].append(contender.action())
-    median = {n: statistics.median(m.seconds for m in several) for n, several in found.items()}
-    peaks = {n: max(m.peak_mib for m in several) for n, several in found.items()}
-    return compared(f"table {num_rows:,}×{settings.landmarks}", contenders, median, peaks)
+            measured[contender.name].append(contender.action())
+    median = {name: statistics.median(m.seconds for m in ms) for name, ms in measured.items()}
+    peaks = {name: max(m.peak_mib for m in ms) for name, ms in measured.items()}
+    return results_of(f"table {num_rows:,}×{settings.landmarks}", contenders, median, peaks)
 
 
 def _whole_table(path: Path, images: Path, settings: Settings, workers: int = 2) -> list[Result]:
     alone, cache = readers.alone, path.with_name("cache")
     first, later = (alone(readers.start, path, cache) for _ in range(2))
-    looked = alone(readers.look_for_images, path, cache, images)
+    search = alone(readers.find_images, path, cache, images)
     epoch_seconds, growth = alone(readers.epoch, path, cache, images, workers).result
-    epoch_name = f"an epoch's rows by {workers} workers, growth of each"
     rows = {
         "first read": (first.seconds, first.peak_mib),
         "later start": (later.seconds, later.peak_mib),
-        "looking for the images": (looked.result, looked.peak_mib),
-        epoch_name: (epoch_seconds, growth),
+        "finding the images": (search.result, search.peak_mib),
+        f"one epoch with {workers} workers, memory growth of each": (epoch_seconds, growth),
     }
-    return compared(
+    return results_of(
         f"whole table {settings.rows:,}×{settings.landmarks}",
         [Contender(name, OURS, lambda: None, images=settings.rows) for name in rows],
         {name: seconds for name, (seconds, _) in rows.items()},

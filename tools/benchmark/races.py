@@ -1,4 +1,4 @@
-"""Every race by its name."""
+"""All races by name."""
 
 from benchmark.on_images import data
 from benchmark.on_maps import decode, loss

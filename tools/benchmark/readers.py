@@ -1,6 +1,6 @@
-"""What reading the training table takes, each way in a process of its own: its time and memory.
+"""Ways to read the training table, with time and memory measured in a process of their own.
 
-Memory is told by Linux's /proc.
+Memory comes from Linux's /proc.
 """
 
 import multiprocessing
@@ -16,52 +16,52 @@ from tqdm import tqdm
 
 from heatmap.data.contest import LandmarkTable, image_paths, read_landmarks
 
-_DISTINCT = 1000  # rows of numbers; a large table repeats them, so that it is made in seconds
+_DISTINCT = 1000  # rows of numbers that a table repeats, so that it is written in seconds
 
 
 @dataclass(frozen=True)
 class Measured:
-    """seconds: of the action; peak_mib: above what its imports took; result: what it returned."""
+    """Time and memory of an action, and its result."""
 
     seconds: float
-    peak_mib: float
+    peak_mib: float  # growth after its imports
     result: Any
 
 
 def alone(action: Callable[..., Any], *arguments: Any) -> Measured:
-    """The action, which is a function of a module, in a new process that has done nothing else."""
+    """Measures the action, a module-level function, in a new process."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_measured, action, arguments).result()
 
 
 def _measured(action: Callable[..., Any], arguments: tuple[Any, ...]) -> Measured:
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is what is held now
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before, begin = _mib("status", "VmHWM"), time.perf_counter()
     result = action(*arguments)
     return Measured(time.perf_counter() - begin, _mib("status", "VmHWM") - before, result)
 
 
 def _mib(file: str, name: str) -> float:
-    """A figure of this process from a file in /proc/self."""
+    """A value from a file in /proc/self."""
     lines = (Path("/proc/self") / file).read_text().splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 2**10
 
 
 def write_table(path: Path, num_rows: int, num_landmarks: int) -> None:
-    """A table of the contest's form: whole numbers, most of them within an image of 250 px."""
+    """Writes a table like the contest's: integers, mostly inside a 250 px image."""
     faces = np.random.default_rng(0).normal(125, 45, (_DISTINCT, 2 * num_landmarks)).astype(int)
     numbers = ["\t".join(map(str, face)).encode() + b"\n" for face in faces.tolist()]
     columns = (f"Point_{index}_{axis}" for index in range(num_landmarks) for axis in "XY")
     with path.open("wb") as file:
         file.write("\t".join(["file_name", *columns]).encode() + b"\n")
-        for row in _bar(num_rows, "making a table"):
+        for row in _bar(num_rows, "writing a table"):
             file.write(_name(row).encode() + b"\t" + numbers[row % _DISTINCT])
 
 
 def make_images(images: Path, num_rows: int) -> None:
-    """The files that the table names, all empty."""
+    """Creates the table's images as empty files."""
     images.mkdir()
-    for row in _bar(num_rows, "making its images"):
+    for row in _bar(num_rows, "creating its images"):
         (images / _name(row)).touch()
 
 
@@ -70,7 +70,7 @@ def _bar(num_rows: int, doing: str) -> "tqdm[int]":
 
 
 def _name(row: int) -> str:
-    return f"{row * 0x9E3779B97F4A7C15 % 2**64:016x}.jpg"  # names of no order, none twice
+    return f"{row * 0x9E3779B97F4A7C15 % 2**64:016x}.jpg"  # unique and unordered
 
 
 def organisers_loop(path: Path) -> None:
@@ -90,20 +90,20 @@ def read_bytes(path: Path) -> None:
 
 
 def start(path: Path, cache: Path) -> None:
-    """The first or a later one, to the first row."""
+    """Opens the table, with or without a filled cache, and reads the first row."""
     table = read_landmarks(path, cache)
     assert table.points_image[0].shape == (table.num_landmarks, 2)
 
 
-def look_for_images(path: Path, cache: Path, images: Path) -> float:
-    """Seconds that it takes to find all images of a kept table."""
+def find_images(path: Path, cache: Path, images: Path) -> float:
+    """Returns the seconds to find all images of a cached table."""
     table, begin = read_landmarks(path, cache), time.perf_counter()
     image_paths(images, table.names, path)
     return time.perf_counter() - begin
 
 
 def epoch(path: Path, cache: Path, images: Path, workers: int) -> tuple[float, float]:
-    """Seconds in which workers read all rows once, and the most MiB that one's own memory grows."""
+    """Returns the seconds to read all rows once, and the largest memory growth of a worker."""
     from torch.utils.data import DataLoader
 
     table = read_landmarks(path, cache)
@@ -112,14 +112,14 @@ def epoch(path: Path, cache: Path, images: Path, workers: int) -> tuple[float, f
     rows: Any = _Rows(table, image_paths(images, table.names, path))
     first, growth, begin = dict[int, float](), 0.0, time.perf_counter()
     loader = DataLoader(rows, batch_size=None, sampler=batches, num_workers=workers)
-    for worker, own_mib in loader:
-        growth = max(growth, own_mib - first.setdefault(worker, own_mib))
+    for worker, private_mib in loader:
+        growth = max(growth, private_mib - first.setdefault(worker, private_mib))
     return time.perf_counter() - begin, growth
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """Gives the reading worker's number and its own MiB after it has read some rows."""
+    """Reads rows; returns the worker's number and its private MiB."""
 
     table: LandmarkTable
     paths: Any
@@ -130,4 +130,4 @@ class _Rows:
         read = [(self.paths[row], self.table.points_image[row]) for row in rows]
         worker = get_worker_info()
         assert worker is not None and len(read) == len(rows)
-        return worker.id, _mib("smaps_rollup", "Private_Dirty")  # not files, nor what is shared
+        return worker.id, _mib("smaps_rollup", "Private_Dirty")  # without files and shared memory

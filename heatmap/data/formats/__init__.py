@@ -1,8 +1,7 @@
 """Readers of other data sets' files, the contest's layout, and a writer of COCO keypoints.
 
-A module a format has `read(source, ...) -> LabelledFaces`, and its docstring says what the format's
-numbers mean. Points and boxes of `LabelledFaces` are in image pixels with the centre of the
-top-left pixel at (0, 0); readers shift those of formats that count otherwise. What is missing or
-wrong raises a UserError that names file, row and column. `layout` reads and writes the contest's
-own folder. `kaggle15` converts and answers a contest of its own.
+Each format is a module with `read(source, ...) -> LabelledFaces`; its docstring documents the
+files. Points and boxes are in image pixels, and the centre of the top-left pixel is (0, 0): readers
+shift the coordinates of formats with another origin. A UserError names the file, row and column at
+fault. `layout` reads and writes contest folders. `kaggle15` also writes submissions for Kaggle.
 """

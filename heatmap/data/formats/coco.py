@@ -1,18 +1,18 @@
-"""COCO keypoints, and the faces of COCO-WholeBody: JSON with images and labelled people.
+"""COCO keypoints and COCO-WholeBody faces: one JSON file with images and labelled people.
 
     images        id, file_name, width, height
     annotations   image_id, keypoints [x, y, v, x, y, v, ...], num_keypoints, bbox [x, y, w, h],
-                  iscrowd; v is 0 where unlabelled, 1 where labelled but hidden, 2 where visible
+                  iscrowd; v is 0 for unlabelled, 1 for labelled but hidden, 2 for visible
     categories    id, name, keypoints (their names)
 
 https://cocodataset.org/#format-data. COCO-WholeBody adds face_kpts (68 landmarks), face_box and
 face_valid to each person (https://github.com/jin-s13/COCO-WholeBody, data_format.md; Jin et al.,
 ECCV 2020).
 
-Keypoints are 0-indexed pixels, so their numbers are those used here. Boxes are measured on the
-image's plane, which reaches from 0 to its width, so half a pixel is taken off their corners:
-"COCO's segmentation coordinates are floating points in [0, H or W], but keypoint coordinates are
-integers in [0, H-1 or W-1]" (detectron2/data/datasets/coco.py).
+Keypoints are 0-indexed pixels, as here. Boxes span the image's area, from 0 to its width, so half a
+pixel is subtracted from their corners: "COCO's segmentation coordinates are floating points in
+[0, H or W], but keypoint coordinates are integers in [0, H-1 or W-1]"
+(detectron2/data/datasets/coco.py).
 """
 
 import filecmp
@@ -30,28 +30,28 @@ from tqdm import tqdm
 
 from heatmap.data.contest import read_image
 from heatmap.data.formats.labelled import LabelledFace, LabelledFaces, checked_box, gather
-from heatmap.data.formats.layout import place
+from heatmap.data.formats.layout import place_images
 from heatmap.errors import UserError
 from heatmap.runtime.files import folder_when_complete
 
 Points = Literal["keypoints", "face"]
 _FIELDS = {"keypoints": ("keypoints", "bbox"), "face": ("face_kpts", "face_box")}
-_NUMBER = re.compile(r"(?<=.)#[1-9]\d*(?=(\.[^./#]*)?$)")  # by `gather`
+_FACE_NUMBER = re.compile(r"(?<=.)#[1-9]\d*(?=(\.[^./#]*)?$)")  # added by `gather`
 
 
 def read(
     source: Path, images: Path | None, test: Path | None, test_images: Path | None, points: Points
 ) -> LabelledFaces:
-    """The people of one or two files, those of an image one after the other, with their boxes.
+    """Reads people and their boxes, image by image.
 
-    Left out are crowds, annotations without a labelled landmark, and for "face" people whose face
-    is not valid.
+    Skips crowds, annotations without a labelled landmark and, for "face", invalid faces.
 
     Args:
-        source: the JSON of the training part; test: that of the test part.
-        images: the folder that its file names are relative to, by default that of the JSON.
-        test_images: the folder of the test images, by default `images`.
-        points: "face" takes COCO-WholeBody's face_kpts and face_box.
+        source: JSON file of the training part.
+        images: Folder that its file names are relative to; default: the JSON file's folder.
+        test: JSON file of the test part, or None.
+        test_images: Folder of the test images; default: `images`.
+        points: "keypoints", or "face" for COCO-WholeBody's face_kpts and face_box.
     """
     images = images or source.parent
     faces = _faces(source, images, False, points)
@@ -61,24 +61,24 @@ def read(
 
 
 def write(labelled: LabelledFaces, out: Path, *, link: bool = False) -> None:
-    """Writes annotations/train.json, annotations/test.json, and the images into train and test.
+    """Writes annotations/train.json and annotations/test.json, and images to train/ and test/.
 
-    A part without faces has no file. Every image is decoded for its size, turned as its EXIF says.
-    Without boxes, bbox is that of the landmarks.
+    A part without faces gets no file. Image sizes are measured after the EXIF rotation. A face
+    without a box gets the bounding box of its landmarks.
 
     Raises:
-        UserError: `out` is there already and not empty, a face has no box and its landmarks span
-            none, or an image cannot be read or placed.
+        UserError: `out` exists and is not empty, a face has no box and its landmarks span none, or
+            an image cannot be read or copied.
     """
     with folder_when_complete(out) as folder:
         (folder / "annotations").mkdir()
-        placed: dict[Path, Path] = {}
+        sources: dict[Path, Path] = {}
         for part, is_test in (("train", False), ("test", True)):
             faces = [face for face in labelled.faces if face.is_test == is_test]
             if faces:
                 images = _write_part(folder / "annotations" / f"{part}.json", faces)
-                placed |= {folder / part / name: path for name, path in images.items()}
-        place(placed, link=link)
+                sources |= {folder / part / name: path for name, path in images.items()}
+        place_images(sources, link=link)
 
 
 def _faces(path: Path, folder: Path, is_test: bool, points: Points) -> Iterator[LabelledFace | str]:
@@ -88,7 +88,7 @@ def _faces(path: Path, folder: Path, is_test: bool, points: Points) -> Iterator[
         where = f"{path}, annotation {annotation.get('id', f'number {index}')}"
         image_id = annotation.get("image_id")
         if image_id not in images:
-            raise UserError(f"{where}, image_id: there is no image {image_id!r} in the file")
+            raise UserError(f"{where}, image_id: the file has no image {image_id!r}")
         if annotation.get("iscrowd"):
             yield "crowds (iscrowd)"
         elif points == "face" and not annotation.get("face_valid", True):
@@ -101,25 +101,20 @@ def _faces(path: Path, folder: Path, is_test: bool, points: Points) -> Iterator[
             field = f"{where}, {keypoints_field}"
             numbers = _numbers(annotation.get(keypoints_field, []), field)
             if len(numbers) % 3:
-                raise UserError(f"{field}: {len(numbers)} numbers, not x, y and v of each")
+                raise UserError(f"{field}: {len(numbers)} numbers, expected triples x, y, v")
             keypoints = numbers.reshape(-1, 3)
             if not (keypoints[:, 2] > 0).any():
                 yield "annotations without a labelled landmark"
                 continue
-            yield LabelledFace(
-                where=where,
-                name=name,
-                path=folder / name,
-                points_image=np.where(keypoints[:, 2:] > 0, keypoints[:, :2], np.nan),
-                is_test=is_test,
-                box_image=_box(annotation.get(box_field), f"{where}, {box_field}"),
-            )
+            points_image = np.where(keypoints[:, 2:] > 0, keypoints[:, :2], np.nan)
+            box_image = _box(annotation.get(box_field), f"{where}, {box_field}")
+            yield LabelledFace(where, name, folder / name, points_image, is_test, box_image)
 
 
 def _load(path: Path) -> tuple[dict[Any, str], list[dict[str, Any]]]:
-    """File names by the images' ids, and the annotations."""
+    """Reads file names by image id, and the annotations."""
     if not path.is_file():
-        raise UserError(f"{path}: there is no such file; expected the JSON of the annotations")
+        raise UserError(f"{path}: no such file; expected the JSON file of the annotations")
     try:
         content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -127,14 +122,12 @@ def _load(path: Path) -> tuple[dict[Any, str], list[dict[str, Any]]]:
     for key in ("images", "annotations"):
         entries = content.get(key) if isinstance(content, dict) else None
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            raise UserError(f"{path}: expected a list {key!r} as in COCO's keypoints")
+            raise UserError(f"{path}: expected a list {key!r} of objects, as in COCO keypoints")
     images: dict[Any, str] = {}
     for index, image in enumerate(content["images"]):
         image_id, name = image.get("id"), image.get("file_name")
-        if not isinstance(image_id, int | str) or not isinstance(name, str):
-            raise UserError(f"{path}, image number {index}: expected an id and a file_name")
-        if image_id in images:
-            raise UserError(f"{path}, image number {index}: the id {image_id!r} is taken already")
+        if not isinstance(image_id, int | str) or not isinstance(name, str) or image_id in images:
+            raise UserError(f"{path}, image number {index}: expected a unique id and a file_name")
         images[image_id] = name
     return images, content["annotations"]
 
@@ -150,51 +143,49 @@ def _box(box: Any, where: str) -> np.ndarray | None:
 
 
 def _numbers(values: Any, where: str) -> np.ndarray:
-    """A list of numbers that can be coordinates, as float64."""
+    """Returns a JSON list of coordinates as float64; raises UserError for anything else."""
     if not isinstance(values, list):
         raise UserError(f"{where}: expected a list of numbers, found {str(values)[:60]!r}")
     for index, value in enumerate(values):
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 1e6:
-            raise UserError(f"{where}, number {index}: {str(value)[:60]!r} is no coordinate")
+            raise UserError(f"{where}, number {index}: {str(value)[:60]!r} is not a coordinate")
     return np.array(values, np.float64)
 
 
 def _image_names(faces: Sequence[LabelledFace]) -> list[str]:
-    """The name of each face's image: "a.jpg" for its second face, which is called "a#2.jpg"."""
+    """Names each face's image: "a#2.jpg" becomes "a.jpg" if both are the same image."""
     paths = {face.name: face.path for face in faces}
     names = []
     for face in faces:
-        name = _NUMBER.sub("", face.name)
-        other = paths.get(name)
-        is_same = other is not None and (
-            other.samefile(face.path) or filecmp.cmp(other, face.path, shallow=False)
+        name = _FACE_NUMBER.sub("", face.name)
+        path = paths.get(name)
+        is_same = path is not None and (
+            path.samefile(face.path) or filecmp.cmp(path, face.path, shallow=False)
         )
         names.append(name if is_same else face.name)
     return names
 
 
 def _write_part(path: Path, faces: Sequence[LabelledFace]) -> dict[str, Path]:
-    """Writes the annotations of some faces; returns the files of their images by name."""
+    """Writes one part's JSON file; returns the images' source files by name."""
     names = _image_names(faces)
     images = {name: face.path for name, face in zip(names, faces, strict=True)}
     ids = {name: number for number, name in enumerate(images, start=1)}
     landmarks = [str(landmark) for landmark in range(len(faces[0].points_image))]
     category = {"id": 1, "name": "face", "supercategory": "person", "keypoints": landmarks}
-    categories = json.dumps([category | {"skeleton": []}])
     bar = tqdm(images.items(), "Reading sizes", unit="img", delay=1)
-    entries = (_image(name, file, ids[name]) for name, file in bar)
     numbered = enumerate(zip(faces, names, strict=True), start=1)
-    annotations = (_annotation(face, number, ids[name]) for number, (face, name) in numbered)
     with path.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(f'{{"categories": {categories}')
-        _write_list(file, "images", entries)
+        file.write(f'{{"categories": {json.dumps([category | {"skeleton": []}])}')
+        _write_list(file, "images", (_image(name, image, ids[name]) for name, image in bar))
+        annotations = (_annotation(face, number, ids[name]) for number, (face, name) in numbered)
         _write_list(file, "annotations", annotations)
         file.write("}\n")
     return images
 
 
 def _write_list(file: TextIO, key: str, entries: Iterable[dict[str, Any]]) -> None:
-    """Entry by entry: a list of 393,930 faces with 971 landmarks does not fit into memory."""
+    """Writes entry by entry: 393,930 faces with 971 landmarks do not fit into memory."""
     file.write(f',\n"{key}": [')
     for index, entry in enumerate(entries):
         file.write(",\n" if index else "\n")
@@ -208,15 +199,16 @@ def _image(name: str, path: Path, image_id: int) -> dict[str, Any]:
 
 
 def _annotation(face: LabelledFace, number: int, image_id: int) -> dict[str, Any]:
-    labelled = face.points_image[np.isfinite(face.points_image[:, 0])].astype(np.float64)
+    points = face.points_image.astype(np.float64)
+    labelled = points[np.isfinite(points[:, 0])]
     keypoints: list[float] = []
-    for x, y in face.points_image.astype(np.float64).round(6).tolist():
+    for x, y in points.round(6).tolist():
         keypoints += [0, 0, 0] if math.isnan(x) else [*_short(x, y), 2]
     box_image = face.box_image
     if box_image is None:
         if not (len(labelled) and (labelled.min(0) < labelled.max(0)).all()):
             raise UserError(
-                f"{face.name}: this format needs a box, but the landmarks span none; give boxes"
+                f"{face.name}: COCO needs a box, but the landmarks span none; pass --boxes"
             )
         box_image = np.concatenate([labelled.min(0), labelled.max(0)])
     x0, y0, x1, y1 = (box_image + 0.5).round(6).tolist()
@@ -234,5 +226,5 @@ def _annotation(face: LabelledFace, number: int, image_id: int) -> dict[str, Any
 
 
 def _short(*numbers: float) -> list[float]:
-    """Whole numbers without their ".0", as COCO writes them."""
+    """Drops the ".0" of whole numbers, as COCO does."""
     return [int(number) if number.is_integer() else number for number in numbers]

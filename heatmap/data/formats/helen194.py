@@ -1,14 +1,14 @@
-"""Helen as its authors labelled it: 194 landmarks, one file of text an image.
+"""Helen as its authors labelled it: 194 landmarks, one text file per image.
 
-    annotation/1.txt ...            row 1: the image's name without its ending, 100032540_1; then
-                                    a row a landmark: 340.475 , 1081.01
-    trainnames.txt, testnames.txt   the names of each part, one a row
-    *.jpg                           in as many folders as there were archives
+    annotation/1.txt ...            row 1: the image's name without its suffix, 100032540_1; then
+                                    one row per landmark: 340.475 , 1081.01
+    trainnames.txt, testnames.txt   the image names of each part, one per row
+    *.jpg                           in any folders
 
 http://www.ifp.illinois.edu/~vuongle2/helen/ (Le et al., Interactive Facial Feature Localization,
-ECCV 2012). The authors do not say where their pixels begin; OpenCV's trainer, which was made for
-these files (cv::face::loadTrainingData), takes the numbers as they are, and so they are here.
-"nan , nan" is an unlabelled landmark, which the format itself does not know.
+ECCV 2012). The authors do not state their pixel origin. OpenCV's trainer for these files
+(cv::face::loadTrainingData) does not shift the numbers, and neither does this reader.
+"nan , nan" is an unlabelled landmark, an extension of the original format.
 """
 
 import re
@@ -30,68 +30,58 @@ _POINT = re.compile(r"[-+.\deE]+\s*,\s*[-+.\deE]+")
 
 
 def read(source: Path) -> LabelledFaces:
-    """The faces of all files in `source`/annotation; without lists, all of them are to train on.
-
-    The images may lie in whatever folders of `source`.
-    """
+    """Reads all files in `source`/annotation; without name lists, every face is for training."""
     return gather(source, _faces(source))
 
 
 def _faces(source: Path) -> Iterator[LabelledFace | str]:
     if not (source / "annotation").is_dir():
-        raise UserError(f"{source}: expected the folder annotation in it")
-    parts = _read_parts(source)
-    images = defaultdict[str, list[Path]](list)  # by their names without folders and endings
+        raise UserError(f"{source}: expected a folder named annotation in it")
+    is_test_by_name = _read_parts(source)
+    images = defaultdict[str, list[Path]](list)  # by stem, those in fewer folders first
     for path in sorted(source.rglob("*"), key=lambda path: (len(path.parts), path)):
         if path.suffix.lower() in IMAGE_SUFFIXES:
             images[path.stem].append(path)
     files = sorted((source / "annotation").glob("*.txt"), key=lambda path: (len(path.stem), path))
-    unread = dict(parts or {})
+    missing = dict(is_test_by_name or {})
     for path in files:
         lines = read_lines(path)
         image_id = lines[0] if lines else ""
         if len(lines) < 2 or not image_id or _POINT.fullmatch(image_id):
-            raise UserError(f"{path}, row 1: expected an image's name, and rows 'x , y' after it")
-        if parts is not None and image_id not in parts:
+            raise UserError(f"{path}, row 1: expected an image name, then rows 'x , y'")
+        if is_test_by_name is not None and image_id not in is_test_by_name:
             yield "annotations in neither trainnames.txt nor testnames.txt"
             continue
-        unread.pop(image_id, None)
-        image = _find(image_id, images[image_id.rpartition("/")[2]], path)
-        yield LabelledFace(
-            where=str(path),
-            name=image_id + image.suffix,
-            path=image,
-            points_image=parse_rows(lines[1:], ",", path, 2),
-            is_test=parts is not None and parts[image_id],
-        )
-    if unread:
+        missing.pop(image_id, None)
+        image = _find_image(image_id, images[image_id.rpartition("/")[2]], path)
+        points_image = parse_rows(lines[1:], ",", path, 2)
+        is_test = is_test_by_name is not None and is_test_by_name[image_id]
+        yield LabelledFace(str(path), image_id + image.suffix, image, points_image, is_test)
+    if missing:
         raise UserError(
-            f"{source}: there is no annotation of {next(iter(unread))!r}, which the lists name, "
-            f"and of {len(unread) - 1} others"
+            f"{source}: {len(missing)} names in trainnames.txt and testnames.txt have no "
+            f"annotation, such as {next(iter(missing))!r}"
         )
 
 
 def _read_parts(source: Path) -> dict[str, bool] | None:
-    """The names of the lists, and whether each is in the test; None if there is no list."""
+    """Returns whether each listed name is in the test part; None without lists."""
     parts: dict[str, bool] = {}
     lists = {source / "trainnames.txt": False, source / "testnames.txt": True}
     for path, is_test in lists.items():
         for row, name in enumerate(read_lines(path) if path.is_file() else [], start=1):
             if name in parts:
-                raise UserError(f"{path}, row {row}: {name!r} stands in the lists already")
+                raise UserError(f"{path}, row {row}: {name!r} is listed twice")
             parts[name] = is_test
     return parts if any(path.is_file() for path in lists) else None
 
 
-def _find(image_id: str, candidates: Sequence[Path], annotation: Path) -> Path:
-    """The image whose path ends with this name; of several, that in the fewest folders.
-
-    candidates: those in fewer folders first.
-    """
+def _find_image(image_id: str, candidates: Sequence[Path], annotation: Path) -> Path:
+    """Returns the candidate whose path ends with the id; of several, the first if it is higher."""
     where, parts = f"{annotation}, row 1", Path(image_id).parts
-    fitting = [path for path in candidates if path.with_suffix("").parts[-len(parts) :] == parts]
-    if not fitting:
-        raise UserError(f"{where}: there is no image {image_id!r}")
-    if len(fitting) > 1 and len(fitting[0].parts) == len(fitting[1].parts):
-        raise UserError(f"{where}: {image_id!r} may be {fitting[0]} or {fitting[1]}")
-    return fitting[0]
+    matches = [path for path in candidates if path.with_suffix("").parts[-len(parts) :] == parts]
+    if not matches:
+        raise UserError(f"{where}: no image {image_id!r}")
+    if len(matches) > 1 and len(matches[0].parts) == len(matches[1].parts):
+        raise UserError(f"{where}: {image_id!r} matches both {matches[0]} and {matches[1]}")
+    return matches[0]

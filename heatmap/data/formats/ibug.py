@@ -1,4 +1,4 @@
-"""iBUG's .pts files: 300-W, Helen, LFPW, AFW and others, one file beside each image.
+"""iBUG's .pts files: 300-W, Helen, LFPW, AFW and others, one file next to each image.
 
     version: 1
     n_points:  68
@@ -7,16 +7,16 @@
     ...
     }
 
-image_0001.png or .jpg lies beside image_0001.pts. **The first pixel is 1**: "the re-annotated data
+image_0001.png or .jpg lies next to image_0001.pts. **The first pixel is 1**: "the re-annotated data
 for this challenge are saved in the matlab convention of 1 being the first index, i.e. the
 coordinates of the top left pixel in an image are x=1, y=1" (https://ibug.doc.ic.ac.uk/resources/
-300-W/; menpo's pts_importer subtracts 1 as well), so 1 is taken from every coordinate. "nan nan" is
-an unlabelled landmark, which the format itself does not know.
+300-W/; menpo's pts_importer subtracts 1, too), so 1 is subtracted from every coordinate. "nan nan"
+is an unlabelled landmark, an extension of the original format.
 
-Which part a face is in is told by the first folder on its path that tells it: `testset`, `ibug`,
-`01_Indoor` and `02_Outdoor` are 300-W's test, `trainset` and `afw` its training (Sagonas et al.,
-300 Faces in-the-Wild Challenge, ICCVW 2013); everything else trains. A folder `trainset` or
-`testset` at the top says no more than that, and is not part of the file's name.
+The first known folder on a face's path decides its part: `testset`, `ibug`, `01_Indoor` and
+`02_Outdoor` are 300-W's test part, `trainset` and `afw` its training part (Sagonas et al., 300
+Faces in-the-Wild Challenge, ICCVW 2013). All other faces are for training. A top folder `trainset`
+or `testset` is dropped from the file's name.
 """
 
 import re
@@ -41,9 +41,9 @@ _IS_TEST = {**_TOP, "afw": False, "ibug": True, "01_indoor": True, "02_outdoor":
 
 
 def read(source: Path) -> LabelledFaces:
-    """The faces of all .pts files in a folder and the folders in it.
+    """Reads all .pts files in a folder and its subfolders.
 
-    Mirrored copies, NAME_mirror.pts beside NAME.pts, are left out: training mirrors by itself.
+    Skips mirrored copies, NAME_mirror.pts next to NAME.pts: training mirrors the images itself.
     """
     return gather(source, _faces(source))
 
@@ -53,38 +53,33 @@ def _faces(source: Path) -> Iterator[LabelledFace | str]:
         if path.stem.endswith("_mirror") and path.with_stem(path.stem[:-7]).is_file():
             yield "mirrored copies (NAME_mirror.pts)"
             continue
-        image = _image_beside(path)
+        image = _adjacent_image(path)
         name = image.relative_to(source)
         folders = [folder.lower() for folder in name.parts[:-1]]
         if folders and folders[0] in _TOP:
             name = name.relative_to(name.parts[0])
-        yield LabelledFace(
-            where=str(path),
-            name=name.as_posix(),
-            path=image,
-            points_image=_read_points(path) - 1,
-            is_test=next((_IS_TEST[folder] for folder in folders if folder in _IS_TEST), False),
-        )
+        is_test = next((_IS_TEST[folder] for folder in folders if folder in _IS_TEST), False)
+        yield LabelledFace(str(path), name.as_posix(), image, _read_points(path) - 1, is_test)
 
 
-def _image_beside(path: Path) -> Path:
+def _adjacent_image(path: Path) -> Path:
     suffixes = [*IMAGE_SUFFIXES, *map(str.upper, IMAGE_SUFFIXES)]
-    found = [image for suffix in suffixes if (image := path.with_suffix(suffix)).is_file()]
-    if not found:
-        raise UserError(f"{path}: there is no image beside it, such as {path.stem}.jpg")
-    for image in found:
-        if not image.samefile(found[0]):
-            raise UserError(f"{path}: {found[0].name} and {image.name} are both beside it")
-    return found[0]
+    images = [image for suffix in suffixes if (image := path.with_suffix(suffix)).is_file()]
+    if not images:
+        raise UserError(f"{path}: no image next to it, such as {path.stem}.jpg")
+    for image in images:
+        if not image.samefile(images[0]):
+            raise UserError(f"{path}: {images[0].name} and {image.name} are both next to it")
+    return images[0]
 
 
 def _read_points(path: Path) -> np.ndarray:
-    """(P, 2) float64, counted from 1 as the file does."""
+    """(P, 2) float64 as in the file, where the first pixel is 1."""
     lines = read_lines(path)
     match = _HEAD.match("\n".join(lines))
     if not match:
-        found = f"found {' '.join(lines[:3])[:60]!r}"
-        raise UserError(f"{path}: expected 'version: 1', 'n_points: 68' and '{{', {found}")
+        start = " ".join(lines[:3])[:60]
+        raise UserError(f"{path}: expected 'version: 1', 'n_points: 68' and '{{', found {start!r}")
     rows = lines[3:-1]
     if lines[-1] != "}" or "}" in rows:
         raise UserError(f"{path}: expected }} in the last row; is the file cut short?")

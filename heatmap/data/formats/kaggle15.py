@@ -1,13 +1,13 @@
-"""Kaggle's "facial-keypoints-detection": its files become a contest folder, and are answered.
+"""Kaggle's "facial-keypoints-detection": converted to a contest folder, and its submissions.
 
     training.zip       training.csv: 30 columns left_eye_center_x, left_eye_center_y, ... and Image,
-                       the 96 x 96 grey values, row after row, separated by spaces
+                       the 96 x 96 grey values, row by row, separated by spaces
     test.zip           test.csv: ImageId, Image
-    IdLookupTable.csv  RowId, ImageId, FeatureName, Location (empty): the coordinates asked for
+    IdLookupTable.csv  RowId, ImageId, FeatureName, Location (empty): the coordinates to submit
 
-They lie in one folder, or in facial-keypoints-detection.zip as Kaggle sends it. Kaggle counts
-coordinates in pixel indices, as everything here does, from 0 to 96. Landmark k is `LANDMARKS[k]`;
-left and right are the person's own. https://www.kaggle.com/c/facial-keypoints-detection
+They lie in one folder, or in facial-keypoints-detection.zip as Kaggle serves it. Coordinates are
+0-indexed pixels, as here, from 0 to 96. Landmark k is `LANDMARKS[k]`; left and right are the
+person's own. https://www.kaggle.com/c/facial-keypoints-detection
 """
 
 import zipfile
@@ -24,7 +24,7 @@ from tqdm import tqdm
 from heatmap.data.contest.folder import Folder
 from heatmap.data.contest.small_tables import write_asked_points
 from heatmap.data.contest.submission import Rounding, rounded
-from heatmap.data.contest.table import parse_cells, parse_number, write_landmarks
+from heatmap.data.contest.table import parse_cells, parse_number, write_landmarks, write_rows
 from heatmap.data.formats.labelled import Table, read_cells
 from heatmap.errors import UserError
 from heatmap.runtime.files import folder_when_complete, write_atomically
@@ -39,46 +39,45 @@ LANDMARKS = (
     "mouth_left_corner", "mouth_right_corner",
     "mouth_center_top_lip", "mouth_center_bottom_lip",
 )  # fmt: skip
-SIDE = 96  # of every image, in pixels
+SIDE = 96  # of each image, in pixels
 
 _COORDINATES = [f"{landmark}_{axis}" for landmark in LANDMARKS for axis in "xy"]
 _GREY_VALUES = {str(value): value for value in range(256)}
 
-
 Incomplete = Literal["keep", "drop"]
-# By RowId the file name of an image, the landmark, and 0 for x or 1 for y.
+# RowId -> (image file name, landmark, axis: 0 for x, 1 for y)
 Lookup = dict[int, tuple[str, int, int]]
 
 
 class Converted(NamedTuple):
-    """Numbers of what `convert` wrote."""
+    """How much `convert` wrote."""
 
     num_training: int
     num_complete: int  # training images with all 15 landmarks
     num_test: int
-    num_asked: int | None  # coordinates that a submission holds, None without a lookup table
+    num_asked: int | None  # coordinates in a submission, None without a lookup table
 
 
 def convert(
     source: Path, out: Path, *, incomplete: Incomplete = "keep", limit: int | None = None
 ) -> Converted:
-    """Writes a contest folder with the images as PNG; it appears when it is complete.
+    """Writes a contest folder with PNG images, which appears once it is complete.
 
-    Training images are named by their row of training.csv (00002.png is the first), test images by
-    ImageId. The test part asks for all 15 landmarks and holds a copy of the lookup table.
+    Training images are named by their row in training.csv (00002.png is the first), test images by
+    ImageId. test_points.csv lists all 15 landmarks; the lookup table is copied.
 
     Args:
-        source: training.zip or training.csv, beside the others; or the folder or zip archive that
-            holds all.
-        incomplete: whether to keep training images that lack landmarks, with these unlabelled.
-        limit: only so many training images, the first.
+        source: The folder or zip archive with all files, or training.zip or training.csv with the
+            other files next to it.
+        incomplete: Whether to keep training images with missing landmarks, as unlabelled.
+        limit: Maximum number of training images.
 
     Raises:
-        UserError: a file is missing, damaged or malformed; or `out` is there and not empty.
+        UserError: A file is missing, damaged or malformed, or `out` exists and is not empty.
     """
     if limit is not None and limit < 1:
-        raise UserError(f"limit is {limit}, but must be at least 1")
-    files = _find(source)
+        raise UserError(f"limit must be at least 1, got {limit}")
+    files = _find_files(source)
     lookup = files.get("IdLookupTable.csv")
     with folder_when_complete(out) as root:
         folder = Folder(root=root)
@@ -93,51 +92,47 @@ def convert(
 
 
 def read_lookup(table: Table, images: Collection[str]) -> Lookup:
-    """The coordinates that a submission holds, in the order of the table.
+    """Reads the coordinates of a submission, in the table's order.
 
     Args:
-        images: file names of the test images, as `convert` gives them.
+        table: IdLookupTable.csv.
+        images: File names of the test images, as written by `convert`.
 
     Raises:
-        UserError: the table is malformed or names an image that is not among them.
+        UserError: The table is malformed or contains an unknown image.
     """
     columns = ["RowId", "ImageId", "FeatureName", "Location"]
     images = set(images)
-    asked = {}
+    lookup = {}
     for row_id, where, cells in _rows(table, columns, ids="RowId"):
         name = _file_name(_parse_id(cells["ImageId"], f"{where}, column ImageId"))
         feature = cells["FeatureName"].strip()
         if name not in images:
-            raise UserError(
-                f"{where}, column ImageId: there is no test image {cells['ImageId']} ({name})"
-            )
+            raise UserError(f"{where}, column ImageId: no test image {cells['ImageId']} ({name})")
         if feature not in _COORDINATES:
-            raise UserError(
-                f"{where}, column FeatureName: training.csv has no column {feature[:60]!r}"
-            )
-        asked[row_id] = (name, *divmod(_COORDINATES.index(feature), 2))
-    return asked
+            raise UserError(f"{where}, column FeatureName: unknown coordinate {feature[:60]!r}")
+        lookup[row_id] = (name, *divmod(_COORDINATES.index(feature), 2))
+    return lookup
 
 
 def write_submission(
     path: Path, lookup: Lookup, names: Sequence[str], points_image: np.ndarray, rounding: Rounding
 ) -> None:
-    """Writes RowId, Location for every coordinate asked for, clipped to the image.
+    """Writes RowId, Location for every coordinate in `lookup`, clipped to the image.
 
     The file is read back and compared.
 
     Args:
-        names: N file names of the predictions, in any order.
-        points_image: (N, 15, 2), in image pixels.
-        rounding: of the locations; "none" writes 4 decimals.
+        names: N file names, in any order.
+        points_image: (N, 15, 2) predicted landmarks in image pixels.
+        rounding: Rounding of the locations; "none" writes 4 decimals.
 
     Raises:
-        UserError: there are not 15 landmarks, an image's prediction is missing, or a location is
-            not finite.
+        UserError: There are not 15 landmarks, or a prediction is missing or not finite.
     """
     count = points_image.shape[1]
     if count != len(LANDMARKS):
-        raise UserError(f"{path}: expected 15 landmarks, but the predictions hold {count}")
+        raise UserError(f"{path}: expected 15 landmarks per prediction, got {count}")
     points = dict(zip(names, points_image.astype(np.float64), strict=True))
     missing = sorted({name for name, _, _ in lookup.values()} - points.keys())
     if missing:
@@ -152,24 +147,24 @@ def write_submission(
 
 
 def is_submission(path: Path) -> bool:
-    """Whether the file's header is RowId, Location; UserError if there is no such file."""
+    """Whether the header contains RowId; raises UserError if there is no such file."""
     if not path.is_file():
-        raise UserError(f"{path}: there is no such submission")
+        raise UserError(f"{path}: no such submission")
     with path.open("rb") as file:
         return b"RowId" in file.readline()
 
 
 def average(submissions: Sequence[Path], out: Path, rounding: Rounding) -> int:
-    """The part of `average_submissions` that is about this form; returns the number of RowIds."""
-    found = [_read_locations(path) for path in submissions]
-    for path, locations in zip(submissions, found, strict=True):
-        if different := sorted(found[0].keys() ^ locations.keys()):
-            where = path if different[0] in locations else submissions[0]
+    """Writes the mean of several submissions; returns the number of rows."""
+    tables = [_read_locations(path) for path in submissions]
+    for path, table in zip(submissions, tables, strict=True):
+        if different := sorted(tables[0].keys() ^ table.keys()):
+            where = path if different[0] in table else submissions[0]
             raise UserError(
-                f"{path} and {submissions[0]} answer different rows: {len(different)} RowIds are "
-                f"in one alone, such as {different[0]} in {where}"
+                f"{path} and {submissions[0]} have different rows: {len(different)} RowIds are in "
+                f"only one of them, such as {different[0]} in {where}"
             )
-    means = {row_id: sum(each[row_id] for each in found) / len(found) for row_id in found[0]}
+    means = {row_id: sum(table[row_id] for table in tables) / len(tables) for row_id in tables[0]}
     _write_locations(out, means, rounding)
     return len(means)
 
@@ -182,48 +177,45 @@ def _read_locations(path: Path) -> dict[int, float]:
 
 
 def _write_locations(path: Path, locations: Mapping[int, float], rounding: Rounding) -> None:
-    """Writes the rounded locations, and reads them back before the file gets its name."""
+    """Writes the rounded locations and reads them back before the file appears."""
     numbers = rounded(np.array(list(locations.values())), rounding)
-    form = "%d,%.4f" if rounding == "none" else "%d,%d"
+    form = "%.4f" if rounding == "none" else "%d"
     with write_atomically(path) as temporary:
-        rows = [form % row for row in zip(locations, numbers, strict=True)]
-        temporary.write_text("\n".join(["RowId,Location", *rows, ""]), newline="\n")
+        rows = zip(locations, (form % number for number in numbers), strict=True)
+        write_rows(temporary, ["RowId", "Location"], rows)
         written = _read_locations(temporary)
-        # Four decimals are half of 1e-4 off at most.
         difference = np.abs(list(written.values()) - numbers).max()
-        if list(written) != list(locations) or difference > 1e-4:
-            raise OSError(f"{path}: not written, what was written does not read back the same")
+        if list(written) != list(locations) or difference > 1e-4:  # 4 decimals: at most 5e-5
+            raise OSError(f"{path}: not written, because the file read back differs")
 
 
-def _find(source: Path) -> dict[str, Table]:
-    """Files by name: training.csv, and others such as test.csv and IdLookupTable.csv."""
+def _find_files(source: Path) -> dict[str, Table]:
+    """Returns the files by name: training.csv, and perhaps test.csv and IdLookupTable.csv."""
     if not source.exists():
-        raise UserError(f"{source}: there is no such file or folder")
+        raise UserError(f"{source}: no such file or folder")
     folder = source if source.is_dir() else source.parent
     files: dict[str, Table] = {path.name: path for path in folder.iterdir() if path.is_file()}
     if source.is_file() and source.suffix.lower() == ".zip":
         members = _members(source)
-        files = {**files, **members} if "training.csv" in members else {**members}
+        files = (files if "training.csv" in members else {}) | members
     elif source.is_file():
         files["training.csv"] = source
     for table, archive in (("training.csv", "training.zip"), ("test.csv", "test.zip")):
         if table not in files and archive in files:
-            members = _members(files[archive])
-            if table not in members:
-                raise _lacking(files[archive], table, members)
-            files[table] = members[table]
-    if "training.csv" not in files:
-        raise _lacking(source, "training.zip or training.csv", files)
+            files[table] = _require(table, _members(files[archive]), files[archive])
+    _require("training.csv", files, source, "training.zip or training.csv")
     return files
 
 
-def _lacking(where: Table, what: str, files: Collection[str]) -> UserError:
-    found = ", ".join(sorted(files)[:5]) or "nothing"
-    return UserError(f"{where}: expected {what} in it, found {found}")
+def _require(name: str, files: Mapping[str, Table], where: Table, expected: str = "") -> Table:
+    if name not in files:
+        found = ", ".join(sorted(files)[:5]) or "nothing"
+        raise UserError(f"{where}: expected {expected or name} in it, found {found}")
+    return files[name]
 
 
-def _members(file: Table) -> dict[str, zipfile.Path]:
-    """The files in a zip archive, which may itself be in one, by their names without folders."""
+def _members(file: Table) -> dict[str, Table]:
+    """Returns the files in a zip archive, which may be in another archive, by base name."""
     try:
         archive = zipfile.ZipFile(file if isinstance(file, Path) else file.open("rb"))
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
@@ -234,7 +226,7 @@ def _members(file: Table) -> dict[str, zipfile.Path]:
 def _convert_training(
     table: Table, folder: Folder, incomplete: Incomplete, limit: int | None
 ) -> np.ndarray:
-    """Writes images and landmarks; (N, 15, 2) the landmarks in image pixels, NaN = unlabelled."""
+    """Writes images and table; returns (N, 15, 2) landmarks in image pixels, NaN = unlabelled."""
     folder.train_images.mkdir(parents=True)
     points: dict[str, np.ndarray] = {}
     for row, where, cells in _rows(table, [*_COORDINATES, "Image"]):
@@ -242,8 +234,8 @@ def _convert_training(
         numbers = parse_cells(["", *coordinates], ["", *_COORDINATES], where)
         for column in np.flatnonzero((numbers < 0) | (numbers > SIDE)):
             raise UserError(
-                f"{where}, column {_COORDINATES[column]}: {numbers[column]:g} lies outside the "
-                f"image, 0 to {SIDE}; correct it, or leave both cells empty"
+                f"{where}, column {_COORDINATES[column]}: {numbers[column]:g} is outside the "
+                f"image, 0 to {SIDE}; correct it, or empty both cells"
             )
         if incomplete == "drop" and np.isnan(numbers).any():
             continue
@@ -252,26 +244,26 @@ def _convert_training(
         if len(points) == limit:
             break
     if not points:
-        raise UserError(f"{table}: no row has all 15 landmarks; keep incomplete ones")
+        raise UserError(f"{table}: no row has all 15 landmarks; pass --incomplete keep")
     points_image = np.stack(list(points.values()))
     write_landmarks(folder.train_table, list(points), points_image)
     return points_image
 
 
 def _convert_test(table: Table, folder: Folder) -> list[str]:
-    """Writes images and the table that asks for all their landmarks; the images' names."""
+    """Writes images and test_points.csv; returns the images' names."""
     folder.test_images.mkdir(parents=True)
     names = []
     for image_id, where, cells in _rows(table, ["ImageId", "Image"], ids="ImageId"):
         names.append(_file_name(image_id))
         _write_image(folder.test_images / names[-1], cells["Image"], where)
-    every_landmark = np.tile(np.arange(len(LANDMARKS)), (len(names), 1))
-    write_asked_points(folder.test_points, names, every_landmark)
+    all_landmarks = np.tile(np.arange(len(LANDMARKS)), (len(names), 1))
+    write_asked_points(folder.test_points, names, all_landmarks)
     return names
 
 
 def _file_name(number: int) -> str:
-    """Of an image; without a "_", which would tell a person (`contest.split_rows`)."""
+    """Without a "_", which would name a person (`contest.split_rows`)."""
     return f"{number:05}.png"
 
 
@@ -280,8 +272,7 @@ def _write_image(path: Path, values: str, where: str) -> None:
     where = f"{where}, column Image"
     for index, cell in enumerate(cells, start=1):
         if cell not in _GREY_VALUES:
-            found = f"found {cell[:20]!r}"
-            raise UserError(f"{where}, value {index}: {found}, no whole number from 0 to 255")
+            raise UserError(f"{where}, value {index}: expected 0 to 255, found {cell[:20]!r}")
     if len(cells) != SIDE * SIDE:
         raise UserError(f"{where}: {len(cells)} grey values, expected {SIDE * SIDE}")
     grey = np.array([_GREY_VALUES[cell] for cell in cells], np.uint8)
@@ -291,27 +282,25 @@ def _write_image(path: Path, values: str, where: str) -> None:
 def _parse_id(text: str, where: str) -> int:
     text = text.strip()
     if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise UserError(f"{where}: expected a whole number from 1, found {text[:20]!r}")
+        raise UserError(f"{where}: expected a positive whole number, found {text[:20]!r}")
     return int(text)
 
 
 def _rows(
     table: Table, columns: Sequence[str], *, ids: str | None = None
 ) -> Iterator[tuple[int, str, dict[str, str]]]:
-    """Every row's number, its place for messages, and its cells by column, in whatever order.
+    """Yields each row's number, file and row for messages, and cells by column.
 
-    The number is that of the row, from 2 on, or what stands in the column `ids`: whole numbers from
-    1, none of them twice.
+    The number is the row's, from 2 on, or the unique positive number in the column `ids`.
     """
     rows = read_cells(table)
     header = [column.strip() for column in next(rows, ("", []))[1]]
-    surplus = Counter(header)
-    surplus.subtract(columns)
-    wrong = sorted(repr(column[:60]) for column, count in surplus.items() if count)
-    if wrong:
+    excess = Counter(header)
+    excess.subtract(columns)
+    if wrong := sorted(repr(column[:60]) for column, count in excess.items() if count):
         raise UserError(
             f"{table}, row 1: expected {len(columns)} columns, {columns[0]} to {columns[-1]}, "
-            f"separated by commas; missing, unknown or twice: {', '.join(wrong[:4])}"
+            f"separated by commas; missing, unknown or repeated: {', '.join(wrong[:4])}"
         )
     row, rows_by_number = 1, dict[int, int]()
     bar = tqdm(rows, f"Reading {table.name}", unit="row", delay=2)
@@ -319,9 +308,8 @@ def _rows(
         named = dict(zip(header, cells, strict=True))
         number = row if ids is None else _parse_id(named[ids], f"{where}, column {ids}")
         if rows_by_number.setdefault(number, row) != row:
-            raise UserError(
-                f"{where}, column {ids}: {number} stands in row {rows_by_number[number]} already"
-            )
+            first = rows_by_number[number]
+            raise UserError(f"{where}, column {ids}: {number} is already in row {first}")
         yield number, where, named
     if row == 1:
-        raise UserError(f"{table}: the table has a header but no rows")
+        raise UserError(f"{table}: the table has no rows after its header")

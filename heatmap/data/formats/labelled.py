@@ -1,4 +1,4 @@
-"""What the readers share: the faces they find, checks that hold in every format, and text."""
+"""What the readers share: labelled faces, checks that hold in every format, and text parsing."""
 
 import csv
 import io
@@ -22,7 +22,7 @@ IMAGE_SUFFIXES = (
 Table = Path | zipfile.Path
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class LabelledFace:
     """One labelled face in an image."""
 
@@ -36,44 +36,40 @@ class LabelledFace:
 
 @dataclass(frozen=True)
 class LabelledFaces:
-    """At least one face; all have the same number of landmarks, and all or none have a box.
+    """One or more faces with the same number of landmarks; either all have a box or none."""
 
-    Names are unique in each part, training and test. An image that shows several faces stands here
-    several times. left_out: what was not taken over, in words, and how many of it.
-    """
-
-    faces: list[LabelledFace]
-    left_out: Counter[str]
+    faces: list[LabelledFace]  # names are unique within training and test; images may repeat
+    left_out: Counter[str]  # how many entries were skipped, by reason
 
     def only(self, part: Literal["train", "test"]) -> "LabelledFaces":
-        """The faces of one part, all of them to train on; UserError if there are none."""
+        """Returns one part's faces as training faces; raises UserError if there are none."""
         faces = [face for face in self.faces if face.is_test == (part == "test")]
         if not faces:
-            raise UserError(f"there are no faces in the part {part}")
+            raise UserError(f"the {part} part has no faces")
         return replace(self, faces=[replace(face, is_test=False) for face in faces])
 
 
 def gather(
     source: Path, faces: Iterable[LabelledFace | str], *, several: bool = False
 ) -> LabelledFaces:
-    """The faces that a reader finds, after checking what holds in every format.
+    """Collects the faces that a reader yields and checks them.
 
     Args:
-        source: what is read.
-        faces: a text in the place of a face says what was left out.
-        several: whether an image may show several faces. From the second on, they get names with a
-            number, "a#2.jpg": the contest's table has one row a name, and a number after another
-            "_" would tell another person (`contest.split_rows`).
+        source: The file or folder that the reader reads.
+        faces: Faces; a string in place of a face is the reason why an entry is left out.
+        several: Whether an image may have several faces. From the second on, their names get a
+            number ("a#2.jpg"), because a contest table has one row per name. It is not "a_2.jpg",
+            which would name another person (`contest.split_rows`).
 
     Raises:
         UserError: `source` is missing or an archive, there are no faces, an image is missing, a
-            name comes twice, faces differ in the number of landmarks, or only some have a box.
+            name repeats, faces differ in the number of landmarks, or only some have a box.
     """
     if source.is_file() and source.suffix.lower() in (".zip", ".tar", ".gz", ".tgz"):
-        raise UserError(f"{source}: an archive; unpack it and name the folder")
+        raise UserError(f"{source} is an archive; unpack it and pass the folder")
     if not source.exists():
-        raise UserError(f"{source}: there is no such file or folder")
-    found: dict[tuple[bool, str], LabelledFace] = {}
+        raise UserError(f"{source}: no such file or folder")
+    by_name: dict[tuple[bool, str], LabelledFace] = {}
     counts, left_out = Counter[tuple[bool, str]](), Counter[str]()
     first: LabelledFace | None = None
     for face in tqdm(faces, "Reading faces", unit="face", delay=1):
@@ -81,55 +77,53 @@ def gather(
             left_out[face] += 1
             continue
         first = first or face
-        if not face.path.is_file():
-            raise UserError(f"{face.where}: there is no image {face.path}")
-        if len(face.points_image) != len(first.points_image):
-            number, expected = len(face.points_image), len(first.points_image)
-            raise UserError(f"{face.where}: {number} landmarks, but {expected} in {first.where}")
-        if (face.box_image is None) != (first.box_image is None):
-            with_box, without = (first, face) if face.box_image is None else (face, first)
-            raise UserError(f"{without.where}: there is no box, but {with_box.where} has one")
+        _check_face(face, first)
         if several:
             counts[face.is_test, face.name] += 1
             number, path = counts[face.is_test, face.name], PurePosixPath(face.name)
             if number > 1:
-                name = path.with_name(f"{path.stem}#{number}{path.suffix}")
-                face = replace(face, name=str(name))
-        key = face.is_test, face.name
-        if key in found:
-            raise UserError(f"{face.where}: {face.name!r} is in {found[key].where} already")
-        found[key] = face
+                face = replace(face, name=str(path.with_stem(f"{path.stem}#{number}")))
+        previous = by_name.setdefault((face.is_test, face.name), face)
+        if previous is not face:
+            raise UserError(f"{face.where}: {face.name!r} is already in {previous.where}")
     if first is None:
-        raise UserError(f"{source}: no labelled face is in it")
-    return LabelledFaces(list(found.values()), left_out)
+        raise UserError(f"{source}: found no labelled face")
+    return LabelledFaces(list(by_name.values()), left_out)
+
+
+def _check_face(face: LabelledFace, first: LabelledFace) -> None:
+    if not face.path.is_file():
+        raise UserError(f"{face.where}: no image {face.path}")
+    if len(face.points_image) != len(first.points_image):
+        number, expected = len(face.points_image), len(first.points_image)
+        raise UserError(f"{face.where}: {number} landmarks, but {expected} in {first.where}")
+    if (face.box_image is None) != (first.box_image is None):
+        with_box, without = (first, face) if face.box_image is None else (face, first)
+        raise UserError(f"{without.where}: no box, but {with_box.where} has one")
 
 
 def checked_box(x0: float, y0: float, x1: float, y1: float, where: str) -> np.ndarray:
-    """(4,) float64 box of a face; UserError if it is empty."""
+    """Returns the (4,) float64 box; raises UserError if it is empty."""
     if not (x0 < x1 and y0 < y1):
         raise UserError(f"{where}: the box from ({x0:g}, {y0:g}) to ({x1:g}, {y1:g}) is empty")
     return np.array([x0, y0, x1, y1])
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a file without spaces round them, and without blank ones at its end.
-
-    Raises:
-        UserError: the file is not text in UTF-8.
-    """
+    """Reads a file's stripped lines, without blank ones at its end; UserError if not UTF-8."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not text in UTF-8 ({error.reason})") from error
+        raise UserError(f"{path}: not UTF-8 text ({error.reason})") from error
     return [line.strip() for line in text.rstrip().splitlines()]
 
 
 def read_cells(table: Table) -> Iterator[tuple[str, list[str]]]:
-    """The rows of a table with commas, from the header on: where each stands, and its cells.
+    """Yields file and row (for messages) and the cells of each row of a CSV table, header first.
 
     Raises:
-        UserError: a row has more or fewer cells than the header or is blank before others, the
-            table is not text in UTF-8, or the archive that it is in is damaged.
+        UserError: A row is blank or its length differs from the header's, the table is not UTF-8
+            text, or its archive is damaged.
     """
     row, width = 0, 0
     try:
@@ -137,16 +131,16 @@ def read_cells(table: Table) -> Iterator[tuple[str, list[str]]]:
             reader = csv.reader(text, strict=True)
             for row, cells in enumerate(reader, start=1):
                 if not cells and not any(reader):
-                    break  # blank rows at the end
+                    break  # only blank rows follow
                 where, width = f"{table}, row {row}", width or len(cells)
                 if len(cells) != width:
                     raise UserError(
-                        f"{where}: {len(cells)} cells where the header has {width}; is the row "
+                        f"{where}: {len(cells)} cells, but {width} in the header; is the row "
                         "blank, or the file cut short?"
                     )
                 yield where, cells
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{table}, near row {row + 1}: not a table in UTF-8: {error}") from None
+        raise UserError(f"{table}, near row {row + 1}: not a UTF-8 table: {error}") from None
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise UserError(
             f"{table}: the archive is damaged or cut short ({error}); download it again"
@@ -154,25 +148,21 @@ def read_cells(table: Table) -> Iterator[tuple[str, list[str]]]:
 
 
 def parse_points(cells: Sequence[str], where: str, first: int = 0) -> np.ndarray:
-    """(P, 2) float64 from the cells x, y, x, y, ...; "nan", or nothing, twice is unlabelled.
+    """Parses cells x, y, x, y, ... to (P, 2) float64; an empty or "nan" pair is unlabelled.
 
-    first: number of the first landmark, for messages.
-
-    Raises:
-        UserError: a cell is not a coordinate.
+    `first` is the first landmark's index, for messages. Raises UserError for a bad cell.
     """
     columns = [f"{'xy'[index % 2]} of landmark {first + index // 2}" for index in range(len(cells))]
-    known = ["" if cell.lower() == "nan" else cell for cell in cells]
-    return parse_cells(["", *known], ["", *columns], where).reshape(-1, 2)
+    cells = ["" if cell.lower() == "nan" else cell for cell in cells]
+    return parse_cells(["", *cells], ["", *columns], where).reshape(-1, 2)
 
 
 def parse_rows(
     lines: Sequence[str], separator: str | None, path: Path, first_row: int
 ) -> np.ndarray:
-    """(P, 2) float64 from lines with a landmark each; separator None stands for spaces.
+    """Parses lines "x y", one per landmark, to (P, 2) float64; separator None is whitespace.
 
-    Raises:
-        UserError: a line does not hold two coordinates.
+    Raises UserError for a line that does not hold two coordinates.
     """
     points = []
     for landmark, line in enumerate(lines):

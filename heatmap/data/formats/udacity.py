@@ -1,14 +1,12 @@
 """Udacity's P1_Facial_Keypoints: frames of YouTube Faces with 68 landmarks, in two tables.
 
-    training_frames_keypoints.csv   comma; a column without a name: the file; then 0, 1, 2, 3, ...:
-                                    x and y of landmark 0, of landmark 1, ...
+    training_frames_keypoints.csv   comma; an unnamed column with the file name; then 0, 1, 2, 3,
+                                    ...: x and y of landmark 0, of landmark 1, ...
     test_frames_keypoints.csv       the same
     training/, test/                the images
 
-Coordinates are pixel indices of the image; they are not shifted. An empty cell is unlabelled.
-The tables and folders lie in `data/` of the project's folder.
-https://github.com/udacity/P1_Facial_Keypoints (data_load.py reads column 0 as the name and the rest
-as pairs)
+Coordinates are 0-indexed pixels, as here. An empty cell is unlabelled. Tables and folders lie in
+the project's folder `data`. https://github.com/udacity/P1_Facial_Keypoints (data_load.py)
 """
 
 from collections.abc import Iterator
@@ -25,7 +23,7 @@ from heatmap.errors import UserError
 
 
 def read(source: Path) -> LabelledFaces:
-    """The faces of both tables, or of the one that is there, in `source` or `source`/data."""
+    """Reads one or both tables in `source` or `source`/data."""
     return gather(source, _faces(source))
 
 
@@ -34,32 +32,25 @@ def _faces(source: Path) -> Iterator[LabelledFace]:
     for folder in (source, source / "data"):
         if tables := [folder / name for name in names if (folder / name).is_file()]:
             for table in tables:
-                yield from _faces_of_table(table)
+                yield from _faces_in_table(table)
             return
     raise UserError(f"{source}: expected {' or '.join(names)} in it or in its folder data")
 
 
-def _faces_of_table(path: Path) -> Iterator[LabelledFace]:
+def _faces_in_table(path: Path) -> Iterator[LabelledFace]:
     part = path.name.partition("_")[0]
     rows = read_cells(path)
     _, header = next(rows, ("", []))
-    if len(header) < 3 or len(header) % 2 == 0:
+    columns = [column.strip() for column in header[1:]]
+    if len(columns) < 2 or len(columns) % 2 or columns != [str(n) for n in range(len(columns))]:
         raise UserError(
-            f"{path}, row 1: expected a column for the file and pairs of columns 0, 1, 2, 3, ..., "
-            f"found {len(header)} columns"
+            f"{path}, row 1: expected a column for the file name and pairs of columns 0, 1, 2, 3, "
+            f"..., found {','.join(header)[:60]!r}"
         )
-    for number, column in enumerate(header[1:]):
-        if column.strip() != str(number):
-            where = f"{path}, row 1, column {number + 2}"
-            raise UserError(f"{where}: expected '{number}', found {column[:60]!r}")
     for where, (cell, *coordinates) in rows:
         name = cell.strip()
         if not name:
             raise UserError(f"{where}, column 1: the file name is empty")
-        yield LabelledFace(
-            where=where,
-            name=name,
-            path=path.parent / part / name,
-            points_image=parse_points(coordinates, where),
-            is_test=part == "test",
-        )
+        points_image = parse_points(coordinates, where)
+        image = path.parent / part / name
+        yield LabelledFace(where, name, image, points_image, is_test=part == "test")

@@ -1,10 +1,10 @@
 """Synthetic faces with 971 landmarks: images whose labels are exact by construction.
 
-face       everything that decides an image, and faces at random
-head       a person's head, its expression and pose, and where its landmarks are
-canvas     what is painted on
-drawing    a face drawn, layer by layer
-contest    drawn faces in the contest's own files
+face       the parameters of an image, and random faces
+head       a head in three dimensions: identity, expression and pose to landmarks
+canvas     antialiased polygons and lines on a float image
+drawing    a face painted layer by layer
+contest    drawn faces written as a contest folder
 """
 
 import numpy as np
@@ -15,16 +15,16 @@ from heatmap.data.synthetic.face import Colour, FaceSpec, Hair, Light, sample_fa
 from heatmap.data.synthetic.head import Head
 
 __all__ = [
-    "Colour", "FaceSpec", "Hair", "Light", "draw", "draw_face", "landmarks", "make_contest",
+    "Colour", "FaceSpec", "Hair", "Light", "draw_face", "landmarks", "make_contest", "paint",
     "sample_face",
 ]  # fmt: skip
 
 
 def draw_face(seed: int, index: int) -> tuple[np.ndarray, np.ndarray]:
-    """The image and landmarks of face `index` of the endless series `seed`, as `draw` returns."""
+    """Returns the image and landmarks of face `index` of the series `seed`; see `paint`."""
     return paint(sample_face(seed, index))
 
 
 def landmarks(face: FaceSpec) -> np.ndarray:
-    """(971, 2) float64 points_image of a face, in the order and directions of the contest."""
+    """Returns a face's (971, 2) float64 points_image in the contest's order."""
     return Head(face.shape, face.expression, face.pose).points_image

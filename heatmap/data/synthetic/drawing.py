@@ -1,7 +1,7 @@
-"""A face drawn, layer by layer.
+"""A face painted layer by layer.
 
-The layers are painted from back to front on a float canvas of moderate size, then brought to the
-image's size and given a camera's faults. The features are polygons of the landmarks themselves.
+The layers are painted from back to front on a float canvas of moderate size, which is then resized
+and given a camera's defects. Facial features are polygons of the landmarks themselves.
 """
 
 import cv2
@@ -9,83 +9,62 @@ import numpy as np
 
 from heatmap.data.synthetic.canvas import Canvas, noise, tinted
 from heatmap.data.synthetic.face import Colour, FaceSpec, as_colour
-from heatmap.data.synthetic.head import (
-    BROWS,
-    EYES,
-    HAIRLINE,
-    LIDS,
-    LIPS,
-    LOWER_LIP,
-    NOSE_SIDES,
-    PUPILS,
-    RIDGE,
-    UPPER_LIP,
-    Head,
-    smoothstep,
-)
+from heatmap.data.synthetic.head import Head, smoothstep
+
+Pair = tuple[float, float]
 
 
 class _Painting:
-    """A face in the making; landmarks in canvas pixels.
-
-    points: (971, 2). jaw: (128, 2), one polygon, up the left half and down the right.
-    hair: (3, H, W) layer.
-    """
+    """What the layers share; points are in canvas pixels."""
 
     def __init__(self, face: FaceSpec) -> None:
         height = int(np.clip(face.camera.height, 248, 380))
-        finer = height / face.camera.height
+        scale = height / face.camera.height
         self.face, self.head = face, Head(face.shape, face.expression, face.pose)
-        self.canvas = Canvas(height, round(face.camera.width * finer), face.pose.scale_px * finer)
+        self.canvas = Canvas(height, round(face.camera.width * scale), face.pose.scale_px * scale)
         self.rng = np.random.Generator(np.random.Philox(face.look.texture_seed))
-        self.points = self.place(self.head.points_image)
+        self.points = self.to_canvas(self.head.points_image)  # (971, 2)
+        # (128, 2) polygon, up the left half and down the right.
         self.jaw = np.concatenate([self.points[:64], self.points[127:63:-1]])
-        self.hair = _hair_layer(self)
+        self.hair = _hair_layer(self)  # (3, H, W)
 
-    def place(self, points_image: np.ndarray) -> np.ndarray:
-        """Canvas pixels of `points_image`: both grids cover the same area."""
+    def to_canvas(self, points_image: np.ndarray) -> np.ndarray:
+        """Canvas pixels of `points_image`; both grids cover the same area."""
         camera, canvas = self.face.camera, self.canvas
-        finer = canvas.width / camera.width, canvas.height / camera.height
-        return (points_image + 0.5) * finer - 0.5
+        scale = canvas.width / camera.width, canvas.height / camera.height
+        return (points_image + 0.5) * scale - 0.5
 
     def on_skin(self, x: np.ndarray | float, y: np.ndarray | float) -> np.ndarray:
-        """Canvas pixels of places on the skin, in the template's coordinates."""
-        return self.place(self.head.place(x, y))
+        """Canvas pixels of points on the skin, given as template x and y."""
+        return self.to_canvas(self.head.project_mask(x, y))
 
-    def in_head(self, points_head: np.ndarray) -> np.ndarray:
-        """Canvas pixels of (..., 3) points of the head frame."""
-        return self.place(self.head.project(points_head))
+    def project(self, points_head: np.ndarray) -> np.ndarray:
+        """Canvas pixels of (..., 3) points in the head frame."""
+        return self.to_canvas(self.head.project(points_head))
 
     def skin(self, share: float) -> Colour:
-        """The skin's colour at a share of its light."""
+        """The skin's colour with its brightness times `share`."""
         return as_colour(np.array(self.face.look.skin) * share)
 
 
 def paint(face: FaceSpec) -> tuple[np.ndarray, np.ndarray]:
-    """The image of a face, and its landmarks.
+    """Paints a face.
 
     Returns:
-        (H, W, 3) uint8 RGB; (971, 2) float64 points_image, which may lie outside the image.
+        (H, W, 3) uint8 RGB image, and (971, 2) float64 points_image, perhaps outside the image.
     """
     painting = _Painting(face)
-    _paint_background(painting)
-    _paint_hair_behind(painting)
-    _paint_body(painting)
-    _paint_ears(painting)
-    _paint_skin(painting)
-    _paint_wrinkles(painting)
-    _paint_nose(painting)
-    _paint_eyes(painting)
-    _paint_brows(painting)
-    _paint_mouth(painting)
-    _paint_hair_in_front(painting)
-    _paint_glasses(painting)
-    _paint_hat(painting)
+    for paint_layer in (
+        _paint_background, _paint_hair_behind, _paint_body, _paint_ears, _paint_skin,
+        _paint_wrinkles, _paint_nose, _paint_eyes, _paint_brows, _paint_mouth,
+        _paint_hair_in_front, _paint_glasses, _paint_hat,
+    ):  # fmt: skip
+        paint_layer(painting)
     return _camera_image(painting), painting.head.points_image
 
 
 def _paint_background(painting: _Painting) -> None:
-    """Two colours that run into each other, and things that stand about, all out of focus."""
+    """A gradient of two colours, and shapes in a third, out of focus."""
     rng, canvas = painting.rng, painting.canvas
     first, second, third = (np.array(colour) for colour in painting.face.look.background)
     height, width = canvas.height // 3, canvas.width // 3
@@ -109,9 +88,9 @@ def _paint_background(painting: _Painting) -> None:
 
 
 def _hair_layer(painting: _Painting) -> np.ndarray:
-    """(3, H, W) float32: hair everywhere, strands running from the crown, for polygons to show."""
+    """(3, H, W) float32 hair over the whole canvas, with strands that radiate from the crown."""
     rng, canvas, hair = painting.rng, painting.canvas, painting.face.look.hair
-    crown = painting.in_head(np.array((0.25 * hair.parting, -1.3 - hair.length, 0.3)))
+    crown = painting.project(np.array((0.25 * hair.parting, -1.3 - hair.length, 0.3)))
     x, y = np.meshgrid(
         (np.arange(canvas.width) - crown[0]) / canvas.unit,
         (np.arange(canvas.height) - crown[1]) / canvas.unit,
@@ -129,7 +108,7 @@ def _hair_layer(painting: _Painting) -> np.ndarray:
 
 
 def _ellipse(centre: np.ndarray, axes: np.ndarray, num: int = 72) -> np.ndarray:
-    """(num, 2) outline of an ellipse with its half axes as the rows of (2, 2) `axes`."""
+    """(num, 2) outline of an ellipse; the rows of (2, 2) `axes` are its half axes."""
     angle = np.linspace(0, 2 * np.pi, num, endpoint=False)
     return centre + np.stack([np.cos(angle), np.sin(angle)], -1) @ axes
 
@@ -139,16 +118,16 @@ def _disc(centre: np.ndarray, radius: float) -> np.ndarray:
 
 
 def _skull(painting: _Painting, volume: float) -> np.ndarray:
-    """Canvas outline of the head behind the face, an ellipsoid, with `volume` of hair on it."""
+    """Outline of the ellipsoid behind the face, `volume` larger for hair."""
     centre = np.array((0, -0.26, -0.1))
     radii = np.array((1.12 * painting.face.shape.face_width, 1.14, 1.05)) + volume
-    half_axes = painting.in_head(centre + np.diag(radii)) - painting.in_head(centre)
+    half_axes = painting.project(centre + np.diag(radii)) - painting.project(centre)
     squares, directions = np.linalg.eigh(half_axes.T @ half_axes)
-    return _ellipse(painting.in_head(centre), np.sqrt(squares)[:, None] * directions.T)
+    return _ellipse(painting.project(centre), np.sqrt(squares)[:, None] * directions.T)
 
 
 def _wavy(rng: np.random.Generator, line: np.ndarray, amount: float) -> np.ndarray:
-    """A (N, D) line, smoothly shaken by about `amount`."""
+    """Adds smooth noise of about `amount` to a (N, D) line."""
     num, axes = line.shape
     coarse = rng.standard_normal((num // 4, axes))
     return line + amount * cv2.resize(coarse, (axes, num), interpolation=cv2.INTER_CUBIC)
@@ -163,19 +142,19 @@ def _paint_hair_behind(painting: _Painting) -> None:
         x = width * (1 + 0.1 * np.sin(np.linspace(0, 2.6, 24)))
         sides = [np.stack([sign * x, y, np.full(24, -0.1)], -1) for sign in (-1, 1)]
         left, right = (_wavy(rng, side, 0.05) for side in sides)
-        curtain = painting.in_head(np.concatenate([left, right[::-1]]))
-        canvas.fill([curtain], painting.hair, soft=0.02)
+        curtain = painting.project(np.concatenate([left, right[::-1]]))
+        canvas.fill([curtain], painting.hair, blur=0.02)
     skull = _skull(painting, hair.volume)
     if hair.length == 0:
-        canvas.fill([skull], painting.skin(0.85), soft=0.01)
+        canvas.fill([skull], painting.skin(0.85), blur=0.01)
     else:
-        canvas.fill([_wavy(rng, skull, 0.03 * canvas.unit)], painting.hair, soft=0.02)
+        canvas.fill([_wavy(rng, skull, 0.03 * canvas.unit)], painting.hair, blur=0.02)
 
 
 def _paint_body(painting: _Painting) -> None:
     canvas, look, unit = painting.canvas, painting.face.look, painting.canvas.unit
     roll = np.deg2rad(painting.face.pose.roll_deg)
-    nape = painting.in_head(np.array((0, 1.0, -0.2)))
+    nape = painting.project(np.array((0, 1.0, -0.2)))
     collar = nape + unit * np.array((-0.3 * np.sin(roll), 1.55))
     half = look.neck * painting.face.shape.jaw_width
     across = unit * half * np.array((np.cos(roll), np.sin(roll)))
@@ -185,11 +164,11 @@ def _paint_body(painting: _Painting) -> None:
     shoulder = np.concatenate([shoulder, shoulder[-2::-1] * (-1, 1)])
     torso = collar + unit * shoulder
     cloth = np.clip(1 + 0.12 * canvas.noise(painting.rng, 0.4), 0.6, 1.4)
-    canvas.fill([neck], painting.skin(0.76), soft=0.02)
+    canvas.fill([neck], painting.skin(0.76), blur=0.02)
     shadow = painting.jaw + unit * np.array((0, 0.2))
-    canvas.fill([shadow], painting.skin(0.3), opacity=0.55, soft=0.12, inside=[neck])
-    canvas.fill([torso], tinted(cloth, look.clothes), soft=0.015)
-    canvas.stroke([torso[3:6]], as_colour(np.array(look.clothes) * 0.6), 0.05, soft=0.02)
+    canvas.fill([shadow], painting.skin(0.3), opacity=0.55, blur=0.12, inside=[neck])
+    canvas.fill([torso], tinted(cloth, look.clothes), blur=0.015)
+    canvas.stroke([torso[3:6]], as_colour(np.array(look.clothes) * 0.6), 0.05, blur=0.02)
 
 
 def _paint_ears(painting: _Painting) -> None:
@@ -201,24 +180,22 @@ def _paint_ears(painting: _Painting) -> None:
     for sign in (-1, 1):
         x = sign * (1.07 * painting.face.shape.face_width + 0.14 * outwards)
         y = 0.1 + 0.32 * np.sin(angle) - 0.06 * outwards
-        ear = painting.in_head(np.stack([x, y, 0.3 - 0.25 * outwards], -1))
+        ear = painting.project(np.stack([x, y, 0.3 - 0.25 * outwards], -1))
         concha = ear.mean(0) + 0.6 * (ear - ear.mean(0))
-        canvas.fill([ear], painting.skin(0.8), soft=0.01)
-        canvas.fill([concha], painting.skin(0.5), soft=0.04, opacity=0.7)
+        canvas.fill([ear], painting.skin(0.8), blur=0.01)
+        canvas.fill([concha], painting.skin(0.5), blur=0.04, opacity=0.7)
 
 
-def _blob(
-    places: np.ndarray, at: np.ndarray, offset: tuple[float, float], reach: tuple[float, float]
-) -> np.ndarray:
-    """(...) a smooth bump over (..., 2) places, 1 at `at + offset`."""
-    return np.exp(-(((places - (at + offset)) / reach) ** 2).sum(-1))
+def _bump(points: np.ndarray, centre: np.ndarray, offset: Pair, reach: Pair) -> np.ndarray:
+    """(...) Gaussian of (..., 2) points, 1 at `centre + offset`."""
+    return np.exp(-(((points - (centre + offset)) / reach) ** 2).sum(-1))
 
 
 def _lit_skin(painting: _Painting) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The skin on a coarse grid over the canvas that knows the head's form.
+    """Shaded skin on a coarse grid over the canvas.
 
     Returns:
-        (h, w, 2) places in the head frame, (h, w, 3) colour, (h, w) shade.
+        (h, w, 2) points in the head frame, (h, w, 3) colour, (h, w) shade.
     """
     face, head, canvas = painting.face, painting.head, painting.canvas
     look, light = face.look, face.light
@@ -238,22 +215,22 @@ def _lit_skin(painting: _Painting) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
     marks = head.points_head[:, :2]
     nose_base, lip_bottom = marks[580], marks[920]
-    hollows = 0.16 * _blob(places, nose_base, (0, 0.03), (0.3, 0.1))
-    hollows += 0.18 * _blob(places, lip_bottom, (0, 0.1), (0.26, 0.08))
-    blush = 0.35 * _blob(places, nose_base, (0, -0.17), (0.22, 0.16))
-    for sign, eye, side in zip((-1, 1), EYES, NOSE_SIDES, strict=True):
+    hollows = 0.16 * _bump(places, nose_base, (0, 0.03), (0.3, 0.1))
+    hollows += 0.18 * _bump(places, lip_bottom, (0, 0.1), (0.26, 0.08))
+    blush = 0.35 * _bump(places, nose_base, (0, -0.17), (0.22, 0.16))
+    for sign, eye, side in zip((-1, 1), Head.EYES, Head.NOSE_SIDES, strict=True):
         eye_centre, wing = marks[eye].mean(0), marks[side][32]
-        hollows += 0.12 * _blob(places, eye_centre, (-sign * 0.1, -0.02), (0.3, 0.16))
-        hollows += 0.08 * _blob(places, eye_centre, (-sign * 0.1, 0.17), (0.2, 0.07))
-        hollows += 0.15 * _blob(places, wing, (sign * 0.05, -0.02), (0.07, 0.14))
-        blush += _blob(places, eye_centre, (sign * 0.14, 0.56), (0.3, 0.24))
+        hollows += 0.12 * _bump(places, eye_centre, (-sign * 0.1, -0.02), (0.3, 0.16))
+        hollows += 0.08 * _bump(places, eye_centre, (-sign * 0.1, 0.17), (0.2, 0.07))
+        hollows += 0.15 * _bump(places, wing, (sign * 0.05, -0.02), (0.07, 0.14))
+        blush += _bump(places, eye_centre, (sign * 0.14, 0.56), (0.3, 0.24))
     shade *= 1 - np.minimum(hollows, 0.5)
     redness = 0.22 * look.blush * blush[..., None] * (-0.1, 0.7, 0.55)
     return places, look.skin * (1 - redness) * shade[..., None] + 0.14 * gloss[..., None], shade
 
 
 def _paint_skin(painting: _Painting) -> None:
-    """Skin within the outline, with beard and spots."""
+    """Skin inside the outline, with beard and spots."""
     canvas, rng, look = painting.canvas, painting.rng, painting.face.look
     marks = painting.head.points_head[:, :2]
     places, colour, shade = _lit_skin(painting)
@@ -267,7 +244,7 @@ def _paint_skin(painting: _Painting) -> None:
     layer = np.stack(cv2.split(full_size(colour))) * uneven
 
     if look.beard or look.moustache:
-        lips, (x, y) = marks[LIPS].mean(0), np.moveaxis(places, -1, 0)
+        lips, (x, y) = marks[Head.LIPS].mean(0), np.moveaxis(places, -1, 0)
         away = 1 - np.exp(-((((x - lips[0]) / 0.5) ** 2 + ((y - lips[1]) / 0.24) ** 2) ** 2))
         beard = look.beard * away * smoothstep(y + 0.6 * np.abs(x), 1.2, 1.65)
         lip_top = marks[[580, 857], 1].mean()
@@ -277,7 +254,7 @@ def _paint_skin(painting: _Painting) -> None:
         bristle = np.clip(1 + 0.25 * pores, 0.3, 2) * full_size(shade)
         layer += hairs * (tinted(bristle, look.hair.colour) - layer)
 
-    canvas.fill([painting.jaw, painting.points[HAIRLINE]], layer)
+    canvas.fill([painting.jaw, painting.points[Head.HAIRLINE]], layer)
     if look.spots:
         across, down = rng.normal(0, 0.5, look.spots), rng.normal(0.35, 0.35, look.spots)
         radii = canvas.unit * rng.uniform(0.008, 0.022, look.spots)
@@ -297,7 +274,7 @@ def _paint_wrinkles(painting: _Painting) -> None:
         start, end = points[wing] + 0.15 * out, points[corner] + 0.7 * out
         bend = (start + end) / 2 + 0.5 * out
         folds.append((1 - t) ** 2 * start + 2 * t * (1 - t) * bend + t**2 * end)
-    canvas.stroke(folds, dark, 0.02, opacity=0.12 + 0.3 * wrinkles + 0.3 * smile, soft=0.025)
+    canvas.stroke(folds, dark, 0.02, opacity=0.12 + 0.3 * wrinkles + 0.3 * smile, blur=0.025)
     if wrinkles > 0.35:
         x = np.linspace(-0.55, 0.55, 14)
         lines = [
@@ -311,66 +288,69 @@ def _paint_wrinkles(painting: _Painting) -> None:
             ]
             under_eye = 0.2 + 0.05 * np.sin(np.linspace(0, 3, 8))
             lines.append(painting.on_skin(sign * np.linspace(0.3, 0.68, 8), under_eye))
-        canvas.stroke(lines, dark, 0.012, opacity=0.65 * wrinkles, soft=0.012)
+        canvas.stroke(lines, dark, 0.012, opacity=0.65 * wrinkles, blur=0.012)
 
 
 def _paint_nose(painting: _Painting) -> None:
     canvas, points = painting.canvas, painting.points
-    dark, ridge = painting.skin(0.42), points[RIDGE]
-    canvas.stroke([ridge[14:38]], painting.skin(1.25), 0.07, opacity=0.3, soft=0.05)
-    canvas.stroke([ridge[53:]], dark, 0.05, opacity=0.15, soft=0.03)
-    sides = [points[side] for side in NOSE_SIDES]
-    canvas.stroke([side[:30] for side in sides], dark, 0.03, opacity=0.25, soft=0.035)
-    canvas.stroke([side[26:46] for side in sides], dark, 0.025, opacity=0.55, soft=0.015)
-    canvas.stroke([side[44:] for side in sides], dark, 0.03, opacity=0.5, soft=0.02)
+    dark, ridge = painting.skin(0.42), points[Head.RIDGE]
+    canvas.stroke([ridge[14:38]], painting.skin(1.25), 0.07, opacity=0.3, blur=0.05)
+    canvas.stroke([ridge[53:]], dark, 0.05, opacity=0.15, blur=0.03)
+    sides = [points[side] for side in Head.NOSE_SIDES]
+    canvas.stroke([side[:30] for side in sides], dark, 0.03, opacity=0.25, blur=0.035)
+    canvas.stroke([side[26:46] for side in sides], dark, 0.025, opacity=0.55, blur=0.015)
+    canvas.stroke([side[44:] for side in sides], dark, 0.03, opacity=0.5, blur=0.02)
     height = 0.04 * (1 + painting.face.pose.pitch_deg / 25) * canvas.unit
     for side in sides:
         across = 0.3 * (side[60] - side[44])
         down = height * np.array((-across[1], across[0])) / np.hypot(*across)
         up_from_base = np.array((0, -0.6 * height))
         nostril = _ellipse(side[50:54].mean(0) + up_from_base, np.stack([across, down]), 20)
-        canvas.fill([nostril], painting.skin(0.13), opacity=0.85, soft=0.015)
+        canvas.fill([nostril], painting.skin(0.13), opacity=0.85, blur=0.015)
 
 
 def _paint_eyes(painting: _Painting) -> None:
     canvas, head, points = painting.canvas, painting.head, painting.points
     look, light = painting.face.look, painting.face.light
-    openings, lids = [points[eye] for eye in EYES], [points[lid] for lid in LIDS]
+    openings, lids = [points[eye] for eye in Head.EYES], [points[lid] for lid in Head.LIDS]
     upper_lids, lower_lids = [lid[:33] for lid in lids], [lid[32:] for lid in lids]
     black, dark = (0.05, 0.04, 0.035), painting.skin(0.35)
     lift = painting.on_skin(0.5, -0.05) - painting.on_skin(0.5, 0.0)
-    canvas.fill(lids, dark, opacity=0.45, soft=0.02)
-    canvas.stroke([lid[3:-2] + lift for lid in upper_lids], dark, 0.014, opacity=0.5, soft=0.012)
+    canvas.fill(lids, dark, opacity=0.45, blur=0.02)
+    canvas.stroke([lid[3:-2] + lift for lid in upper_lids], dark, 0.014, opacity=0.5, blur=0.012)
 
     level = 0.35 + 0.65 * light.ambient
     canvas.fill(openings, as_colour(np.array(look.eye_white) * level))
 
     def discs(radius: float) -> list[np.ndarray]:
         outline = np.pad(_ellipse(np.zeros(2), radius * np.eye(2), 32), ((0, 0), (0, 1)))
-        return [painting.in_head(head.points_head[pupil] + outline) for pupil in PUPILS]
+        return [painting.project(head.points_head[pupil] + outline) for pupil in Head.PUPILS]
 
-    for radius, share, soft in ((0.095, 0.55, 0.0), (0.082, 1.0, 0.006), (0.055, 1.3, 0.012)):
+    for radius, share, blur in ((0.095, 0.55, 0.0), (0.082, 1.0, 0.006), (0.055, 1.3, 0.012)):
         shade = as_colour(np.array(look.iris) * share * level)
-        canvas.fill(discs(radius), shade, inside=openings, soft=soft)
+        canvas.fill(discs(radius), shade, inside=openings, blur=blur)
     canvas.fill(discs(0.038), (0.02, 0.02, 0.02), inside=openings)
     toward_light = 0.035 * canvas.unit * np.array(light.direction[:2])
-    glints = [_disc(points[pupil] + toward_light, 0.018 * canvas.unit) for pupil in PUPILS]
+    glints = [_disc(points[pupil] + toward_light, 0.018 * canvas.unit) for pupil in Head.PUPILS]
     canvas.fill(glints, (1, 1, 1), opacity=0.9, inside=openings)
-    canvas.stroke(upper_lids, black, 0.05, opacity=0.45, soft=0.02, inside=openings)
+    canvas.stroke(upper_lids, black, 0.05, opacity=0.45, blur=0.02, inside=openings)
     canvas.stroke(upper_lids, black, 0.024, opacity=0.4 + 0.6 * look.lashes)
-    canvas.stroke(lower_lids, dark, 0.012, opacity=0.35 + 0.3 * look.lashes, soft=0.005)
+    canvas.stroke(lower_lids, dark, 0.012, opacity=0.35 + 0.3 * look.lashes, blur=0.005)
     tear_ducts = [_disc(lid[30:35].mean(0), 0.02 * canvas.unit) for lid in lids]
-    canvas.fill(tear_ducts, as_colour(np.array(look.skin) * (0.8, 0.5, 0.45)), soft=0.01)
+    canvas.fill(tear_ducts, as_colour(np.array(look.skin) * (0.8, 0.5, 0.45)), blur=0.01)
 
 
 def _paint_brows(painting: _Painting) -> None:
-    """Brows: a soft ground, and hairs that slant from the lower edge outwards to the upper."""
+    """Soft patches, and hairs that slant from the lower edge outwards to the upper one."""
     canvas, rng = painting.canvas, painting.rng
-    brows, colour = [painting.points[brow] for brow in BROWS], np.array(painting.face.look.brows)
-    canvas.fill(brows, as_colour(colour), opacity=0.75, soft=0.006)
+    brows, colour = (
+        [painting.points[brow] for brow in Head.BROWS],
+        np.array(painting.face.look.brows),
+    )
+    canvas.fill(brows, as_colour(colour), opacity=0.75, blur=0.006)
     hairs: list[np.ndarray] = []
     for brow in brows:
-        upper, lower = brow[:32], brow[:31:-1]  # both from the outer end
+        upper, lower = brow[:32], brow[:31:-1]  # both begin at the outer end
         root = rng.integers(0, 31, 60)
         tip = np.maximum(root - 4, 0)
         low, high = rng.uniform(0, 1, (60, 1)), rng.uniform(0, 0.5, (60, 1))
@@ -386,14 +366,14 @@ def _paint_mouth(painting: _Painting) -> None:
     canvas, look, points = painting.canvas, painting.face.look, painting.points
     level = 0.45 + 0.55 * painting.face.light.ambient
     lips = np.array(look.lips) * level
-    upper, upper_edge = (points[part] for part in UPPER_LIP)
-    lower, lower_edge = (points[part] for part in LOWER_LIP)
+    upper, upper_edge = (points[part] for part in Head.UPPER_LIP)
+    lower, lower_edge = (points[part] for part in Head.LOWER_LIP)
     upper_lip, lower_lip = np.concatenate([upper, upper_edge]), np.concatenate([lower, lower_edge])
     canvas.fill([upper_lip, lower_lip], as_colour(lips))
     canvas.fill([upper_lip], as_colour(0.85 * lips))
     bright = (0.45 * lower + 0.55 * lower_edge[::-1])[9:23]
     shine = as_colour(1.25 * lips + 0.08)
-    canvas.stroke([bright], shine, 0.05, opacity=0.4, soft=0.03, inside=[lower_lip])
+    canvas.stroke([bright], shine, 0.05, opacity=0.4, blur=0.03, inside=[lower_lip])
 
     dark = as_colour(0.25 * lips)
     if painting.face.expression.mouth_open > 0:
@@ -402,15 +382,15 @@ def _paint_mouth(painting: _Painting) -> None:
         tooth = painting.on_skin(0.0, 1.21) - painting.on_skin(0.0, 1.1)
         teeth = np.concatenate([upper_edge[3:-3], upper_edge[-4:2:-1] + tooth])
         enamel = as_colour(look.teeth * level * np.array((1, 0.97, 0.9)))
-        canvas.fill([teeth], enamel, inside=[opening], soft=0.008)
-        canvas.stroke([upper_edge], dark, 0.05, opacity=0.5, soft=0.02, inside=[opening])
-    canvas.stroke([upper_edge], dark, 0.016, opacity=0.75, soft=0.006)
+        canvas.fill([teeth], enamel, inside=[opening], blur=0.008)
+        canvas.stroke([upper_edge], dark, 0.05, opacity=0.5, blur=0.02, inside=[opening])
+    canvas.stroke([upper_edge], dark, 0.016, opacity=0.75, blur=0.006)
     corners = [_disc(points[corner], 0.03 * canvas.unit) for corner in (841, 872)]
-    canvas.fill(corners, dark, opacity=0.35, soft=0.02)
+    canvas.fill(corners, dark, opacity=0.35, blur=0.02)
 
 
 def _paint_hair_in_front(painting: _Painting) -> None:
-    """A fringe that covers part of the forehead; the hairline's landmarks lie under it."""
+    """A fringe over the forehead, which hides landmarks of the hairline."""
     canvas, hair = painting.canvas, painting.face.look.hair
     if hair.fringe == 0:
         return
@@ -419,12 +399,12 @@ def _paint_hair_in_front(painting: _Painting) -> None:
     edge = -1.2 + hair.fringe * (0.25 + 0.6 * beside_parting)
     edge += 0.35 * smoothstep(np.abs(x), 0.8, 1.12)
     edge += 0.025 * (1 + hair.curl) * painting.rng.standard_normal(60)
-    middle, hairline = painting.on_skin(0.0, 0.0), painting.points[HAIRLINE]
+    middle, hairline = painting.on_skin(0.0, 0.0), painting.points[Head.HAIRLINE]
     over_hairline = middle + (1 + 0.5 * hair.volume) * (hairline[8:-8] - middle)
     fringe = np.concatenate([painting.on_skin(x, edge), over_hairline])
     shadow = fringe + canvas.unit * np.array((0, 0.05))
-    canvas.fill([shadow], (0.05, 0.03, 0.03), opacity=0.25, soft=0.05)
-    canvas.fill([fringe], painting.hair, soft=0.008)
+    canvas.fill([shadow], (0.05, 0.03, 0.03), opacity=0.25, blur=0.05)
+    canvas.fill([fringe], painting.hair, blur=0.008)
 
 
 def _paint_glasses(painting: _Painting) -> None:
@@ -435,21 +415,21 @@ def _paint_glasses(painting: _Painting) -> None:
     circle = np.stack([np.cos(angle), np.sin(angle)], -1)
     lens = np.sign(circle) * np.abs(circle) ** (2 / glasses.roundness)
     lens *= (glasses.width / 2, glasses.height / 2)
-    eyes = [head.points_head[eye].mean(0) for eye in EYES]
+    eyes = [head.points_head[eye].mean(0) for eye in Head.EYES]
     front = max(eye[2] for eye in eyes) + 0.22
     rims, arms = [], []
     for sign, eye in zip((-1, 1), eyes, strict=True):
         back = 0.12 * (lens[:, 0] * sign + glasses.width / 2)
         x, y = (eye[:2] + lens).T
-        rim = painting.in_head(np.stack([x + 0.02 * sign, y + 0.06, front - back], -1))
+        rim = painting.project(np.stack([x + 0.02 * sign, y + 0.06, front - back], -1))
         rims.append(rim)
         if sign * painting.face.pose.yaw_deg < 12:  # the head hides the other arm
             ear = (1.13 * sign * painting.face.shape.face_width, -0.02, 0.2)
-            arms.append(np.stack([rim[24 if sign < 0 else 0], painting.in_head(np.array(ear))]))
+            arms.append(np.stack([rim[24 if sign < 0 else 0], painting.project(np.array(ear))]))
     left, right = rims
     bridge = np.stack([left[0], (left[2] + right[22]) / 2, right[24]])
     canvas.fill(rims, (0.04, 0.04, 0.05), opacity=glasses.tint)
-    canvas.fill([rim[[30, 33, 4, 1]] for rim in rims], (1, 1, 1), opacity=0.1, soft=0.02)
+    canvas.fill([rim[[30, 33, 4, 1]] for rim in rims], (1, 1, 1), opacity=0.1, blur=0.02)
     canvas.stroke([*rims, bridge, *arms], glasses.colour, glasses.thickness)
 
 
@@ -461,16 +441,16 @@ def _paint_hat(painting: _Painting) -> None:
     rim = painting.on_skin(x, -0.78 + 0.3 * x**2)
     angle = np.linspace(0, np.pi, 24)
     dome = np.stack([1.26 * np.cos(angle), -0.5 - 1.15 * np.sin(angle), np.full(24, 0.1)], -1)
-    outline = np.concatenate([rim, painting.in_head(dome)])
+    outline = np.concatenate([rim, painting.project(dome)])
     knit = np.clip(1 + 0.12 * canvas.noise(painting.rng, 0.06), 0.5, 1.5)
     down = canvas.unit * np.array((0, 0.05))
-    canvas.fill([outline + down], (0.05, 0.03, 0.03), opacity=0.3, soft=0.05)
-    canvas.fill([outline], tinted(knit, hat), soft=0.008)
-    canvas.stroke([rim - 4 * down], as_colour(0.7 * np.array(hat)), 0.03, soft=0.02)
+    canvas.fill([outline + down], (0.05, 0.03, 0.03), opacity=0.3, blur=0.05)
+    canvas.fill([outline], tinted(knit, hat), blur=0.008)
+    canvas.stroke([rim - 4 * down], as_colour(0.7 * np.array(hat)), 0.03, blur=0.02)
 
 
 def _camera_image(painting: _Painting) -> np.ndarray:
-    """(H, W, 3) uint8: the canvas at the image's size, in its light, through its camera."""
+    """(H, W, 3) uint8: the canvas at the image's size, with its light and camera defects."""
     camera, light, canvas = painting.face.camera, painting.face.light, painting.canvas
     height, width = camera.height, camera.width
     interpolation = cv2.INTER_AREA if height < canvas.height else cv2.INTER_CUBIC

@@ -1,14 +1,19 @@
-"""Everything that decides a drawn face's image, and faces at random.
+"""The parameters of a drawn face's image, and random faces.
 
 Head frame: x to the image's right, y down, z towards the viewer, in units of the template's
-distance between the pupils. Lengths are in this unit where nothing else is said.
+distance between the pupils. Lengths are in this unit unless stated otherwise.
 """
+# ruff: noqa: RUF009 (the functions called in the dataclasses return dataclasses.field)
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
 
 import numpy as np
 
 Colour = tuple[float, float, float]  # RGB from 0 to 1
+Rng = np.random.Generator
+T = TypeVar("T")
 
 
 def as_colour(values: np.ndarray) -> Colour:
@@ -32,197 +37,174 @@ _IRISES = np.array([
 ])  # fmt: skip
 
 
-def _near(rng: np.random.Generator, middle: float, spread: float) -> float:
-    """A normal number, drawn in at two standard deviations."""
-    return middle + spread * float(np.clip(rng.normal(), -2, 2))
+def _clipped_normal(rng: Rng, mean: float, deviation: float) -> float:
+    """A normal number, clipped at two standard deviations."""
+    return mean + deviation * float(np.clip(rng.normal(), -2, 2))
 
 
-def _factor(rng: np.random.Generator, spread: float) -> float:
-    return float(np.exp(_near(rng, 0, spread)))
-
-
-def _between(rng: np.random.Generator, palette: np.ndarray, spread: float) -> Colour:
-    """A colour between two neighbours of the palette, and a little off."""
+def _mixed_colour(rng: Rng, palette: np.ndarray, deviation: float) -> Colour:
+    """A noisy mixture of two neighbours of the palette."""
     place = rng.uniform(0, len(palette) - 1)
     low = int(place)
     colour = palette[low] + (place - low) * (palette[low + 1] - palette[low])
-    return as_colour(colour * np.exp(rng.normal(0, spread, 3)))
+    return as_colour(colour * np.exp(rng.normal(0, deviation, 3)))
 
 
-def _any_colour(rng: np.random.Generator) -> np.ndarray:
-    """(3,) mostly muted, now and then loud."""
-    loudness = rng.choice((0.12, 0.8), p=(0.75, 0.25))
-    return rng.uniform(0.04, 0.9) * np.exp(rng.normal(0, loudness, 3))
+def _any_colour(rng: Rng) -> np.ndarray:
+    """(3,) mostly muted, sometimes saturated."""
+    saturation = rng.choice((0.12, 0.8), p=(0.75, 0.25))
+    return rng.uniform(0.04, 0.9) * np.exp(rng.normal(0, saturation, 3))
+
+
+# Dataclass fields that `_sample` draws. They are typed Any to fit the field's annotation.
+
+
+def _drawn(draw: Callable[[Rng], Any]) -> Any:
+    return field(metadata={"draw": draw})
+
+
+def _normal(mean: float, deviation: float) -> Any:
+    return _drawn(lambda rng: _clipped_normal(rng, mean, deviation))
+
+
+def _factor(deviation: float) -> Any:
+    return _drawn(lambda rng: float(np.exp(_clipped_normal(rng, 0, deviation))))
+
+
+def _uniform(low: float, high: float) -> Any:
+    return _drawn(lambda rng: rng.uniform(low, high))
+
+
+def _sample(kind: type[T], rng: Rng, **values: Any) -> T:
+    """Draws a dataclass field by field, except those in `values`: constants or functions of rng."""
+    drawn = {}
+    for parameter in fields(kind):  # type: ignore[arg-type]
+        name = parameter.name
+        value = values[name] if name in values else parameter.metadata["draw"]
+        drawn[name] = value(rng) if callable(value) else value
+    return kind(**drawn)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """Identity: 1 is the template for a factor, 0 for anything added.
+    """Identity. In the template, factors are 1 and all other values 0.
 
-    `lean` bends the face sideways and is the only part that is not symmetric.
+    `lean` bends the face sideways and is the only asymmetric value.
     """
 
-    face_width: float
-    temple_width: float
-    jaw_width: float
-    forehead: float
-    nose_length: float
-    philtrum: float
-    chin: float
-    chin_point: float
-    eye_width: float
-    eye_height: float
-    eye_tilt_deg: float
-    eye_spacing: float
-    brow_lift: float
-    brow_tilt_deg: float
-    brow_thickness: float
-    brow_spacing: float
-    nose_width: float
-    nose_height: float
-    mouth_width: float
-    upper_lip: float
-    lower_lip: float
-    lean: float
-
-
-def _sample_shape(rng: np.random.Generator) -> Shape:
-    return Shape(
-        face_width=_factor(rng, 0.05),
-        temple_width=_factor(rng, 0.04),
-        jaw_width=_factor(rng, 0.07),
-        forehead=_near(rng, 0, 0.06),
-        nose_length=_near(rng, 0, 0.05),
-        philtrum=_near(rng, 0, 0.025),
-        chin=_near(rng, 0, 0.06),
-        chin_point=_near(rng, 0.03, 0.03),
-        eye_width=_factor(rng, 0.06),
-        eye_height=_factor(rng, 0.12),
-        eye_tilt_deg=_near(rng, 1, 3),
-        eye_spacing=_near(rng, 0, 0.025),
-        brow_lift=_near(rng, 0.01, 0.02),
-        brow_tilt_deg=_near(rng, -3, 4),
-        brow_thickness=_factor(rng, 0.22),
-        brow_spacing=_near(rng, 0.01, 0.02),
-        nose_width=_factor(rng, 0.11),
-        nose_height=_factor(rng, 0.15),
-        mouth_width=_factor(rng, 0.08),
-        upper_lip=_factor(rng, 0.2),
-        lower_lip=_factor(rng, 0.18),
-        lean=_near(rng, 0, 0.012),
-    )
+    face_width: float = _factor(0.05)
+    temple_width: float = _factor(0.04)
+    jaw_width: float = _factor(0.07)
+    forehead: float = _normal(0, 0.06)
+    nose_length: float = _normal(0, 0.05)
+    philtrum: float = _normal(0, 0.025)
+    chin: float = _normal(0, 0.06)
+    chin_point: float = _normal(0.03, 0.03)
+    eye_width: float = _factor(0.06)
+    eye_height: float = _factor(0.12)
+    eye_tilt_deg: float = _normal(1, 3)
+    eye_spacing: float = _normal(0, 0.025)
+    brow_lift: float = _normal(0.01, 0.02)
+    brow_tilt_deg: float = _normal(-3, 4)
+    brow_thickness: float = _factor(0.22)
+    brow_spacing: float = _normal(0.01, 0.02)
+    nose_width: float = _factor(0.11)
+    nose_height: float = _factor(0.15)
+    mouth_width: float = _factor(0.08)
+    upper_lip: float = _factor(0.2)
+    lower_lip: float = _factor(0.18)
+    lean: float = _normal(0, 0.012)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Expression:
-    """What muscles do: 0 is at rest, except `eye_open` (0 closed, 1 at rest, above wide open).
+    """Muscle activations up to 1, and 0 at rest except `eye_open`.
 
     Differences are added on the image's right and subtracted on its left.
     """
 
-    mouth_open: float  # 0 to 1
-    smile: float  # -0.5 to 1
-    brow_raise: float  # about -0.5 to 1
-    frown: float  # about -0.5 to 1
-    eye_open: float
-    gaze_x: float  # -1 to 1: from the middle of the opening to its border
-    gaze_y: float
-    brow_difference: float
-    eye_difference: float
-    smile_difference: float
+    mouth_open: float = _drawn(lambda rng: rng.beta(1.3, 3) if rng.random() < 0.45 else 0.0)
+    smile: float = _normal(0.25, 0.37)
+    brow_raise: float = _normal(0.1, 0.28)
+    frown: float = _normal(-0.05, 0.3)
+    eye_open: float  # 0 closed, 1 at rest, above 1 wide open
+    gaze_x: float = _normal(0, 0.4)  # -1 to 1, a border of the opening
+    gaze_y: float = _normal(0, 0.3)
+    brow_difference: float = _normal(0, 0.08)
+    eye_difference: float = _normal(0, 0.03)
+    smile_difference: float = _normal(0, 0.15)
 
 
-def _sample_expression(rng: np.random.Generator) -> Expression:
-    openness = rng.choice(3, p=(0.86, 0.07, 0.07))
-    return Expression(
-        mouth_open=rng.beta(1.3, 3) if rng.random() < 0.45 else 0.0,
-        smile=_near(rng, 0.25, 0.37),
-        brow_raise=_near(rng, 0.1, 0.28),
-        frown=_near(rng, -0.05, 0.3),
-        eye_open=rng.uniform(*((0.75, 1.15), (0, 0.3), (1.1, 1.35))[openness]),
-        gaze_x=_near(rng, 0, 0.4),
-        gaze_y=_near(rng, 0, 0.3),
-        brow_difference=_near(rng, 0, 0.08),
-        eye_difference=_near(rng, 0, 0.03),
-        smile_difference=_near(rng, 0, 0.15),
-    )
+def _sample_expression(rng: Rng) -> Expression:
+    low, high = ((0.75, 1.15), (0, 0.3), (1.1, 1.35))[rng.choice(3, p=(0.86, 0.07, 0.07))]
+    return _sample(Expression, rng, eye_open=lambda rng: rng.uniform(low, high))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Camera:
-    """Faults are in pixels of the finished image."""
+    """Size and defects of the finished image, in its pixels."""
 
     height: int
     width: int
     blur_px: float
-    noise: float  # standard deviation, white at 1
-    grain_px: float  # size of the noise
-    grey: bool
+    # Standard deviation of the noise; white is 1.
+    noise: float = _drawn(lambda rng: float(min(rng.exponential(0.009), 0.045)))
+    grain_px: float = _uniform(0.3, 1.0)  # size of the noise
+    grey: bool = _drawn(lambda rng: bool(rng.random() < 0.04))
     borders: tuple[int, int, int, int]  # black: left, top, right, bottom
-    jpeg_quality: int  # for whoever writes the image
+    jpeg_quality: int = _drawn(lambda rng: int(rng.integers(70, 96)))
 
 
-def _sample_camera(rng: np.random.Generator) -> Camera:
+def _sample_camera(rng: Rng) -> Camera:
     width = int(np.clip(190 * np.exp(rng.normal(0, 0.48)), 70, 950))
     height = round(width * float(np.clip(rng.normal(1.365, 0.08), 1.11, 1.59)))
     strips = rng.uniform(0.01, 0.03, 4) * (rng.random(4) < 0.35)
-    if rng.random() < 0.25:  # the detector's box left the image
+    if rng.random() < 0.25:  # the detector's box reaches beyond the image
         sides = ((1, 3), (3,), (0,), (2,))[rng.choice(4, p=(0.4, 0.3, 0.15, 0.15))]
         strips[list(sides)] = rng.uniform(0.10, 0.25, len(sides))
-    borders = strips * (width, height, width, height)
-    left, top, right, bottom = np.round(borders).astype(int).tolist()
-    return Camera(
-        height=height,
-        width=width,
-        blur_px=float(rng.exponential(0.35) * (1 + width / 300)),
-        noise=float(min(rng.exponential(0.009), 0.045)),
-        grain_px=rng.uniform(0.3, 1.0),
-        grey=bool(rng.random() < 0.04),
-        borders=(left, top, right, bottom),
-        jpeg_quality=int(rng.integers(70, 96)),
-    )
+    borders = np.round(strips * (width, height, width, height)).astype(int).tolist()
+    blur_px = float(rng.exponential(0.35) * (1 + width / 300))
+    return _sample(Camera, rng, height=height, width=width, blur_px=blur_px, borders=tuple(borders))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pose:
-    """The way from the head frame to the image, a weak perspective."""
+    """Transform from the head frame to the image, a weak perspective."""
 
-    yaw_deg: float  # positive turns the nose to the image's right
-    pitch_deg: float  # positive lifts the nose
-    roll_deg: float  # positive turns the head clockwise
-    perspective: float  # relative growth per unit of z
+    yaw_deg: float = _normal(0, 22.5)  # positive turns the nose to the right
+    pitch_deg: float = _normal(0, 10)  # positive lifts the nose
+    roll_deg: float = _normal(0, 12.5)  # positive turns the head clockwise
+    perspective: float = _uniform(0, 0.08)  # relative growth per unit of z
     scale_px: float  # image pixels per unit of the head frame
-    x_image: float  # the middle of the box round the face's outline
+    x_image: float  # centre of the bounding box of the face's outline
     y_image: float
 
 
-def _sample_pose(rng: np.random.Generator, camera: Camera) -> Pose:
+def _sample_pose(rng: Rng, camera: Camera) -> Pose:
     outline_width = 2.26
-    share = 0.625 * float(np.exp(rng.normal(0, 0.07)))  # of the image's width
-    return Pose(
-        yaw_deg=_near(rng, 0, 22.5),
-        pitch_deg=_near(rng, 0, 10),
-        roll_deg=_near(rng, 0, 12.5),
-        perspective=rng.uniform(0, 0.08),
-        scale_px=share * camera.width / outline_width,
-        x_image=camera.width * _near(rng, 0.5, 0.03),
-        y_image=camera.height * _near(rng, 0.4975, 0.025),
+    relative_width = 0.625 * float(np.exp(rng.normal(0, 0.07)))  # of the image's width
+    return _sample(
+        Pose,
+        rng,
+        scale_px=relative_width * camera.width / outline_width,
+        x_image=lambda rng: camera.width * _clipped_normal(rng, 0.5, 0.03),
+        y_image=lambda rng: camera.height * _clipped_normal(rng, 0.4975, 0.025),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hair:
     colour: Colour
-    length: float  # 0 bald, 0.1 shaved, to 1 over the shoulders
-    volume: float  # beyond the skull
-    fringe: float  # 0 none, to 1 down to the brows
-    parting: float  # -1 to 1, the fringe's highest place
-    curl: float  # 0 straight, to 1 curly
+    length: float  # 0 bald, 0.1 shaved, 1 over the shoulders
+    volume: float  # thickness beyond the skull
+    fringe: float  # 0 none, 1 down to the brows
+    parting: float  # -1 to 1, x of the fringe's highest point
+    curl: float  # 0 straight, 1 curly
 
 
-def _sample_hair(rng: np.random.Generator, colour: np.ndarray) -> Hair:
-    style = rng.choice(6, p=(0.07, 0.08, 0.37, 0.18, 0.22, 0.08))
-    lengths = ((0, 0), (0.1, 0.1), (0.15, 0.35), (0.4, 0.65), (0.75, 1), (0.2, 0.4))  # to the afro
+def _sample_hair(rng: Rng, colour: np.ndarray) -> Hair:
+    style = rng.choice(6, p=(0.07, 0.08, 0.37, 0.18, 0.22, 0.08))  # the last one is an afro
+    lengths = ((0, 0), (0.1, 0.1), (0.15, 0.35), (0.4, 0.65), (0.75, 1), (0.2, 0.4))
     volumes = ((-0.06, -0.06), (0, 0.02), (0.04, 0.22), (0.1, 0.3), (0.1, 0.3), (0.3, 0.6))
     curl = rng.uniform(0.3, 1) if rng.random() < 0.2 else 0.0
     return Hair(
@@ -237,22 +219,15 @@ def _sample_hair(rng: np.random.Generator, colour: np.ndarray) -> Hair:
 
 @dataclass(frozen=True, kw_only=True)
 class Glasses:
-    colour: Colour
-    width: float  # of a lens
-    height: float
-    roundness: float  # exponent of a superellipse; 2 is an ellipse
-    thickness: float  # of the rim
-    tint: float  # the share of the light that the lens keeps back
-
-
-def _sample_glasses(rng: np.random.Generator) -> Glasses:
-    return Glasses(
-        colour=as_colour(rng.uniform(0.02, 0.3) * np.exp(rng.normal(0, 0.4, 3))),
-        width=rng.uniform(0.68, 0.84),
-        height=rng.uniform(0.42, 0.68),
-        roundness=rng.uniform(2, 4.5),
-        thickness=rng.uniform(0.02, 0.06),
-        tint=rng.uniform(0.3, 0.75) if rng.random() < 0.15 else rng.uniform(0, 0.15),
+    colour: Colour = _drawn(
+        lambda rng: as_colour(rng.uniform(0.02, 0.3) * np.exp(rng.normal(0, 0.4, 3)))
+    )
+    width: float = _uniform(0.68, 0.84)  # of a lens
+    height: float = _uniform(0.42, 0.68)
+    roundness: float = _uniform(2, 4.5)  # exponent of a superellipse; 2: ellipse
+    thickness: float = _uniform(0.02, 0.06)  # of the rim
+    tint: float = _drawn(  # opacity of the lenses
+        lambda rng: rng.uniform(0.3, 0.75) if rng.random() < 0.15 else rng.uniform(0, 0.15)
     )
 
 
@@ -264,25 +239,31 @@ class Appearance:
     lips: Colour
     brows: Colour
     iris: Colour
-    eye_white: Colour
-    clothes: Colour
+    eye_white: Colour = _drawn(
+        lambda rng: as_colour(rng.uniform(0.8, 0.95) * np.array((1, 0.97, 0.95)))
+    )
+    clothes: Colour = _drawn(lambda rng: as_colour(_any_colour(rng)))
     background: tuple[Colour, Colour, Colour]
     hair: Hair
-    glasses: Glasses | None
-    neck: float  # half its width
-    blush: float
+    glasses: Glasses | None = _drawn(
+        lambda rng: _sample(Glasses, rng) if rng.random() < 0.16 else None
+    )
+    neck: float = _uniform(0.5, 0.68)  # half its width
+    blush: float = _uniform(0, 0.8)
     beard: float
     moustache: float
-    wrinkles: float
-    spots: int
-    lashes: float
-    teeth: float
-    hat: Colour | None
-    texture_seed: int  # of strands, pores and background
+    wrinkles: float = _drawn(lambda rng: rng.beta(1, 2.2))
+    spots: int = _drawn(lambda rng: int(rng.integers(5, 60)) if rng.random() < 0.2 else 0)
+    lashes: float = _uniform(0.25, 1)
+    teeth: float = _uniform(0.75, 0.97)
+    hat: Colour | None = _drawn(
+        lambda rng: as_colour(_any_colour(rng)) if rng.random() < 0.06 else None
+    )
+    texture_seed: int = _drawn(lambda rng: int(rng.integers(2**31)))  # strands, pores, background
 
 
-def _sample_appearance(rng: np.random.Generator) -> Appearance:
-    skin = np.array(_between(rng, _SKINS, 0.03))
+def _sample_appearance(rng: Rng) -> Appearance:
+    skin = np.array(_mixed_colour(rng, _SKINS, 0.03))
     is_fair = skin.mean() > 0.5
     natural = _HAIRS[rng.integers(0, len(_HAIRS) if is_fair else 4)]
     hair_colour = _any_colour(rng) if rng.random() < 0.03 else natural * rng.uniform(0.8, 1.2)
@@ -292,56 +273,47 @@ def _sample_appearance(rng: np.random.Generator) -> Appearance:
     if not has_beard and rng.random() < 0.25:  # lipstick
         lips = 0.35 * lips + 0.65 * rng.uniform((0.5, 0.05, 0.15), (0.85, 0.3, 0.35))
     backdrop = _any_colour(rng)
-    first, second, third = (
+    background = tuple(
         as_colour(0.6 * backdrop * np.exp(rng.normal(0, 0.4)) + 0.4 * _any_colour(rng))
         for _ in range(3)
     )
-    return Appearance(
+
+    def beard(rng: Rng) -> float:
+        return rng.uniform(0.2, 0.95) if has_beard and rng.random() < 0.75 else 0.0
+
+    return _sample(
+        Appearance,
+        rng,
         skin=as_colour(skin),
         lips=as_colour(lips),
         brows=as_colour(hair_colour * rng.uniform(0.4, 0.8) + rng.uniform(0.05, 0.25) * skin),
-        iris=_between(rng, _IRISES if is_fair else _IRISES[:2], 0.08),
-        eye_white=as_colour(rng.uniform(0.8, 0.95) * np.array((1, 0.97, 0.95))),
-        clothes=as_colour(_any_colour(rng)),
-        background=(first, second, third),
+        iris=_mixed_colour(rng, _IRISES if is_fair else _IRISES[:2], 0.08),
+        background=background,
         hair=hair,
-        glasses=_sample_glasses(rng) if rng.random() < 0.16 else None,
-        neck=rng.uniform(0.5, 0.68),
-        blush=rng.uniform(0, 0.8),
-        beard=rng.uniform(0.2, 0.95) if has_beard and rng.random() < 0.75 else 0.0,
-        moustache=rng.uniform(0.2, 0.95) if has_beard and rng.random() < 0.75 else 0.0,
-        wrinkles=rng.beta(1, 2.2),
-        spots=int(rng.integers(5, 60)) if rng.random() < 0.2 else 0,
-        lashes=rng.uniform(0.25, 1),
-        teeth=rng.uniform(0.75, 0.97),
-        hat=as_colour(_any_colour(rng)) if rng.random() < 0.06 else None,
-        texture_seed=int(rng.integers(2**31)),
+        beard=beard,
+        moustache=beard,
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Light:
-    direction: tuple[float, float, float]  # unit vector towards it, in the frame of a head unturned
-    ambient: float  # the share that comes from everywhere
+    direction: tuple[float, float, float]  # unit vector to the light, in an unturned head's frame
+    ambient: float = _uniform(0.35, 0.8)  # share that comes from everywhere
     gain: Colour  # of each channel
-    gamma: float  # of the whole image
+    gamma: float = _drawn(lambda rng: float(np.exp(rng.normal(0.02, 0.15))))  # of the image
 
 
-def _sample_light(rng: np.random.Generator) -> Light:
+def _sample_light(rng: Rng) -> Light:
     direction = np.array((rng.normal(0, 0.7), rng.normal(-0.5, 0.4), 1.0))
+    direction /= np.linalg.norm(direction)
     warmth = rng.normal(0, 0.07)
     gain = np.exp(rng.normal(-0.08, 0.2) + np.array((warmth, rng.normal(0, 0.02), -warmth)))
-    return Light(
-        direction=tuple((direction / np.linalg.norm(direction)).tolist()),
-        ambient=rng.uniform(0.35, 0.8),
-        gain=tuple(gain.tolist()),
-        gamma=float(np.exp(rng.normal(0.02, 0.15))),
-    )
+    return _sample(Light, rng, direction=tuple(direction.tolist()), gain=tuple(gain.tolist()))
 
 
 @dataclass(frozen=True, kw_only=True)
 class FaceSpec:
-    """Everything that decides one image and its landmarks."""
+    """All parameters of one image and its landmarks."""
 
     shape: Shape
     expression: Expression
@@ -352,11 +324,11 @@ class FaceSpec:
 
 
 def sample_face(seed: int, index: int) -> FaceSpec:
-    """A random face that depends on `seed` and `index` only."""
+    """Returns a random face that depends only on `seed` and `index`."""
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, index])))
     camera = _sample_camera(rng)
     return FaceSpec(
-        shape=_sample_shape(rng),
+        shape=_sample(Shape, rng),
         expression=_sample_expression(rng),
         pose=_sample_pose(rng, camera),
         look=_sample_appearance(rng),

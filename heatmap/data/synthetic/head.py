@@ -1,6 +1,6 @@
-"""A head of 971 landmarks in three dimensions: identity, expression and pose to points.
+"""A head in three dimensions: identity, expression and pose to 971 landmarks.
 
-The head frame is described in `face`; its eye line is y = 0, and a head turns about z = 0.
+`face` describes the head frame. The eyes are at y = 0, and the head rotates about z = 0.
 """
 
 from functools import cache
@@ -10,17 +10,6 @@ import numpy as np
 
 from heatmap.data.synthetic.face import Expression, Pose, Shape
 
-JAW = slice(0, 128)
-HAIRLINE = slice(128, 273)
-BROWS = slice(273, 337), slice(337, 401)
-NOSE_SIDES = slice(401, 464), slice(464, 527)
-RIDGE = slice(527, 587)
-EYES = slice(587, 650), slice(714, 777)
-LIDS = slice(650, 714), slice(777, 841)
-PUPILS = 969, 970
-LIPS = slice(841, 969)
-UPPER_LIP, LOWER_LIP = (slice(841, 873), slice(873, 905)), (slice(905, 937), slice(937, 969))
-
 _MOUTH_Y = 1.094
 _MOUTH_HALF_WIDTH = 0.417
 _FACE_CENTRE_Y = 0.35
@@ -28,7 +17,7 @@ _FACE_CENTRE_Y = 0.35
 
 @cache
 def _template() -> np.ndarray:
-    """(971, 2) float64 landmarks of the mean face in the head frame's x and y."""
+    """(971, 2) float64 x and y of the mean face in the head frame."""
     table = files("heatmap").joinpath("template971.csv").read_text().splitlines()
     return np.loadtxt(table, delimiter=",", skiprows=1, usecols=(3, 4))
 
@@ -39,16 +28,32 @@ def _rotation(angle_deg: float) -> np.ndarray:
 
 
 def smoothstep(x: np.ndarray, low: float, high: float) -> np.ndarray:
-    """0 below `low`, 1 above `high`, with zero slope at both."""
+    """0 below `low`, 1 above `high`, a cubic with zero slope at both."""
     t = np.clip((x - low) / (high - low), 0, 1)
     return t * t * (3 - 2 * t)
 
 
 class Head:
-    """One head, posed: its landmarks in both frames, and the way between the frames.
+    """A posed head: its landmarks, and transforms between head frame and image.
 
-    points_head: (971, 3). points_image: (971, 2).
+    The mask is the head's surface without nose, brows, lips, chin and eye sockets. Points in two
+    dimensions are x and y of points on the surface.
+
+    Attributes:
+        points_head: (971, 3) landmarks in the head frame.
+        points_image: (971, 2) landmarks in image pixels.
     """
+
+    JAW = slice(0, 128)
+    HAIRLINE = slice(128, 273)
+    BROWS = slice(273, 337), slice(337, 401)
+    NOSE_SIDES = slice(401, 464), slice(464, 527)
+    RIDGE = slice(527, 587)
+    EYES = slice(587, 650), slice(714, 777)
+    LIDS = slice(650, 714), slice(777, 841)
+    PUPILS = 969, 970
+    LIPS = slice(841, 969)
+    UPPER_LIP, LOWER_LIP = (slice(841, 873), slice(873, 905)), (slice(905, 937), slice(937, 969))
 
     def __init__(self, shape: Shape, expression: Expression, pose: Pose) -> None:
         self.shape, self.pose = shape, pose
@@ -61,16 +66,16 @@ class Head:
 
         points = self._identity(_express(_template().copy(), shape, expression))
         self.points_head = self.lift(points)
-        for outline in (JAW, HAIRLINE):
+        for outline in (self.JAW, self.HAIRLINE):
             self.points_head[outline] = self._silhouette(points[outline])
-        outline_image = self.project(self.points_head[: HAIRLINE.stop])
+        outline_image = self.project(self.points_head[: self.HAIRLINE.stop])
         middle = (outline_image.min(0) + outline_image.max(0)) / 2
         self._offset = np.array([pose.x_image, pose.y_image]) - middle
         self.points_image = self.project(self.points_head)
         self._hide_far_side_of_nose()
 
     def _identity(self, points: np.ndarray) -> np.ndarray:
-        """Carries (..., 2) points of the template's frame to this person's face."""
+        """Moves (..., 2) points of the template to this person's face."""
         shape = self.shape
         x, y = points[..., 0], points[..., 1]
         side = smoothstep(np.abs(x), 0.3, 1.1)
@@ -90,14 +95,11 @@ class Head:
         return np.stack([x * (1 + widening * side) + bend, y + lengthening + below_chin], -1)
 
     def depth(self, points: np.ndarray, *, relief: bool = True) -> np.ndarray:
-        """(...) z of the skin over (..., 2) points of the head frame.
-
-        relief: with nose, brows, lips, chin and eye sockets; else the bare, nearly elliptic mask.
-        """
+        """Returns the (...) z at (..., 2) points, without `relief` that of the mask."""
         x, y = points[..., 0] / self.shape.face_width, points[..., 1] - _FACE_CENTRE_Y
         height = np.where(y < 0, 2.05, 2.5)
         inside = 1 - (x / 1.3) ** 2 - (y / height) ** 2
-        inside = (inside + np.sqrt(inside**2 + 0.01)) / 2  # never negative, always falling outwards
+        inside = (inside + np.sqrt(inside**2 + 0.01)) / 2  # positive, and decreasing outwards
         z = 1.05 * np.sqrt(inside)
         if not relief:
             return z
@@ -119,24 +121,24 @@ class Head:
         return z
 
     def lift(self, points: np.ndarray, *, relief: bool = True) -> np.ndarray:
-        """(..., 3): (..., 2) points of the head frame, laid on the skin."""
+        """Returns (..., 2) points with their depth as (..., 3)."""
         return np.concatenate([points, self.depth(points, relief=relief)[..., None]], -1)
 
     def project(self, points: np.ndarray) -> np.ndarray:
-        """(..., 2) points_image of (..., 3) points of the head frame."""
+        """Returns the (..., 2) points_image of (..., 3) points."""
         turned = points @ self.rotation.T
         grown = turned[..., :2] * (1 + self.pose.perspective * turned[..., 2:])
         return self.pose.scale_px * grown @ self._roll.T + self._offset
 
-    def place(self, x: np.ndarray | float, y: np.ndarray | float) -> np.ndarray:
-        """(..., 2) points_image of places on the mask, named in the template's coordinates."""
+    def project_mask(self, x: np.ndarray | float, y: np.ndarray | float) -> np.ndarray:
+        """Returns the (..., 2) points_image of points on the mask, given as template x and y."""
         points = self._identity(np.stack(np.broadcast_arrays(x, y), -1).astype(np.float64))
         return self.project(self.lift(points, relief=False))
 
     def unproject(self, points_image: np.ndarray) -> np.ndarray:
-        """(..., 2) head-frame x and y of the mask seen at `points_image`.
+        """Returns the (..., 2) points of the mask that project to `points_image`.
 
-        A damped fixed-point iteration; beyond the silhouette it yields places near the outline.
+        A damped fixed-point iteration. Outside the silhouette it ends near the outline.
         """
         rolled = (points_image - self._offset) / self.pose.scale_px @ self._roll
         inverse = np.linalg.inv(self.rotation[:2, :2])
@@ -150,10 +152,10 @@ class Head:
         return points
 
     def _silhouette(self, points: np.ndarray) -> np.ndarray:
-        """(N, 3) outline landmarks of a turned head, from its (N, 2) outline seen from the front.
+        """Returns the (N, 3) outline of the rotated head from its (N, 2) frontal outline.
 
-        A point that the head hides moves to the edge that hides it: it slides over the skin towards
-        the face's middle, to where it is furthest out in the image.
+        A point that the head hides slides over the mask towards the face's centre, to where it is
+        furthest out in the image.
         """
         middle = np.array([0.0, _FACE_CENTRE_Y])
         share = np.linspace(1, 0.6, 24)[:, None, None]
@@ -164,43 +166,45 @@ class Head:
         return candidates[furthest, np.arange(len(points))]
 
     def _hide_far_side_of_nose(self) -> None:
-        """Moves the side of the nose that the ridge hides to the ridge, in `points_image`."""
+        """Moves `points_image` of the nose side that the ridge hides to the ridge."""
         upright = (self.points_image - self._offset) @ self._roll
-        ridge = upright[RIDGE]
-        for side, sign in zip(NOSE_SIDES, (-1, 1), strict=True):
+        ridge = upright[self.RIDGE]
+        for side, sign in zip(self.NOSE_SIDES, (-1, 1), strict=True):
             at_ridge = np.interp(upright[side, 1], ridge[:, 1], ridge[:, 0])
             upright[side, 0] = sign * np.maximum(sign * upright[side, 0], sign * at_ridge)
         self.points_image = upright @ self._roll.T + self._offset
 
 
 def _express(points: np.ndarray, shape: Shape, expression: Expression) -> np.ndarray:
-    """Moves the features of `points`, (971, 2) landmarks of the template; returns them."""
+    """Applies features and expression to (971, 2) template points in place; returns them."""
     for index, sign in enumerate((-1, 1)):
         _move_eye(points, index, shape, expression)
-        _move_brow(points[BROWS[index]], sign, shape, expression)
-        points[NOSE_SIDES[index], 0] *= shape.nose_width * (1 + 0.08 * max(expression.smile, 0))
+        _move_brow(points[Head.BROWS[index]], sign, shape, expression)
+        points[Head.NOSE_SIDES[index], 0] *= shape.nose_width * (
+            1 + 0.08 * max(expression.smile, 0)
+        )
     _move_mouth(points, shape, expression)
-    below_mouth = smoothstep(points[JAW, 1], 0.9, 1.857)
-    points[JAW, 1] += 0.3 * expression.mouth_open * below_mouth
+    below_mouth = smoothstep(points[Head.JAW, 1], 0.9, 1.857)
+    points[Head.JAW, 1] += 0.3 * expression.mouth_open * below_mouth
     return points
 
 
 def _move_eye(points: np.ndarray, index: int, shape: Shape, expression: Expression) -> None:
-    """Opens or closes one eye, turns its gaze, and sets its size, tilt and place.
+    """Opens or closes an eye, turns its gaze, and sets size, tilt and position.
 
-    Both rings run from the outer corner over the upper lid; of N points, k is opposite N - k.
+    Both rings begin at the outer corner and run along the upper lid; point k faces point N - k.
     """
     sign = (-1, 1)[index]
     closed = np.clip(1 - expression.eye_open - sign * expression.eye_difference, -0.4, 1)
-    rings = points[EYES[index]], points[LIDS[index]], points[PUPILS[index]][None]
+    rings = points[Head.EYES[index]], points[Head.LIDS[index]], points[Head.PUPILS[index]][None]
     eye, lid, pupil = ((ring - (0.5 * sign, 0)) * (sign, 1) for ring in rings)
 
-    for ring, remains in ((eye, 0.0), (lid, 0.1)):  # closed lashes keep their thickness
+    for ring, remains in ((eye, 0.0), (lid, 0.1)):  # the lashes of a closed eye stay visible
         order = np.arange(len(ring))
         opposite = ring[-order, 1]
         upper = order < len(ring) / 2
-        way = np.where(upper, 0.8, 0.2) * min(closed, 1 - remains)
-        ring[:, 1] += way * (opposite - ring[:, 1])
+        shift = np.where(upper, 0.8, 0.2) * min(closed, 1 - remains)
+        ring[:, 1] += shift * (opposite - ring[:, 1])
 
     pupil[0, 0] += 0.09 * expression.gaze_x * sign
     upper_lid, lower_lid = eye[31::-1], eye[32:]
@@ -214,7 +218,7 @@ def _move_eye(points: np.ndarray, index: int, shape: Shape, expression: Expressi
 
 
 def _move_brow(brow: np.ndarray, sign: int, shape: Shape, expression: Expression) -> None:
-    """Sets thickness, tilt and place of one brow, and raises or knits it."""
+    """Sets a brow's thickness, tilt and position, and raises or knits it."""
     centre = np.array((0.57, -0.22))
     local = brow * (sign, 1) - centre
     bow = -0.06 * (local[:, 0] / 0.34) ** 2
@@ -228,19 +232,19 @@ def _move_brow(brow: np.ndarray, sign: int, shape: Shape, expression: Expression
 
 
 def _move_mouth(points: np.ndarray, shape: Shape, expression: Expression) -> None:
-    """Sets width and fullness of the lips, opens and bends them; closed lips share their edge."""
+    """Sets the lips' width and fullness, opens and bends them; closed lips share an edge."""
     smile = expression.smile
     across = np.clip(points[:, 0] / _MOUTH_HALF_WIDTH, -1, 1)
     gap = 0.42 * expression.mouth_open * (1 - across**2) * (1 + 0.6 * across**2)
     fullness = 1 - 0.25 * max(smile, 0)
-    for part, thickness, way in (
-        (UPPER_LIP[0], shape.upper_lip * fullness, -0.25),
-        (UPPER_LIP[1], 0.0, -0.25),
-        (LOWER_LIP[0], shape.lower_lip * fullness, 0.75),
-        (LOWER_LIP[1], 0.0, 0.75),
+    for part, thickness, opening in (
+        (Head.UPPER_LIP[0], shape.upper_lip * fullness, -0.25),
+        (Head.UPPER_LIP[1], 0.0, -0.25),
+        (Head.LOWER_LIP[0], shape.lower_lip * fullness, 0.75),
+        (Head.LOWER_LIP[1], 0.0, 0.75),
     ):
         lip = points[part]
-        lip[:, 1] = _MOUTH_Y + (lip[:, 1] - _MOUTH_Y) * thickness + way * gap[part]
+        lip[:, 1] = _MOUTH_Y + (lip[:, 1] - _MOUTH_Y) * thickness + opening * gap[part]
         corner = across[part]
         lip[:, 1] -= (0.10 * smile + 0.08 * expression.smile_difference * corner) * corner**2
         lip[:, 0] *= shape.mouth_width * (1 + 0.16 * smile - 0.12 * expression.mouth_open)

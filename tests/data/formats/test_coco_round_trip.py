@@ -1,4 +1,4 @@
-"""From the contest's layout into COCO keypoints by one command, and back by another."""
+"""Exporting a contest folder to COCO keypoints, and converting it back."""
 
 import json
 import shutil
@@ -23,8 +23,8 @@ from heatmap.data.contest import (
 
 Tool = Callable[..., int]
 
-# Folders, an ending in capitals, names that are one but for their folder, two and three faces in an
-# image, and a number that counts no face.
+# Subfolders, an upper-case suffix, equal names in different folders, images with several faces, and
+# a "#2" that does not number a face.
 TRAIN = [
     "ann_1.jpg", "ibug/ann_1.PNG", "deep/er/cy_2.jpg", "ann_1#2.jpg", "ann_1#3.jpg", "dee_1#2.png"
 ]  # fmt: skip
@@ -50,8 +50,8 @@ def contest(tmp_path: Path) -> Folder:
     targets += [folder.test_images / name for name in TEST]
     for target in targets:
         draw(target, generator)
-    for copy, of in ((3, 0), (4, 0), (8, 7)):
-        shutil.copyfile(targets[of], targets[copy])
+    for copy, original in ((3, 0), (4, 0), (8, 7)):
+        shutil.copyfile(targets[original], targets[copy])
     write_landmarks(folder.train_table, TRAIN, points[:6])
     write_asked_points(folder.test_points, TEST, np.tile([4, 0, 2, 1, 3], (4, 1)))
     write_answers(folder.solution, TEST, points[6:][:, [4, 0, 2, 1, 3]])
@@ -60,8 +60,8 @@ def contest(tmp_path: Path) -> Folder:
     return folder
 
 
-def back(tool: Tool, exported: Path, out: Path, *options: object) -> Folder:
-    """A contest folder of an exported one."""
+def convert_back(tool: Tool, exported: Path, out: Path, *options: object) -> Folder:
+    """Converts exported files to a contest folder."""
     parts = exported / "annotations"
     arguments = [parts / "train.json", out, "--images", exported / "train"]
     arguments += ["--test", parts / "test.json", "--test-images", exported / "test"]
@@ -70,7 +70,7 @@ def back(tool: Tool, exported: Path, out: Path, *options: object) -> Folder:
 
 
 def faces_of(folder: Folder) -> dict[str, tuple[np.ndarray, bytes]]:
-    """(5, 2) landmarks and the image of every face by its part and name, in table order."""
+    """Returns each face's (5, 2) landmarks and image bytes by part and name, in table order."""
     table = read_landmarks(folder.train_table)
     asked, solution = read_asked_points(folder.test_points, 5), read_solution(folder.solution)
     assert solution.names == asked.names
@@ -91,32 +91,32 @@ def boxes_of(folder: Folder) -> np.ndarray:
     return read_boxes(folder.boxes, paths + [folder.test_images / name for name in TEST])
 
 
-def test_nothing_is_lost_on_the_way_into_coco_and_back(
+def test_coco_round_trip_keeps_everything(
     contest: Folder, tool: Tool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert tool("data", "export", "coco", contest.root, tmp_path / "exported") == 0
     assert "6 faces to train on and 4 to test, 5 landmarks each" in capsys.readouterr().out
-    found = back(tool, tmp_path / "exported", tmp_path / "found")
+    converted = convert_back(tool, tmp_path / "exported", tmp_path / "converted")
     assert "--crop.rule box" in capsys.readouterr().out
 
-    expected, faces = faces_of(contest), faces_of(found)
+    expected, faces = faces_of(contest), faces_of(converted)
     assert sorted(faces) == sorted(expected)
     for name, (points, image) in expected.items():
         np.testing.assert_allclose(faces[name][0], points, atol=1e-4, rtol=0)
         assert faces[name][1] == image
-    np.testing.assert_array_equal(boxes_of(found), boxes_of(contest))
+    np.testing.assert_array_equal(boxes_of(converted), boxes_of(contest))
 
 
-def test_faces_of_an_image_share_it_again(contest: Folder, tool: Tool, tmp_path: Path) -> None:
+def test_faces_of_one_image_share_its_file(contest: Folder, tool: Tool, tmp_path: Path) -> None:
     assert tool("data", "export", "coco", contest.root, tmp_path / "exported") == 0
     images = [path for path in (tmp_path / "exported").glob("t*/**/*") if path.is_file()]
     assert len(images) == 7
-    found = back(tool, tmp_path / "exported", tmp_path / "found")
-    first, second = (found.train_images / name for name in ("ann_1.jpg", "ann_1#2.jpg"))
+    converted = convert_back(tool, tmp_path / "exported", tmp_path / "converted")
+    first, second = (converted.train_images / name for name in ("ann_1.jpg", "ann_1#2.jpg"))
     assert first.samefile(second)
 
 
-def test_another_image_with_a_number_stays_apart(
+def test_a_different_image_with_a_number_keeps_its_name(
     contest: Folder, tool: Tool, tmp_path: Path
 ) -> None:
     shutil.copyfile(contest.train_images / TRAIN[2], contest.train_images / "ann_1#2.jpg")
@@ -127,7 +127,7 @@ def test_another_image_with_a_number_stays_apart(
     assert [entry["image_id"] for entry in content["annotations"]] == [1, 2, 3, 4, 1, 5]
 
 
-def test_links_take_no_room_and_copies_are_their_own(
+def test_links_share_the_image_and_copies_do_not(
     contest: Folder, tool: Tool, tmp_path: Path
 ) -> None:
     assert tool("data", "export", "coco", contest.root, tmp_path / "linked", "--link") == 0
@@ -136,16 +136,16 @@ def test_links_take_no_room_and_copies_are_their_own(
     [linked] = (tmp_path / "linked").rglob("gus_7.jpg")
     [copied] = (tmp_path / "copied").rglob("gus_7.jpg")
     assert linked.samefile(image) and not copied.samefile(image)
-    found = back(tool, tmp_path / "linked", tmp_path / "found", "--link")
-    assert (found.test_images / "gus_7.jpg").samefile(image)
+    converted = convert_back(tool, tmp_path / "linked", tmp_path / "converted", "--link")
+    assert (converted.test_images / "gus_7.jpg").samefile(image)
 
 
-def test_a_part_alone_becomes_training_images(
+def test_a_single_part_becomes_training_images(
     contest: Folder, tool: Tool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert tool("data", "export", "coco", contest.root, tmp_path / "exported") == 0
     for part, names, rows in (("train", TRAIN, slice(6)), ("test", TEST, slice(6, 10))):
-        out = back(tool, tmp_path / "exported", tmp_path / part, "--part", part)
+        out = convert_back(tool, tmp_path / "exported", tmp_path / part, "--part", part)
         table = read_landmarks(out.train_table)
         assert sorted(table.names) == sorted(names) and not (out.root / "test").exists()
         boxes = read_boxes(out.boxes, [out.train_images / name for name in names])
@@ -159,10 +159,10 @@ def test_a_part_alone_becomes_training_images(
     arguments = [tmp_path / "no test" / "annotations" / "train.json", tmp_path / "none"]
     arguments += ["--images", tmp_path / "no test" / "train"]
     assert tool("data", "convert", "coco", *arguments, "--part", "test") == 1
-    assert "no faces in the part test" in capsys.readouterr().err
+    assert "the test part has no faces" in capsys.readouterr().err
 
 
-def test_test_images_without_labels_stay_out_and_are_counted(
+def test_unlabelled_test_images_are_left_out_and_counted(
     contest: Folder, tool: Tool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     contest.solution.unlink()
@@ -174,42 +174,42 @@ def test_test_images_without_labels_stay_out_and_are_counted(
     ]
     contest.train_table.unlink()
     assert tool("data", "export", "coco", contest.root, tmp_path / "nothing") == 1
-    assert "nothing is labelled" in capsys.readouterr().err
+    assert "no labelled face" in capsys.readouterr().err
 
 
-def test_without_boxes_those_of_the_landmarks_are_written(
+def test_missing_boxes_are_computed_from_the_landmarks(
     contest: Folder, tool: Tool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = tmp_path / "given.csv"
     shutil.move(contest.boxes, given)
     assert tool("data", "export", "coco", contest.root, tmp_path / "with", "--boxes", given) == 0
-    found = back(tool, tmp_path / "with", tmp_path / "found with")
+    converted = convert_back(tool, tmp_path / "with", tmp_path / "converted with")
     contest.boxes.symlink_to(given)
-    np.testing.assert_array_equal(boxes_of(found), boxes_of(contest))
+    np.testing.assert_array_equal(boxes_of(converted), boxes_of(contest))
     contest.boxes.unlink()
 
     assert tool("data", "export", "coco", contest.root, tmp_path / "without") == 0
-    found = back(tool, tmp_path / "without", tmp_path / "found without")
+    converted = convert_back(tool, tmp_path / "without", tmp_path / "converted without")
     points = np.stack([points for points, _ in faces_of(contest).values()])
     bounds = np.concatenate([np.nanmin(points, 1), np.nanmax(points, 1)], 1)
-    np.testing.assert_allclose(boxes_of(found), bounds, atol=1e-4)
+    np.testing.assert_allclose(boxes_of(converted), bounds, atol=1e-4)
 
     lonely = np.full((6, 5, 2), np.nan)
     lonely[:, 2] = 7
     write_landmarks(contest.train_table, TRAIN, lonely)
     assert tool("data", "export", "coco", contest.root, tmp_path / "lonely") == 1
-    assert "ann_1.jpg: this format needs a box" in capsys.readouterr().err
+    assert "ann_1.jpg: COCO needs a box" in capsys.readouterr().err
     assert not (tmp_path / "lonely").exists()
 
 
-def test_a_solution_of_other_images_is_refused(
+def test_a_solution_for_different_images_is_refused(
     contest: Folder, tool: Tool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     contest.solution.write_text(contest.solution.read_text().replace("gus_7", "hal_7"))
     assert tool("data", "export", "coco", contest.root, tmp_path / "exported") == 1
-    assert "solution.csv answers other images than" in capsys.readouterr().err
+    assert "test_points.csv list different images, such as gus_7.jpg" in capsys.readouterr().err
 
 
-def test_other_forms_are_not_written(contest: Folder, tool: Tool, tmp_path: Path) -> None:
+def test_other_formats_cannot_be_exported(contest: Folder, tool: Tool, tmp_path: Path) -> None:
     assert tool("data", "export", "wflw", contest.root, tmp_path / "exported") == 2
     assert not (tmp_path / "exported").exists()

@@ -1,4 +1,4 @@
-"""Every format as its data set ships it, written by hand, and what may be wrong in it."""
+"""Hand-written examples of every format as its data set ships it, and errors in them."""
 
 import json
 import shutil
@@ -22,8 +22,8 @@ Tool = Callable[..., int]
 Files = dict[str, str | bytes]
 
 
-def lay(folder: Path, files: Files) -> Path:
-    """A folder with these files; an image's bytes are its name."""
+def create(folder: Path, files: Files) -> Path:
+    """Writes the files into the folder and returns it."""
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,13 +32,14 @@ def lay(folder: Path, files: Files) -> Path:
 
 
 def images(*names: str) -> Files:
+    """Images whose bytes are their names; they are only copied."""
     return {name: name.encode() for name in names}
 
 
-def check(
+def assert_faces(
     out: Path, train: dict[str, list[list[float]]], test: dict[str, list[list[float]]]
 ) -> None:
-    """That the contest folder holds these faces, in this order."""
+    """Checks that the contest folder holds exactly these faces, in this order."""
     folder = Folder(root=out)
     table = read_landmarks(folder.train_table)
     assert list(table.names) == list(train)
@@ -58,7 +59,7 @@ def check(
 
 NAN = float("nan")
 
-# -------------------------------------------------------------------------------------- the facts
+# ------------------------------------------------------------------------------------ the formats
 
 UDACITY: Files = {
     "training_frames_keypoints.csv": ",0,1,2,3\n"
@@ -70,10 +71,10 @@ UDACITY: Files = {
 
 
 @pytest.mark.parametrize("below", ["", "data/"])
-def test_udacity(below: str, tool: Tool, tmp_path: Path) -> None:
-    source = lay(tmp_path / "P1", {below + name: content for name, content in UDACITY.items()})
+def test_udacity_tables(below: str, tool: Tool, tmp_path: Path) -> None:
+    source = create(tmp_path / "P1", {below + name: text for name, text in UDACITY.items()})
     assert tool("data", "convert", "udacity", source, tmp_path / "out") == 0
-    check(
+    assert_faces(
         tmp_path / "out",
         {"Luis_Fonsi_21.jpg": [[45, 98], [47, 106.5]], "A_B_1.jpg": [[NAN, NAN], [1, 2]]},
         {"Valerie_Harper_30.jpg": [[55, 62], [52, 72]]},
@@ -104,9 +105,10 @@ IBUG: Files = {
 def test_ibug_counts_from_one(
     tool: Tool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert tool("data", "convert", "ibug", lay(tmp_path / "300-W", IBUG), tmp_path / "out") == 0
+    source = create(tmp_path / "300-W", IBUG)
+    assert tool("data", "convert", "ibug", source, tmp_path / "out") == 0
     assert "left out: 1 mirrored copies" in capsys.readouterr().out
-    check(
+    assert_faces(
         tmp_path / "out",
         {
             "afw/134212_1.jpg": [[0, 0], [299.5, 0]],
@@ -119,10 +121,10 @@ def test_ibug_counts_from_one(
             "ibug/image_092 _01.jpg": [[9, 10], [NAN, NAN]],
         },
     )
-    # a folder of parts, as Helen and LFPW are shipped
+    # a data set with a folder per part, as Helen and LFPW are shipped
     source = tmp_path / "300-W" / "helen"
     assert tool("data", "convert", "ibug", source, tmp_path / "helen") == 0
-    check(
+    assert_faces(
         tmp_path / "helen",
         {"100032540_1.jpg": [[1, 2], [3, 4]]},
         {"30427236_1.jpg": [[5, 6], [7, 8]]},
@@ -137,7 +139,7 @@ WFLW: Files = {
     f"13 14 15 16 17 18 51 61 71 81 0 0 0 0 0 1 {PARADE}\n"
     f"19 20 21 22 23 24 52 62 72 82 0 0 0 0 0 1 {PARADE}\n",
     f"{LISTS}test.txt": f"25 26 27 28 29 30 53 63 73 83 0 0 0 0 0 0 {SOCCER}\n",
-    "WFLW_annotations/list_98pt_test/list_98pt_test_blur.txt": "another form",
+    "WFLW_annotations/list_98pt_test/list_98pt_test_blur.txt": "not a list",
     **images(f"WFLW_images/{PARADE}", f"WFLW_images/{SOCCER}"),
 }
 
@@ -145,11 +147,11 @@ WFLW: Files = {
 def test_wflw_has_several_faces_in_an_image(
     tool: Tool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source, out = lay(tmp_path / "WFLW", WFLW), tmp_path / "out"
+    source, out = create(tmp_path / "WFLW", WFLW), tmp_path / "out"
     assert tool("data", "convert", "wflw", source, out) == 0
     assert f"--crop.rule box --data.boxes {out / 'boxes.csv'}" in capsys.readouterr().out
     second, third = PARADE.replace(".jpg", "#2.jpg"), PARADE.replace(".jpg", "#3.jpg")
-    check(
+    assert_faces(
         out,
         {
             PARADE: [[1.5, 2], [3, 4], [5, 6]],
@@ -179,18 +181,18 @@ HELEN: Files = {
 
 
 def test_helen194(tool: Tool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = lay(tmp_path / "Helen", HELEN)
+    source = create(tmp_path / "Helen", HELEN)
     assert tool("data", "convert", "helen194", source, tmp_path / "out") == 0
     assert "left out: 1 annotations in neither" in capsys.readouterr().out
     train = {"100032540_1.jpg": [[340.475, 1081.01], [0, 0]], "3_1.jpg": [[11, 12], [13, 14]]}
     test = {"10_2.jpg": [[7.0, 8.0], [9.25, 10.0]]}
-    check(tmp_path / "out", train, test)
+    assert_faces(tmp_path / "out", train, test)
     (source / "trainnames.txt").unlink()
     (source / "testnames.txt").unlink()
     (source / "annotation" / "11.txt").unlink()
     assert tool("data", "convert", "helen194", source, tmp_path / "all") == 0
-    order = ["100032540_1.jpg", "10_2.jpg", "3_1.jpg"]  # of the annotations' numbers
-    check(tmp_path / "all", {name: (train | test)[name] for name in order}, {})
+    order = ["100032540_1.jpg", "10_2.jpg", "3_1.jpg"]  # by annotation number
+    assert_faces(tmp_path / "all", {name: (train | test)[name] for name in order}, {})
 
 
 def person(image: int, number: int, keypoints: list[float], **others: Any) -> dict[str, Any]:
@@ -217,22 +219,22 @@ COCO: Files = {
 }
 
 
-def test_coco_keypoints_are_pixels_and_boxes_edges(
+def test_coco_keypoints_are_pixel_centres_and_boxes_are_edges(
     tool: Tool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source = lay(tmp_path / "coco", COCO)
+    source = create(tmp_path / "coco", COCO)
     options = ["--images", source / "train", "--test", source / "annotations" / "val.json"]
     options += ["--test-images", source / "val"]
     arguments = ["convert", "coco", source / "annotations" / "train.json"]
     assert tool("data", *arguments, tmp_path / "out", *options) == 0
-    said = capsys.readouterr().out
-    assert "1 crowds" in said and "1 annotations without a labelled landmark" in said
+    output = capsys.readouterr().out
+    assert "1 crowds" in output and "1 annotations without a labelled landmark" in output
     train = {
         "000000000139.jpg": [[5, 6], [NAN, NAN]],
         "000000000285.jpg": [[1.0, 2.0], [3.0, 4.0]],
         "000000000285#2.jpg": [[7.0, 8.0], [9.0, 10.0]],
     }
-    check(tmp_path / "out", train, {"000000000007.jpg": [[1, 1], [2, 2]]})
+    assert_faces(tmp_path / "out", train, {"000000000007.jpg": [[1, 1], [2, 2]]})
     folder = Folder(root=tmp_path / "out")
     paths = [folder.train_images / "000000000139.jpg", folder.test_images / "000000000007.jpg"]
     assert read_boxes(folder.boxes, paths).tolist() == [[9.5, 19.5, 40, 59.5]] * 2
@@ -241,14 +243,14 @@ def test_coco_keypoints_are_pixels_and_boxes_edges(
     assert "1 people whose face is not valid" in capsys.readouterr().out
     points = [[1.5, 2], [NAN, NAN], [5, 6]]
     train = {"000000000285.jpg": points, "000000000285#2.jpg": points}
-    check(tmp_path / "faces", train, {"000000000007.jpg": points})
+    assert_faces(tmp_path / "faces", train, {"000000000007.jpg": points})
     folder = Folder(root=tmp_path / "faces")
     paths = [folder.train_images / name for name in train]
     assert read_boxes(folder.boxes, paths).tolist() == [[0.5, 1.5, 3.5, 5.5]] * 2
 
 
-def test_coco_as_other_software_wants_it(tool: Tool, tmp_path: Path) -> None:
-    source, out = lay(tmp_path / "coco", COCO), tmp_path / "out"
+def test_coco_export_has_the_fields_of_labelling_tools(tool: Tool, tmp_path: Path) -> None:
+    source, out = create(tmp_path / "coco", COCO), tmp_path / "out"
     for name, size in (("139", (4, 6)), ("285", (5, 3))):
         assert cv2.imwrite(
             str(source / "train" / f"{name:0>12}.jpg"), np.zeros((*size, 3), np.uint8)
@@ -271,18 +273,18 @@ def test_coco_as_other_software_wants_it(tool: Tool, tmp_path: Path) -> None:
     assert not (tmp_path / "again" / "annotations" / "test.json").exists()
 
 
-# -------------------------------------------------------------------------------- what is wrong
+# -------------------------------------------------------------------------------- errors
 
 TABLE, PTS, ROWS = "training_frames_keypoints.csv", "afw/134212_1.pts", f"{LISTS}train.txt"
 TEST_TABLE, PEOPLE = "test_frames_keypoints.csv", "annotations/train.json"
 WRONG: list[tuple[str, str, str, str, list[str]]] = [
-    # form, file, old text ("" removes the file), new text, words of the message
+    # format, file, old text ("" removes the file), new text, parts of the message
     ("udacity", TABLE, "47,106.5", "47,106;5", [TABLE, "row 2, column y of landmark 1", "'106;5'"]),
-    ("udacity", TABLE, "47,106.5", "47", ["row 2", "4 cells where the header has 5"]),
+    ("udacity", TABLE, "47,106.5", "47", ["row 2", "4 cells, but 5 in the header"]),
     ("udacity", TABLE, ",,,1", ",3,,1", ["row 3, column y of landmark 0", "leaves both empty"]),
-    ("udacity", TABLE, "A_B_1", "Luis_Fonsi_21", ["row 3: 'Luis_Fonsi_21.jpg'", "row 2 already"]),
-    ("udacity", TABLE, "A_B_1", "A_B_2", ["row 3: there is no image", "A_B_2.jpg"]),
-    ("udacity", TABLE, ",0,1,2,3", ",0,1,3,2", ["row 1, column 4", "expected '2', found '3'"]),
+    ("udacity", TABLE, "A_B_1", "Luis_Fonsi_21", ["row 3: 'Luis_Fonsi_21.jpg'", "already in"]),
+    ("udacity", TABLE, "A_B_1", "A_B_2", ["row 3: no image", "A_B_2.jpg"]),
+    ("udacity", TABLE, ",0,1,2,3", ",0,1,3,2", ["row 1", "pairs of columns", "found ',0,1,3,2'"]),
     ("udacity", TABLE, ",0,1,2,3", ",0,1,2", ["row 1", "pairs of columns"]),
     ("udacity", TEST_TABLE, ",2,3\r\nValerie_Harper_30.jpg,55,62", "\nValerie_Harper_30.jpg",
      ["row 2: 1 landmarks, but 2 in", f"{TABLE}, row 2"]),
@@ -293,41 +295,41 @@ WRONG: list[tuple[str, str, str, str, list[str]]] = [
     ("ibug", PTS, pts("1.000000 1.000000", "300.5 1"), pts("1 1"),
      [PTS, "1 landmarks, but 2 in", "indoor_001.pts"]),
     ("ibug", PTS, "version: 1", "<html>", [PTS, "expected 'version: 1'", "<html>"]),
-    ("ibug", "afw/134212_1.jpg", "", "", [PTS, "there is no image beside it"]),
+    ("ibug", "afw/134212_1.jpg", "", "", [PTS, "no image next to it"]),
     ("wflw", ROWS, "7 8 9", "7 8 x", [ROWS, "row 2, column x of landmark 1", "'x'"]),
-    ("wflw", ROWS, "7 8 9", "7 8", [ROWS, "row 2: 16 cells", "3 landmarks", "are 17"]),
+    ("wflw", ROWS, "7 8 9", "7 8", [ROWS, "row 2: 16 cells, expected 17: 3 landmarks"]),
     ("wflw", ROWS, "50 60 70 80", "50 60 50 80", [ROWS, "row 2: the box from (50, 60) to (50, 8"]),
     ("wflw", ROWS, "50 60 70 80", "50 60 7O 80", [ROWS, "row 2, x_max: '7O' is not a number"]),
     ("wflw", ROWS, "0 0 1 0 1 0 ", "0 0 2 0 1 0 ", [ROWS, "row 1, illumination: expected 0 or 1"]),
-    ("wflw", f"WFLW_images/{SOCCER}", "", "", [f"{LISTS}", "there is no image", SOCCER]),
+    ("wflw", f"WFLW_images/{SOCCER}", "", "", [f"{LISTS}", "no image", SOCCER]),
     ("helen194", "annotation/2.txt", "9.25 , 10", "9.25 10", ["2.txt, row 3: expected 'x,y'"]),
     ("helen194", "annotation/2.txt", "9.25 ,", "9..2 ,", ["row 3, column x of landmark 1", "9..2"]),
     ("helen194", "annotation/2.txt", "9.25 , 10", "", ["2.txt: 1 landmarks, but 2 in", "1.txt"]),
-    ("helen194", "annotation/2.txt", "10_2", "7 , 8", ["2.txt, row 1: expected an image's name"]),
-    ("helen194", "annotation/10.txt", "3_1", "10_2", ["10.txt: '10_2.jpg'", "2.txt already"]),
-    ("helen194", "trainnames.txt", "3_1", "10_2", ["testnames.txt, row 1: '10_2' stands in the"]),
-    ("helen194", "trainnames.txt", "3_1", "3_1\nlost_1", ["no annotation of 'lost_1'"]),
-    ("helen194", "helen_5/3_1.jpg", "", "", ["10.txt, row 1: there is no image '3_1'"]),
+    ("helen194", "annotation/2.txt", "10_2", "7 , 8", ["2.txt, row 1: expected an image name"]),
+    ("helen194", "annotation/10.txt", "3_1", "10_2", ["10.txt: '10_2.jpg'", "already in", "2.txt"]),
+    ("helen194", "trainnames.txt", "3_1", "10_2", ["testnames.txt, row 1: '10_2' is listed twice"]),
+    ("helen194", "trainnames.txt", "3_1", "3_1\nlost_1", ["1 names", "such as 'lost_1'"]),
+    ("helen194", "helen_5/3_1.jpg", "", "", ["10.txt, row 1: no image '3_1'"]),
     ("coco", PEOPLE, '"annotations"', '"people"', ["a list 'annotations'"]),
     ("coco", PEOPLE, "}]}", "}]", ["train.json: not JSON, or cut short"]),
-    ("coco", PEOPLE, '"id": 139', '"id": 285', ["image number 1", "taken already"]),
+    ("coco", PEOPLE, '"id": 139', '"id": 285', ["image number 1", "a unique id"]),
     ("coco", PEOPLE, '"image_id": 139', '"image_id": 1', ["annotation 2, image_id", "no image 1"]),
     ("coco", PEOPLE, "[5, 6, 2,", "[5, NaN, 2,", ["annotation 2, keypoints, number 1", "'nan'"]),
     ("coco", PEOPLE, "[5, 6, 2,", "[5, 2,", ["annotation 2, keypoints: 5 numbers"]),
     ("coco", PEOPLE, "[5, 6, 2,", "[9, 9, 2, 5, 6, 2,", ["annotation 1: 2 landmarks, but 3 in"]),
     ("coco", PEOPLE, "[10, 20, 30.5", "[10, 20, 0", ["bbox: the box from (9.5, 19.5) to (9.5,"]),
-    ("coco", PEOPLE, '"bbox": [10', '"box": [10', ["train.json, annotation 2: there is no box"]),
+    ("coco", PEOPLE, '"bbox": [10', '"box": [10', ["train.json, annotation 2: no box"]),
     ("coco", "train/000000000285.jpg", "", "", ["train.json, annotation 1", "no image", "285."]),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("form", "file", "old", "new", "words"),
+    ("format_name", "file", "old", "new", "words"),
     WRONG,
     ids=[f"{case[0]}: {case[4][0]}" for case in WRONG],
 )
-def test_what_is_wrong_is_named_and_nothing_is_left(
-    form: str,
+def test_errors_name_their_place_and_leave_no_folder(
+    format_name: str,
     file: str,
     old: str,
     new: str,
@@ -336,8 +338,8 @@ def test_what_is_wrong_is_named_and_nothing_is_left(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    forms = {"udacity": UDACITY, "ibug": IBUG, "wflw": WFLW, "helen194": HELEN, "coco": COCO}
-    source = lay(tmp_path / "source", forms[form])
+    formats = {"udacity": UDACITY, "ibug": IBUG, "wflw": WFLW, "helen194": HELEN, "coco": COCO}
+    source = create(tmp_path / "source", formats[format_name])
     if old:
         content = (source / file).read_bytes().decode()
         assert old in content
@@ -345,48 +347,48 @@ def test_what_is_wrong_is_named_and_nothing_is_left(
     else:
         (source / file).unlink()
     arguments: list[object] = [source, tmp_path / "out"]
-    if form == "coco":
+    if format_name == "coco":
         annotations = source / "annotations"
         arguments = [annotations / "train.json", tmp_path / "out", "--images", source / "train"]
         arguments += ["--test", annotations / "val.json", "--test-images", source / "val"]
-    assert tool("data", "convert", form, *arguments) == 1
-    said = capsys.readouterr().err
+    assert tool("data", "convert", format_name, *arguments) == 1
+    output = capsys.readouterr().err
     for word in words:
-        assert word in said
+        assert word in output
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
 @pytest.mark.parametrize(
-    ("form", "words"),
+    ("format_name", "words"),
     [
         ("udacity", "expected training_frames_keypoints.csv"),
-        ("ibug", "no labelled face is in it"),
-        ("wflw", "WFLW_images: there is no such folder"),
-        ("helen194", "expected the folder annotation"),
-        ("coco", "expected the JSON of the annotations"),
+        ("ibug", "found no labelled face"),
+        ("wflw", "WFLW_images: no such folder"),
+        ("helen194", "expected a folder named annotation"),
+        ("coco", "expected the JSON file of the annotations"),
     ],
 )
-def test_sources_that_are_none(
-    form: str, words: str, tool: Tool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_empty_missing_and_archived_sources_are_refused(
+    format_name: str, words: str, tool: Tool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "empty").mkdir()
-    assert tool("data", "convert", form, tmp_path / "empty", tmp_path / "out") == 1
+    assert tool("data", "convert", format_name, tmp_path / "empty", tmp_path / "out") == 1
     assert words in capsys.readouterr().err
-    assert tool("data", "convert", form, tmp_path / "lost", tmp_path / "out") == 1
-    assert "there is no such" in capsys.readouterr().err
-    if form != "coco":
+    assert tool("data", "convert", format_name, tmp_path / "lost", tmp_path / "out") == 1
+    assert "no such" in capsys.readouterr().err
+    if format_name != "coco":
         (tmp_path / "data.zip").write_bytes(b"PK")
-        assert tool("data", "convert", form, tmp_path / "data.zip", tmp_path / "out") == 1
+        assert tool("data", "convert", format_name, tmp_path / "data.zip", tmp_path / "out") == 1
         assert "unpack it" in capsys.readouterr().err
 
 
-def test_names_that_lead_out_of_the_folder_are_refused(
+def test_names_that_leave_the_folder_are_refused(
     tool: Tool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "secret.jpg").write_bytes(b"")
     for name in ("../../secret.jpg", str(tmp_path / "secret.jpg")):
         text = str(COCO[PEOPLE]).replace("000000000285.jpg", name)
-        source = lay(tmp_path / "coco", COCO | {PEOPLE: text})
+        source = create(tmp_path / "coco", COCO | {PEOPLE: text})
         arguments = [source / PEOPLE, tmp_path / "out"]
         assert tool("data", "convert", "coco", *arguments, "--images", source / "train") == 1
         assert "secret.jpg" in capsys.readouterr().err
@@ -394,15 +396,15 @@ def test_names_that_lead_out_of_the_folder_are_refused(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["secret.jpg"]
 
 
-def test_two_lists_of_one_part_and_two_images_of_one_name_are_refused(
+def test_ambiguous_lists_and_images_are_refused(
     tool: Tool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source = lay(tmp_path / "WFLW", WFLW | {"old/list_3pt_rect_attr_test.txt": ""})
+    source = create(tmp_path / "WFLW", WFLW | {"old/list_3pt_rect_attr_test.txt": ""})
     assert tool("data", "convert", "wflw", source, tmp_path / "out") == 1
-    assert "are both there" in capsys.readouterr().err
-    source = lay(tmp_path / "Helen", HELEN | images("helen_2/3_1.jpg"))
+    assert "found both" in capsys.readouterr().err
+    source = create(tmp_path / "Helen", HELEN | images("helen_2/3_1.jpg"))
     assert tool("data", "convert", "helen194", source, tmp_path / "out") == 1
-    assert "'3_1' may be" in capsys.readouterr().err
-    source = lay(tmp_path / "300-W", IBUG | images("afw/134212_1.png"))
+    assert "'3_1' matches both" in capsys.readouterr().err
+    source = create(tmp_path / "300-W", IBUG | images("afw/134212_1.png"))
     assert tool("data", "convert", "ibug", source, tmp_path / "out") == 1
-    assert "134212_1.png are both beside it" in capsys.readouterr().err
+    assert "134212_1.png are both next to it" in capsys.readouterr().err

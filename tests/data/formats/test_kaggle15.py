@@ -1,4 +1,4 @@
-"""Kaggle's facial keypoints, from the archives as they are downloaded to the submission."""
+"""Kaggle's facial keypoints, from the downloaded archives to the submission."""
 
 import csv
 import re
@@ -23,7 +23,7 @@ TEST_NAMES = [f"0000{number}.png" for number in range(1, 5)]
 
 @pytest.fixture
 def files(kaggle15_files: Path, tmp_path: Path) -> Path:
-    """The files of `kaggle15_files` as plain tables, to change."""
+    """A folder with `kaggle15_files` as plain tables that a test may change."""
     folder = tmp_path / "files"
     folder.mkdir()
     for name in ("training", "test"):
@@ -45,8 +45,8 @@ def cells_of(path: Path) -> list[list[str]]:
         return list(csv.reader(file))
 
 
-def change(path: Path, row: int, column: int, cell: str) -> None:
-    """Another cell in a table; rows from 1 as in messages, columns from 0."""
+def set_cell(path: Path, row: int, column: int, cell: str) -> None:
+    """Sets one cell of a table; rows count from 1 as in messages, columns from 0."""
     cells = cells_of(path)
     cells[row - 1][column] = cell
     with path.open("w", newline="") as file:
@@ -64,61 +64,63 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
 # ------------------------------------------------------------------------------------ conversion
 
 
-def test_images_and_landmarks_are_those_of_the_tables(files: Path, tmp_path: Path) -> None:
+def test_converted_images_and_landmarks_match_the_tables(files: Path, tmp_path: Path) -> None:
     done = convert(files, tmp_path / "out")
     assert (done.num_training, done.num_complete, done.num_test, done.num_asked) == (10, 8, 4, 64)
     folder = Folder(root=tmp_path / "out")
     table = read_landmarks(folder.train_table)
     assert table.names == [f"{row:05}.png" for row in range(2, 12)]
     assert table.points_image.shape == (10, 15, 2)
-    for row, (*numbers, image) in enumerate(cells_of(files / "training.csv")[1:]):
+    for row, (*numbers, grey_values) in enumerate(cells_of(files / "training.csv")[1:]):
         expected = [float(number or "nan") for number in numbers]
         np.testing.assert_allclose(table.points_image[row].ravel(), expected, atol=5e-6, rtol=0)
         image = read_image(folder.train_images / table.names[row])
-        grey = np.array(image.split(), int).reshape(96, 96, 1)
+        grey = np.array(grey_values.split(), int).reshape(96, 96, 1)
         np.testing.assert_array_equal(image, np.broadcast_to(grey, (96, 96, 3)))
     assert np.isnan(table.points_image[..., 0]).sum(1).tolist() == [0, 0, 11, 0, 0, 11, 0, 0, 0, 0]
 
     asked = read_asked_points(folder.test_points, 15)
     assert asked.names == TEST_NAMES
     assert asked.indices.tolist() == [list(range(15))] * 4
-    for row, (_, image) in enumerate(cells_of(files / "test.csv")[1:]):
+    for row, (_, grey_values) in enumerate(cells_of(files / "test.csv")[1:]):
         stored = cv2.imread(str(folder.test_images / TEST_NAMES[row]), cv2.IMREAD_UNCHANGED)
-        np.testing.assert_array_equal(stored, np.array(image.split(), int).reshape(96, 96))
+        np.testing.assert_array_equal(stored, np.array(grey_values.split(), int).reshape(96, 96))
     assert folder.lookup_table.read_bytes() == (files / "IdLookupTable.csv").read_bytes()
 
 
-def test_decimals_are_kept_to_the_digit(files: Path, tmp_path: Path) -> None:
+def test_decimals_are_kept_digit_by_digit(files: Path, tmp_path: Path) -> None:
     convert(files, tmp_path / "out")
     written = (tmp_path / "out" / "train" / "landmarks.csv").read_text().splitlines()
     given = cells_of(files / "training.csv")
     assert [line.split("\t")[1:] for line in written[1:]] == [cells[:-1] for cells in given[1:]]
 
 
-@pytest.mark.parametrize("form", ["outer zip", "training.zip", "training.csv", "one zip", "mixed"])
-def test_every_form_of_the_source_gives_the_same(
-    files: Path, kaggle15_files: Path, tmp_path: Path, form: str
+@pytest.mark.parametrize(
+    "layout", ["outer zip", "training.zip", "training.csv", "one zip", "mixed"]
+)
+def test_every_source_layout_gives_the_same_folder(
+    files: Path, kaggle15_files: Path, tmp_path: Path, layout: str
 ) -> None:
     tables = [files / "training.csv", files / "test.csv", files / "IdLookupTable.csv"]
-    if form == "outer zip":
+    if layout == "outer zip":
         everything = sorted(kaggle15_files.iterdir())
         assert len(everything) == 3
         source = pack(tmp_path / "facial-keypoints-detection.zip", *everything)
-    elif form == "one zip":
+    elif layout == "one zip":
         source = pack(tmp_path / "mine.zip", *tables)
-    elif form == "mixed":  # a cleaned table in the place of Kaggle's, beside Kaggle's archives
+    elif layout == "mixed":  # a cleaned table next to Kaggle's archives
         source = tmp_path / "mixed" / "cleaned.csv"
         shutil.copytree(kaggle15_files, source.parent)
         shutil.copy(files / "training.csv", source)
         (source.parent / "training.zip").write_bytes(b"not used")
     else:
-        source = kaggle15_files / form if form.endswith("zip") else files / form
+        source = kaggle15_files / layout if layout.endswith("zip") else files / layout
     convert(files, tmp_path / "expected")
     convert(source, tmp_path / "out")
     assert bytes_of(tmp_path / "out") == bytes_of(tmp_path / "expected")
 
 
-def test_columns_may_stand_in_another_order(files: Path, tmp_path: Path) -> None:
+def test_columns_may_come_in_any_order(files: Path, tmp_path: Path) -> None:
     convert(files, tmp_path / "expected")
     for name in ("training", "test"):
         cells = [list(reversed(row)) for row in cells_of(files / f"{name}.csv")]
@@ -137,7 +139,7 @@ def test_columns_may_stand_in_another_order(files: Path, tmp_path: Path) -> None
         ("drop", 200, [2, 3, 5, 6, 8, 9, 10, 11]),
     ],
 )
-def test_incomplete_rows_are_dropped_before_the_limit_counts(
+def test_limit_counts_only_the_kept_rows(
     files: Path,
     tmp_path: Path,
     incomplete: Literal["keep", "drop"],
@@ -152,7 +154,7 @@ def test_incomplete_rows_are_dropped_before_the_limit_counts(
     assert sorted(path.name for path in folder.train_images.iterdir()) == names
 
 
-def test_without_test_data_there_is_no_test_part(files: Path, tmp_path: Path) -> None:
+def test_without_test_data_no_test_part_is_written(files: Path, tmp_path: Path) -> None:
     (files / "IdLookupTable.csv").unlink()
     assert convert(files, tmp_path / "unasked").num_asked is None
     assert not Folder(root=tmp_path / "unasked").lookup_table.exists()
@@ -162,23 +164,23 @@ def test_without_test_data_there_is_no_test_part(files: Path, tmp_path: Path) ->
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["train"]
 
 
-def test_the_names_are_those_that_the_mirror_permutation_means() -> None:
+def test_landmark_names_agree_with_the_mirror_permutation() -> None:
     swap = {"left": "right", "right": "left"}
     mirrored = [re.sub("left|right", lambda side: swap[side[0]], name) for name in LANDMARKS]
     assert [LANDMARKS[k] for k in schemes.mirror_permutation(15)] == mirrored
 
 
-def test_file_names_tell_no_people_unless_a_pattern_says_so(files: Path, tmp_path: Path) -> None:
+def test_file_names_name_no_person_without_a_pattern(files: Path, tmp_path: Path) -> None:
     convert(files, tmp_path / "out")
     names = read_landmarks(tmp_path / "out" / "train" / "landmarks.csv").names
     assert split_rows(names).rule == "by order (the last 2 of 10 rows)"
     assert split_rows(names, person_pattern="(.+)").rule.startswith("by person (10 people, 2 in")
 
 
-# ------------------------------------------------------------------------------------- refusals
+# ------------------------------------------------------------------------------------- errors
 
 
-def cut(folder: Path) -> None:
+def truncate(folder: Path) -> None:
     path = folder / "training.csv"
     path.write_text(path.read_text()[:-20000])
 
@@ -198,21 +200,27 @@ def blank_row(folder: Path) -> None:
     [
         ((("training", 4, 20, "12,5")), ["training.csv, row 4, column nose_tip_x", "not a number"]),
         ((("training", 4, 1, "")), ["row 4, column left_eye_center_y", "leaves both empty"]),
-        ((("training", 5, 0, "660")), ["row 5, column left_eye_center_x", "outside", "0 to 96"]),
+        (
+            (("training", 5, 0, "660")),
+            ["row 5, column left_eye_center_x", "outside the image, 0 to 96"],
+        ),
         ((("training", 6, 30, "1 2 x 4")), ["row 6, column Image, value 3", "0 to 255", "'x'"]),
         ((("training", 6, 30, "0 256")), ["row 6, column Image, value 2", "'256'"]),
         ((("training", 6, 30, "1 2 3")), ["row 6, column Image", "3 grey values", "9216"]),
-        ((("test", 3, 0, "1")), ["test.csv, row 3, column ImageId", "stands in row 2 already"]),
-        ((("test", 3, 0, "one")), ["row 3, column ImageId", "whole number", "'one'"]),
+        ((("test", 3, 0, "1")), ["test.csv, row 3, column ImageId", "1 is already in row 2"]),
+        ((("test", 3, 0, "one")), ["row 3, column ImageId", "positive whole number", "'one'"]),
         ((("IdLookupTable", 7, 1, "9")), ["row 7, column ImageId", "no test image 9"]),
         ((("IdLookupTable", 7, 2, "nose")), ["row 7, column FeatureName", "'nose'"]),
-        ((("IdLookupTable", 7, 0, "2")), ["row 7, column RowId", "stands in row 3 already"]),
-        (cut, ["training.csv, row 11, column Image", "grey values, expected 9216"]),
-        (drop_column, ["training.csv, row 1", "missing, unknown or twice: 'nose_tip_x', 'nose_x'"]),
+        ((("IdLookupTable", 7, 0, "2")), ["row 7, column RowId", "2 is already in row 3"]),
+        (truncate, ["training.csv, row 11, column Image", "grey values, expected 9216"]),
+        (
+            drop_column,
+            ["training.csv, row 1", "missing, unknown or repeated: 'nose_tip_x', 'nose_x'"],
+        ),
         (blank_row, ["test.csv, row 4", "blank"]),
     ],
 )
-def test_what_is_wrong_is_named_and_nothing_is_left(
+def test_errors_name_their_place_and_leave_no_folder(
     files: Path,
     tmp_path: Path,
     spoil: tuple[str, int, int, str] | Callable[[Path], None],
@@ -222,7 +230,7 @@ def test_what_is_wrong_is_named_and_nothing_is_left(
         spoil(files)
     else:
         table, row, column, cell = spoil
-        change(files / f"{table}.csv", row, column, cell)
+        set_cell(files / f"{table}.csv", row, column, cell)
     with pytest.raises(ValueError) as error:
         convert(files, tmp_path / "out")
     for word in words:
@@ -230,7 +238,7 @@ def test_what_is_wrong_is_named_and_nothing_is_left(
     assert [path.name for path in tmp_path.iterdir()] == ["files"]
 
 
-def test_damaged_and_other_archives_are_named(
+def test_damaged_and_wrong_archives_are_named(
     files: Path, kaggle15_files: Path, tmp_path: Path
 ) -> None:
     good, out = (kaggle15_files / "training.zip").read_bytes(), tmp_path / "out"
@@ -264,7 +272,7 @@ def test_damaged_and_other_archives_are_named(
     assert not out.exists()
 
 
-def test_a_folder_with_something_in_it_is_refused(kaggle15_files: Path, tmp_path: Path) -> None:
+def test_a_non_empty_folder_is_refused(kaggle15_files: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="not an empty folder"):
         convert(kaggle15_files, tmp_path)
@@ -280,12 +288,12 @@ def lookup(kaggle15_files: Path) -> Lookup:
 
 
 def predictions() -> np.ndarray:
-    """(4, 15, 2), each number its own: image + landmark / 100 + (y: 50)."""
+    """(4, 15, 2), all numbers different: image + landmark / 100, and 50 more for y."""
     image, landmark, axis = np.indices((4, 15, 2))
     return image + landmark / 100 + 50 * axis
 
 
-def test_every_row_is_answered_in_the_order_of_the_lookup_table(
+def test_a_submission_has_the_rows_of_the_lookup_table_in_order(
     lookup: Lookup, kaggle15_files: Path, tmp_path: Path
 ) -> None:
     order = [2, 0, 3, 1]
@@ -303,7 +311,7 @@ def test_every_row_is_answered_in_the_order_of_the_lookup_table(
         assert float(location) == pytest.approx(expected, abs=1e-6)
 
 
-def test_locations_lie_in_the_image(lookup: Lookup, tmp_path: Path) -> None:
+def test_locations_are_clipped_to_the_image(lookup: Lookup, tmp_path: Path) -> None:
     write_submission(tmp_path / "s.csv", lookup, TEST_NAMES, predictions() * 3 - 3, "none")
     locations = np.array([float(row[1]) for row in cells_of(tmp_path / "s.csv")[1:]])
     assert (locations.min(), locations.max()) == (0, 96)
@@ -314,11 +322,11 @@ def test_locations_lie_in_the_image(lookup: Lookup, tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_what_cannot_be_answered_leaves_no_file(lookup: Lookup, tmp_path: Path) -> None:
+def test_missing_and_non_finite_predictions_leave_no_file(lookup: Lookup, tmp_path: Path) -> None:
     path, points = tmp_path / "s.csv", predictions()
     with pytest.raises(ValueError, match=r"1 images have no prediction, such as 00004.png"):
         write_submission(path, lookup, TEST_NAMES[:3], points[:3], "none")
-    with pytest.raises(ValueError, match="15 landmarks, but the predictions hold 68"):
+    with pytest.raises(ValueError, match="expected 15 landmarks per prediction, got 68"):
         write_submission(path, lookup, TEST_NAMES, np.zeros((4, 68, 2)), "none")
     for value in (np.nan, np.inf):
         points[1, 7, 1] = value
@@ -331,7 +339,7 @@ def test_what_cannot_be_answered_leaves_no_file(lookup: Lookup, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_the_real_faces_are_converted_by_the_command(faces15: Path, tmp_path: Path) -> None:
+def test_the_command_converts_real_faces(faces15: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     tool = Path(__file__).resolve().parents[3] / "tools" / "data.py"
     command = [sys.executable, tool, "convert", "kaggle15", faces15 / "training.zip", out]
