@@ -170,9 +170,9 @@ def _against_runs(labels: AuditData) -> dict[str, np.ndarray]:
 
 def _of_shape(labels: AuditData, model: shape.ShapeModel) -> dict[str, np.ndarray]:
     """Logarithms of the distances from the shape model, off its changes and along them."""
-    seen = model.see(shape.of(labels.points_image))
-    off = np.abs(seen.lying - seen.explained) / model.noise
-    return {"part": _log(_by_group(off, labels.groups)), "whole": _log(_rms(seen.coefficients))}
+    fitted = model.reconstruct(shape.of(labels.points_image))
+    off = np.abs(fitted.aligned - fitted.reconstructed) / model.noise
+    return {"part": _log(_by_group(off, labels.groups)), "whole": _log(_rms(fitted.coefficients))}
 
 
 def _by_group(values: np.ndarray, groups: dict[str, range]) -> np.ndarray:
