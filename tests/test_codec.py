@@ -144,8 +144,9 @@ def test_targets_have_the_leading_axes_and_the_dtype_of_their_points() -> None:
 @SIGMAS
 def test_dilating_the_factors_dilates_the_whole_target_exactly(sigma: float) -> None:
     points = inside(np.random.default_rng(21), 40, border=-2 * REACH * sigma)
-    along_y, along_x = codec.gaussian_factors(points.float(), HEIGHT, WIDTH, sigma)
-    separable = codec.dilated(along_y)[:, :, None] * codec.dilated(along_x)[:, None, :]
+    along_y, along_x = codec.log_gaussian_factors(points.float(), HEIGHT, WIDTH, sigma)
+    dilated_y, dilated_x = codec.dilated(along_y.exp()), codec.dilated(along_x.exp())
+    separable = dilated_y[:, :, None] * dilated_x[:, None, :]
     for target, dilated in zip(rendered(points, sigma), separable, strict=True):
         expected = cv2.dilate(target.numpy(), np.ones((3, 3), np.uint8))
         assert np.array_equal(dilated.numpy(), expected)

@@ -113,7 +113,7 @@ class HeatmapNetwork(Network):
 
     def _steepness(self, output: Maps) -> float:
         height, width = output.features.shape[-2:]
-        return codec.sharpness(height, width, self.sigma)
+        return codec.softmax_steepness(height, width, self.sigma)
 
     def decode(self, output: Maps) -> CropPrediction:
         """What the decoder reads off the maps, in crop pixels."""
