@@ -24,9 +24,9 @@ class Decoded(NamedTuple):
 
     points_heatmap: Tensor  # (..., 2), (x, y) in heatmap pixels
     peak: Tensor  # (...), the map's highest value
+    # (..., 2, 2), spread around the point in square heatmap pixels: sigma² I for a target, less
+    # where the border cuts the window
     covariance: Tensor
-    """(..., 2, 2), spread of the map around the point in square heatmap pixels: sigma² I for a
-    target well inside the map, less where the border cuts the window."""
 
 
 def log_gaussian_factors(
@@ -64,9 +64,8 @@ def render(points_heatmap: Tensor, height: int, width: int, sigma: float) -> Ten
 def decode(heatmaps: Tensor, sigma: float, decoder: str = "window") -> Decoded:
     """Decodes whole heatmaps; `heatmap.maps.decode` does the same without holding them all.
 
-    window: soft-argmax with weights max(h, 0)² in a window around the peak. Along an axis where
-        the border cuts the window, that mean is biased; the vertex of a parabola through the
-        logarithms of three sums of the window replaces it.
+    window: soft-argmax with weights max(h, 0)² in a window around the peak. Where the border cuts
+        the window, a parabola through the logarithms of three of its sums replaces the biased mean.
     parabola: the vertex of a parabola through the logarithms of the peak and its two neighbours,
         along each axis. Exact for a Gaussian, fastest, most sensitive to noise.
     global: `soft_argmax` over the whole map, with a steepness inverse to the peak's height.
@@ -134,8 +133,7 @@ def softmax_steepness(height: int, width: int, sigma: float) -> float:
     """Returns the factor of a target's heights before the softmax over the whole map.
 
     The background, H W pixels of weight 1, pulls the point to the map's centre against the peak's
-    weight of about 2 pi sigma² exp(k) / k. With the returned k, it moves a point at the border by
-    0.02 heatmap pixels.
+    weight of about 2 pi sigma² exp(k) / k: with the returned k by 0.02 pixels at the border.
     """
     pull = height * width * max(height, width) / 2 / (0.02 * 2 * math.pi * sigma**2)
     steepness = math.log(pull)

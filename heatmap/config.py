@@ -5,8 +5,8 @@ Make a variant with `dataclasses.replace`. This module imports no torch, so `--h
 
 import dataclasses
 import difflib
+import json
 import math
-import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -253,7 +253,7 @@ class DenseUNet(HeatmapModel):
     """Heatmaps from H-DenseUNet's 2-D network, whose skips add the DenseNet's raw blocks."""
 
     encoder: Literal["densenet121", "densenet161", "densenet169", "densenet201"] = "densenet161"
-    """DenseNet of torchvision's naming; densenet161 gives the paper's DenseUNet-167."""
+    """DenseNet encoder; densenet161 gives the paper's DenseUNet-167."""
     dropout: BelowOne = 0.3
     """Dropout probability of the last stage at stride 1, as in the paper."""
 
@@ -463,17 +463,10 @@ class Experiment:
         return self.stages or (Stage(epochs=self.train.epochs or 20, schedule=self.schedule),)
 
 
-def to_dict(part: Any) -> dict[str, Any]:
-    """Returns the dataclass as JSON-able values; a field of several classes records its class."""
-    values, hints = dict(vars(part)), typing.get_type_hints(type(part))
-    for name, value in values.items():
-        if dataclasses.is_dataclass(value):
-            kind = {"type": type(value).__name__} if len(_dataclasses_in(hints[name])) > 1 else {}
-            values[name] = kind | to_dict(value)
-        elif isinstance(value, Path):
-            values[name] = str(value)
-        elif isinstance(value, tuple):
-            values[name] = [to_dict(v) if dataclasses.is_dataclass(v) else v for v in value]
+def to_dict(experiment: Experiment) -> dict[str, Any]:
+    """Returns the experiment as JSON-able values; the model records its class as "type"."""
+    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(experiment), default=str))
+    values["model"] = {"type": type(experiment.model).__name__, **values["model"]}
     return values
 
 
@@ -487,7 +480,7 @@ def from_dict(kind: type[T], values: dict[str, Any]) -> T:
     arguments: dict[str, Any] = {}
     for name, value in values.items():
         if name in hints:
-            arguments[name] = _from_json(value, hints[name], f"{kind.__name__}.{name}")
+            arguments[name] = _from_json(value, hints[name])
         elif name in OPTIONS_OF_0_1.get(kind.__name__, {}):
             if renamed := OPTIONS_OF_0_1[kind.__name__][name]:
                 arguments[renamed] = value
@@ -498,20 +491,20 @@ def from_dict(kind: type[T], values: dict[str, Any]) -> T:
     return kind(**arguments)
 
 
-def _from_json(value: Any, hint: Any, name: str) -> Any:
-    kinds = {kind.__name__: kind for kind in _dataclasses_in(hint)}
-    if kinds and isinstance(value, dict):
-        wanted = value.get("type") if len(kinds) > 1 else None
-        if wanted not in {None, *kinds}:
-            raise UserError(f"{name} has no type {wanted!r}")
-        kind = kinds[wanted or next(iter(kinds))]
-        return from_dict(kind, {k: v for k, v in value.items() if k != "type" or len(kinds) == 1})
+def _from_json(value: Any, hint: Any) -> Any:
+    is_part = hint == Model or dataclasses.is_dataclass(hint)
+    if is_part and isinstance(value, dict):
+        if hint == Model:
+            kinds = {kind.__name__: kind for kind in typing.get_args(Model)}
+            name = value.get("type", UNet.__name__)
+            if name not in kinds:
+                raise UserError(f"Experiment.model has no type {name!r}")
+            hint, value = kinds[name], {k: v for k, v in value.items() if k != "type"}
+        return from_dict(hint, value)
     if hint in (Path, Path | None) and value is not None:
         return Path(value)
     if isinstance(value, list):
-        (item, *_) = typing.get_args(hint)
-        is_part = dataclasses.is_dataclass(item)
-        return tuple(from_dict(item, v) if is_part else v for v in value)
+        return tuple(_from_json(item, typing.get_args(hint)[0]) for item in value)
     return value
 
 
@@ -523,8 +516,3 @@ def flatten(values: Any, name: str = "") -> dict[str, Any]:
         return {name: values}
     parts = (flatten(v, f"{name}.{key}" if name else str(key)) for key, v in values.items())
     return {name: value for part in parts for name, value in part.items()}
-
-
-def _dataclasses_in(hint: Any) -> list[type]:
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    return [o for o in options if isinstance(o, type) and dataclasses.is_dataclass(o)]

@@ -4,9 +4,9 @@ Integer coordinates are pixel centres: an image covers [-0.5, width - 0.5] along
 is `(x + 0.5) f - 0.5`, the grid of a stride-s heatmap is `h = (x + 0.5) / s - 0.5`, and a mirrored
 image is `width - 1 - x`.
 
-Points live in one of three frames: image (its own pixels), crop (the network's input) and heatmap
-(its output grid). Affines are (..., 3, 3) float64 matrices on homogeneous (x, y, 1), named
-destination first: in `image_from_crop @ crop_from_heatmap` the inner names match.
+Points are in one of three frames: image, crop (the network's input) or heatmap (its output grid).
+Affines are (..., 3, 3) float64 matrices on homogeneous (x, y, 1), named destination first: in
+`image_from_crop @ crop_from_heatmap` the inner names match.
 """
 
 import functools

@@ -46,14 +46,14 @@ class Targets(NamedTuple):
     def tile(self, rows: slice, columns: slice) -> "Targets":
         """Returns the targets of some rows and columns of the maps."""
         # copies, since views with other strides would trigger a recompilation
-        along_y, along_x, wide_y, wide_x = (
+        y, x, wide_y, wide_x = (
             torch.narrow_copy(factor, -1, part.start, part.stop - part.start)
-            for factor, part in zip(self[:4], (rows, columns, rows, columns), strict=True)
+            for factor, part in zip(self[:4], (rows, columns) * 2, strict=True)
         )
-        return Targets(along_y, along_x, wide_y, wide_x, self.weights, self.weight_map)
+        return Targets(y, x, wide_y, wide_x, self.weights, self.weight_map)
 
 
-# (heights, targets, pointwise) -> (loss, slope); see `loss_of_block`
+# (heights, targets, pointwise) -> (loss, slope), as `loss_of_block`
 BlockLoss = Callable[[Tensor, Targets, Pointwise], tuple[Tensor, Tensor]]
 
 
@@ -153,8 +153,7 @@ def soft_argmax(maps: Maps, steepness: Tensor | float) -> tuple[Tensor, Tensor]:
     values the pixels' coordinates and their products. The bias cancels.
 
     Returns:
-        points_heatmap (B, P, 2) and covariance (B, P, 2, 2) in square heatmap pixels, float32
-        (float64 for float64 features).
+        points_heatmap (B, P, 2) and covariance (B, P, 2, 2), in float32 or better.
     """
     with torch.autocast(maps.features.device.type, enabled=False):
         features, embeddings, _ = _to_full_precision(maps)
@@ -186,8 +185,7 @@ def divergence(
         sigma: of the Gaussians in heatmap pixels.
 
     Returns:
-        Scalar in nats, the weighted sum over B P (at most ln 2 for weights of 1), float32 (float64
-        for float64 features).
+        Scalar in nats: the weighted sum over B P (at most ln 2 for weights of 1).
 
     Source: Nibali et al. 2018, https://arxiv.org/abs/1801.07372.
     """

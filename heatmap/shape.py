@@ -69,12 +69,8 @@ def placement(shapes: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, np.ndar
     Centre and size (root of the summed squares) of their common landmarks become equal, then the
     rotation is the best one (Procrustes analysis).
 
-    Args:
-        shapes: (N, P).
-        mean: (P,), or (N, P) for one per shape.
-
-    Returns:
-        (N, 1) complex factors and offsets; NaN with fewer than three common landmarks.
+    From shapes (N, P) and a mean (P,) or one mean per shape (N, P): complex factors and offsets
+    (N, 1), NaN with fewer than three common landmarks.
     """
     is_common = np.isfinite(shapes) & np.isfinite(mean)
     count = is_common.sum(1, keepdims=True)
@@ -261,8 +257,8 @@ def _model(mean: np.ndarray, rest: np.ndarray, robust: np.ndarray, share: float)
 def turns(points_image: AnyPoints) -> np.ndarray:
     """Returns (N,) float64: the yaw of every head relative to the mean, about -0.5 to 0.5.
 
-    It is the first principal component of the aligned shapes, whose mean has unit size. In images
-    of people that is the turn to the side. Its sign is arbitrary.
+    It is the first principal component of the aligned shapes, of unit size: for people, the turn
+    to the side. Its sign is arbitrary.
 
     Args:
         points_image: (N, P, 2) in image pixels; faces with an unlabelled landmark get NaN.
