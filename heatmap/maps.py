@@ -7,7 +7,6 @@ over images and landmarks, since it needs whole maps.
 Shapes: B images, C feature channels, P landmarks, H x W heatmap pixels.
 """
 
-import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -119,7 +118,11 @@ def loss(
     def targets_in(images: slice) -> Targets:
         return targets_of(points_heatmap[images], weights[images], map_hw, sigma, weight_map)
 
-    return _BlockedLoss.apply(*maps, targets_in, functools.partial(block_loss, pointwise=pointwise))
+    def loss_and_slope(heights: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
+        return block_loss(heights, targets, pointwise)
+
+    with torch.autocast(maps.features.device.type, enabled=False):
+        return _BlockedLoss.apply(*maps, targets_in, loss_and_slope)
 
 
 def targets_of(
@@ -128,7 +131,9 @@ def targets_of(
     """Returns the targets of points (b, P, 2) in their dtype; points of weight 0 are ignored."""
     # 0 times NaN is not 0
     points_heatmap = torch.where(weights[..., None] > 0, points_heatmap, 0)
-    along_y, along_x = (f.exp() for f in codec.log_gaussian_factors(points_heatmap, *map_hw, sigma))
+    height, width = map_hw
+    factors = codec.log_gaussian_factors(points_heatmap, height, width, sigma)
+    along_y, along_x = (factor.exp() for factor in factors)
     wide = codec.dilated(along_y), codec.dilated(along_x)
     return Targets(along_y, along_x, *wide, weights.clone(), weight_map)
 
@@ -220,11 +225,11 @@ def _divergence_of_block(
 class _BlockedLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
-        *maps, targets_in, block_loss = arguments
-        ctx.save_for_backward(*maps)
-        ctx.functions, with_gradients = (targets_in, block_loss), any(ctx.needs_input_grad)
-        with torch.autocast(maps[0].device.type, enabled=False):
-            loss, ctx.gradients = _loss_and_gradients(Maps(*maps), *ctx.functions, with_gradients)
+        *tensors, ctx.targets_in, ctx.loss_and_slope = arguments
+        ctx.save_for_backward(*tensors)
+        loss, ctx.gradients = _loss_and_gradients(
+            Maps(*tensors), ctx.targets_in, ctx.loss_and_slope, any(ctx.needs_input_grad)
+        )
         return loss
 
     @staticmethod
@@ -233,15 +238,16 @@ class _BlockedLoss(torch.autograd.Function):
         # scaled in place, since a copy would double the memory of the features' gradient
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:  # second backward pass through a retained graph
+            maps, functions = Maps(*ctx.saved_tensors), (ctx.targets_in, ctx.loss_and_slope)
             with torch.autocast(upstream[0].device.type, enabled=False):
-                _, gradients = _loss_and_gradients(Maps(*ctx.saved_tensors), *ctx.functions, True)
+                _, gradients = _loss_and_gradients(maps, *functions, with_gradients=True)
         return *(gradient.mul_(upstream[0]) for gradient in gradients), None, None
 
 
 def _loss_and_gradients(
     maps: Maps,
     targets_in: Callable[[slice], Targets],
-    block_loss: Callable[[Tensor, Targets], tuple[Tensor, Tensor]],
+    loss_and_slope: Callable[[Tensor, Targets], tuple[Tensor, Tensor]],
     with_gradients: bool,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     (images, channels, height, width), num_landmarks = maps.features.shape, len(maps.bias)
@@ -261,7 +267,7 @@ def _loss_and_gradients(
             tile = maps.features[b, :, rows, columns].to(dtype)  # (b, C, rows, columns)
             pixels = tile.flatten(2)
             heights = _heights(pixels, embeddings, bias)
-            loss, slope = block_loss(heights, targets.tile(rows, columns))
+            loss, slope = loss_and_slope(heights, targets.tile(rows, columns))
             total += (loss * targets.weights).sum(dtype=torch.float64)
             if grad_features is not None:
                 grad_features[b, :, rows, columns] = (embeddings.T @ slope).view_as(tile)
