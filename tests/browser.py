@@ -1,4 +1,4 @@
-"""A page as it is written, and as Chromium shows it."""
+"""Reads HTML pages as written, and as Chromium shows them."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-# Pages tell of themselves from inside frames, since a window has a least width of its own.
+# Pages are measured inside frames, since a window cannot be narrower than about 500 px.
 FRAME = '<iframe src="{src}" style="border:0;width:{width}px;height:3000px"></iframe>'
 MEASURE = """
 <script>addEventListener("load", () => parent.postMessage({
@@ -23,19 +23,19 @@ MEASURE = """
   text: document.body.innerText,
 }, "*"))</script>
 """
-RECEIVE = """<!doctype html><pre id="told"></pre>
+RECEIVE = """<!doctype html><pre id="measured"></pre>
 <script>
-const told = [];
+const measured = [];
 addEventListener("message", event => {
-  told.push(event.data);
-  document.getElementById("told").textContent = JSON.stringify(told);
+  measured.push(event.data);
+  document.getElementById("measured").textContent = JSON.stringify(measured);
 })
 </script>
 """
 
 
 class Elements(HTMLParser):
-    """The elements of a page with their attributes; fails where tags are not closed in order."""
+    """The elements of a page with their attributes; fails if tags are not closed in order."""
 
     ALONE = ("meta", "link", "img")
 
@@ -63,16 +63,17 @@ class Elements(HTMLParser):
 
 
 def shown(page: Path, widths: Sequence[int], scratch: Path) -> list[dict[str, Any]]:
-    """What a browser makes of the file on screens of those widths; skips where there is none.
+    """Measures a page on screens of several widths; skips the test if there is no browser.
+
+    Fails if the browser logs anything.
 
     Returns:
-        By width: page_width, screen_width; images: natural widths, 0 where one did not load;
-        charts: their widths on the screen; text: what is read. It fails where the browser
-        complains of anything.
+        For each width: page_width and screen_width; images: natural widths, 0 if one did not load;
+        charts: widths on the screen; text: what the page shows.
     """
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
     if chromium is None:
-        pytest.skip("no browser to look with (Debian's package chromium)")
+        pytest.skip("no browser (Debian's package chromium)")
     copy, frames = scratch / "measured.html", scratch / "frames.html"
     copy.write_text(page.read_text("utf-8").replace("</body>", f"{MEASURE}</body>"), "utf-8")
     inside = "".join(FRAME.format(src=copy.name, width=width) for width in widths)
@@ -84,8 +85,8 @@ def shown(page: Path, widths: Sequence[int], scratch: Path) -> list[dict[str, An
          "--virtual-time-budget=20000", "--window-size=1400,3000", "--dump-dom", frames.as_uri()],
         capture_output=True, text=True, timeout=240, check=True,
     )  # fmt: skip
-    told = re.search(r'<pre id="told">(.+?)</pre>', done.stdout, re.DOTALL)
-    assert told, f"the page did not load: {done.stdout[-500:]} {done.stderr[-2000:]}"
+    measured = re.search(r'<pre id="measured">(.+?)</pre>', done.stdout, re.DOTALL)
+    assert measured, f"the page did not load: {done.stdout[-500:]} {done.stderr[-2000:]}"
     assert "CONSOLE" not in done.stderr, done.stderr
-    found: list[dict[str, Any]] = json.loads(unescape(told[1]))
-    return sorted(found, key=lambda one: widths.index(one["screen_width"]))
+    pages: list[dict[str, Any]] = json.loads(unescape(measured[1]))
+    return sorted(pages, key=lambda page: widths.index(page["screen_width"]))

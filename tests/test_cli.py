@@ -5,14 +5,19 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
+from torch.utils.data import Dataset
 
 from heatmap.cli.running import run_command
 from heatmap.cli.train import main
-from heatmap.errors import UserError
+from heatmap.data import samples
+from heatmap.errors import UsageError, UserError
 from heatmap.runs import checkpoint
 from heatmap.runs.ledger import read_metrics
 from heatmap.runtime import distributed
@@ -35,6 +40,62 @@ EXPERIMENT = Experiment(
 '''
 
 
+class Done(NamedTuple):
+    """A finished command."""
+
+    code: int
+    out: str  # standard output and log lines
+    error: str
+
+    def assert_refused(self, code: int, *words: str) -> None:
+        assert self.code == code, self.error
+        message = " ".join(re.sub(r"[│╭╮╰╯─]", " ", self.error).split())
+        for word in words:
+            assert word in message
+        assert "Traceback" not in message
+
+
+Train = Callable[..., Done]
+
+
+@pytest.fixture
+def train(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> Train:
+    """Runs train.py in this process."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: object) -> Done:
+        capsys.readouterr()
+        caplog.clear()
+        try:
+            code = main([*map(str, arguments)])
+        except SystemExit as stopped:
+            code = int(stopped.code or 0)
+        out, error = capsys.readouterr()
+        return Done(code, "\n".join([out, *caplog.messages]), error)
+
+    return run
+
+
+def in_new_process(*arguments: object, folder: Path = ROOT) -> Done:
+    """Runs Python on the arguments in a folder."""
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=folder,
+        env=os.environ | {"COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+TRAIN = ROOT / "tools" / "train.py"
+
+
 @pytest.fixture
 def experiment(tmp_path: Path) -> Path:
     path = tmp_path / "questions" / "tiny.py"
@@ -43,40 +104,14 @@ def experiment(tmp_path: Path) -> Path:
     return path
 
 
-def train(*arguments: object, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """Runs tools/train.py as a person would, in a folder."""
-    return subprocess.run(
-        [sys.executable, str(ROOT / "tools" / "train.py"), *map(str, arguments)],
-        cwd=folder,
-        env=os.environ | {"COLUMNS": "200", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-
-
-def assert_refused(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
-    assert done.returncode == code, done.stderr
-    said = " ".join(re.sub(r"[│╭╮╰╯─]", " ", done.stderr).split())
-    for word in words:
-        assert word in said
-    assert "Traceback" not in said
-
-
-# -------------------------------------------------------------------------------- before torch
+# ------------------------------------------------------------------------- options and help
 
 
 def test_help_shows_every_field_with_its_default_and_does_not_import_torch(
     experiment: Path,
 ) -> None:
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", "tools/train.py", str(experiment), "--help"],
-        cwd=ROOT,
-        env=os.environ | {"COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0
+    done = in_new_process("-X", "importtime", TRAIN, experiment, "--help")
+    assert done.code == 0
     for text in (
         "How is the command line doing?",
         "--train.epochs",
@@ -88,17 +123,17 @@ def test_help_shows_every_field_with_its_default_and_does_not_import_torch(
         "--out",
         "--dry-run",
     ):
-        assert text in done.stdout
-    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+        assert text in done.out
+    imported = {line.rpartition("|")[2].strip() for line in done.error.splitlines()}
     assert "heatmap.config" in imported
     assert not imported & {"torch", "numpy", "cv2", "wandb"}
 
 
-def test_without_arguments_the_usage_is_shown() -> None:
+def test_without_arguments_the_usage_is_shown(train: Train) -> None:
     done = train()
-    assert done.returncode == 2
-    assert "train.py EXPERIMENT.py --out RUN" in done.stdout
-    assert train("--help").returncode == 0
+    assert done.code == 2
+    assert "train.py EXPERIMENT.py --out RUN" in done.out
+    assert train("--help").code == 0
 
 
 @pytest.mark.parametrize(
@@ -108,44 +143,102 @@ def test_without_arguments_the_usage_is_shown() -> None:
         (["--optimiser.lr", "3"], ["--optimizer.lr"]),
         (["--train.epochs", "many"], ["many"]),
         (["--train.precision", "fp8"], ["fp8", "bf16"]),
-        (["--train.epochs", "0"], ["train.epochs must be at least 1, not 0"]),
-        (
-            ["--data.validation", "0", "--train.patience", "2"],
-            ["train.patience needs", "there are"],
-        ),
-        (["--crop.height", "16"], ["crop.height must be at least 32, not 16"]),
+        (["--train.epochs", "0"], ["train.epochs must be at least 1"]),
+        (["--data.validation", "0", "--train.patience", "2"], ["train.patience needs"]),
+        (["--crop.height", "16"], ["crop.height must be at least 32"]),
         (["surplus"], ["surplus"]),
         (["--out"], ["--out"]),
     ],
 )
-def test_wrong_usage_exits_with_2_and_says_what(
-    experiment: Path, arguments: list[str], words: list[str]
+def test_wrong_options_exit_with_2_and_are_named(
+    train: Train, experiment: Path, arguments: list[str], words: list[str]
 ) -> None:
-    assert_refused(train(experiment, *arguments), 2, *words)
+    train(experiment, *arguments).assert_refused(2, *words)
 
 
-def test_an_experiment_that_is_not_there_is_named() -> None:
-    assert_refused(train("experiments/unte.py"), 2, "experiments/unte.py")
-    assert_refused(train("experiments"), 2, "experiments")
-    assert_refused(train("--trian.epochs", "3"), 2, "--trian.epochs")
-    assert_refused(train("README.md"), 2, "README.md")
-
-
-def test_a_file_without_an_experiment_is_named(tmp_path: Path) -> None:
+def test_a_missing_or_invalid_experiment_file_is_named(train: Train, tmp_path: Path) -> None:
+    train("experiments/unte.py").assert_refused(2, "experiments/unte.py")
+    train("experiments").assert_refused(2, "experiments")
+    train("--trian.epochs", "3").assert_refused(2, "--trian.epochs")
+    train("README.md").assert_refused(2, "README.md")
     (tmp_path / "empty.py").write_text("EXPERIMENT = 3\n")
-    assert_refused(train(tmp_path / "empty.py"), 2, "empty.py", "EXPERIMENT")
+    train(tmp_path / "empty.py").assert_refused(2, "empty.py", "EXPERIMENT")
+    (tmp_path / "invalid.py").write_text(EXPERIMENT.replace("epochs=1", "epochs=-1"))
+    train(tmp_path / "invalid.py").assert_refused(2, "train.epochs must be at least 1")
 
 
-def test_a_value_that_cannot_be_in_an_experiment_file_is_explained(experiment: Path) -> None:
-    experiment.write_text(EXPERIMENT.replace("epochs=1", "epochs=-1"))
-    assert_refused(train(experiment), 2, "train.epochs must be at least 1, not -1")
+def test_resume_needs_the_folder_of_a_run(train: Train, tmp_path: Path) -> None:
+    train("--resume").assert_refused(2, "--resume needs a run folder")
+    train("--resume", tmp_path / "run").assert_refused(1, "no run found here", f"{tmp_path}/run")
+    assert not (tmp_path / "run").exists()
 
 
-def test_resume_takes_a_run_folder() -> None:
-    assert_refused(train("--resume"), 2, "--resume takes a run folder")
+@pytest.mark.parametrize("name", ["unet", "baseline", "quickstart"])
+def test_the_repository_s_experiments_load_from_any_folder(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = train(ROOT / "experiments" / f"{name}.py", "--help")
+    assert done.code == 0, done.error
+    assert "--data.root" in done.out
 
 
-def test_on_windows_the_way_out_is_named(
+# ------------------------------------------------------------------------ how failures end
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (UserError("face.jpg is torn"), 1, "face.jpg is torn"),
+        (UsageError("--share must be positive"), 2, "--share must be positive"),
+        (FileNotFoundError(2, "No such file", "a.csv"), 1, "a.csv: No such file"),
+        (OSError("the disk is gone"), 1, "the disk is gone"),
+        (MemoryError("too large"), 1, "out of memory (too large); use a smaller batch or model"),
+        (
+            RuntimeError("CUDA out of memory.\nTried 2 GiB"),
+            1,
+            "out of memory (CUDA out of memory.)",
+        ),
+    ],
+)
+def test_a_users_problem_is_one_line(
+    capsys: pytest.CaptureFixture[str], error: Exception, code: int, message: str
+) -> None:
+    def fail() -> None:
+        raise error
+
+    assert run_command(fail) == code
+    output = capsys.readouterr().err
+    assert output.startswith(f"error: {message}") and output.count("\n") == 1
+
+
+def test_a_bug_shows_its_traceback_and_exits_with_1() -> None:
+    program = """
+import sys
+import numpy as np
+from heatmap.cli.running import run_command
+sys.exit(run_command(lambda: np.ones((2, 3)) @ np.ones((2, 3))))
+"""
+    done = in_new_process("-c", program)
+    assert done.code == 1
+    assert done.error.startswith("Traceback") and "ValueError: matmul" in done.error
+    assert "error: matmul" not in done.error
+
+
+class Broken(Dataset[Any]):
+    def __getitem__(self, index: int) -> Any:
+        return np.ones((2, 3)) @ np.ones((2, 3))
+
+
+def test_a_bug_in_a_loader_worker_shows_the_worker_s_traceback() -> None:
+    def read() -> None:
+        list(samples.load(Broken(), [[0]], 1, torch.device("cpu")))
+
+    with pytest.raises(ValueError, match=r"(?s)Original Traceback.*in __getitem__.*matmul"):
+        run_command(read)
+
+
+def test_windows_is_referred_to_wsl(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "platform", "win32")
@@ -156,29 +249,25 @@ def test_on_windows_the_way_out_is_named(
     assert "WSL" in error and error.count("\n") == 1
 
 
-def test_nothing_that_windows_lacks_is_imported_at_the_start() -> None:
+def test_imports_need_no_module_that_windows_lacks() -> None:
     program = "import sys; sys.modules['fcntl'] = sys.modules['resource'] = None\n"
     program += "import heatmap.training.loop, heatmap.cli.train, heatmap.cli.data"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    done = in_new_process("-c", program)
+    assert done.code == 0, done.error
 
 
-# ----------------------------------------------------------------------------------- with torch
-
-
-def test_resume_of_nothing_is_refused(tmp_path: Path) -> None:
-    assert_refused(train("--resume", tmp_path / "run"), 1, "no run here", str(tmp_path / "run"))
-    assert not (tmp_path / "run").exists()
+# -------------------------------------------------------------------------------- training
 
 
 @pytest.mark.slow
-def test_missing_data_are_named_and_leave_no_run(experiment: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    data = tmp_path / "nowhere"
-    assert_refused(train(experiment, "--data.root", data, "--out", out), 1, str(data))
+def test_missing_data_are_named_and_leave_no_run(
+    train: Train, experiment: Path, tmp_path: Path
+) -> None:
+    out, data = tmp_path / "run", tmp_path / "nowhere"
+    command = [experiment, "--data.root", data, "--out", out]
+    train(*command).assert_refused(1, str(data))
     data.mkdir()
-    done = train(experiment, "--data.root", data, "--out", out)
-    assert_refused(done, 1, "train/landmarks.csv", str(data))
+    train(*command).assert_refused(1, "train/landmarks.csv", str(data))
     assert not out.exists()
 
 
@@ -192,88 +281,119 @@ def test_missing_data_are_named_and_leave_no_run(experiment: Path, tmp_path: Pat
         (["--data.split", "person", "--data.person-pattern", "("], ["person pattern"]),
     ],
 )
-def test_what_the_data_or_the_network_cannot_do_is_explained(
-    experiment: Path, tmp_path: Path, tiny_contest: Path, arguments: list[str], words: list[str]
-) -> None:
+def test_options_that_do_not_fit_data_or_network_are_explained(
+    train: Train, experiment: Path, tmp_path: Path, tiny_contest: Path, arguments: list[str],
+    words: list[str],
+) -> None:  # fmt: skip
     out = tmp_path / "run"
     done = train(experiment, "--data.root", tiny_contest, "--out", out, *arguments)
-    assert_refused(done, 1, "error: ", *words)
+    done.assert_refused(1, "error: ", *words)
     assert not out.exists()
 
 
 @pytest.mark.slow
-def test_a_dry_run_tells_everything_and_makes_nothing(
-    experiment: Path, tmp_path: Path, tiny_contest: Path
+def test_a_dry_run_shows_sizes_memory_and_time_and_writes_nothing(
+    train: Train, experiment: Path, tmp_path: Path, tiny_contest: Path
 ) -> None:
-    arguments = ["--data.root", tiny_contest, "--train.batch", "3", "--crop.height", "34"]
-    done = train(experiment, *arguments, "--dry-run", folder=tmp_path)
-    assert done.returncode == 0, done.stderr
-    config, end = json.JSONDecoder().raw_decode(done.stdout)
+    command = [experiment, "--data.root", tiny_contest, "--train.batch", "3", "--dry-run"]
+    # a process of its own, whose peak memory is that of the two steps
+    done = in_new_process(TRAIN, *command, "--crop.height", "34", folder=tmp_path)
+    assert done.code == 0, done.error
+    config, end = json.JSONDecoder().raw_decode(done.out)
     assert config["train"]["batch"] == 3
     assert config["model"]["encoder"] == "tu-test_resnet"
     for text in (
         "9 training and 3 validation images, 7 landmarks",
         "UNet on tu-test_resnet",
-        "3 an epoch, at most 3",
+        "3 per epoch, at most 3",
         "7 of 9 x 12",
+        "6 channels cannot show 7 such heatmaps",
     ):
-        assert text in done.stdout[end:]
-    (mib,) = re.findall(r"memory +([\d,]+) MiB on top of the program", done.stdout)
+        assert text in done.out[end:]
+    (mib,) = re.findall(r"memory +([\d,]+) MiB at the peak of two steps", done.out)
     assert 1 < int(mib.replace(",", "")) < 4000
-    assert re.search(r"time +\d+\.\d\d s a step, .* on cpu", done.stdout)
+    assert re.search(r"time +\d+\.\d\d s per step, .* on cpu", done.out)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["questions"]
+    assert "capped" not in train(*command, "--model.width", "7").out
 
 
-@pytest.mark.slow
-def test_a_dry_run_says_when_the_maps_are_capped(experiment: Path, tiny_contest: Path) -> None:
-    arguments = ["--data.root", tiny_contest, "--dry-run", "--model.width"]
-    assert "6 channels cannot show 7 such maps" in train(experiment, *arguments, "6").stdout
-    assert "capped" not in train(experiment, *arguments, "7").stdout
+WIDER = """
+from dataclasses import replace
+from questions import tiny
+model = replace(tiny.EXPERIMENT.model, width=9)
+EXPERIMENT = replace(tiny.EXPERIMENT, name="wider", model=model)
+"""
 
 
-@pytest.mark.slow
-def test_a_run_from_start_to_end(experiment: Path, tmp_path: Path, tiny_contest: Path) -> None:
-    out = tmp_path / "runs" / "first"
-    command = [experiment, "--data.root", tiny_contest, "--out", out]
-    done = train(*command, "--train.epochs", "2")
-    assert done.returncode == 0, done.stderr
-    assert len(re.findall(r"^epoch +\d", done.stdout, re.MULTILINE)) == 2
-    assert "best validation MSE" in done.stdout
-    for name in ("config.json", "split.json", "metrics.jsonl", "summary.json", "best.pt"):
-        assert (out / name).is_file()
+class FinishedRun(NamedTuple):
+    folder: Path
+    experiment: Path
+    done: Done
 
-    before = (out / "metrics.jsonl").read_bytes()
-    assert_refused(train(*command), 1, "already holds a run", f"--resume {out}")
-    done = train("--resume", out)
-    assert done.returncode == 0
-    assert "has finished" in done.stdout
-    assert (out / "metrics.jsonl").read_bytes() == before
+
+@pytest.fixture(scope="module")
+def cosine_run(tiny_contest: Path, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    """A run of two epochs in a process of its own; not to be changed.
+
+    Its experiment derives from a sibling, and it starts in a folder that does not hold them.
+    """
+    folder = tmp_path_factory.mktemp("cosine")
+    experiment = folder / "questions" / "wider.py"
+    experiment.parent.mkdir()
+    (folder / "elsewhere").mkdir()
+    experiment.write_text(WIDER)
+    experiment.with_name("tiny.py").write_text(EXPERIMENT)
+    command = [TRAIN, "../questions/wider.py", "--data.root", tiny_contest, "--train.epochs", "2"]
+    done = in_new_process(*command, folder=folder / "elsewhere")
+    return FinishedRun(folder / "elsewhere" / "runs" / "wider", experiment, done)
 
 
 @pytest.fixture(scope="module")
 def constant_run(tiny_contest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of two epochs whose learning rate is the same whatever its length."""
+    """A run of two epochs whose learning rate does not depend on its length."""
     folder = tmp_path_factory.mktemp("constant")
     (folder / "tiny.py").write_text(EXPERIMENT)
-    out = folder / "run"
-    done = train(
-        folder / "tiny.py", "--data.root", tiny_contest, "--out", out, "--train.epochs", "2",
-        "--schedule.kind", "constant",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return out
+    command = [folder / "tiny.py", "--data.root", tiny_contest, "--out", folder / "run"]
+    options = ["--train.epochs", "2", "--schedule.kind", "constant"]
+    assert main([*map(str, command), *options]) == 0
+    return folder / "run"
+
+
+def files_of(run: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+@pytest.mark.slow
+def test_a_run_from_start_to_end(train: Train, cosine_run: FinishedRun) -> None:
+    out, experiment, done = cosine_run
+    assert done.code == 0, done.error
+    assert len(re.findall(r"^epoch +\d", done.out, re.MULTILINE)) == 2
+    assert "best validation MSE" in done.out
+    for name in ("config.json", "split.json", "metrics.jsonl", "summary.json"):
+        assert (out / name).is_file()
+    saved = checkpoint.load(out / "best.pt")
+    assert saved.config["name"] == "wider"
+    assert saved.config["model"]["width"] == saved.network["embeddings"].shape[1] == 9
+
+    before = files_of(out)
+    done = train(experiment.with_name("tiny.py"), "--out", out)
+    done.assert_refused(1, "already holds a run", f"--resume {out}")
+    done = train("--resume", out)
+    assert done.code == 0
+    assert "has finished" in done.out
+    assert files_of(out) == before
 
 
 @pytest.mark.slow
 def test_a_resumed_run_can_be_longer_and_have_its_data_elsewhere(
-    constant_run: Path, experiment: Path, tiny_contest: Path, tmp_path: Path
+    train: Train, constant_run: Path, experiment: Path, tiny_contest: Path, tmp_path: Path
 ) -> None:
-    """It ends as the run that was that long, and that had its data there, from the start."""
+    """It ends like a run of that length from the start."""
     out, data = tmp_path / "run", tmp_path / "moved"
     shutil.copytree(constant_run, out)
     data.symlink_to(tiny_contest)
     done = train("--resume", out, "--train.epochs", "3", "--data.root", data, "--data.workers", "1")
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.error
     kept = json.loads((out / "config.json").read_text())
     assert (kept["train"]["epochs"], kept["data"]["root"]) == (3, str(data))
     assert kept["data"]["workers"] == 1
@@ -282,10 +402,10 @@ def test_a_resumed_run_can_be_longer_and_have_its_data_elsewhere(
         experiment, "--data.root", tiny_contest, "--out", whole, "--train.epochs", "3",
         "--schedule.kind", "constant",
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.error
     for name in ("best.pt", "last.pt"):
-        one, other = (checkpoint.load(folder / name).network for folder in (out, whole))
-        assert all(torch.equal(tensor, other[key]) for key, tensor in one.items())
+        resumed, unbroken = (checkpoint.load(folder / name).network for folder in (out, whole))
+        assert all(torch.equal(tensor, unbroken[key]) for key, tensor in resumed.items())
     rows = [read_metrics(folder) for folder in (out, whole)]
     assert [row["val/mse"] for row in rows[0]] == [row["val/mse"] for row in rows[1]]
 
@@ -294,75 +414,46 @@ def test_a_resumed_run_can_be_longer_and_have_its_data_elsewhere(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--optimizer.lr", "0.1"], ["--optimizer.lr", "keeps", "--data.root", "--train.epochs"]),
+        (["--optimizer.lr", "0.1"], ["cannot change --optimizer.lr,", "--data.root"]),
         (["--seed", "3", "--crop.width", "64"], ["--seed", "--crop.width"]),
         (["--train.epoch", "3"], ["--train.epochs"]),
         (["--train.epochs", "1"], ["--train.epochs 1 is less than the run's 2"]),
         (["--train.epochs", "99"], ["warm-up", "over after 2 epochs"]),
     ],
 )
-def test_what_a_resumed_run_keeps_is_refused_by_name(
-    constant_run: Path, arguments: list[str], words: list[str]
+def test_options_that_a_resumed_run_cannot_change_are_named(
+    train: Train, constant_run: Path, arguments: list[str], words: list[str]
 ) -> None:
-    before = {path: path.read_bytes() for path in constant_run.rglob("*") if path.is_file()}
-    assert_refused(train("--resume", constant_run, *arguments), 2, *words)
-    assert before == {path: path.read_bytes() for path in before}
+    before = files_of(constant_run)
+    train("--resume", constant_run, *arguments).assert_refused(2, *words)
+    assert files_of(constant_run) == before
 
 
 @pytest.mark.slow
-def test_a_run_that_anneals_to_its_end_is_not_made_longer(
-    experiment: Path, tiny_contest: Path, tmp_path: Path
+def test_a_run_that_anneals_to_its_end_cannot_be_longer(
+    train: Train, cosine_run: FinishedRun
 ) -> None:
-    out = tmp_path / "run"
-    done = train(experiment, "--data.root", tiny_contest, "--out", out)
-    assert done.returncode == 0, done.stderr
-    done = train("--resume", out, "--train.epochs", "3")
-    assert_refused(done, 2, "--train.epochs", "cosine anneals", "--train.start")
+    done = train("--resume", cosine_run.folder, "--train.epochs", "3")
+    done.assert_refused(2, "--train.epochs", "cosine anneals", "--train.start")
 
 
 @pytest.mark.slow
 def test_a_loss_that_is_not_finite_exits_with_1(
-    experiment: Path, tmp_path: Path, tiny_contest: Path
+    train: Train, experiment: Path, tmp_path: Path, tiny_contest: Path
 ) -> None:
     out = tmp_path / "run"
     done = train(
         experiment, "--data.root", tiny_contest, "--out", out, "--train.batch", "2",
         "--optimizer.kind", "sgd", "--optimizer.lr", "1e30", "--schedule.warmup", "0",
     )  # fmt: skip
-    assert_refused(done, 1, "Images: ", ".jpg", "lower optimizer.lr", "last.pt")
+    done.assert_refused(1, ".jpg", "lower optimizer.lr", "last.pt")
     checkpoint.load(out / "last.pt")
 
 
-@pytest.mark.slow
-def test_an_experiment_derived_from_its_sibling_runs_from_any_folder(
-    experiment: Path, tmp_path: Path, tiny_contest: Path
-) -> None:
-    (experiment.parent / "wider.py").write_text(
-        "from dataclasses import replace\n"
-        "from questions import tiny\n"
-        "model = replace(tiny.EXPERIMENT.model, width=9)\n"
-        "EXPERIMENT = replace(tiny.EXPERIMENT, name='wider', model=model)\n"
-    )
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    done = train("../questions/wider.py", "--data.root", tiny_contest, folder=elsewhere)
-    assert done.returncode == 0, done.stderr
-    saved = checkpoint.load(elsewhere / "runs" / "wider" / "best.pt")
-    assert saved.config["name"] == "wider"
-    assert saved.config["model"]["width"] == saved.network["embeddings"].shape[1] == 9
+# ----------------------------------------------------------------------- several processes
 
 
-@pytest.mark.parametrize("name", ["unet", "baseline", "quickstart"])
-def test_the_repository_s_experiments_answer_from_any_folder(tmp_path: Path, name: str) -> None:
-    done = train(ROOT / "experiments" / f"{name}.py", "--help", folder=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "--data.root" in done.stdout
-
-
-# --------------------------------------------------------------------- of several processes one
-
-
-def test_the_first_process_that_fails_speaks_for_all(
+def test_only_the_first_process_that_fails_reports(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def failing(rank: int, error: Exception) -> int:
@@ -372,7 +463,7 @@ def test_the_first_process_that_fails_speaks_for_all(
         monkeypatch.setenv("RANK", str(rank))
         return run_command(fail)
 
-    store = torch.distributed.TCPStore("localhost", 0, is_master=True)  # torchrun has one, too
+    store = torch.distributed.TCPStore("localhost", 0, is_master=True)  # as torchrun starts it
     monkeypatch.setenv("MASTER_ADDR", "localhost")
     monkeypatch.setenv("MASTER_PORT", str(store.port))
     assert failing(3, UserError("face.jpg is torn")) == 1
@@ -386,7 +477,7 @@ def test_the_first_process_that_fails_speaks_for_all(
         failing(0, RuntimeError("a bug"))
 
 
-def test_a_host_with_too_few_gpus_says_how_many_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_processes_for_the_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     for name, value in (("RANK", 6), ("LOCAL_RANK", 2), ("LOCAL_WORLD_SIZE", 4)):
         monkeypatch.setenv(name, str(value))
@@ -394,7 +485,7 @@ def test_a_host_with_too_few_gpus_says_how_many_it_has(monkeypatch: pytest.Monke
         distributed.start(torch.device("cuda"))
 
 
-def test_a_stopped_training_says_how_it_goes_on(
+def test_a_stopped_training_says_how_to_resume(
     experiment: Path, tiny_contest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
@@ -405,4 +496,4 @@ def test_a_stopped_training_says_how_it_goes_on(
     run = tmp_path / "run"
     with caplog.at_level("INFO", "heatmap"):
         assert main([str(experiment), "--data.root", str(tiny_contest), "--out", str(run)]) == 1
-    assert f"python tools/train.py --resume {run} goes on" in caplog.text
+    assert f"to resume, run python tools/train.py --resume {run}" in caplog.text

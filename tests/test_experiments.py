@@ -232,7 +232,7 @@ def test_wrong_usage_is_explained(
     assert tool("evaluate", tmp_path / "nothing") == 1
     assert "no such checkpoint" in capsys.readouterr().err
     assert tool("evaluate", trained, "--solution", tmp_path / "solution.csv") == 2
-    assert "--solution go together" in capsys.readouterr().err
+    assert "needs --solution" in capsys.readouterr().err
     assert tool("submit", trained, "--roundin", "none") == 2
     assert "--rounding" in capsys.readouterr().err
     assert tool("results", trained) == 0

@@ -1,4 +1,4 @@
-"""What setup.cfg declares is what the package imports."""
+"""setup.cfg declares what the package imports."""
 
 import ast
 import configparser
@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def declared(section: str, option: str) -> set[str]:
-    """Names of the distributions that setup.cfg asks for, in lower case and with dashes."""
+    """Names of the distributions in an option of setup.cfg, in lower case and with dashes."""
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     names = re.findall(r"^[\w.-]+", setup[section][option], re.MULTILINE)
@@ -19,7 +19,7 @@ def declared(section: str, option: str) -> set[str]:
 
 
 def imported() -> set[str]:
-    """Distributions of the modules that the package imports, whether at once or late."""
+    """Distributions of the modules that the package imports, at the top or inside functions."""
     modules = set[str]()
     for path in (ROOT / "heatmap").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -38,6 +38,6 @@ def test_every_imported_library_is_declared() -> None:
     assert imported() <= required | optional
 
 
-def test_what_only_the_benchmark_needs_is_not_required() -> None:
+def test_libraries_of_the_benchmark_are_not_required() -> None:
     bench_only = declared("options.extras_require", "bench")
     assert not bench_only & (declared("options", "install_requires") | imported())

@@ -1,4 +1,4 @@
-"""Hold runs against each other: what differs, how they learned, which is better and how surely."""
+"""Compare runs: settings, learning curves, and errors image by image."""
 
 import sys
 

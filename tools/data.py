@@ -1,4 +1,4 @@
-"""Makes data to train on, converts what others made, and shows what training sees of it."""
+"""Draw, convert, check, describe, split and audit data sets."""
 
 import sys
 

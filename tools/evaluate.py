@@ -1,4 +1,4 @@
-"""Score a run, several as one, or a submission."""
+"""Score a run, an ensemble or a submission."""
 
 import sys
 

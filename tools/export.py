@@ -1,4 +1,4 @@
-"""Hand a run on: one file with network and decoder, for ONNX Runtime or for torch."""
+"""Export a run to ONNX or torch.export."""
 
 import sys
 

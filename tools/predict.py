@@ -1,4 +1,4 @@
-"""Look at what a run does: on images, videos, a camera, or a contest's images."""
+"""Predict landmarks of images, videos and cameras."""
 
 import sys
 

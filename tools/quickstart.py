@@ -1,4 +1,4 @@
-"""The whole road on a synthetic contest: draw, train, evaluate, submit, look."""
+"""Draw a synthetic contest, train on it, evaluate and submit."""
 
 import sys
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Draws a synthetic contest, trains a small U-Net on it, scores it and shows what it sees.
+# Draws a synthetic contest, trains a small U-Net on it, and scores it.
 set -eu
 source "$(dirname "$0")/setup.sh"
 

@@ -1,4 +1,4 @@
-"""A table of runs, best first and those without a score last."""
+"""Print a table of finished runs."""
 
 import sys
 

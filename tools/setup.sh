@@ -1,5 +1,5 @@
-# Sourced by the other scripts: a virtual environment in .venv with heatmap and its test tools.
-# Installs once; a second run finds the stamp of the same setup.cfg and installs nothing.
+# Sourced by the other scripts: makes .venv with heatmap and its test tools, once for each
+# version of setup.cfg.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
@@ -16,7 +16,7 @@ find_python() {
             return
         fi
     done
-    fail "Python 3.11 or newer is needed and was not found; install it, or name it: PYTHON=/path/to/python bash $0"
+    fail "Python 3.11 or newer not found; install it, or run PYTHON=/path/to/python bash $0"
 }
 
 python=$root/.venv/bin/python
@@ -25,10 +25,10 @@ if ! cmp -s setup.cfg "$stamp"; then
     if [ ! -x "$python" ]; then
         base=$(find_python) || exit 1
         "$base" -m venv .venv >/dev/null 2>&1 ||
-            { rm -rf .venv; fail "$base has no working venv module; on Debian or Ubuntu: apt install python3-venv"; }
+            { rm -rf .venv; fail "$base has no working venv module; on Debian or Ubuntu run apt install python3-venv"; }
     fi
     echo "Installing into .venv: about 2.7 GB of downloads on Linux, where torch comes with CUDA; less elsewhere."
     "$python" -m pip install --disable-pip-version-check --progress-bar on -e ".[test]" ||
-        fail "the installation failed; the lines above say why. Run the command again to go on."
+        fail "the installation failed (see above); run the command again to resume it"
     cp setup.cfg "$stamp"
 fi

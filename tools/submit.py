@@ -1,4 +1,4 @@
-"""Write the submission of a run, or of several as one."""
+"""Write the submission of a run or an ensemble."""
 
 import sys
 

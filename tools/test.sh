@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole suite with formatter, linter and types. Arguments go to pytest: bash tools/test.sh -k codec
+# Runs formatter, linter, type checker and all tests. Arguments go to pytest: tools/test.sh -k codec
 set -eu
 source "$(dirname "$0")/setup.sh"
 

@@ -1,4 +1,4 @@
-"""Train an experiment, or go on with a run that was stopped; `--help` shows how."""
+"""Train an experiment, or resume a stopped run."""
 
 import sys
 

@@ -1,18 +1,18 @@
-"""The command line: a module a command, each with `main(arguments) -> exit code`."""
+"""The command line: one module per command, each with `main(arguments) -> exit code`."""
 
 import importlib
 import sys
 from collections.abc import Sequence
 
 COMMANDS = {
-    "quickstart": "draw a contest of 971 landmarks, train on it, score, submit",
+    "quickstart": "draw a synthetic contest, train on it, evaluate, submit",
     "train": "train an experiment, or resume a run",
     "evaluate": "score a run, an ensemble or a submission",
     "submit": "write the submission of a run or an ensemble",
-    "predict": "landmarks of images, videos and cameras",
-    "compare": "which of several runs is better, and how surely",
-    "results": "a table of finished runs",
-    "export": "write a run as an ONNX or torch.export file",
+    "predict": "predict landmarks of images, videos and cameras",
+    "compare": "compare runs image by image, with confidence intervals",
+    "results": "print a table of finished runs",
+    "export": "export a run to ONNX or torch.export",
     "data": "draw, convert, check, describe, split and audit data sets",
 }
 
@@ -22,8 +22,8 @@ def main(arguments: Sequence[str]) -> int:
     if arguments and arguments[0] in COMMANDS:
         command = importlib.import_module(f"{__name__}.{arguments[0]}")
         return int(command.main(arguments[1:]))
-    is_asked = bool(arguments) and arguments[0] in ("-h", "--help")
-    lines = [f"  {name:<12}{what}" for name, what in COMMANDS.items()]
+    is_help = bool(arguments) and arguments[0] in ("-h", "--help")
+    lines = [f"  {name:<12}{description}" for name, description in COMMANDS.items()]
     usage = "\n".join(["usage: heatmap COMMAND ...", "", *lines, ""])
-    (sys.stdout if is_asked else sys.stderr).write(usage)
-    return 0 if is_asked else 2
+    (sys.stdout if is_help else sys.stderr).write(usage)
+    return 0 if is_help else 2

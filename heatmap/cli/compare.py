@@ -1,4 +1,4 @@
-"""Hold runs against each other: what differs, how they learned, which is better and how surely."""
+"""Compare runs: settings, learning curves, and errors image by image."""
 
 import tempfile
 from collections.abc import Sequence
@@ -17,35 +17,34 @@ def compare(
     html: Path | None = None,
     json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
 ) -> None:
-    """Compare runs on the images that validated in all of them.
+    """Compare runs with the first one, on the images that validated in all of them.
 
-    Every run is held against the first one, image by image; the bootstrap over people (over
-    images, where file names tell no people) says how far chance reaches.
+    Differences come with a 95 % interval, from a bootstrap over people (over images if file names
+    do not identify people).
 
     Args:
-        runs: run folders, or evaluations of them (RUN/evaluation-NAME, as evaluate.py leaves them
-            for other data, --tta and so on); wandb:ENTITY/PROJECT/ID is a run in Weights & Biases.
-        html: also write a page with charts here.
-        json_file: also write everything that is told here.
+        runs: Run folders, or evaluations inside them (RUN/evaluation-NAME). wandb:ENTITY/PROJECT/ID
+            is a run in Weights & Biases.
+        html: Also write the comparison as a page with charts to this file.
+        json_file: Also write the comparison as JSON to this file.
     """
     if len(runs) < 2:
         raise UsageError("name at least two runs")
     from heatmap.evaluation import compare
     from heatmap.runs.wandb import fetch
-    from heatmap.runtime.files import write_atomically, write_json
+    from heatmap.runtime.files import write_json, write_text
 
-    with tempfile.TemporaryDirectory() as fetched:
+    with tempfile.TemporaryDirectory() as downloads:
         folders = []
         for run in runs:
             path = run.removeprefix("wandb:")
-            folders.append(fetch(path, Path(fetched)) if path != run else Path(run))
-        told = compare.compare_runs(compare.read_runs(folders))
-    print(compare.format_comparison(told))
+            folders.append(fetch(path, Path(downloads)) if path != run else Path(run))
+        comparison = compare.compare_runs(compare.read_runs(folders))
+    print(compare.format_comparison(comparison))
     if html is not None:
-        with write_atomically(html) as temporary:
-            temporary.write_text(compare.comparison_page(told), encoding="utf-8")
+        write_text(html, compare.comparison_page(comparison))
     if json_file is not None:
-        write_json(json_file, told)
+        write_json(json_file, comparison)
 
 
 def main(arguments: Sequence[str]) -> int:

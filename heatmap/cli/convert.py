@@ -1,7 +1,8 @@
-"""`data.py convert` and `data.py export`: other data sets' files to the contest's, and back."""
+"""`data.py convert` and `data.py export`: other data sets to contest folders, and back."""
 
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -9,13 +10,13 @@ if TYPE_CHECKING:
     from heatmap.data.formats.labelled import LabelledFaces
 
 Source = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
-Out = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT", help="folder to make")]
+Out = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT", help="folder to create")]
 _PART_HELP = (
-    "both: faces of the test part become test images, and their landmarks withheld/solution.csv; "
-    "train, test: that part alone, as training images, which evaluate.py --data can score as well"
+    "both: the test part becomes test images with withheld/solution.csv; train, test: that part "
+    "alone becomes training images, which evaluate.py --data can also score"
 )
 Part = Annotated[Literal["both", "train", "test"], tyro.conf.arg(help=_PART_HELP)]
-_LINK_HELP = "hard links to the images, not copies: no room needed, but changes are shared"
+_LINK_HELP = "hard-link the images in place of copying them; a change then shows in both places"
 Link = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help=_LINK_HELP)]
 Incomplete = Literal["keep", "drop"]
 
@@ -26,31 +27,30 @@ convert = tyro.extras.SubcommandApp()
 def kaggle15(
     source: Source, out: Out, *, incomplete: Incomplete = "keep", limit: int | None = None
 ) -> None:
-    """Convert Kaggle's "facial-keypoints-detection": 15 landmarks on grey images of 96 x 96.
+    """Convert Kaggle's "facial-keypoints-detection": 15 landmarks on grey 96 x 96 images.
 
-    tools/submit.py answers the converted folder in that contest's own form.
+    tools/submit.py writes that contest's own submission format for the converted folder.
 
     Args:
-        source: facial-keypoints-detection.zip, or a folder that holds its files, or training.zip or
-            training.csv; test.zip or test.csv and IdLookupTable.csv are then looked for beside it.
-        incomplete: training images that lack landmarks: keep them with these unlabelled, or drop
-            them.
-        limit: only so many training images, the first of those that are not dropped.
+        source: facial-keypoints-detection.zip, a folder with its files, training.zip or
+            training.csv; test.zip or test.csv and IdLookupTable.csv are read from the same folder.
+        incomplete: keep or drop training images with unlabelled landmarks.
+        limit: maximum number of training images.
     """
     from heatmap.data.formats.kaggle15 import convert
 
     done = convert(source, out, incomplete=incomplete, limit=limit)
     print(f"{out}: {done.num_training} training images, {done.num_complete} with all 15 landmarks")
     if done.num_test == 0:
-        print(f"no test images: there is neither test.zip nor test.csv with {source}")
+        print(f"no test images: no test.zip or test.csv next to {source}")
     elif done.num_asked is None:
-        print(f"{done.num_test} test images; there is no IdLookupTable.csv with {source}")
+        print(f"{done.num_test} test images; no IdLookupTable.csv next to {source}")
     else:
         print(f"{done.num_test} test images, {done.num_asked} coordinates asked for")
     if done.num_complete < done.num_training:
         print(
-            "Kaggle's own table begins with its complete rows, and by default the last rows "
-            "validate; train with --data.split random to draw them from the whole table"
+            "the first rows of Kaggle's table are complete, and by default the last rows validate; "
+            "train with --data.split random to validate on a random sample"
         )
 
 
@@ -59,58 +59,48 @@ def udacity(source: Source, out: Out, *, part: Part = "both", link: Link = False
     """Convert Udacity's P1_Facial_Keypoints: frames of YouTube Faces with 68 landmarks.
 
     Args:
-        source: the folder with training_frames_keypoints.csv, test_frames_keypoints.csv and the
-            images in training and test.
+        source: folder with training_frames_keypoints.csv, test_frames_keypoints.csv and the images
+            in training/ and test/.
     """
-    from heatmap.data.formats import udacity
-
-    _to_contest(udacity.read(source), out, part, link)
+    _convert("udacity", out, part, link, source)
 
 
 @convert.command
 def ibug(source: Source, out: Out, *, part: Part = "both", link: Link = False) -> None:
-    """Convert iBUG's .pts files beside images: 300-W, Helen, LFPW, AFW and others.
+    """Convert iBUG's .pts files: 300-W, Helen, LFPW, AFW and others.
 
-    Folders testset, ibug, 01_Indoor and 02_Outdoor hold the test part. Mirrored copies
+    Folders testset, ibug, 01_Indoor and 02_Outdoor are the test part. Mirrored copies
     (NAME_mirror.pts) are left out.
 
     Args:
-        source: a folder that holds such files, in whatever folders.
+        source: folder with .pts files next to their images, at any depth.
     """
-    from heatmap.data.formats import ibug
-
-    _to_contest(ibug.read(source), out, part, link)
+    _convert("ibug", out, part, link, source)
 
 
 @convert.command
 def wflw(
     source: Source, out: Out, *, images: Path | None = None, part: Part = "both", link: Link = False
 ) -> None:
-    """Convert WFLW: 98 landmarks and a box a face, several faces in an image.
+    """Convert WFLW: 98 landmarks and a box per face, several faces per image.
 
-    From the second face of an image on, names carry its number: photo#2.jpg.
+    Further faces of an image get numbered names: photo#2.jpg.
 
     Args:
-        source: the folder that holds list_98pt_rect_attr_train.txt and ..._test.txt, in whatever
-            folders.
-        images: the folder of the images, SOURCE/WFLW_images if not given.
+        source: folder with list_98pt_rect_attr_train.txt and ..._test.txt, at any depth.
+        images: folder of the images; default SOURCE/WFLW_images.
     """
-    from heatmap.data.formats import wflw
-
-    _to_contest(wflw.read(source, images=images), out, part, link)
+    _convert("wflw", out, part, link, source, images=images)
 
 
 @convert.command
 def helen194(source: Source, out: Out, *, part: Part = "both", link: Link = False) -> None:
-    """Convert Helen as its authors labelled it, with 194 landmarks.
+    """Convert Helen with its original 194 landmarks.
 
     Args:
-        source: the folder that holds annotation, trainnames.txt, testnames.txt and, in whatever
-            folders, the images.
+        source: folder with annotation/, trainnames.txt, testnames.txt and the images, at any depth.
     """
-    from heatmap.data.formats import helen194
-
-    _to_contest(helen194.read(source), out, part, link)
+    _convert("helen194", out, part, link, source)
 
 
 @convert.command
@@ -125,21 +115,19 @@ def coco(
     part: Part = "both",
     link: Link = False,
 ) -> None:
-    """Convert COCO keypoints, or the faces of COCO-WholeBody: several people in an image.
+    """Convert COCO keypoints, or the faces of COCO-WholeBody, several people per image.
 
-    From the second person of an image on, names carry its number: photo#2.jpg. Crowds and people
-    without a labelled landmark are left out.
+    Further people in an image get numbered names: photo#2.jpg. Crowds and people without a labelled
+    landmark are left out.
 
     Args:
-        source: the annotations to train on.
-        images: the folder of their images, that of the annotations if not given.
-        test: the annotations of the test part.
-        test_images: the folder of their images, that of the others if not given.
-        points: keypoints and bbox of every person, or face_kpts and face_box of COCO-WholeBody.
+        source: annotations of the training part.
+        images: folder of their images; default the folder of the annotations.
+        test: annotations of the test part.
+        test_images: folder of the test images; default the folder of the training images.
+        points: keypoints and bbox of each person, or face_kpts and face_box of COCO-WholeBody.
     """
-    from heatmap.data.formats import coco
-
-    _to_contest(coco.read(source, images, test, test_images, points), out, part, link)
+    _convert("coco", out, part, link, source, images, test, test_images, points)
 
 
 def export(
@@ -150,41 +138,41 @@ def export(
     boxes: Path | None = None,
     link: Link = False,
 ) -> None:
-    """Write a contest folder's labelled faces as COCO keypoints, which labelling tools read.
+    """Write the labelled faces of a contest folder as COCO keypoints, for labelling tools.
 
-    The test images are written where their landmarks are known (withheld/solution.csv). What is
-    written, convert reads.
+    Test images are included if their landmarks are known (withheld/solution.csv).
 
     Args:
-        form: what to write.
+        form: the format to write.
         root: contest folder.
-        boxes: table of the images' boxes (file_name, x0, y0, x1, y1), DIR/boxes.csv if not given
-            and there; without either, those of the landmarks are written.
+        boxes: table of face boxes (file_name, x0, y0, x1, y1) in image pixels; default
+            DIR/boxes.csv, or the bounding boxes of the landmarks if that does not exist.
     """
     from heatmap.data.formats import coco
     from heatmap.data.formats.layout import read_contest
 
     labelled = read_contest(root, boxes=boxes)
     coco.write(labelled, out, link=link)
-    _report(labelled, out)
+    _print_counts(labelled, out)
 
 
-def _to_contest(labelled: "LabelledFaces", out: Path, part: Part, link: Link) -> None:
+def _convert(name: str, out: Path, part: Part, link: Link, *sources: Any, **options: Any) -> None:
     from heatmap.data.formats.layout import write_contest
 
+    labelled = import_module(f"heatmap.data.formats.{name}").read(*sources, **options)
     if part != "both":
         labelled = labelled.only(part)
     write_contest(labelled, out, link=link)
-    _report(labelled, out)
+    _print_counts(labelled, out)
     if labelled.faces[0].box_image is not None:
-        print(f"train on the faces alone with --crop.rule box --data.boxes {out / 'boxes.csv'}")
+        print(f"to train on face crops: --crop.rule box --data.boxes {out / 'boxes.csv'}")
 
 
-def _report(labelled: "LabelledFaces", out: Path) -> None:
+def _print_counts(labelled: "LabelledFaces", out: Path) -> None:
     num_test = sum(face.is_test for face in labelled.faces)
     print(
         f"{out}: {len(labelled.faces) - num_test} faces to train on and {num_test} to test, "
         f"{len(labelled.faces[0].points_image)} landmarks each"
     )
-    for what, count in labelled.left_out.items():
-        print(f"left out: {count} {what}")
+    for description, count in labelled.left_out.items():
+        print(f"left out: {count} {description}")

@@ -1,7 +1,7 @@
-"""The commands of tools/data.py that look after a data set: pose, check, stats, symmetry, audit."""
+"""The commands of tools/data.py that check a data set: pose, check, stats, symmetry, audit."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -9,24 +9,26 @@ from heatmap.config import Data
 from heatmap.errors import UsageError, UserError
 from heatmap.runtime.machine import usable_cores
 
+if TYPE_CHECKING:
+    from heatmap.curation.audit.folder import AuditFolder
+
+CORES = usable_cores()
+Root = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR", help="contest folder")]
+Json = Annotated[Path | None, tyro.conf.arg(name="json")]
+
 
 def pose(
-    root: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
-    *,
-    out: Path = Path("weights.csv"),
-    above: float = 0.15,
-    weight: float = 2.0,
+    root: Root, *, out: Path = Path("weights.csv"), above: float = 0.15, weight: float = 2.0
 ) -> None:
-    """Tell from the landmarks how far heads are turned, and weigh images by it.
+    """Measure head turns from the landmarks and weight images by them.
 
-    The table (file_name, angle, weight) is what --data.weights takes. The angle is the face's share
-    of the strongest change of shape, which in images of people is the turn to the side.
+    Writes a table (file_name, angle, weight) for --data.weights. The angle, about -0.5 to 0.5, is
+    the face's component along the main variation of shape, in images of people the turn sideways.
 
     Args:
-        root: contest folder.
         out: the table to write.
-        above: heads whose angle is larger, to either side, get the weight; the others get 1.
-        weight: of turned heads.
+        above: absolute angle above which a head gets the weight; all others get 1.
+        weight: weight of turned heads.
     """
     if above < 0 or weight < 0:
         raise UsageError("--above and --weight must not be negative")
@@ -43,29 +45,24 @@ def pose(
 
 
 def check(
-    root: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
-    *,
-    json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
-    exclude_to: Path | None = None,
-    workers: int = usable_cores(),
+    root: Root, *, json_file: Json = None, exclude_to: Path | None = None, workers: int = CORES
 ) -> None:
-    """Check every row and every image, and tell all problems at once.
+    """Check every row and every image, and report all problems at once.
 
-    Errors are what a training or a submission would stop at; where there are any, the exit code
-    is 1. Images that look alike are found by a perceptual hash, in training and test images
-    and between them.
+    Errors would stop a training or a submission; with any error the exit code is 1. Images that
+    look alike are found by a perceptual hash, within and between training and test images.
 
     Args:
-        root: contest folder.
-        json_file: also write everything here: every problem, every group of equal or like images.
-        exclude_to: also write the table that --data.exclude takes: training images that cannot
-            be read or are damaged, whose landmarks lie far outside or all at one point, or that are
-            there twice with other landmarks. Rows that cannot be read have to be mended.
+        json_file: also write all problems and all groups of equal or similar images to this file.
+        exclude_to: also write a table for --data.exclude: training images that cannot be read, are
+            damaged, have landmarks far outside or all at one point, or occur twice with different
+            landmarks. Unreadable table rows must be repaired instead.
         workers: processes that read the images.
     """
     if workers < 1:
-        raise UsageError("--workers must be at least 1")
-    from heatmap.curation.check import check, format_report
+        raise UsageError(f"--workers must be at least 1, got {workers}")
+    from heatmap.curation.check import check
+    from heatmap.curation.check_report import format_report
     from heatmap.data import contest
     from heatmap.runtime.files import write_json
 
@@ -77,43 +74,41 @@ def check(
         excluded = report.excluded()
         contest.write_excluded(exclude_to, excluded)
         print(f"\n{exclude_to}: {len(excluded)} images to leave out with --data.exclude")
-        if lasting := sum(not error.is_excluded for error in report.errors()):
-            print(f"{lasting} errors stay all the same; mend the tables")
+        if remaining := sum(not error.is_excluded for error in report.errors()):
+            print(f"{remaining} errors remain; repair the tables")
     if errors := len(report.errors()):
         raise UserError(f"training or a submission would stop at {errors} of these problems")
 
 
 def stats(
-    root: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
+    root: Root,
     *,
     trim_border: int = 0,
     crop: Annotated[tuple[int, int] | None, tyro.conf.arg(metavar="H W")] = None,
     out: Path = Path("stats.png"),
-    json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
-    workers: int = usable_cores(),
+    json_file: Json = None,
+    workers: int = CORES,
 ) -> None:
     """Measure the images' channels, and plot sizes, landmark positions and head poses.
 
-    Means and standard deviations are over all pixels, in RGB with white at 1, and exact. The plots
-    are of whole images.
+    Means and standard deviations are exact, over all pixels, in RGB with white at 1.
 
     Args:
-        root: contest folder.
-        trim_border: leave a dark border out, as --crop.trim-border does; 9 is a good value.
-        crop: height and width of the crop to look at, as training cuts it; else whole images.
-        out: the image to write, .png.
-        json_file: also write the channels here, with the exact sums.
+        trim_border: brightness (0 to 254) up to which a border is left out; 9 is a good value.
+        crop: measure crops of this height and width in px, cut as in training, not whole images.
+        out: the plots to write, .png.
+        json_file: also write the channels and their exact sums to this file.
         workers: processes that read the images.
     """
+    if workers < 1:
+        raise UsageError(f"--workers must be at least 1, got {workers}")
     from heatmap.curation.stats import format_statistics, measure_contest, plot
     from heatmap.runtime.files import write_json
 
-    if workers < 1:
-        raise UsageError(f"--workers must be at least 1, not {workers}")
     if out.suffix != ".png":
-        raise UsageError(f"--out must end in .png, unlike {out}")
+        raise UsageError(f"--out must end in .png, got {out}")
     if not 0 <= trim_border < 255:
-        raise UsageError(f"--trim-border must be from 0 to 254, not {trim_border}")
+        raise UsageError(f"--trim-border must be from 0 to 254, got {trim_border}")
     if crop is not None and min(crop) < 32:
         raise UsageError("--crop takes a height and a width of at least 32")
     statistics = measure_contest(root, trim_border=trim_border, crop_hw=crop, workers=workers)
@@ -124,34 +119,28 @@ def stats(
     print(out)
 
 
-def symmetry(
-    root: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
-    *,
-    out: Path = Path("symmetry.json"),
-) -> None:
-    """Tell the mirror permutation and the groups of the landmarks from their labels alone.
+def symmetry(root: Root, *, out: Path = Path("symmetry.json")) -> None:
+    """Infer the mirror permutation and the groups of the landmarks from their labels alone.
 
-    The file is what --data.symmetry takes, so that any landmark scheme can be mirrored. The table
-    tells how far, in sizes of the face, a mirrored landmark lies from its partner, and how much
-    further from the second best. Where a permutation is known (971, 68 and 15 landmarks) the labels
-    are checked against it, and the exit code is 1 if they disagree.
+    Writes a file for --data.symmetry, so that any landmark scheme can be mirrored. Distances
+    between mirrored landmarks and their partners are printed in % of the face size. The exit code
+    is 1 if the labels disagree with a known permutation (971, 68 and 15 landmarks).
 
     Args:
-        root: contest folder.
         out: the file to write.
     """
     from heatmap.curation.symmetry import check_known, format_symmetry, infer, write
     from heatmap.data import contest
 
     labels = contest.read_landmarks(contest.find_folder(root).train_table, progress=True)
-    found = infer(labels.points_image)
-    write(out, found)
-    print(f"{format_symmetry(found)}\n{out}: told by {found.num_faces} faces")
-    print(check_known(found))
+    inferred = infer(labels.points_image)
+    write(out, inferred)
+    print(f"{format_symmetry(inferred)}\n{out}: inferred from {inferred.num_faces} faces")
+    print(check_known(inferred))
 
 
 def audit(
-    root: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")],
+    root: Root,
     *,
     run: tuple[Path, ...] = (),
     out: Path = Path("audit.csv"),
@@ -164,45 +153,75 @@ def audit(
     person_pattern: str = Data.person_pattern,
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
-    """Rank all training images by how likely their labels are wrong, and say why.
+    """Rank all training images by how suspicious their labels are, with reasons.
 
-    Labels are held to what trained runs see, in units of the error that is expected there, and to a
-    model of the shapes of all faces. The audit first tests itself: it injects known errors into
-    copies of the labels and tells how many of each kind are in the list.
+    Labels are compared with the predictions of trained runs, relative to the expected error, and
+    with a model of all face shapes. A self-test first reports how many injected errors of each kind
+    the list would hold.
 
     Args:
-        root: contest folder.
-        run: run folders or checkpoints, all about as good as the best; an image is judged by those
-            that were not trained on it, if there are any (five folds see all images anew).
-        out: the table to write, with a row for every image, the most suspicious first; fill in its
-            column verdict (good or bad) and give it to --looked.
+        run: run folders or checkpoints of similar accuracy. Each image is predicted by the runs
+            that were not trained on it, if there are any; five folds cover all images.
+        out: the table to write, a row for each image, the most suspicious first. Fill in its column
+            review (good or bad) and pass it to --looked.
         sheet: the image to write, .jpg or .png: the most suspicious faces with their labels, and
-            what the runs see in green.
+            the predictions in green.
         count: faces on the sheet.
-        exclude_to: write the listed images as a table for --data.exclude; those with the verdict
-            good stay out of it.
-        top: share of the images that is listed.
-        looked: an earlier table of this command with verdicts, to tell the rate of false alarms.
-        symmetry: file of data.py symmetry, for other landmarks than 971, 68 or 15.
+        exclude_to: also write a table for --data.exclude: images that are listed or reviewed as
+            bad, without those reviewed as good.
+        top: share of the images to list, between 0 and 1.
+        looked: an earlier table with reviews; the rate of false alarms is reported.
+        symmetry: file of data.py symmetry, for schemes other than 971, 68 or 15 landmarks.
         person_pattern: regular expression on the file name; its first group is the person.
         device: where the networks run.
     """
     if not run:
         raise UsageError(
-            "audit holds labels to what trained runs see; name these with --run. For runs that see "
-            f"every image anew: python tools/train.py experiments/unet.py --data.root {root} "
+            "audit compares labels with trained runs; pass them with --run. To train runs that "
+            f"cover all images: python tools/train.py experiments/unet.py --data.root {root} "
             "--data.folds 5 --data.fold 0 --out runs/fold0, and so on to fold 4"
         )
     if not 0 < top < 1 or count < 1 or sheet.suffix not in (".jpg", ".png"):
         raise UsageError(
             "--top must be above 0 and below 1, --count at least 1, --sheet end in .jpg or .png"
         )
-    from heatmap.curation.audit.folder import audit_folder
+    from heatmap.curation.audit.folder import read_folder, read_reviews
     from heatmap.runtime.machine import chosen_device
 
-    for line in audit_folder(
-        root, run, out=out, sheet=sheet, count=count, exclude_to=exclude_to, top=top,
-        looked=looked, symmetry=symmetry, person_pattern=person_pattern,
+    if looked is None and out.exists() and read_reviews(out):
+        raise UserError(
+            f"{out} holds reviews, which would be lost; pass it as --looked {out}, or write "
+            "another table with --out"
+        )
+    folder = read_folder(
+        root, run, reviewed=looked, symmetry=symmetry, person_pattern=person_pattern,
         device=chosen_device(device),
-    ):  # fmt: skip
-        print(line, flush=True)
+    )  # fmt: skip
+    print(
+        f"{folder.data.is_trained.sum()} of {len(folder.names)} images were trained on by every "
+        "run; their residuals are too small, so they are compared with each other only"
+    )
+    _write_audit(folder, out, sheet, count, top, exclude_to)
+
+
+def _write_audit(
+    folder: "AuditFolder", out: Path, sheet: Path, count: int, top: float, exclude_to: Path | None
+) -> None:
+    from heatmap.curation.audit.injected import format_recalls, self_test
+    from heatmap.curation.audit.residuals import score_labels
+
+    print(format_recalls(self_test(folder.data, top), top), flush=True)
+    scores = score_labels(folder.data)
+    listed = scores.top(top)
+    folder.write_table(out, scores)
+    print(f"{out}: all images, the most suspicious first")
+    folder.write_sheet(sheet, listed[:count])
+    print(f"{sheet}: the first {min(count, len(listed))}; of these:")
+    for rank, row in enumerate(listed[: min(10, count)].tolist(), start=1):
+        reasons = "; ".join(scores.reasons(row)) or "no single reason"
+        print(f"{rank:4}  {folder.names[row]}: {reasons}")
+    if folder.reviews:
+        print(folder.format_false_alarms(listed))
+    if exclude_to:
+        num_excluded = folder.write_excluded(exclude_to, scores, listed)
+        print(f"{exclude_to}: {num_excluded} images to leave out with --data.exclude")

@@ -1,4 +1,4 @@
-"""Makes data to train on, converts what others made, and shows what training sees of it."""
+"""Draw, convert, check, describe, split and audit data sets."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -14,22 +14,7 @@ from heatmap.config import Data, Experiment
 from heatmap.errors import UsageError
 from heatmap.runtime.machine import usable_cores
 
-USAGE = """\
-usage: data.py make OUT --count N [--seed N] [--test-count N] [--workers N]
-       data.py convert kaggle15 SOURCE OUT [--incomplete keep|drop] [--limit N]
-       data.py convert udacity|ibug|wflw|helen194 SOURCE OUT [--part both|train|test] [--link]
-       data.py convert coco TRAIN.json OUT [--images DIR] [--test FILE] [--points keypoints|face]
-       data.py export coco DIR OUT [--boxes FILE] [--link]
-       data.py show EXPERIMENT.py --data.root DIR [--out FILE] [--count N] [--field value ...]
-       data.py pose DIR [--out FILE] [--above 0.15] [--weight 2]
-       data.py check DIR [--json FILE] [--exclude-to FILE] [--workers N]
-       data.py stats DIR [--trim-border N] [--crop H W] [--out stats.png] [--json FILE]
-       data.py split DIR [--out split.csv] [--rule RULE] [--share 0.2] [--folds N] [--seed N]
-       data.py symmetry DIR [--out symmetry.json]
-       data.py audit DIR --run RUN [RUN ...] [--out audit.csv] [--sheet audit.jpg] [--top 0.03]
-                     [--exclude-to FILE] [--looked audit.csv]
-       data.py COMMAND --help             every option with its default
-"""
+SHOW_USAGE = "usage: data.py show EXPERIMENT.py --data.root DIR [--out FILE] [--field value ...]\n"
 
 
 def make(
@@ -43,11 +28,11 @@ def make(
     """Draw a synthetic contest: faces with 971 landmarks, in the contest's own files.
 
     Args:
-        out: folder to make.
-        count: images to train on.
-        seed: the same seed gives the same bytes.
-        test_count: test images; a tenth of count if not given.
-        workers: processes that draw.
+        out: Folder to make.
+        count: Number of training images.
+        seed: The same seed gives the same bytes.
+        test_count: Number of test images; by default a tenth of count.
+        workers: Processes that draw.
     """
     from heatmap.data.synthetic.contest import make_contest
 
@@ -55,9 +40,7 @@ def make(
     print(f"{out}: images and tables; the test images' landmarks are in withheld/solution.csv")
 
 
-def showing(experiment: Experiment) -> Callable[..., int]:
-    """The command that shows what training on this experiment sees."""
-
+def show_command(experiment: Experiment) -> Callable[..., int]:
     def show(
         experiment: Annotated[Experiment, tyro.conf.arg(name="")] = experiment,
         *,
@@ -65,12 +48,12 @@ def showing(experiment: Experiment) -> Callable[..., int]:
         count: int = 16,
         epoch: int = 1,
     ) -> int:
-        """Draw training crops, changed at random as in training, with their landmarks.
+        """Draw augmented training crops with their landmarks.
 
         Args:
-            out: the image to write, .jpg or .png.
-            count: how many training images, evenly spaced through the table.
-            epoch: the epoch whose changes are shown; each has changes of its own.
+            out: Image file to write, .jpg or .png.
+            count: Number of training images, evenly spaced in the table.
+            epoch: Epoch whose random changes are shown, from 1.
         """
         return run_command(lambda: write_sheet(experiment, out, count, epoch))
 
@@ -79,10 +62,10 @@ def showing(experiment: Experiment) -> Callable[..., int]:
 
 def write_sheet(experiment: Experiment, out: Path, count: int, epoch: int) -> None:
     if min(count, epoch) < 1 or out.suffix not in (".jpg", ".png"):
-        raise UsageError("--count and --epoch must be at least 1, --out must end in .jpg or .png")
+        raise UsageError("--count and --epoch must be at least 1; --out must end in .jpg or .png")
     from heatmap.evaluation.sheets import batch_sheet
     from heatmap.runtime.files import write_image
-    from heatmap.training.prepare import read_data
+    from heatmap.training.data import read_data
 
     data = read_data(experiment)
     write_image(out, batch_sheet(data.example(count, epoch), data.scheme))
@@ -100,34 +83,34 @@ def split(
     seed: int = 42,
     workers: int = usable_cores(),
 ) -> None:
-    """Divide the training rows, store it, and prove that the parts have nothing in common.
+    """Split the training rows, and check that no image is in two parts.
 
-    The table (file_name, and part or fold) is what --data.split-file takes. All images are
-    compared. Where persons were to be kept apart and are not, the exit code is 1.
+    Writes a table (file_name, and part or fold) for --data.split-file. All images are compared
+    byte for byte. Exits with 1 if a split by person shares an image.
 
     Args:
-        root: contest folder.
-        out: the table to write.
-        rule: whole persons, the table's last rows, those whose names have a low hash (rows keep
-            their side when others are added), or random rows; auto: by person if names allow, else
-            the last.
-        share: of the rows, that validates.
-        folds: so many parts, each of which validates once (--data.fold), in place of the share.
-        person_pattern: regular expression on the file name; its first group is the person.
-        seed: of the random rows.
-        workers: processes that read the images.
+        root: Contest folder.
+        out: Table to write.
+        rule: Which rows validate. person: whole persons; order: the table's last rows; hash: rows
+            with a low hash of their name, which keep their side if rows are added; random: random
+            rows; auto: person if file names identify people, else order.
+        share: Share of the rows that validate, between 0 and 1.
+        folds: Number of parts, each of which validates once (--data.fold), in place of the share.
+        person_pattern: Regular expression on the file name; its first group is the person.
+        seed: Seed of the random rows.
+        workers: Processes that read the images.
     """
     from heatmap.curation.split import store_split
 
     if workers < 1:
-        raise UsageError(f"--workers must be at least 1, not {workers}")
+        raise UsageError(f"--workers must be at least 1, got {workers}")
     if not 0 < share < 1:
-        raise UsageError(f"--share must be between 0 and 1, not {share}")
-    told = store_split(
+        raise UsageError(f"--share must be between 0 and 1, got {share}")
+    summary = store_split(
         root, out, rule=rule, share=share, folds=folds, person_pattern=person_pattern, seed=seed,
         workers=workers,
     )  # fmt: skip
-    print(f"{told}\n\n{out}: train on it with --data.split-file {out}")
+    print(f"{summary}\n\n{out}: train on it with --data.split-file {out}")
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -136,7 +119,16 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }  # fmt: skip
 
 
+def usage() -> str:
+    summaries = {name: (command.__doc__ or "").split("\n")[0] for name, command in COMMANDS.items()}
+    summaries["convert"] = "Convert another data set to the contest's files."
+    summaries["show"] = "Draw training crops, as training sees them, with their landmarks."
+    lines = [f"  {name:<10}{summary}" for name, summary in summaries.items()]
+    return "\n".join(["usage: data.py COMMAND ...  (data.py COMMAND --help)", "", *lines, ""])
+
+
 def main(arguments: Sequence[str]) -> int:
+    """Runs the command; returns the exit code."""
     match arguments:
         case [name, *options] if name in COMMANDS:
             command, program = COMMANDS[name], f"data.py {name}"
@@ -144,10 +136,10 @@ def main(arguments: Sequence[str]) -> int:
         case ["convert", *options]:
             return run_command(lambda: convert.cli(prog="data.py convert", args=options))
         case ["show", *options]:
-            return with_experiment("data.py show", options, showing, USAGE)
+            return with_experiment("data.py show", options, show_command, SHOW_USAGE)
         case ["-h" | "--help", *_]:
-            print(USAGE, end="")
+            print(usage(), end="")
             return 0
         case _:
-            print(USAGE, end="", file=sys.stderr)
+            print(usage(), end="", file=sys.stderr)
             return 2

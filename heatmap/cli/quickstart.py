@@ -1,4 +1,4 @@
-"""The whole road on a synthetic contest: draw, train, evaluate, submit, look."""
+"""Draw a synthetic contest, train on it, evaluate and submit."""
 
 import time
 from collections.abc import Sequence
@@ -9,13 +9,13 @@ import tyro
 
 from heatmap.cli.running import load_experiment, run_command
 
-HERE = Path("quickstart")
-CONTEST, RUN, SUBMISSION = HERE / "contest", HERE / "run", HERE / "submission.csv"
+FOLDER = Path("quickstart")
+CONTEST, RUN, SUBMISSION = FOLDER / "contest", FOLDER / "run", FOLDER / "submission.csv"
 COUNT, TEST_COUNT, SEED = 2400, 300, 0
 
 
 def quickstart() -> None:
-    """Do every step that has not been done yet, in the folder quickstart, and show the scores."""
+    """Run every step that is not done yet, in the folder quickstart, and print the scores."""
     from heatmap.data import contest, synthetic
     from heatmap.evaluation import metrics
     from heatmap.inference import submit
@@ -34,24 +34,22 @@ def quickstart() -> None:
     experiment = replace(experiment, data=replace(experiment.data, root=CONTEST))
     run = RunFolder(RUN)
     if not run.summary.exists():
-        print(f"training for {experiment.train.max_minutes} minutes; Ctrl+C stops, again goes on")
+        print(f"training for {experiment.train.max_minutes} minutes; Ctrl+C stops, rerun to resume")
         saved = checkpoint.load(run.last) if run.last.exists() else None
         loop.train(prepare.prepare(experiment, saved), RUN)
     device = machine.chosen_device("auto")
     trained = Ensemble.load([RUN])
-    scores, _ = metrics.evaluate_run(trained, None, device)
+    scores = metrics.evaluate_run(trained, None, device).scores
     submit.submit(trained, CONTEST, SUBMISSION, rounding="round", missing="stop", device=device)
     score = contest.score_submission(SUBMISSION, CONTEST / "withheld" / "solution.csv")
-    minutes = (time.monotonic() - begin) / 60
-
     rows = [
         ("contest MSE of the submission", f"{score.mse:.2f} px²"),
         ("contest MSE on validation", f"{scores['mse']:.2f} px²"),
         ("  of the mean shape", f"{scores['mean_shape_mse']:.2f} px²"),
-        ("time", f"{minutes:.1f} minutes"),
-        ("the run", str(RUN)),
-        ("images of predictions", str(max(run.sheets(), default=(0, run.images))[1])),
-        ("the submission", str(SUBMISSION)),
+        ("time", f"{(time.monotonic() - begin) / 60:.1f} minutes"),
+        ("run", str(RUN)),
+        ("predictions", str(max(run.sheets(), default=(0, run.images))[1])),
+        ("submission", str(SUBMISSION)),
         ("next", "python tools/train.py experiments/unet.py --data.root DIR --out RUN"),
     ]
     print("\n".join(as_lines(rows, left=2)))

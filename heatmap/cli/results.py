@@ -1,4 +1,4 @@
-"""A table of runs, best first and those without a score last."""
+"""Print a table of finished runs."""
 
 import math
 from collections.abc import Sequence
@@ -12,24 +12,22 @@ from heatmap.errors import UsageError, UserError
 
 
 def results(runs: Annotated[tuple[Path, ...], tyro.conf.Positional]) -> None:
-    """Print a Markdown table of finished runs.
+    """Print a Markdown table of finished runs, best first and runs without a score last.
 
     Args:
-        runs: run folders.
+        runs: Run folders.
     """
     if not runs:
         raise UsageError("name at least one run folder")
     rows = sorted((_row(run) for run in runs), key=lambda row: row[0])
-    header = ["run", "network", "seed", "val MSE px²", "mean shape", "epochs", "minutes"]
-    header += ["hardware", "date", "commit"]
-    print("| " + " | ".join(header) + " |")
-    print("|" + "---|" * len(header))
+    header = rows[0][1]
+    print(f"| {' | '.join(header)} |\n|{'---|' * len(header)}")
     for _, cells in rows:
-        print("| " + " | ".join(cells) + " |")
+        print(f"| {' | '.join(cells.values())} |")
 
 
-def _row(folder: Path) -> tuple[float, list[str]]:
-    """The score to sort by, and the cells."""
+def _row(folder: Path) -> tuple[float, dict[str, str]]:
+    """The score to sort by, and the cells by column."""
     from heatmap.runs.folder import RunFolder
     from heatmap.runtime.files import read_json
 
@@ -39,21 +37,21 @@ def _row(folder: Path) -> tuple[float, list[str]]:
     summary, machine, config = map(read_json, (run.summary, run.machine, run.config))
     model, crop = config["model"], config["crop"]
     best, mean_shape = summary["best_mse"], summary["mean_shape_mse"]
-    scored = best is not None  # a run that trained on all rows has no scores
+    has_score = best is not None  # not if it trained on all rows
     cores = f"{machine['cpu_cores']} cores, " if machine["device"] == "cpu" else ""
-    return best if scored else math.inf, [
-        config["name"],
-        f"{model['type']} {model['encoder']}, weights {model['weights']}, "
+    return best if has_score else math.inf, {
+        "run": config["name"],
+        "network": f"{model['type']} {model['encoder']}, weights {model['weights']}, "
         f"{crop['height']}×{crop['width']}",
-        str(config["seed"]),
-        f"**{best:.2f}**" if scored else "-",
-        f"{mean_shape:.1f}" if scored else "-",
-        str(summary["epochs"]),
-        f"{summary['minutes']:.0f}",
-        f"{cores}{machine['processor']}",
-        machine["date"],
-        str(machine["commit"]),
-    ]
+        "seed": str(config["seed"]),
+        "val MSE px²": f"**{best:.2f}**" if has_score else "-",
+        "mean shape": f"{mean_shape:.1f}" if has_score else "-",
+        "epochs": str(summary["epochs"]),
+        "minutes": f"{summary['minutes']:.0f}",
+        "hardware": f"{cores}{machine['processor']}",
+        "date": machine["date"],
+        "commit": str(machine["commit"]),
+    }
 
 
 def main(arguments: Sequence[str]) -> int:

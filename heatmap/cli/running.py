@@ -1,4 +1,4 @@
-"""What all commands share: experiment files, exit codes and how failures are reported."""
+"""Shared by all commands: reading experiment files, reporting errors, exit codes."""
 
 import importlib.util
 import logging
@@ -17,7 +17,6 @@ from heatmap.runtime.machine import first_line, is_out_of_memory
 
 logger = logging.getLogger("heatmap")
 
-
 R = TypeVar("R")
 
 
@@ -27,31 +26,35 @@ def with_experiment(
     command_for: Callable[[Experiment], Callable[..., int]],
     usage: str,
 ) -> int:
-    """Runs a command on the experiment of a file, whose fields the command line overrides.
+    """Runs a command on an experiment file, whose fields the command line overrides.
 
-    arguments: the experiment file, then the options; command_for: gives the command, whose first
-    parameter is the experiment and whose others become options, and which returns the exit code.
+    Args:
+        arguments: The experiment file, then options.
+        command_for: Returns the command for an experiment. Its first parameter is the experiment,
+            the others become options, and it returns the exit code.
     """
     if not arguments or arguments[0].startswith("-"):
-        found = repr(arguments[0]) if arguments else "nothing"
-        sys.stderr.write(f"the first argument is an experiment file, not {found}\n{usage}")
+        actual = repr(arguments[0]) if arguments else "nothing"
+        sys.stderr.write(f"the first argument must be an experiment file, got {actual}\n{usage}")
         return 2
+    path = Path(arguments[0])
     try:
-        command = command_for(load_experiment(Path(arguments[0])))
-        title = sys.modules[_module_name(Path(arguments[0]))].__doc__ or ""
-        return options_of(command, f"{program} {arguments[0]}", arguments[1:], title)
+        command = command_for(load_experiment(path))
+        title = sys.modules[_module_name(path)].__doc__ or ""
+        return parse_and_call(command, f"{program} {path}", arguments[1:], title)
     except UserError as error:
-        _say(str(error))
+        _print_error(str(error))
         return 2
 
 
-def options_of(
+def parse_and_call(
     command: Callable[..., R], program: str, arguments: Sequence[str], title: str = ""
 ) -> R:
-    """What the command returns for an experiment whose fields the arguments override.
+    """Calls a command with an experiment whose fields the arguments override.
 
     Raises:
-        UsageError: by the `Experiment` itself; tyro reports its parts' and ends the program.
+        UsageError: the experiment is invalid as a whole. For a single option, tyro reports the
+            problem and exits.
     """
     try:
         return tyro.cli(
@@ -64,13 +67,13 @@ def options_of(
 
 
 def load_experiment(path: Path) -> Experiment:
-    """The `EXPERIMENT` that a Python file defines; it may import its siblings by their folder.
+    """Returns the `EXPERIMENT` of a Python file, which may import its siblings by their folder.
 
     Raises:
-        UserError: no such file, or no EXPERIMENT in it.
+        UserError: the file is missing, fails, or defines no EXPERIMENT.
     """
     if path.suffix != ".py" or not path.is_file():
-        raise UserError(f"{path}: there is no such experiment file")
+        raise UserError(f"{path}: no such experiment file")
     sys.path.insert(0, str(path.resolve().parent.parent))
     spec = importlib.util.spec_from_file_location(_module_name(path), path)
     assert spec and spec.loader
@@ -78,7 +81,7 @@ def load_experiment(path: Path) -> Experiment:
     sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever a person's own file may do wrong
+    except Exception as error:  # a user's file may fail in any way
         raise UserError(f"{path}: {type(error).__name__}: {error}") from error
     experiment = getattr(module, "EXPERIMENT", None)
     if not isinstance(experiment, Experiment):
@@ -86,16 +89,20 @@ def load_experiment(path: Path) -> Experiment:
     return experiment
 
 
-def run_command(action: Callable[[], None]) -> int:
-    """Runs the action of a tool; a failure becomes one message and exit code 1, or 2.
+def _module_name(path: Path) -> str:
+    return f"{path.resolve().parent.name}.{path.stem}"
 
-    Of torchrun's processes the first tells what it does, and the first that fails tells why and
-    ends at once; torchrun ends the others.
+
+def run_command(action: Callable[[], None]) -> int:
+    """Runs a command; returns the exit code: 0, 1 for a failure, 2 for wrong usage.
+
+    UserError, OSError and running out of memory are reported in one line; any other exception is
+    raised. Under torchrun only the first process logs, and only the first to fail reports.
     """
     if sys.platform == "win32":
-        _say("heatmap runs on Linux and macOS; on Windows, install it within WSL (wsl --install)")
+        _print_error("heatmap runs on Linux and macOS; on Windows use WSL (wsl --install)")
         return 1
-    # before torch is imported: its threads wait asleep, else a busy machine slows them 50 times
+    # set before torch is imported: spinning threads slow a busy machine up to 50 times
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
     logger.setLevel(logging.INFO if is_first() else logging.ERROR)
@@ -106,11 +113,11 @@ def run_command(action: Callable[[], None]) -> int:
 
             distributed.stop()
     except UserError as error:
-        _say(str(error))
+        _print_error(str(error))
         return 2 if isinstance(error, UsageError) else 1
     except OSError as error:
-        named = error.filename is not None
-        _say(f"{error.filename2 or error.filename}: {error.strerror}" if named else str(error))
+        path = error.filename2 or error.filename
+        _print_error(str(error) if path is None else f"{path}: {error.strerror}")
         return 1
     except KeyboardInterrupt:
         if is_first():
@@ -118,33 +125,31 @@ def run_command(action: Callable[[], None]) -> int:
         return 1
     except Exception as error:
         if is_out_of_memory(error):
-            _say(f"there is too little memory ({first_line(error)}): make something smaller")
-        elif _speaks():
+            _print_error(f"out of memory ({first_line(error)}); use a smaller batch or model")
+        elif _is_first_to_fail():
             raise
         return 1
     return 0
 
 
 def is_first() -> bool:
-    """Whether this process is the only one, or the first of those that torchrun started."""
+    """Whether this is the only process, or the first that torchrun started.
+
+    Reads the environment and not `distributed.rank`, which would import torch for every `--help`.
+    """
     return os.environ.get("RANK", "0") == "0"
 
 
-def _say(problem: str) -> None:
-    if _speaks():
+def _print_error(message: str) -> None:
+    if _is_first_to_fail():
         rank = os.environ.get("RANK")
         where = f" in process {rank} on {socket.gethostname()}" if rank else ""
-        sys.stderr.write(f"error{where}: {problem}\n")
+        sys.stderr.write(f"error{where}: {message}\n")
 
 
-def _speaks() -> bool:
-    """Whether this process, which fails, is to say so."""
+def _is_first_to_fail() -> bool:
     if "RANK" not in os.environ:
         return True
     from heatmap.runtime import distributed
 
-    return distributed.fails_first()
-
-
-def _module_name(path: Path) -> str:
-    return f"{path.resolve().parent.name}.{path.stem}"
+    return distributed.is_first_failure()

@@ -1,96 +1,91 @@
-"""Write the submission of a run, or of several as one."""
+"""Write the submission of a run or an ensemble, or average submissions."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from heatmap.cli.running import is_first, run_command
+from heatmap.errors import UsageError
 
 
 def submit(
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
-    others: Annotated[
-        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[RUN ...]")
-    ] = (),
+    run: Annotated[Path, Positional, arg(metavar="RUN")],
+    others: Annotated[tuple[Path, ...], Positional, arg(metavar="[RUN ...]")] = (),
     *,
     data: Path | None = None,
     out: Path = Path("submission.csv"),
     tta: Literal["none", "mirror", "scale", "mirror,scale"] = "none",
-    weighted: tyro.conf.FlagCreatePairsOff[bool] = False,
+    weighted: FlagCreatePairsOff[bool] = False,
     boxes: Path | None = None,
     rounding: Literal["auto", "round", "truncate", "none"] = "auto",
     missing: Literal["stop", "mean-shape"] = "stop",
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
-    """Predict the test images and write the landmarks asked for.
+    """Predict the test images and write the requested landmarks.
 
-    The coordinates of several runs are averaged before they are rounded. Files that were rounded
-    already are averaged by --average A.csv B.csv ... --out FILE (--average --help), less exactly.
-
-    Data converted from Kaggle's facial keypoints (with test/IdLookupTable.csv) is answered in that
-    contest's form: RowId, Location, within the image.
-
-    On several GPUs or hosts torchrun --nproc-per-node GPUS tools/submit.py RUN ... writes the same.
+    Coordinates of several runs are averaged, then rounded once. To average finished submissions,
+    which is less exact, use --average A.csv B.csv ... --out FILE (--average --help). Data converted
+    from Kaggle's facial keypoints (with test/IdLookupTable.csv) gets that contest's form: RowId,
+    Location, within the image. On several GPUs or hosts, torchrun --nproc-per-node GPUS
+    tools/submit.py RUN ... writes the same file.
 
     Args:
-        run: a run folder or a checkpoint.
-        others: more of them, with the same landmarks; crops and networks may differ.
-        data: contest folder; by default the one the first run was trained on.
-        out: the file, written whole and read back, or not at all.
-        tta: test-time augmentation: average over mirrored crops as well, over crops that show
-            everything 1.1 times smaller and larger, or over both (six views).
-        weighted: weigh every landmark by how sharp its heatmap is (inverse covariance).
-        boxes: for runs with crop.rule box: table of the test images' boxes, in place of the one
-            the run was trained with.
-        rounding: round: to integers; truncate: toward zero, as the organisers did; none: decimals;
-            auto: round, and none for Kaggle's facial keypoints.
-        missing: what a test image that cannot be read does: stop, or get the mean shape.
-        device: where the networks run.
+        run: run folder or checkpoint.
+        others: more runs with the same landmarks; crops and networks may differ.
+        data: contest folder; by default the training data of the first run.
+        out: output file, read back and checked; it is complete or not written.
+        tta: test-time augmentation: add mirrored crops (mirror), crops that show everything 1.1
+            times smaller and larger (scale), or both (six views).
+        weighted: weight each landmark by the inverse covariance of its heatmap.
+        boxes: table of the test images' boxes, for runs with crop.rule box; by default the run's.
+        rounding: round (to integers), truncate (toward zero, as the organisers did), none (keep
+            decimals) or auto (none for Kaggle's facial keypoints, else round).
+        missing: stop at a test image that cannot be read, or write the mean shape for it.
+        device: where the networks run; auto is the GPU if there is one.
     """
     from heatmap.inference.ensemble import Ensemble
-    from heatmap.inference.submit import submit as write
+    from heatmap.inference.submit import submit as write_submission
     from heatmap.runtime import distributed
     from heatmap.runtime.machine import chosen_device
 
     ensemble = Ensemble.load([run, *others], tta=tta, weighted=weighted, boxes=boxes)
-    root = data or ensemble.runs[0].experiment.data.root
-    where = distributed.start(chosen_device(device))
-    rows = write(ensemble, root, out, rounding=rounding, missing=missing, device=where)
+    count = write_submission(
+        ensemble, data or ensemble.runs[0].experiment.data.root, out, rounding=rounding,
+        missing=missing, device=distributed.start(chosen_device(device)),
+    )  # fmt: skip
     if is_first():
-        print(f"{out}: {rows} images, read back and checked")
+        print(f"{out}: {count} images, read back and checked")
 
 
 def average(
-    first: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="A.csv")],
-    second: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="B.csv")],
-    others: Annotated[
-        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[C.csv ...]")
-    ] = (),
+    submissions: Annotated[tuple[Path, ...], Positional, arg(metavar="A.csv B.csv ...")],
     *,
     out: Path,
     rounding: Literal["auto", "round", "truncate", "none"] = "auto",
 ) -> None:
-    """Average submissions, joined by file name or RowId, in the order of the first.
+    """Average submissions, matched by file name or RowId, in the order of the first.
 
-    Averaging the runs themselves (submit.py RUN RUN ...) is more exact, since it rounds once.
+    Merging the runs themselves (submit.py RUN RUN ...) is more exact, since it rounds once.
 
     Args:
-        first: a submission.
-        second: another one of the same form, for the same images.
-        others: more of them.
-        out: the file, written whole and read back, or not at all.
-        rounding: round: to integers, halves to the even one; truncate: toward zero; none: decimals;
-            auto: round, and none for RowId, Location.
+        submissions: two or more submissions of one form, for the same images.
+        out: output file, read back and checked; it is complete or not written.
+        rounding: round (to integers, halves to even), truncate (toward zero), none (keep decimals)
+            or auto (none for RowId, Location, else round).
     """
+    if len(submissions) < 2:
+        raise UsageError("--average needs at least two submissions")
     from heatmap.inference.submit import average_submissions
 
-    rows = average_submissions([first, second, *others], out, rounding=rounding)
-    print(f"{out}: {rows} rows, read back and checked")
+    count = average_submissions(submissions, out, rounding=rounding)
+    print(f"{out}: {count} rows, read back and checked")
 
 
 def main(arguments: Sequence[str]) -> int:
+    """Runs the command; returns the exit code."""
     if "--average" in arguments:
         rest = [argument for argument in arguments if argument != "--average"]
         return run_command(lambda: tyro.cli(average, prog="submit.py --average", args=rest))

@@ -1,9 +1,9 @@
-"""The care of a data set, before and after training.
+"""Tools that check and clean a data set.
 
-check       every problem of a folder at once
-duplicates  images that look alike
+check       reports every problem of a folder
+duplicates  finds images that look alike
 stats       channel means and deviations, sizes and poses
-split       a split that is stored and verified
-symmetry    the mirror permutation and groups, inferred from labels
-audit       likely label errors, ranked
+split       stores and verifies a split
+symmetry    infers the mirror permutation and groups from labels
+audit       ranks suspicious labels
 """

@@ -1,16 +1,16 @@
-"""Images that look alike, found among hundreds of thousands."""
+"""Finds images that look alike among hundreds of thousands."""
 
 import cv2
 import networkx
 import numpy as np
 
-MOST_BITS = 4  # of 64 in which near-duplicates may differ
+MAX_BITS = 4  # of 64 in which the hashes of near-duplicates may differ
 
 
 def perceptual_hash(image: np.ndarray) -> int:
-    """64 bits that hardly change when an image is resized, compressed or made a little brighter.
+    """Returns 64 bits that resizing, compression and small changes of brightness hardly change.
 
-    The signs, against their median, of the low frequencies of the grey 32 x 32 image (pHash).
+    The bits say which low frequencies of the grey 32 x 32 image exceed their median (pHash).
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -25,33 +25,35 @@ def perceptual_hash(image: np.ndarray) -> int:
     return int.from_bytes(bits.tobytes(), "big")
 
 
-def near_groups(hashes: np.ndarray, most_bits: int = MOST_BITS) -> np.ndarray:
-    """(N,) int64 number of each image's group: the lowest index in it.
+def near_groups(hashes: np.ndarray, max_bits: int = MAX_BITS) -> np.ndarray:
+    """Groups images whose hashes differ in at most `max_bits` bits, directly or through others.
 
-    Images whose hashes differ in at most `most_bits` bits are in one group, and so are those that
-    others link. Such hashes are equal in one of `most_bits + 1` bands of bits, so that only those
-    which share a band are compared.
+    Two such hashes agree in at least one of `max_bits + 1` bands of bits, so only hashes that share
+    a band are compared.
 
     Args:
         hashes: (N,) uint64.
+
+    Returns:
+        (N,) int64, the lowest index in each image's group.
     """
     values, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
-    ends = np.linspace(0, 64, most_bits + 2).round().astype(int)
+    bounds = np.linspace(0, 64, max_bits + 2).round().astype(int)
     pairs = [np.empty((0, 2), np.int64)]
-    for begin, end in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True):
+    for begin, end in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
         band = (values >> np.uint64(begin)) & np.uint64((1 << end - begin) - 1)
         order = np.argsort(band, kind="stable")
         band, ordered = band[order], values[order]
-        place, apart = np.arange(len(values)), 1
-        while len(place):  # every value with the next, then with the one after that, ...
-            place = place[place + apart < len(values)]
-            place = place[band[place] == band[place + apart]]
-            is_near = np.bitwise_count(ordered[place] ^ ordered[place + apart]) <= most_bits
-            near = place[is_near]
-            pairs.append(np.stack([order[near], order[near + apart]], 1))
-            apart += 1
+        index, step = np.arange(len(values)), 1
+        while len(index):  # compare each value with the next, then with the one after, ...
+            index = index[index + step < len(values)]
+            index = index[band[index] == band[index + step]]
+            is_near = np.bitwise_count(ordered[index] ^ ordered[index + step]) <= max_bits
+            near = index[is_near]
+            pairs.append(np.stack([order[near], order[near + step]], 1))
+            step += 1
     lowest = first.copy()
-    links = networkx.Graph(np.concatenate(pairs).tolist())
-    for linked in map(list, networkx.connected_components(links)):
-        lowest[linked] = first[linked].min()
+    graph = networkx.Graph(np.concatenate(pairs).tolist())
+    for connected in map(list, networkx.connected_components(graph)):
+        lowest[connected] = first[connected].min()
     return lowest[inverse]

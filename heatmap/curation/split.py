@@ -1,10 +1,11 @@
-"""A split that is stored, and proof that its parts share no person and no image."""
+"""Stores a split, and checks that its parts share no person and no image."""
 
 import hashlib
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,63 +18,48 @@ def store_split(
     root: Path,
     out: Path,
     *,
-    rule: contest.Rule = "auto",
-    share: float = 0.2,
     folds: int | None = None,
-    seed: int = 42,
     person_pattern: str = contest.PERSON_PATTERN,
     workers: int = 1,
+    **options: Any,
 ) -> str:
     """Divides the training rows of a contest and writes the table that `data.split_file` takes.
 
     Args:
-        rule, share, folds, seed, person_pattern: as `contest.split_rows` takes them.
-        workers: processes that read the images, to compare their files byte for byte.
+        folds, person_pattern, options: see `contest.split_rows`.
+        workers: processes that read the images, whose files are compared byte for byte.
 
     Returns:
-        The images and people of each part and what stands in several parts, for people to read.
+        A text with the images and people of each part, and those in more than one part.
 
     Raises:
-        UserError: what cannot be read or divided, or images that stand in several parts though
-            persons were to be kept apart; the table is then written all the same.
+        UserError: the rows cannot be read or divided, or a split by person has the same image in
+            several parts. The table is written in the last case too.
     """
     folder = contest.find_folder(root)
     table = contest.read_landmarks(folder.train_table, progress=True)
-    splits = [
-        contest.split_rows(
-            table.names, rule=rule, share=share, folds=folds, fold=fold, seed=seed,
-            person_pattern=person_pattern,
-        )
-        for fold in range(folds or 1)
-    ]  # fmt: skip
+    split_rows = partial(
+        contest.split_rows, table.names, folds=folds, person_pattern=person_pattern, **options
+    )
+    splits = [split_rows(fold=fold) for fold in range(folds or 1)]
     validation = np.stack([split.validation for split in splits])
     parts = validation[0] if folds is None else validation.argmax(0)
     contest.write_split(out, table.names, parts)
 
-    hash_of = partial(_hash_of, folder.train_images)
-    contents = [*in_processes(hash_of, table.names, workers, "reading")]
-    people = contest.people_of(table.names, person_pattern)
-    images = [" = ".join(table.names[row] for row in g) for g in _in_several(contents, parts)]
-    if splits[0].kind == "person" and images:
+    hash_file = partial(_hash_file, folder.train_images)
+    hashes = [*in_processes(hash_file, table.names, workers, "reading")]
+    shared = _in_several_parts(hashes, parts)
+    shared_images = [" = ".join(table.names[row] for row in rows) for rows in shared]
+    if splits[0].kind == "person" and shared_images:
         raise UserError(
-            f"{out}: the split was to keep persons apart, but {len(images)} images stand in "
-            f"several parts under different names, such as {images[0]}; remove or exclude one of "
-            "each, or give a pattern that tells their names as one person's"
+            f"{out}: {len(shared_images)} images are in several parts under different names, such "
+            f"as {shared_images[0]}, although the split is by person; exclude one of each, or give "
+            "a --person-pattern that assigns these names to one person"
         )
-    are_told = None not in people
-    lines = [f"split {splits[0].rule.partition(' (')[0]}", "", f"{'':10}  images  people"]
-    for part in np.unique(parts).tolist():
-        label = f"fold {part}" if folds else ("validation" if part else "train")
-        rows = np.flatnonzero(parts == part)
-        num_people = len({people[row] for row in rows}) if are_told else "-"
-        lines.append(f"{label:10}  {len(rows):>8}  {num_people:>6}")
-    lines += ["", "in more than one part"]
-    shared = [str(people[rows[0]]) for rows in _in_several(people, parts)] if are_told else []
-    for kind, found in {"people": shared, "images": images}.items():
-        such = f"  such as {', '.join(found[:3])}" if found else ""
-        is_told = are_told or kind == "images"
-        lines.append(f"  {kind:10}  {len(found) if is_told else 'not told by the names'}{such}")
-    unread = [name for name, content in zip(table.names, contents, strict=True) if content is None]
+    lines = [f"split {splits[0].rule.partition(' (')[0]}", ""]
+    people = contest.people_of(table.names, person_pattern)
+    lines += _format_parts(parts, people, shared_images, folds is not None)
+    unread = [name for name, digest in zip(table.names, hashes, strict=True) if digest is None]
     if unread:
         lines.append(
             f"{len(unread)} images cannot be read and were not compared, such as {unread[0]!r}"
@@ -81,8 +67,33 @@ def store_split(
     return "\n".join(lines)
 
 
-def _in_several(keys: Sequence[Hashable], parts: np.ndarray) -> list[list[int]]:
-    """The rows of every key, None left out, that occurs in more than one part."""
+def _format_parts(
+    parts: np.ndarray, people: Sequence[str | None], shared_images: Sequence[str], are_folds: bool
+) -> list[str]:
+    has_people = None not in people
+    lines = [f"{'':10}  images  people"]
+    for part in np.unique(parts).tolist():
+        label = f"fold {part}" if are_folds else ("validation" if part else "train")
+        rows = np.flatnonzero(parts == part).tolist()
+        num_people = len({people[row] for row in rows}) if has_people else "-"
+        lines.append(f"{label:10}  {len(rows):>8}  {num_people:>6}")
+    shared_people = [str(people[rows[0]]) for rows in _in_several_parts(people, parts)]
+    return [
+        *lines,
+        "",
+        "in more than one part",
+        _format_shared("people", shared_people) if has_people else "  people      not in the names",
+        _format_shared("images", shared_images),
+    ]
+
+
+def _format_shared(kind: str, shared: Sequence[str]) -> str:
+    examples = f"  such as {', '.join(shared[:3])}" if shared else ""
+    return f"  {kind:10}  {len(shared)}{examples}"
+
+
+def _in_several_parts(keys: Sequence[Hashable], parts: np.ndarray) -> list[list[int]]:
+    """The rows of every key that occurs in more than one part; None is not a key."""
     rows_of = defaultdict[Hashable, list[int]](list)
     for row, key in enumerate(keys):
         rows_of[key].append(row)
@@ -90,8 +101,8 @@ def _in_several(keys: Sequence[Hashable], parts: np.ndarray) -> list[list[int]]:
     return [rows for rows in rows_of.values() if len(np.unique(parts[rows])) > 1]
 
 
-def _hash_of(images: Path, name: str) -> bytes | None:
-    """SHA-256 of an image's file, None where it cannot be read."""
+def _hash_file(images: Path, name: str) -> bytes | None:
+    """SHA-256 of an image file, None if it cannot be read."""
     try:
         with (images / name).open("rb") as file:
             return hashlib.file_digest(file, "sha256").digest()

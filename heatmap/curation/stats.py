@@ -1,12 +1,11 @@
-"""A contest's images and landmarks in numbers and plots: channels, sizes, positions, poses."""
+"""Measures a contest's images and landmarks: channels, sizes, positions and poses."""
 
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,23 +22,23 @@ from heatmap.shape import rolls, turns
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MOST_SHOWN = 10_000  # faces whose landmarks and poses are plotted
-COLOURS = {"train": "tab:blue", "test": "tab:orange"}
+MAX_PLOTTED = 10_000  # faces whose landmarks and poses are plotted
+COLORS = {"train": "tab:blue", "test": "tab:orange"}
 
 
 class Channels(NamedTuple):
-    """Exact sums over pixels of values from 0 to 255 and of their squares, by channel (RGB)."""
+    """Exact sums over all pixels, by channel (RGB, 0 to 255)."""
 
     pixels: int
     sums: tuple[int, ...]
-    squares: tuple[int, ...]
+    squares: tuple[int, ...]  # sums of the squared values
 
     def mean(self) -> list[float]:
-        """By channel, with white at 1."""
+        """The mean of each channel, with white at 1."""
         return [total / (255 * self.pixels) for total in self.sums]
 
     def std(self) -> list[float]:
-        """The standard deviation of all pixels, by channel, with white at 1."""
+        """The standard deviation of each channel, with white at 1."""
         return [
             math.sqrt(self.pixels * squares - total**2) / (255 * self.pixels)
             for total, squares in zip(self.sums, self.squares, strict=True)
@@ -48,19 +47,14 @@ class Channels(NamedTuple):
 
 @dataclass(frozen=True)
 class Statistics:
-    """Of train, test and both, as far as they are there.
+    """The statistics of a contest; parts without images are left out."""
 
-    sizes: (N, 2) heights and widths of each part's images. positions: (K, 2) landmarks as fractions
-    of their image's width and height. turns, rolls_deg: as in `heatmap.shape`. unreadable: what is
-    wrong with the images that are left out.
-    """
-
-    channels: dict[str, Channels]
-    sizes: dict[str, np.ndarray]
-    positions: np.ndarray
-    turns: np.ndarray
-    rolls_deg: np.ndarray
-    unreadable: list[str]
+    channels: dict[str, Channels]  # of train, test and both
+    sizes: dict[str, np.ndarray]  # (N, 2) image heights and widths of train and test
+    positions: np.ndarray  # (K, 2) landmarks, as fractions of their image's width and height
+    turns: np.ndarray  # (F,) as `shape.turns`
+    rolls_deg: np.ndarray  # (F,) as `shape.rolls`
+    unreadable: list[str]  # why images that are left out cannot be read
 
     def to_json(self) -> dict[str, Any]:
         parts = {
@@ -71,29 +65,21 @@ class Statistics:
 
 
 def measure_contest(
-    root: Path,
-    *,
-    trim_border: int = 0,
-    crop_hw: tuple[int, int] | None = None,
-    workers: int = 1,
+    root: Path, *, trim_border: int = 0, crop_hw: tuple[int, int] | None = None, workers: int = 1
 ) -> Statistics:
-    """Reads all images of a contest. Sums are of integers, and do not depend on the workers.
+    """Measures all images of a contest; the result does not depend on the number of workers.
 
     Args:
-        trim_border: channels are of what is within the dark border, as `config.Crop` has it.
-        crop_hw: channels are of the cover crop of this height and width, as training sees it; of
-            whole images if None, so that large ones count for more.
+        trim_border: measure the channels within the dark border, as `config.Crop` trims it.
+        crop_hw: measure the channels in the training crop of this size; None: in whole images.
         workers: processes that read the images.
 
     Raises:
-        UserError: a table cannot be read, an image is missing, or none can be read.
+        UserError: a table cannot be read, an image is missing, or no image can be read.
     """
-    crop = None
-    if crop_hw is not None:
-        crop = Crop(height=crop_hw[0], width=crop_hw[1], trim_border=trim_border)
+    crop = Crop(height=crop_hw[0], width=crop_hw[1], trim_border=trim_border) if crop_hw else None
     folder = contest.find_folder(root)
-    paths: dict[str, Sequence[Path]] = {}
-    table = None
+    paths, table = {}, None
     if folder.train_table.exists():
         table = contest.read_landmarks(folder.train_table, progress=True)
         paths["train"] = contest.image_paths(folder.train_images, table.names, table.path)
@@ -102,29 +88,26 @@ def measure_contest(
         asked = contest.read_asked_points(folder.test_points, num_landmarks)
         paths["test"] = contest.image_paths(folder.test_images, asked.names, asked.path)
 
-    see = partial(_see, crop, trim_border)
-    jobs = [*chain.from_iterable(paths.values())]
-    found = iter([*in_processes(see, jobs, workers, "images")])
-    channels, sizes = dict[str, Channels](), dict[str, np.ndarray]()
-    unreadable, rows = list[str](), np.empty(0, int)
-    for part, some in paths.items():
-        looks = [*islice(found, len(some))]
-        unreadable += [look for look in looks if isinstance(look, str)]
-        seen = [look for look in looks if not isinstance(look, str)]
-        if seen:
-            sizes[part] = np.array([image_hw for image_hw, _ in seen])
-            channels[part] = _total(own for _, own in seen)
-        if part == "train":
-            rows = np.flatnonzero([not isinstance(look, str) for look in looks])
+    measure = partial(_measure_image, crop, trim_border)
+    channels, sizes, rows = dict[str, Channels](), dict[str, np.ndarray](), dict[str, np.ndarray]()
+    unreadable = list[str]()
+    for part, part_paths in paths.items():
+        results = [*in_processes(measure, part_paths, workers, f"{part} images")]
+        unreadable += [result for result in results if isinstance(result, str)]
+        measured = {row: r for row, r in enumerate(results) if not isinstance(r, str)}
+        if measured:
+            rows[part] = np.array([*measured])
+            sizes[part] = np.array([image_hw for image_hw, _ in measured.values()])
+            channels[part] = _total(image_channels for _, image_channels in measured.values())
     if not sizes:
         raise UserError(f"{root}: no image can be read; {unreadable[0]}")
     if len(sizes) == 2:
         channels["both"] = _total(channels.values())
     positions, turn, roll = np.empty((0, 2)), np.empty(0), np.empty(0)
-    if table is not None and len(rows):
-        shown = evenly_spaced(np.arange(len(rows)), MOST_SHOWN)
-        points_image = table.points_image[rows[shown]].astype(np.float64)
-        relative = (points_image + 0.5) / sizes["train"][shown][:, None, ::-1]
+    if table and "train" in sizes:
+        plotted = evenly_spaced(np.arange(len(rows["train"])), MAX_PLOTTED)
+        points_image = table.points_image[rows["train"][plotted]].astype(np.float64)
+        relative = (points_image + 0.5) / sizes["train"][plotted][:, None, ::-1]
         positions = relative[np.isfinite(relative).all(-1)]
         whole = points_image[np.isfinite(points_image).all((1, 2))]
         with suppress(UserError):  # fewer than three faces, or all of one shape, have no poses
@@ -132,8 +115,10 @@ def measure_contest(
     return Statistics(channels, sizes, positions, turn, roll, unreadable)
 
 
-def _see(crop: Crop | None, trim_border: int, path: Path) -> tuple[tuple[int, int], Channels] | str:
-    """The image's size and sums, or why it cannot be read."""
+def _measure_image(
+    crop: Crop | None, trim_border: int, path: Path
+) -> tuple[tuple[int, int], Channels] | str:
+    """Returns the image's height and width and its sums, or why it cannot be read."""
     try:
         if crop is not None:
             sample = Samples([path], np.full((1, 1, 2), np.nan, np.float32), crop)[0]
@@ -161,28 +146,28 @@ def _total(parts: Iterable[Channels]) -> Channels:
 
 
 def format_statistics(statistics: Statistics) -> str:
-    """The channels as lines that line up, for people."""
-    colours = "".join(f"{colour:>9}" for colour in ("red", "green", "blue"))
+    """Formats the channels as a text table."""
+    colors = "".join(f"{color:>9}" for color in ("red", "green", "blue"))
     lines = [
         f"{'':5}  {'mean':>9}{'':18}  {'standard deviation':>18}",
-        f"{'':5}{colours}  {colours}  {'images':>8}  {'pixels':>15}",
+        f"{'':5}{colors}  {colors}  {'images':>8}  {'pixels':>15}",
     ]
     for part, channels in statistics.channels.items():
-        mean, std = ("".join(f"{value:9.5f}" for value in values)
-                     for values in (channels.mean(), channels.std()))  # fmt: skip
-        own = statistics.sizes.values() if part == "both" else [statistics.sizes[part]]
-        images = sum(map(len, own))
+        mean = "".join(f"{value:9.5f}" for value in channels.mean())
+        std = "".join(f"{value:9.5f}" for value in channels.std())
+        sizes = statistics.sizes.values() if part == "both" else [statistics.sizes[part]]
+        images = sum(map(len, sizes))
         lines.append(f"{part:5}{mean}  {std}  {images:>8}  {channels.pixels:>15,}")
     if statistics.unreadable:
         lines.append(
             f"{len(statistics.unreadable)} images cannot be read and are left out: "
-            f"{statistics.unreadable[0]}; tools/data.py check tells all"
+            f"{statistics.unreadable[0]}; tools/data.py check lists all"
         )
     return "\n".join(lines)
 
 
 def plot(statistics: Statistics, out: Path) -> None:
-    """Writes a PNG with the distributions of sizes, aspects, landmark positions and head poses."""
+    """Writes a PNG with histograms of sizes, aspects and head poses, and the landmark density."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13.5, 8), layout="constrained")
@@ -201,32 +186,26 @@ def plot(statistics: Statistics, out: Path) -> None:
 
 
 def _histogram(axes: "Axes", values: dict[str, np.ndarray], title: str) -> None:
-    """Shares of the images of each part, in bins that the parts have in common."""
-    everything = np.concatenate([*values.values()])
-    axes.set_title(title)
+    bins = np.histogram_bin_edges(np.concatenate([*values.values()]), 40).tolist()
+    axes.set(title=title, ylabel="share of images, %")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_ylabel("share of images, %")
-    if len(everything) == 0:
-        return
-    bins = np.histogram_bin_edges(everything, 40).tolist()
-    for part, some in values.items():
-        if len(some):
+    for part, part_values in values.items():
+        if len(part_values):
             is_filled = part == "train"
             axes.hist(
-                some, bins, weights=np.full(len(some), 100 / len(some)), color=COLOURS[part],
+                part_values, bins, color=COLORS[part], label=f"{part} ({len(part_values)})",
+                weights=np.full(len(part_values), 100 / len(part_values)), linewidth=1.5,
                 histtype="stepfilled" if is_filled else "step", alpha=0.6 if is_filled else 1.0,
-                linewidth=1.5, label=f"{part} ({len(some)})",
             )  # fmt: skip
 
 
 def _density(axes: "Axes", positions: np.ndarray) -> None:
-    """Where landmarks lie in their images; brighter is more."""
-    axes.set_title("landmarks in their images")
-    axes.set_xlabel("x / width")
-    axes.set_ylabel("y / height")
+    """Plots where landmarks lie in their images, brighter where there are more."""
+    from matplotlib.colors import PowerNorm
+
+    axes.set(title="landmarks in their images", xlabel="x / width", ylabel="y / height")
     limits = [[-0.1, 1.1], [-0.1, 1.1]]
-    counts, _, _ = np.histogram2d(positions[:, 0], positions[:, 1], bins=120, range=limits)
-    axes.imshow(
-        np.sqrt(counts.T), extent=(-0.1, 1.1, 1.1, -0.1), cmap="magma", interpolation="nearest"
-    )
+    x, y = positions.T
+    axes.hist2d(x, y, bins=120, range=limits, cmap="magma", norm=PowerNorm(0.5))
+    axes.set(aspect="equal", ylim=(1.1, -0.1))
     axes.plot([0, 1, 1, 0, 0], [0, 0, 1, 1, 0], color="white", linewidth=0.8)

@@ -1,6 +1,7 @@
-"""The mirror permutation and the groups of a landmark scheme, told from labels alone."""
+"""Infers the mirror permutation and the groups of a landmark scheme from labels alone."""
 
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,73 +15,64 @@ from heatmap.runtime.columns import as_lines
 from heatmap.runtime.files import write_json
 from heatmap.schemes import Scheme
 
-CANDIDATES = 8  # partners that are weighed for a landmark, the nearest ones
-MOST_CHANGES = 40
-ALIKE = 40.0  # a whole group's mean square distance to its partner, in that of its free landmarks
-FARTHEST = 0.1  # sizes of the face, from where the mirror has a landmark to its partner
-CLOSE = 1.5  # a second best partner nearer than so many times the best is a low margin
-ROUNDING = 1e-12  # of the mean square distance between landmarks; what is nearer coincides
+CANDIDATES = 8  # nearest landmarks that the matching considers as partners of a landmark
+MAX_CHANGES = 40  # of the shape model
+GROUP_TOLERANCE = 40.0  # mean square distance of whole groups, over that of their free landmarks
+MAX_DISTANCE = 0.1  # face sizes between a mirrored landmark and its partner
+LOW_MARGIN = 1.5  # distance of the second best partner over that of the best
+COINCIDENT = 1e-12  # of the mean square distance between landmarks
 
 
 @dataclass(frozen=True)
 class Symmetry:
-    """What the labels tell of their scheme, and how sure it is.
+    """An inferred landmark scheme and how reliable it is.
 
-    scheme: the mirror permutation, and groups: consecutive landmarks, split where the step to the
-    next one jumps, each named by its first and last. mean_shape: (P, 2), upright, about its middle,
-    in sizes of the face. distance: (P,) root mean square, in sizes of the face, between a mirrored
-    landmark and its partner; second: (P,) the same to the best of all others.
+    Distances are root mean squares over faces, in units of the face size.
     """
 
-    scheme: Scheme
-    mean_shape: np.ndarray
-    distance: np.ndarray
-    second: np.ndarray
+    scheme: Scheme  # groups are runs of consecutive landmarks, named by their first and last
+    mean_shape: np.ndarray  # (P, 2), upright and centred, in face sizes
+    distance: np.ndarray  # (P,) from a mirrored landmark to its partner
+    second: np.ndarray  # (P,) distance to the nearest other landmark
     num_faces: int
 
 
 def infer(points_image: np.ndarray | Points) -> Symmetry:
-    """The symmetry of a landmark scheme, from labels of many faces in its order.
+    """Infers the mirror permutation and groups of a landmark scheme.
 
-    A mirrored face is a face again, so the mirrored mean and changes of the shape model lie in the
-    model itself. They are laid onto it by Procrustes analysis and the landmarks told apart by
-    assignment, in turn. The changes part landmarks that coincide in the mean, such as closed lips.
+    A mirrored face is also a face, so the mirrored shape model is aligned to the model itself, in
+    turn with the assignment of the landmarks. The model's changes separate landmarks that coincide
+    in the mean, such as closed lips.
 
     Args:
-        points_image: (N, P, 2) image pixels, NaN where unlabelled; faces more or less upright.
+        points_image: (N, P, 2) image pixels, NaN where unlabelled; faces roughly upright.
 
     Raises:
-        UserError: too few faces to tell, or landmarks without a partner.
+        UserError: there are too few faces, or landmarks without a partner.
     """
     model = shape.fit(points_image, share=0.995)
-    changes = model.changes[:MOST_CHANGES] * model.spread[:MOST_CHANGES, None]
-    own = np.concatenate([  # (1 + K, P, 2): the mean, then the changes
+    changes = model.changes[:MAX_CHANGES] * model.spread[:MAX_CHANGES, None]
+    basis = np.concatenate([  # (1 + K, P, 2): the mean, then the changes
         shape.points(model.mean)[None], changes.reshape(len(changes), 2, -1).mT
     ])  # fmt: skip
-    mirrored = own * (-1, 1)
-    groups = _groups(own)
+    mirrored = basis * (-1, 1)
+    groups = _groups(basis)
     partners = _first_guess(model.mean)
-    for _ in range(10):
-        costs = _costs(own, mirrored, partners)
-        before, partners = partners, _whole_groups(costs, list(groups.values()))
-        if np.array_equal(before, partners):
-            break
-    for _ in range(5):
-        costs = _costs(own, mirrored, partners)
-        before, partners = partners, _involution(costs + _breaks(costs, partners))
-        if np.array_equal(before, partners):
-            break
+    for assign, max_rounds in ((partial(_pair_groups, groups), 10), (_pair_landmarks, 5)):
+        for _ in range(max_rounds):
+            previous, partners = partners, assign(_costs(basis, mirrored, partners), partners)
+            if np.array_equal(previous, partners):
+                break
     size = shape.face_size(model.mean)
-    distances = np.sqrt(_costs(own, mirrored, partners)) / size
+    distances = np.sqrt(_costs(basis, mirrored, partners)) / size
     landmarks = np.arange(len(partners))
     distance = distances[landmarks, partners]
-    lonely = np.flatnonzero(distance > FARTHEST)
-    if len(lonely):
+    unpaired = np.flatnonzero(distance > MAX_DISTANCE)
+    if len(unpaired):
         raise UserError(
-            f"{len(lonely)} of {len(partners)} landmarks have no mirror partner: {_runs(lonely)}; "
-            f"the nearest lie up to {100 * distance.max():.0f} % of the face from where the mirror "
-            "has them. Either this scheme is not symmetric and cannot be mirrored (train with "
-            "--augment.mirror 0), or there are too few faces"
+            f"{len(unpaired)} of {len(partners)} landmarks have no mirror partner within "
+            f"{100 * MAX_DISTANCE:.0f} % of the face size: {_format_runs(unpaired)}; the scheme is "
+            "not symmetric (train with --augment.mirror 0), or there are too few faces"
         )
     distances[landmarks, partners] = np.inf
     return Symmetry(
@@ -93,35 +85,36 @@ def infer(points_image: np.ndarray | Points) -> Symmetry:
 
 
 def write(path: Path, symmetry: Symmetry) -> None:
-    """Writes what data.symmetry reads, and the certificate with it, landmark by landmark."""
-    told = symmetry.scheme.to_dict()
+    """Writes the file for data.symmetry, including the distances of every landmark."""
+    values = symmetry.scheme.to_dict()
     for name in ("mean_shape", "distance", "second"):
-        told[name] = getattr(symmetry, name).round(6).tolist()
-    write_json(path, told | {"num_faces": symmetry.num_faces})
+        values[name] = getattr(symmetry, name).round(6).tolist()
+    write_json(path, values | {"num_faces": symmetry.num_faces})
 
 
 def format_symmetry(symmetry: Symmetry) -> str:
-    """The certificate as lines that line up: how near partners are, group by group."""
+    """Formats the partners of each group and their distances as a text table."""
     partners, percent = symmetry.scheme.permutation, 100 * symmetry.distance
     rows = [("landmarks", "partners", "own mirror", "distance", "largest", "second / best")]
-    for name, members in symmetry.scheme.groups.items():
-        own = slice(members.start, members.stop)
-        margin = symmetry.second[own] / np.maximum(symmetry.distance[own], 1e-12)
-        alone = np.count_nonzero(partners[own] == np.array(members))
-        distances = f"{np.median(percent[own]):.2f} %", f"{percent[own].max():.2f} %"
-        rows.append((name, _runs(partners[own]), str(alone), *distances, f"{margin.min():.1f}"))
+    for name, group in symmetry.scheme.groups.items():
+        members = slice(group.start, group.stop)
+        margin = symmetry.second[members] / np.maximum(symmetry.distance[members], 1e-12)
+        self_mirrored = np.count_nonzero(partners[members] == np.array(group))
+        distances = f"{np.median(percent[members]):.2f} %", f"{percent[members].max():.2f} %"
+        partner_runs = _format_runs(partners[members])
+        rows.append((name, partner_runs, str(self_mirrored), *distances, f"{margin.min():.1f}"))
     lines = as_lines(rows, left=2)
-    low = np.flatnonzero(symmetry.second < CLOSE * symmetry.distance)
+    low = np.flatnonzero(symmetry.second < LOW_MARGIN * symmetry.distance)
     if len(low):
         lines.append(
             f"low margins: for {len(low)} of {len(partners)} landmarks another partner is nearly "
-            f"as near as the chosen one: {_runs(low)}"
+            f"as near as the chosen one: {_format_runs(low)}"
         )
     return "\n".join(lines)
 
 
 def check_known(symmetry: Symmetry) -> str:
-    """What to say of the known permutation, where there is one and the labels agree with it.
+    """Compares with the known permutation and returns the result as text.
 
     Raises:
         UserError: the labels disagree with the known permutation.
@@ -130,20 +123,20 @@ def check_known(symmetry: Symmetry) -> str:
     try:
         known = schemes.mirror_permutation(len(partners))
     except UserError:
-        return f"no permutation of {len(partners)} landmarks is known to compare this with"
+        return f"no known permutation of {len(partners)} landmarks to compare with"
     wrong = np.flatnonzero(partners != known)
     if len(wrong) == 0:
         return f"equal to the known permutation of {len(partners)} landmarks"
     raise UserError(
         f"the labels disagree with the known permutation of {len(partners)} landmarks in "
-        f"{len(wrong)} of them: {_runs(wrong)} (partners by the labels: {_runs(partners[wrong])}, "
-        f"known: {_runs(known[wrong])}); either their order is another one, and the file tells it "
-        "(--data.symmetry), or there are too few faces to tell near landmarks apart"
+        f"{len(wrong)} of them: {_format_runs(wrong)} (inferred partners: "
+        f"{_format_runs(partners[wrong])}, known: {_format_runs(known[wrong])}); the landmarks are "
+        "in another order (train with --data.symmetry), or there are too few faces"
     )
 
 
-def _runs(numbers: np.ndarray, most: int = 8) -> str:
-    """ "3-6 9 8-5": the numbers with rising and falling runs drawn together."""
+def _format_runs(numbers: np.ndarray, max_runs: int = 8) -> str:
+    """Formats numbers with rising and falling runs contracted: "3-6 9 8-5"."""
     runs: list[list[int]] = []
     for number in numbers.tolist():
         step = number - runs[-1][-1] if runs else 0
@@ -151,110 +144,94 @@ def _runs(numbers: np.ndarray, most: int = 8) -> str:
             runs[-1].append(number)
         else:
             runs.append([number])
-    told = [str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs]
-    return " ".join(told[:most]) + (" ..." if len(told) > most else "")
+    texts = [str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs]
+    return " ".join(texts[:max_runs]) + (" ..." if len(texts) > max_runs else "")
 
 
 def _first_guess(mean: np.ndarray) -> np.ndarray:
-    """(P,) the nearest landmark to each mirrored one, from the mean alone.
+    """(P,) nearest landmark to each mirrored one, from the mean shape alone.
 
-    The axis of symmetry is only nearly upright: several are tried, and the best one is kept.
+    The symmetry axis is only nearly upright, so several angles are tried and the best is kept.
     """
-    found = []
+    guesses = []
     for angle in np.deg2rad(range(-45, 46, 9)):
         mirrored = -mean.conj() * np.exp(1j * angle)
         for _ in range(20):
             distances = np.abs(mirrored[:, None] - mean)
             partners = distances.argmin(1)
             mirrored = shape.onto(mirrored[None], mean[partners])[0]
-        found.append((np.mean(distances.min(1) ** 2), partners))
-    return min(found, key=lambda guess: guess[0])[1]
+        guesses.append((np.mean(distances.min(1) ** 2), partners))
+    return min(guesses, key=lambda guess: guess[0])[1]
 
 
-def _costs(own: np.ndarray, mirrored: np.ndarray, partners: np.ndarray) -> np.ndarray:
+def _costs(basis: np.ndarray, mirrored: np.ndarray, partners: np.ndarray) -> np.ndarray:
     """(P, P) mean square distance between mirrored landmarks and others, over the model's faces.
 
-    The mirrored mean is laid onto a face of the model, and the mirrored changes are turned into the
-    model's own, both as fits the present partners best.
+    The mirrored mean is aligned to a face of the model, and the mirrored changes are rotated into
+    the model's own, both as fits the current partners best.
     """
-    target = own[:, partners]
-    flat, other = (values.reshape(len(values), -1) for values in (mirrored, target))
-    left, _, right = np.linalg.svd(other[1:] @ flat[1:].T)
-    turned = np.einsum("kl,lpx->kpx", left @ right, mirrored[1:])
-    mean, goal = shape.of(mirrored[:1])[0], shape.of(target[:1])[0]
-    factor, offset = shape.placement(mean[None], goal)
+    target = basis[:, partners]
+    flat_target, flat_mirrored = (x.reshape(len(x), -1) for x in (target, mirrored))
+    left, _, right = np.linalg.svd(flat_target[1:] @ flat_mirrored[1:].T)
+    rotated = np.einsum("kl,lpx->kpx", left @ right, mirrored[1:])
+    mean, target_mean = shape.of(mirrored[:1])[0], shape.of(target[:1])[0]
+    factor, offset = shape.placement(mean[None], target_mean)
     mean = shape.points((factor * mean + offset)[0])
     bend = np.zeros_like(mean)
     weight = np.ones(len(partners))
-    for _ in range(5):
-        # as much of each change as half the landmarks agree on, at most what is usual
-        rest = (target[0] - mean).reshape(-1)
+    for _ in range(5):  # robust fit of the changes: landmarks that are far off count for less
+        residual = (target[0] - mean).reshape(-1)
         scaled = np.repeat(weight, 2)
-        system = other[1:] * scaled @ other[1:].T
+        system = flat_target[1:] * scaled @ flat_target[1:].T
         ridge = 1e-3 * np.trace(system) / len(system) * np.eye(len(system))
-        amounts = np.linalg.solve(system + ridge, other[1:] @ (scaled * rest))
+        amounts = np.linalg.solve(system + ridge, flat_target[1:] @ (scaled * residual))
         bend = np.tensordot(amounts, target[1:], 1)
-        off = np.linalg.norm(target[0] - mean - bend, axis=1)
-        weight = 1 / np.maximum(off, np.median(off) + 1e-12)
+        distance = np.linalg.norm(target[0] - mean - bend, axis=1)
+        weight = 1 / np.maximum(distance, np.median(distance) + 1e-12)
         weight /= weight.mean()
-    described = np.concatenate([(mean + bend)[None], turned])
-    a, b = (values.transpose(1, 0, 2).reshape(values.shape[1], -1) for values in (described, own))
+    aligned = np.concatenate([(mean + bend)[None], rotated])
+    a, b = (x.transpose(1, 0, 2).reshape(x.shape[1], -1) for x in (aligned, basis))
     squares = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
-    return np.maximum(squares, ROUNDING * squares.mean())
+    return np.maximum(squares, COINCIDENT * squares.mean())
 
 
-def _whole_groups(costs: np.ndarray, groups: list[range]) -> np.ndarray:
-    """(P,) the nearest landmark to each mirrored one, with groups that are partners kept together.
+def _pair_groups(groups: dict[str, range], costs: np.ndarray, _: np.ndarray) -> np.ndarray:
+    """(P,) nearest landmark to each mirrored one; groups that mirror each other stay together.
 
-    One landmark after the other, a curve could slide along its partner by a step or two.
+    Assigned landmark by landmark, a curve could slide along its partner by a step or two.
     """
     partners = costs.argmin(1)
-    for group in groups:
-        members = np.array(group)
-        wholes = [np.array(other) for other in groups if len(other) == len(group)]
-        wholes += [other[::-1] for other in wholes]
-        best = min(wholes, key=lambda other: costs[members, other].mean())
-        if costs[members, best].mean() < ALIKE * costs[members, partners[members]].mean():
-            partners[members] = best
+    curves = [np.array(group) for group in groups.values()]
+    for curve in curves:
+        candidates = [other for other in curves if len(other) == len(curve)]
+        candidates += [other[::-1] for other in candidates]
+        best = min(candidates, key=lambda candidate: costs[curve, candidate].mean())
+        if costs[curve, best].mean() < GROUP_TOLERANCE * costs[curve, partners[curve]].mean():
+            partners[curve] = best
     return partners
 
 
-def _breaks(costs: np.ndarray, partners: np.ndarray) -> np.ndarray:
-    """(P, P) a small cost of partners that do not follow on those of the landmarks beside.
+def _pair_landmarks(costs: np.ndarray, partners: np.ndarray) -> np.ndarray:
+    """(P,) the partners of least total cost that are each other's partners.
 
-    It decides between landmarks that coincide in every face, such as the lips' corners.
-    """
-    landmarks = np.arange(len(partners))
-    small = np.median(costs[landmarks, partners]) / 10
-    breaks = np.full_like(costs, small)
-    for beside in (-1, 1):
-        own = landmarks[max(0, -beside) : len(landmarks) - max(0, beside)]
-        for step in (-1, 1):
-            follows = partners[own + beside] + step
-            there = (follows >= 0) & (follows < len(landmarks))
-            breaks[own[there], follows[there]] = 0
-    return breaks
-
-
-def _involution(costs: np.ndarray) -> np.ndarray:
-    """(P,) the partners with the least total cost of which each is its partner's partner.
-
-    Landmarks that are clearly nearest to each other, or to themselves, are partners. The others are
-    told together, by a matching of greatest weight: a pair is worth what it saves against two
+    Landmarks that are clearly nearest to each other, or to themselves, are paired directly. The
+    others are paired by a maximum-weight matching, where a pair weighs what it saves over two
     landmarks that are their own partners.
     """
+    costs = costs + _breaks(costs, partners)
     costs = costs + costs.T
     landmarks = np.arange(len(costs))
     partners = costs.argmin(1)
     best, second = np.partition(costs, 1, axis=1)[:, :2].T
-    clear = second > CLOSE**2 * best
-    free = (partners[partners] != landmarks) | ~clear | ~clear[partners]
-    partners[free] = landmarks[free]
-    alone = costs.diagonal()
-    savings = (alone[:, None] + alone) / 2 - costs
+    is_clear = second > LOW_MARGIN**2 * best
+    is_free = (partners[partners] != landmarks) | ~is_clear | ~is_clear[partners]
+    free = landmarks[is_free]
+    partners[free] = free
+    own_cost = costs.diagonal()
+    savings = (own_cost[:, None] + own_cost) / 2 - costs
     graph = networkx.Graph()
-    for p in landmarks[free].tolist():
-        nearest = landmarks[free][np.argsort(costs[p, free])[:CANDIDATES]].tolist()
+    for p in free.tolist():
+        nearest = free[np.argsort(costs[p, free])[:CANDIDATES]].tolist()
         graph.add_edges_from(
             (p, q, {"weight": float(savings[p, q])}) for q in nearest if savings[p, q] > 0
         )
@@ -263,13 +240,29 @@ def _involution(costs: np.ndarray) -> np.ndarray:
     return partners
 
 
-def _groups(own: np.ndarray) -> dict[str, range]:
-    """Runs of consecutive landmarks; one ends where a step is longer by half than all on a side."""
-    steps = np.sqrt((np.diff(own, axis=1) ** 2).sum((0, 2)))
+def _breaks(costs: np.ndarray, partners: np.ndarray) -> np.ndarray:
+    """(P, P) a small cost of partners that do not continue those of the neighbouring landmarks.
+
+    It decides between landmarks that coincide in every face, such as the corners of the lips.
+    """
+    landmarks = np.arange(len(partners))
+    breaks = np.full_like(costs, np.median(costs[landmarks, partners]) / 10)
+    for side in (-1, 1):
+        members = landmarks[max(0, -side) : len(landmarks) - max(0, side)]
+        for step in (-1, 1):
+            next_partner = partners[members + side] + step
+            is_valid = (next_partner >= 0) & (next_partner < len(landmarks))
+            breaks[members[is_valid], next_partner[is_valid]] = 0
+    return breaks
+
+
+def _groups(basis: np.ndarray) -> dict[str, range]:
+    """Splits landmarks where a step is over 1.5 times the longest of four steps on one side."""
+    steps = np.sqrt((np.diff(basis, axis=1) ** 2).sum((0, 2)))
     starts = [0]
-    for place, step in enumerate(steps):
-        sides = steps[max(starts[-1], place - 4) : place], steps[place + 1 :][:4]
+    for index, step in enumerate(steps):
+        sides = steps[max(starts[-1], index - 4) : index], steps[index + 1 :][:4]
         if step > 1.5 * min((side.max() for side in sides if len(side)), default=step):
-            starts.append(place + 1)
+            starts.append(index + 1)
     bounds = pairwise([*starts, len(steps) + 1])
     return {f"{start}-{end - 1}": range(start, end) for start, end in bounds}

@@ -1,8 +1,8 @@
 """How good predictions are.
 
-metrics      the contest's score, NME and the rest
-calibration  the error to expect from a heatmap's peak and spread
+metrics      the contest's MSE, NME and other scores
+calibration  the expected error of a landmark, from its heatmap's peak and spread
 sheets       images with their predicted and true landmarks
-report       a page about one run
+report       an HTML page about an evaluation
 compare      several runs, image by image
 """

@@ -1,7 +1,7 @@
-"""How far off a landmark is expected to be in px, told from how sure the network is of it.
+"""Expected error of a landmark in pixels, from how sure the network is of it.
 
-The height of a heatmap's peak and its spread rank landmarks by their errors; a map fitted on
-labelled images says how many pixels that means.
+The height of a heatmap's peak and its spread rank landmarks by error. A calibration, fitted on
+labelled images, turns that rank into pixels.
 """
 
 from collections.abc import Sequence
@@ -16,32 +16,29 @@ from heatmap.errors import UserError
 from heatmap.runs.folder import RunFolder
 from heatmap.runtime.files import read_json, write_json
 
-MOST_FITTED = 2_000_000  # landmarks that a map is fitted to, and as many that it is checked on
+MOST_FITTED = 2_000_000  # landmarks used for the fit, and as many for the check
 FEWEST_FITTED = 200
 MOST_KNOTS = 100
 FEWEST_PER_KNOT = 50
-SMALLEST = 1e-3  # of a peak's height, and px of a spread or an error, where logarithms are taken
+SMALLEST = 1e-3  # lower limit of peaks, and of spreads and errors in px, before logarithms
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The expected error, linear between K knots over doubt and constant beyond them.
+    """Piecewise linear map from doubt to expected error, constant beyond its K knots.
 
-    Doubt is `spread_weight * log(spread) - peak_weight * log(peak)`; the weights are not negative.
-
-    doubt: (K,), rising; error_px: (K,), in pixels of the image, not falling.
+    Doubt is `spread_weight * log(spread) - peak_weight * log(peak)`.
     """
 
-    peak_weight: float
-    spread_weight: float
-    doubt: Sequence[float]
-    error_px: Sequence[float]
+    peak_weight: float  # not negative
+    spread_weight: float  # not negative
+    doubt: Sequence[float]  # (K,) increasing
+    error_px: Sequence[float]  # (K,) in image pixels, never decreasing
 
     def expected_error(self, peak: np.ndarray, spread: np.ndarray) -> np.ndarray:
-        """Expected distance from the true landmark in px of the image; NaN where none is told.
+        """Expected distance from the true landmark in image pixels; NaN where it is unknown.
 
-        Args:
-            peak, spread: of one shape, as in `per_image.Errors`.
+        peak and spread are as in `per_image.Errors`, of any one shape.
         """
         doubt = np.zeros(spread.shape)
         if self.spread_weight:
@@ -52,25 +49,25 @@ class Calibration:
 
 
 def fit(distance: np.ndarray, peak: np.ndarray, spread: np.ndarray) -> Calibration | None:
-    """The map that fits the errors; None where nothing tells of them, or there are too few.
+    """Fits a calibration; returns None if nothing predicts the errors, or there are too few.
 
-    Doubt is what predicts the error's logarithm best; the map over it is the isotonic regression
-    of the error (Barlow et al. 1972, by pooling adjacent violators).
+    Doubt is the best predictor of the error's logarithm. The map from doubt to error is an
+    isotonic regression by pooling adjacent violators (Barlow et al. 1972).
 
     Args:
         distance, peak, spread: (N, P), as in `per_image.Errors`.
     """
-    rising = {"peak": -_log(peak), "spread": _log(spread)}
-    rising = {name: values for name, values in rising.items() if np.isfinite(values).any()}
-    known = np.isfinite([distance, *rising.values()]).all(0)
-    if known.sum() < FEWEST_FITTED:
+    signs = {"peak": -_log(peak), "spread": _log(spread)}
+    signs = {name: values for name, values in signs.items() if np.isfinite(values).any()}
+    is_known = np.isfinite([distance, *signs.values()]).all(0)
+    if is_known.sum() < FEWEST_FITTED:
         return None
-    error = distance[known].astype(np.float64)
-    rising = {name: values[known] for name, values in rising.items()}
-    weights = _weights(rising, _log(error))
+    error = distance[is_known].astype(np.float64)
+    signs = {name: values[is_known] for name, values in signs.items()}
+    weights = _fit_weights(signs, _log(error))
     if not weights:
         return None
-    doubt = np.sum([weight * rising[name] for name, weight in weights.items()], axis=0)
+    doubt = np.sum([weight * signs[name] for name, weight in weights.items()], axis=0)
     count = min(MOST_KNOTS, len(doubt) // FEWEST_PER_KNOT)
     parts = np.array_split(np.argsort(doubt), count)
     knots = _isotonic([(doubt[part].mean(), error[part].mean(), len(part)) for part in parts])
@@ -82,21 +79,21 @@ def _log(values: np.ndarray) -> np.ndarray:
     return np.log(np.maximum(values.astype(np.float64), SMALLEST))
 
 
-def _weights(rising: dict[str, np.ndarray], target: np.ndarray) -> dict[str, float]:
-    """Least squares without negative weights: the best of those subsets that have none."""
+def _fit_weights(signs: dict[str, np.ndarray], target: np.ndarray) -> dict[str, float]:
+    """Least squares over the subsets of signs whose weights are all positive; the best of them."""
     best, least = {}, np.inf
-    for size in range(1, len(rising) + 1):
-        for names in combinations(rising, size):
-            columns = np.stack([*(rising[name] for name in names), np.ones_like(target)], 1)
-            found = np.linalg.lstsq(columns, target)[0]
-            loss = np.square(columns @ found - target).sum()
-            if (found[:-1] > 1e-9).all() and loss < least:
-                best, least = dict(zip(names, found.tolist(), strict=False)), loss
+    for size in range(1, len(signs) + 1):
+        for names in combinations(signs, size):
+            columns = np.stack([*(signs[name] for name in names), np.ones_like(target)], 1)
+            weights = np.linalg.lstsq(columns, target)[0]
+            loss = np.square(columns @ weights - target).sum()
+            if (weights[:-1] > 1e-9).all() and loss < least:
+                best, least = dict(zip(names, weights.tolist(), strict=False)), loss
     return best
 
 
 def _isotonic(parts: Sequence[tuple[float, float, int]]) -> list[tuple[float, float, int]]:
-    """(x, y, weight) in the order of x, neighbours made one until no y is below its predecessor."""
+    """Pools neighbouring (x, y, weight), in the order of x, until y increases everywhere."""
     pooled: list[tuple[float, float, int]] = []
     for x, y, weight in parts:
         while pooled and y <= pooled[-1][1]:
@@ -109,26 +106,28 @@ def _isotonic(parts: Sequence[tuple[float, float, int]]) -> list[tuple[float, fl
 
 
 class Decile(NamedTuple):
-    """A tenth of the landmarks by expected error: how many, and the means of both errors."""
+    """A tenth of the landmarks, ranked by expected error."""
 
     landmarks: int
-    expected_px: float
-    observed_px: float
+    expected_px: float  # mean
+    observed_px: float  # mean
 
 
 def deciles(expected: np.ndarray, observed: np.ndarray) -> list[Decile]:
-    """What was expected and what came, from the surest tenth of the landmarks to the least sure.
-
-    expected, observed: px, of one shape; NaN does not count.
-    """
-    known = np.isfinite(expected) & np.isfinite(observed)
-    expected, observed = expected[known].astype(np.float64), observed[known].astype(np.float64)
+    """Compares errors in px, of one shape, by tenths from the surest on; NaN is left out."""
+    is_known = np.isfinite(expected) & np.isfinite(observed)
+    expected, observed = (px[is_known].astype(np.float64) for px in (expected, observed))
     parts = filter(len, np.array_split(np.argsort(expected, kind="stable"), 10))
     return [Decile(len(p), float(expected[p].mean()), float(observed[p].mean())) for p in parts]
 
 
 def halves(groups: Sequence[str], size: np.ndarray) -> np.ndarray:
-    """(N,) bool: about half of the images, alike in (N,) size, and whole groups, such as people."""
+    """Returns (N,) bool: half of the images, of similar sizes, with whole groups such as people.
+
+    Args:
+        groups: The group of each image.
+        size: (N,).
+    """
     names, group_of, counts = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
     order = np.argsort(np.bincount(group_of, size) / counts, kind="stable")
     chosen = np.empty(len(names), bool)
@@ -136,51 +135,56 @@ def halves(groups: Sequence[str], size: np.ndarray) -> np.ndarray:
     return chosen[group_of]
 
 
-class Checked(NamedTuple):
-    """A map, and what it is worth on images that it was not fitted to."""
+class CheckedCalibration(NamedTuple):
+    """A calibration and its check on images that it was not fitted to."""
 
     calibration: Calibration
     fitted_images: int
     checked_images: int
-    deciles: list[Decile]
+    deciles: list[Decile]  # of the checked images
 
 
 def fit_and_check(
-    distance: np.ndarray, peak: np.ndarray, spread: np.ndarray, first: np.ndarray
-) -> Checked | None:
-    """The map of the `first` images, (N,) bool, checked on the others; None without both."""
+    distance: np.ndarray, peak: np.ndarray, spread: np.ndarray, fitted: np.ndarray
+) -> CheckedCalibration | None:
+    """Fits on some of the images and checks on the others; None if either is impossible.
+
+    Args:
+        distance, peak, spread: (N, P), as in `per_image.Errors`.
+        fitted: (N,) bool, the images to fit on, as `halves` returns them.
+    """
     step = max(1, distance.size // MOST_FITTED)
-    calibration = fit(distance[first][::step], peak[first][::step], spread[first][::step])
+    calibration = fit(distance[fitted][::step], peak[fitted][::step], spread[fitted][::step])
     if calibration is None:
         return None
-    others = np.flatnonzero(~first)[::step]
-    expected = calibration.expected_error(peak[others], spread[others])
-    found = deciles(expected, distance[others])
-    return Checked(calibration, int(first.sum()), int((~first).sum()), found) if found else None
+    others = np.flatnonzero(~fitted)[::step]
+    tenths = deciles(calibration.expected_error(peak[others], spread[others]), distance[others])
+    if not tenths:
+        return None
+    return CheckedCalibration(calibration, int(fitted.sum()), int((~fitted).sum()), tenths)
 
 
-def write(folder: Path, checked: Checked | None) -> None:
-    """Writes calibration.json into the folder; without a map an old one is removed."""
+def write(folder: Path, checked: CheckedCalibration | None) -> None:
+    """Writes calibration.json into the folder, or removes an old one if `checked` is None."""
     path = RunFolder(folder).calibration
     if checked is None:
         path.unlink(missing_ok=True)
         return
-    deciles = [decile._asdict() for decile in checked.deciles]
-    told = {"calibration": asdict(checked.calibration), "deciles": deciles}
-    write_json(path, checked._asdict() | told)
+    values = checked._asdict() | {"calibration": asdict(checked.calibration)}
+    write_json(path, values | {"deciles": [decile._asdict() for decile in checked.deciles]})
 
 
-def read(folder: Path) -> Checked | None:
-    """What `write` wrote into the folder, None where it holds no map; UserError if damaged."""
+def read(folder: Path) -> CheckedCalibration | None:
+    """Reads calibration.json, None if the folder has none; raises UserError if it is damaged."""
     path = RunFolder(folder).calibration
     if not path.exists():
         return None
-    told = read_json(path)
+    values = read_json(path)
     try:
-        told["calibration"] = Calibration(**told["calibration"])
-        told["deciles"] = [Decile(**decile) for decile in told["deciles"]]
-        return Checked(**told)
+        values["calibration"] = Calibration(**values["calibration"])
+        values["deciles"] = [Decile(**decile) for decile in values["deciles"]]
+        return CheckedCalibration(**values)
     except (KeyError, TypeError) as error:
         raise UserError(
-            f"{path}: not a calibration of this program ({error}); tools/evaluate.py writes it anew"
+            f"{path}: not a valid calibration ({error}); run tools/evaluate.py to write it again"
         ) from None

@@ -1,25 +1,24 @@
-"""Numbers -> where the parts of a chart lie, for the templates to draw.
+"""Chart geometry: turns numbers into coordinates, paths and labels for the templates to draw.
 
-Lengths are in a chart's own units, about a pixel each; y runs downwards, as in SVG.
+Lengths are in a chart's own units, about one pixel each; y points down, as in SVG.
 """
 
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
-from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
 
 WIDTH, HEIGHT = 420, 260
-RIGHT, TOP, BOTTOM = 12, 12, 40  # margins of a line chart; the left one depends on its numbers
-DIGIT = 7.5  # the width of a character
+RIGHT, TOP, BOTTOM = 12, 12, 40  # margins of a line chart; the left one depends on its labels
+DIGIT = 7.5  # width of a character
 GREY = "#666666"
 
 
 class Series(NamedTuple):
-    """One curve, y over x, broken where either is not finite; "dots" has one on each value."""
+    """A curve of y over x, broken where either is not finite; "dots" also marks each value."""
 
     name: str
     x: Sequence[float] | np.ndarray
@@ -28,23 +27,40 @@ class Series(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """A series in a chart: the data of its SVG path, and x, y and text of its dots."""
+    """A series as drawn in a chart."""
 
     name: str
     style: str
-    path: str
-    dots: list[tuple[float, float, str]]
+    path: str  # SVG path data
+    dots: list[tuple[float, float, str]]  # x, y, text
 
 
 class LineChart(NamedTuple):
-    """Curves over common axes. A tick is its place and its text."""
+    """Curves over common axes; a tick is its position and its text."""
 
     x_label: str
     y_label: str
-    left: float
+    left: float  # margin
     x_ticks: list[tuple[float, str]]
     y_ticks: list[tuple[float, str]]
     curves: list[Curve]
+
+
+class Axis(NamedTuple):
+    """Maps values linearly, or by their logarithms, from `limits` to the positions `ends`."""
+
+    limits: tuple[float, float]
+    ends: tuple[float, float]
+    log: bool = False
+
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        limits = np.array(self.limits)
+        if self.log:
+            values, limits = np.log(values), np.log(limits)
+        return np.asarray(np.interp(values, limits, self.ends))
+
+    def marks(self, ticks: Sequence[float]) -> list[tuple[float, str]]:
+        return [(float(self(np.array(tick))), _format_tick(tick)) for tick in ticks]
 
 
 def line_chart(
@@ -55,17 +71,13 @@ def line_chart(
     log_y: bool = False,
     y_ends: tuple[float, float] | None = None,
 ) -> LineChart | None:
-    """The chart of the series; None where no value can be drawn.
+    """Draws the series in one chart; returns None if there is no value to draw.
 
     Args:
-        log_y: the y axis is logarithmic; values that are not positive are left out.
-        y_ends: the least range of the y axis.
+        log_y: Makes the y axis logarithmic and leaves out values that are not positive.
+        y_ends: Values that the y axis always shows.
     """
-    curves = []  # (N, 2) each, NaN where there is nothing to draw
-    for one in series:
-        points = np.stack([np.asarray(one.x, float), np.asarray(one.y, float)], 1)
-        drawable = np.isfinite(points).all(1) & (points[:, 1] > (0 if log_y else -np.inf))
-        curves.append(np.where(drawable[:, None], points, np.nan))
+    curves = [_drawable_points(one, log_y) for one in series]
     values = np.concatenate(curves)
     values = values[np.isfinite(values[:, 0])]
     if len(values) == 0:
@@ -75,49 +87,45 @@ def line_chart(
         y_low, y_high = min(y_low, y_ends[0]), max(y_high, y_ends[1])
     x_ticks = ticks(x_low, x_high, finest=int((values[:, 0] % 1 == 0).all()))
     y_ticks = log_ticks(y_low, y_high) if log_y else ticks(y_low, y_high)
-    left = max(46, 26 + DIGIT * max(len(_text(y)) for y in y_ticks))
-    across = partial(_place, among=[x_low, x_high, *x_ticks], ends=(left, WIDTH - RIGHT))
-    down = partial(_place, among=[y_low, y_high, *y_ticks], ends=(HEIGHT - BOTTOM, TOP), log=log_y)
-    drawn = []
-    for one, curve in zip(series, curves, strict=True):
-        places = np.stack([across(curve[:, 0]), down(curve[:, 1])], 1)
-        dots = [
-            (*place, f"{_text(x)}: {_text(y)}")
-            for place, (x, y) in zip(places.tolist(), curve.tolist(), strict=True)
-            if one.style == "dots" and math.isfinite(y)
-        ]
-        drawn.append(Curve(one.name, one.style, _path(places), dots))
-    x_marks = [(float(across(x)), _text(x)) for x in x_ticks]
-    y_marks = [(float(down(y)), _text(y)) for y in y_ticks]
-    return LineChart(x_label, y_label, left, x_marks, y_marks, drawn)
+    left = max(46, 26 + DIGIT * max(len(_format_tick(y)) for y in y_ticks))
+    x_limits = min(x_low, x_ticks[0]), max(x_high, x_ticks[-1])
+    y_limits = min(y_low, y_ticks[0]), max(y_high, y_ticks[-1])
+    x_axis = Axis(x_limits, (left, WIDTH - RIGHT))
+    y_axis = Axis(y_limits, (HEIGHT - BOTTOM, TOP), log_y)
+    drawn = [
+        _curve(one, points, np.stack([x_axis(points[:, 0]), y_axis(points[:, 1])], 1))
+        for one, points in zip(series, curves, strict=True)
+    ]
+    return LineChart(x_label, y_label, left, x_axis.marks(x_ticks), y_axis.marks(y_ticks), drawn)
 
 
-def _place(
-    values: Any, among: Sequence[float], ends: tuple[float, float], log: bool = False
-) -> np.ndarray:
-    """Where values lie between the ends, if the least and the largest `among` lie there."""
-    limits = np.array([min(among), max(among)])
-    if log:
-        values, limits = np.log(values), np.log(limits)
-    return np.asarray(np.interp(values, limits, ends))
+def _drawable_points(series: Series, log_y: bool) -> np.ndarray:
+    """(N, 2) points, NaN where there is nothing to draw."""
+    points = np.stack([np.asarray(series.x, float), np.asarray(series.y, float)], 1)
+    is_drawable = np.isfinite(points).all(1) & (points[:, 1] > (0 if log_y else -np.inf))
+    return np.where(is_drawable[:, None], points, np.nan)
 
 
-def _path(places: np.ndarray) -> str:
-    """SVG path data through the (N, 2) places, broken where one is NaN."""
-    steps, pen = [], "M"
-    for x, y in places.tolist():
-        if math.isfinite(y):
-            steps.append(f"{pen}{x:.1f} {y:.1f}")
-        pen = "L" if math.isfinite(y) else "M"
-    return " ".join(steps)
+def _curve(series: Series, points: np.ndarray, places: np.ndarray) -> Curve:
+    """Draws (N, 2) points at their (N, 2) places in the chart."""
+    steps, dots, pen = [], [], "M"
+    for (x, y), (value_x, value_y) in zip(places.tolist(), points.tolist(), strict=True):
+        if not math.isfinite(y):
+            pen = "M"
+            continue
+        steps.append(f"{pen}{x:.1f} {y:.1f}")
+        pen = "L"
+        if series.style == "dots":
+            dots.append((x, y, f"{_format_tick(value_x)}: {_format_tick(value_y)}"))
+    return Curve(series.name, series.style, " ".join(steps), dots)
 
 
 def ticks(low: float, high: float, finest: float = 0) -> list[float]:
-    """Round numbers, four to eight steps, the first at or below `low` and the last not far.
+    """Round numbers in four to eight steps of at least `finest` that enclose the range.
 
-    Where all values are alike they go from zero to a little beyond.
+    If all values are alike, the ticks go from zero to a little beyond.
     """
-    if _alike(low, high):
+    if _is_narrow(low, high):
         low, high = (min(0.0, 1.25 * low), max(0.0, 1.25 * high)) if low else (0.0, 1.0)
     wanted = max((high - low) / 5, finest, 1e-300)
     magnitude = 10 ** math.floor(math.log10(wanted))
@@ -127,11 +135,11 @@ def ticks(low: float, high: float, finest: float = 0) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times powers of ten round the values; powers of ten alone where these are wide.
+    """1, 2 and 5 times powers of ten that enclose the range, or just powers of ten if it is wide.
 
-    Where all values are alike they go from half of it to twice that.
+    If all values are alike, the ticks go from half of them to twice them.
     """
-    if _alike(low, high):
+    if _is_narrow(low, high):
         low, high = low / 2, high * 2
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     factors = (1, 2, 5) if len(powers) < 5 else (1,)
@@ -140,33 +148,31 @@ def log_ticks(low: float, high: float) -> list[float]:
     return candidates[first : bisect_left(candidates, high) + 1]
 
 
-def _alike(low: float, high: float) -> bool:
-    """Too near each other for ticks between them to be told apart."""
+def _is_narrow(low: float, high: float) -> bool:
+    """Whether ticks between the two would read the same."""
     return high - low <= 1e-4 * max(abs(low), abs(high))
 
 
-def _text(value: float) -> str:
+def _format_tick(value: float) -> str:
     return f"{value:.6g}".replace("-", "−")
 
 
 class Bar(NamedTuple):
-    """percent: its length, of the longest bar's; None without a value."""
-
     name: str
-    percent: float | None
+    percent: float | None  # of the longest bar
     text: str
 
 
 def bars(values: Mapping[str, float | None], unit: str = "") -> list[Bar]:
-    """A horizontal bar for every name, from zero; longer is more. None and NaN have no bar."""
+    """A horizontal bar from zero for every name; None and NaN have none."""
     known = {k: v for k, v in values.items() if v is not None and math.isfinite(v)}
-    most = max(known.values(), default=0) or 1
-    drawn = {k: Bar(k, 100 * v / most, three_digits(v) + unit) for k, v in known.items()}
+    longest = max(known.values(), default=0) or 1
+    drawn = {k: Bar(k, 100 * v / longest, three_digits(v) + unit) for k, v in known.items()}
     return [drawn.get(name, Bar(name, None, "–")) for name in values]
 
 
 def three_digits(value: float) -> str:
-    """The number to three digits, without an exponent: 0.0123, 5.00, 21.0, 1,110; 0 is "0"."""
+    """Formats to three digits without an exponent: 0.0123, 5.00, 21.0, 1,110; zero is "0"."""
     rounded = f"{value:.2e}"
     decimals = max(0, 2 - int(rounded.partition("e")[2]))
     return f"{float(rounded):,.{decimals}f}" if value else "0"
@@ -175,18 +181,16 @@ def three_digits(value: float) -> str:
 class Dot(NamedTuple):
     x: float
     y: float
-    arrow: tuple[float, float] | None
+    arrow: tuple[float, float] | None  # from the dot
     colour: str
     text: str
 
 
 class DotChart(NamedTuple):
-    """Dots, the colours of the scale from 0 to `most`, and `most` as text."""
-
     height: float
-    radius: float
+    radius: float  # of a dot
     dots: list[Dot]
-    colours: list[str]
+    colours: list[str]  # of the scale from 0 to `most`
     most: str
 
 
@@ -199,34 +203,35 @@ def dot_chart(
     unit: str = "",
     arrows: np.ndarray | None = None,
 ) -> DotChart:
-    """(P, 2) points, coloured by their (P,) values from 0 (dim) to `most` (bright), grey for NaN.
+    """Draws P dots coloured by value, from 0 (dim) to `most` (bright); NaN is grey.
 
     Args:
-        points: x to the right and y downwards; NaN is not drawn.
-        arrows: (P, 2), drawn from the points, the longest as an eighth of the chart's width.
+        points: (P, 2), y down; NaN is not drawn.
+        values: (P,).
+        arrows: (P, 2) offsets, scaled until the longest spans an eighth of the chart's width.
     """
     drawn = np.flatnonzero(np.isfinite(points).all(1))
     low, high = points[drawn].min(0), points[drawn].max(0)
     scale = (WIDTH - 60) / max(*(high - low), 1e-9)
     places = scale * (points - [(low + high)[0] / 2, low[1]]) + [WIDTH / 2, 30]
-    ends: list[tuple[float, float] | None] = [None] * len(points)
+    offsets: list[tuple[float, float] | None] = [None] * len(points)
     if arrows is not None:
         arrows = np.nan_to_num(arrows)
         longest = np.linalg.norm(arrows[drawn], axis=1).max()
-        ends = [*map(tuple, arrows * (WIDTH / 8 / longest if longest > 0 else 0))]
-    colours = _colours(values / most if most > 0 else 0 * values)
+        offsets = [*map(tuple, arrows * (WIDTH / 8 / longest if longest > 0 else 0))]
+    colours = _viridis(values / most if most > 0 else 0 * values)
     dots = []
     for k in drawn.tolist():
         text = three_digits(values[k]) + unit if math.isfinite(values[k]) else "–"
         x, y = places[k]
-        dots.append(Dot(x, y, ends[k], colours[k], f"{names[k]}: {text}"))
+        dots.append(Dot(x, y, offsets[k], colours[k], f"{names[k]}: {text}"))
     height, radius = 60 + scale * (high - low)[1], min(8.0, max(2.4, 60 / math.sqrt(len(drawn))))
-    return DotChart(height, radius, dots, _colours(np.linspace(0, 1, 9)), three_digits(most))
+    return DotChart(height, radius, dots, _viridis(np.linspace(0, 1, 9)), three_digits(most))
 
 
-def _colours(shares: np.ndarray) -> list[str]:
-    """Of 0 to 1 the colours of viridis without its darkest tenth; grey for NaN."""
+def _viridis(shares: np.ndarray) -> list[str]:
+    """Colours of viridis for 0 to 1, without its darkest tenth; grey for NaN."""
     levels = np.nan_to_num(25 + 230 * np.clip(shares, 0, 1)).round().astype(np.uint8)
-    found = cv2.applyColorMap(levels[:, None], cv2.COLORMAP_VIRIDIS)[:, 0, ::-1]
-    hexes = ["#" + colour.tobytes().hex() for colour in found]
+    colours = cv2.applyColorMap(levels[:, None], cv2.COLORMAP_VIRIDIS)[:, 0, ::-1]
+    hexes = ["#" + colour.tobytes().hex() for colour in colours]
     return np.where(np.isfinite(shares), hexes, GREY).tolist()

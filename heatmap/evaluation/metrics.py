@@ -1,8 +1,8 @@
-"""How good a network is: the contest's score, NME and the rest, by image, group and size."""
+"""Scores of a network: the contest's MSE, NME and others, by image, landmark group and size."""
 
 import logging
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -49,102 +49,102 @@ def measure_errors(
     *,
     batch: int,
     workers: int,
-    device: torch.device,
     weighted: bool = False,
     watch: Stopwatch | None = None,
 ) -> Errors | None:
-    """The errors of the merged views on the rows; of several processes the others get None.
+    """Measures the errors of the merged views; returns None in all processes but the first.
 
     Args:
-        views, weighted: as `predict` takes them.
-        mean_shape_crop: (P, 2), in the first view's crops.
+        views, rows, batch, workers, weighted, watch: As for `predict`.
+        mean_shape_crop: (P, 2) mean training shape in the first view's crops.
 
     Raises:
-        UserError: an image cannot be read; the message names it.
+        UserError: an image cannot be read, or the network predicts NaN.
     """
     rank, world = distributed.rank(), distributed.world()
     rows, samples = np.sort(rows), views[0].samples
     names = [field.name for field in fields(Errors) if field.type is np.ndarray]
     parts = {name: list[np.ndarray]() for name in names}
-    off = rank > 0 or None  # None: where there is no terminal
-    with tqdm(total=len(rows), desc="evaluate", unit="img", leave=False, disable=off) as bar:
-        for found in predict(
-            views, rows, batch=batch, workers=workers, device=device, weighted=weighted,
-            rank=rank, world=world, watch=watch,
+    hidden = rank > 0 or None  # None shows it on a terminal only
+    with tqdm(total=len(rows), desc="evaluate", unit="img", leave=False, disable=hidden) as bar:
+        for prediction in predict(
+            views, rows, batch=batch, workers=workers, weighted=weighted, distribute=True,
+            watch=watch,
         ):  # fmt: skip
-            for name, values in _of_batch(found, samples, mean_shape_crop).items():
+            for name, values in _batch_errors(prediction, samples, mean_shape_crop).items():
                 parts[name].append(values)
-            bar.update(min(len(found.rows) * world, len(rows) - bar.n))
-    whole = {}
+            bar.update(min(len(prediction.rows) * world, len(rows) - bar.n))
+    arrays = {}
     for name in names:  # one by one, since all may be large
         joined = distributed.joined(parts.pop(name))
         if joined is not None:
-            whole[name] = joined
-    if not whole:
+            arrays[name] = joined
+    if not arrays:
         return None
-    assert np.array_equal(whole["rows"], rows), "each row is counted once"
-    labelled = np.isfinite(whole["distance"]).sum(0)[:, None]
-    total = whole["bias"].sum(0)
-    whole["bias"] = np.where(labelled > 0, total / np.maximum(labelled, 1), np.nan)
+    assert np.array_equal(arrays["rows"], rows), "each row is counted once"
+    labelled = np.isfinite(arrays["distance"]).sum(0)[:, None]
+    total = arrays["bias"].sum(0)
+    arrays["bias"] = np.where(labelled > 0, total / np.maximum(labelled, 1), np.nan)
     normaliser, _ = schemes.normaliser(samples.points_image[:1])
     groups = schemes.groups(samples.points_image.shape[1], views[0].scheme)
-    return Errors(normaliser=normaliser, groups=groups, **whole)
+    return Errors(normaliser=normaliser, groups=groups, **arrays)
 
 
-def _of_batch(
-    found: Prediction, samples: Samples, mean_shape_crop: torch.Tensor
+def _batch_errors(
+    prediction: Prediction, samples: Samples, mean_shape_crop: torch.Tensor
 ) -> dict[str, np.ndarray]:
-    """The arrays of `Errors` for some images; bias is the (1, P, 2) sum of signed errors."""
-    finite_rows = np.isfinite(found.points_image).all((1, 2))
-    if not finite_rows.all():
+    """The arrays of `Errors` for a batch; bias is the (1, P, 2) sum of signed errors."""
+    is_finite = np.isfinite(prediction.points_image).all((1, 2))
+    if not is_finite.all():
         raise UserError(
-            f"the network predicts landmarks that are not finite, as for "
-            f"{samples.paths[found.rows[~finite_rows][0]]}: its training diverged; lower "
-            "optimizer.lr or set optimizer.clip_norm"
+            f"{samples.paths[prediction.rows[~is_finite][0]]}: the network predicts landmarks "
+            "that are not finite because its training diverged; lower optimizer.lr or set "
+            "optimizer.clip_norm"
         )
-    truth = samples.points_image[found.rows].astype(np.float64)
-    offset = found.points_image - truth
+    truth = samples.points_image[prediction.rows].astype(np.float64)
+    offset = prediction.points_image - truth
     distance = np.linalg.norm(offset, axis=-1)
-    mean_shape = found.frame.to_image(mean_shape_crop).numpy()
+    mean_shape = prediction.frame.to_image(mean_shape_crop).numpy()
+    peak = prediction.peak
     return {
-        "rows": found.rows,
-        "mse": contest.squared_errors(found.points_image, truth),
+        "rows": prediction.rows,
+        "mse": contest.squared_errors(prediction.points_image, truth),
         "nme": nanmean(distance, 1) / schemes.normaliser(truth)[1],
         "distance": distance.astype(np.float32),
-        "peak": np.full_like(distance, np.nan) if found.peak is None else found.peak,
+        "peak": np.full_like(distance, np.nan) if peak is None else peak,
         "mean_shape_mse": contest.squared_errors(mean_shape, truth),
-        "spread": spread_px(found).astype(np.float16),
-        "image_hw": found.image_hw,
+        "spread": spread_px(prediction).astype(np.float16),
+        "image_hw": prediction.image_hw,
         "bias": np.nansum(offset, axis=0, keepdims=True),
     }
 
 
-def spread_px(found: Prediction) -> np.ndarray:
-    """(B, P) px: `Prediction.disagreement` of several views, of one the heatmap's deviation.
+def spread_px(prediction: Prediction) -> np.ndarray:
+    """(B, P) uncertainty in image pixels; NaN for a single view without heatmaps.
 
-    That is the standard deviation along an axis; NaN on the direct road.
+    The disagreement of several views, or else the heatmap's standard deviation along an axis.
     """
-    if found.disagreement is not None:
-        return found.disagreement
-    if found.covariance_image is None:
-        return np.full(found.points_image.shape[:2], np.nan)
-    variance = found.covariance_image.trace(axis1=-2, axis2=-1) / 2
+    if prediction.disagreement is not None:
+        return prediction.disagreement
+    if prediction.covariance_image is None:
+        return np.full(prediction.points_image.shape[:2], np.nan)
+    variance = prediction.covariance_image.trace(axis1=-2, axis2=-1) / 2
     return np.sqrt(np.where(variance > 0, variance, np.nan))
 
 
 def summary(errors: Errors) -> dict[str, Any]:
-    """The scores of a whole set: JSON-able, None where nothing is labelled.
+    """Returns the scores of all images, ready for JSON; None where nothing is labelled.
 
-    mse: the contest's, px²; nme_percent: of the normaliser; failure_8, auc_8: share of images
-    whose NME is above 8 %, and area under the cumulative error curve up to there as a share of the
-    best; groups and sizes: px² of each landmark group and class of image sizes.
+    Among them are mse: the contest's, px²; nme_percent: of the normaliser; failure_8: share of
+    images with an NME above 8 %; auc_8: area under the cumulative error curve up to there, as a
+    share of the largest possible; groups, sizes: px² by landmark group and by image size.
     """
     nme, shorter = errors.nme[np.isfinite(errors.nme)], errors.image_hw.min(1)
     sizes = {}
     for name, (low, high) in SIZE_CLASSES.items():
-        chosen = (low <= shorter) & (shorter < high)
-        if chosen.any():
-            sizes[name] = {"images": int(chosen.sum()), "mse": _mean(errors.mse[chosen])}
+        is_inside = (low <= shorter) & (shorter < high)
+        if is_inside.any():
+            sizes[name] = {"images": int(is_inside.sum()), "mse": _mean(errors.mse[is_inside])}
     scores = {
         "images": len(errors.rows),
         "mse": contest.contest_mse(errors.mse),
@@ -165,7 +165,7 @@ def _mean(values: np.ndarray) -> float:
 
 
 def format_scores(scores: dict[str, Any]) -> str:
-    """The scores as lines that line up, for people."""
+    """Formats the scores as aligned lines."""
 
     def show(value: float | None, unit: str = "") -> str:
         return "-" if value is None else f"{value:.3f}{unit}"
@@ -186,92 +186,104 @@ def format_scores(scores: dict[str, Any]) -> str:
     return "\n".join(as_lines(rows))
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of an ensemble on a contest folder. Only the first process has errors and timing."""
+
+    folder: Path  # holds the files written
+    scores: dict[str, Any]  # as `summary` returns them, and "table": the labels' fingerprint
+    data: contest.Folder
+    labels: contest.LandmarkTable
+    errors: Errors | None = None
+    checked: calibration.CheckedCalibration | None = None  # None if the errors allow none
+    timing: dict[str, Any] | None = None  # hardware and milliseconds_per_image
+
+
 def evaluate_run(
     ensemble: Ensemble, data: Path | None, device: torch.device, decoder: str | None = None
-) -> tuple[dict[str, Any], Path]:
-    """Scores a run, or several as one, on validation rows or on another contest's labelled rows.
+) -> Evaluation:
+    """Scores a run, or several merged, on validation rows or on another contest's labelled rows.
 
     Writes evaluation.json, per_image.csv, errors.npz, calibration.json and timing.json into the
-    first run's folder; for other data, for anything but the best checkpoint alone, or another
-    decoder, into evaluation-NAME inside it. The scores of the run as it is enter its model card.
+    first run's folder. Other data, views, decoders or checkpoints than the run's own go to
+    evaluation-NAME inside it. The run's own scores also go to its model card.
 
     Args:
-        data: contest folder, None for the first run's own. Of a table that runs were trained on
-            the rows are scored that validate in all of these.
-        decoder: as in `config.HeatmapModel`; None for the run's own.
-
-    Returns:
-        The scores, as `summary` gives them, with the fingerprint of the labels' table; and the
-        folder that holds them.
+        data: Contest folder; None for the first run's own. If runs were trained on its table, the
+            rows that validate in all of them are scored.
+        decoder: As in `config.HeatmapModel`; None for the run's own.
 
     Raises:
-        UserError: no labelled data, another number of landmarks, a run without validation rows on
-            its own data, no row that validates in all runs, a decoder for a network without
-            heatmaps, or processes that do not see the same files.
+        UserError: the data has no labels or another number of landmarks, no row validates in
+            all runs, a network without heatmaps is given a decoder, or the processes do not see
+            the same files.
     """
     if decoder is not None:
         for run in ensemble.runs:
             if not isinstance(run.network, HeatmapNetwork):
-                raise UserError(f"{run.path} has no heatmaps; it needs no --decoder")
+                raise UserError(f"{run.path} has no heatmaps; leave out --decoder")
             run.network.landmark_decoder = decoder
     first = ensemble.runs[0]
     train, settings = first.experiment.train, first.experiment.data
     root = data or settings.root
     folder = contest.find_folder(root)
-    labels = _labels(ensemble, folder.train_table)
+    labels = _read_labels(ensemble, folder.train_table)
     rows = _rows_to_score(ensemble.runs, labels, root, is_own=data is None)
     paths = contest.image_paths(folder.train_images, labels.names, labels.path, rows.tolist())
     watch = Stopwatch(device)
     errors = measure_errors(
         ensemble.views(paths, labels.points_image, device), rows, first.mean_shape_crop,
-        batch=train.batch, workers=settings.workers, device=device, weighted=ensemble.weighted,
+        batch=train.batch, workers=settings.workers, weighted=ensemble.weighted,
         watch=watch,
     )  # fmt: skip
-    out = _folder_of(ensemble, labels, root, decoder)
+    out = _output_folder(ensemble, labels, root, decoder)
     if errors is None:
-        return distributed.from_first({}), out.path
-    scores = summary(errors) | {"table": labels.fingerprint()}
+        return Evaluation(out.path, distributed.from_first({}), folder, labels)
+    scores = summary(errors) | {"table": labels.fingerprint}
+    images = len(rows) / distributed.world()
+    milliseconds = {part: 1000 * seconds / images for part, seconds in watch.seconds().items()}
+    timing = describe(device) | {"batch": train.batch, "workers": settings.workers}
+    timing["milliseconds_per_image"] = milliseconds
     names = [labels.names[row] for row in errors.rows]
+    checked = _calibrate(errors, names, settings.person_pattern)
     write_json(out.scores, scores)
     write_per_image(out.per_image, names, errors.columns())
     write_errors(out.errors, errors)
-    people = contest.people_of(names, settings.person_pattern)
-    groups = [person or name for person, name in zip(people, names, strict=True)]
-    half = calibration.halves(groups, errors.image_hw.min(1))
-    checked = calibration.fit_and_check(errors.distance, errors.peak, errors.spread, half)
     calibration.write(out.path, checked)
-    images = len(rows) / distributed.world()
-    timing = describe(device) | {"batch": train.batch, "workers": settings.workers}
-    milliseconds = {part: 1000 * seconds / images for part, seconds in watch.seconds().items()}
-    write_json(out.timing, timing | {"milliseconds_per_image": milliseconds})
+    write_json(out.timing, timing)
     if out.best == first.path and out.summary.exists():
         model_card.write(out.path, format_scores(scores))
-    return distributed.from_first(scores), out.path
+    scores = distributed.from_first(scores)
+    return Evaluation(out.path, scores, folder, labels, errors, checked, timing)
 
 
-def _labels(ensemble: Ensemble, path: Path) -> contest.LandmarkTable:
-    """The labels in a file, which all processes see alike."""
+def _calibrate(
+    errors: Errors, names: Sequence[str], person_pattern: str
+) -> calibration.CheckedCalibration | None:
+    people = contest.people_of(names, person_pattern)
+    groups = [person or name for person, name in zip(people, names, strict=True)]
+    fitted = calibration.halves(groups, errors.image_hw.min(1))
+    return calibration.fit_and_check(errors.distance, errors.peak, errors.spread, fitted)
+
+
+def _read_labels(ensemble: Ensemble, path: Path) -> contest.LandmarkTable:
+    """Reads a table and checks that it fits the ensemble and is the same in all processes."""
     first = ensemble.runs[0]
     cache, is_first = first.experiment.data.cache, distributed.rank() == 0
     labels = contest.read_landmarks(path, cache, progress=is_first)
     if labels.num_landmarks != ensemble.num_landmarks:
-        theirs = f"the network of {first.path} predicts {ensemble.num_landmarks}"
-        raise UserError(f"{path} has {labels.num_landmarks} landmarks, {theirs}")
-    distributed.must_agree({str(path): labels.fingerprint()} | ensemble.fingerprints())
+        predicted = f"the network of {first.path} predicts {ensemble.num_landmarks}"
+        raise UserError(f"{path} has {labels.num_landmarks} landmarks, {predicted}")
+    distributed.must_agree({str(path): labels.fingerprint} | ensemble.fingerprints())
     return labels
 
 
-def _trained_on(run: TrainedRun, labels: contest.LandmarkTable) -> bool:
-    return run.table_hash == labels.fingerprint()
-
-
-def _folder_of(
+def _output_folder(
     ensemble: Ensemble, labels: contest.LandmarkTable, root: Path, decoder: str | None
 ) -> RunFolder:
-    """Where the evaluation is written."""
     first = ensemble.runs[0]
     out = RunFolder(first.path.parent)
-    if not _trained_on(first, labels):
+    if first.table_hash != labels.fingerprint:
         out = out.evaluation(root.resolve().name)
     checkpoint = "" if first.path.stem == "best" else first.path.stem
     name = "-".join(filter(None, (checkpoint, ensemble.name, decoder)))
@@ -281,33 +293,34 @@ def _folder_of(
 def _rows_to_score(
     runs: Sequence[TrainedRun], labels: contest.LandmarkTable, root: Path, is_own: bool
 ) -> np.ndarray:
-    """The rows that validate in every run that was trained on this table (`is_own`: all must be).
+    """The rows that validate in every run trained on this table; all rows if there is no such run.
 
-    Where none was trained on it, these are all rows.
+    With `is_own` the table is the first run's own, and every run must have been trained on it.
     """
-    own = [run for run in runs if _trained_on(run, labels)]
-    others = [run for run in runs if not _trained_on(run, labels)]
-    if others and is_own:
+    trained_on_it = [run for run in runs if run.table_hash == labels.fingerprint]
+    trained_elsewhere = [run for run in runs if run.table_hash != labels.fingerprint]
+    if is_own and trained_elsewhere:
         raise UserError(
-            f"{labels.path} is not the table that {others[0].path} was trained on, so its "
-            f"validation rows are not known; to score it all the same, name it: --data {root}"
+            f"{trained_elsewhere[0].path} was trained on other labels than {labels.path}, so its "
+            f"validation rows are unknown; to score all rows, use --data {root}"
         )
-    if not own:
+    if not trained_on_it:
         logger.info(
-            f"{labels.path} is not what was trained on: all its rows are scored, also images "
-            "that were trained on"
+            f"{labels.path}: no run was trained on this table, so all rows are scored, even if "
+            "their images were used for training under another table"
         )
         return np.arange(len(labels.names))
-    for run in own:
+    for run in trained_on_it:
         if run.experiment.data.all_rows_train:
             raise UserError(
-                f"{run.path}: the run has no validation rows (data.validation 0); name other data "
-                "with --data"
+                f"{run.path}: the run has no validation rows (data.validation 0); use other data "
+                "(--data)"
             )
-    rows = reduce(np.intersect1d, [run.validation_rows.numpy() for run in own])
+    rows = reduce(np.intersect1d, [run.validation_rows.numpy() for run in trained_on_it])
     if len(rows) == 0:
         raise UserError(
-            f"no row of {labels.path} validates in all of {', '.join(str(run.path) for run in own)}"
-            "; score them together on other data (--data), or each alone"
+            f"{labels.path}: no row validates in all of "
+            f"{', '.join(str(run.path) for run in trained_on_it)}; score them together on other "
+            "data (--data), or each alone"
         )
     return rows

@@ -1,7 +1,4 @@
-"""Pages that a browser shows from disk: the templates beside this file, filled in and escaped.
-
-A page is one file that fetches nothing and runs no script.
-"""
+"""Self-contained HTML pages from the templates in this folder: no script, nothing to fetch."""
 
 import base64
 import math
@@ -21,7 +18,7 @@ JPEG_QUALITY = 85
 
 
 def render(template: str, **values: Any) -> str:
-    """The page of a template, given its values by name."""
+    """Fills in a template; text is escaped."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True,
         lstrip_blocks=True, undefined=StrictUndefined,
@@ -33,26 +30,26 @@ def render(template: str, **values: Any) -> str:
 
 
 def fixed(value: float | None, decimals: int, unit: str = "") -> str:
-    """The number with its unit on the same line; a dash for None and NaN."""
+    """Formats a number with its unit on the same line; a dash for None and NaN."""
     if value is None or not math.isfinite(value):
         return "–"
     return f"{value:.{decimals}f}" + unit.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _units(text: str) -> Markup:
-    """The text with numbers kept on one line with their units."""
+    """Keeps numbers on one line with their units."""
     return Markup(re.sub(r"(\d) (%|px|ms)", "\\1\N{NO-BREAK SPACE}\\2", str(escape(text))))
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> dict[str, Any]:
-    """The table for the page; a column of numbers, with or without a unit, is set to the right."""
+    """A table for the templates; columns of numbers, with or without units, align right."""
     number = re.compile(r"([-+−–]?(\d[\d.,e+-]*)?( ?(%|px²?|ms|s))?)")
     is_number = [all(map(number.fullmatch, column)) for column in zip(*rows, strict=True)]
     return {"header": header, "rows": rows, "is_number": is_number}
 
 
 def jpeg(image: np.ndarray) -> str:
-    """The data URL of a (H, W, 3) uint8 RGB image."""
+    """Encodes a (H, W, 3) uint8 RGB image as a data URL."""
     bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
     return f"data:image/jpeg;base64,{base64.b64encode(encoded.tobytes()).decode()}"
@@ -61,23 +58,22 @@ def jpeg(image: np.ndarray) -> str:
 def marked_image(
     image: np.ndarray, alt: str, truth: np.ndarray, predicted: np.ndarray
 ) -> dict[str, Any]:
-    """The image with its true and its predicted points, and lines between the two, for the page.
+    """An image for the templates, with true and predicted points and lines between the two.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         truth, predicted: (P, 2) in its pixels; NaN is not drawn.
     """
     height, width = image.shape[:2]
-    both = np.isfinite(truth).all(1) & np.isfinite(predicted).all(1)
-    lines = np.concatenate([truth, predicted], 1)[both].tolist()
-    errors = "".join(f"M{x:.1f} {y:.1f}L{to_x:.1f} {to_y:.1f}" for x, y, to_x, to_y in lines)
+    has_both = np.isfinite(truth).all(1) & np.isfinite(predicted).all(1)
+    lines = np.concatenate([truth, predicted], 1)[has_both].tolist()
     return {
         "source": jpeg(image),
         "alt": alt,
         "width": width,
         "height": height,
         "dot": min(6.0, max(2.5, 50 / math.sqrt(len(truth)))) * max(height, width) / 320,
-        "errors": errors,
+        "errors": "".join(f"M{x:.1f} {y:.1f}L{to_x:.1f} {to_y:.1f}" for x, y, to_x, to_y in lines),
         "truth": _dots(truth),
         "predicted": _dots(predicted),
     }

@@ -1,4 +1,4 @@
-"""The report of an evaluation: what its page, `report.html.jinja`, is filled in with."""
+"""The report of an evaluation: the values for its template, `report.html.jinja`."""
 
 import math
 from pathlib import Path
@@ -15,19 +15,19 @@ from heatmap.data.samples import cut, evenly_spaced
 from heatmap.errors import UserError
 from heatmap.evaluation import calibration, page
 from heatmap.evaluation.charts import Bar, LineChart, Series, bars, dot_chart, line_chart
-from heatmap.evaluation.metrics import summary
+from heatmap.evaluation.metrics import Evaluation
 from heatmap.inference.ensemble import Ensemble
 from heatmap.inference.predict import predict
 from heatmap.runs.folder import RunFolder
 from heatmap.runs.ledger import read_metrics
-from heatmap.runs.per_image import Errors, read_errors
-from heatmap.runtime.files import read_json, write_atomically
+from heatmap.runs.per_image import Errors
+from heatmap.runtime.files import write_text
 from heatmap.shape import MOST_POSED, blocks, nanmean, turns
 
 NUM_WORST, NUM_TYPICAL = 8, 4
-TILE = 320  # px, the side of an image on the page
-ENLARGED = 1.25  # what it shows, to the box round the landmarks
-CLASSES = ("second", "third", "fourth")  # between the first and the last fifth
+TILE = 320  # px, the side of a face tile
+ENLARGED = 1.25  # side of a face tile, relative to the box around the landmarks
+MIDDLE_FIFTHS = ("second", "third", "fourth")
 CURVES = {
     "train/loss": "training loss",
     "val/loss": "validation loss",
@@ -37,39 +37,34 @@ CURVES = {
 
 
 def write_report(
-    ensemble: Ensemble, data: Path | None, folder: Path, out: Path, device: torch.device
+    ensemble: Ensemble, evaluation: Evaluation, out: Path, device: torch.device
 ) -> Path:
-    """Writes OUT/report.html on an evaluation, and returns its path.
+    """Writes OUT/report.html on an evaluation in the first process, and returns its path.
 
     Args:
-        ensemble, data: as `metrics.evaluate_run` was given them.
-        folder: of the files that it wrote.
-        device: where the networks predict the images that are shown.
+        device: Predicts the faces that are shown.
 
     Raises:
-        UserError: a file of the evaluation or of a run is damaged, or an image cannot be read.
+        UserError: a run's ledger is damaged, or an image cannot be read.
     """
-    first, files = ensemble.runs[0], RunFolder(folder)
-    errors, checked = read_errors(files.errors), calibration.read(folder)
-    found = contest.find_folder(data or first.experiment.data.root)
-    labels = contest.read_landmarks(found.train_table, first.experiment.data.cache)
-    scores = summary(errors)
+    errors, checked = evaluation.errors, evaluation.checked
+    assert errors is not None and evaluation.timing is not None, "only the first process has them"
+    subject = "this run" if len(ensemble.runs) == 1 else "these runs together"
     text = page.render(
         "report.html.jinja",
-        title=title(ensemble, found.root),
+        title=title(ensemble, evaluation.data.root),
         **_runs(ensemble),
-        **_scores(errors, scores, _subject(ensemble)),
-        root=found.root,
-        curves=_learning(ensemble),
-        face=_face(errors, first.mean_shape_crop),
-        classes=_classes(errors, scores, checked, labels.points_image),
+        **_scores(errors, evaluation.scores, subject),
+        root=evaluation.data.root,
+        curves=_learning_curves(ensemble),
+        face=_mean_face(errors, ensemble.runs[0].mean_shape_crop),
+        classes=_classes(evaluation, errors),
         checked=checked,
-        confidence=_confidence(checked, ensemble) if checked else None,
-        **_faces(ensemble, found, labels, errors, device),
-        **_timing(read_json(files.timing)),
+        confidence=_confidence(checked, ensemble, subject) if checked else None,
+        **_face_tiles(ensemble, evaluation, errors, device),
+        **_timing(evaluation.timing),
     )
-    with write_atomically(out / "report.html") as temporary:
-        temporary.write_text(text, "utf-8")
+    write_text(out / "report.html", text)
     return out / "report.html"
 
 
@@ -81,12 +76,7 @@ def title(ensemble: Ensemble, root: Path) -> str:
     return f"Report of {runs} on {root.resolve().name}{options}"
 
 
-def _subject(ensemble: Ensemble) -> str:
-    return "this run" if len(ensemble.runs) == 1 else "these runs together"
-
-
 def _runs(ensemble: Ensemble) -> dict[str, Any]:
-    """A line on every run, and what they tell of doubt."""
     lines = []
     for run in ensemble.runs:
         model, crop = run.experiment.model, run.experiment.crop
@@ -96,13 +86,13 @@ def _runs(ensemble: Ensemble) -> dict[str, Any]:
     return {
         "runs": lines,
         "weighted": ensemble.weighted,
-        "gives_doubt": len(lines) > 1 or bool(ensemble.tta) or has_heatmaps,
+        "has_doubt": len(lines) > 1 or bool(ensemble.tta) or has_heatmaps,
         "fewest_fitted": calibration.FEWEST_FITTED,
     }
 
 
 def _scores(errors: Errors, scores: dict[str, Any], subject: str) -> dict[str, Any]:
-    mse, mean_shape, name = scores["mse"], scores["mean_shape_mse"], scores["normaliser"]
+    mse, mean_shape, normaliser = scores["mse"], scores["mean_shape_mse"], scores["normaliser"]
     nme = np.sort(100 * errors.nme[np.isfinite(errors.nme)])
     limits = np.linspace(0, 10, 201)
     share = 100 * np.searchsorted(nme, limits, side="right") / (len(nme) or np.nan)
@@ -110,22 +100,23 @@ def _scores(errors: Errors, scores: dict[str, Any], subject: str) -> dict[str, A
     return {
         "scores": scores,
         "mse_bars": bars({"mean shape": mean_shape, subject: mse, "perfect": 0.0}, " px²"),
-        "percent_of_the_way": 100 * (1 - mse / mean_shape) if mean_shape else math.nan,
-        "length": "the face's size" if name == "box" else f"that between the {name}",
+        "percent_removed": 100 * (1 - mse / mean_shape) if mean_shape else math.nan,
+        "length": "the face's size" if normaliser == "box" else f"that between the {normaliser}",
         "failures": {limit: 100 * np.float64(scores[f"failure_{limit}"]) for limit in (8, 10)},
         "nme_chart": line_chart(cumulative, "NME, %", "images, %", y_ends=(0, 100)),
         "median_nme": np.median(nme) if len(nme) else None,
     }
 
 
-def _learning(ensemble: Ensemble) -> dict[str, LineChart | None]:
-    """By column of the ledger, the curves of every run that has a ledger."""
+def _learning_curves(ensemble: Ensemble) -> dict[str, LineChart | None]:
+    """A chart for each column of the ledger, with a curve for each run that has a ledger."""
     folders = list(dict.fromkeys(run.path.resolve().parent for run in ensemble.runs))
-    alike = len({folder.name for folder in folders}) < len(folders)
-    ledgers = {}
-    for folder in folders:
-        if RunFolder(folder).metrics.exists():
-            ledgers[str(folder) if alike else folder.name] = read_metrics(folder)
+    are_unique = len({folder.name for folder in folders}) == len(folders)
+    ledgers = {
+        folder.name if are_unique else str(folder): read_metrics(folder)
+        for folder in folders
+        if RunFolder(folder).metrics.exists()
+    }
     charts = {}
     for key, label in CURVES.items():
         series = []
@@ -138,8 +129,8 @@ def _learning(ensemble: Ensemble) -> dict[str, LineChart | None]:
     return charts
 
 
-def _face(errors: Errors, mean_shape: Tensor) -> dict[str, Any]:
-    """Error, bias and spread of every landmark, on the mean face."""
+def _mean_face(errors: Errors, mean_shape: Tensor) -> dict[str, Any]:
+    """Error, bias and spread of every landmark, drawn on the mean face."""
     squares, count = np.zeros(errors.distance.shape[1]), np.isfinite(errors.distance).sum(0)
     for distance in blocks(errors.distance):
         squares += np.nansum(np.square(distance, dtype=np.float64), axis=0)
@@ -148,137 +139,126 @@ def _face(errors: Errors, mean_shape: Tensor) -> dict[str, Any]:
     spread = np.sqrt(np.maximum(rms**2 - bias**2, 0))
     most = float(np.nanmax(rms))
     names = [f"landmark {k} ({group})" for group, members in errors.groups.items() for k in members]
-    charts = {
-        part: dot_chart(mean_shape.numpy(), values, names, most=most, unit=" px", arrows=arrows)
-        for part, values, arrows in (
-            ("error", rms, None), ("bias", bias, errors.bias), ("spread", spread, None)
-        )
-    }  # fmt: skip
-    return charts | {
+
+    def chart(values: np.ndarray, arrows: np.ndarray | None = None) -> Any:
+        return dot_chart(mean_shape.numpy(), values, names, most=most, unit=" px", arrows=arrows)
+
+    return {
+        "error": chart(rms),
+        "bias": chart(bias, errors.bias),
+        "spread": chart(spread),
         "worst": [names[k] for k in np.argsort(np.nan_to_num(-rms))[:3]],
         "longest_bias": np.nanmax(bias),
         "bias_percent": 100 * np.nansum(bias**2) / np.nansum(rms**2),
     }
 
 
-def _classes(
-    errors: Errors,
-    scores: dict[str, Any],
-    checked: calibration.Checked | None,
-    truth_image: np.ndarray | contest.Points,
-) -> dict[str, Any]:
-    """Bars by region, size, turn and doubt. In place of turns that are not known it says why."""
-    nme = 100 * errors.nme
-    some = evenly_spaced(np.arange(len(errors.rows)), MOST_POSED)
-    turned: list[Bar] | str
+def _classes(evaluation: Evaluation, errors: Errors) -> dict[str, Any]:
+    """Bars by region, size, turn and doubt; for unknown turns, the reason in place of bars."""
+    scores, nme = evaluation.scores, 100 * errors.nme
+    posed = evenly_spaced(np.arange(len(errors.rows)), MOST_POSED)
+    turn_bars: list[Bar] | str
     try:
-        turn = turns(truth_image[errors.rows[some]])
+        turn = turns(evaluation.labels.points_image[errors.rows[posed]])
     except UserError as error:
-        turned = str(error)
+        turn_bars = str(error)
     else:
         away = np.abs(turn - np.nanmedian(turn))
-        turned = fifths(away, nme[some], "straightest fifth", "most turned fifth")
-    doubts = None
-    if checked is not None:
-        expected = expected_nme(errors, checked.calibration)
-        doubts = fifths(expected, nme, "surest fifth", "least sure fifth")
+        turn_bars = fifths(away, nme[posed], "straightest fifth", "most turned fifth")
+    doubt_bars = None
+    if evaluation.checked is not None:
+        expected = expected_nme(errors, evaluation.checked.calibration)
+        doubt_bars = fifths(expected, nme, "surest fifth", "least sure fifth")
     sizes = {f"{name} ({of['images']:,})": of["mse"] for name, of in scores["sizes"].items()}
     return {
         "groups": bars(scores["groups"], " px²"),
         "sizes": bars(sizes, " px²"),
-        "turns": turned,
-        "doubts": doubts,
+        "turns": turn_bars,
+        "doubts": doubt_bars,
     }
 
 
-def expected_nme(errors: Errors, told: calibration.Calibration) -> np.ndarray:
-    """(N,) mean expected error over each image's own length, so that its size counts for nothing.
-
-    NaN where an image has no such length.
-    """
+def expected_nme(errors: Errors, fitted: calibration.Calibration) -> np.ndarray:
+    """(N,) mean expected error over the image's normaliser; NaN where it has none."""
     parts = []
     for rows in blocks(np.arange(len(errors.rows))):
-        expected_px = nanmean(told.expected_error(errors.peak[rows], errors.spread[rows]), 1)
+        expected_px = nanmean(fitted.expected_error(errors.peak[rows], errors.spread[rows]), 1)
         mean_px = nanmean(errors.distance[rows], 1)
-        # the length is mean_px / nme
+        # the normaliser is mean_px / nme
         parts.append(errors.nme[rows] * expected_px / np.where(mean_px > 0, mean_px, np.nan))
     return np.concatenate(parts)
 
 
 def fifths(by: np.ndarray, values: np.ndarray, first: str, last: str) -> list[Bar]:
-    """Bars of the values' means, %, in five parts of about the same size, in the order of `by`."""
-    known = np.isfinite(by) & np.isfinite(values)
-    parts = np.array_split(values[known][np.argsort(by[known], kind="stable")], 5)
+    """Bars of mean values, %, over five parts of about the same size, in the order of `by`."""
+    is_known = np.isfinite(by) & np.isfinite(values)
+    parts = np.array_split(values[is_known][np.argsort(by[is_known], kind="stable")], 5)
     means = [float(part.mean()) if len(part) else math.nan for part in parts]
-    return bars(dict(zip((first, *CLASSES, last), means, strict=True)), " %")
+    return bars(dict(zip((first, *MIDDLE_FIFTHS, last), means, strict=True)), " %")
 
 
-def _confidence(checked: calibration.Checked, ensemble: Ensemble) -> dict[str, Any]:
-    """What the calibration says and how far it comes true."""
+def _confidence(
+    checked: calibration.CheckedCalibration, ensemble: Ensemble, subject: str
+) -> dict[str, Any]:
+    """What the calibration uses, and its expected errors next to the observed ones."""
     peak, spread = "the height of the heatmap's peak", "how wide the heatmap is"
     if len(ensemble.runs) > 1 or ensemble.tta:
-        who = "runs" if len(ensemble.runs) > 1 else "views"
-        peak, spread = "the heights of the heatmaps' peaks", f"how far the {who} disagree"
+        views = "runs" if len(ensemble.runs) > 1 else "views"
+        peak, spread = "the heights of the heatmaps' peaks", f"how far the {views} disagree"
     weights = {peak: checked.calibration.peak_weight, spread: checked.calibration.spread_weight}
     expected, observed = np.array([decile[1:] for decile in checked.deciles]).T
     off = 100 * (expected / np.where(observed > 0, observed, np.nan) - 1)
     ends = [0, max(*expected, *observed)]
-    dots = Series(_subject(ensemble), expected, observed, "dots")
-    ideal = Series("ideal", ends, ends, "dashed")
+    series = [Series(subject, expected, observed, "dots"), Series("ideal", ends, ends, "dashed")]
     return {
         "signs": " and ".join(sign for sign, weight in weights.items() if weight),
         "worst": np.abs(off).max(),
-        "chart": line_chart([dots, ideal], "expected error, px", "actual error, px"),
+        "chart": line_chart(series, "expected error, px", "actual error, px"),
         "tenths": list(zip(checked.deciles, off, strict=True)),
     }
 
 
-def _faces(
-    ensemble: Ensemble,
-    folder: contest.Folder,
-    labels: contest.LandmarkTable,
-    errors: Errors,
-    device: torch.device,
+def _face_tiles(
+    ensemble: Ensemble, evaluation: Evaluation, errors: Errors, device: torch.device
 ) -> dict[str, Any]:
-    """The images with the largest errors, and those in the middle."""
-    rows = errors.rows.tolist()
-    paths = contest.image_paths(folder.train_images, labels.names, labels.path, rows)
+    """The faces with the largest errors, and those in the middle of the ranking."""
+    labels, rows = evaluation.labels, errors.rows.tolist()
+    paths = contest.image_paths(evaluation.data.train_images, labels.names, labels.path, rows)
     labelled = np.flatnonzero(np.isfinite(errors.mse))
     ranked = labelled[np.argsort(errors.mse[labelled], kind="stable")].tolist()
     middle = max(0, (len(ranked) - NUM_TYPICAL) // 2)
     worst, typical = ranked[: -NUM_WORST - 1 : -1], ranked[middle : middle + NUM_TYPICAL]
     indices = np.unique([*worst, *typical])
-    batches = predict(
+    predictions = predict(
         ensemble.views(paths, labels.points_image, device), errors.rows[indices],
-        batch=ensemble.runs[0].experiment.train.batch, workers=0, device=device,
-        weighted=ensemble.weighted,
+        batch=ensemble.runs[0].experiment.train.batch, workers=0, weighted=ensemble.weighted,
     )  # fmt: skip
-    predicted = (points for found in batches for points in found.points_image)
+    predicted = (points for prediction in predictions for points in prediction.points_image)
     faces = {}
     for index, points in zip(indices.tolist(), predicted, strict=True):
         row = rows[index]
         faces[index] = {
             "name": labels.names[row],
             "mse": errors.mse[index],
-            "image": _marked(paths[row], labels.names[row], labels.points_image[row], points),
+            "image": _tile(paths[row], labels.names[row], labels.points_image[row], points),
             **_worst_group(errors, index),
         }
     return {"worst": [faces[k] for k in worst], "typical": [faces[k] for k in typical]}
 
 
-def _marked(path: Path, name: str, truth: np.ndarray, points: np.ndarray) -> dict[str, Any]:
-    """The face with its true and its predicted landmarks, (P, 2) in image pixels."""
-    everything = np.concatenate([truth, points])
-    everything = everything[np.isfinite(everything).all(1)]
-    (x0, y0), (x1, y1) = everything.min(0), everything.max(0)
+def _tile(path: Path, name: str, truth: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
+    """Cuts out a face with its true and predicted landmarks, (P, 2) in image pixels."""
+    points = np.concatenate([truth, predicted])
+    points = points[np.isfinite(points).all(1)]
+    (x0, y0), (x1, y1) = points.min(0), points.max(0)
     tile = frame.around((x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)), (TILE, TILE), ENLARGED)
-    truth, points = (tile.to_crop(torch.from_numpy(some)).numpy() for some in (truth, points))
-    shown = cut(contest.read_image(path), tile)
-    return page.marked_image(shown, f"{name} with its landmarks", truth, points)
+    truth, predicted = (tile.to_crop(torch.from_numpy(p)).numpy() for p in (truth, predicted))
+    image = cut(contest.read_image(path), tile)
+    return page.marked_image(image, f"{name} with its landmarks", truth, predicted)
 
 
 def _worst_group(errors: Errors, index: int) -> dict[str, Any]:
-    """The landmark group that lies farthest off in an image; its name is None if there is one."""
+    """The landmark group with the largest mean error in an image; None if there is one group."""
     groups = errors.groups if len(errors.groups) > 1 else {}
     means = {name: nanmean(errors.distance[index, members], 0) for name, members in groups.items()}
     known = {name: float(mean) for name, mean in means.items() if np.isfinite(mean)}

@@ -1,4 +1,4 @@
-"""What a network sees, for people: sheets of images with the landmarks it gives or is given."""
+"""Sheets: many images in one, with true and predicted landmarks."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,86 +22,88 @@ def prediction_sheet(
     network: Network,
     experiment: config.Experiment,
     paths: Sequence[Path],
-    device: torch.device,
     labels: np.ndarray | None = None,
     scheme: schemes.Scheme | None = None,
 ) -> np.ndarray:
-    """A uint8 RGB sheet of the images with their predicted landmarks; below, the truth in green.
+    """Draws images with their predicted landmarks and, below, with the truth in green.
 
     Args:
         paths: N images.
-        labels: (N, Q, 2) truth in image pixels, NaN where unlabelled; None where there is none.
-        scheme: of the predicted landmarks, where the run was told of one.
+        labels: (N, Q, 2) true landmarks in image pixels, NaN where unlabelled; None for no truth.
+        scheme: Of the predicted landmarks, if the run has one.
+
+    Returns:
+        uint8 RGB.
 
     Raises:
         UserError: an image cannot be read; the message names it.
     """
-    count = network.num_landmarks
-    nothing = np.full((len(paths), count, 2), np.nan, np.float32)
+    nothing = np.full((len(paths), network.num_landmarks, 2), np.nan, np.float32)
     view = View(network, Samples.of(experiment, paths, nothing), experiment.train.precision)
     rows = np.arange(len(paths))
-    found = next(predict([view], rows, batch=len(paths), workers=0, device=device))
+    prediction = next(predict([view], rows, batch=len(paths), workers=0))
     predicted, truth = [], []
     for row, path in enumerate(paths):
         image = contest.read_image(path)
         tile = frame.contain((image.shape[0], image.shape[1]), TILE_HW)
         shown = cut(image, tile)
-        points = tile.to_crop(torch.from_numpy(found.points_image[row])).numpy()
-        predicted.append(_drawn(shown, points, scheme))
+        points = tile.to_crop(torch.from_numpy(prediction.points_image[row])).numpy()
+        predicted.append(_draw(shown, points, scheme))
         if labels is not None:
             points = tile.to_crop(torch.from_numpy(labels[row])).numpy()
-            known = scheme if len(points) == count else None
-            truth.append(_drawn(shown, points, known, draw.TRUTH))
+            known = scheme if len(points) == network.num_landmarks else None
+            truth.append(_draw(shown, points, known, draw.TRUTH))
     return draw.sheet([*predicted, *truth], columns=min(8, len(paths)))
 
 
 def data_sheet(
     trained: TrainedRun, root: Path, count: int, test: bool, device: torch.device
 ) -> np.ndarray:
-    """The `prediction_sheet` of evenly spaced images of a contest's folder.
+    """Draws the `prediction_sheet` of evenly spaced images of a contest folder.
 
-    In the folder that the run was trained on, they are those that validate.
+    In the folder that the run was trained on, these are validation images.
 
     Args:
-        test: takes the test images; the only ones of a folder without labels.
+        test: Takes test images, as it also does if the folder has no labels.
 
     Raises:
-        UserError: there are no such images, or one cannot be read.
+        UserError: the folder has no such images, or one cannot be read.
     """
     folder, labels = contest.find_folder(root), None
     if test or not folder.train_table.is_file():
-        inside = folder.test_images.iterdir() if folder.test_images.is_dir() else ()
-        files = sorted(path for path in inside if path.is_file())
+        entries = folder.test_images.iterdir() if folder.test_images.is_dir() else ()
+        files = sorted(path for path in entries if path.is_file())
         if not files:
-            raise UserError(f"{folder.test_images}: there are no test images")
+            raise UserError(f"{folder.test_images}: no test images found")
         paths = [files[row] for row in evenly_spaced(np.arange(len(files)), count)]
     else:
         table = contest.read_landmarks(folder.train_table, trained.experiment.data.cache)
         rows = trained.validation_rows.numpy()
-        if len(rows) == 0 or trained.table_hash != table.fingerprint():
+        if len(rows) == 0 or trained.table_hash != table.fingerprint:
             rows = np.arange(len(table.names))
         rows = evenly_spaced(rows, count)
-        found = contest.image_paths(folder.train_images, table.names, table.path, rows)
-        paths = [found[row] for row in rows.tolist()]
+        path_of = contest.image_paths(folder.train_images, table.names, table.path, rows)
+        paths = [path_of[row] for row in rows.tolist()]
         labels = np.stack([np.array(table.points_image[row], np.float32) for row in rows])
     network = trained.network.to(device)
-    return prediction_sheet(network, trained.experiment, paths, device, labels, trained.scheme)
+    return prediction_sheet(network, trained.experiment, paths, labels, trained.scheme)
 
 
 def batch_sheet(batch: augment.Batch, scheme: schemes.Scheme | None = None) -> np.ndarray:
-    """A uint8 RGB sheet of crops, enlarged, as a network in training gets them, with landmarks."""
+    """Draws a batch of training crops, enlarged, with their landmarks; returns uint8 RGB."""
     crop_hw = batch.frame.height, batch.frame.width
-    enlarged = max(1, round(TILE_HW[0] / max(crop_hw)))
-    shown_hw = crop_hw[0] * enlarged, crop_hw[1] * enlarged
-    all_points = frame.apply(frame.resizing(crop_hw, shown_hw), batch.points_crop).numpy()
+    scale = max(1, round(TILE_HW[0] / max(crop_hw)))
+    tile_hw = crop_hw[0] * scale, crop_hw[1] * scale
+    points = frame.apply(frame.resizing(crop_hw, tile_hw), batch.points_crop).numpy()
     images = (255 * batch.images).round().byte().permute(0, 2, 3, 1).numpy()
-    tiles = []
-    for image, points in zip(images, all_points, strict=True):
-        tiles.append(_drawn(cv2.resize(image, shown_hw[::-1]), points, scheme))
+    tiles = [
+        _draw(cv2.resize(image, tile_hw[::-1]), points_tile, scheme)
+        for image, points_tile in zip(images, points, strict=True)
+    ]
     return draw.sheet(tiles, columns=min(8, len(tiles)))
 
 
-def _drawn(
+def _draw(
     image: np.ndarray,
     points: np.ndarray,
     scheme: schemes.Scheme | None,

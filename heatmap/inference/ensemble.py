@@ -1,4 +1,4 @@
-"""TrainedRun runs that answer together, and the views that they have of images."""
+"""Several runs with test-time augmentation, as views of the images."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -21,21 +21,21 @@ ZOOMS = (1.0, 1 / 1.1, 1.1)  # of the test-time augmentation "scale"
 
 @dataclass(frozen=True)
 class Ensemble:
-    """One trained run or several whose landmarks are merged.
-
-    tta: test-time augmentations: "mirror" adds mirrored crops, "scale" adds crops with everything
-    1.1 times smaller and larger; both make six views a run. weighted: as
-    `heatmap.inference.predict.predict` takes it. boxes: the table that the runs were loaded with.
+    """One or more trained runs whose predictions are merged.
 
     Raises:
-        UserError: the runs have different numbers of landmarks, these have no known mirror image,
-            or a run to be weighted has no heatmaps.
+        UserError: the runs have different numbers of landmarks, their mirror permutation is
+            unknown, or a weighted run has no heatmaps.
     """
 
     runs: tuple[TrainedRun, ...]
     tta: frozenset[str] = frozenset()
+    """Test-time augmentations: "mirror" adds mirrored crops, "scale" adds crops that show
+    everything 1.1 times smaller and larger. Both together make six views per run."""
     weighted: bool = False
+    """Weight points by the inverse covariance of their heatmap."""
     boxes: Path | None = None
+    """The table of boxes that replaces the runs' own `data.boxes`."""
 
     def __post_init__(self) -> None:
         first = self.runs[0]
@@ -46,9 +46,7 @@ class Ensemble:
                     f"{run.network.num_landmarks}; only runs with the same landmarks can be merged"
                 )
             if self.weighted and not isinstance(run.network, HeatmapNetwork):
-                raise UserError(
-                    f"{run.path} is of a network without heatmaps; merge it without --weighted"
-                )
+                raise UserError(f"{run.path} has no heatmaps; merge it without --weighted")
             if "mirror" in self.tta:
                 schemes.mirror_permutation(self.num_landmarks, run.scheme)
 
@@ -61,14 +59,11 @@ class Ensemble:
         weighted: bool = False,
         boxes: Path | None = None,
     ) -> "Ensemble":
-        """The runs of these folders or checkpoints.
-
-        Args:
-            tta: "none", "mirror", "scale" or "mirror,scale".
-            boxes: table of the images' boxes, in place of the runs' own data.boxes.
+        """Loads run folders (their best checkpoint) or checkpoints; `tta` is comma-separated.
 
         Raises:
-            UserError: as the class; no checkpoint, a run named twice, or no run that crops boxes.
+            UserError: as for the class; or a checkpoint is missing, a run is named twice, or
+                `boxes` is given and no run crops boxes.
         """
         loaded: list[TrainedRun] = []
         for run in map(load_trained, runs):
@@ -79,10 +74,8 @@ class Ensemble:
                 run = replace(run, experiment=replace(run.experiment, data=data))
             loaded.append(run)
         if boxes is not None and all(run.experiment.crop.rule != "box" for run in loaded):
-            raise UserError(
-                f"--boxes is for runs with crop.rule box; {loaded[0].path} has "
-                f"{loaded[0].experiment.crop.rule}"
-            )
+            path, rule = loaded[0].path, loaded[0].experiment.crop.rule
+            raise UserError(f"--boxes is for runs with crop.rule box; {path} has {rule}")
         return cls(tuple(loaded), frozenset(tta.split(",")) - {"none"}, weighted, boxes)
 
     @property
@@ -91,7 +84,7 @@ class Ensemble:
 
     @property
     def run_names(self) -> list[str]:
-        """Every run's folder, with the checkpoint where it is not the best one."""
+        """Folder name of each run, followed by the checkpoint unless it is the best one."""
         names = []
         for path in (run.path.resolve() for run in self.runs):
             is_best = path == RunFolder(path.parent).best
@@ -100,11 +93,11 @@ class Ensemble:
 
     @property
     def name(self) -> str:
-        """What tells it from the first run alone, for a file's name; empty where nothing does."""
-        others = "-".join(self.run_names[1:])
-        if len(others) > 150:  # a file's name has room for 255 bytes
-            others = f"{len(self.runs) - 1}-others"
-        parts = [f"with-{others}"] if others else []
+        """File name part for what is added to the first run; empty for that run alone."""
+        added_runs = "-".join(self.run_names[1:])
+        if len(added_runs) > 150:  # a file name holds at most 255 bytes
+            added_runs = f"{len(self.runs) - 1}-others"
+        parts = [f"with-{added_runs}"] if added_runs else []
         parts += sorted(self.tta)
         parts += ["weighted"] if self.weighted else []
         parts += [f"boxes-{self.boxes.stem}"] if self.boxes else []
@@ -112,32 +105,31 @@ class Ensemble:
 
     @property
     def options(self) -> str:
-        """What is not as in the runs' training, as a command line says it; empty for nothing."""
-        words = ["--tta", ",".join(sorted(self.tta))] if self.tta else []
-        words += ["--weighted"] if self.weighted else []
-        words += ["--boxes", self.boxes.name] if self.boxes else []
+        """Command-line options that differ from the runs' training; empty if none do."""
+        options = ["--tta", ",".join(sorted(self.tta))] if self.tta else []
+        options += ["--weighted"] if self.weighted else []
+        options += ["--boxes", self.boxes.name] if self.boxes else []
         for run in self.runs:
-            own = getattr(run.experiment.model, "decoder", None)  # the direct road has none
-            used = getattr(run.network, "landmark_decoder", own)
-            if used != own:
-                return " ".join([*words, "--decoder", str(used)])
-        return " ".join(words)
+            trained_decoder = getattr(run.experiment.model, "decoder", None)
+            decoder = getattr(run.network, "landmark_decoder", trained_decoder)
+            if decoder != trained_decoder:
+                return " ".join([*options, "--decoder", str(decoder)])
+        return " ".join(options)
 
     def fingerprints(self) -> dict[str, str]:
-        """SHA-256 of every run's checkpoint, by its path."""
+        """SHA-256 of each run's checkpoint, by its path."""
         paths = [run.path for run in self.runs]
         return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
     def views(
         self, paths: Sequence[Path], points_image: PointArray, device: torch.device
     ) -> list[View]:
-        """Every run's views of the images, the plain one first; the networks go to the device.
+        """Moves the networks to the device and returns all views, each run's plain one first.
 
-        Args:
-            points_image: (N, P, 2) truth in image pixels, NaN where unlabelled or unknown.
+        `points_image` is the truth (N, P, 2) in image pixels, NaN where unlabelled or unknown.
 
         Raises:
-            UserError: a run crops boxes, and their table cannot be read or lacks one.
+            UserError: a run crops boxes, and their table cannot be read or lacks an image.
         """
         views = []
         zooms = ZOOMS if "scale" in self.tta else ZOOMS[:1]
@@ -146,8 +138,8 @@ class Ensemble:
             network, precision = run.network.to(device), run.experiment.train.precision
             try:
                 samples = Samples.of(run.experiment, paths, points_image)
-            except UserError as error:  # its own boxes are those of the images it was trained on
-                hint = "" if self.boxes else "; the boxes of other images are named with --boxes"
+            except UserError as error:  # the run's own table may have its training images only
+                hint = "" if self.boxes else "; name the boxes of these images with --boxes"
                 raise UserError(f"{error}{hint}") from None
             views += [
                 View(network, replace(samples, zoom=zoom), precision, mirrored, run.scheme)

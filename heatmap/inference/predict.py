@@ -1,6 +1,6 @@
-"""Networks and images -> landmarks in the images' own pixels.
+"""Predicts landmarks in image pixels.
 
-The landmarks of every view come home to the image by its own frame, and are merged there.
+Each view's landmarks are mapped back to the image by its own frame, and averaged there.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,50 +16,43 @@ from heatmap.data import augment
 from heatmap.data.samples import Cuts, Samples, batches_in_order, load
 from heatmap.frame import Frame
 from heatmap.networks import Network
+from heatmap.runtime import distributed
 from heatmap.runtime.stopwatch import Stopwatch
 
-SHARPEST = 0.01  # px of the image; a narrower heatmap is one without a peak
-FAR = 1e6  # px; the standard deviation of a landmark that a heatmap says nothing of
+MIN_STD = 0.01  # px of the image; a narrower heatmap has no peak
+FAR = 1e6  # px; standard deviation of a landmark whose heatmap has no peak
 
 
 @dataclass(frozen=True)
 class View:
-    """One way in which a network looks at the images.
-
-    samples: how they are cropped; precision: fp32 or bf16; mirrored: the crops are mirrored, and
-    left and right landmarks change names; scheme: of the landmarks, where a file tells it.
-    """
+    """One view of the images: a network, a crop and whether it is mirrored."""
 
     network: Network
     samples: Samples
-    precision: str = "fp32"
-    mirrored: bool = False
-    scheme: schemes.Scheme | None = None
+    precision: str = "fp32"  # or bf16
+    mirrored: bool = False  # predictions are mirrored back, left and right landmarks swapped
+    scheme: schemes.Scheme | None = None  # of the landmarks, if their table has one
 
 
 class Prediction(NamedTuple):
-    """Prediction of B images.
+    """Landmarks of a batch of B images, merged over the views."""
 
-    rows: (B,) int64 rows of the table; points_image: (B, P, 2) float64 in image pixels.
-    peak: (B, P) float32, and covariance_image: (B, P, 2, 2) float64 in square image pixels: means
-        over the views that have a heatmap (of weighted views the inverse of the sum of the
-        covariances' inverses); None where none has.
-    frame: of the first view's crops; image_hw: (B, 2) the images' sizes.
-    disagreement: (B, P) float64 root mean squared distance of the views' points from the merged
-        one, in image pixels; None for a single view.
-    """
-
-    rows: np.ndarray
-    points_image: np.ndarray
+    rows: np.ndarray  # (B,) int64, of the table
+    points_image: np.ndarray  # (B, P, 2) float64
     peak: np.ndarray | None
+    """(B, P) float32 mean height of the heatmaps' peaks; None if no view has heatmaps."""
     covariance_image: np.ndarray | None
-    frame: Frame
-    image_hw: np.ndarray
+    """(B, P, 2, 2) float64 spread of the heatmaps in square image pixels: their mean, or for
+    weighted views the inverse of the sum of the inverses; None if no view has heatmaps."""
+    frame: Frame  # of the first view's crops
+    image_hw: np.ndarray  # (B, 2), the images' sizes
     disagreement: np.ndarray | None
+    """(B, P) float64 root mean squared distance, in image pixels, of the views' points from the
+    merged one; None for a single view."""
 
 
 class ViewPrediction(NamedTuple):
-    """Prediction from one view or all of them, as in `Prediction`, on the device."""
+    """The same from one view or all of them, as tensors on the device."""
 
     points_image: Tensor
     peak: Tensor | None
@@ -77,84 +70,87 @@ def predict(
     *,
     batch: int,
     workers: int,
-    device: torch.device,
     weighted: bool = False,
-    rank: int = 0,
-    world: int = 1,
+    distribute: bool = False,
     watch: Stopwatch | None = None,
 ) -> Iterator[Prediction]:
-    """Batch by batch, this process's part of the rows, without augmentation.
+    """Yields the predictions of (N,) rows in batches, without augmentation.
 
-    Every image is read once. The networks are left in the mode they were in.
+    Each image is read once, by `workers` processes. The networks run in eval mode on their own
+    device, and end in the mode they were in.
 
     Args:
-        views: of the same images; their points are averaged.
-        weighted: by the inverse covariances of the heatmaps, which all views must have. One without
-            a peak counts for nothing, unless all are.
+        views: views of the same images; their points are averaged.
+        weighted: weight points by the inverse covariance of their heatmaps, which all views need. A
+            heatmap without a peak has no weight, unless none has a peak.
+        distribute: predict only this process's share of the batches.
 
     Raises:
-        UserError: an image cannot be read; the message names it.
+        UserError: an image cannot be read.
     """
+    device = views[0].network.mean.device
     watch = watch or Stopwatch(device)
-    cropped: list[Samples] = []  # views that crop alike share the crop
-    for view in views:
-        if not any(view.samples.cuts_as(other) for other in cropped):
-            cropped.append(view.samples)
-    shared = [
-        next(i for i, other in enumerate(cropped) if view.samples.cuts_as(other)) for view in views
+    # a view takes its crops from the first view with the same ones
+    crop_of_view = [
+        next(k for k, other in enumerate(views) if view.samples.cuts_as(other.samples))
+        for view in views
     ]
+    distinct = sorted(set(crop_of_view))
+    cuts = Cuts([views[k].samples for k in distinct])
     was_training = {view.network: view.network.training for view in views}
     for network in was_training:
         network.eval()
+    rank, world = (distributed.rank(), distributed.world()) if distribute else (0, 1)
     try:
         batches = batches_in_order(rows, batch, rank, world)
-        for samples in watch.waiting("data", load(Cuts(cropped), batches, workers, device)):
+        for samples in watch.waiting("data", load(cuts, batches, workers, device)):
             with watch("data"):
-                inputs = [
-                    augment.plain(*(t.to(device, non_blocking=True) for t in sample[:3]))
-                    for sample in samples
-                ]
-            seen = [
-                predict_view(view, inputs[i], watch) for view, i in zip(views, shared, strict=True)
+                inputs = {
+                    k: augment.plain(*(t.to(device, non_blocking=True) for t in sample[:3]))
+                    for k, sample in zip(distinct, samples, strict=True)
+                }
+            predictions = [
+                predict_view(view, inputs[k], watch)
+                for view, k in zip(views, crop_of_view, strict=True)
             ]
             with watch("decode"):
-                merged, first = _weighted(seen) if weighted else _mean(seen), samples[0]
-                landmarks = Prediction(
+                merged = _weighted(predictions) if weighted else _mean(predictions)
+                offsets = torch.stack([p.points_image for p in predictions]) - merged.points_image
+                distance = offsets.square().sum(-1).mean(0).sqrt()
+                first = samples[0]
+                prediction = Prediction(
                     first.row.numpy(),
                     *merged.numpy(),
                     Frame(first.image_from_crop, *first.crop.shape[-2:]),
                     first.image_hw.numpy(),
-                    _disagreement(seen, merged),
+                    distance.cpu().numpy() if len(views) > 1 else None,
                 )
-            yield landmarks
+            yield prediction
     finally:
         for network, mode in was_training.items():
             network.train(mode)
 
 
 def predict_view(view: View, inputs: augment.Batch, watch: Stopwatch) -> ViewPrediction:
-    """What the view's network, in eval mode, gives for its crops; call it without gradients."""
-    images, here = inputs.images, inputs.frame
+    """Predicts a batch of crops. The network must be in eval mode and gradients disabled."""
+    images, frame = inputs.images, inputs.frame
     order: Tensor | slice = slice(None)
     if view.mirrored:
-        images, here = images.flip(-1), here.mirrored()
+        images, frame = images.flip(-1), frame.mirrored()
         permutation = schemes.mirror_permutation(view.network.num_landmarks, view.scheme)
         order = torch.from_numpy(permutation).to(images.device)
     with watch("network"), autocast(images.device, view.precision):
         output = view.network(images)
     with watch("decode"):
-        found = view.network.decode(output)
-        covariance = found.covariance_crop
-        return ViewPrediction(
-            here.to_image(found.points_crop)[:, order],
-            None if found.peak is None else found.peak[:, order],
-            None if covariance is None else here.covariance_to_image(covariance)[:, order],
-        )
+        points_crop, peak, covariance = view.network.decode(output)
+        if peak is not None and covariance is not None:
+            peak, covariance = peak[:, order], frame.covariance_to_image(covariance)[:, order]
+        return ViewPrediction(frame.to_image(points_crop)[:, order], peak, covariance)
 
 
-def _mean(seen: Sequence[ViewPrediction]) -> ViewPrediction:
+def _mean(predictions: Sequence[ViewPrediction]) -> ViewPrediction:
     points_image, peaks, covariances = (
-        [part for part in parts if part is not None] for parts in zip(*seen, strict=True)
+        [part for part in parts if part is not None] for parts in zip(*predictions, strict=True)
     )
     return ViewPrediction(
         torch.stack(points_image).mean(0),
@@ -163,33 +159,26 @@ def _mean(seen: Sequence[ViewPrediction]) -> ViewPrediction:
     )
 
 
-def _weighted(seen: Sequence[ViewPrediction]) -> ViewPrediction:
-    """The combination with the smallest variance, were the errors of the views independent.
+def _weighted(predictions: Sequence[ViewPrediction]) -> ViewPrediction:
+    """The combination with the smallest variance if the views' errors are independent.
 
-    A covariance that is no ellipse, or narrower than `SHARPEST`, comes from a map without a peak:
-    the landmark may be anywhere.
+    A covariance that is not positive definite, or narrower than `MIN_STD`, comes from a heatmap
+    without a peak: the landmark may be anywhere.
     """
-    covariance = torch.stack([s.covariance_image for s in seen if s.covariance_image is not None])
-    assert len(covariance) == len(seen), "every view needs a heatmap to be weighted"
+    covariances = [p.covariance_image for p in predictions if p.covariance_image is not None]
+    assert len(covariances) == len(predictions), "weighting needs heatmaps from every view"
+    covariance = torch.stack(covariances)
     (xx, xy), (_, yy) = ((row[..., 0], row[..., 1]) for row in covariance.unbind(-2))
-    narrowest = (xx + yy) / 2 - torch.hypot((xx - yy) / 2, xy)  # the smaller eigenvalue
+    smaller_eigenvalue = (xx + yy) / 2 - torch.hypot((xx - yy) / 2, xy)
+    has_peak = smaller_eigenvalue[..., None, None] > MIN_STD**2  # False for NaN
     anywhere = FAR**2 * torch.eye(2).to(covariance)
-    has_peak = narrowest[..., None, None] > SHARPEST**2  # NaN has none
     precision = torch.linalg.inv(torch.where(has_peak, covariance, anywhere))
     covariance = torch.linalg.inv(precision.sum(0))
-    points_image = torch.stack([one.points_image for one in seen])
+    points_image = torch.stack([p.points_image for p in predictions])
     moments = (precision @ points_image[..., None]).sum(0)
-    return ViewPrediction((covariance @ moments)[..., 0], _mean(seen).peak, covariance)
-
-
-def _disagreement(seen: Sequence[ViewPrediction], merged: ViewPrediction) -> np.ndarray | None:
-    if len(seen) == 1:
-        return None
-    offsets = torch.stack([one.points_image for one in seen]) - merged.points_image
-    distances: np.ndarray = offsets.square().sum(-1).mean(0).sqrt().cpu().numpy()
-    return distances
+    return ViewPrediction((covariance @ moments)[..., 0], _mean(predictions).peak, covariance)
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The network's arithmetic; everything after it is float32."""
+    """Autocast for the network's layers; everything after them is float32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")

@@ -23,14 +23,16 @@ Image = np.ndarray | Path | str | ImageFile
 
 
 class Landmarks(NamedTuple):
-    """Landmarks of N faces.
+    """Landmarks of N faces, P each, as NumPy arrays.
 
-    points_image: (N, P, 2) float64, (x, y) in the images' own pixels; integers are pixel centres.
-    confidence: (N, P) float32 heights of the heatmaps' peaks: about 1 where the network is sure,
-        near 0 where it sees no such landmark.
-    covariance: (N, P, 2, 2) float64 spread of the heatmaps, in square image pixels. It is no error
-        bar: a sharp heatmap is as wide as it was trained to be.
-    Without heatmaps, confidence and covariance are None.
+    Attributes:
+        points_image: (N, P, 2) float64, (x, y) in pixels of each face's own image. Integer
+            coordinates are pixel centres.
+        confidence: (N, P) float32, height of each heatmap's peak: about 1 where the network is
+            sure, near 0 where it does not see the landmark. None if the network has no heatmaps.
+        covariance: (N, P, 2, 2) float64, spread of each heatmap in square image pixels. It is not
+            an error bar: a sharp heatmap is as wide as its training target. None if the network
+            has no heatmaps.
     """
 
     points_image: np.ndarray
@@ -39,24 +41,34 @@ class Landmarks(NamedTuple):
 
 
 class Predictor:
-    """A run that looks at images.
+    """Predicts the landmarks of faces with a trained run.
 
-    It leaves thread counts, gradient mode, seeds and backend flags as they are.
+    Example:
+        >>> predictor = heatmap.Predictor("runs/unet")
+        >>> landmarks = predictor(["a.jpg", "b.jpg"])
+        >>> landmarks.points_image.shape  # two faces, 971 landmarks, (x, y)
+        (2, 971, 2)
 
     Args:
-        run: folder of a run, or a checkpoint.
-        device: auto is the GPU where there is one.
-        batch: images that the network sees at once; that of the run's training unless given.
+        run: Run folder, whose best checkpoint is loaded, or checkpoint file.
+        device: "auto" (the GPU if there is one), "cpu" or "cuda".
+        batch: Images per forward pass. Defaults to the run's training batch.
+
+    Attributes:
+        num_landmarks: Number P of landmarks per face.
+        path: The loaded checkpoint.
+        crop: Size and rule of the network's crops, a `heatmap.config.Crop`.
+        scheme: The run's landmark scheme, or None.
 
     Raises:
-        UserError: no checkpoint there, no such device, or a batch of none.
+        UserError: There is no such checkpoint or device, or `batch` is below 1.
     """
 
     def __init__(
         self, run: Path | str | TrainedRun, device: str = "auto", batch: int | None = None
     ) -> None:
         if batch is not None and batch < 1:
-            raise UserError(f"a batch has 1 image or more, not {batch}")
+            raise UserError(f"batch must be at least 1, got {batch}")
         trained = run if isinstance(run, TrainedRun) else load_trained(Path(run))
         self.crop, self.path, self.scheme = trained.experiment.crop, trained.path, trained.scheme
         self.num_landmarks = trained.network.num_landmarks
@@ -73,66 +85,57 @@ class Predictor:
         *,
         two_pass: bool = False,
     ) -> Landmarks:
-        """The landmarks of N faces, one in every image.
-
-        An image is cropped as in training, unless a box says where its face is.
+        """Predicts one face per image.
 
         Args:
-            images: uint8 RGB arrays (H, W, 3) of any sizes, or files, of which a large JPEG is
-                decoded at the crop's scale.
-            boxes: (N, 4) x0, y0, x1, y1 in image pixels. For a run with crop.rule box they are like
-                those of its training table; for the others they are the bounds of the landmarks,
-                which then fill the crop as the mean training face fills its own.
-            two_pass: look again, at a crop that the first landmarks fill in the same way.
+            images: N paths, or uint8 RGB arrays (H, W, 3); sizes may differ.
+            boxes: (N, 4) x0, y0, x1, y1 in image pixels, one per face: for a run with crop.rule
+                box like those of its training table, else the bounds of the face's landmarks.
+                By default images are cropped as in training.
+            two_pass: Predict again from a crop that fits the landmarks of the first prediction.
 
         Raises:
-            UserError: an image cannot be read, a box is empty or outside its image, or the run
+            UserError: An image cannot be read, a box is empty or outside its image, or the run
                 needs boxes.
         """
         if isinstance(images, str | Path | ImageFile):
-            raise UserError(f"images is a list of images, not one: say [{str(images)!r}]")
+            raise UserError(f"expected a list of images, got one; write [{str(images)!r}]")
         if boxes is not None:
             boxes = _box_array(boxes, len(images))
         elif self.crop.rule == "box":
             raise UserError(f"{self.path} was trained on boxes (crop.rule box), so it needs boxes")
         parts = []
         for start in range(0, len(images), self.batch):
-            part = slice(start, start + self.batch)
-            files = [_opened(image) for image in images[part]]
+            batch = slice(start, start + self.batch)
+            files = [_image_file(image) for image in images[batch]]
             if boxes is not None:
                 for index, file in enumerate(files, start):
                     check_box(boxes[index], file.image_hw, f"box {index}")
-            samples = self._samples(None if boxes is None else boxes[part])
-            found = self._look(samples, files)
+            samples = self._samples(None if boxes is None else boxes[batch])
+            landmarks = self._predict(samples, files)
             if two_pass:
-                frames = self._nearer(samples, found.points_image, files)
-                found = self._look(replace(samples, frames=frames), files)
-            parts.append(found)
+                frames = self._frames_of_faces(landmarks.points_image, samples, files)
+                landmarks = self._predict(replace(samples, frames=frames), files)
+            parts.append(landmarks)
         if not parts:
             return Landmarks(np.empty((0, self.num_landmarks, 2)), None, None)
-        points_image = np.concatenate([part.points_image for part in parts])
-        others = zip(*(part[1:] for part in parts), strict=True)
-        joined = (None if some[0] is None else np.concatenate(some) for some in others)
-        return Landmarks(points_image, *joined)
+        columns = zip(*parts, strict=True)
+        return Landmarks._make(None if c[0] is None else np.concatenate(c) for c in columns)
 
     def _samples(self, boxes: np.ndarray | None) -> Samples:
-        """How a batch is cropped."""
-        nothing = np.broadcast_to(np.float32(np.nan), (self.batch, self.num_landmarks, 2))
-        samples = Samples([], nothing, self.crop)
-        if boxes is None:
-            return samples
-        if self.crop.rule == "box":
+        unlabelled = np.broadcast_to(np.float32(np.nan), (self.batch, self.num_landmarks, 2))
+        samples = Samples([], unlabelled, self.crop)
+        if boxes is None or self.crop.rule == "box":
             return replace(samples, boxes_image=boxes)
-        shape = self._mean_shape_crop
-        bounds = torch.stack([shape.amin(0), shape.amax(0)])
+        bounds = torch.stack([self._mean_shape_crop.amin(0), self._mean_shape_crop.amax(0)])
         corners = torch.from_numpy(boxes).unflatten(-1, (2, 2))
         crop_hw = self.crop.height, self.crop.width
         return replace(samples, frames=[frame.matching(box, bounds, crop_hw) for box in corners])
 
-    def _nearer(
-        self, samples: Samples, points_image: np.ndarray, files: Sequence[ImageFile]
+    def _frames_of_faces(
+        self, points_image: np.ndarray, samples: Samples, files: Sequence[ImageFile]
     ) -> list[Frame]:
-        """The second look's crops; what is no face at all keeps the crop that it had."""
+        """Crops that these faces fill as a training face does, or the same crop where none does."""
         crop_hw, frames = (self.crop.height, self.crop.width), []
         for row, points in enumerate(torch.from_numpy(points_image)):
             try:
@@ -142,38 +145,37 @@ class Predictor:
                 frames.append(Frame(image_from_crop, *crop_hw))
         return frames
 
-    def _look(self, samples: Samples, files: Sequence[ImageFile]) -> Landmarks:
-        cuts = [samples.cut(row, file) for row, file in enumerate(files)]
+    def _predict(self, samples: Samples, files: Sequence[ImageFile]) -> Landmarks:
+        batch = collate([samples.cut(row, file) for row, file in enumerate(files)])
         view = View(self._network, samples, self._precision)
         with torch.no_grad():
-            crops = (part.to(self._device) for part in collate(cuts)[:3])
-            seen = predict_view(view, augment.plain(*crops), Stopwatch(self._device))
-        return Landmarks(*seen.numpy())
+            inputs = augment.plain(*(tensor.to(self._device) for tensor in batch[:3]))
+            prediction = predict_view(view, inputs, Stopwatch(self._device))
+        return Landmarks(*prediction.numpy())
 
 
-def _opened(image: Image) -> ImageFile:
+def _image_file(image: Image) -> ImageFile:
     if isinstance(image, np.ndarray):
         return ImageFile.in_memory(image)
     return image if isinstance(image, ImageFile) else ImageFile(Path(image))
 
 
-def check_box(box_image: np.ndarray, image_hw: tuple[int, int], where: str) -> None:
-    """Raises UserError unless (4,) x0, y0, x1, y1 are a box, at least partly in the image."""
+def check_box(box_image: np.ndarray, image_hw: tuple[int, int], name: str) -> None:
+    """Raises UserError if (4,) x0, y0, x1, y1 is empty or entirely outside the image."""
     x0, y0, x1, y1 = box_image.tolist()
-    told = f"{where}: from ({x0:g}, {y0:g}) to ({x1:g}, {y1:g})"
+    box = f"{name} from ({x0:g}, {y0:g}) to ({x1:g}, {y1:g})"
     if not (np.isfinite(box_image).all() and x0 < x1 and y0 < y1):
-        raise UserError(f"{told} is no box; x0 must be below x1, and y0 below y1")
+        raise UserError(f"{box} is empty; expected x0 < x1 and y0 < y1")
     height, width = image_hw
     if x1 < 0 or y1 < 0 or x0 > width - 1 or y0 > height - 1:
-        raise UserError(f"{told} is outside the image, which has {width} x {height} pixels")
+        raise UserError(f"{box} is outside the image of {width} x {height} pixels")
 
 
 def _box_array(boxes: np.ndarray | Sequence[Sequence[float]], count: int) -> np.ndarray:
     """(N, 4) float64."""
-    found = np.asarray(boxes, np.float64)
-    if found.size == 0:
-        found = found.reshape(0, 4)
-    if found.shape != (count, 4):
-        expected = f"({count}, 4) numbers x0, y0, x1, y1 for {count} images"
-        raise UserError(f"boxes are {expected}, not {found.shape}")
-    return found
+    array = np.asarray(boxes, np.float64)
+    if array.size == 0:
+        array = array.reshape(0, 4)
+    if array.shape != (count, 4):
+        raise UserError(f"boxes must have shape ({count}, 4), one per image, got {array.shape}")
+    return array

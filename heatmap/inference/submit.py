@@ -1,4 +1,4 @@
-"""TrainedRun networks and the contest's test images, or other submissions -> a submission file."""
+"""Submission files: predictions of runs on the contest's test images, or averaged submissions."""
 
 import hashlib
 import logging
@@ -34,30 +34,26 @@ def submit(
     missing: Literal["stop", "mean-shape"],
     device: torch.device,
 ) -> int:
-    """Predicts every test image and writes what is asked for; returns the number of images.
+    """Predicts every test image, writes the requested landmarks and returns the number of images.
 
-    A folder with test/IdLookupTable.csv is answered as Kaggle's facial keypoints are (`kaggle15`).
-    Of several processes each predicts its part, and the first writes the file.
+    With test/IdLookupTable.csv the form is that of Kaggle's facial keypoints (`kaggle15`). Of
+    several processes each predicts a share, and the first writes the file.
 
     Args:
-        root: the contest's folder.
-        rounding: as `contest.write_submission` takes it; "auto" is "round", and "none" where there
-            is a lookup table.
-        missing: with a test image that cannot be read, "stop" or answer with the first run's
-            "mean-shape", placed as in the other test images.
+        root: contest folder.
+        rounding: see `contest.write_submission`; "auto" is "none" for `kaggle15`, else "round".
+        missing: "stop" at a test image that cannot be read, or write the first run's "mean-shape",
+            placed as in the average test image.
 
     Raises:
-        UserError: an image cannot be read, the file's rules are broken, or processes do not see
-            the same files; no file is written.
+        UserError: an image cannot be read, the contest's rules are broken, or the processes see
+            different files. No file is written.
     """
     first, num_landmarks = ensemble.runs[0], ensemble.num_landmarks
     folder = contest.find_folder(root)
-    labelled = folder.train_table
-    if labelled.is_file() and (found := contest.count_landmarks(labelled)) != num_landmarks:
-        raise UserError(
-            f"{labelled} has {found} landmarks, the network of {first.path} predicts "
-            f"{num_landmarks}"
-        )
+    table = folder.train_table
+    if table.is_file() and (count := contest.count_landmarks(table)) != num_landmarks:
+        raise UserError(f"{table} has {count} landmarks, {first.path} predicts {num_landmarks}")
     asked = contest.read_asked_points(folder.test_points, num_landmarks)
     lookup, indices = None, asked.indices
     if folder.lookup_table.is_file():
@@ -71,17 +67,12 @@ def submit(
     if len(rows) == 0:
         raise UserError(f"{folder.test_images}: none of the test images can be read")
     paths = contest.image_paths(folder.test_images, asked.names, asked.path, rows)
-    given, frames = _answers(ensemble, [paths[row] for row in rows], indices[rows], device)
-    if given is None or frames is None:
+    points, frames = _predicted(ensemble, [paths[row] for row in rows], indices[rows], device)
+    if points is None or frames is None:
         return len(asked.names)
     answers = np.empty((len(asked.names), indices.shape[1], 2))
-    answers[rows] = given
+    answers[rows] = points
     if lost:
-        some = ", ".join(asked.names[row] for row in lost[:10])
-        logger.warning(
-            f"{len(lost)} of {len(asked.names)} test images cannot be read and get the mean "
-            f"shape: {some}{' ...' if len(lost) > 10 else ''}"
-        )
         image_from_crop = torch.from_numpy(frames.mean(0))
         mean_shape = frame.apply(image_from_crop, first.mean_shape_crop).numpy()
         answers[lost] = mean_shape[indices[lost]]
@@ -94,55 +85,56 @@ def submit(
     return len(asked.names)
 
 
-def _answers(
+def _predicted(
     ensemble: Ensemble, paths: Sequence[Path], indices: np.ndarray, device: torch.device
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Landmarks (N, K, 2) by `indices` (N, K), image_from_crop (N, 3, 3); None but on rank 0."""
-    first, rank, world = ensemble.runs[0], distributed.rank(), distributed.world()
-    nothing = np.broadcast_to(np.float32(np.nan), (len(paths), ensemble.num_landmarks, 2))
-    answers, image_from_crop = [], []
-    hidden = rank > 0 or None
-    with tqdm(total=len(paths), desc="predict", unit="img", leave=False, disable=hidden) as bar:
-        for found in predict(
-            ensemble.views(paths, nothing, device), np.arange(len(paths)),
-            batch=first.experiment.train.batch, workers=first.experiment.data.workers,
-            device=device, weighted=ensemble.weighted, rank=rank, world=world,
+    """Points (N, K, 2) at `indices` (N, K) and image_from_crop (N, 3, 3); None except on rank 0."""
+    experiment = ensemble.runs[0].experiment
+    unlabelled = np.broadcast_to(np.float32(np.nan), (len(paths), ensemble.num_landmarks, 2))
+    points, image_from_crop = [], []
+    off = distributed.rank() > 0 or None  # None: off unless on a terminal
+    with tqdm(total=len(paths), desc="predict", unit="img", leave=False, disable=off) as bar:
+        for batch in predict(
+            ensemble.views(paths, unlabelled, device), np.arange(len(paths)),
+            batch=experiment.train.batch, workers=experiment.data.workers,
+            weighted=ensemble.weighted, distribute=True,
         ):  # fmt: skip
-            answers.append(np.take_along_axis(found.points_image, indices[found.rows, :, None], 1))
-            image_from_crop.append(found.frame.image_from_crop.numpy())
-            bar.update(min(len(found.rows) * world, len(paths) - bar.n))
-    return distributed.joined(answers), distributed.joined(image_from_crop)
+            points.append(np.take_along_axis(batch.points_image, indices[batch.rows, :, None], 1))
+            image_from_crop.append(batch.frame.image_from_crop.numpy())
+            bar.update(min(len(batch.rows) * distributed.world(), len(paths) - bar.n))
+    return distributed.joined(points), distributed.joined(image_from_crop)
 
 
 def _unreadable(images: Path, names: list[str]) -> list[int]:
-    """The rows of the images that cannot be read; every process looks at its part."""
-    mine = range(distributed.rank(), len(names), distributed.world())
-    hidden = distributed.rank() > 0 or None  # None: shown on a terminal alone
-    shown = tqdm(mine, desc="check images", unit="img", leave=False, disable=hidden)
-    lost = [row for row in shown if not contest.is_readable(images / names[row])]
-    return sorted(chain.from_iterable(distributed.gather(lost)))
+    """Rows of the images that cannot be read; each process checks its share."""
+    share = range(distributed.rank(), len(names), distributed.world())
+    off = distributed.rank() > 0 or None
+    bar = tqdm(share, desc="check images", unit="img", leave=False, disable=off)
+    lost = [row for row in bar if not contest.is_readable(images / names[row])]
+    rows = sorted(chain.from_iterable(distributed.gather(lost)))
+    if rows:
+        examples = ", ".join(names[row] for row in rows[:10]) + " ..." * (len(rows) > 10)
+        counts = f"{len(rows)} of {len(names)} test images"
+        logger.warning(f"{counts} cannot be read and get the mean shape: {examples}")
+    return rows
 
 
 def average_submissions(
     submissions: Sequence[Path], out: Path, *, rounding: Rounding = "auto"
 ) -> int:
-    """Writes the mean of submissions in the first one's order; returns the number of its rows.
+    """Writes the mean of submissions, in the first one's order, and returns its number of rows.
 
-    Rows are joined by file name, or by RowId where all files are of that form. An ensemble of the
-    runs themselves is more exact where the submissions were rounded.
-
-    Args:
-        rounding: as for `submit`.
+    Rows are matched by file name or RowId; `rounding` is that of `submit`. Merging the runs
+    themselves is more exact, since it rounds once.
 
     Raises:
-        UserError: a file is missing, malformed or of another form than the first, or answers other
-            rows or another number of points; no file is written.
+        UserError: a file is missing or malformed, or differs from the first in form, rows or
+            number of points. No file is written.
     """
     by_row_id = [kaggle15.is_submission(path) for path in submissions]
     if len(set(by_row_id)) > 1:
         with_row_ids, without = (submissions[by_row_id.index(kind)] for kind in (True, False))
-        told = f"{with_row_ids} has the columns RowId and Location, {without} has not"
-        raise UserError(f"{told}; only submissions of one form can be averaged")
+        raise UserError(f"{with_row_ids} has columns RowId and Location, but {without} does not")
     if by_row_id[0]:
         return kaggle15.average(submissions, out, "none" if rounding == "auto" else rounding)
     return submission.average(submissions, out, "round" if rounding == "auto" else rounding)

@@ -1,6 +1,6 @@
-"""Networks: images in, landmarks in crop pixels out; by either road they keep one contract.
+"""Networks that map image crops to landmarks in crop pixels.
 
-This is the only folder that imports segmentation_models_pytorch.
+No other package imports segmentation_models_pytorch.
 """
 
 import torch
@@ -13,13 +13,13 @@ __all__ = ["CropPrediction", "HeatmapNetwork", "Network", "build"]
 
 
 def build(model: config.Model, crop: config.Crop, num_landmarks: int) -> Network:
-    """The network that an experiment asks for, with its start weights loaded.
+    """Builds the network of an experiment and loads its encoder's start weights.
 
     Raises:
-        UserError: unknown encoder, or weights that cannot be had.
+        UserError: the encoder is unknown, or its weights cannot be loaded.
     """
     network: Network
-    # imported here, since smp and timm take seconds that a command without a network can save
+    # imported late: smp and timm take seconds, and not every command builds a network
     if isinstance(model, config.Direct):
         from heatmap.networks.direct import DirectNetwork
 

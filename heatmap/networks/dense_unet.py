@@ -1,4 +1,4 @@
-"""DenseUNet: the 2-D network of H-DenseUNet, on smp's DenseNets."""
+"""DenseUNet, the 2-D network of H-DenseUNet, on the DenseNets of smp."""
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -13,18 +13,18 @@ NUM_STAGES = {1: 5, 2: 4, 4: 3}
 
 
 class DenseUNetNetwork(HeatmapNetwork):
-    """A DenseNet whose raw block outputs are added to the decoder's stages.
+    """A DenseNet encoder; the decoder's stages add the raw outputs of its blocks.
 
-    With densenet161 at stride 1, width 64 and three outputs this is the paper's DenseUNet-167.
-    Wider models expand its 64 last channels, and coarser strides leave the last stages out.
-    The scale layers of the authors' code are in batch normalisation's own factors.
+    With densenet161, stride 1, width 64 and three outputs it equals the paper's DenseUNet-167.
+    Wider models expand the last 64 channels, and coarser strides omit the last stages. Batch
+    normalisation's own factors replace the scale layers of the authors' code.
 
     Source: Li et al. 2018, https://arxiv.org/abs/1709.07330, and the authors' published code.
     """
 
     def __init__(self, model: config.DenseUNet, num_landmarks: int) -> None:
         encoder, channels = load_encoder(model.encoder, model.weights)
-        # the blocks' channels are what their transitions take in
+        # a block outputs as many channels as its transition normalises
         norms = [encoder.get_submodule(f"features.transition{i}.norm") for i in (1, 2, 3)]
         blocks = [len(norm.get_parameter("weight")) for norm in norms]
         decoder = _Decoder([channels[1], *blocks, channels[-1]], model)
@@ -32,7 +32,7 @@ class DenseUNetNetwork(HeatmapNetwork):
         self.encoder = encoder
 
     def pyramid(self, images: Tensor) -> list[Tensor]:
-        """What the first convolution and the four blocks give, at strides 2, 4, 8, 16 and 32."""
+        """Returns features of the first convolution and the four blocks, at strides 2 to 32."""
         layer = self.encoder.get_submodule("features").get_submodule
         features = [functional.relu(layer("norm0")(layer("conv0")(images)))]
         x = layer("pool0")(features[0])
@@ -62,7 +62,7 @@ class _Decoder(nn.Module):
 
 
 class _Stage(nn.Module):
-    """Twice the size, plus the skip, then one convolution."""
+    """Upsamples by 2, adds the skip and applies one convolution."""
 
     def __init__(self, below: int, skip: int, out: int, dropout: float) -> None:
         super().__init__()

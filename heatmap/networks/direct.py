@@ -1,4 +1,4 @@
-"""The direct road: encoder, pooled, fully connected to coordinates."""
+"""Direct regression: encoder, pooling and fully connected layers that output coordinates."""
 
 import torch
 from einops import rearrange, reduce
@@ -9,10 +9,10 @@ from heatmap.networks.encoder import load_encoder
 from heatmap.networks.network import CropPrediction, Network, point_loss
 
 
-class DirectNetwork(Network):
-    """Global average pooling and one linear layer, or two with ReLU between.
+class DirectNetwork(Network[Tensor]):
+    """Global average pooling, then one linear layer, or two with ReLU between.
 
-    The 2 P outputs are in crop pixels from the crop's centre, so that a fresh layer starts there.
+    The 2 P outputs are offsets from the crop's centre in crop pixels, so training starts there.
     """
 
     HEAD = ("hidden", "head")
@@ -28,18 +28,18 @@ class DirectNetwork(Network):
         self.register_buffer("centre", torch.tensor([width - 1, height - 1]) / 2, persistent=False)
 
     def layers(self, images: Tensor) -> Tensor:
-        """(B, P, 2) float32 landmarks in crop pixels."""
+        """Returns (B, P, 2) float32 landmarks in crop pixels."""
         features = self.encoder(self.normalised(images))[-1]
         pooled = reduce(features, "b c h w -> b c", "mean")
-        outputs = rearrange(self.head(self.hidden(pooled)), "b (p xy) -> b p xy", xy=2)
-        return self.centre + outputs.float()
+        offsets = rearrange(self.head(self.hidden(pooled)), "b (p xy) -> b p xy", xy=2)
+        return self.centre + offsets.float()
 
     def loss(
         self, output: Tensor, points_crop: Tensor, weights: Tensor, pixel_area: Tensor | None = None
     ) -> Tensor:
-        """The model's loss in crop pixels, divided by images and landmarks."""
+        """Returns the loss in crop pixels, averaged over images and landmarks."""
         return point_loss(self.kind, output, points_crop, weights, pixel_area)
 
     def decode(self, output: Tensor) -> CropPrediction:
-        """The output as it is."""
+        """Returns the output itself as points."""
         return CropPrediction(output.detach(), None, None)

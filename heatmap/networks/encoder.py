@@ -12,34 +12,33 @@ from heatmap.errors import UserError
 
 
 def load_encoder(name: str, weights: str) -> tuple[nn.Module, tuple[int, ...]]:
-    """An encoder for RGB images and the channels of its features, from stride 1 to 32.
+    """Returns an encoder of RGB images and the channels of its features, from stride 1 to 32.
 
     Args:
-        name: one of segmentation_models_pytorch's encoders, or "tu-NAME" for one of timm's.
-        weights: "none" for random ones, the path of a state dict (.safetensors, .pt, .pth), or the
-            name of pretrained weights, such as "imagenet".
+        name: an encoder of segmentation_models_pytorch, or "tu-NAME" for one of timm.
+        weights: "none" for random weights, the path of a state dict (.safetensors, .pt, .pth), or
+            the name of pretrained weights, such as "imagenet".
 
     Raises:
-        UserError: no such encoder, no such weights, weights that do not fit, or no network to
-            fetch them over.
+        UserError: the encoder or its weights are unknown, do not fit or cannot be fetched.
     """
     if not name.startswith("tu-") and name not in smp.encoders.encoders:
-        near = difflib.get_close_matches(name, smp.encoders.encoders, 3)
-        hint = f"did you mean {' or '.join(near)}?" if near else "see segmentation_models_pytorch"
-        raise UserError(f"there is no encoder {name!r}; {hint}")
+        similar = difflib.get_close_matches(name, smp.encoders.encoders, 3)
+        hint = f"did you mean {' or '.join(similar)}?" if similar else "see the encoders of smp"
+        raise UserError(f"model.encoder: unknown encoder {name!r}; {hint}")
     is_file = Path(weights).suffix in (".safetensors", ".pt", ".pth")
-    by_name = None if weights == "none" or is_file else weights
+    pretrained = None if weights == "none" or is_file else weights
     try:
-        encoder = smp.encoders.get_encoder(name, weights=by_name)
+        encoder = smp.encoders.get_encoder(name, weights=pretrained)
     except KeyError as error:
         raise UserError(f"model.weights {weights!r}: {error.args[0]}") from None
     except OSError as error:
         raise UserError(
-            f"the {weights!r} weights of {name} could not be fetched ({type(error).__name__}): "
-            "check the network, name a local file, or start at random: --model.weights none"
+            f"could not fetch the {weights!r} weights of {name} ({type(error).__name__}): check "
+            "the network, name a local file, or start from random weights: --model.weights none"
         ) from None
-    except RuntimeError as error:  # timm, for a name that it does not know
-        raise UserError(f"encoder {name!r}: {error}") from None
+    except RuntimeError as error:  # timm does not know the name
+        raise UserError(f"model.encoder {name!r}: {error}") from None
     if is_file:
         _load_file(encoder, Path(weights))
     return encoder, tuple(encoder.out_channels)
@@ -47,10 +46,10 @@ def load_encoder(name: str, weights: str) -> tuple[nn.Module, tuple[int, ...]]:
 
 def _load_file(encoder: nn.Module, path: Path) -> None:
     if not path.is_file():
-        raise UserError(f"model.weights {path}: there is no such file")
+        raise UserError(f"model.weights {path}: no such file")
     try:
         is_safe = path.suffix == ".safetensors"
         state = load_file(path) if is_safe else torch.load(path, "cpu", weights_only=True)
         encoder.load_state_dict(state)
     except Exception as error:
-        raise UserError(f"model.weights {path} does not fit the encoder: {error}") from None
+        raise UserError(f"model.weights {path}: does not fit the encoder: {error}") from None

@@ -1,4 +1,4 @@
-"""The heatmap road: networks whose output is features and landmark embeddings."""
+"""Networks that output heatmaps, as features and landmark embeddings."""
 
 import math
 from abc import abstractmethod
@@ -12,14 +12,15 @@ from heatmap.errors import UserError
 from heatmap.maps import Maps
 from heatmap.networks.network import CropPrediction, Network, point_loss
 
-COARSEST = 32  # input pixels per pixel of every encoder's last features
+COARSEST = 32  # stride of every encoder's last features
 
 
-class HeatmapNetwork(Network):
-    """Features times embeddings are heatmaps; the 1 x 1 convolution at the end is kept apart.
+class HeatmapNetwork(Network[Maps]):
+    """Predicts heatmaps as inner products of pixel features and landmark embeddings.
 
-    `pyramid` and `decoder` give features at the model's stride. Where they have not `width`
-    channels, a 1 x 1 convolution with ReLU lifts the bound on the rank of what maps can show.
+    The product is a 1 x 1 convolution, which is kept apart so that the maps never exist together.
+    `pyramid` and `decoder` make features at the model's stride. If they do not have `width`
+    channels, a 1 x 1 convolution with ReLU changes their number, which bounds the maps' rank.
     """
 
     HEAD = ("embeddings", "bias")
@@ -28,7 +29,7 @@ class HeatmapNetwork(Network):
     def __init__(
         self, model: config.HeatmapModel, num_landmarks: int, decoder: nn.Module, channels: int
     ) -> None:
-        """decoder: from the features of `pyramid` to `channels` channels at the model's stride."""
+        """`decoder` maps the features of `pyramid` to `channels` channels at the model's stride."""
         super().__init__(num_landmarks)
         self.model, self.stride = model, model.stride
         self.sigma = model.sigma_start or model.sigma
@@ -42,47 +43,49 @@ class HeatmapNetwork(Network):
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.kaiming_uniform_(module.weight, nonlinearity="relu")
         self.embeddings = nn.Parameter(torch.randn(num_landmarks, model.width) / model.width)
-        if model.loss == "none":  # a softmax does not see it
+        if model.loss == "none":  # a softmax ignores the bias
             self.register_buffer("bias", torch.zeros(num_landmarks))
         else:
             self.bias = nn.Parameter(torch.zeros(num_landmarks))
 
     @abstractmethod
     def pyramid(self, images: Tensor) -> list[Tensor]:
-        """The encoder's features of normalised images, finest first."""
+        """Returns the encoder's features of normalised images, finest first."""
 
     def map_hw(self, height: int, width: int) -> tuple[int, int]:
-        """Size of the heatmaps of a crop."""
+        """Returns the height and width of a crop's heatmaps."""
         return math.ceil(height / self.stride), math.ceil(width / self.stride)
 
     def layers(self, images: Tensor) -> Maps:
-        """Features (B, width, H / stride, W / stride) with embeddings (P, width) and bias (P,).
+        """Returns features (B, width, H / stride, W / stride), embeddings and bias.
 
         Raises:
-            UserError: an encoder whose features are not at strides 2, 4, 8, 16 and 32.
+            UserError: the encoder's features are not at strides 2, 4, 8, 16 and 32.
         """
         height, width = images.shape[-2:]
-        # decoders double what the encoder halved, so both must come out even
-        # (the compiler knows no remainder)
-        right, below = ((n + COARSEST - 1) // COARSEST * COARSEST - n for n in (width, height))
-        padded = functional.pad(self.normalised(images), (0, right, 0, below))
-        whole = self.expansion(self.decoder(self.pyramid(padded)))
+        # the decoder doubles what the encoder halves, so the size must be a multiple of 32
+        # (not -n % 32, which torch.compile does not support)
+        right, bottom = ((n + COARSEST - 1) // COARSEST * COARSEST - n for n in (width, height))
+        padded = functional.pad(self.normalised(images), (0, right, 0, bottom))
+        features = self.expansion(self.decoder(self.pyramid(padded)))
         expected = tuple(size // self.stride for size in padded.shape[-2:])
-        if whole.shape[-2:] != expected:
+        if features.shape[-2:] != expected:
             raise UserError(
-                f"the encoder {self.model.encoder} does not halve images evenly (maps of "
-                f"{tuple(whole.shape[-2:])} pixels for {expected}); choose another, or Direct"
+                f"the encoder {self.model.encoder} does not halve images evenly (its maps have "
+                f"{tuple(features.shape[-2:])} pixels instead of {expected}); choose another one, "
+                "or Direct"
             )
         rows, columns = self.map_hw(height, width)
-        return Maps(whole[..., :rows, :columns], self.embeddings, self.bias)
+        return Maps(features[..., :rows, :columns], self.embeddings, self.bias)
 
     def loss(
         self, output: Maps, points_crop: Tensor, weights: Tensor, pixel_area: Tensor | None = None
     ) -> Tensor:
-        """The sum of the model's losses, each divided by images and landmarks.
+        """Returns the sum of the model's losses, each averaged over images and landmarks.
 
-        They are those of the heatmaps (divided by their pixels, too), of the softmax's coordinates
-        and of its divergence. With `pixel_area`, the first and last count by the area.
+        These are the loss of heatmaps (also averaged over pixels), of the coordinates of a softmax
+        and the divergence of that softmax. With `pixel_area`, heatmaps and divergence are weighted
+        by the area.
         """
         model, total = self.model, output.features.new_zeros((), dtype=torch.float32)
         heatmap_from_crop = torch.linalg.inv(frame.crop_from_heatmap(self.stride))
@@ -100,10 +103,10 @@ class HeatmapNetwork(Network):
                 block_loss=maps.compiled_loss_of_block if compiled else maps.loss_of_block,
             )  # fmt: skip
         if model.coordinate_loss != "none":
-            found, _ = maps.soft_argmax(output, self._steepness(output))
-            crop_from_heatmap = frame.crop_from_heatmap(self.stride).to(found)
-            found_crop = found @ crop_from_heatmap[:2, :2].mT + crop_from_heatmap[:2, 2]
-            loss = point_loss(model.coordinate_loss, found_crop, points_crop, weights, pixel_area)
+            softmax_heatmap, _ = maps.soft_argmax(output, self._steepness(output))
+            crop_from_heatmap = frame.crop_from_heatmap(self.stride).to(softmax_heatmap)
+            softmax_crop = softmax_heatmap @ crop_from_heatmap[:2, :2].mT + crop_from_heatmap[:2, 2]
+            loss = point_loss(model.coordinate_loss, softmax_crop, points_crop, weights, pixel_area)
             total = total + model.coordinate_weight * loss
         if model.divergence:
             total = total + model.divergence * maps.divergence(
@@ -116,11 +119,11 @@ class HeatmapNetwork(Network):
         return codec.softmax_steepness(height, width, self.sigma)
 
     def decode(self, output: Maps) -> CropPrediction:
-        """What the decoder reads off the maps, in crop pixels."""
+        """Decodes the maps block by block into landmarks in crop pixels."""
         return self._in_crop(maps.decode(output, self.sigma, self.landmark_decoder))
 
     def decode_whole(self, output: Maps) -> CropPrediction:
-        """The same from all maps at once: an export would record a loop for one batch size."""
+        """Decodes all maps at once, since an export would fix the number of blocks."""
         return self._in_crop(codec.decode(maps.whole(output), self.sigma, self.landmark_decoder))
 
     def _in_crop(self, decoded: codec.Decoded) -> CropPrediction:

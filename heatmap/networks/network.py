@@ -1,7 +1,7 @@
-"""What every network is: forward, loss and decoding of one road."""
+"""The base class of all networks: forward, loss and decoding."""
 
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple
+from typing import Generic, NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,30 +12,25 @@ from heatmap.runtime.compiling import compiled
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+Output = TypeVar("Output")
+
 
 class CropPrediction(NamedTuple):
-    """Landmarks in the network's input, float32; only points on the direct road.
+    """Landmarks in pixels of the network's input, float32."""
 
-    points_crop: (B, P, 2), (x, y) in crop pixels; peak: (B, P) height of the heatmap's peak;
-    covariance_crop: (B, P, 2, 2) spread of the heatmap round the point in square crop pixels.
-    """
-
-    points_crop: Tensor
-    peak: Tensor | None
-    covariance_crop: Tensor | None
+    points_crop: Tensor  # (B, P, 2) as (x, y)
+    peak: Tensor | None  # (B, P) height of the heatmap's peak; None without heatmaps
+    covariance_crop: Tensor | None  # (B, P, 2, 2) spread of the heatmap around the point, px²
 
 
-class Network(nn.Module, ABC):
-    """`forward` makes the road's output from images; `loss` and `decode` know how to read it.
+class Network(nn.Module, ABC, Generic[Output]):
+    """Maps images to an `Output`, which only the network's own `loss` and `decode` interpret."""
 
-    compiled_parts: off, loss (the arithmetic of the loss) or all (the layers as well).
-    """
-
+    HEAD: tuple[str, ...]  # names of the modules and parameters that form the head
+    compiled_parts: str = "off"  # or loss (the loss of heatmaps is compiled) or all (layers too)
+    encoder: nn.Module
     mean: Tensor
     std: Tensor
-    compiled_parts: str = "off"
-    encoder: nn.Module
-    HEAD: tuple[str, ...]  # names of the modules and parameters that make the head
 
     def __init__(self, num_landmarks: int) -> None:
         super().__init__()
@@ -44,12 +39,13 @@ class Network(nn.Module, ABC):
         self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
 
     def parts(self) -> dict[str, list[str]]:
-        """Names of the parameters of every part that `config.Rates` knows; they may be none.
+        """Returns the parameter names of each part in `config.Rates`; a part may be empty.
 
-        A block of the encoder is what its features at one stride need beyond the finer ones.
+        Encoder block k holds the parameters that the features at stride 2**k need, and finer
+        features do not.
         """
         parts: dict[str, list[str]] = {name: [] for name in vars(config.Rates())}
-        blocks = _blocks(self.encoder)
+        blocks = _encoder_blocks(self.encoder)
         for name, _ in self.named_parameters():
             top, _, below = name.partition(".")
             if top == "encoder":
@@ -58,8 +54,8 @@ class Network(nn.Module, ABC):
                 parts["head" if top in self.HEAD else "decoder"].append(name)
         return parts
 
-    def train(self, mode: bool = True) -> "Network":
-        """As of every module, but frozen ones stay in evaluation: their statistics are kept."""
+    def train(self, mode: bool = True) -> Self:
+        """Sets the training mode; frozen modules stay in eval mode to keep their statistics."""
         super().train(mode)
         for module in self.modules() if mode else ():
             needs_gradient = [weight.requires_grad for weight in module.parameters()]
@@ -68,50 +64,50 @@ class Network(nn.Module, ABC):
         return self
 
     def normalised(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) RGB in [0, 1], shifted and scaled as the pretrained encoders expect it."""
-        # channels last is the faster layout for convolutions, on CPUs and GPUs
+        """Returns (B, 3, H, W) RGB in [0, 1], shifted and scaled as in ImageNet pretraining."""
+        # convolutions are faster with channels last, on CPUs and GPUs
         return ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
-    def forward(self, images: Tensor) -> Any:
-        """The road's output for (B, 3, H, W) float RGB in [0, 1]."""
-        run = _compiled_layers if self.compiled_parts == "all" else _layers
-        return run(self, images)
+    def forward(self, images: Tensor) -> Output:
+        """Applies the layers, compiled or not, to (B, 3, H, W) float RGB in [0, 1]."""
+        if self.compiled_parts == "all":
+            return _compiled_layers(self, images)
+        return self.layers(images)
 
     @abstractmethod
-    def layers(self, images: Tensor) -> Any:
-        """What `forward` gives, layer by layer."""
+    def layers(self, images: Tensor) -> Output:
+        """Applies the layers without compiling them."""
 
     @abstractmethod
     def loss(
-        self, output: Any, points_crop: Tensor, weights: Tensor, pixel_area: Tensor | None = None
+        self, output: Output, points_crop: Tensor, weights: Tensor, pixel_area: Tensor | None = None
     ) -> Tensor:
-        """Scalar training loss.
+        """Returns the scalar training loss.
 
         Args:
-            output: of `forward`.
-            points_crop: (B, P, 2) truth in crop pixels; may be NaN where the weight is 0.
+            output: result of `forward`.
+            points_crop: (B, P, 2) true landmarks in crop pixels; may be NaN where the weight is 0.
             weights: (B, P) >= 0; 0 for an unlabelled landmark.
-            pixel_area: (B,) square image pixels of a crop pixel (`losses.in_image_pixels`), if any.
+            pixel_area: (B,) area of a crop pixel in square image pixels. If given, errors count
+                in image pixels (`losses.in_image_pixels`).
         """
 
     @abstractmethod
-    def decode(self, output: Any) -> CropPrediction:
-        """The landmarks that the output stands for, without gradient."""
+    def decode(self, output: Output) -> CropPrediction:
+        """Converts the output to landmarks, without gradient."""
 
 
-def _layers(network: Network, images: Tensor) -> Any:
+@compiled
+def _compiled_layers(network: Network[Output], images: Tensor) -> Output:
     return network.layers(images)
-
-
-_compiled_layers = compiled(_layers)
 
 
 def point_loss(
     kind: str, points_crop: Tensor, truth_crop: Tensor, weights: Tensor, pixel_area: Tensor | None
 ) -> Tensor:
-    """Scalar loss, by a name in `losses.LOSSES`, of (B, P, 2) points; the rest as `Network.loss`.
+    """Returns the loss `kind` of `losses.LOSSES`, averaged over images and landmarks.
 
-    It is divided by images and landmarks; truth may be NaN where the weight is 0.
+    points_crop, truth_crop: (B, P, 2); the others as in `Network.loss`.
     """
     loss = losses.LOSSES[kind]
     assert loss.of_points
@@ -121,25 +117,23 @@ def point_loss(
     return (loss.of_points(points_crop, truth_crop) * weights).sum() / weights.numel()
 
 
-def _blocks(encoder: nn.Module) -> dict[str, int]:
-    """Of every parameter, the first of the features at strides 2 to 32 that depends on it: 1 to 5.
+def _encoder_blocks(encoder: nn.Module) -> dict[str, int]:
+    """Maps each parameter to the first of the features at strides 2 to 32 (1 to 5) that needs it.
 
-    What none depends on is of the last one. Nothing of the encoder may be frozen yet.
+    A parameter that no feature needs is in block 5. No parameter may be frozen yet.
     """
     names, weights = zip(*encoder.named_parameters(), strict=True)
+    blocks = dict.fromkeys(names, 5)
     training = encoder.training
     encoder.eval()
     with torch.enable_grad():
-        features = encoder(torch.zeros(1, 3, 64, 64, device=weights[0].device))
-        found = [
-            torch.autograd.grad(f.sum(), weights, retain_graph=True, allow_unused=True)
-            if f.requires_grad
-            else [None] * len(weights)
-            for f in features[-5:]
-        ]
+        features = encoder(torch.zeros(1, 3, 64, 64, device=weights[0].device))[-5:]
+        for block in range(5, 0, -1):
+            if (feature := features[block - 1]).requires_grad:
+                gradients = torch.autograd.grad(
+                    feature.sum(), weights, retain_graph=True, allow_unused=True
+                )
+                used = zip(names, gradients, strict=True)
+                blocks |= {name: block for name, gradient in used if gradient is not None}
     encoder.train(training)
-    firsts = (
-        next((k for k, gradient in enumerate(gradients, 1) if gradient is not None), 5)
-        for gradients in zip(*found, strict=True)
-    )
-    return dict(zip(names, firsts, strict=True))
+    return blocks

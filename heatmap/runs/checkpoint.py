@@ -1,6 +1,6 @@
-"""Checkpoints: written whole or not at all, and free of code when they are read.
+"""Checkpoints of runs, written atomically and read without running code.
 
-`best.pt` and `epoch-N.pt` hold a `Checkpoint`; `last.pt` has the `State` of an exact resume, too.
+`best.pt` and `epoch-N.pt` hold a `Checkpoint`; `last.pt` also holds the `State` of an exact resume.
 """
 
 import io
@@ -20,73 +20,77 @@ from heatmap.runtime.files import write_atomically
 from heatmap.runtime.machine import first_line
 
 FORMAT = 4
-FORMAT_OF_0_1 = 3  # version 0.1.0's; read, but not resumed
+FORMAT_OF_0_1 = 3  # version 0.1.0's; can be read, but not resumed
 
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """What a resume needs beyond the scored weights; the seed and `progress` stand for generators.
+    """What an exact resume needs besides the scored weights.
 
-    network: the weights that are trained, where those scored are their running mean, else None;
-    progress: counters, best score and elapsed time; image_weights: (N,) float32 of all rows.
+    Random numbers need no state: they depend on the seed and on `progress` only.
     """
 
-    network: dict[str, Any] | None = None
+    network: dict[str, Any] | None = None  # trained weights, if the scored ones are their mean
     optimizer: dict[str, Any]
-    progress: dict[str, Any]
-    image_weights: Tensor
+    progress: dict[str, Any]  # counters, best score and elapsed time
+    image_weights: Tensor  # (N,) float32, by row of the table
     wandb_id: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint:
-    """A network that was scored, as tensors and plain values.
+class Origin:
+    """The data and score of trained weights."""
 
-    config: of the experiment, by `config.to_dict`; network: the weights that validation scored;
-    sigma: of the targets in heatmap pixels, None on the direct road; mean_shape_crop: (P, 2)
-    float64; scheme: by `schemes.Scheme.to_dict`, if any; table_hash: of the table's names and
-    points; training_rows, validation_rows: (T,) and (V,) int64 rows of it; state: in last.pt.
-    """
+    mean_shape_crop: Tensor  # (P, 2) float64, of the training rows
+    scheme: schemes.Scheme | None = None
+    table_hash: str  # of the table's names and points
+    training_rows: Tensor  # (T,) int64 rows of the table
+    validation_rows: Tensor  # (V,) int64
+    validation_mse: float | None = None  # px² of the image
 
-    config: dict[str, Any]
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint(Origin):
+    """The content of a checkpoint file, which holds tensors and plain values only."""
+
+    config: dict[str, Any]  # by `config.to_dict`
     num_landmarks: int
-    network: dict[str, Any]
-    sigma: float | None
-    mean_shape_crop: Tensor
-    scheme: dict[str, Any] | None = None
-    table_hash: str
-    training_rows: Tensor
-    validation_rows: Tensor
-    validation_mse: float | None = None
-    state: State | None = None
+    network: dict[str, Any]  # the weights that validation scored
+    sigma: float | None  # of the targets in heatmap pixels; None without heatmaps
+    state: State | None = None  # in last.pt
     format: int = FORMAT
 
-    @property
-    def landmark_scheme(self) -> schemes.Scheme | None:
-        """The scheme that the run was told of, None where it was told of none."""
-        return None if self.scheme is None else schemes.Scheme.from_dict(self.scheme)
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedRun(Origin):
+    """A network with the weights of a checkpoint."""
+
+    path: Path  # of the checkpoint
+    experiment: config.Experiment
+    network: networks.Network
 
 
 def save(path: Path, checkpoint: Checkpoint) -> None:
-    """Writes the checkpoint; a process killed meanwhile leaves the old file in its place."""
-    values = {**vars(checkpoint), "state": checkpoint.state and vars(checkpoint.state)}
+    """Writes the checkpoint atomically."""
+    scheme, state = checkpoint.scheme, checkpoint.state
+    plain = {"scheme": scheme and scheme.to_dict(), "state": state and vars(state)}
     with write_atomically(path) as temporary:
-        torch.save(values, temporary)
+        torch.save(vars(checkpoint) | plain, temporary)
 
 
 def load(path: Path) -> Checkpoint:
-    """The checkpoint in a file, on the CPU, without a `state` in one of version 0.1.0.
+    """Reads a checkpoint into CPU memory; one of version 0.1.0 has no `state`.
 
     Raises:
-        UserError: missing, damaged, not a checkpoint of this program, or of another format.
+        UserError: the file is missing, damaged, not a checkpoint or has an unknown format.
     """
     if not path.is_file():
         is_run = RunFolder(path.parent).config.is_file()
-        hint = "its run has not finished an epoch" if is_run else "a run is named by its folder"
-        raise UserError(f"{path}: there is no such checkpoint; {hint}")
+        hint = "its run has not finished an epoch" if is_run else "expected a run folder or a .pt"
+        raise UserError(f"{path}: no such checkpoint; {hint}")
     try:
         content = io.BytesIO(path.read_bytes())
-        with zipfile.ZipFile(content) as archive:  # torch itself checks no checksums
+        with zipfile.ZipFile(content) as archive:  # torch does not verify checksums
             if damaged := archive.testzip():
                 raise zipfile.BadZipFile(f"{damaged} is damaged")
         content.seek(0)
@@ -94,68 +98,52 @@ def load(path: Path) -> Checkpoint:
     except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, OSError) as error:
         raise UserError(f"{path}: not a readable checkpoint ({first_line(error)})") from None
     if isinstance(values, dict) and values.get("format") == FORMAT_OF_0_1:
-        values = _converted(values)
-    if not _fits(Checkpoint, values) or values["format"] != FORMAT:
-        raise UserError(f"{path}: not a checkpoint of this program's format {FORMAT}")
-    state = values.pop("state")
-    return Checkpoint(**values, state=State(**state) if _fits(State, state) else None)
+        values = _from_0_1(values)
+    if not _has_fields(Checkpoint, values) or values["format"] != FORMAT:
+        raise UserError(f"{path}: not a checkpoint of format {FORMAT}")
+    scheme, state = values.pop("scheme"), values.pop("state")
+    return Checkpoint(
+        **values,
+        scheme=scheme and schemes.Scheme.from_dict(scheme),
+        state=State(**state) if _has_fields(State, state) else None,
+    )
 
 
-def _fits(kind: type[Checkpoint | State], values: Any) -> bool:
+def _has_fields(kind: type[Checkpoint | State], values: Any) -> bool:
     return isinstance(values, dict) and set(values) == {f.name for f in fields(kind)}
 
 
-def _converted(values: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint of version 0.1.0 without what it was resumed from."""
-    progress, averaged = values.get("progress", {}), values.get("averaged")
+def _from_0_1(values: dict[str, Any]) -> dict[str, Any]:
+    """Converts a checkpoint of version 0.1.0, without its state."""
+    progress = values.get("progress", {})
     scores = progress.get("scores") if progress.get("batch") == 0 else None
-    known = {
+    required = {f.name for f in fields(Checkpoint) if f.default is MISSING} & set(values)
+    return {name: values[name] for name in required} | {
         "format": FORMAT,
         "state": None,
         "scheme": values.get("scheme"),
         "sigma": progress.get("sigma"),
         "validation_mse": scores[-1] if scores else None,
-        "network": averaged or values.get("network"),
+        "network": values.get("averaged") or values.get("network"),
     }
-    kept = {f.name for f in fields(Checkpoint) if f.default is MISSING} & set(values)
-    return {name: values[name] for name in kept} | known
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainedRun:
-    """A trained network and what is known of its run; the fields are those of `Checkpoint`."""
-
-    path: Path
-    experiment: config.Experiment
-    network: networks.Network
-    mean_shape_crop: Tensor
-    scheme: schemes.Scheme | None
-    table_hash: str
-    training_rows: Tensor
-    validation_rows: Tensor
-    validation_mse: float | None
 
 
 def load_trained(run: Path) -> TrainedRun:
-    """The network of a run folder (its best checkpoint) or of a checkpoint file, in eval mode.
+    """Loads the network of a run folder's best checkpoint, or of a checkpoint file, in eval mode.
 
     Raises:
-        UserError: no checkpoint there, or one that does not fit.
+        UserError: the checkpoint is missing, unreadable or does not fit this version.
     """
     path = RunFolder(run).best if run.is_dir() else run
     saved = load(path)
     try:
         experiment = config.from_dict(config.Experiment, saved.config)
-        bare = replace(experiment.model, weights="none")
-        network = networks.build(bare, experiment.crop, saved.num_landmarks)
+        model = replace(experiment.model, weights="none")
+        network = networks.build(model, experiment.crop, saved.num_landmarks)
         network.load_state_dict(saved.network)
     except (RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"{path}: does not fit this program: {error}") from None
     if isinstance(network, networks.HeatmapNetwork) and saved.sigma is not None:
         network.sigma = saved.sigma
-    return TrainedRun(
-        path=path, experiment=experiment, network=network.eval(), scheme=saved.landmark_scheme,
-        mean_shape_crop=saved.mean_shape_crop, table_hash=saved.table_hash,
-        training_rows=saved.training_rows, validation_rows=saved.validation_rows,
-        validation_mse=saved.validation_mse,
-    )  # fmt: skip
+    origin = {field.name: getattr(saved, field.name) for field in fields(Origin)}
+    return TrainedRun(path=path, experiment=experiment, network=network.eval(), **origin)

@@ -1,43 +1,42 @@
-"""The one place that knows what the files of a run are called."""
+"""Names of a run's files."""
 
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 EVALUATION = "evaluation-"
-SHEETS = ("validation",)  # what the images in images/ are called, before their step
+SHEETS = ("validation",)  # names of the images in images/, without their step
 
 
 class RunFolder:
-    """The paths of a run's files. None of them has to exist.
+    """Paths of a run's files, which need not exist.
 
-    An evaluation on other data, or with other views than the run's own, is a folder
-    `evaluation-NAME` within the run's, and is described by a `RunFolder` too.
+    An evaluation on other data, or with other views than the run's own, is a subfolder
+    `evaluation-NAME` of the run, also described by a `RunFolder`.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        # what the run is
-        self.config = path / "config.json"
-        self.split = path / "split.json"
-        self.machine = path / "machine.json"
+        self.config = path / "config.json"  # the experiment
+        self.split = path / "split.json"  # names of validation and excluded images
+        self.machine = path / "machine.json"  # hardware, versions and date
         # checkpoints
-        self.best = path / "best.pt"  # by validation score; what inference reads
-        self.last = path / "last.pt"  # what a resumed run continues from
-        # the ledger
-        self.metrics = path / "metrics.jsonl"
-        self.images = path / "images"
-        if (old := path / "pictures").is_dir():  # of version 0.1.0
+        self.best = path / "best.pt"  # the best validation score; used for inference
+        self.last = path / "last.pt"  # used to resume
+        # ledger
+        self.metrics = path / "metrics.jsonl"  # one row per step; NaN and infinities are null
+        self.images = path / "images"  # validation_STEP.jpg
+        if (old := path / "pictures").is_dir():  # version 0.1.0
             self.images = old
-        self.predictions = path / "predictions"
-        self.predictions_table = self.predictions / "table.json"
+        self.predictions = path / "predictions"  # images
+        self.predictions_table = self.predictions / "table.json"  # their numbers
         self.summary = path / "summary.json"  # exists once the run has finished
         self.model_card = path / "MODEL.md"
-        self.wandb = path / "wandb.json"
-        # what an evaluation leaves
+        self.wandb = path / "wandb.json"  # arguments of `wandb.init`
+        # evaluation
         self.scores = path / "evaluation.json"
-        self.per_image = path / "per_image.csv"
-        self.errors = path / "errors.npz"
+        self.per_image = path / "per_image.csv"  # see `per_image.Errors.columns`
+        self.errors = path / "errors.npz"  # `per_image.Errors`
         self.calibration = path / "calibration.json"
         self.timing = path / "timing.json"
 
@@ -45,22 +44,21 @@ class RunFolder:
         return self.path / f"epoch-{epoch}.pt"
 
     def sheet(self, name: str, step: int) -> Path:
-        """The image that is called `name`, one of `SHEETS`, as the network drew it at `step`."""
+        """Returns the path of the image `name`, one of `SHEETS`, at `step`."""
         return self.images / f"{name}_{step:07d}.jpg"
 
     def sheets(self) -> Iterator[tuple[int, Path]]:
-        """Steps and paths of the sheets that exist; other files in their folder are none."""
+        """Yields step and path of each existing sheet; ignores other files in the folder."""
         for path in self.images.glob("*.jpg"):
-            found = re.fullmatch(rf"({'|'.join(SHEETS)})_(\d{{7,}})", path.stem)
-            if found:
-                yield int(found[2]), path
+            if match := re.fullmatch(rf"({'|'.join(SHEETS)})_(\d{{7,}})", path.stem):
+                yield int(match[2]), path
 
     def evaluation(self, name: str) -> "RunFolder":
         return RunFolder(self.path / f"{EVALUATION}{name}")
 
     @property
     def run(self) -> "RunFolder":
-        """The run that an evaluation belongs to; a run's folder is its own."""
+        """The run of an evaluation folder; a run's own folder returns itself."""
         folder = self
         while folder.path.name.startswith(EVALUATION) and not folder.config.is_file():
             folder = RunFolder(folder.path.parent)

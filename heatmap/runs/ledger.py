@@ -1,12 +1,6 @@
-"""A run's own ledger: metrics, images and summary as files of the run folder.
+"""The ledger of a run: metrics, images, predictions and summary as files of the run folder.
 
-    metrics.jsonl        one row a step; NaN and infinities are null
-    images/            validation_STEP.jpg
-    predictions/         images and table.json: what they show, in numbers
-    summary.json         there once the run has finished
-    wandb.json, wandb/   what Weights & Biases is told about the run, and its own output
-
-The folder is the truth. Weights & Biases gets a copy, and its failures leave the run as it is.
+Weights & Biases gets a copy. A W&B failure never stops a run.
 """
 
 import contextlib
@@ -15,7 +9,7 @@ import os
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -23,13 +17,13 @@ from heatmap.config import Experiment
 from heatmap.errors import UserError
 from heatmap.runs.folder import SHEETS, RunFolder
 from heatmap.runs.wandb import WandbWriter
-from heatmap.runtime.files import finite, read_json, write_atomically, write_image, write_json
+from heatmap.runtime.files import finite, read_json, write_image, write_json, write_text
 
 
-class Ledger:
-    """The ledger of one run, open for writing; of several processes only rank 0 makes one.
+class Ledger(contextlib.AbstractContextManager["Ledger"]):
+    """Writes the ledger of one run; with several processes, only rank 0 opens one.
 
-    A context manager: left without `finish`, the run is marked as failed in Weights & Biases.
+    A context manager. If it ends without `finish`, W&B marks the run as failed.
     """
 
     def __init__(
@@ -41,44 +35,41 @@ class Ledger:
         wandb_id: str | None = None,
         after_step: int = -1,
     ) -> None:
-        """Cuts the ledger back to `after_step` and starts Weights & Biases.
+        """Removes what the ledger holds after `after_step`, and starts Weights & Biases.
 
         Args:
-            folder: the run folder, with config.json in it.
-            tags: for Weights & Biases, beside the experiment's.
-            wandb_id: of the run that is resumed; None for a new run.
-            after_step: the resumed checkpoint's step; -1 for a new run.
+            folder: the run folder, which must hold config.json.
+            tags: for W&B, in addition to the experiment's.
+            wandb_id: id of a resumed run; None for a new run.
+            after_step: step of the resumed checkpoint; -1 for a new run.
         """
         self.folder = RunFolder(folder)
         assert self.folder.config.is_file(), f"config.json must be in {folder} first"
         rewind(folder, after_step)
         self._step = after_step
         self.wandb_id = wandb_id or os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
-        # a sweep's agent names the run's project and entity in the environment
+        # a sweep agent sets project and entity in the environment
         agent = os.environ if "WANDB_SWEEP_ID" in os.environ else {}
-        window, name, here = experiment.wandb, experiment.name, folder.resolve().name
-        about = {
+        settings, name, folder_name = experiment.wandb, experiment.name, folder.resolve().name
+        init_arguments = {
             "id": self.wandb_id,
-            "project": agent.get("WANDB_PROJECT", window.project),
-            "entity": agent.get("WANDB_ENTITY", window.entity),
-            "group": window.group or name,
-            "job_type": window.job_type,
-            "tags": [*window.tags, *tags],
-            "name": here if here.startswith(name) else f"{name}-{here}",
-            "mode": window.mode,
+            "project": agent.get("WANDB_PROJECT", settings.project),
+            "entity": agent.get("WANDB_ENTITY", settings.entity),
+            "group": settings.group or name,
+            "job_type": settings.job_type,
+            "tags": [*settings.tags, *tags],
+            "name": folder_name if folder_name.startswith(name) else f"{name}-{folder_name}",
+            "mode": settings.mode,
         }
-        write_json(self.folder.wandb, about)
-        self._wandb = None if window.mode == "off" else WandbWriter(folder, about)
-
-    def __enter__(self) -> Self:
-        return self
+        write_json(self.folder.wandb, init_arguments)
+        self._wandb = None if settings.mode == "off" else WandbWriter(folder, init_arguments)
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def log(self, step: int, values: Mapping[str, float | int | str]) -> None:
-        """Appends one row. Steps rise; a checkpoint is written after the row of its step."""
-        assert step > self._step, f"step {step} comes after step {self._step}"
+        """Appends a row. Steps must increase, and images of a step come before its row."""
+        assert step > self._step, f"step {step} is not after the last row, step {self._step}"
         row = finite({"step": step, **values})
         with self.folder.metrics.open("a", encoding="utf-8") as metrics:
             metrics.write(_line(row))
@@ -87,9 +78,8 @@ class Ledger:
             self._wandb.log(row)
 
     def image(self, name: str, step: int, image: np.ndarray) -> None:
-        """Saves (H, W, 3) uint8 RGB as the sheet NAME_STEP.jpg, before its step's row is logged."""
-        assert step > self._step, f"the row of step {step} is written: its images come before it"
-        assert name in SHEETS, f"not one of {', '.join(SHEETS)}: {name!r}"
+        """Writes (H, W, 3) uint8 RGB as the sheet `name`, one of `SHEETS`, at `step`."""
+        assert step > self._step and name in SHEETS, (step, self._step, name)
         write_image(self.folder.sheet(name, step), image)
 
     def predictions(
@@ -98,58 +88,53 @@ class Ledger:
         columns: Sequence[str],
         rows: Iterable[tuple[np.ndarray, str, Sequence[float | None]]],
     ) -> None:
-        """Saves predictions/, before the row of its step is logged.
+        """Writes predictions/. columns: names of the numbers of a row.
 
-        Args:
-            columns: what the numbers are.
-            rows: (H, W, 3) uint8 RGB image, its file name and its numbers.
+        rows: (H, W, 3) uint8 RGB image, its file name and its numbers.
         """
-        assert step > self._step, f"the row of step {step} is written: its table comes before it"
+        assert step > self._step, (step, self._step)
         table = []
         for number, (image, name, values) in enumerate(rows, start=1):
-            shown = f"{number:02d}-{Path(name).stem}.jpg"
-            write_image(self.folder.predictions / shown, image)
-            table.append([shown, name, *values])
+            jpg = f"{number:02d}-{Path(name).stem}.jpg"
+            write_image(self.folder.predictions / jpg, image)
+            table.append([jpg, name, *values])
         columns = ["image", "file_name", *columns]
         write_json(self.folder.predictions_table, {"step": step, "columns": columns, "rows": table})
 
     def finish(self, summary: Mapping[str, Any], timeout: float = 30.0) -> None:
-        """Writes summary.json and gives Weights & Biases `timeout` seconds for what is left."""
+        """Writes summary.json and closes the ledger; W&B gets `timeout` seconds."""
         write_json(self.folder.summary, summary)
         self.close(timeout)
 
     def close(self, timeout: float = 10.0) -> None:
-        """Closes Weights & Biases; does nothing after `finish`."""
+        """Closes W&B; does nothing after `finish`."""
         if self._wandb:
             self._wandb.close(timeout)
         self._wandb = None
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a run's metrics.jsonl in order; a last line torn by a kill is left out.
+    """Reads the rows of metrics.jsonl; ignores an incomplete last line of a killed run.
 
     Raises:
-        UserError: another line is not a row.
+        UserError: another line is not JSON.
     """
     path = RunFolder(folder).metrics
-    *lines, _torn = path.read_text(encoding="utf-8").split("\n")
+    *lines, _incomplete = path.read_text(encoding="utf-8").split("\n")
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
             rows.append(json.loads(line))
-        except json.JSONDecodeError as problem:
-            raise UserError(f"{path}, line {number}: not a JSON row: {line[:80]!r}") from problem
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}, line {number}: not a JSON row: {line[:80]!r}") from error
     return rows
 
 
 def rewind(folder: Path, step: int) -> None:
-    """Makes a run folder what it was when the row of `step` was written; -1 starts it anew.
-
-    Files that the ledger did not write stay.
-    """
+    """Removes what the ledger wrote after `step`; -1 removes everything. Other files stay."""
     files = RunFolder(folder)
-    for drawn_at, path in files.sheets():
-        if drawn_at > step:
+    for sheet_step, path in files.sheets():
+        if sheet_step > step:
             path.unlink()
     if files.predictions_table.is_file():
         table = read_json(files.predictions_table)
@@ -157,13 +142,11 @@ def rewind(folder: Path, step: int) -> None:
             for name, *_ in table["rows"]:
                 (files.predictions / Path(name).name).unlink(missing_ok=True)
             files.predictions_table.unlink()
-            with contextlib.suppress(OSError):  # where other files are
+            with contextlib.suppress(OSError):  # the folder holds other files
                 files.predictions.rmdir()
     files.summary.unlink(missing_ok=True)
     rows = read_metrics(folder) if files.metrics.exists() else []
-    kept = "".join(_line(row) for row in rows if row["step"] <= step)
-    with write_atomically(files.metrics) as temporary:
-        temporary.write_text(kept, encoding="utf-8")
+    write_text(files.metrics, "".join(_line(row) for row in rows if row["step"] <= step))
 
 
 def _line(row: Mapping[str, Any]) -> str:

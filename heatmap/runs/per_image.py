@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from heatmap.data.contest.table import write_rows
 from heatmap.errors import UserError
 from heatmap.runtime.files import write_atomically
 from heatmap.shape import nanmean
@@ -17,44 +18,35 @@ from heatmap.shape import nanmean
 
 @dataclass(frozen=True)
 class Errors:
-    """What a network got wrong in N images with P landmarks, in the order of the table's rows.
+    """Errors of a network on N images with P landmarks, ordered by row of the table.
 
-    Of 100,000 images with 971 landmarks it takes 1 GB; so signed errors are kept as their mean.
-
-    rows: (N,); mse: (N,) float64 mean squared error over labelled coordinates, px² of the image;
-    nme: (N,) mean point error over the normaliser; normaliser: its name; distance: (N, P) float32
-    point errors in px, NaN where unlabelled; peak: (N, P) heights of the heatmap peaks; spread:
-    (N, P) float16 px, as `metrics.spread_px` gives it; both are NaN on the direct road;
-    mean_shape_mse: (N,) as mse, for the mean training shape; image_hw: (N, 2); bias: (P, 2) mean of
-    predicted minus true landmark, px, NaN where no image has it labelled; groups: of the landmarks.
+    100,000 images with 971 landmarks take 1 GB, so only the mean of signed errors is kept.
     """
 
-    rows: np.ndarray
-    mse: np.ndarray
-    nme: np.ndarray
-    normaliser: str
-    distance: np.ndarray
-    peak: np.ndarray
-    spread: np.ndarray
-    mean_shape_mse: np.ndarray
-    image_hw: np.ndarray
-    bias: np.ndarray
-    groups: dict[str, range]
+    rows: np.ndarray  # (N,) rows of the table
+    mse: np.ndarray  # (N,) float64, over labelled coordinates, px² of the image
+    nme: np.ndarray  # (N,) mean point error divided by the normaliser
+    normaliser: str  # its name
+    distance: np.ndarray  # (N, P) float32 point errors, px; NaN where unlabelled
+    peak: np.ndarray  # (N, P) heights of the heatmaps' peaks; NaN without heatmaps
+    spread: np.ndarray  # (N, P) float16, px, by `metrics.spread_px`; NaN without heatmaps
+    mean_shape_mse: np.ndarray  # (N,) mse of the mean training shape
+    image_hw: np.ndarray  # (N, 2) px
+    bias: np.ndarray  # (P, 2) mean of predicted minus true, px; NaN where never labelled
+    groups: dict[str, range]  # of the landmarks
 
     def group_mse(self) -> dict[str, np.ndarray]:
-        """By landmark group the (N,) px² of every image; all at once in float64 would be large."""
+        """Returns the (N,) mse of each landmark group, px²; one group at a time to save memory."""
         return {
             name: nanmean(self.distance[:, part.start : part.stop].astype(np.float64) ** 2 / 2, 1)
             for name, part in self.groups.items()
         }
 
     def columns(self) -> dict[str, np.ndarray]:
-        """The columns of per_image.csv after file_name, (N,) each.
+        """Returns the (N,) columns of per_image.csv after file_name.
 
-        mse: mean squared error over the image's labelled coordinates, px² of the image; nme: mean
-        point error over the normaliser; mean_shape_mse: as mse, for the mean training shape;
-        mean_peak: of the heatmaps, NaN on the direct road; width, height: px; mse GROUP: as mse, of
-        one landmark group, where there are several.
+        mse, nme and mean_shape_mse are the fields; mean_peak is NaN without heatmaps; width and
+        height are in px; if there are several landmark groups, `mse GROUP` is the mse of each.
         """
         groups = self.group_mse() if len(self.groups) > 1 else {}
         return {
@@ -69,17 +61,17 @@ class Errors:
 
 
 def write_errors(path: Path, errors: Errors) -> None:
-    """Writes errors.npz: the arrays by name, the groups as JSON."""
+    """Writes errors.npz: the arrays by name, and the groups as JSON."""
     groups = {name: [part.start, part.stop] for name, part in errors.groups.items()}
-    with write_atomically(path) as temporary, temporary.open("wb") as binary:
-        np.savez_compressed(binary, **vars(errors) | {"groups": json.dumps(groups)})
+    with write_atomically(path) as temporary:
+        np.savez_compressed(temporary, **vars(errors) | {"groups": json.dumps(groups)})
 
 
 def read_errors(path: Path) -> Errors:
-    """The errors that `write_errors` wrote.
+    """Reads errors.npz.
 
     Raises:
-        UserError: there are none, or the file is damaged or lacks something.
+        UserError: the file is missing, damaged or incomplete.
     """
     try:
         with path.open("rb") as file, np.load(file) as arrays:
@@ -87,51 +79,46 @@ def read_errors(path: Path) -> Errors:
             groups = json.loads(str(values["groups"]))
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise UserError(
-            f"{path}: not a readable file of errors ({error}); tools/evaluate.py writes it anew"
+            f"{path}: not readable as errors.npz ({error}); run tools/evaluate.py again"
         ) from None
     values["groups"] = {name: range(*bounds) for name, bounds in groups.items()}
     return Errors(**values | {"normaliser": str(values["normaliser"])})
 
 
 def write_per_image(path: Path, names: Sequence[str], columns: Mapping[str, np.ndarray]) -> None:
-    """Writes per_image.csv, a row for each image; a number that is not finite is an empty cell.
+    """Writes per_image.csv, one row per image, with empty cells for NaN and infinities.
 
     Args:
-        names: N file names; columns: (N,) each, as `Errors.columns` gives them.
+        names: N file names.
+        columns: (N,) values by column, as from `Errors.columns`.
     """
-    cells = [[_cell(number) for number in column.tolist()] for column in columns.values()]
-    with (
-        write_atomically(path) as temporary,
-        temporary.open("w", encoding="utf-8", newline="") as file,
-    ):
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(["file_name", *columns])
-        table.writerows(zip(names, *cells, strict=True))
+    cells = [map(_format_cell, column.tolist()) for column in columns.values()]
+    write_rows(path, ["file_name", *columns], zip(names, *cells, strict=True))
 
 
-def _cell(number: int | float) -> str:
-    if isinstance(number, int):
-        return str(number)
-    return f"{number:.6f}" if math.isfinite(number) else ""
+def _format_cell(value: int | float) -> str:
+    if isinstance(value, int):
+        return str(value)
+    return f"{value:.6f}" if math.isfinite(value) else ""
 
 
 def read_per_image(path: Path) -> tuple[list[str], dict[str, np.ndarray]]:
-    """The file names and the columns, (N,) float64 with NaN for empty cells.
+    """Reads the file names and the (N,) float64 columns of per_image.csv; empty cells are NaN.
 
     Raises:
-        UserError: missing, or not such a table; the message names the row.
+        UserError: the table is missing or a row is not valid.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            header, *rows = list(csv.reader(file))
+            header, *rows = csv.reader(file)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not a readable table of errors ({error})") from None
+        raise UserError(f"{path}: not readable as per_image.csv ({error})") from None
     if header[:2] != ["file_name", "mse"]:
-        raise UserError(f"{path}, row 1: expected file_name, mse, ..., found {', '.join(header)}")
-    numbers = np.empty((len(rows), len(header) - 1))
+        raise UserError(f"{path}, row 1: expected file_name, mse, ..., got {', '.join(header)}")
+    values = np.empty((len(rows), len(header) - 1))
     for index, row in enumerate(rows):
         try:
-            numbers[index] = [float(cell or "nan") for cell in row[1:]]
-        except ValueError as error:  # also where there are too few or too many cells
+            values[index] = [float(cell or "nan") for cell in row[1:]]
+        except ValueError as error:  # not a number, or too few or too many cells
             raise UserError(f"{path}, row {index + 2}: {error}") from None
-    return [row[0] for row in rows], dict(zip(header[1:], numbers.T, strict=True))
+    return [row[0] for row in rows], dict(zip(header[1:], values.T, strict=True))

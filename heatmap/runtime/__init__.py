@@ -1,1 +1,1 @@
-"""The machine a program runs on: files, processes, devices and clocks; nothing of landmarks."""
+"""Files, processes, devices and clocks; independent of landmarks."""

@@ -1,10 +1,13 @@
-"""Rows of text that line up."""
+"""Text tables with aligned columns."""
 
 from collections.abc import Sequence
 
 
 def lined_up(rows: Sequence[Sequence[str]], left: int = 1) -> list[list[str]]:
-    """The rows, of one length, with cells as wide as their column; all but `left` end in line."""
+    """Pads cells to the width of their column: the first `left` columns at the right, others left.
+
+    All rows have the same length.
+    """
     columns = []
     for number, column in enumerate(zip(*rows, strict=True)):
         width = max(map(len, column))
@@ -13,5 +16,5 @@ def lined_up(rows: Sequence[Sequence[str]], left: int = 1) -> list[list[str]]:
 
 
 def as_lines(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
-    """The rows as lines, two spaces between their columns; `left` as `lined_up` takes it."""
+    """Formats rows as lines with two spaces between aligned columns (see `lined_up`)."""
     return ["  ".join(cells).rstrip() for cells in lined_up(rows, left)]

@@ -1,4 +1,4 @@
-"""torch.compile where there is a compiler; without one, the same arithmetic as it stands."""
+"""torch.compile that falls back to eager mode on machines without a compiler."""
 
 import logging
 from collections.abc import Callable
@@ -12,23 +12,23 @@ logger = logging.getLogger("heatmap")
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_failures: list[str] = []  # names of functions that could not be compiled here
+_failures: list[str] = []  # functions that could not be compiled
 
 
 def compiled(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, compiled at its first call, once for all shapes.
+    """Compiles the function at its first call, once for all shapes.
 
-    Where that fails, as without a compiler, this is said once, and all functions run as they are.
+    After the first failure a warning is logged, and all compiled functions run in eager mode.
     """
 
-    @cache  # at the first call: torch.compile imports the compiler, which takes seconds
-    def fast() -> Callable[P, R]:
+    @cache  # late, since torch.compile takes seconds to import the compiler
+    def compile_once() -> Callable[P, R]:
         return torch.compile(function, dynamic=True)
 
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         if not _failures:
             try:
-                return fast()(*args, **kwargs)
+                return compile_once()(*args, **kwargs)
             except torch._dynamo.exc.TorchDynamoException as error:
                 _failures.append(function.__name__)
                 reason = " ".join(str(error).strip().splitlines()[:2]).strip()

@@ -1,4 +1,8 @@
-"""What training processes started by `torchrun` say to each other; the identity in a single one."""
+"""Communication between training processes started by torchrun; no-ops in a single process.
+
+Every process must call the collective functions: `from_first`, `gather`, `joined`, `must_agree`,
+`mean` and `same_everywhere`.
+"""
 
 import os
 import socket
@@ -17,9 +21,9 @@ T = TypeVar("T")
 
 
 def start(device: torch.device) -> torch.device:
-    """Joins the processes that torchrun started, if it did; returns this process's device.
+    """Joins the process group if torchrun started this process, and returns its device.
 
-    What lies on GPUs goes over NCCL, everything else over gloo.
+    GPU tensors use NCCL, everything else gloo.
 
     Raises:
         UserError: this host has fewer GPUs than processes.
@@ -27,12 +31,13 @@ def start(device: torch.device) -> torch.device:
     if "RANK" not in os.environ:
         return device
     if device.type == "cuda":
-        number, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-        if number >= gpus:
-            processes = f"{os.environ['LOCAL_WORLD_SIZE']} processes on this host"
-            advice = f"start it with torchrun --nproc-per-node {gpus}"
-            raise UserError(f"there are {gpus} GPUs for {processes}; {advice}")
-        device = torch.device("cuda", number)
+        local_rank, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if local_rank >= gpus:
+            raise UserError(
+                f"this host has {gpus} GPUs for {os.environ['LOCAL_WORLD_SIZE']} processes; "
+                f"start it with torchrun --nproc-per-node {gpus}"
+            )
+        device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
     if not distributed.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
@@ -41,15 +46,15 @@ def start(device: torch.device) -> torch.device:
 
 
 def stop() -> None:
-    """Leaves the other processes; one that fails does not wait for them and just ends."""
+    """Leaves the process group. A process that fails just exits instead, without waiting."""
     if distributed.is_initialized():
         distributed.destroy_process_group()
 
 
-def fails_first() -> bool:
-    """Whether this process, which fails, is the first of torchrun's that does; asked once.
+def is_first_failure() -> bool:
+    """Whether this process is the first of torchrun's to fail; call it once, on failure.
 
-    torchrun's own store is asked, which needs no other process. Without it, every process is.
+    Asks torchrun's store, which needs no other process. Without a store, every process is first.
     """
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     try:
@@ -61,17 +66,17 @@ def fails_first() -> bool:
 
 
 def rank() -> int:
-    """This process's number, from 0."""
+    """Returns this process's number in the process group, from 0."""
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
 def world() -> int:
-    """How many processes there are."""
+    """Returns the number of processes."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
 def from_first(value: T) -> T:
-    """The value that process 0 gave; every process must ask."""
+    """Returns process 0's value."""
     if world() == 1:
         return value
     box = [value]
@@ -80,7 +85,7 @@ def from_first(value: T) -> T:
 
 
 def gather(value: T) -> list[T]:
-    """What every process gave, in the order of their numbers; every process must ask."""
+    """Returns the values of all processes, by rank."""
     if world() == 1:
         return [value]
     boxes: list[T | None] = [None] * world()
@@ -89,10 +94,10 @@ def gather(value: T) -> list[T]:
 
 
 def joined(parts: Sequence[np.ndarray]) -> np.ndarray | None:
-    """On process 0 the parts (n, ...) of all as one array, one of each in turn; None on the others.
+    """Concatenates the parts of all processes on process 0; returns None on the others.
 
-    That is the order of `samples.batches_in_order`. Every process must ask; where there are any
-    parts, process 0 has one. They go into their places one by one, to save memory.
+    Takes one part (n, ...) of each process in turn, the order of `samples.batches_in_order`.
+    Process 0 has a part if any process has. To save memory, parts arrive one by one in place.
     """
     if world() == 1:
         return np.concatenate(parts)
@@ -104,7 +109,7 @@ def joined(parts: Sequence[np.ndarray]) -> np.ndarray | None:
     whole = np.empty((sum(map(sum, lengths)), *parts[0].shape[1:]), parts[0].dtype)
     end = 0
     for turn, process in product(range(len(parts)), range(world())):
-        if turn == len(lengths[process]):  # the last turn is not everyone's
+        if turn == len(lengths[process]):  # no part left for the last turn
             continue
         begin, end = end, end + lengths[process][turn]
         if process == 0:
@@ -115,24 +120,24 @@ def joined(parts: Sequence[np.ndarray]) -> np.ndarray | None:
 
 
 def must_agree(values: Mapping[str, object]) -> None:
-    """Checks that all processes read the same `values`, by their `repr`; every process must ask.
+    """Checks that the `repr` of each value is the same in all processes.
 
     Raises:
-        UserError: on every process; the message says what differs between which hosts.
+        UserError: a value differs; raised in every process, with its name and the two hosts.
     """
-    given = gather((socket.gethostname(), {name: repr(value) for name, value in values.items()}))
-    (first_host, first), *others = given
-    for process, (host, theirs) in enumerate(others, start=1):
-        for name, value in theirs.items():
-            if first.get(name) != value:
+    texts = {name: repr(value) for name, value in values.items()}
+    (first_host, expected), *others = gather((socket.gethostname(), texts))
+    for process, (host, actual) in enumerate(others, start=1):
+        for name, text in actual.items():
+            if expected.get(name) != text:
                 raise UserError(
-                    f"{name}: process {process} on {host} has another than process 0 on "
+                    f"{name}: differs between process {process} on {host} and process 0 on "
                     f"{first_host}; all hosts must see the same files under the same paths"
                 )
 
 
 def mean(tensor: torch.Tensor) -> torch.Tensor:
-    """The mean over the processes, in place; every process must ask."""
+    """Averages the tensor over the processes, in place."""
     if world() > 1:
         distributed.all_reduce(tensor)
         tensor /= world()
@@ -140,7 +145,7 @@ def mean(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def same_everywhere(tensors: Iterable[torch.Tensor]) -> None:
-    """Gives every process the values that process 0 has, in place."""
+    """Copies the tensors of process 0 to all processes, in place."""
     if world() > 1:
         for tensor in tensors:
             distributed.broadcast(tensor, 0)

@@ -1,10 +1,9 @@
-"""Files and folders that are written whole or not at all."""
+"""Writes files and folders completely or not at all."""
 
 import errno
 import json
 import math
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,16 +20,16 @@ if TYPE_CHECKING:
 
 @contextmanager
 def write_atomically(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, which becomes `path` when the block ends without an error.
+    """Yields a temporary path next to `path` and renames it to `path` at the end of the block.
 
-    Neither a kill nor a power cut leaves half a file. After an error the target is as it was. The
-    temporary name ends like the target's; missing folders are made.
+    A crash or power failure never leaves half a file, and an error leaves the old file. The
+    temporary name has the same suffix. Missing folders are created.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
     try:
         yield temporary
-        flush_to_disk(temporary)
+        _flush_to_disk(temporary)
         temporary.replace(path)
     except OSError as error:
         if error.errno == errno.ENOSPC and error.filename is None:
@@ -38,33 +37,29 @@ def write_atomically(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
-    flush_to_disk(path.parent)
+    _flush_to_disk(path.parent)
 
 
 @contextmanager
 def folder_when_complete(out: Path) -> Iterator[Path]:
-    """A new folder beside `out` that takes its name at the end, or is removed on any failure.
+    """Yields a new folder next to `out` and renames it to `out` at the end, or removes it on error.
 
     Raises:
-        UserError: `out` is there already and is not an empty folder.
+        UserError: `out` exists and is not an empty folder.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        problem = "is there already and is not an empty folder"
-        raise UserError(f"{out} {problem}; name another or remove it")
+        raise UserError(f"{out} is not an empty folder; choose another name or remove it")
     out = out.absolute()
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        temporary.chmod(0o755)
-        yield temporary
-        temporary.replace(out)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as parent:
+        folder = Path(parent, out.name)
+        folder.mkdir()
+        yield folder
+        folder.replace(out)
 
 
-def flush_to_disk(path: Path) -> None:
-    """Waits until the file's bytes, or the folder's entries, would survive a power cut."""
+def _flush_to_disk(path: Path) -> None:
+    """Syncs a file's bytes, or a folder's entries."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -73,16 +68,22 @@ def flush_to_disk(path: Path) -> None:
 
 
 def reading_bar(path: Path, doing: str, shown: bool) -> tqdm:
-    """A bar for the bytes of a file, to be updated by whoever reads it; it comes after a second."""
+    """Returns a progress bar over a file's bytes, for the reader to update; appears after 1 s."""
     return tqdm(
         desc=f"{doing} {path.name}", total=path.stat().st_size, unit="B", unit_scale=True, delay=1,
         disable=not shown,
     )  # fmt: skip
 
 
+def write_text(path: Path, text: str) -> None:
+    """Writes the text as UTF-8, atomically."""
+    with write_atomically(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def write_image(path: Path, image: "np.ndarray") -> None:
-    """Writes (H, W, 3) uint8 RGB in the format that the name's ending tells, such as .jpg."""
-    import cv2  # here, since other commands start faster without it
+    """Writes (H, W, 3) uint8 RGB, atomically; the suffix (.jpg, .png) selects the format."""
+    import cv2  # late, so that other commands start faster
 
     encoded = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
     with write_atomically(path) as temporary:
@@ -90,29 +91,27 @@ def write_image(path: Path, image: "np.ndarray") -> None:
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Writes the values for people and programs to read, with null for NaN and infinities."""
-    with write_atomically(path) as temporary:
-        text = json.dumps(finite(values), indent=2, allow_nan=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
+    """Writes the values as indented JSON, atomically, with null for NaN and infinities."""
+    write_text(path, json.dumps(finite(values), indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The values that `write_json` wrote.
+    """Reads a JSON object.
 
     Raises:
-        UserError: missing, or not such a file.
+        UserError: the file is missing or does not hold a JSON object.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not a readable file of a run ({error})") from None
     if not isinstance(values, dict):
-        raise UserError(f"{path}: not a file of a run (it holds no named values)")
+        raise UserError(f"{path}: not a file of a run (expected a JSON object)")
     return values
 
 
 def finite(value: Any) -> Any:
-    """The same value with null for NaN and infinities, which JSON does not have."""
+    """Replaces NaN and infinities, which JSON lacks, by None, in nested containers too."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

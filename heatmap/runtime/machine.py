@@ -1,4 +1,4 @@
-"""The machine: devices, cores, memory, and what a run ran on. Imports torch only when it must."""
+"""Devices, cores, memory and the machine's description. Imports torch only where it is needed."""
 
 import datetime
 import os
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def usable_cores() -> int:
-    """CPU cores that this process may use, which a container or a batch system may have limited."""
+    """Returns how many CPU cores this process may use; containers and batch systems limit them."""
     if hasattr(os, "process_cpu_count"):  # Python 3.13
         return os.process_cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):  # not on macOS
@@ -24,22 +24,22 @@ def usable_cores() -> int:
 
 
 def chosen_device(name: str) -> "torch.device":
-    """The device that `train.device` asks for; auto is the GPU where there is one.
+    """Returns the device for `train.device`: cpu, cuda, or auto (cuda if available).
 
     Raises:
-        UserError: cuda is asked for and there is none.
+        UserError: cuda is not available.
     """
     import torch
 
     if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("cuda is asked for, but torch sees no GPU; ask for cpu")
+        raise UserError("the device is cuda, but torch sees no GPU; use cpu")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
 
 
 def describe(device: "torch.device") -> dict[str, Any]:
-    """Date, commit (with "+" where the checkout had changes), hardware and versions, JSON-able."""
+    """Returns date, commit ("+" marks uncommitted changes), hardware and versions, for JSON."""
     import torch
 
     on_gpu = device.type == "cuda"
@@ -56,13 +56,13 @@ def describe(device: "torch.device") -> dict[str, Any]:
 
 
 def peak_memory(device: "torch.device") -> int:
-    """The most bytes held so far: by torch on a GPU, by this process in the CPU's memory."""
+    """Returns the peak memory so far in bytes: torch's on a GPU, else this process's."""
     import torch
 
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     status = Path("/proc/self/status")
-    if status.exists():  # Linux, whose ru_maxrss begins with that of the parent process
+    if status.exists():  # Linux, where ru_maxrss starts from the parent process's
         (kibibytes,) = re.findall(r"^VmHWM:\s+(\d+) kB", status.read_text(), re.MULTILINE)
         return 1024 * int(kibibytes)
     import resource
@@ -73,29 +73,25 @@ def peak_memory(device: "torch.device") -> int:
 def _processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     text = cpuinfo.read_text() if cpuinfo.exists() else ""  # Linux
-    found = re.search(r"^model name[^:\n]*:(.*)$", text, re.MULTILINE)
-    return found[1].strip() if found else platform.processor() or platform.machine()
+    match = re.search(r"^model name[^:\n]*:(.*)$", text, re.MULTILINE)
+    return match[1].strip() if match else platform.processor() or platform.machine()
 
 
 def _commit() -> str | None:
-    def git(*arguments: str) -> str:
-        command, here = ["git", *arguments], Path(__file__).parent
-        done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=True)
-        return done.stdout.strip()
-
+    options = "--always", "--exclude=*", "--abbrev=10", "--dirty=+"
+    git = ["git", "-C", str(Path(__file__).parent), "describe", *options]
     try:
-        changed = "+" if git("status", "--porcelain", "-uno") else ""
-        return git("rev-parse", "--short=10", "HEAD") + changed
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
 
 
 def first_line(error: Exception) -> str:
-    """What the error says, in one line."""
+    """Returns the first line of the error's message, or the name of its type."""
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether the error says that memory ran out, on the CPU or on a GPU."""
+    """Whether CPU or GPU memory ran out."""
     texts = "allocate memory", "out of memory"
     return isinstance(error, MemoryError) or any(text in str(error).lower() for text in texts)

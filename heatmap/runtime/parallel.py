@@ -1,4 +1,4 @@
-"""Work on many images, in several processes."""
+"""Maps a function over many images with a process pool."""
 
 import math
 import multiprocessing
@@ -20,12 +20,14 @@ Result = TypeVar("Result")
 def in_processes(
     function: Callable[[Job], Result], jobs: Sequence[Job], workers: int, title: str
 ) -> Iterator[Result]:
-    """The results of a picklable function for all jobs, in order, under a progress bar.
+    """Yields the results of a picklable function for all jobs, in order, with a progress bar.
 
-    workers: one is this process; title: of the bar.
+    Args:
+        workers: number of processes; 1 runs the jobs in this process.
+        title: label of the progress bar.
 
     Raises:
-        UserError: a process was killed.
+        UserError: a worker process was killed.
     """
     show = partial(tqdm, desc=title, total=len(jobs), delay=1, unit="img")
     if workers == 1 or len(jobs) < 2:
@@ -37,7 +39,7 @@ def in_processes(
         chunksize = min(16, math.ceil(len(jobs) / workers))
         yield from show(pool.map(function, jobs, chunksize=chunksize))
     except BrokenProcessPool:
-        problem = "a process that worked on the images was killed, perhaps for want of memory"
+        problem = "a worker process was killed, perhaps because memory ran out"
         raise UserError(f"{problem}; use fewer --workers") from None
     finally:
         pool.shutdown(cancel_futures=True)

@@ -1,4 +1,4 @@
-"""Where the time goes: seconds by name, on the CPU's clock or the GPU's."""
+"""Measures the seconds spent in named parts of a program, on the CPU or a GPU."""
 
 import time
 from collections import defaultdict
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class Stopwatch:
-    """Adds up the time spent in named parts; on a GPU by events, so that nothing waits for it."""
+    """Sums the time spent in named parts; on a GPU it records events and waits for nothing."""
 
     def __init__(self, device: torch.device) -> None:
         self._on_gpu = device.type == "cuda"
@@ -34,7 +34,7 @@ class Stopwatch:
             self._seconds[name] += time.perf_counter() - begin_seconds
 
     def waiting(self, name: str, items: Iterable[T]) -> Iterator[T]:
-        """The items, timing the wait for each."""
+        """Yields the items and times the wait for each."""
         begin = time.perf_counter()
         for item in items:
             self._seconds[name] += time.perf_counter() - begin
@@ -42,7 +42,7 @@ class Stopwatch:
             begin = time.perf_counter()
 
     def seconds(self) -> dict[str, float]:
-        """Seconds of each part since the last call, which starts them anew."""
+        """Returns the seconds of each part since the last call, and resets them."""
         if self._events:
             torch.cuda.synchronize()
         for name, begin, end in self._events:

@@ -1,1 +1,1 @@
-"""From an experiment to a trained run: data, network and optimizer, schedules, and the loop."""
+"""Turns an experiment into a trained run: data, optimizer, schedules, steps and the loop."""

@@ -1,4 +1,4 @@
-"""What changes the weights: the optimizer, which parts it may change, and their running mean."""
+"""The optimizer, frozen parts, and the running mean of the weights."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from heatmap.networks import Network
 
 
 def optimizer_for(settings: Optimizer, network: Network) -> torch.optim.Optimizer:
-    """The optimizer asked for, with a parameter group for each part of the network."""
+    """Builds the optimizer with one parameter group for each part of the network."""
     groups: list[dict[str, Any]] = [
         {"part": part, "params": [network.get_parameter(name) for name in names]}
         for part, names in network.parts().items()
@@ -25,18 +25,18 @@ def optimizer_for(settings: Optimizer, network: Network) -> torch.optim.Optimize
 
 
 def freeze(optimizer: torch.optim.Optimizer, rates: Rates) -> None:
-    """Makes the parts with a rate trainable, and the others not."""
+    """Freezes the parts whose learning rate is 0 and unfreezes the others."""
     for group in optimizer.param_groups:
         for weight in group["params"]:
             weight.requires_grad_(getattr(rates, group["part"]) > 0)
 
 
 def running_mean(network: Network, decay: float) -> AveragedModel:
-    """A copy of the network whose weights and statistics follow the network's, step by step."""
+    """A copy of the network that holds the moving average of its weights and buffers."""
 
     def follow(averaged: Any, current: Any, num_averaged: Any) -> None:
         steps = int(num_averaged)
-        # the first weights are random, and a long mean would keep them for long
+        # a shorter mean at the start forgets the random initial weights
         get_ema_multi_avg_fn(min(decay, (1 + steps) / (10 + steps)))(averaged, current, steps)
 
     return AveragedModel(network, multi_avg_fn=follow, use_buffers=True)

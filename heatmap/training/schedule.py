@@ -1,5 +1,7 @@
-"""Learning rate, stage, sigma and seeds as functions of how far a run has come, so that a resume
-needs no state of theirs."""
+"""Learning rate, stage, sigma and seeds as functions of progress.
+
+A resumed run needs no scheduler state.
+"""
 
 import math
 import warnings
@@ -12,23 +14,23 @@ from heatmap.config import Experiment, Schedule
 
 ONE_CYCLE_START, ONE_CYCLE_END = 1 / 25, 1 / 25e4  # torch's and fastai's defaults
 
-# Adaloss: epochs whose losses are compared, rate of the change, and most change in heatmap pixels
+# Adaloss: epochs in each variance, rate of change, largest change in heatmap pixels
 ADALOSS_EPOCHS, ADALOSS_RATE, ADALOSS_STEP = 3, 0.9, 0.5
 
 
 def stage_at(experiment: Experiment, used: float) -> int:
-    """The stage that the run is in when this part of its budget, in [0, 1], is used up."""
+    """Index of the stage at this share of the budget, in [0, 1]."""
     return max(i for i, (begin, _) in enumerate(_spans(experiment)) if begin <= used + 1e-9)
 
 
 def used_of_stage(experiment: Experiment, stage: int, used: float) -> float:
-    """The part of the stage's own budget that is used up, >= 0."""
+    """Share of the stage's own budget that is used up, at least 0."""
     begin, end = _spans(experiment)[stage]
     return max(0.0, used - begin) / (end - begin)
 
 
 def _spans(experiment: Experiment) -> list[tuple[float, float]]:
-    """Where in the run's budget each stage begins and ends."""
+    """Start and end of each stage as shares of the run's budget."""
     epochs = [stage.epochs for stage in experiment.all_stages]
     ends = [sum(epochs[: i + 1]) / sum(epochs) for i in range(len(epochs))]
     return list(zip([0.0, *ends], ends, strict=False))
@@ -37,11 +39,12 @@ def _spans(experiment: Experiment) -> list[tuple[float, float]]:
 def learning_rate(
     schedule: Schedule, used: float, *, epoch: int = 0, step: int = 0, scores: Sequence[float] = ()
 ) -> float:
-    """The factor of the stage's top learning rate, in [0, 1].
+    """Factor of the stage's highest learning rate, in [0, 1].
 
     Args:
-        used: part of the stage's budget, >= 0; epoch, step: those of the stage that are over.
-        scores: validation scores of its epochs.
+        used: share of the stage's budget that is used up, at least 0.
+        epoch, step: finished epochs and steps of the stage.
+        scores: validation scores of the stage's epochs; smaller is better.
 
     Sources: cosine: Loshchilov, Hutter 2016, https://arxiv.org/abs/1608.03983; onecycle: Smith,
     Topin 2017, https://arxiv.org/abs/1708.07120, in torch's form; cyclic: Smith 2015,
@@ -69,12 +72,15 @@ def learning_rate(
 
 
 def adapted_sigma(sigma: float, losses: Sequence[float], smallest: float, largest: float) -> float:
-    """The next epoch's sigma by Adaloss: less where the losses scatter less than an epoch ago.
+    """Sigma of the next epoch by Adaloss: it shrinks while the variance of the losses shrinks.
 
-    sigma: of the last epoch, in heatmap pixels; losses: mean training loss of every epoch so far.
+    Args:
+        sigma: of the last epoch, in heatmap pixels.
+        losses: mean training loss of every epoch so far.
+        smallest, largest: limits of the result, in heatmap pixels.
 
     Source: Teixeira et al. 2019, https://arxiv.org/abs/1908.01070, with the update
-    0.9 (1 - V before / V), V the variance of the last three epochs' losses.
+    0.9 (1 - V_before / V), where V is the variance of the last three epochs' losses.
     """
     if len(losses) <= ADALOSS_EPOCHS:
         return sigma
@@ -84,12 +90,12 @@ def adapted_sigma(sigma: float, losses: Sequence[float], smallest: float, larges
 
 
 def seed_of(*numbers: int) -> int:
-    """A seed for torch's global generator, different for different numbers."""
+    """Hashes the numbers to a seed for torch's global generator."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
 def _between(start: float, end: float, through: float) -> float:
-    """From start to end along half a cosine wave."""
+    """Interpolates from start to end along half a cosine wave."""
     return end + (start - end) * (0.5 + 0.5 * math.cos(math.pi * through))
 
 
@@ -99,7 +105,7 @@ def _after_plateaus(schedule: Schedule, scores: Sequence[float]) -> float:
         optimizer, "min", schedule.gamma, schedule.patience, schedule.threshold, "abs",
         min_lr=schedule.floor,
     )  # fmt: skip
-    with warnings.catch_warnings():  # that no step was made
+    with warnings.catch_warnings():  # about optimizer.step() not being called
         warnings.simplefilter("ignore")
         for score in scores:
             plateau.step(score)

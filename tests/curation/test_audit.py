@@ -1,4 +1,4 @@
-"""Label errors that were put into labels are found, told in words and left out."""
+"""Injected label errors are found, described and excluded."""
 
 import csv
 import json
@@ -12,7 +12,7 @@ import pytest
 
 from heatmap import config, schemes, shape
 from heatmap.curation.audit.injected import KINDS, SCALE, SHIFT, Recall, self_test
-from heatmap.curation.audit.residuals import AuditData, audit, tails
+from heatmap.curation.audit.residuals import AuditData, score_labels, tail_scores
 from heatmap.data import contest
 from heatmap.data.synthetic import landmarks, sample_face
 from heatmap.training import loop
@@ -23,8 +23,8 @@ NUM = 400
 ERROR = 0.015  # of what a good run sees, in sizes of the face
 
 
-def seen_by_a_run(points: np.ndarray, error: float, seed: int = 3) -> np.ndarray:
-    """What a run sees that is off by so many sizes of the face, as a whole and at random."""
+def predictions(points: np.ndarray, error: float, seed: int = 3) -> np.ndarray:
+    """Predictions that are off by `error` face sizes, as a whole and per landmark."""
     rng = np.random.default_rng(seed)
     size = shape.face_size(shape.of(points))[:, None, None]
     seen = points + error * size * rng.normal(size=(len(points), 1, 2))
@@ -33,7 +33,7 @@ def seen_by_a_run(points: np.ndarray, error: float, seed: int = 3) -> np.ndarray
 
 @pytest.fixture(scope="module")
 def drawn() -> AuditData:
-    """600 drawn faces, of whose 971 landmarks every twelfth or so is labelled, in folds of 120."""
+    """400 drawn faces with about one in twelve of the 971 landmarks."""
     known = schemes.mirror_permutation(971)
     some = np.append(np.arange(0, 971, 24), 970)
     chosen = np.union1d(some, known[some])
@@ -49,10 +49,10 @@ def drawn() -> AuditData:
     size = shape.face_size(shape.of(points))[:, None]
     return AuditData(
         points_image=points,
-        seen_image=seen_by_a_run(points, ERROR),
+        predicted_image=predictions(points, ERROR),
         expected_px=np.broadcast_to(2 * ERROR * size, points.shape[:2]),
-        apart_px=np.full(NUM, np.nan),
-        trained=np.arange(NUM) % 3 == 0,
+        disagreement_px=np.full(NUM, np.nan),
+        is_trained=np.arange(NUM) % 3 == 0,
         half=np.arange(NUM) < NUM / 2,
         groups=groups,
         permutation=place[known[chosen]],
@@ -63,7 +63,7 @@ def rates(recalls: list[Recall]) -> dict[str, float]:
     return {recall.kind: recall.found / recall.injected for recall in recalls}
 
 
-def test_all_kinds_are_found_with_a_good_run_and_not_with_one_that_sees_nothing(
+def test_self_test_finds_all_kinds_with_an_accurate_run_only(
     drawn: AuditData,
 ) -> None:
     recalls = self_test(drawn, 0.03)
@@ -71,7 +71,9 @@ def test_all_kinds_are_found_with_a_good_run_and_not_with_one_that_sees_nothing(
     assert sum(r.found for r in recalls) >= 0.95 * sum(r.injected for r in recalls)
     assert all(0 < r.unseen_injected < r.injected for r in recalls)
     blind = replace(
-        drawn, seen_image=seen_by_a_run(drawn.points_image, 0.3), expected_px=20 * drawn.expected_px
+        drawn,
+        predicted_image=predictions(drawn.points_image, 0.3),
+        expected_px=20 * drawn.expected_px,
     )
     found = rates(self_test(blind, 0.03))
     assert found[SHIFT] < 0.5 and found[SCALE] < 0.5
@@ -83,7 +85,7 @@ def turned(face: np.ndarray, degrees: float) -> np.ndarray:
     return shape.points((z - middle) * np.exp(1j * np.deg2rad(degrees)) + middle)
 
 
-def test_the_reason_says_what_is_wrong(drawn: AuditData) -> None:
+def test_reasons_describe_the_injected_errors(drawn: AuditData) -> None:
     points = drawn.points_image.copy()
     mouth = np.array(drawn.groups["mouth"])
     points[7, mouth] = points[7, mouth[::-1]]
@@ -93,88 +95,88 @@ def test_the_reason_says_what_is_wrong(drawn: AuditData) -> None:
     points[340] = turned(points[340], 20)
     laid = shape.onto(shape.of(points[[11]]), shape.of(points[360]))[0]
     points[360] = shape.points(laid)
-    findings = audit(replace(drawn, points_image=points))
+    scores = score_labels(replace(drawn, points_image=points))
     expected = {
         7: "the runs see the mouth elsewhere",
-        131: "left and right names exchanged",
+        131: "left and right landmarks exchanged",
         260: "the whole face is shifted",
         310: "too large or too small",
-        340: "the whole face is turned",
+        340: "the whole face is rotated",
         360: "another face",
     }
-    assert set(findings.listed(0.02)) >= set(expected)
+    assert set(scores.top(0.02)) >= set(expected)
     for row, essential in expected.items():
-        reasons = findings.reasons(row, drawn.groups)
+        reasons = scores.reasons(row)
         assert any(essential in reason for reason in reasons), (row, reasons)
-    assert findings.reasons(findings.order[-1], drawn.groups) == []
+    assert scores.reasons(scores.ranking[-1]) == []
 
 
-def test_an_unlikely_shape_is_told_also_where_the_run_makes_the_same_mistake(
+def test_an_unlikely_shape_is_found_even_if_the_run_makes_the_same_mistake(
     drawn: AuditData,
 ) -> None:
-    points, seen = drawn.points_image.copy(), drawn.seen_image.copy()
+    points, seen = drawn.points_image.copy(), drawn.predicted_image.copy()
     brow = np.array(drawn.groups["left brow"])
     points[100, brow] += 0.06 * shape.face_size(shape.of(points[100]))
     seen[100] = points[100]
-    findings = audit(replace(drawn, points_image=points, seen_image=seen))
-    assert 100 in findings.listed(0.01)
-    assert "brow lies" in findings.reasons(100, drawn.groups)[0]
+    scores = score_labels(replace(drawn, points_image=points, predicted_image=seen))
+    assert 100 in scores.top(0.01)
+    assert "brow lies" in scores.reasons(100)[0]
 
 
-def test_runs_of_one_opinion_are_a_reason(drawn: AuditData) -> None:
+def test_agreement_of_the_runs_is_a_reason(drawn: AuditData) -> None:
     apart = np.full(NUM, 5.0)
     apart[[40, 80]] = 0.1
-    findings = audit(replace(drawn, apart_px=apart))
+    scores = score_labels(replace(drawn, disagreement_px=apart))
     for row in (40, 80):
-        reasons = findings.reasons(row, drawn.groups)
-        assert any("agree with one another" in reason for reason in reasons)
+        reasons = scores.reasons(row)
+        assert any("the runs agree" in reason for reason in reasons)
 
 
-def test_faces_that_were_trained_on_are_compared_with_one_another(drawn: AuditData) -> None:
-    """Their residuals are small; an error that is large among them is listed all the same."""
-    known = np.flatnonzero(drawn.trained)
-    seen = drawn.seen_image.copy()
+def test_trained_faces_are_compared_with_each_other(drawn: AuditData) -> None:
+    """Their residuals are small. An error that is large among them is still found."""
+    known = np.flatnonzero(drawn.is_trained)
+    seen = drawn.predicted_image.copy()
     seen[known] = drawn.points_image[known] + 0.1 * (seen - drawn.points_image)[known]
     points = drawn.points_image.copy()
     points[known[::40]] += 0.02 * shape.face_size(shape.of(points[known[::40]]))[:, None, None]
-    findings = audit(replace(drawn, points_image=points, seen_image=seen))
-    assert np.isin(known[::40], findings.listed(0.02)).all()
+    scores = score_labels(replace(drawn, points_image=points, predicted_image=seen))
+    assert np.isin(known[::40], scores.top(0.02)).all()
 
 
-def test_unlabelled_landmarks_and_faces_are_no_errors(drawn: AuditData) -> None:
+def test_unlabelled_landmarks_and_faces_are_not_suspicious(drawn: AuditData) -> None:
     points = drawn.points_image.copy()
     rng = np.random.default_rng(8)
     points[rng.random(points.shape[:2]) < 0.2] = np.nan
     points[::10, 5:] = np.nan
     points[33] = np.nan
     holed = replace(drawn, points_image=points)
-    findings = audit(holed)
-    assert findings.score[33] == 0 and np.isfinite(findings.score).all()
+    scores = score_labels(holed)
+    assert scores.score[33] == 0 and np.isfinite(scores.score).all()
     assert min(rates(self_test(holed, 0.03)).values()) > 0.7
 
 
-def test_tails_are_the_share_of_the_suspicious_and_errors_do_not_change_them() -> None:
+def test_tail_scores_are_log_shares_and_outliers_do_not_change_them() -> None:
     rng = np.random.default_rng(2)
     values, everyone = rng.exponential(size=(5000, 1)), np.ones(5000, bool)
-    found = tails(values, everyone)[0][:, 0]
+    found = tail_scores(values, everyone)[0][:, 0]
     for share in (0.05, 0.01, 0.002):
         at = np.argsort(-values[:, 0])[round(share * 5000)]
         assert 10 ** -found[at] == pytest.approx(share, rel=0.5)
     mixed = values.copy()
     mixed[:50] += 30
-    after = tails(mixed, everyone)[0][:, 0]
+    after = tail_scores(mixed, everyone)[0][:, 0]
     assert after[50:] == pytest.approx(found[50:], rel=0.2, abs=0.05)
     assert after[:50].min() > 5
     some = np.arange(5000) % 2 == 0
     holed = np.where(some[:, None], values, np.nan)
-    assert np.array_equal(np.isnan(tails(holed, everyone)[0][:, 0]), ~some)
-    apart = tails(np.where(some[:, None], 100 * values, values), some)[0]
-    assert np.allclose(apart[some], tails(values[some], some[some])[0])
+    assert np.array_equal(np.isnan(tail_scores(holed, everyone)[0][:, 0]), ~some)
+    apart = tail_scores(np.where(some[:, None], 100 * values, values), some)[0]
+    assert np.allclose(apart[some], tail_scores(values[some], some[some])[0])
 
 
 @pytest.fixture
 def folder(drawn: AuditData, tmp_path: Path) -> Path:
-    """150 of the faces as a contest with plain images; the labels of two are in disorder."""
+    """A contest with 150 of the faces on plain images; two have wrong labels."""
     root = contest.Folder(root=tmp_path / "DIR")
     root.train_images.mkdir(parents=True)
     points = drawn.points_image[:150].copy()
@@ -192,7 +194,7 @@ def folder(drawn: AuditData, tmp_path: Path) -> Path:
 
 
 def trained(folder: Path, out: Path, **data: object) -> None:
-    """A run that has hardly learned anything, on the direct road."""
+    """Writes a run of a coordinate network after two training steps."""
     experiment = config.Experiment(
         name="run",
         data=config.Data(root=folder, workers=0, **data),
@@ -209,7 +211,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_the_tool_ranks_lists_and_tells_false_alarms(
+def test_audit_ranks_images_and_reports_false_alarms(
     folder: Path, tool: Tool, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     trained(folder, tmp_path / "run", validation=0.2)
@@ -223,7 +225,7 @@ def test_the_tool_ranks_lists_and_tells_false_alarms(
     assert [row["rank"] for row in rows] == [str(rank) for rank in range(1, 151)]
     by_name = {row["file_name"]: row for row in rows}
     assert max(int(by_name[name]["rank"]) for name in ("031.jpg", "077.jpg")) <= 4
-    assert by_name["077.jpg"]["contour"] == "mouth"
+    assert by_name["077.jpg"]["group"] == "mouth"
     assert by_name["005.jpg"]["turn"] == "" and abs(float(by_name["006.jpg"]["turn"])) < 1
     assert by_name["000.jpg"]["trained"] == "1" and by_name["149.jpg"]["trained"] == "0"
     sheet = cv2.imread(str(tmp_path / "audit.jpg"))
@@ -232,9 +234,9 @@ def test_the_tool_ranks_lists_and_tells_false_alarms(
     excluded = contest.read_excluded(tmp_path / "bad.csv", table)
     assert len(excluded) == 15 and 31 in excluded
 
-    for row, verdict in zip(rows, ["bad", "good", "good", "bad"], strict=False):
-        row["verdict"] = verdict
-    rows[-1]["verdict"] = "bad"  # far below the list
+    for row, review in zip(rows, ["bad", "good", "good", "bad"], strict=False):
+        row["review"] = review
+    rows[-1]["review"] = "bad"  # far below the list
     for name in ("looked.csv", "audit.csv"):
         with (tmp_path / name).open("w", newline="") as file:
             table_file = csv.DictWriter(file, rows[0])
@@ -243,19 +245,19 @@ def test_the_tool_ranks_lists_and_tells_false_alarms(
     looked = ["--looked", "looked.csv", "--out", "again.csv", "--exclude-to", "fewer.csv"]
     assert tool(*audited, *options, *looked) == 0
     said = capsys.readouterr().out
-    assert "false alarms: 2 of 4 listed images that were looked at, 50 %" in said
-    verdicts = [row["verdict"] for row in rows_of(tmp_path / "again.csv")]
-    assert verdicts[:5] == ["bad", "good", "good", "bad", ""]
+    assert "false alarms: 2 of 4 listed and reviewed images, 50 %" in said
+    reviews = [row["review"] for row in rows_of(tmp_path / "again.csv")]
+    assert reviews[:5] == ["bad", "good", "good", "bad", ""]
     left_out = [row["file_name"] for row in rows_of(tmp_path / "fewer.csv")]
     assert len(left_out) == 14 and rows[-1]["file_name"] in left_out
 
     before = (tmp_path / "audit.csv").read_text()
     assert tool(*audited, *options) == 1
-    assert "audit.csv holds verdicts, which would be lost" in capsys.readouterr().err
+    assert "audit.csv holds reviews, which would be lost" in capsys.readouterr().err
     assert (tmp_path / "audit.csv").read_text() == before
 
 
-def test_folds_judge_every_image_anew(
+def test_folds_predict_every_image_unseen(
     folder: Path, tool: Tool, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     for fold in range(2):
@@ -272,12 +274,16 @@ def test_folds_judge_every_image_anew(
         ([], 2, "--data.folds 5 --data.fold 0"),
         (["--run", "run", "--top", "0"], 2, "--top"),
         (["--run", "run", "--sheet", "audit.gif"], 2, "--sheet"),
-        (["--run", "run"], 1, "there is no such checkpoint"),
-        (["--run", "run", "--looked", "verdicts.csv"], 1, "row 3: the verdict 'maybe' is neither"),
+        (["--run", "run"], 1, "no such checkpoint"),
+        (
+            ["--run", "run", "--looked", "reviews.csv"],
+            1,
+            "row 3: the review must be good or bad, got 'maybe'",
+        ),
         (["--run", "run", "--symmetry", "none.json"], 1, "none.json"),
     ],
 )
-def test_what_cannot_be_is_refused(
+def test_invalid_audit_options_are_refused(
     folder: Path,
     tool: Tool,
     capsys: pytest.CaptureFixture[str],
@@ -286,7 +292,7 @@ def test_what_cannot_be_is_refused(
     code: int,
     message: str,
 ) -> None:
-    (tmp_path / "verdicts.csv").write_text("file_name,verdict\n001.jpg,good\n002.jpg,maybe\n")
+    (tmp_path / "reviews.csv").write_text("file_name,review\n001.jpg,good\n002.jpg,maybe\n")
     assert tool("data", "audit", folder, *options) == code
     assert message in capsys.readouterr().err.replace("\n", " ")
     assert not (tmp_path / "audit.csv").exists()

@@ -1,4 +1,4 @@
-"""A folder's problems are told all at once, with their places, and what is bad can be left out."""
+"""All problems of a folder are reported at once, and bad images can be excluded."""
 
 import json
 import shutil
@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from heatmap.curation.check import Problem, check, format_report
+from heatmap.curation.check import check
+from heatmap.curation.check_report import Problem, format_report
 from heatmap.data.contest import (
     Folder,
     find_folder,
@@ -25,7 +26,7 @@ Tool = Callable[..., int]
 
 @pytest.fixture
 def contest(tiny_contest: Path, tmp_path: Path) -> Folder:
-    """The tiny contest, to be damaged."""
+    """A copy of the tiny contest that a test may damage."""
     return Folder(root=Path(shutil.copytree(tiny_contest, tmp_path / "contest")))
 
 
@@ -41,7 +42,7 @@ def places(problems: list[Problem], severity: str = "error") -> list[tuple[str, 
     return [(p.kind, p.part, p.row) for p in problems if p.severity == severity]
 
 
-def test_a_good_folder_has_no_errors(
+def test_a_valid_folder_has_no_errors(
     tool: Tool, tiny_contest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, bad = tmp_path / "check.json", tmp_path / "bad.csv"
@@ -61,11 +62,11 @@ def test_a_good_folder_has_no_errors(
         }  # fmt: skip
     assert train["grey"] == train["with_border"] == train["landmarks_outside"] == 0
     lines = [line for line in printed.splitlines() if "min / median / max" in line]
-    assert len({len(line) for line in lines}) == 1, "the columns end in one place"
+    assert len({len(line) for line in lines}) == 1, "the columns are aligned"
     assert read_excluded(bad, table).tolist() == []
 
 
-def test_all_problems_of_a_table_are_told_at_once(contest: Folder) -> None:
+def test_all_problems_of_a_table_are_reported_at_once(contest: Folder) -> None:
     replaced(
         contest.train_table,
         (2, 3, "4 0"), (2, 14, "nan"),  # two landmarks of one row
@@ -96,7 +97,7 @@ def test_all_problems_of_a_table_are_told_at_once(contest: Folder) -> None:
     for essential in (
         f"{contest.train_table}, row 2, column Point_1_X: '4 0' is not a number",
         "row 2, column Point_6_Y: 'nan' is not a number",
-        "row 4, column file_name: 'ada_0.jpg' stands in row 2 already",
+        "row 4, column file_name: 'ada_0.jpg' is already in row 2",
         "row 5, column Point_0_X: the cell is empty, but Point_0_Y is not",
         "row 8: 16 cells where the header has 15",
         "row 11: the row is blank",
@@ -104,7 +105,7 @@ def test_all_problems_of_a_table_are_told_at_once(contest: Folder) -> None:
         "row 4, column point_index_list: index 7 is out of range; there are 7 landmarks",
     ):
         assert essential in messages
-    # the images of rows that are not good have been looked at all the same
+    # images of rows with problems are read too
     assert report.statistics["train"]["images"] == 9
     unnamed = [p.images[0] for p in report.problems if p.kind == "unnamed image"]
     assert sorted(unnamed) == ["ada_2.jpg", "bo_0.jpg", "cy_1.jpg", "eve_3.jpg"]
@@ -128,7 +129,7 @@ def test_all_problems_of_a_table_are_told_at_once(contest: Folder) -> None:
         ("bo_1.jpg\t", "bo_1.jpg\t\udcff"),
     ],
 )
-def test_what_the_reader_refuses_is_told_in_its_words(contest: Folder, old: str, new: str) -> None:
+def test_landmark_reader_errors_are_reported_verbatim(contest: Folder, old: str, new: str) -> None:
     table = contest.train_table.read_text()
     assert old in table
     table = table.replace(old, new, 1)
@@ -151,7 +152,7 @@ def test_what_the_reader_refuses_is_told_in_its_words(contest: Folder, old: str,
         ("eve_1.jpg", "\neve_1.jpg"),
     ],
 )
-def test_what_is_refused_of_the_asked_points_is_told_in_the_same_words(
+def test_errors_of_the_asked_points_reader_are_reported_verbatim(
     contest: Folder, old: str, new: str
 ) -> None:
     table = contest.test_points.read_text()
@@ -162,7 +163,7 @@ def test_what_is_refused_of_the_asked_points_is_told_in_the_same_words(
     assert str(refused.value) in [problem.message for problem in check(contest.root).problems]
 
 
-def test_other_forms_of_a_table_are_good_too(contest: Folder) -> None:
+def test_other_table_formats_have_no_errors(contest: Folder) -> None:
     table = contest.train_table.read_text().replace("\t", ",").replace("\n", "\r\n")
     table = table.replace("Point_", "Point_M").replace("file_name", "filename")
     contest.train_table.write_bytes(("\ufeff" + table + "\r\n \r\n").encode())
@@ -171,7 +172,7 @@ def test_other_forms_of_a_table_are_good_too(contest: Folder) -> None:
     assert report.statistics["train"]["rows"] == 12
 
 
-def test_bad_images_are_told_and_can_be_left_out_of_a_training(
+def test_bad_images_are_reported_and_can_be_excluded_from_training(
     tool: Tool, contest: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     images = contest.train_images
@@ -230,7 +231,7 @@ def test_repeated_images_are_grouped_within_and_between_train_and_test(
 ) -> None:
     train, test = contest.train_images, contest.test_images
     generator = np.random.default_rng(2)
-    for path in [*train.iterdir(), *test.iterdir()]:  # images that are not like one another
+    for path in [*train.iterdir(), *test.iterdir()]:  # images that do not look alike
         coarse = generator.integers(0, 255, (8, 8, 3), np.uint8)
         cv2.imwrite(str(path), cv2.resize(coarse, (120, 100), interpolation=cv2.INTER_CUBIC))
     shutil.copy(train / "ada_0.jpg", train / "bo_1.jpg")  # with other labels
@@ -265,8 +266,8 @@ def test_repeated_images_are_grouped_within_and_between_train_and_test(
     assert other.row == 8 and "train cy_0.jpg, train dee_0.jpg look alike, but" in other.message
 
 
-def test_a_image_that_is_damaged_in_its_middle_is_told(contest: Folder) -> None:
-    """The decoder shows something all the same, and complains on the screen only."""
+def test_a_partly_damaged_image_is_reported(contest: Folder) -> None:
+    """The decoder returns an image, and only prints a warning."""
     names = read_landmarks(contest.train_table).names
     path = contest.train_images / names[3]
     data = bytearray(path.read_bytes())
@@ -278,13 +279,13 @@ def test_a_image_that_is_damaged_in_its_middle_is_told(contest: Folder) -> None:
     assert "Corrupt JPEG data" in problem.message
 
 
-def test_one_wrong_row_of_the_asked_points_is_blamed_and_no_other(contest: Folder) -> None:
+def test_only_the_wrong_row_of_the_asked_points_is_reported(contest: Folder) -> None:
     replaced(contest.test_points, (2, 1, "[1, 1]"))
     told = places(check(contest.root).problems)
     assert told == [("asked points", "test", 2)]
 
 
-def test_looks_are_measured(contest: Folder) -> None:
+def test_image_properties_are_measured(contest: Folder) -> None:
     bordered = np.zeros((60, 80, 3), np.uint8)
     bordered[5:50, 12:77] = 200
     cv2.imwrite(str(contest.train_images / "ada_0.jpg"), bordered)
@@ -301,7 +302,7 @@ def test_looks_are_measured(contest: Folder) -> None:
     assert "grey" in printed and "3 (25.0 %)" in printed
 
 
-def test_labels_that_cannot_be_are_told(contest: Folder, tmp_path: Path) -> None:
+def test_unusable_labels_are_reported(contest: Folder, tmp_path: Path) -> None:
     replaced(contest.train_table, *((3, column, "20") for column in range(1, 15)))
     replaced(contest.train_table, *((6, column, "") for column in range(1, 15)))
     report = check(contest.root)
@@ -312,15 +313,15 @@ def test_labels_that_cannot_be_are_told(contest: Folder, tmp_path: Path) -> None
     assert ("no labels", "train", None) in places(check(contest.root).problems)
 
 
-def test_a_folder_with_half_of_it_is_checked(
+def test_an_incomplete_folder_is_checked(
     tool: Tool, contest: Folder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.rmtree(contest.root / "test")
     assert tool("data", "check", contest.root, "--workers", "1") == 0
-    assert "there is no such table, and nothing to submit" in capsys.readouterr().out
+    assert "does not exist, so a submission cannot be made" in capsys.readouterr().out
     shutil.rmtree(contest.train_images)
     assert tool("data", "check", contest.root, "--workers", "1") == 1
-    assert "there is no such folder, but" in capsys.readouterr().out
+    assert "does not exist, but" in capsys.readouterr().out
     assert tool("data", "check", contest.root / "test") == 1
     assert tool("data", "check", contest.root, "--workers", "0") == 2
 
@@ -340,4 +341,4 @@ def test_the_real_faces_can_be_trained_on(faces68: Path, tmp_path: Path) -> None
     assert report.statistics["train"]["images"] == 120
     assert report.near and not report.same
     people = [{name.rpartition("_")[0] for name in group.train} for group in report.near]
-    assert all(len(some) == 1 for some in people), "frames of one person are alike, and no others"
+    assert all(len(some) == 1 for some in people), "only frames of the same person are alike"

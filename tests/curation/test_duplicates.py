@@ -1,4 +1,4 @@
-"""Images that look alike are found among many, and others are not taken for them."""
+"""Images that look alike are grouped, and others are not."""
 
 import cv2
 import numpy as np
@@ -19,7 +19,7 @@ def bits_apart(one: int, other: int) -> int:
     return (one ^ other).bit_count()
 
 
-def test_a_copy_that_is_smaller_brighter_and_compressed_hardly_changes_its_hash() -> None:
+def test_a_smaller_brighter_compressed_copy_has_a_similar_hash() -> None:
     for image in images(20):
         small = cv2.resize(image, (170, 133), interpolation=cv2.INTER_AREA)
         _, data = cv2.imencode(
@@ -29,18 +29,18 @@ def test_a_copy_that_is_smaller_brighter_and_compressed_hardly_changes_its_hash(
         assert bits_apart(perceptual_hash(image), perceptual_hash(copy)) <= 4
 
 
-def test_other_images_have_other_hashes() -> None:
+def test_different_images_have_different_hashes() -> None:
     hashes = [perceptual_hash(image) for image in images(30)]
     apart = [bits_apart(a, b) for i, a in enumerate(hashes) for b in hashes[:i]]
     assert min(apart) > 10
     assert 28 < np.mean(apart) < 36
 
 
-def test_the_groups_are_those_of_all_pairs() -> None:
+def test_groups_equal_those_of_a_comparison_of_all_pairs() -> None:
     generator = np.random.default_rng(0)
     hashes = generator.integers(0, 2**64, 300, np.uint64)
     hashes[200:] = hashes[generator.integers(0, 60, 100)]
-    for _ in range(5):  # so that chains of near ones come about, at 0 to 5 bits
+    for _ in range(5):  # creates chains of near hashes, 0 to 5 bits apart
         flipped = np.uint64(1) << generator.integers(0, 64, 100).astype(np.uint64)
         hashes[200:] ^= np.where(generator.random(100) < 0.6, flipped, np.uint64(0))
     for most_bits in (0, 1, 4):
@@ -54,6 +54,6 @@ def test_the_groups_are_those_of_all_pairs() -> None:
         assert len(np.unique(found)) < 300 or most_bits == 0
 
 
-def test_many_equal_hashes_are_one_group_at_once() -> None:
+def test_many_equal_hashes_form_one_group_quickly() -> None:
     assert near_groups(np.full(200_000, 77, np.uint64)).tolist() == [0] * 200_000
     assert near_groups(np.array([], np.uint64)).tolist() == []

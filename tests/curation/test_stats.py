@@ -1,4 +1,4 @@
-"""Channels are measured exactly, of whole images or of what training sees; plots are drawn."""
+"""Channels are measured exactly, of whole images or training crops; plots are drawn."""
 
 import json
 import shutil
@@ -61,7 +61,7 @@ def test_channels_are_exact_for_any_number_of_workers(
     assert json.loads(json.dumps(alone)) == found
 
 
-def test_border_and_crop_are_those_of_training(tmp_path: Path) -> None:
+def test_border_is_trimmed_and_crop_is_cut_as_in_training(tmp_path: Path) -> None:
     bordered = np.zeros((90, 70, 3), np.uint8)
     bordered[20:80, 10:60] = 200, 100, 50
     wide = np.zeros((64, 200, 3), np.uint8)
@@ -83,7 +83,7 @@ def test_border_and_crop_are_those_of_training(tmp_path: Path) -> None:
     assert measure_contest(root).channels["train"].mean()[1] == pytest.approx(0.32)
 
 
-def test_a_crop_is_the_one_that_training_cuts(tiny_contest: Path) -> None:
+def test_crops_equal_training_crops(tiny_contest: Path) -> None:
     folder = Folder(root=tiny_contest)
     table = read_landmarks(folder.train_table)
     paths = [folder.train_images / name for name in table.names]
@@ -108,7 +108,7 @@ def test_sizes_and_positions_are_measured(tmp_path: Path) -> None:
     assert len(statistics.turns) == len(statistics.rolls_deg) == 0  # of a single whole face
 
 
-def test_unreadable_images_are_left_out_and_told(
+def test_unreadable_images_are_left_out_and_reported(
     tool: Tool, tiny_contest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = Path(shutil.copytree(tiny_contest, tmp_path / "contest"))
@@ -127,13 +127,13 @@ def test_unreadable_images_are_left_out_and_told(
     assert "no image can be read" in capsys.readouterr().err
 
 
-def test_the_plots_are_a_image_of_the_data(tool: Tool, tiny_contest: Path, tmp_path: Path) -> None:
+def test_plots_show_the_parts_that_exist(tool: Tool, tiny_contest: Path, tmp_path: Path) -> None:
     out, other = tmp_path / "plots" / "all.png", tmp_path / "train.png"
     assert tool("data", "stats", tiny_contest, "--workers", "1", "--out", out) == 0
     drawn = cv2.imread(str(out))
     assert drawn.shape[1] > drawn.shape[0] > 700
     orange = (np.abs(drawn.astype(int) - (14, 127, 255)) < 12).all(-1)
-    assert orange.sum() > 100, "test images have a colour of their own"
+    assert orange.sum() > 100, "test images have their own colour"
     root = Path(shutil.copytree(tiny_contest, tmp_path / "contest"))
     shutil.rmtree(root / "test")
     assert tool("data", "stats", root, "--workers", "1", "--out", other) == 0
@@ -148,7 +148,7 @@ def test_the_plots_are_a_image_of_the_data(tool: Tool, tiny_contest: Path, tmp_p
     "options",
     [("--workers", "0"), ("--out", "s.jpg"), ("--crop", "16", "64"), ("--trim-border", "255")],
 )
-def test_options_that_cannot_be_are_wrong_usage(
+def test_invalid_options_are_usage_errors(
     tool: Tool, tiny_contest: Path, options: tuple[str, ...]
 ) -> None:
     assert tool("data", "stats", tiny_contest, *options) == 2

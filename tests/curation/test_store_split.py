@@ -1,4 +1,4 @@
-"""Splits are stored, joined by file name, and proven to share nothing between their parts."""
+"""Splits are stored and read, and images and people in several parts are reported."""
 
 import csv
 import json
@@ -13,7 +13,7 @@ from heatmap import config
 from heatmap.cli.train import main
 from heatmap.config import Data, Experiment
 from heatmap.data.contest import find_folder, read_landmarks
-from heatmap.training.prepare import read_data
+from heatmap.training.data import read_data
 
 Tool = Callable[..., int]
 
@@ -25,11 +25,11 @@ def rows_of(path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def contest(tiny_contest: Path, tmp_path: Path) -> Path:
-    """A contest that may be changed."""
+    """A copy of the tiny contest that a test may change."""
     return Path(shutil.copytree(tiny_contest, tmp_path / "contest"))
 
 
-def test_people_are_divided_and_training_reads_the_split(
+def test_split_by_person_is_stored_and_read_by_training(
     tool: Tool, tiny_contest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "split.csv"
@@ -54,7 +54,7 @@ def test_people_are_divided_and_training_reads_the_split(
     images = read_data(Experiment(name="x", data=Data(root=tiny_contest, split_file=out)))
     names = images.table.names
     assert {names[row] for row in images.validation_rows} == validating
-    assert images.split_rule == f"as {out} says (3 of 12 rows)"
+    assert images.split_rule == f"from {out} (3 of 12 rows)"
 
 
 def test_every_fold_of_a_stored_split_validates(
@@ -71,7 +71,7 @@ def test_every_fold_of_a_stored_split_validates(
     assert {names[row] for row in images.validation_rows} == {n for n in folds if folds[n] == "3"}
 
 
-def test_one_image_under_two_names_is_told(
+def test_the_same_image_under_two_names_is_reported(
     tool: Tool, contest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     images, out = contest / "train" / "images", tmp_path / "split.csv"
@@ -83,13 +83,13 @@ def test_one_image_under_two_names_is_told(
     capsys.readouterr()
     assert tool(*common, "--rule", "order") == 0
     printed = capsys.readouterr().out
-    assert "images    1  such as ada_0.jpg = dee_2.jpg" in printed
+    assert "images      1  such as ada_0.jpg = dee_2.jpg" in printed
     assert "1 images cannot be read and were not compared, such as 'bo_1.jpg'" in printed
 
     for person in ("ada", "bo", "cy"):  # one of the four validates
         shutil.copy(images / "dee_0.jpg", images / f"{person}_0.jpg")
     assert tool(*common, "--rule", "person") == 1
-    assert "was to keep persons apart, but 1 images stand in several" in capsys.readouterr().err
+    assert "1 images are in several parts under different names" in capsys.readouterr().err
     assert len(rows_of(out)) == 12
 
 
@@ -109,7 +109,7 @@ def test_people_on_both_sides_are_counted(
     )
 
 
-def test_a_share_of_nothing_is_wrong_usage(tool: Tool, tiny_contest: Path) -> None:
+def test_a_share_of_zero_is_a_usage_error(tool: Tool, tiny_contest: Path) -> None:
     assert tool("data", "split", tiny_contest, "--share", "0") == 2
 
 
@@ -124,7 +124,7 @@ def train(root: Path, run: Path, *options: object) -> None:
     ]) == 0  # fmt: skip
 
 
-def test_a_run_tells_where_its_split_came_from_and_another_run_takes_it(
+def test_a_run_records_its_split_and_another_run_can_use_it(
     tiny_contest: Path, tmp_path: Path
 ) -> None:
     names = read_landmarks(find_folder(tiny_contest).train_table).names
@@ -136,7 +136,7 @@ def test_a_run_tells_where_its_split_came_from_and_another_run_takes_it(
     train(tiny_contest, run, "--data.split-file", path, "--data.exclude", bad)
     split = json.loads((run / "split.json").read_text())
     assert split["kind"] == "file"
-    assert split["rule"] == f"as {path} says (4 of 12 rows)"
+    assert split["rule"] == f"from {path} (4 of 12 rows)"
     assert split["validation"] == ["ada_1.jpg", "bo_1.jpg", "cy_1.jpg", "dee_1.jpg"]
     assert split["excluded"] == ["ada_0.jpg"]
     assert json.loads((run / "summary.json").read_text())["best_mse"] > 0
@@ -146,6 +146,6 @@ def test_a_run_tells_where_its_split_came_from_and_another_run_takes_it(
     first = read_data(saved)
     data = Data(root=tiny_contest, split_file=run / "split.json")
     second = read_data(Experiment(name="x", data=data))
-    assert second.split_rule == f"as {run / 'split.json'} says (4 of 12 rows)"
+    assert second.split_rule == f"from {run / 'split.json'} (4 of 12 rows)"
     for part in ("training_rows", "validation_rows", "excluded_rows"):
         np.testing.assert_array_equal(getattr(first, part), getattr(second, part))

@@ -1,4 +1,4 @@
-"""The symmetry of a landmark scheme from labels alone, and what is done with its file."""
+"""The symmetry of a landmark scheme is inferred from labels, and its file is used."""
 
 import csv
 import io
@@ -16,7 +16,8 @@ from heatmap.data import contest
 from heatmap.data.synthetic import landmarks, sample_face
 from heatmap.runs.checkpoint import load, load_trained
 from heatmap.training import loop
-from heatmap.training.prepare import prepare, read_data
+from heatmap.training.data import read_data
+from heatmap.training.prepare import prepare
 
 Tool = Callable[..., int]
 
@@ -31,7 +32,7 @@ def labels971() -> np.ndarray:
     return np.round([landmarks(sample_face(3, index)) for index in range(250)])
 
 
-def test_971_landmarks_of_drawn_faces_mirror_as_known_and_fall_into_their_curves(
+def test_971_landmarks_have_the_known_permutation_and_curves(
     labels971: np.ndarray,
 ) -> None:
     found = symmetry.infer(labels971)
@@ -44,7 +45,7 @@ def test_971_landmarks_of_drawn_faces_mirror_as_known_and_fall_into_their_curves
 
 @pytest.fixture(scope="module")
 def mouths(labels971: np.ndarray) -> np.ndarray:
-    """Four curves of 32, of which the first and the third begin and end at the same corners."""
+    """Four curves of 32 landmarks; the first and the third share their end points."""
     mouths = labels971[:, 841:969]
     assert np.array_equal(mouths[:, [0, 31]], mouths[:, [64, 95]])
     return mouths
@@ -55,7 +56,7 @@ KNOWN_OF_MOUTHS = schemes.mirror_permutation(971)[841:969] - 841
 
 @pytest.mark.parametrize("left", [-1e-6, 1e-6])
 @pytest.mark.parametrize("right", [-1e-6, 1e-6])
-def test_corners_that_coincide_follow_their_curves_whichever_is_nearer_by_a_hair(
+def test_coinciding_corners_follow_their_curves(
     mouths: np.ndarray, left: float, right: float
 ) -> None:
     points = mouths.copy()
@@ -66,7 +67,7 @@ def test_corners_that_coincide_follow_their_curves_whichever_is_nearer_by_a_hair
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_corners_that_coincide_follow_their_curves_where_mirror_images_are_among_the_faces(
+def test_coinciding_corners_follow_their_curves_with_mirrored_faces(
     mouths: np.ndarray, seed: int
 ) -> None:
     faces = mouths[:60] + np.random.default_rng(seed).normal(0, 1e-9, (60, 128, 2))
@@ -75,7 +76,7 @@ def test_corners_that_coincide_follow_their_curves_where_mirror_images_are_among
     assert np.array_equal(found.scheme.permutation, KNOWN_OF_MOUTHS)
 
 
-def test_68_landmarks_mirror_as_known_and_the_tool_says_so(
+def test_68_landmarks_have_the_known_permutation(
     faces68: Path, tool: Tool, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     assert tool("data", "symmetry", faces68, "--out", "found.json") == 0
@@ -91,7 +92,7 @@ def test_68_landmarks_mirror_as_known_and_the_tool_says_so(
     assert np.all(np.array(certificate["second"]) > 1.5 * np.array(certificate["distance"]))
 
 
-def test_15_landmarks_of_which_many_are_unlabelled_mirror_as_known(faces15: Path) -> None:
+def test_15_landmarks_with_many_unlabelled_have_the_known_permutation(faces15: Path) -> None:
     with zipfile.ZipFile(faces15 / "training.zip").open("training.csv") as file:
         rows = list(csv.reader(io.TextIOWrapper(file)))[1:]
     cells = [[float(cell) if cell else np.nan for cell in row[:30]] for row in rows]
@@ -101,7 +102,7 @@ def test_15_landmarks_of_which_many_are_unlabelled_mirror_as_known(faces15: Path
     assert np.array_equal(found.scheme.permutation, schemes.mirror_permutation(15))
 
 
-def test_any_selection_in_any_order_is_told(labels68: np.ndarray) -> None:
+def test_symmetry_of_any_selection_in_any_order_is_inferred(labels68: np.ndarray) -> None:
     known = schemes.mirror_permutation(68)
     chosen = np.random.default_rng(5).permutation(68)[:50]
     chosen = chosen[np.isin(known[chosen], chosen)]  # partners come together
@@ -114,11 +115,11 @@ def test_any_selection_in_any_order_is_told(labels68: np.ndarray) -> None:
 
 def test_landmarks_without_partners_are_refused(labels68: np.ndarray) -> None:
     one_side = [0, 1, 2, 3, 17, 18, 36, 37, 41, 30]  # jaw, brow and eye of one side, and the nose
-    with pytest.raises(ValueError, match="of 10 landmarks have no mirror partner: "):
+    with pytest.raises(ValueError, match="of 10 landmarks have no mirror partner within"):
         symmetry.infer(labels68[::7, one_side])
 
 
-def test_bad_faces_do_not_change_what_is_told(labels68: np.ndarray) -> None:
+def test_bad_faces_do_not_change_the_permutation(labels68: np.ndarray) -> None:
     points = labels68[::10].copy()
     bad = np.random.default_rng(1).choice(len(points), 20, replace=False)
     points[bad] = points[bad][:, np.random.default_rng(2).permutation(68)]
@@ -152,7 +153,7 @@ def test_labels_in_another_order_fail_the_check(
         ('{"permutation": [1, 0], "groups": {"all": [0, 2]}}', "is for 2 landmarks"),
     ],
 )
-def test_a_file_that_cannot_be_is_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_invalid_symmetry_files_are_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "wrong.json").write_text(text)
     with pytest.raises(ValueError, match=message):
         schemes.read_scheme(tmp_path / "wrong.json", 3)
@@ -160,7 +161,7 @@ def test_a_file_that_cannot_be_is_refused(tmp_path: Path, text: str, message: st
         schemes.read_scheme(tmp_path / "missing.json", 3)
 
 
-def test_other_schemes_mirror_in_training_and_in_the_answer_with_the_file_gone(
+def test_training_and_submission_mirror_other_schemes_without_the_file(
     tiny_contest: Path, tool: Tool, tmp_path: Path
 ) -> None:
     scheme = schemes.Scheme(np.array([1, 0, 2, 6, 5, 4, 3]), {"a": range(3), "b": range(3, 7)})

@@ -66,7 +66,7 @@ def nothing(count: int) -> dict[str, Any]:
 
 
 def image_from_padded(count: int) -> Tensor:
-    """(count, 3, 3): each image with a size of its own."""
+    """(count, 3, 3), each image of another size."""
     frames = [
         frame.cover((200 + 37 * k, 150 + 91 * k), CROP_HW).padded(MARGIN) for k in range(count)
     ]
@@ -74,7 +74,7 @@ def image_from_padded(count: int) -> Tensor:
 
 
 def blobs(points_padded: Tensor, sigma: float = 3.0) -> Tensor:
-    """(B, 3, *PADDED_HW) uint8, a spot on each of (B, 2) points."""
+    """(B, 3, *PADDED_HW) uint8, a Gaussian spot at each of (B, 2) points."""
     y, x = torch.meshgrid(*(torch.arange(float(n)) for n in PADDED_HW), indexing="ij")
     px, py = points_padded[:, 0, None, None], points_padded[:, 1, None, None]
     spots = 250 * torch.exp(-((x - px) ** 2 + (y - py) ** 2) / (2 * sigma**2))
@@ -82,7 +82,7 @@ def blobs(points_padded: Tensor, sigma: float = 3.0) -> Tensor:
 
 
 def centroids(images: Tensor) -> Tensor:
-    """(B, 2) centres of what is bright."""
+    """(B, 2) centroids of brightness."""
     weights = images[:, 0].double()
     total = weights.sum((1, 2))
     x = (weights.sum(1) * torch.arange(images.shape[3])).sum(1) / total
@@ -100,14 +100,20 @@ def augmented(
 ) -> Batch:
     if points_image is None:
         points_image = torch.zeros(len(crops), 1, 2)
-    here = image_from_padded(len(crops))
+    image_from_crop = image_from_padded(len(crops))
     return augment.augmented(
-        crops, here, points_image, CROP_HW, changes, permutation, inner_of(here)
+        crops,
+        image_from_crop,
+        points_image,
+        CROP_HW,
+        changes,
+        permutation,
+        inner_of(image_from_crop),
     )
 
 
 def inner_of(image_from_padded: Tensor) -> Tensor:
-    """(B, 4): images that end, to a pixel, with the crop: the margin is outside."""
+    """(B, 4) bounds of images that end where the crop without margin ends."""
     corners = torch.tensor([[[MARGIN - 0.5] * 2, [MARGIN + n - 0.5 for n in CROP_HW[::-1]]]])
     return (frame.apply(image_from_padded, corners) + 0.5).round().long().flatten(1)
 
@@ -128,7 +134,7 @@ GEOMETRY = {
 
 
 @pytest.mark.parametrize("most", GEOMETRY.values(), ids=GEOMETRY.keys())
-def test_the_points_follow_the_pixels(most: dict[str, float]) -> None:
+def test_points_follow_the_pixels(most: dict[str, float]) -> None:
     count = 40
     generator = np.random.default_rng(1)
     sides = generator.uniform(-1, 1, (count, 5))
@@ -149,7 +155,7 @@ def test_the_points_follow_the_pixels(most: dict[str, float]) -> None:
     assert (batch.frame.to_image(batch.points_crop) - points_image).abs().max() < 1e-6
 
 
-def test_without_changes_the_middle_of_the_padded_crop_is_left() -> None:
+def test_without_changes_the_margin_is_cut_off() -> None:
     crops = random_crops(3)
     batch = augmented(crops, no_changes(3))
     inner = crops[:, :, MARGIN : MARGIN + CROP_HW[0], MARGIN : MARGIN + CROP_HW[1]]
@@ -158,7 +164,7 @@ def test_without_changes_the_middle_of_the_padded_crop_is_left() -> None:
     assert (batch.frame.image_from_crop - expected).abs().max() < 1e-9
 
 
-def test_a_mirrored_crop_is_the_crop_read_from_right_to_left() -> None:
+def test_mirrored_crop_is_flipped() -> None:
     crops = random_crops(2)
     mirrored = augmented(crops, no_changes(2, mirrored=np.array([True, False])), None, np.arange(1))
     straight = augmented(crops, no_changes(2))
@@ -166,13 +172,13 @@ def test_a_mirrored_crop_is_the_crop_read_from_right_to_left() -> None:
     assert (mirrored.images[1] - straight.images[1]).abs().max() < 1e-6
 
 
-def test_mirrored_twice_is_as_before() -> None:
+def test_mirror_twice_is_identity() -> None:
     permutation = np.array([1, 0, 2])
     crops = random_crops(2)[..., : CROP_HW[0], : CROP_HW[1]]
-    here = torch.stack([frame.cover((300, 200), CROP_HW).image_from_crop] * 2)
+    image_from_crop = torch.stack([frame.cover((300, 200), CROP_HW).image_from_crop] * 2)
     points = 200 * torch.rand(2, 3, 2, generator=torch.Generator().manual_seed(2))
     mirror = no_changes(2, mirrored=np.ones(2, bool))
-    once = augment.augmented(crops, here, points, CROP_HW, mirror, permutation)
+    once = augment.augmented(crops, image_from_crop, points, CROP_HW, mirror, permutation)
     twice = augment.augmented(
         (255 * once.images).round().byte(),
         once.frame.image_from_crop,
@@ -182,11 +188,11 @@ def test_mirrored_twice_is_as_before() -> None:
         permutation,
     )
     assert (twice.images - crops / 255).abs().max() < 1e-4
-    assert (twice.frame.image_from_crop - here).abs().max() < 1e-9
-    assert (twice.points_crop - Frame(here, *CROP_HW).to_crop(points)).abs().max() < 1e-4
+    assert (twice.frame.image_from_crop - image_from_crop).abs().max() < 1e-9
+    assert (twice.points_crop - Frame(image_from_crop, *CROP_HW).to_crop(points)).abs().max() < 1e-4
 
 
-def test_a_mirrored_face_keeps_its_left_landmarks_on_the_left() -> None:
+def test_mirroring_permutes_landmarks() -> None:
     left, right, nose = [-10.0, 1.0], [14.0, 2.0], [1.0, 5.0]
     middle = torch.tensor([(PADDED_HW[1] - 1) / 2, (PADDED_HW[0] - 1) / 2])
     points_padded = middle + torch.tensor([[left, right, nose]] * 3, dtype=torch.float64)
@@ -201,7 +207,7 @@ def test_a_mirrored_face_keeps_its_left_landmarks_on_the_left() -> None:
         assert from_middle[sample].numpy() == pytest.approx(np.array(expected), abs=1e-9)
 
 
-def test_the_angle_turns_clockwise_on_the_screen_and_the_scale_enlarges_the_face() -> None:
+def test_angle_is_clockwise_and_scale_enlarges() -> None:
     middle = torch.tensor([(PADDED_HW[1] - 1) / 2, (PADDED_HW[0] - 1) / 2])
     offsets = torch.tensor([[[0.0, 0.0], [10.0, 0.0]]] * 2, dtype=torch.float64)
     points_image = frame.apply(image_from_padded(2), middle + offsets)
@@ -213,7 +219,7 @@ def test_the_angle_turns_clockwise_on_the_screen_and_the_scale_enlarges_the_face
 
 @pytest.mark.parametrize("degrees", [0, 37, 90, 180, 211, 359])
 @pytest.mark.parametrize("mirrored", [False, True])
-def test_the_face_is_stretched_then_turned_then_mirrored(degrees: float, mirrored: bool) -> None:
+def test_face_is_stretched_then_rotated_then_mirrored(degrees: float, mirrored: bool) -> None:
     middle = torch.tensor([(PADDED_HW[1] - 1) / 2, (PADDED_HW[0] - 1) / 2])
     offsets = torch.tensor([[[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]]], dtype=torch.float64)
     points_image = frame.apply(image_from_padded(1), middle + offsets)
@@ -228,7 +234,7 @@ def test_the_face_is_stretched_then_turned_then_mirrored(degrees: float, mirrore
     assert arms == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_shift_is_a_fraction_of_the_crop() -> None:
+def test_shift_is_a_fraction_of_the_crop() -> None:
     points_image = frame.apply(image_from_padded(1), torch.tensor([[[50.0, 60.0]]]))
     batch = augmented(random_crops(1), no_changes(1, shift=np.array([[0.25, 0.1]])), points_image)
     plain = augmented(random_crops(1), no_changes(1), points_image)
@@ -236,7 +242,7 @@ def test_a_shift_is_a_fraction_of_the_crop() -> None:
     assert moved.tolist() == pytest.approx([0.25 * CROP_HW[1], 0.1 * CROP_HW[0]])
 
 
-def test_unlabelled_landmarks_weigh_nothing_and_change_sides_with_the_mirror() -> None:
+def test_unlabelled_landmarks_have_weight_0() -> None:
     points_image = torch.full((2, 3, 2), 60.0)
     points_image[:, 0, 1] = torch.nan
     changes = no_changes(2, mirrored=np.array([True, False]))
@@ -247,11 +253,11 @@ def test_unlabelled_landmarks_weigh_nothing_and_change_sides_with_the_mirror() -
     assert batch.points_crop[~labelled].isnan().any(-1).all()
 
 
-# what is outside the image
+# fill
 
 
 def far_out(count: int, fill: str) -> Changes:
-    """Changes that show much of what lies beyond the margin."""
+    """Changes that show much beyond the margin."""
     return no_changes(
         count,
         fill=np.full(count, fill, "U5"),
@@ -262,7 +268,7 @@ def far_out(count: int, fill: str) -> Changes:
 
 
 def pixels_padded(changes: Changes) -> np.ndarray:
-    """(B, h, w, 2): where the pixels of the new crops lie in the padded ones."""
+    """(B, h, w, 2) pixels of the new crops, in padded crop pixels."""
     y, x = torch.meshgrid(*(torch.arange(float(n)) for n in CROP_HW), indexing="ij")
     count = len(changes.angle)
     batch = augment.augmented(
@@ -274,7 +280,7 @@ def pixels_padded(changes: Changes) -> np.ndarray:
     return pixels.unflatten(1, CROP_HW).numpy()
 
 
-def test_black_and_the_images_edge_fill_what_lies_beyond_the_margin() -> None:
+def test_black_and_edge_fill_beyond_the_margin() -> None:
     crops = random_crops(6)
     black, edge = (augmented(crops, far_out(6, fill)).images for fill in ("black", "edge"))
     pixels = pixels_padded(far_out(6, "black"))
@@ -291,14 +297,16 @@ def test_black_and_the_images_edge_fill_what_lies_beyond_the_margin() -> None:
         assert np.abs(edge[sample].permute(1, 2, 0).numpy() - expected).max() < 0.04
 
 
-def test_noise_fills_exactly_what_is_outside_the_image() -> None:
+def test_noise_fills_only_outside_the_image() -> None:
     crops = random_crops(6)
     changes = far_out(6, "edge")
     changes.fill[[1, 4]] = "noise"
     noise, edge = augmented(crops, changes), augmented(crops, far_out(6, "edge"))
-    here = image_from_padded(6)
-    pixels_image = frame.apply(here, torch.from_numpy(pixels_padded(changes)).flatten(1, 2))
-    left, top, right, bottom = inner_of(here)[:, None].unbind(-1)
+    image_from_crop = image_from_padded(6)
+    pixels_image = frame.apply(
+        image_from_crop, torch.from_numpy(pixels_padded(changes)).flatten(1, 2)
+    )
+    left, top, right, bottom = inner_of(image_from_crop)[:, None].unbind(-1)
     x, y = pixels_image.unbind(-1)
     inside = (x >= left - 0.5) & (x <= right - 0.5) & (y >= top - 0.5) & (y <= bottom - 0.5)
     inside = inside.unflatten(1, CROP_HW)
@@ -322,7 +330,7 @@ def test_mixed_is_three_quarters_edge_and_one_quarter_noise() -> None:
 # colours
 
 
-def test_images_stay_between_black_and_white() -> None:
+def test_images_stay_in_range() -> None:
     rows = list(range(24))
     changes = augment.sample_changes(EVERYTHING, seed=1, epoch=2, rows=rows)
     images = augmented(random_crops(24), changes, None, np.arange(1)).images
@@ -339,7 +347,9 @@ def test_images_stay_between_black_and_white() -> None:
         ("saturation", 0.0, [0.567, 0.567, 0.567]),
     ],
 )
-def test_a_colour_changes_as_it_says(name: str, value: float, expected: list[float]) -> None:
+def test_brightness_and_saturation_change_colours(
+    name: str, value: float, expected: list[float]
+) -> None:
     crops = torch.tensor([102, 153, 204], dtype=torch.uint8)[:, None, None]
     crops = crops.expand(2, 3, *PADDED_HW)
     none = {"brightness": 0.0, "saturation": 1.0}[name]
@@ -349,14 +359,14 @@ def test_a_colour_changes_as_it_says(name: str, value: float, expected: list[flo
     assert images[1, :, 30, 20].tolist() == pytest.approx([0.4, 0.6, 0.8], abs=1e-4)
 
 
-def test_contrast_0_leaves_one_grey_and_each_sample_has_its_own() -> None:
+def test_contrast_0_is_one_grey() -> None:
     images = augmented(random_crops(2), no_changes(2, contrast=np.array([0.0, 1.0]))).images
     assert images[0].std() < 1e-3
     assert images[1].std() > 0.2
 
 
 def changed_alone(name: str, value: float) -> tuple[np.ndarray, np.ndarray]:
-    """An image before and after one change, (h, w, 3); its neighbour must stay as it was."""
+    """An image (h, w, 3) before and after one change; the next image must not change."""
     count, none = 2, nothing(2)[name]
     generator = np.random.default_rng(3)
     small = generator.integers(0, 256, (count, 12, 10, 3)).astype(np.uint8)
@@ -365,12 +375,12 @@ def changed_alone(name: str, value: float) -> tuple[np.ndarray, np.ndarray]:
     before = augmented(crops, no_changes(count)).images.permute(0, 2, 3, 1).numpy()
     changes = no_changes(count, **{"blur_reach": 10, name: np.where([True, False], value, none)})
     after = augmented(crops, changes).images.permute(0, 2, 3, 1).numpy()
-    # JPEG has no setting that leaves an image alone
+    # no JPEG quality is lossless
     assert np.abs(after[1] - before[1]).max() < (0.2 if name == "jpeg_quality" else 1e-5)
     return before[0], after[0]
 
 
-def test_hue_turns_the_colour_circle() -> None:
+def test_hue_rotates_the_colour_circle() -> None:
     before, after = changed_alone("hue", 2 * np.pi * 0.2)
     for y, x in [(3, 5), (40, 20), (59, 43)]:
         hue, saturation, value = colorsys.rgb_to_hsv(*before[y, x])
@@ -378,7 +388,7 @@ def test_hue_turns_the_colour_circle() -> None:
         assert after[y, x] == pytest.approx(expected, abs=1e-4)
 
 
-def test_sharpness_goes_from_smoothed_to_sharpened() -> None:
+def test_sharpness_smooths_and_sharpens() -> None:
     kernel = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
     for value in (0, 0.5, 1.7):
         before, after = changed_alone("sharpness", value)
@@ -403,7 +413,7 @@ def test_noise_is_gaussian_with_that_standard_deviation() -> None:
     assert np.percentile(np.abs(difference), 95) == pytest.approx(1.96 * 0.05, abs=0.006)
 
 
-def test_jpeg_artefacts_are_like_those_of_a_jpeg_file() -> None:
+def test_jpeg_artefacts_resemble_a_jpeg_file() -> None:
     strengths = []
     for quality in (70, 30, 8):
         before, after = changed_alone("jpeg_quality", quality)
@@ -416,7 +426,7 @@ def test_jpeg_artefacts_are_like_those_of_a_jpeg_file() -> None:
     assert strengths == sorted(strengths)
 
 
-def test_a_crop_without_colours_is_the_grey_image() -> None:
+def test_saturation_0_is_grey() -> None:
     settings = config.Augment(gray=0.4, saturation=0.5)
     saturation = augment.sample_changes(settings, 1, 2, list(range(2000))).saturation
     assert (saturation == 0).mean() == pytest.approx(0.4, abs=0.04)
@@ -424,7 +434,7 @@ def test_a_crop_without_colours_is_the_grey_image() -> None:
     assert np.abs(after - cv2.cvtColor(before, cv2.COLOR_RGB2GRAY)[..., None]).max() < 1e-3
 
 
-def test_erasing_paints_one_rectangle_of_the_asked_area_and_leaves_the_rest() -> None:
+def test_erasing_paints_one_rectangle() -> None:
     rows = list(range(60))
     settings = config.Augment(erase=0.5, erase_area=(0.05, 0.2))
     changes = augment.sample_changes(settings, 1, 2, rows)
@@ -441,12 +451,12 @@ def test_erasing_paints_one_rectangle_of_the_asked_area_and_leaves_the_rest() ->
     assert erased[happened].flatten(1).unique(dim=0).shape[0] == happened.sum()
 
 
-def test_what_is_off_leaves_the_pixels_of_the_warp_bit_for_bit() -> None:
+def test_disabled_changes_leave_the_warp_bit_equal() -> None:
     moved = config.Augment(mirror=0.5, rotate_deg=30, scale=0.2, shift=0.1)
     changes = augment.sample_changes(moved, 1, 2, list(range(5)))
     crops, points_image = random_crops(5), torch.zeros(5, 1, 2)
-    here = torch.eye(3, dtype=torch.float64).expand(5, 3, 3)
-    batch = augment.augmented(crops, here, points_image, CROP_HW, changes, np.arange(1))
+    image_from_crop = torch.eye(3, dtype=torch.float64).expand(5, 3, 3)
+    batch = augment.augmented(crops, image_from_crop, points_image, CROP_HW, changes, np.arange(1))
     new_from_padded = torch.linalg.inv(batch.frame.image_from_crop)[:, :2].float()
     expected = kornia.geometry.transform.warp_affine(
         crops.float() / 255, new_from_padded, CROP_HW, align_corners=False
@@ -454,11 +464,11 @@ def test_what_is_off_leaves_the_pixels_of_the_warp_bit_for_bit() -> None:
     assert torch.equal(batch.images, expected)
 
 
-# draw
+# sample_changes
 
 
-def test_a_change_is_drawn_the_same_whatever_else_is_on() -> None:
-    # a run that is resumed with a newer version goes on with the changes it began with
+def test_draw_does_not_depend_on_other_settings() -> None:
+    # runs resumed with a newer version must draw the same changes
     expected = {
         "mirrored": False,
         "angle": -2.57228376186303,
@@ -474,13 +484,13 @@ def test_a_change_is_drawn_the_same_whatever_else_is_on() -> None:
             assert getattr(changes, name)[0] == pytest.approx(value, abs=1e-12), name
 
 
-def test_a_row_s_pixels_are_the_same_in_any_company() -> None:
+def test_pixels_do_not_depend_on_the_batch() -> None:
     settings = replace(EVERYTHING, jpeg=0)
     together = augment.sample_changes(settings, seed=1, epoch=2, rows=list(range(6)))
-    images, here = random_crops(6), image_from_padded(6)
+    crops, image_from_crop = random_crops(6), image_from_padded(6)
     points = torch.zeros(6, 1, 2)
     images = augment.augmented(
-        images, here, points, CROP_HW, together, np.arange(1), inner_of(here)
+        crops, image_from_crop, points, CROP_HW, together, np.arange(1), inner_of(image_from_crop)
     ).images
     torch.manual_seed(5)
     before = torch.get_rng_state()
@@ -488,20 +498,26 @@ def test_a_row_s_pixels_are_the_same_in_any_company() -> None:
         alone = augment.sample_changes(settings, seed=1, epoch=2, rows=[row])
         one = slice(row, row + 1)
         image = augment.augmented(
-            images[one], here[one], points[one], CROP_HW, alone, np.arange(1), inner_of(here)[one]
+            crops[one],
+            image_from_crop[one],
+            points[one],
+            CROP_HW,
+            alone,
+            np.arange(1),
+            inner_of(image_from_crop)[one],
         ).images
         assert (image[0] - images[row]).abs().max() < 1e-5, row
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_row_is_changed_the_same_way_in_any_company() -> None:
+def test_changes_do_not_depend_on_the_batch() -> None:
     together = augment.sample_changes(EVERYTHING, seed=1, epoch=2, rows=[5, 3, 8])
     np.random.seed(0)
     torch.manual_seed(0)
     alone = augment.sample_changes(EVERYTHING, seed=1, epoch=2, rows=[8])
     for name in vars(alone):
         expected = getattr(together, name)
-        # the blur's reach is one for all rows
+        # one number for all rows
         expected = expected if name == "blur_reach" else expected[2:]
         assert np.array_equal(getattr(alone, name), expected)
 
@@ -518,7 +534,7 @@ def test_seed_epoch_and_row_all_matter(other: tuple[int, int, int]) -> None:
         assert not np.array_equal(getattr(one, name), getattr(another, name)), name
 
 
-def test_changes_fill_their_ranges_and_stay_in_them() -> None:
+def test_changes_fill_their_ranges() -> None:
     settings = config.Augment(
         mirror=0.3,
         rotate_deg=30,
@@ -559,10 +575,10 @@ def test_changes_fill_their_ranges_and_stay_in_them() -> None:
     assert np.abs(np.corrcoef(drawn) - np.eye(len(drawn))).max() < 0.1
 
 
-def test_what_is_switched_off_does_not_happen() -> None:
+def test_default_settings_change_nothing() -> None:
     changes = augment.sample_changes(config.Augment(), seed=1, epoch=2, rows=[0, 1, 2])
     for name, none in nothing(3).items():
-        if name in ("erased_colour", "noise_seed"):  # without use, where nothing is erased or noisy
+        if name in ("erased_colour", "noise_seed"):  # unused
             continue
         assert np.array_equal(getattr(changes, name), none), name
 
@@ -570,14 +586,14 @@ def test_what_is_switched_off_does_not_happen() -> None:
 # plain
 
 
-def test_a_plain_batch_is_the_crop_itself() -> None:
+def test_plain_batch_is_the_crop() -> None:
     crops = random_crops(2)
-    here = image_from_padded(2)
+    image_from_crop = image_from_padded(2)
     points_image = torch.tensor([[[10.0, 20.0], [torch.nan, 5.0], [3.0, 4.0]]] * 2)
-    batch = augment.plain(crops, here, points_image)
+    batch = augment.plain(crops, image_from_crop, points_image)
     assert torch.equal(batch.images, crops.float() / 255)
-    assert torch.equal(batch.frame.image_from_crop, here)
+    assert torch.equal(batch.frame.image_from_crop, image_from_crop)
     assert (batch.frame.height, batch.frame.width) == PADDED_HW
     assert batch.weights.tolist() == [[1, 0, 1], [1, 0, 1]]
     labelled = batch.points_crop[:, [0, 2]]
-    assert (frame.apply(here, labelled) - points_image[:, [0, 2]]).abs().max() < 1e-9
+    assert (frame.apply(image_from_crop, labelled) - points_image[:, [0, 2]]).abs().max() < 1e-9

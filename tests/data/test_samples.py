@@ -47,22 +47,24 @@ def centroid(image: np.ndarray) -> list[float]:
 
 
 @pytest.mark.parametrize("rule", [frame.cover, frame.contain], ids=["cover", "contain"])
-def test_what_the_image_shows_at_a_point_the_crop_shows_at_that_point(rule: Any) -> None:
+def test_crop_shows_each_point_at_its_coordinates(rule: Any) -> None:
     generator = np.random.default_rng(1)
     shrinks = []
     while len(shrinks) < 60:
         height, width = generator.integers(60, 1401, 2).tolist()
-        here = rule((height, width), tuple(generator.integers(32, 257, 2).tolist()))
-        here = here.padded(int(generator.integers(0, 30)))
-        shrink = here.image_from_crop[0, 0].item()
+        crop_frame = rule((height, width), tuple(generator.integers(32, 257, 2).tolist()))
+        crop_frame = crop_frame.padded(int(generator.integers(0, 30)))
+        shrink = crop_frame.image_from_crop[0, 0].item()
         sigma = max(3 * shrink, 2)
         x, y = generator.uniform(0, width), generator.uniform(0, height)
-        x_crop, y_crop = here.to_crop(torch.tensor([[x, y]])).tolist()[0]
+        x_crop, y_crop = crop_frame.to_crop(torch.tensor([[x, y]])).tolist()[0]
         room_image = min(x, width - 1 - x, y, height - 1 - y)
-        room_crop = min(x_crop, here.width - 1 - x_crop, y_crop, here.height - 1 - y_crop)
+        room_crop = min(
+            x_crop, crop_frame.width - 1 - x_crop, y_crop, crop_frame.height - 1 - y_crop
+        )
         if min(room_image, room_crop * shrink) > 4 * sigma:
-            crop = samples.cut(blob(height, width, x, y, sigma), here)
-            assert crop.shape == (here.height, here.width, 3)
+            crop = samples.cut(blob(height, width, x, y, sigma), crop_frame)
+            assert crop.shape == (crop_frame.height, crop_frame.width, 3)
             assert centroid(crop) == pytest.approx([x_crop, y_crop], abs=0.05)
             shrinks.append(shrink)
     assert min(shrinks) < 0.8
@@ -70,21 +72,23 @@ def test_what_the_image_shows_at_a_point_the_crop_shows_at_that_point(rule: Any)
 
 
 @pytest.mark.parametrize("image_hw", [(60, 45), (601, 433), (1400, 1000)])
-def test_beside_the_image_the_crop_is_black(image_hw: tuple[int, int]) -> None:
-    here = frame.contain(image_hw, (96, 128)).padded(10)
-    crop = samples.cut(np.full((*image_hw, 3), 255, np.uint8), here)
-    y, x = np.mgrid[: here.height, : here.width]
-    points_image = here.to_image(torch.from_numpy(np.stack([x, y], -1)).flatten(0, 1)).numpy()
-    # how far inside the image's edges, in crop pixels
+def test_crop_is_black_outside_the_image(image_hw: tuple[int, int]) -> None:
+    crop_frame = frame.contain(image_hw, (96, 128)).padded(10)
+    crop = samples.cut(np.full((*image_hw, 3), 255, np.uint8), crop_frame)
+    y, x = np.mgrid[: crop_frame.height, : crop_frame.width]
+    points_image = crop_frame.to_image(torch.from_numpy(np.stack([x, y], -1)).flatten(0, 1)).numpy()
+    # distance to the image's edge, in crop pixels, positive inside
     size = np.array(image_hw[::-1])
     room = np.minimum(points_image + 0.5, size - 0.5 - points_image).min(-1)
-    room = (room / here.image_from_crop[0, 0].item()).reshape(here.height, here.width)
+    room = (room / crop_frame.image_from_crop[0, 0].item()).reshape(
+        crop_frame.height, crop_frame.width
+    )
     assert (crop[room < -2] == 0).all()
     assert (crop[room > 1] == 255).all()
     assert (room < -2).any() and (room > 1).any()
 
 
-def test_detail_finer_than_the_crop_becomes_grey_not_a_pattern() -> None:
+def test_fine_detail_does_not_alias() -> None:
     y, x = np.mgrid[:801, :1203]
     chequer = np.repeat(((x + y) % 2 * 255).astype(np.uint8)[..., None], 3, -1)
     for crop_hw in [(64, 96), (100, 75), (190, 331)]:
@@ -101,16 +105,16 @@ def test_colours_keep_their_channels_at_any_size() -> None:
         assert np.abs(crop[2:-2, 2:-2].astype(int) - (10, 120, 230)).max() <= 1
 
 
-def test_edge_carries_on_the_images_own_border() -> None:
+def test_edge_repeats_the_images_border() -> None:
     image = np.random.default_rng(4).integers(0, 256, (50, 30, 3)).astype(np.uint8)
-    here = Frame(EYE, 50, 30).padded(20)  # a crop pixel is an image's pixel
-    black, edge = samples.cut(image, here), samples.cut(image, here, edge=True)
+    crop_frame = Frame(EYE, 50, 30).padded(20)  # one crop pixel per image pixel
+    black, edge = samples.cut(image, crop_frame), samples.cut(image, crop_frame, edge=True)
     assert np.array_equal(black, np.pad(image, ((20, 20), (20, 20), (0, 0))))
     assert np.array_equal(edge, np.pad(image, ((20, 20), (20, 20), (0, 0)), "edge"))
 
 
 @pytest.mark.parametrize("side", [250, 577, 601, 1003, 1100])
-def test_a_jpeg_decoded_small_keeps_every_point_in_its_place(tmp_path: Path, side: int) -> None:
+def test_reduced_jpeg_keeps_points_in_place(tmp_path: Path, side: int) -> None:
     crop = config.Crop(height=128, width=128)
     generator = np.random.default_rng(side)
     for height, width in ((side, side), (side, side + 30), (side + 41, side)):
@@ -120,28 +124,28 @@ def test_a_jpeg_decoded_small_keeps_every_point_in_its_place(tmp_path: Path, sid
             spot = blob(height, width, x, y, side / 40)
             cv2.imwrite(str(tmp_path / "spot.jpg"), spot, [cv2.IMWRITE_JPEG_QUALITY, 97])
             sample = Samples([tmp_path / "spot.jpg"], nothing, crop, margin=9, edge=True)[0]
-            here = Frame(sample.image_from_crop, 146, 146)
+            crop_frame = Frame(sample.image_from_crop, 146, 146)
             seen = np.clip(sample.crop.permute(1, 2, 0).numpy().astype(int) - 12, 0, None)
-            expected = here.to_crop(torch.tensor([[x, y]])).tolist()[0]
+            expected = crop_frame.to_crop(torch.tensor([[x, y]])).tolist()[0]
             assert centroid(seen) == pytest.approx(expected, abs=0.06)
             assert sample.image_hw.tolist() == [height, width]
 
 
 def by_area(image: np.ndarray, crop_hw: tuple[int, int]) -> np.ndarray:
-    """The cover crop of the whole image, every pixel the mean of what it covers."""
+    """The cover crop, resampled by area."""
     height, width = image.shape[:2]
-    here = frame.cover((height, width), crop_hw)
-    shrink = here.image_from_crop[0, 0].item()
+    crop_frame = frame.cover((height, width), crop_hw)
+    shrink = crop_frame.image_from_crop[0, 0].item()
     small_hw = round(height / shrink), round(width / shrink)
     small = cv2.resize(image, small_hw[::-1], interpolation=cv2.INTER_AREA)
-    small_from_crop = frame.resizing((height, width), small_hw) @ here.image_from_crop
+    small_from_crop = frame.resizing((height, width), small_hw) @ crop_frame.image_from_crop
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return cv2.warpAffine(small, small_from_crop[:2].numpy(), crop_hw[::-1], flags=flags)
 
 
 @pytest.mark.parametrize("form", ["jpg", "png"])
 @pytest.mark.parametrize("side", [210, 250, 400, 600])
-def test_a_crop_is_nearly_the_area_resampled_one(tmp_path: Path, side: int, form: str) -> None:
+def test_crop_is_close_to_area_resampling(tmp_path: Path, side: int, form: str) -> None:
     drawn, _ = draw_face(0, side)
     image = cv2.resize(drawn, (side + 13, side), interpolation=cv2.INTER_CUBIC)
     grain = np.random.default_rng(side).normal(0, 4, image.shape)
@@ -154,14 +158,14 @@ def test_a_crop_is_nearly_the_area_resampled_one(tmp_path: Path, side: int, form
     assert np.abs(crop.permute(1, 2, 0).numpy() - reference.astype(float)).mean() < 3
 
 
-def test_crops_of_real_images_are_nearly_the_area_resampled_ones(faces68: Path) -> None:
+def test_crops_of_real_images_are_close_to_area_resampling(faces68: Path) -> None:
     paths = sorted((faces68 / "train" / "images").iterdir())[::300]
     nothing = np.full((len(paths), 1, 2), np.nan, np.float32)
     for crop in (config.Crop(height=128, width=128), CROP):
-        some = Samples(paths, nothing, crop)
+        dataset = Samples(paths, nothing, crop)
         errors = [
             np.abs(
-                some[row].crop.permute(1, 2, 0).numpy()
+                dataset[row].crop.permute(1, 2, 0).numpy()
                 - by_area(read_image(path), (crop.height, crop.width)).astype(float)
             ).mean()
             for row, path in enumerate(paths)
@@ -169,17 +173,15 @@ def test_crops_of_real_images_are_nearly_the_area_resampled_ones(faces68: Path) 
         assert np.mean(errors) < 3
 
 
-def test_a_header_that_misleads_changes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wrong_header_size_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image = np.random.default_rng(1).integers(0, 256, (300, 200, 3)).astype(np.uint8)
     cv2.imwrite(str(tmp_path / "a.jpg"), image)
     nothing = np.full((1, 1, 2), np.nan, np.float32)
-    some = Samples([tmp_path / "a.jpg"], nothing, CROP)
+    dataset = Samples([tmp_path / "a.jpg"], nothing, CROP)
     monkeypatch.setattr(images, "_jpeg_hw", lambda data: None)
-    plain = some[0]
+    plain = dataset[0]
     monkeypatch.setattr(images, "_jpeg_hw", lambda data: (200, 300))
-    misled = some[0]
+    misled = dataset[0]
     assert misled.image_hw.tolist() == [300, 200]
     assert torch.equal(misled.crop, plain.crop)
     assert torch.equal(misled.image_from_crop, plain.image_from_crop)
@@ -192,7 +194,7 @@ BORDER = {"left": 7, "top": 11, "right": 3, "bottom": 5}
 
 
 def bordered(grey: int, height: int = 60, width: int = 48) -> np.ndarray:
-    """An image within a border whose pixels have channel means up to `grey`."""
+    """An image inside a border whose pixels have channel means up to `grey`."""
     generator = np.random.default_rng(5)
     image = generator.integers(grey + 1, 256, (height, width, 3)).astype(np.uint8)
     across = (BORDER["top"], BORDER["bottom"]), (BORDER["left"], BORDER["right"])
@@ -202,7 +204,7 @@ def bordered(grey: int, height: int = 60, width: int = 48) -> np.ndarray:
     return whole
 
 
-def test_the_border_ends_at_the_threshold() -> None:
+def test_border_ends_at_the_threshold() -> None:
     image = bordered(9)
     height, width = image.shape[:2]
     whole = 0, 0, width, height
@@ -210,7 +212,7 @@ def test_the_border_ends_at_the_threshold() -> None:
     assert samples.within_border(image, 9) == inner
     assert samples.within_border(image, 8) == whole
     assert samples.within_border(image, 0) == whole
-    image[0, 20] = (9, 9, 10)  # one pixel of a mean above 9 makes its row and column image
+    image[0, 20] = (9, 9, 10)  # one brighter pixel makes its row and column part of the image
     assert samples.within_border(image, 9) == (inner[0], 0, *inner[2:])
     assert samples.within_border(np.full((20, 30, 3), 9, np.uint8), 9) == (0, 0, 30, 20)
     dot = np.zeros((20, 30, 3), np.uint8)
@@ -219,9 +221,7 @@ def test_the_border_ends_at_the_threshold() -> None:
 
 
 @pytest.mark.parametrize("rule", ["cover", "contain"])
-def test_a_trimmed_image_is_cropped_like_what_lies_within_and_points_come_home(
-    tmp_path: Path, rule: Any
-) -> None:
+def test_trimmed_image_is_cropped_like_its_inside(tmp_path: Path, rule: Any) -> None:
     image = bordered(9)
     top, bottom = BORDER["top"], image.shape[0] - BORDER["bottom"]
     left, right = BORDER["left"], image.shape[1] - BORDER["right"]
@@ -247,7 +247,7 @@ def test_a_trimmed_image_is_cropped_like_what_lies_within_and_points_come_home(
     assert edge.min() > 9, "the border is carried on, not the image's edge"
 
 
-def test_a_dot_within_a_border_is_found_where_its_coordinates_come_to(tmp_path: Path) -> None:
+def test_trimmed_crop_shows_a_point_at_its_coordinates(tmp_path: Path) -> None:
     spot = np.maximum(blob(120, 90, 41.3, 52.6, 4), 10)
     image = np.pad(spot, ((13, 4), (0, 21), (0, 0)))
     cv2.imwrite(str(tmp_path / "spot.png"), image)
@@ -263,7 +263,7 @@ def test_a_dot_within_a_border_is_found_where_its_coordinates_come_to(tmp_path: 
 
 @pytest.mark.parametrize("trim_border", [0, 9])
 @pytest.mark.parametrize("crop_hw", [(64, 64), (128, 48), (48, 128)])
-def test_the_whole_box_is_seen_in_the_middle_at_its_own_proportions(
+def test_box_is_centred_with_its_aspect_ratio(
     tmp_path: Path, crop_hw: tuple[int, int], trim_border: int
 ) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), bordered(9, 200, 300))
@@ -282,7 +282,7 @@ def test_the_whole_box_is_seen_in_the_middle_at_its_own_proportions(
     assert ((found[1] - found[0]) / size).max() == pytest.approx(1 / 1.25, abs=1e-6)
 
 
-def test_boxes_are_those_of_the_experiments_table(tiny_contest: Path, tmp_path: Path) -> None:
+def test_boxes_come_from_the_experiments_table(tiny_contest: Path, tmp_path: Path) -> None:
     plain = tiny_samples(tiny_contest)
     table = tmp_path / "boxes.csv"
     lines = [f"{path.name},{10 + k},20,60.5,70" for k, path in enumerate(plain.paths)]
@@ -290,17 +290,17 @@ def test_boxes_are_those_of_the_experiments_table(tiny_contest: Path, tmp_path: 
     experiment = config.Experiment(
         name="boxes", data=config.Data(boxes=table), crop=replace(CROP, rule="box")
     )
-    some = Samples.of(experiment, plain.paths, plain.points_image)
+    dataset = Samples.of(experiment, plain.paths, plain.points_image)
     for row in (0, 5):
-        middle = Frame(some[row].image_from_crop, 48, 36).to_image(torch.tensor([[17.5, 23.5]]))
+        middle = Frame(dataset[row].image_from_crop, 48, 36).to_image(torch.tensor([[17.5, 23.5]]))
         assert middle.tolist()[0] == pytest.approx([(70.5 + row) / 2, 45], abs=1e-6)
     table.write_text("\n".join(["file_name,x0,y0,x1,y1", *lines[:3]]))
     with pytest.raises(ValueError, match=rf"there is no row for .*{plain.paths[3].name}"):
         Samples.of(experiment, plain.paths, plain.points_image)
     with pytest.raises(ValueError, match=r"--data\.boxes"):
         Samples.of(replace(experiment, data=config.Data()), plain.paths, plain.points_image)
-    mean = samples.mean_shape_crop(some, np.array([0]))
-    sample = some[0]
+    mean = samples.mean_shape_crop(dataset, np.array([0]))
+    sample = dataset[0]
     expected = Frame(sample.image_from_crop, 48, 36).to_crop(sample.points_image)
     assert mean == pytest.approx(expected.numpy(), abs=1e-6)
 
@@ -311,19 +311,19 @@ def test_boxes_are_those_of_the_experiments_table(tiny_contest: Path, tmp_path: 
 @pytest.mark.parametrize("crop_hw", [(128, 128), (224, 224), (256, 256), (166, 128)])
 def test_cover_fills_a_crop_of_any_size(tiny_contest: Path, crop_hw: tuple[int, int]) -> None:
     crop = config.Crop(height=crop_hw[0], width=crop_hw[1])
-    some = tiny_samples(tiny_contest, crop=crop)
+    dataset = tiny_samples(tiny_contest, crop=crop)
     for row in (0, 4):
-        assert some[row].crop.shape == (3, *crop_hw)
-        assert some[row].crop.amax(0).min() > 0
+        assert dataset[row].crop.shape == (3, *crop_hw)
+        assert dataset[row].crop.amax(0).min() > 0
 
 
-def test_a_letterbox_holds_the_whole_image_with_black_beside_it(tmp_path: Path) -> None:
+def test_contain_shows_the_whole_image_with_black_bars(tmp_path: Path) -> None:
     for name, (height, width) in {"wide": (60, 131), "tall": (300, 70)}.items():
         cv2.imwrite(str(tmp_path / f"{name}.png"), np.full((height, width, 3), 200, np.uint8))
     crop = config.Crop(height=224, width=288, rule="contain")
     nothing = np.full((2, 1, 2), np.nan, np.float32)
-    some = Samples([tmp_path / "wide.png", tmp_path / "tall.png"], nothing, crop)
-    wide, tall = some[0].crop[0].numpy(), some[1].crop[0].numpy()
+    dataset = Samples([tmp_path / "wide.png", tmp_path / "tall.png"], nothing, crop)
+    wide, tall = dataset[0].crop[0].numpy(), dataset[1].crop[0].numpy()
     rows, columns = np.flatnonzero(wide[:, 144] > 100), np.flatnonzero(tall[112] > 100)
     assert len(rows) == pytest.approx(60 * 288 / 131, abs=1.1)
     assert len(columns) == pytest.approx(70 * 224 / 300, abs=1.1)
@@ -331,21 +331,21 @@ def test_a_letterbox_holds_the_whole_image_with_black_beside_it(tmp_path: Path) 
     assert (wide[: rows[0] - 1] == 0).all() and (tall[:, columns[-1] + 2 :] == 0).all()
 
 
-def test_a_sample_is_the_image_in_its_frame(tiny_contest: Path) -> None:
-    some = tiny_samples(tiny_contest, margin=5)
-    for row in range(len(some)):
-        sample, image = some[row], read_image(some.paths[row])
+def test_sample_holds_the_crop_and_its_frame(tiny_contest: Path) -> None:
+    dataset = tiny_samples(tiny_contest, margin=5)
+    for row in range(len(dataset)):
+        sample, image = dataset[row], read_image(dataset.paths[row])
         assert sample.row == row
         assert sample.image_hw.tolist() == list(image.shape[:2])
         assert sample.crop.shape == (3, CROP.height + 10, CROP.width + 10)
-        here = frame.cover(image.shape[:2], (CROP.height, CROP.width)).padded(5)
-        assert torch.equal(sample.image_from_crop, here.image_from_crop)
-        assert np.array_equal(sample.points_image, some.points_image[row], equal_nan=True)
-        shown, whole = sample.crop.permute(1, 2, 0).numpy(), samples.cut(image, here)
-        assert np.abs(shown.astype(int) - whole).mean() < 1.5  # the decoder shrinks otherwise
+        crop_frame = frame.cover(image.shape[:2], (CROP.height, CROP.width)).padded(5)
+        assert torch.equal(sample.image_from_crop, crop_frame.image_from_crop)
+        assert np.array_equal(sample.points_image, dataset.points_image[row], equal_nan=True)
+        shown, whole = sample.crop.permute(1, 2, 0).numpy(), samples.cut(image, crop_frame)
+        assert np.abs(shown.astype(int) - whole).mean() < 1.5  # the decoder shrinks differently
 
 
-def test_the_crop_rule_is_the_experiments(tiny_contest: Path) -> None:
+def test_crop_rule_is_used(tiny_contest: Path) -> None:
     crop = config.Crop(height=64, width=32, rule="contain")
     sample = tiny_samples(tiny_contest, crop=crop)[0]
     expected = frame.contain(tuple(sample.image_hw.tolist()), (64, 32))
@@ -355,15 +355,15 @@ def test_the_crop_rule_is_the_experiments(tiny_contest: Path) -> None:
 # loading
 
 
-def batches(some: Samples, workers: int) -> list[Sample]:
-    return list(samples.load(some, [[3, 1, 4], [11, 5], [9, 2, 6]], workers, CPU))
+def batches(dataset: Samples, workers: int) -> list[Sample]:
+    return list(samples.load(dataset, [[3, 1, 4], [11, 5], [9, 2, 6]], workers, CPU))
 
 
-def test_the_number_of_workers_changes_no_bit(tiny_contest: Path) -> None:
-    some = tiny_samples(tiny_contest, margin=3)
-    here, by_workers = batches(some, 0), batches(some, 2)
-    assert [batch.row.tolist() for batch in here] == [[3, 1, 4], [11, 5], [9, 2, 6]]
-    for one, other in zip(here, by_workers, strict=True):
+def test_number_of_workers_changes_no_bit(tiny_contest: Path) -> None:
+    dataset = tiny_samples(tiny_contest, margin=3)
+    alone, by_workers = batches(dataset, 0), batches(dataset, 2)
+    assert [batch.row.tolist() for batch in alone] == [[3, 1, 4], [11, 5], [9, 2, 6]]
+    for one, other in zip(alone, by_workers, strict=True):
         assert torch.equal(one.crop, other.crop)
         assert torch.equal(one.image_from_crop, other.image_from_crop)
         assert np.array_equal(one.points_image, other.points_image, equal_nan=True)
@@ -372,23 +372,21 @@ def test_the_number_of_workers_changes_no_bit(tiny_contest: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_loading_draws_nothing_from_the_global_generator(tiny_contest: Path, workers: int) -> None:
+def test_loading_leaves_the_global_generator_alone(tiny_contest: Path, workers: int) -> None:
     before = torch.get_rng_state()
     batches(tiny_samples(tiny_contest), workers)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_image_that_cannot_be_read_is_named(
-    tiny_contest: Path, tmp_path: Path, workers: int
-) -> None:
-    some = tiny_samples(tiny_contest)
+def test_unreadable_image_is_named(tiny_contest: Path, tmp_path: Path, workers: int) -> None:
+    dataset = tiny_samples(tiny_contest)
     broken = tmp_path / "cut_short.jpg"
-    broken.write_bytes(some.paths[5].read_bytes()[:200])
-    paths = [*some.paths]
+    broken.write_bytes(dataset.paths[5].read_bytes()[:200])
+    paths = [*dataset.paths]
     paths[5] = broken
     with pytest.raises(ValueError, match=r"cut_short\.jpg: the image") as caught:
-        batches(Samples(paths, some.points_image, CROP), workers)
+        batches(Samples(paths, dataset.points_image, CROP), workers)
     assert str(caught.value).startswith(str(broken))
     assert "Traceback" not in str(caught.value)
 
@@ -396,7 +394,7 @@ def test_a_image_that_cannot_be_read_is_named(
 # batches
 
 
-def test_the_order_of_an_epoch_is_a_function_of_seed_and_epoch() -> None:
+def test_order_is_a_function_of_seed_and_epoch() -> None:
     rows = np.arange(100, 140)
     first = shuffled_batches(rows, 8, seed=1, epoch=2)
     np.random.seed(0)
@@ -409,7 +407,7 @@ def test_the_order_of_an_epoch_is_a_function_of_seed_and_epoch() -> None:
 
 
 @pytest.mark.parametrize(("num_rows", "batch"), [(40, 8), (41, 8), (47, 8), (7, 12), (1, 1)])
-def test_an_epoch_has_each_row_at_most_once_in_full_batches(num_rows: int, batch: int) -> None:
+def test_epoch_has_each_row_at_most_once(num_rows: int, batch: int) -> None:
     rows = np.arange(100, 100 + num_rows)
     dealt = shuffled_batches(rows, batch, seed=1, epoch=2)
     assert {len(one) for one in dealt} == {min(batch, num_rows)}
@@ -430,7 +428,7 @@ def test_processes_share_every_training_batch(world: int) -> None:
         assert sorted(chain.from_iterable(shares)) == sorted(batch)
 
 
-def test_a_batch_that_cannot_be_shared_evenly_is_refused() -> None:
+def test_uneven_batch_is_refused() -> None:
     with pytest.raises(ValueError, match="batch of 8 cannot be divided evenly between 3 processes"):
         shuffled_batches(np.arange(40), 8, 1, 2, rank=0, world=3)
 
@@ -448,34 +446,36 @@ def test_batches_in_order_cover_every_row_once(num_rows: int, world: int) -> Non
 # mean shape
 
 
-def test_the_mean_shape_is_the_mean_of_the_labels_in_the_crop(tiny_contest: Path) -> None:
-    some = tiny_samples(tiny_contest, margin=5)
+def test_mean_shape_averages_the_labels_in_the_crop(tiny_contest: Path) -> None:
+    dataset = tiny_samples(tiny_contest, margin=5)
     rows = np.array([2, 0, 7])  # row 2 lacks landmark 4
     shapes = []
     for row in rows:
-        here = frame.cover(read_image(some.paths[row]).shape[:2], (CROP.height, CROP.width))
-        shapes.append(here.to_crop(torch.from_numpy(some.points_image[row])).numpy())
-    mean = samples.mean_shape_crop(some, rows)
+        crop_frame = frame.cover(
+            read_image(dataset.paths[row]).shape[:2], (CROP.height, CROP.width)
+        )
+        shapes.append(crop_frame.to_crop(torch.from_numpy(dataset.points_image[row])).numpy())
+    mean = samples.mean_shape_crop(dataset, rows)
     assert mean == pytest.approx(np.nanmean(shapes, 0), abs=1e-9)
     assert mean[4] == pytest.approx((shapes[1][4] + shapes[2][4]) / 2, abs=1e-9)
 
 
-def test_a_landmark_that_nobody_labels_is_expected_in_the_middle(tiny_contest: Path) -> None:
-    some = tiny_samples(tiny_contest)
-    mean = samples.mean_shape_crop(some, np.array([2]))
+def test_unlabelled_landmark_is_at_the_centre(tiny_contest: Path) -> None:
+    dataset = tiny_samples(tiny_contest)
+    mean = samples.mean_shape_crop(dataset, np.array([2]))
     assert mean[4].tolist() == [17.5, 23.5]
 
 
-def test_the_mean_shape_of_many_images_takes_some_evenly(tiny_contest: Path) -> None:
-    some = tiny_samples(tiny_contest)
-    few = samples.mean_shape_crop(some, np.arange(11), most=3)
-    assert np.array_equal(few, samples.mean_shape_crop(some, np.array([0, 5, 10])))
+def test_mean_shape_uses_evenly_spaced_rows(tiny_contest: Path) -> None:
+    dataset = tiny_samples(tiny_contest)
+    few = samples.mean_shape_crop(dataset, np.arange(11), most=3)
+    assert np.array_equal(few, samples.mean_shape_crop(dataset, np.array([0, 5, 10])))
 
 
 # margin
 
 
-def test_the_margin_is_as_wide_as_the_augmentation_can_reach() -> None:
+def test_margin_covers_the_augmentation() -> None:
     generator, reached_all = np.random.default_rng(2), 0
     while reached_all < 60:
         height, width = generator.integers(32, 97, 2).tolist()
@@ -489,7 +489,7 @@ def test_the_margin_is_as_wide_as_the_augmentation_can_reach() -> None:
         )
         margin = samples.margin_for(crop, settings)
         assert 0 <= margin <= max(height, width) / 2 + 0.5
-        if margin >= max(height, width) / 2:  # as wide as a margin gets
+        if margin >= max(height, width) / 2:  # clipped
             continue
         reached_all += 1
         angles = np.radians(settings.rotate_deg) * generator.choice([-1, 1, 0, 0.5, -0.7], 8)
@@ -505,7 +505,7 @@ def test_the_margin_is_as_wide_as_the_augmentation_can_reach() -> None:
         crops = torch.zeros(1, 1, 1, 1, dtype=torch.uint8).expand(
             count, 3, padded.height, padded.width
         )
-        # seen from the padded crop, so that the new frame leads back to it
+        # with the padded crop as the image
         new = Frame(padded_from_new(crops, crop, changes), crop.height, crop.width)
         right, bottom = crop.width - 0.5, crop.height - 0.5
         corners = torch.tensor([[-0.5, -0.5], [right, -0.5], [-0.5, bottom], [right, bottom]])
@@ -528,7 +528,7 @@ def padded_from_new(
     return batch.frame.image_from_crop
 
 
-def test_any_angle_needs_a_margin_of_a_fifth_of_a_square() -> None:
+def test_full_rotation_needs_a_fifth_of_a_square() -> None:
     square = config.Crop(height=224, width=224)
     assert samples.margin_for(square, config.Augment(rotate_deg=180)) == 47
     everything = config.Augment(rotate_deg=180, scale=1, shift=1, aspect=1)
@@ -540,12 +540,10 @@ def test_no_augmentation_needs_no_margin() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_loader_reads_pass_after_pass_by_the_same_workers(
-    tiny_contest: Path, workers: int
-) -> None:
-    some = tiny_samples(tiny_contest)
+def test_loader_keeps_its_workers(tiny_contest: Path, workers: int) -> None:
+    dataset = tiny_samples(tiny_contest)
     others = set(multiprocessing.active_children())
-    loader = samples.Loader(some, workers, CPU)
+    loader = samples.Loader(dataset, workers, CPU)
     given_up = loader.load([[0], [1], [2], [3], [4], [5], [6], [7]])
     assert next(given_up).row.tolist() == [0]
     started = set(multiprocessing.active_children()) - others
@@ -556,24 +554,24 @@ def test_a_loader_reads_pass_after_pass_by_the_same_workers(
     assert set(multiprocessing.active_children()) - others == started
 
 
-def test_a_batch_holds_its_samples(tiny_contest: Path) -> None:
-    some = tiny_samples(tiny_contest, margin=2)
-    batch = samples.collate([some[4], some[1]])
+def test_batch_holds_its_samples(tiny_contest: Path) -> None:
+    dataset = tiny_samples(tiny_contest, margin=2)
+    batch = samples.collate([dataset[4], dataset[1]])
     for name, values in batch._asdict().items():
         for value, row in zip(values, (4, 1), strict=True):
-            assert value.dtype == getattr(some[row], name).dtype
-            np.testing.assert_array_equal(value, getattr(some[row], name))
+            assert value.dtype == getattr(dataset[row], name).dtype
+            np.testing.assert_array_equal(value, getattr(dataset[row], name))
     assert batch.crop.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_the_loader_survives_opencv_with_threads(tiny_contest: Path) -> None:
+def test_loader_works_with_opencv_threads(tiny_contest: Path) -> None:
     cv2.setNumThreads(2)
-    some = tiny_samples(tiny_contest)
-    assert len(batches(some, 2)) == 3
+    dataset = tiny_samples(tiny_contest)
+    assert len(batches(dataset, 2)) == 3
 
 
 class ThreadsOfOpenCV(Dataset[Sample]):
-    """Samples that hold the number of OpenCV's threads in the process that reads them."""
+    """Samples that hold the reading process's number of OpenCV threads."""
 
     def __len__(self) -> int:
         return 2
@@ -591,7 +589,7 @@ def start_method(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @pytest.mark.usefixtures("start_method")
-def test_a_worker_has_one_opencv_thread() -> None:
+def test_worker_has_one_opencv_thread() -> None:
     cv2.setNumThreads(2)
     seen = samples.load(ThreadsOfOpenCV(), [[0], [1]], 1, CPU)
     assert [batch.row.item() for batch in seen] == [1, 1]

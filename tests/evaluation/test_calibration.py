@@ -10,8 +10,8 @@ Signs = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def signs(seed: int, images: int = 300, landmarks: int = 40) -> Signs:
-    """(distance, peak, spread): errors that are Rayleigh distances, as of Gaussian offsets, whose
-    mean grows with the spread in px and with what the peak lacks, and is in a unit of its own."""
+    """(distance, peak, spread): errors are Rayleigh distances, as of Gaussian offsets, whose mean
+    grows with the spread and falls with the peak."""
     generator = np.random.default_rng(seed)
     spread = np.exp(generator.normal(1.5, 0.5, (images, landmarks)))
     peak = generator.uniform(0.2, 1, spread.shape)
@@ -20,26 +20,27 @@ def signs(seed: int, images: int = 300, landmarks: int = 40) -> Signs:
     return distance.astype(np.float32), peak.astype(np.float32), spread.astype(np.float16)
 
 
-def off(found: list[calibration.Decile]) -> float:
-    """By how much the worst tenth's expectation misses."""
-    return max(abs(one.expected_px / one.observed_px - 1) for one in found)
+def off(tenths: list[calibration.Decile]) -> float:
+    """Relative error of the expectation in the worst tenth."""
+    return max(abs(tenth.expected_px / tenth.observed_px - 1) for tenth in tenths)
 
 
-def test_expected_errors_come_true_on_images_that_were_not_fitted() -> None:
+def test_expected_errors_hold_on_images_that_were_not_fitted() -> None:
     fitted = calibration.fit(*signs(0))
     assert fitted is not None
     distance, peak, spread = signs(1)
     expected = fitted.expected_error(peak, spread)
-    found = calibration.deciles(expected, distance)
-    assert len(found) == 10 and sum(one.landmarks for one in found) == distance.size
-    assert off(found) < 0.05
-    assert found[-1].observed_px > 5 * found[0].observed_px, "the test has sure and unsure ones"
+    tenths = calibration.deciles(expected, distance)
+    assert len(tenths) == 10 and sum(tenth.landmarks for tenth in tenths) == distance.size
+    assert off(tenths) < 0.05
+    assert tenths[-1].observed_px > 5 * tenths[0].observed_px, (
+        "the test has sure and unsure landmarks"
+    )
     truth = 0.1 * spread.astype(float) * peak**-1.5
     assert np.corrcoef(np.log(expected).ravel(), np.log(truth).ravel())[0, 1] > 0.99
 
 
-def test_the_spread_alone_is_not_an_error_and_one_sign_alone_is_not_enough() -> None:
-    """What the map is for: on the same data less does not come true, or not for all."""
+def test_peak_and_spread_together_predict_better_than_either() -> None:
     distance, peak, spread = signs(1)
     assert off(calibration.deciles(spread, distance)) > 0.5
     truth = 0.1 * spread.astype(float) * peak**-1.5
@@ -49,9 +50,9 @@ def test_the_spread_alone_is_not_an_error_and_one_sign_alone_is_not_enough() -> 
     for signs_of_one in ((nothing, fitted_spread), (fitted_peak, nothing)):
         some = calibration.fit(fitted_distance, *signs_of_one)
         assert some is not None
-        found = calibration.deciles(some.expected_error(peak, spread), distance)
-        assert off(found) < 0.1
-        assert found[-1].observed_px < 0.85 * least_sure
+        tenths = calibration.deciles(some.expected_error(peak, spread), distance)
+        assert off(tenths) < 0.1
+        assert tenths[-1].observed_px < 0.85 * least_sure
 
 
 def test_more_doubt_never_lowers_the_expected_error() -> None:
@@ -79,23 +80,25 @@ def test_unlabelled_landmarks_do_not_count() -> None:
     assert calibration.fit(hidden, peak, spread) == calibration.fit(*kept)
 
 
-def test_a_network_that_tells_nothing_has_no_calibration() -> None:
+def test_without_a_useful_sign_there_is_no_calibration() -> None:
     distance, peak, spread = signs(5)
     nothing = np.full_like(peak, np.nan)
     assert calibration.fit(distance, nothing, nothing) is None
     assert calibration.fit(distance[:2], peak[:2], spread[:2]) is None, "too few to fit to"
-    assert calibration.fit(distance, 1 / peak, nothing) is None, "it ranks the wrong way round"
+    assert calibration.fit(distance, 1 / peak, nothing) is None, "it ranks in the wrong direction"
 
 
-def test_neighbours_are_pooled_to_their_weighted_mean() -> None:
-    parts = [(0, 1.0, 1), (1, 3.0, 1), (2, 2.0, 3), (3, 2.0, 1), (4, 9.0, 2)]
-    found = calibration._isotonic(parts)
-    assert [weight for _, _, weight in found] == [1, 5, 2]
-    assert [y for _, y, _ in found] == pytest.approx([1, 2.2, 9])
-    assert [x for x, _, _ in found] == pytest.approx([0, 2, 4])
+def test_parts_out_of_order_are_pooled_to_their_mean_error() -> None:
+    spread = np.exp(np.linspace(0, 3, 250))[:, None]
+    distance = np.repeat([1.0, 3.0, 2.0, 2.0, 9.0], 50)[:, None]  # one error per part
+    fitted = calibration.fit(distance, np.full_like(spread, np.nan), spread)
+    assert fitted is not None
+    assert fitted.error_px == pytest.approx([1, 7 / 3, 9])
+    knots = (np.log(spread) * fitted.spread_weight).reshape(5, 50).mean(1)
+    assert fitted.doubt == pytest.approx([knots[0], knots[1:4].mean(), knots[4]])
 
 
-def test_halves_keep_people_whole_and_are_alike_in_size() -> None:
+def test_halves_keep_people_whole_and_have_similar_sizes() -> None:
     generator = np.random.default_rng(6)
     groups = [f"person {k}" for k in generator.integers(0, 60, 900)]
     size = np.array([100 + 5 * int(group.split()[1]) for group in groups])
@@ -108,28 +111,28 @@ def test_halves_keep_people_whole_and_are_alike_in_size() -> None:
     assert size[first].mean() == pytest.approx(size[~first].mean(), rel=0.04)
 
 
-def test_the_check_is_on_the_other_half() -> None:
+def test_the_check_uses_the_other_images() -> None:
     distance, peak, spread = signs(7)
     first = np.arange(len(distance)) % 2 == 0
-    distance[~first] *= 2  # there the network is twice as wrong as it was
-    found = calibration.fit_and_check(distance, peak, spread, first)
-    assert found is not None
-    assert (found.fitted_images, found.checked_images) == (150, 150)
-    ratios = [one.observed_px / one.expected_px for one in found.deciles]
+    distance[~first] *= 2  # twice as wrong on the images that check
+    checked = calibration.fit_and_check(distance, peak, spread, first)
+    assert checked is not None
+    assert (checked.fitted_images, checked.checked_images) == (150, 150)
+    ratios = [tenth.observed_px / tenth.expected_px for tenth in checked.deciles]
     assert ratios == pytest.approx([2] * 10, rel=0.1)
 
 
-def test_of_very_many_landmarks_some_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_landmarks_are_subsampled(monkeypatch: pytest.MonkeyPatch) -> None:
     distance, peak, spread = signs(8, images=400)
     first = np.arange(len(distance)) % 2 == 0
     monkeypatch.setattr(calibration, "MOST_FITTED", 4000)
-    found = calibration.fit_and_check(distance, peak, spread, first)
-    assert found is not None
-    assert sum(one.landmarks for one in found.deciles) <= 4000
-    assert off(found.deciles) < 0.25
+    checked = calibration.fit_and_check(distance, peak, spread, first)
+    assert checked is not None
+    assert sum(tenth.landmarks for tenth in checked.deciles) <= 4000
+    assert off(checked.deciles) < 0.25
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
+def test_written_calibrations_are_read_back(tmp_path: Path) -> None:
     distance, peak, spread = signs(9)
     first = np.arange(len(distance)) % 3 > 0
     checked = calibration.fit_and_check(distance, peak, spread, first)
@@ -140,13 +143,13 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_damaged_file_is_told(tmp_path: Path) -> None:
+def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "calibration.json").write_text('{"calibration": {"peak": 1}}')
-    with pytest.raises(ValueError, match=r"calibration\.json: not a calibration.*writes it anew"):
+    with pytest.raises(ValueError, match=r"calibration\.json: not a valid calibration"):
         calibration.read(tmp_path)
 
 
-def test_beyond_the_knots_the_last_one_counts() -> None:
+def test_the_expected_error_is_constant_beyond_the_knots() -> None:
     line = Calibration(0.0, 1.0, [0.0, 1.0], [2.0, 4.0])
     spread = np.exp([-5, 0.5, 9]).reshape(3, 1)
     peak = np.full_like(spread, np.nan)

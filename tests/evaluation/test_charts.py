@@ -35,36 +35,36 @@ def test_an_image_in_a_page_is_the_image() -> None:
     assert np.abs(decoded.astype(int) - image).max() < 8
 
 
-def test_columns_of_numbers_line_up_on_the_right() -> None:
+def test_columns_of_numbers_align_right() -> None:
     rows = [["a1", "1,234.5 px²", "3"], ["b2", "−7", "x"]]
     assert page.table(["name", "px", "mixed"], rows)["is_number"] == [False, True, False]
 
 
-def test_bars_are_as_long_as_their_values() -> None:
+def test_bars_are_proportional_to_their_values() -> None:
     bars = charts.bars({"a": 1.0, "b": 4.0, "none": None, "nan": float("nan")}, " px")
     assert [bar.percent for bar in bars] == [25, 100, None, None]
     assert [bar.text for bar in bars] == ["1.00 px", "4.00 px", "–", "–"]
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "text"),
     [
         (0, "0"), (5, "5.00"), (9.7, "9.70"), (21, "21.0"), (1113.2, "1,110"), (0.01234, "0.0123"),
         (9.996, "10.0"), (999.6, "1,000"), (2.4e6, "2,400,000"), (-3.14159, "-3.14"),
     ],
 )  # fmt: skip
-def test_numbers_have_three_digits_and_no_exponent(value: float, told: str) -> None:
-    assert charts.three_digits(value) == told
-    assert charts.bars({"a": value}, " px²")[0].text == f"{told} px²"
+def test_numbers_have_three_digits_and_no_exponent(value: float, text: str) -> None:
+    assert charts.three_digits(value) == text
+    assert charts.bars({"a": value}, " px²")[0].text == f"{text} px²"
 
 
-def test_dots_lie_and_shine_as_their_values_say() -> None:
+def test_dots_show_position_and_value() -> None:
     points = np.array([[0.0, 0], [10, 0], [np.nan, 3], [10, 30], [0, 30]])
     values = np.array([0.0, 1, 1, 2, np.nan])
     arrows = np.array([[1.0, 0], [0, -3], [9, 9], [0, 0], [np.nan, np.nan]])
     chart = charts.dot_chart(points, values, list("abxcd"), most=2, unit=" px", arrows=arrows)
     a, b, c, d = chart.dots
-    assert (b.x - a.x) * 3 == pytest.approx(c.y - b.y), "both axes have one scale"
+    assert (b.x - a.x) * 3 == pytest.approx(c.y - b.y), "both axes have the same scale"
     assert c.y > b.y and a.x == d.x
     assert d.colour == charts.GREY and len({dot.colour for dot in chart.dots}) == 4
     red, green, blue = (int(c.colour[k : k + 2], 16) for k in (1, 3, 5))
@@ -75,7 +75,7 @@ def test_dots_lie_and_shine_as_their_values_say() -> None:
     assert d.arrow == (0, 0)
 
 
-def test_marks_are_joined_where_both_points_are_known() -> None:
+def test_lines_join_true_and_predicted_points() -> None:
     image = np.zeros((40, 60, 3), np.uint8)
     truth = np.array([[1.0, 2], [30, 20], [np.nan, np.nan]])
     predicted = np.array([[3.0, 4], [np.nan, 5], [50, 30]])
@@ -86,7 +86,7 @@ def test_marks_are_joined_where_both_points_are_known() -> None:
     assert (marked["width"], marked["height"]) == (60, 40)
 
 
-def test_a_curve_lies_where_its_numbers_are() -> None:
+def test_a_curve_goes_through_its_values() -> None:
     points = curve_of(chart_of(Series("", [0, 5, 10], [0, 20, 100])))
     left, bottom = points[0]
     right, top = points[-1]
@@ -95,9 +95,9 @@ def test_a_curve_lies_where_its_numbers_are() -> None:
     assert points[1, 1] == pytest.approx(bottom + 0.2 * (top - bottom), abs=0.1)
 
 
-def test_equal_factors_are_equally_far_apart_on_a_logarithmic_axis() -> None:
+def test_equal_factors_have_equal_distances_on_a_logarithmic_axis() -> None:
     points = curve_of(chart_of(Series("", range(4), [3, 12, 48, 0]), log_y=True))
-    assert len(points) == 3, "zero has no place"
+    assert len(points) == 3, "zero has no logarithm"
     steps = np.diff(points[:, 1])
     assert steps[0] < 0 and steps[0] == pytest.approx(steps[1], abs=0.2)
 
@@ -111,10 +111,10 @@ def test_a_curve_is_broken_where_values_are_missing() -> None:
     ("value", "log_y"),
     [(0.0, False), (-3.0, False), *product([3e-4, 1.0, 7.0, 1234.5], [False, True])],
 )
-def test_what_never_changes_lies_inside_its_axis(value: float, log_y: bool) -> None:
+def test_a_constant_curve_lies_inside_its_axis(value: float, log_y: bool) -> None:
     chart = chart_of(Series("", [1, 2, 3], [value, value * (1 + 1e-12), value]), log_y=log_y)
     texts = y_texts(chart)
-    assert len(texts) >= 3 and len(set(texts)) == len(texts), "no two read the same"
+    assert len(texts) >= 3 and len(set(texts)) == len(texts), "no two labels are equal"
     heights = curve_of(chart)[:, 1]
     bottom, top = charts.HEIGHT - charts.BOTTOM, charts.TOP
     if value:
@@ -124,14 +124,14 @@ def test_what_never_changes_lies_inside_its_axis(value: float, log_y: bool) -> N
 
 
 @pytest.mark.parametrize("y", [[0, 0], [10, 40], [0, 100]])
-def test_an_axis_with_given_ends_has_them_whatever_is_drawn(y: list[int]) -> None:
+def test_given_ends_of_an_axis_are_always_shown(y: list[int]) -> None:
     chart = chart_of(Series("", [0, 1], y), y_ends=(0, 100))
     assert y_texts(chart) == ["0", "20", "40", "60", "80", "100"]
 
 
 @pytest.mark.parametrize("values", [[], [np.nan], [7.0], [0.0, 0.0], [1e-9, 1e9], [-3.0, -3.0]])
 @pytest.mark.parametrize("log_y", [False, True])
-def test_odd_numbers_make_a_chart_or_none(values: list[float], log_y: bool) -> None:
+def test_unusual_values_give_a_chart_or_none(values: list[float], log_y: bool) -> None:
     series = Series("a", range(len(values)), values, "dots")
     chart = charts.line_chart([series], "x", "y", log_y=log_y)
     least = 0 if log_y else -np.inf

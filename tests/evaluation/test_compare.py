@@ -29,7 +29,7 @@ def run_folder(
     experiment: Experiment | None = None,
     table: str | None = "f00d",
 ) -> Path:
-    """A finished run that was wrong by so much, px², in the images; by twice that at the jaw."""
+    """A finished run with these errors, px², by image; they are twice as large at the jaw."""
     folder.mkdir(parents=True)
     experiment = experiment or Experiment(name="some")
     (folder / "config.json").write_text(json.dumps(to_dict(experiment)))
@@ -76,7 +76,7 @@ def test_independent_images_give_the_interval_of_the_normal_distribution() -> No
     )
 
 
-def test_copies_of_a_persons_image_tell_nothing_more() -> None:
+def test_copies_of_an_image_do_not_narrow_the_interval() -> None:
     of_person = np.random.default_rng(2).normal(size=(60, 1))
     copies = np.repeat(of_person, 9, axis=0)
     over_people = bootstrap_means(copies, np.repeat(np.arange(60), 9), 4000)
@@ -86,8 +86,8 @@ def test_copies_of_a_persons_image_tell_nothing_more() -> None:
     assert over_people.std() / over_images.std() == pytest.approx(3, rel=0.1)
 
 
-def test_the_interval_holds_the_truth_nineteen_times_of_twenty() -> None:
-    """People with two to six images each, that share what is hard about their faces."""
+def test_the_interval_covers_the_truth_19_times_in_20() -> None:
+    """People have two to six images each, whose errors are correlated."""
     generator, truth = np.random.default_rng(3), 0.4
     held = {"people": 0, "images": 0}
     for _ in range(200):
@@ -100,7 +100,7 @@ def test_the_interval_holds_the_truth_nineteen_times_of_twenty() -> None:
     assert held["images"] / 200 < 0.8
 
 
-def test_what_is_drawn_does_not_depend_on_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resamples_do_not_depend_on_the_block_size(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(4).normal(size=(30, 3))
     values[4, 1] = values[20:, 2] = np.nan
     unit = np.arange(30) // 3
@@ -113,10 +113,10 @@ def test_what_is_drawn_does_not_depend_on_the_memory(monkeypatch: pytest.MonkeyP
     np.testing.assert_allclose(whole[0], np.nanmean(drawn, 0))
 
 
-# What is told
+# The comparison
 
 
-def test_only_what_differs_is_told() -> None:
+def test_only_fields_that_differ_are_listed() -> None:
     one = {"seed": 0, "lr": 1e-3, "epochs": 20, "sigma": 1.5, "tags": ["a"], "clip": None}
     other = {"seed": 0, "lr": 2e-3, "epochs": 20.0, "tags": ["a", "b"], "clip": None, "hidden": 9}
     assert differences({"one": one, "other": other}) == {
@@ -128,70 +128,70 @@ def test_only_what_differs_is_told() -> None:
     assert differences({"one": one, "two": dict(one), "three": dict(one)}) == {}
 
 
-def test_a_field_that_came_after_a_run_has_its_default(tmp_path: Path) -> None:
+def test_a_field_newer_than_a_run_has_its_default(tmp_path: Path) -> None:
     old = run_folder(tmp_path / "old", errors(0))
     config = json.loads((old / "config.json").read_text())
     del config["train"]["ema"], config["data"]["folds"]
     (old / "config.json").write_text(json.dumps(config))
     settings = Experiment(name="some", optimizer=Optimizer(lr=0.5), model=UNet(width=68))
     new = run_folder(tmp_path / "new", errors(0), settings)
-    told = compare.compare_runs(read_runs([old, new]), 10)
-    assert told["differences"] == {
+    result = compare.compare_runs(read_runs([old, new]), 10)
+    assert result["differences"] == {
         "model.width": {"old": 128, "new": 68},
         "optimizer.lr": {"old": 0.001, "new": 0.5},
     }
 
 
 def test_runs_are_compared_image_by_image(tmp_path: Path) -> None:
-    """B is better by 0.5 where the file's name ends in 0, 1 or 2, and worse by 0.25 elsewhere."""
+    """B is better by 0.5 on files that end in 0, 1 or 2, and worse by 0.25 on the others."""
     a = errors(0)
     gain = {name: 0.5 if name[-5] in "012" else -0.25 for name in NAMES}
     b = {name: a[name] - gain[name] for name in reversed(NAMES)}
     folders = [run_folder(tmp_path / "a", a), run_folder(tmp_path / "b", b)]
-    told = compare.compare_runs(read_runs(folders), 2000)
-    overall, jaw, nose = told["paired"]
+    result = compare.compare_runs(read_runs(folders), 2000)
+    overall, jaw, nose = result["paired"]
     assert (overall["run"], overall["against"]) == ("b", "a")
     assert overall["difference"] == pytest.approx(0.2)
     assert (overall["better_on"], overall["worse_on"]) == (pytest.approx(0.6), pytest.approx(0.4))
-    # all people have the same gain, so that it does not matter who is drawn
+    # all people have the same gain, so every resample has the same mean
     assert (overall["low"], overall["high"]) == (pytest.approx(0.2), pytest.approx(0.2))
     assert (jaw["landmarks"], jaw["difference"]) == ("jaw", pytest.approx(0.4))
     assert (nose["landmarks"], nose["difference"]) == ("nose", pytest.approx(0.2))
-    assert told["mse"]["nose"]["a"] == pytest.approx(np.mean(list(a.values())) + 1)
-    assert told["nme_percent"]["b"] == pytest.approx(np.mean(list(b.values())))
-    assert told["images"]["units"] == 12
-    assert told["images"]["drawn"] == "people"
-    assert told["runs"]["a"]["mse"] == pytest.approx(np.mean(list(a.values())))
-    assert (told["runs"]["a"]["best_epoch"], told["runs"]["a"]["minutes"]) == (2, 1.5)
+    assert result["mse"]["nose"]["a"] == pytest.approx(np.mean(list(a.values())) + 1)
+    assert result["nme_percent"]["b"] == pytest.approx(np.mean(list(b.values())))
+    assert result["images"]["units"] == 12
+    assert result["images"]["drawn"] == "people"
+    assert result["runs"]["a"]["mse"] == pytest.approx(np.mean(list(a.values())))
+    assert (result["runs"]["a"]["best_epoch"], result["runs"]["a"]["minutes"]) == (2, 1.5)
     assert compare.sentence(overall) == (
         "b is better than a by 0.200 px² (95 %: 0.200 to 0.200), on 60 % of images"
     )
-    told = compare.compare_runs(read_runs(folders[::-1]), 2000)
-    assert compare.sentence(told["paired"][0]) == (
+    result = compare.compare_runs(read_runs(folders[::-1]), 2000)
+    assert compare.sentence(result["paired"][0]) == (
         "a is worse than b by 0.200 px² (95 %: 0.200 to 0.200), on 60 % of images"
     )
 
 
-def test_chance_is_not_called_better(tmp_path: Path) -> None:
+def test_chance_is_not_a_significant_difference(tmp_path: Path) -> None:
     folders = [run_folder(tmp_path / name, errors(seed)) for seed, name in enumerate("ab")]
     (overall, *_) = compare.compare_runs(read_runs(folders))["paired"]
     assert overall["low"] < 0 < overall["high"]
-    assert compare.sentence(overall).startswith("b and a cannot be told apart: b is ")
+    assert compare.sentence(overall).startswith("b and a do not differ significantly: b is ")
 
 
-def test_of_different_splits_the_common_images_are_compared(tmp_path: Path) -> None:
+def test_runs_with_different_splits_are_compared_on_common_images(tmp_path: Path) -> None:
     a, b = errors(0, NAMES[:40]), errors(1, NAMES[25:])
     folders = [run_folder(tmp_path / "a", a), run_folder(tmp_path / "b", b)]
-    told = compare.compare_runs(read_runs(folders), 100)
-    assert told["images"]["common"] == 15
-    assert told["images"]["own"] == {"a": 40, "b": 35}
-    assert "show 3 people, too few to draw from" in told["notes"][0]
-    assert (told["images"]["drawn"], told["images"]["units"]) == ("images", 15)
+    result = compare.compare_runs(read_runs(folders), 100)
+    assert result["images"]["common"] == 15
+    assert result["images"]["own"] == {"a": 40, "b": 35}
+    assert "show 3 people, too few to resample" in result["notes"][0]
+    assert (result["images"]["drawn"], result["images"]["units"]) == ("images", 15)
     expected = np.mean([a[name] - b[name] for name in NAMES[25:40]])
-    assert told["paired"][0]["difference"] == pytest.approx(expected)
+    assert result["paired"][0]["difference"] == pytest.approx(expected)
     assert (
         "compared on the 15 images that validated in every run (40 of a, 35 of b)"
-        in compare.format_comparison(told)
+        in compare.format_comparison(result)
     )
 
 
@@ -199,13 +199,13 @@ def test_an_unlabelled_image_is_left_out(tmp_path: Path) -> None:
     a, b = errors(0), errors(1)
     a[NAMES[3]] = math.nan
     folders = [run_folder(tmp_path / "a", a), run_folder(tmp_path / "b", b)]
-    told = compare.compare_runs(read_runs(folders), 100)
-    assert told["images"]["common"] == len(NAMES) - 1
+    result = compare.compare_runs(read_runs(folders), 100)
+    assert result["images"]["common"] == len(NAMES) - 1
     expected = np.mean([a[name] - b[name] for name in NAMES if name != NAMES[3]])
-    assert told["paired"][0]["difference"] == pytest.approx(expected)
+    assert result["paired"][0]["difference"] == pytest.approx(expected)
 
 
-def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
+def test_runs_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
     def refused(*folders: Path) -> str:
         with pytest.raises(ValueError) as caught:
             compare.compare_runs(read_runs(folders), 10)
@@ -219,20 +219,20 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
     other = run_folder(tmp_path / "other", errors(0), table="beef")
     assert "different tables of landmarks" in refused(a, other)
     cut = run_folder(tmp_path / "cut", errors(0))
-    lines = (cut / "per_image.csv").read_text().replace("_2.jpg,", "_2.jpg,7")  # its sizes as well
+    lines = (cut / "per_image.csv").read_text().replace("_2.jpg,", "_2.jpg,7")
     (cut / "per_image.csv").write_text(re.sub(r"(_2\.jpg.*),\d+,", r"\1,64,", lines))
-    assert "person0_2.jpg has not the same" in refused(a, cut)
-    assert "named twice" in refused(a, tmp_path / "x" / ".." / "a")
+    assert "the height of person0_2.jpg differs" in refused(a, cut)
+    assert "given twice" in refused(a, tmp_path / "x" / ".." / "a")
     (tmp_path / "empty").mkdir()
-    assert "empty: there is no run here (no config.json)" in refused(a, tmp_path / "empty")
+    assert "empty: no run found here (no config.json)" in refused(a, tmp_path / "empty")
 
 
-def test_runs_of_one_folder_name_are_told_apart(tmp_path: Path) -> None:
+def test_runs_with_equal_folder_names_are_named_by_path(tmp_path: Path) -> None:
     folders = [run_folder(tmp_path / day / "unet", errors(0)) for day in ("monday", "tuesday")]
     assert [run.name for run in read_runs(folders)] == list(map(str, folders))
 
 
-def test_evaluations_of_a_run_are_compared_as_runs_are(tmp_path: Path) -> None:
+def test_evaluations_of_a_run_are_compared_like_runs(tmp_path: Path) -> None:
     run = run_folder(tmp_path / "a", errors(0))
     (run / "evaluation-mirror").mkdir()
     better = {name: value - 0.5 for name, value in errors(0).items()}
@@ -240,19 +240,19 @@ def test_evaluations_of_a_run_are_compared_as_runs_are(tmp_path: Path) -> None:
     (made / "per_image.csv").rename(run / "evaluation-mirror" / "per_image.csv")
     scores = {"table": "f00d", "mse": 4.25, "mean_shape_mse": 77.5}
     (run / "evaluation-mirror" / "evaluation.json").write_text(json.dumps(scores))
-    told = compare.compare_runs(read_runs([run, run / "evaluation-mirror"]), 10)
-    assert told["differences"] == {"evaluation": {"a/evaluation-mirror": "mirror"}}
-    assert told["notes"] == []
+    result = compare.compare_runs(read_runs([run, run / "evaluation-mirror"]), 10)
+    assert result["differences"] == {"evaluation": {"a/evaluation-mirror": "mirror"}}
+    assert result["notes"] == []
     own = np.mean(list(errors(0).values()))
-    assert re.search(rf"a +{own:.3f} +90\.000 ", compare.format_comparison(told))
-    assert re.search(r"a/evaluation-mirror +4\.250 +77\.500 ", compare.format_comparison(told))
-    assert told["paired"][0]["run"] == "a/evaluation-mirror"
-    assert told["paired"][0]["difference"] == pytest.approx(0.5)
+    assert re.search(rf"a +{own:.3f} +90\.000 ", compare.format_comparison(result))
+    assert re.search(r"a/evaluation-mirror +4\.250 +77\.500 ", compare.format_comparison(result))
+    assert result["paired"][0]["run"] == "a/evaluation-mirror"
+    assert result["paired"][0]["difference"] == pytest.approx(0.5)
     (run / "evaluation-mirror" / "per_image.csv").rename(run / "per_image.csv")
     again = run_folder(tmp_path / "again", errors(0))
     (note,) = compare.compare_runs(read_runs([run, again]), 10)["notes"]
-    assert "are not those of its best epoch" in note
-    assert f"tools/evaluate.py {run} writes them anew" in note
+    assert "does not belong to the best epoch" in note
+    assert f"to write it again, run python tools/evaluate.py {run}" in note
 
 
 def test_an_evaluation_on_other_data_with_more_views_is_compared(tmp_path: Path) -> None:
@@ -262,25 +262,27 @@ def test_an_evaluation_on_other_data_with_more_views_is_compared(tmp_path: Path)
         folder.mkdir(parents=True)
         (run / "per_image.csv").rename(folder / "per_image.csv")
         (folder / "evaluation.json").write_text('{"table": "beef", "mse": 3.5}')
-    found = read_runs([folders[0], folders[1]])
-    assert [run.name for run in found] == [f"{n}/evaluation-other/evaluation-mirror" for n in "ab"]
-    assert [run.settings["evaluation"] for run in found] == ["other/mirror"] * 2
-    assert compare.compare_runs(found, 10)["differences"] == {}
-    with pytest.raises(ValueError, match=r"evaluation-scale: there is no evaluation here"):
+    read = read_runs([folders[0], folders[1]])
+    assert [run.name for run in read] == [f"{n}/evaluation-other/evaluation-mirror" for n in "ab"]
+    assert [run.settings["evaluation"] for run in read] == ["other/mirror"] * 2
+    assert compare.compare_runs(read, 10)["differences"] == {}
+    with pytest.raises(ValueError, match=r"evaluation-scale: no evaluation found here"):
         read_runs([runs[0] / "evaluation-scale", folders[1]])
 
 
 # The command
 
 
-def test_the_command_tells_and_writes_everything(tool: Tool, tmp_path: Path, capsys: Any) -> None:
+def test_the_command_prints_and_writes_the_comparison(
+    tool: Tool, tmp_path: Path, capsys: Any
+) -> None:
     folders = [run_folder(tmp_path / name, errors(seed)) for seed, name in enumerate("abc")]
     page, values = tmp_path / "out" / "compare.html", tmp_path / "out" / "compare.json"
     assert tool("compare", *folders, "--html", page, "--json", values) == 0
     output = capsys.readouterr().out
-    told = json.loads(values.read_text())
-    assert [pair["run"] for pair in told["paired"] if pair["landmarks"] == "jaw"] == ["b", "c"]
-    for pair in told["paired"]:
+    result = json.loads(values.read_text())
+    assert [pair["run"] for pair in result["paired"] if pair["landmarks"] == "jaw"] == ["b", "c"]
+    for pair in result["paired"]:
         if pair["landmarks"] == "all landmarks":
             assert compare.sentence(pair) in output
             assert compare.sentence(pair) in page.read_text().replace("\xa0", " ")
@@ -290,10 +292,11 @@ def test_the_command_tells_and_writes_everything(tool: Tool, tmp_path: Path, cap
     assert page.read_text().count("<svg") == 2
 
 
-def test_the_page_is_well_formed_whatever_runs_are_called(tmp_path: Path) -> None:
+def test_names_of_runs_are_escaped_in_the_page(tmp_path: Path) -> None:
     names = ["<b>", 'a "run" & more']
-    told = compare.compare_runs(read_runs([run_folder(tmp_path / n, errors(0)) for n in names]), 10)
-    page = compare.comparison_page(told)
+    folders = [run_folder(tmp_path / name, errors(0)) for name in names]
+    result = compare.compare_runs(read_runs(folders), 10)
+    page = compare.comparison_page(result)
     assert not Elements(page).of("script")
     assert "<b> and" not in page and "&lt;b&gt;" in page
 
@@ -301,25 +304,23 @@ def test_the_page_is_well_formed_whatever_runs_are_called(tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_the_page_is_readable_in_a_browser(tmp_path: Path) -> None:
     folders = [run_folder(tmp_path / name, errors(seed)) for seed, name in enumerate("abcd")]
-    told = compare.compare_runs(read_runs(folders), 200)
+    result = compare.compare_runs(read_runs(folders), 200)
     page = tmp_path / "page.html"
-    page.write_text(compare.comparison_page(told), encoding="utf-8")
-    for width, found in zip((400, 1280), shown(page, (400, 1280), tmp_path), strict=True):
-        assert found["page_width"] <= width == found["screen_width"]
-        assert len(found["charts"]) == 2 and min(found["charts"]) > 250
-        assert compare.sentence(told["paired"][0]) in found["text"].replace("\xa0", " ")
+    page.write_text(compare.comparison_page(result), encoding="utf-8")
+    for width, seen in zip((400, 1280), shown(page, (400, 1280), tmp_path), strict=True):
+        assert seen["page_width"] <= width == seen["screen_width"]
+        assert len(seen["charts"]) == 2 and min(seen["charts"]) > 250
+        assert compare.sentence(result["paired"][0]) in seen["text"].replace("\xa0", " ")
 
 
-def test_runs_without_errors_of_images_are_told_how_to_get_them(
-    tool: Tool, tmp_path: Path, capsys: Any
-) -> None:
+def test_a_run_without_errors_by_image_is_noted(tool: Tool, tmp_path: Path, capsys: Any) -> None:
     folders = [run_folder(tmp_path / name, errors(seed)) for seed, name in enumerate("ab")]
     (folders[1] / "per_image.csv").unlink()
     (folders[1] / "summary.json").unlink()
     (folders[1] / "metrics.jsonl").write_text("")
     assert tool("compare", *folders, "--html", tmp_path / "c.html") == 0
     output = capsys.readouterr().out
-    assert f"python tools/evaluate.py {folders[1]} writes them" in output
+    assert f"to write them, run python tools/evaluate.py {folders[1]}" in output
     assert re.search(r"b +- +- +- +0 +0.0 +not finished", output)
     assert "than" not in output
 
@@ -379,20 +380,20 @@ def test_a_run_in_wandb_is_compared_with_a_folder(
     monkeypatch.setitem(sys.modules, "wandb", fake)
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
     assert tool("compare", here, "wandb:team/faces/1a2b", "--json", tmp_path / "c.json") == 0
-    told = json.loads((tmp_path / "c.json").read_text())
-    assert told["differences"] == {"seed": {"here": 0, "1a2b": 7}}
-    assert told["curves"]["1a2b"] == told["curves"]["here"]
-    (overall, *_) = told["paired"]
+    result = json.loads((tmp_path / "c.json").read_text())
+    assert result["differences"] == {"seed": {"here": 0, "1a2b": 7}}
+    assert result["curves"]["1a2b"] == result["curves"]["here"]
+    (overall, *_) = result["paired"]
     assert (overall["difference"], overall["better_on"]) == (0, 0)
 
 
 @pytest.mark.slow
-def test_wandb_out_of_reach_is_said(
+def test_an_unreachable_wandb_is_reported(
     tool: Tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     assert tool("compare", run_folder(tmp_path / "a", errors(0)), "wandb:1a2b") == 1
     message = capsys.readouterr().err
-    assert "wandb:1a2b cannot be had from Weights & Biases" in message
+    assert "cannot fetch wandb:1a2b from Weights & Biases" in message
     assert "or name the run's folder" in message

@@ -35,7 +35,7 @@ SHORTER_SIDES = (60, 124, 125, 174, 175, 249, 250, 349, 350, 420, 200, 90, 130)
 
 
 class Stubborn(Network):
-    """Sees the same face in every image, and how bright the image is by its peaks."""
+    """Predicts the same face in every image; its peaks are the image's brightness."""
 
     def __init__(
         self, points_crop: Tensor, has_peaks: bool = True, variances: tuple[float, ...] = ()
@@ -98,7 +98,7 @@ class LabelledImages:
         return metrics.measure_errors(
             [View(one, self.samples) for one in (network, *others)],
             np.arange(len(self.truth)) if rows is None else np.array(rows),
-            torch.from_numpy(self.shape), batch=batch, workers=0, device=torch.device("cpu"),
+            torch.from_numpy(self.shape), batch=batch, workers=0,
         )  # fmt: skip
 
 
@@ -143,25 +143,25 @@ def images(request: pytest.FixtureRequest, tmp_path: Path) -> LabelledImages:
     return LabelledImages(tmp_path, request.param)
 
 
-def test_every_score_is_that_of_a_plain_reference(images: LabelledImages) -> None:
+def test_scores_equal_a_plain_reference(images: LabelledImages) -> None:
     errors = images.measured(Stubborn(torch.from_numpy(images.predicted)))
-    found, expected = metrics.summary(errors), reference(images)
-    assert 0 < expected["failure_8"] < 1, "the test is to tell good images from bad ones"
+    scores, expected = metrics.summary(errors), reference(images)
+    assert 0 < expected["failure_8"] < 1, "the test has good and bad images"
     assert expected["failure_8"] != expected["failure_10"] or len(images.shape) == 9
     for name in ("mse", "mean_shape_mse", "nme_percent", "failure_8", "failure_10"):
-        assert found[name] == pytest.approx(expected[name], rel=1e-9), name
+        assert scores[name] == pytest.approx(expected[name], rel=1e-9), name
     for name in ("auc_8", "auc_10"):
-        assert found[name] == pytest.approx(expected[name], abs=1e-4), name
-    assert found["groups"] == pytest.approx(expected["groups"], rel=1e-6)
-    sizes = found["sizes"]
+        assert scores[name] == pytest.approx(expected[name], abs=1e-4), name
+    assert scores["groups"] == pytest.approx(expected["groups"], rel=1e-6)
+    sizes = scores["sizes"]
     assert list(sizes) == [
         "under 125 px", "125 to 174 px", "175 to 249 px", "250 to 349 px", "350 px and over",
     ]  # fmt: skip
     assert [size["mse"] for size in sizes.values()] == pytest.approx(expected["sizes"], rel=1e-9)
     assert [size["images"] for size in sizes.values()] == [3, 3, 3, 2, 2]
-    assert found["normaliser"] == ("outer eye corners" if len(images.shape) == 68 else "box")
-    assert found["images"] == len(SHORTER_SIDES)
-    json.dumps(found, allow_nan=False)
+    assert scores["normaliser"] == ("outer eye corners" if len(images.shape) == 68 else "box")
+    assert scores["images"] == len(SHORTER_SIDES)
+    json.dumps(scores, allow_nan=False)
 
 
 def test_distances_and_peaks_belong_to_their_rows(images: LabelledImages) -> None:
@@ -185,7 +185,7 @@ def test_the_bias_is_the_mean_signed_error_of_every_landmark(images: LabelledIma
     assert np.isnan(alone.bias).all(), "nothing is labelled there"
 
 
-def test_the_spread_is_that_of_the_heatmap_in_the_images_pixels(images: LabelledImages) -> None:
+def test_the_spread_of_a_heatmap_is_in_image_pixels(images: LabelledImages) -> None:
     network = Stubborn(torch.from_numpy(images.predicted), variances=(3.0, 15.0))
     errors = images.measured(network)
     assert errors.spread.shape == errors.distance.shape
@@ -195,7 +195,7 @@ def test_the_spread_is_that_of_the_heatmap_in_the_images_pixels(images: Labelled
     assert np.isnan(images.measured(Stubborn(network.points_crop)).spread).all()
 
 
-def test_the_spread_of_several_networks_is_how_far_they_disagree(images: LabelledImages) -> None:
+def test_the_spread_of_several_networks_is_their_disagreement(images: LabelledImages) -> None:
     points = torch.from_numpy(images.predicted)
     moved = points + torch.tensor([3.0, 4.0])
     errors = images.measured(
@@ -206,7 +206,7 @@ def test_the_spread_of_several_networks_is_how_far_they_disagree(images: Labelle
         np.testing.assert_allclose(spread, 2.5 / factor, rtol=1e-3)
 
 
-def test_the_mean_shape_scores_as_a_network_that_answers_it(images: LabelledImages) -> None:
+def test_the_mean_shape_scores_like_a_network_that_predicts_it(images: LabelledImages) -> None:
     scores = metrics.summary(images.measured(Stubborn(torch.from_numpy(images.shape))))
     assert scores["mse"] == pytest.approx(scores["mean_shape_mse"], rel=1e-5)
 
@@ -232,7 +232,7 @@ def test_without_heatmaps_there_is_no_peak(images: LabelledImages) -> None:
     assert "MSE" in metrics.format_scores(metrics.summary(errors))
 
 
-def test_nothing_to_score_against_is_an_error(images: LabelledImages) -> None:
+def test_images_without_labels_cannot_be_scored(images: LabelledImages) -> None:
     errors = images.measured(Stubborn(torch.from_numpy(images.predicted)), [7])
     with pytest.raises(ValueError, match="none of the 1 images has a label"):
         metrics.summary(errors)
@@ -252,8 +252,8 @@ def test_the_written_files_hold_the_errors(images: LabelledImages, tmp_path: Pat
     for i, line in enumerate(table):
         assert (int(line["height"]), int(line["width"])) == images.sizes[rows[i]]
         for column, values in (("mse", errors.mse), ("nme", errors.nme)):
-            found = float(line[column] or "nan")
-            np.testing.assert_allclose(found, values[i], atol=1e-6)
+            value = float(line[column] or "nan")
+            np.testing.assert_allclose(value, values[i], atol=1e-6)
     assert table[1]["mse"] == table[1]["nme"] == ""
     read_names, columns = read_per_image(tmp_path / "run" / "per_image.csv")
     assert read_names == [names[row] for row in rows]
@@ -275,20 +275,20 @@ def test_the_written_files_hold_the_errors(images: LabelledImages, tmp_path: Pat
         assert np.asarray(getattr(again, name)).dtype == np.asarray(values).dtype
 
 
-def test_damaged_errors_are_told(images: LabelledImages, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"errors\.npz.*tools/evaluate\.py writes it anew"):
+def test_damaged_errors_are_refused(images: LabelledImages, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"errors\.npz.*run tools/evaluate\.py again"):
         read_errors(tmp_path / "errors.npz")
     errors = images.measured(Stubborn(torch.from_numpy(images.predicted)))
     write_errors(tmp_path / "errors.npz", errors)
     whole = (tmp_path / "errors.npz").read_bytes()
     (tmp_path / "errors.npz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"errors\.npz.*tools/evaluate\.py writes it anew"):
+    with pytest.raises(ValueError, match=r"errors\.npz.*run tools/evaluate\.py again"):
         read_errors(tmp_path / "errors.npz")
 
 
-def test_a_table_of_errors_that_cannot_be_read_says_where(tmp_path: Path) -> None:
+def test_a_damaged_table_of_errors_is_refused_by_row(tmp_path: Path) -> None:
     path = tmp_path / "per_image.csv"
-    with pytest.raises(ValueError, match=r"per_image\.csv: not a readable table"):
+    with pytest.raises(ValueError, match=r"per_image\.csv: not readable"):
         read_per_image(path)
     write_per_image(path, ["a, b.jpg", "c.jpg"], {"mse": np.array([0.5, np.nan])})
     names, columns = read_per_image(path)
@@ -329,7 +329,8 @@ def other_contest(tiny_contest: Path, tmp_path: Path) -> Iterator[Folder]:
 
 
 def test_a_run_is_scored_on_its_own_validation_images(run_folder: Path) -> None:
-    scores, folder = metrics.evaluate_run(Ensemble.load([run_folder]), None, CPU)
+    evaluation = metrics.evaluate_run(Ensemble.load([run_folder]), None, CPU)
+    scores, folder = evaluation.scores, evaluation.folder
     assert folder == run_folder
     with (folder / "per_image.csv").open(newline="") as file:
         scored = [line["file_name"] for line in csv.DictReader(file)]
@@ -347,9 +348,10 @@ def test_on_other_data_every_labelled_image_is_scored(
     own = (run_folder / "config.json").read_bytes()
     ensemble = Ensemble.load([run_folder])
     with caplog.at_level("INFO", "heatmap"):
-        scores, folder = metrics.evaluate_run(ensemble, other_contest.root, CPU)
-    assert "all its rows are scored, also images that were trained on" in caplog.text
-    assert scores["images"] == 12
+        evaluation = metrics.evaluate_run(ensemble, other_contest.root, CPU)
+    assert "no run was trained on this table, so all rows are scored" in caplog.text
+    assert evaluation.scores["images"] == 12
+    folder = evaluation.folder
     assert folder == run_folder / "evaluation-other"
     assert (folder / "errors.npz").exists()
     assert (run_folder / "config.json").read_bytes() == own
@@ -364,14 +366,14 @@ def test_data_with_another_number_of_landmarks_are_refused(
         metrics.evaluate_run(Ensemble.load([run_folder]), other_contest.root, CPU)
 
 
-def test_scores_are_told_although_the_report_fails(
+def test_scores_are_printed_even_if_the_report_fails(
     run_folder: Path, tool: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "page").write_text("a file where the folder would be")
-    told = tmp_path / "scores.json"
-    assert tool("evaluate", run_folder, "--report", tmp_path / "page", "--json", told) == 1
+    json_file = tmp_path / "scores.json"
+    assert tool("evaluate", run_folder, "--report", tmp_path / "page", "--json", json_file) == 1
     out, error = capsys.readouterr()
-    mse = json.loads(told.read_text())["mse"]
+    mse = json.loads(json_file.read_text())["mse"]
     assert ["contest", "MSE", f"{mse:.3f}", "px²"] in [line.split() for line in out.splitlines()]
     assert "per image: " in out and "report: " not in out and str(tmp_path / "page") in error
 
@@ -380,4 +382,6 @@ def test_scores_are_told_although_the_report_fails(
 def test_a_submission_is_scored_alone(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     options = [option] if "=" in option else [option, "some"]
     assert cli.main(["evaluate", "a.csv", "--solution", "b.csv", *options]) == 2
-    assert "a submission is scored alone" in capsys.readouterr().err
+    assert (
+        "a submission (.csv) takes no options but --solution and --json" in capsys.readouterr().err
+    )

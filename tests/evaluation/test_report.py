@@ -16,9 +16,10 @@ from browser import Elements, shown
 from heatmap import config
 from heatmap.evaluation import calibration, metrics, report
 from heatmap.evaluation.charts import GREY
+from heatmap.evaluation.metrics import Evaluation, evaluate_run
 from heatmap.evaluation.report import write_report
 from heatmap.inference.ensemble import Ensemble
-from heatmap.runs.per_image import Errors, read_errors, write_errors
+from heatmap.runs.per_image import Errors, read_errors
 from heatmap.training import loop
 from heatmap.training.prepare import prepare
 
@@ -53,24 +54,24 @@ def direct(tiny_contest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture
-def checked() -> calibration.Checked:
-    """A calibration as of a network that knows how wrong it is."""
+def checked() -> calibration.CheckedCalibration:
+    """A calibration of a network whose errors grow with its spread."""
     spread = np.linspace(1, 9, 4000).reshape(200, 20)
     distance = np.random.default_rng(0).rayleigh(spread)
     first = np.arange(200) % 2 == 0
-    found = calibration.fit_and_check(distance, np.full_like(spread, np.nan), spread, first)
-    assert found is not None
-    return found
+    checked = calibration.fit_and_check(distance, np.full_like(spread, np.nan), spread, first)
+    assert checked is not None
+    return checked
 
 
 def text_of(page: str) -> str:
-    """What is read on the page, in one line."""
+    """The visible text of a page, in one line."""
     without = re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL)
     return unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", without))).replace("\xa0", " ")
 
 
-def page_of(ensemble: Ensemble, folder: Path, out: Path) -> str:
-    return write_report(ensemble, None, folder, out, CPU).read_text("utf-8")
+def page_of(ensemble: Ensemble, evaluation: Evaluation, out: Path) -> str:
+    return write_report(ensemble, evaluation, out, CPU).read_text("utf-8")
 
 
 def test_evaluate_writes_the_page_of_a_run(
@@ -90,55 +91,53 @@ def test_evaluate_writes_the_page_of_a_run(
     for curve in ("training loss", "validation MSE, px²", "learning rate", "NME, %"):
         assert curve in text
     assert "200 labelled landmarks in each half" in text, "there are only 21"
-    assert page.count("<title>landmark 3 (all):") == 3, "on the face by error, bias and spread"
+    assert page.count("<title>landmark 3 (all):") == 3, "error, bias and spread"
 
     with (run / "per_image.csv").open(newline="") as file:
         images = sorted(csv.DictReader(file), key=lambda line: -float(line["mse"]))
-    told = re.findall(r"(\w+\.jpg): ([\d.]+) px²", text)
+    tiles = re.findall(r"(\w+\.jpg): ([\d.]+) px²", text)
     expected = [(line["file_name"], f"{float(line['mse']):.1f}") for line in images]
-    assert told[:6] == expected, "all six, from the worst"
-    assert sorted(told[6:]) == sorted(expected[1:5]), "the four in the middle"
+    assert tiles[:6] == expected, "all six, from the worst"
+    assert sorted(tiles[6:]) == sorted(expected[1:5]), "the four in the middle"
 
 
-def test_a_browser_shows_the_page(run: Path, tmp_path: Path, checked: calibration.Checked) -> None:
+def test_a_browser_shows_the_page(
+    run: Path, tmp_path: Path, checked: calibration.CheckedCalibration
+) -> None:
     ensemble = Ensemble.load([run])
-    _, folder = metrics.evaluate_run(ensemble, None, CPU)
-    calibration.write(folder, checked)
-    page = write_report(ensemble, None, folder, tmp_path, CPU)
-    for width, found in zip((400, 1280), shown(page, (400, 1280), tmp_path), strict=True):
-        assert found["page_width"] <= width == found["screen_width"]
-        assert found["images"] == [report.TILE] * 10
-        assert len(found["charts"]) == 8 and min(found["charts"]) > 300
-        for part in ("The worst images", "How long an image takes", "least sure fifth"):
-            assert part in found["text"]
+    evaluation = replace(evaluate_run(ensemble, None, CPU), checked=checked)
+    page = write_report(ensemble, evaluation, tmp_path, CPU)
+    for width, seen in zip((400, 1280), shown(page, (400, 1280), tmp_path), strict=True):
+        assert seen["page_width"] <= width == seen["screen_width"]
+        assert seen["images"] == [report.TILE] * 10
+        assert len(seen["charts"]) == 8 and min(seen["charts"]) > 300
+        for part in ("The worst images", "Time per image", "least sure fifth"):
+            assert part in seen["text"]
 
 
 def test_the_calibration_is_shown_by_tenths(
-    run: Path, tmp_path: Path, checked: calibration.Checked
+    run: Path, tmp_path: Path, checked: calibration.CheckedCalibration
 ) -> None:
     ensemble = Ensemble.load([run])
-    _, folder = metrics.evaluate_run(ensemble, None, CPU)
-    calibration.write(folder, checked)
-    text = text_of(page_of(ensemble, folder, tmp_path))
-    assert "was fitted on 100 images and is checked here on 100 others" in text
+    evaluation = replace(evaluate_run(ensemble, None, CPU), checked=checked)
+    text = text_of(page_of(ensemble, evaluation, tmp_path))
+    assert "was fitted on 100 images and checked on 100 others" in text
     for number, decile in enumerate(checked.deciles, start=1):
         assert f" {number} {decile.expected_px:.2f} {decile.observed_px:.2f} " in text
     off = max(abs(one.expected_px / one.observed_px - 1) for one in checked.deciles)
     assert 0 < off < 0.15 and f"off by {100 * off:.1f} %" in text
 
 
-def test_a_direct_network_does_not_know_how_wrong_it_is(
-    direct: Path, tool: Tool, tmp_path: Path
-) -> None:
-    (direct / "calibration.json").write_text("{}")  # of an earlier life
+def test_a_direct_network_has_no_confidence(direct: Path, tool: Tool, tmp_path: Path) -> None:
+    (direct / "calibration.json").write_text("{}")  # of an earlier evaluation
     assert tool("evaluate", direct, "--report", tmp_path, "--device", "cpu") == 0
     text = text_of((tmp_path / "report.html").read_text("utf-8"))
-    assert "A direct network gives coordinates and nothing that tells how sure it is" in text
+    assert "A single direct network gives no confidence" in text
     assert "expected error, px" not in text and "heatmap" not in text.lower()
     assert not (direct / "calibration.json").exists()
 
 
-def test_several_runs_tell_by_their_disagreement(
+def test_the_spread_of_several_runs_is_their_disagreement(
     run: Path, direct: Path, tiny_contest: Path, tool: Tool, tmp_path: Path
 ) -> None:
     assert tool("evaluate", direct, run, "--tta", "scale", "--report", tmp_path) == 0
@@ -148,11 +147,11 @@ def test_several_runs_tell_by_their_disagreement(
     assert f"Report of straight and heat on {tiny_contest.name}, --tta scale" in text
     assert f"Direct on tu-test_resnet, 7 landmarks, crops of 32 × 48 px; {direct}/best.pt" in text
     assert f"UNet on tu-test_resnet, 7 landmarks, crops of 32 × 48 px; {run}/best.pt" in text
-    assert "one answer: the mean of their landmarks." in text
+    assert "scored together, on the mean of their landmarks." in text
     assert "these runs together" in text and "this run" not in page
     spread = read_errors(folder / "errors.npz").spread
     assert (spread > 0).all()
-    assert "━━ straight ━━ heat" in text, "both curves have their names"
+    assert "━━ straight ━━ heat" in text, "the curves are named"
 
 
 @pytest.mark.parametrize(
@@ -165,7 +164,7 @@ def test_several_runs_tell_by_their_disagreement(
         (["straight", "heat"], "", "the heights of the heatmaps' peaks and how far the runs dis"),
     ],
 )
-def test_the_signs_of_doubt_are_those_that_there_are(
+def test_the_calibration_names_the_signs_that_it_uses(
     run: Path, direct: Path, tmp_path: Path, names: list[str], tta: str, signs: str
 ) -> None:
     (tmp_path / "twin").mkdir()
@@ -177,14 +176,15 @@ def test_the_signs_of_doubt_are_those_that_there_are(
     if "heat" not in names:
         peak[:] = np.nan
     distance = np.random.default_rng(0).rayleigh(spread / np.nan_to_num(peak, nan=1))
-    _, folder = metrics.evaluate_run(ensemble, None, CPU)
     checked = calibration.fit_and_check(distance, peak, spread, np.arange(200) % 2 == 0)
-    calibration.write(folder, checked)
-    told = text_of(page_of(ensemble, folder, tmp_path))
-    assert f"in px of the image, is told from {signs}" in told
+    evaluation = replace(evaluate_run(ensemble, None, CPU), checked=checked)
+    text = text_of(page_of(ensemble, evaluation, tmp_path))
+    assert f"in image pixels, is computed from {signs}" in text
 
 
-def test_titles_tell_what_is_not_as_in_training(run: Path, direct: Path, tmp_path: Path) -> None:
+def test_titles_name_options_that_differ_from_training(
+    run: Path, direct: Path, tmp_path: Path
+) -> None:
     def title(*runs: Path) -> str:
         return report.title(Ensemble.load(runs), tmp_path / "faces")
 
@@ -198,34 +198,24 @@ def test_titles_tell_what_is_not_as_in_training(run: Path, direct: Path, tmp_pat
     assert report.title(ensemble, tmp_path).endswith(", --tta scale --decoder parabola")
 
 
-def test_runs_of_one_folder_name_have_each_their_curve(run: Path, tmp_path: Path) -> None:
+def test_runs_with_equal_folder_names_have_a_curve_each(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "heat")
     ensemble = Ensemble.load([run, tmp_path / "heat"])
-    _, folder = metrics.evaluate_run(ensemble, None, CPU)
-    text = text_of(page_of(ensemble, folder, tmp_path))
+    text = text_of(page_of(ensemble, evaluate_run(ensemble, None, CPU), tmp_path))
     assert f"━━ {run} ━━ {tmp_path / 'heat'}" in text
 
 
-def test_a_run_without_a_ledger_has_a_page_too(run: Path, tmp_path: Path) -> None:
+def test_a_run_without_a_ledger_has_a_page(run: Path, tmp_path: Path) -> None:
     (tmp_path / "alone").mkdir()
     (tmp_path / "alone" / "best.pt").write_bytes((run / "best.pt").read_bytes())
     ensemble = Ensemble.load([tmp_path / "alone"])
-    _, folder = metrics.evaluate_run(ensemble, None, CPU)
-    text = text_of(page_of(ensemble, folder, tmp_path))
-    assert "holds no metrics.jsonl" in text
-
-
-def test_damaged_files_are_told_and_leave_the_old_page(run: Path, tmp_path: Path) -> None:
-    ensemble = Ensemble.load([run])
-    (tmp_path / "report.html").write_text("old")
-    with pytest.raises(ValueError, match=r"errors\.npz: not a readable file"):
-        write_report(ensemble, None, tmp_path, tmp_path, CPU)
-    assert (tmp_path / "report.html").read_text() == "old"
+    text = text_of(page_of(ensemble, evaluate_run(ensemble, None, CPU), tmp_path))
+    assert "has no metrics.jsonl" in text
 
 
 @pytest.fixture
 def errors() -> Errors:
-    """The tiny contest's 12 images, whose 7 landmarks are off; the fourth is never labelled."""
+    """Errors of the tiny contest's 12 images; the fourth landmark is never labelled."""
     generator = np.random.default_rng(3)
     offset = generator.normal((2, 0), 1.5, (12, 7, 2))
     offset[:, 3] = np.nan
@@ -246,16 +236,14 @@ def errors() -> Errors:
 
 @pytest.fixture
 def page_on(run: Path, tmp_path: Path) -> Callable[..., str]:
-    """The page of the run as if its evaluation had found these errors."""
+    """The page of the run with other errors in place of its own."""
 
-    def write(errors: Errors, checked: calibration.Checked | None = None) -> str:
+    def write(errors: Errors, checked: calibration.CheckedCalibration | None = None) -> str:
         ensemble = Ensemble.load([run])
-        _, evaluated = metrics.evaluate_run(ensemble, None, CPU)
-        folder = tmp_path / "evaluation"
-        write_errors(folder / "errors.npz", errors)
-        calibration.write(folder, checked)
-        shutil.copy(evaluated / "timing.json", folder)
-        return page_of(ensemble, folder, tmp_path)
+        evaluation = evaluate_run(ensemble, None, CPU)
+        scores = metrics.summary(errors)
+        evaluation = replace(evaluation, errors=errors, scores=scores, checked=checked)
+        return page_of(ensemble, evaluation, tmp_path)
 
     return write
 
@@ -264,7 +252,7 @@ def test_errors_on_the_face_are_bias_and_spread(
     errors: Errors, page_on: Callable[..., str]
 ) -> None:
     page = page_on(errors)
-    told = [
+    parts = [
         [
             float(v) if v != "–" else math.nan
             for v in re.findall(rf"landmark {k} \(all\): (\S+?)(?: px)?<", page)
@@ -272,56 +260,56 @@ def test_errors_on_the_face_are_bias_and_spread(
         for k in range(7)
     ]
     for k in (0, 1, 2, 4, 5, 6):
-        rms, bias, spread = told[k]
+        rms, bias, spread = parts[k]
         assert rms == pytest.approx(np.sqrt(np.nanmean(errors.distance[:, k] ** 2)), abs=0.01)
         assert bias == pytest.approx(np.hypot(*errors.bias[k]), abs=0.01)
         assert rms**2 == pytest.approx(bias**2 + spread**2, rel=0.02)
-    assert np.isnan(told[3]).all() and page.count(GREY) == 3, "grey where nothing is labelled"
+    assert np.isnan(parts[3]).all() and page.count(GREY) == 3, "grey if never labelled"
 
 
 def test_fifths_hold_a_fifth_each_in_order() -> None:
     by = np.array([5.0, 1, 4, np.nan, 2, 3, 0])
     values = np.array([50.0, 10, 40, 7, 20, np.nan, 0])
-    found = report.fifths(by, values, "least", "most")
-    assert [bar.name for bar in found] == ["least", "second", "third", "fourth", "most"]
-    assert [bar.percent for bar in found] == [0, 20, 40, 80, 100]
+    bars = report.fifths(by, values, "least", "most")
+    assert [bar.name for bar in bars] == ["least", "second", "third", "fourth", "most"]
+    assert [bar.percent for bar in bars] == [0, 20, 40, 80, 100]
     assert report.fifths(by[:3], values[:3], "least", "most")[-1].percent is None
 
 
 def test_images_are_ordered_by_doubt_and_not_by_size(
     errors: Errors, page_on: Callable[..., str]
 ) -> None:
-    """Sure of every second image, rightly so; the others are smaller, and so are errors in px."""
+    """Every second image is sure, and rightly so. The others are smaller, with smaller errors."""
     sure = np.arange(12) % 2 == 0
     length = np.where(sure, 1000.0, 50.0)
     distance = np.where(sure, 10.0, 2.5)[:, None].repeat(7, 1)
-    told = calibration.Calibration(0.0, 1.0, [0, math.log(20)], [1, 20])
-    found = replace(errors, nme=distance[:, 0] / length, distance=distance, spread=distance)
-    expected = report.expected_nme(found, told)
+    fitted = calibration.Calibration(0.0, 1.0, [0, math.log(20)], [1, 20])
+    sized = replace(errors, nme=distance[:, 0] / length, distance=distance, spread=distance)
+    expected = report.expected_nme(sized, fitted)
     assert (expected[sure] < expected[~sure].min()).all()
-    np.testing.assert_allclose(expected, told.expected_error(0 * length, distance[:, 0]) / length)
-    checked = calibration.Checked(told, 6, 6, [calibration.Decile(9, 1.0, 1.0)])
-    text = text_of(page_on(found, checked))
+    np.testing.assert_allclose(expected, fitted.expected_error(0 * length, distance[:, 0]) / length)
+    checked = calibration.CheckedCalibration(fitted, 6, 6, [calibration.Decile(9, 1.0, 1.0)])
+    text = text_of(page_on(sized, checked))
     assert re.search(r"surest fifth 1\.00 % .*least sure fifth 5\.00 %", text)
 
 
-def test_a_run_that_is_worse_than_the_mean_face_says_so(
+def test_the_page_compares_the_run_with_the_mean_shape(
     errors: Errors, page_on: Callable[..., str]
 ) -> None:
     bad = replace(errors, mse=errors.mean_shape_mse * 5, nme=errors.nme + 1)
     page = page_on(bad)
     text = text_of(page)
-    assert "The mean face, which looks at no image, does better than this." in text
-    way = 100 * (1 - np.nanmean(errors.mse) / np.nanmean(errors.mean_shape_mse))
-    assert f"it has come {way:.1f} % of the way to a perfect answer" in text_of(page_on(errors))
-    assert "of the way" not in text
+    assert "Worse than the mean shape, which ignores the image." in text
+    removed = 100 * (1 - np.nanmean(errors.mse) / np.nanmean(errors.mean_shape_mse))
+    assert f"{removed:.1f} % less than the mean shape" in text_of(page_on(errors))
+    assert "less than the mean shape" not in text
     ticks = re.findall(r'text-anchor="end">(.+?)<', page)
     assert ticks[:6] == ["0", "20", "40", "60", "80", "100"], "images, %, though none is below 10 %"
 
 
-def test_what_is_not_known_is_told(errors: Errors, page_on: Callable[..., str]) -> None:
+def test_missing_turns_and_nme_are_explained(errors: Errors, page_on: Callable[..., str]) -> None:
     of_images = set(vars(errors)) - {"normaliser", "bias", "groups"}
     two = replace(errors, **{name: getattr(errors, name)[:2] for name in of_images})
     text = text_of(page_on(replace(two, nme=np.full(2, np.nan))))
-    assert "How far heads are turned is not known: 2 of 2 faces" in text
-    assert "No image has a length that its errors could be compared with." in text
+    assert "Errors by head turn are missing: 2 of 2 faces" in text
+    assert "There is no NME: no image has the landmarks that define its normaliser." in text

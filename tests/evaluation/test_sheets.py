@@ -1,12 +1,10 @@
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENT = """
 from heatmap.config import *
 
@@ -14,12 +12,17 @@ EXPERIMENT = Experiment(name="tiny", crop=Crop(height=40, width=64), augment=Aug
 """
 
 
-def show(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Runs tools/data.py show as a person would."""
-    return subprocess.run(
-        [sys.executable, ROOT / "tools" / "data.py", "show", *map(str, arguments)],
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+Show = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def show(tool: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> Show:
+    """Runs tools/data.py show; returns the exit code, the output and the errors."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        return tool("data", "show", *arguments), *capsys.readouterr()
+
+    return run
 
 
 @pytest.fixture
@@ -31,44 +34,47 @@ def experiment(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_changed_training_crops_are_shown_with_their_landmarks(
-    experiment: Path, tiny_contest: Path, tmp_path: Path
+def test_augmented_training_crops_are_shown_with_their_landmarks(
+    show: Show, experiment: Path, tiny_contest: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "sheets" / "sheet.png"
-    done = show(
+    code, output, error = show(
         experiment, "--data.root", tiny_contest, "--out", out, "--count", "3", "--epoch", "2",
         "--augment.mirror", "0", "--augment.rotate-deg", "180", "--augment.fill", "edge",
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{out}\n"
+    assert code == 0, error
+    assert output == f"{out}\n"
     sheet = cv2.imread(str(out))
     assert sheet.shape == (160, 3 * (256 + 4) - 4, 3)
-    # the colour that all landmarks of a scheme without groups are drawn in
+    # the colour that all landmarks of a scheme without groups have
     assert (np.abs(sheet.astype(int) - (64, 214, 255)).sum(-1) < 30).sum() > 3 * 7
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        ([], 2, "the first argument is an experiment file, not nothing"),
-        (["--count", "3"], 2, "the first argument is an experiment file, not '--count'"),
-        (["nothing.py"], 2, "nothing.py: there is no such experiment file"),
+        ([], 2, "the first argument must be an experiment file, got nothing"),
+        (["--count", "3"], 2, "the first argument must be an experiment file, got '--count'"),
+        (["nothing.py"], 2, "nothing.py: no such experiment file"),
         (["EXPERIMENT", "--coun", "3"], 2, "--count"),
         (["EXPERIMENT", "--augment.hue", "2"], 2, "augment.hue must be in [0, 0.5]"),
         (["EXPERIMENT", "--count", "0", "--data.root", "nowhere"], 2, "--count"),
     ],
 )
-def test_wrong_uses_say_what_is_wrong(
-    experiment: Path, arguments: list[str], code: int, words: str
+def test_wrong_options_are_named(
+    show: Show, experiment: Path, arguments: list[str], code: int, words: str
 ) -> None:
-    done = show(*(experiment if word == "EXPERIMENT" else word for word in arguments))
-    assert done.returncode == code
-    assert words in done.stderr and "Traceback" not in done.stderr
+    options = [experiment if word == "EXPERIMENT" else word for word in arguments]
+    exit_code, _, error = show(*options)
+    assert exit_code == code
+    assert words in error and "Traceback" not in error
 
 
 @pytest.mark.slow
-def test_real_faces_are_shown(experiment: Path, faces68: Path, tmp_path: Path) -> None:
+def test_real_faces_are_shown(show: Show, experiment: Path, faces68: Path, tmp_path: Path) -> None:
     out = tmp_path / "sheet.jpg"
-    done = show(experiment, "--data.root", faces68, "--out", out, "--augment.erase", "0.5")
-    assert done.returncode == 0, done.stderr
+    code, _, error = show(
+        experiment, "--data.root", faces68, "--out", out, "--augment.erase", "0.5"
+    )
+    assert code == 0, error
     assert cv2.imread(str(out)).shape == (2 * (160 + 4) - 4, 8 * (256 + 4) - 4, 3)

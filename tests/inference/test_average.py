@@ -1,4 +1,4 @@
-"""Averaged submissions: joined by name, rounded once, or not written."""
+"""Averaged submissions are matched by name and rounded once, or not written."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ NAMES = ["b.jpg", "a.jpg", "c.jpg"]
 
 
 def submissions(folder: Path, count: int = 3) -> tuple[list[Path], np.ndarray]:
-    """Files in orders of their own, and their (count, 3, 5, 2) points in the order of the first."""
+    """Files in different orders, and their (count, 3, 5, 2) points in the order of the first."""
     generator = np.random.default_rng(count)
     points = generator.integers(-9, 900, (count, 3, 5, 2)).astype(float)
     paths = [folder / f"{k}.csv" for k in range(count)]
@@ -22,7 +22,7 @@ def submissions(folder: Path, count: int = 3) -> tuple[list[Path], np.ndarray]:
     return paths, points
 
 
-def test_the_mean_is_that_of_the_same_images_in_the_order_of_the_first(tmp_path: Path) -> None:
+def test_the_mean_is_per_image_in_the_order_of_the_first(tmp_path: Path) -> None:
     paths, points = submissions(tmp_path)
     for rounding, expected in (
         ("auto", np.rint(points.mean(0))),
@@ -37,7 +37,7 @@ def test_the_mean_is_that_of_the_same_images_in_the_order_of_the_first(tmp_path:
     assert (tmp_path / "out" / "auto.csv").read_text().splitlines()[1].count(".") == 1  # the name's
 
 
-def test_a_file_may_take_the_place_of_one_of_its_own(tmp_path: Path) -> None:
+def test_the_output_may_replace_an_input(tmp_path: Path) -> None:
     paths, points = submissions(tmp_path, 2)
     average_submissions(paths, paths[1], rounding="none")
     np.testing.assert_allclose(read_submission(paths[1]).points_image, points.mean(0), atol=1e-4)
@@ -49,7 +49,7 @@ def row_ids(path: Path, answers: dict[int, float]) -> Path:
     return path
 
 
-def test_row_ids_are_joined_and_keep_their_decimals(tmp_path: Path) -> None:
+def test_row_ids_are_matched_and_keep_decimals(tmp_path: Path) -> None:
     one = row_ids(tmp_path / "one.csv", {7: 10.5, 2: 20, 9: 96})
     other = row_ids(tmp_path / "other.csv", {9: 95, 7: 11.25, 2: 21})
     out = tmp_path / "out.csv"
@@ -59,7 +59,7 @@ def test_row_ids_are_joined_and_keep_their_decimals(tmp_path: Path) -> None:
     assert out.read_text() == "RowId,Location\n7,11\n2,20\n9,96\n"
 
 
-def test_files_that_do_not_belong_together_are_refused_by_name(tmp_path: Path) -> None:
+def test_mismatched_files_are_refused_by_name(tmp_path: Path) -> None:
     (first, _), _ = submissions(tmp_path, 2)
     numbers = row_ids(tmp_path / "numbers.csv", {1: 2.5, 3: 4})
     fewer, short = tmp_path / "fewer.csv", tmp_path / "short.csv"
@@ -69,8 +69,14 @@ def test_files_that_do_not_belong_together_are_refused_by_name(tmp_path: Path) -
         ([first, fewer], r"fewer\.csv holds 4 points for each image, .*0\.csv 5"),
         ([first, short], r"short\.csv, joined to .*0\.csv: 1 images are missing: c\.jpg"),
         ([short, first], r"0\.csv, joined to .*short\.csv: 1 images are not asked for: c\.jpg"),
-        ([first, numbers], r"numbers\.csv has the columns RowId and Location, .*0\.csv has not"),
-        ([numbers, first], r"numbers\.csv has the columns RowId and Location, .*0\.csv has not"),
+        (
+            [first, numbers],
+            r"numbers\.csv has columns RowId and Location, but .*0\.csv does not",
+        ),
+        (
+            [numbers, first],
+            r"numbers\.csv has columns RowId and Location, but .*0\.csv does not",
+        ),
         ([first, tmp_path / "no.csv"], r"no\.csv: there is no such submission"),
         ([numbers, row_ids(tmp_path / "n.csv", {1: 2, 4: 4})], r"2 RowIds .* such as 3 in .*numb"),
         ([numbers, row_ids(tmp_path / "m.csv", {1: 2})], r"m\.csv and .*numbers\.csv .* 1 RowIds"),

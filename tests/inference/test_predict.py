@@ -1,4 +1,4 @@
-"""Several views of an image give one answer, in the image's own pixels."""
+"""Several views of an image are merged in image pixels."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -39,10 +39,10 @@ def moments(weights: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def symmetric(crop: config.Crop) -> Network:
-    """Sees in a mirrored image exactly what it sees in the image, mirrored, for 15 landmarks.
+    """A network of 15 landmarks that predicts a mirrored image as the mirrored prediction.
 
-    A landmark is the centre of the brightness under a mask; the mask of its partner is the mirror
-    image of its own.
+    A landmark is the centre of the brightness under a mask. Its mirrored landmark has the mirrored
+    mask.
     """
     masks = torch.rand(15, crop.height, crop.width, generator=torch.Generator().manual_seed(3)) ** 4
     masks = masks + masks[schemes.mirror_permutation(15)].flip(-1)
@@ -56,7 +56,7 @@ def symmetric(crop: config.Crop) -> Network:
 
 
 def reads_dots(images: Tensor) -> CropPrediction:
-    """Prediction 0 and 1: of the red and the green dot the right and the left; others: the blue."""
+    """Landmarks 0 and 1: right and left of the red and green dots; the others: the blue dot."""
     red, green, blue = moments(images.square())[0].unbind(1)
     is_right = (red[:, :1] > green[:, :1]).expand(-1, 2)
     right, left = torch.where(is_right, red, green), torch.where(is_right, green, red)
@@ -65,7 +65,7 @@ def reads_dots(images: Tensor) -> CropPrediction:
 
 
 def fixed(points_crop: np.ndarray, peak: Any, covariance_crop: np.ndarray | None) -> Network:
-    """Sees the same in every image."""
+    """A network that predicts the same for every image."""
 
     def look(images: Tensor) -> CropPrediction:
         parts = (points_crop, peak, covariance_crop)
@@ -101,9 +101,9 @@ def of(paths: list[Path], crop: config.Crop, num_landmarks: int = 15) -> Samples
 
 
 def together(views: list[View], batch: int = 3, **options: Any) -> Prediction:
-    """The landmarks of all images of the views."""
+    """The predictions of all images as one."""
     rows = np.arange(len(views[0].samples))
-    found = list(predict(views, rows, batch=batch, workers=0, device=CPU, **options))
+    found = list(predict(views, rows, batch=batch, workers=0, **options))
     assert np.array_equal(np.concatenate([one.rows for one in found]), rows)
     parts = zip(*(one[1:4] for one in found), strict=True)
     points, peak, covariance = (None if p[0] is None else np.concatenate(p) for p in parts)
@@ -111,7 +111,7 @@ def together(views: list[View], batch: int = 3, **options: Any) -> Prediction:
 
 
 @pytest.mark.parametrize("crop", CROPS, ids=lambda crop: crop.rule)
-def test_a_mirrored_view_adds_nothing_to_what_is_symmetric(
+def test_a_mirrored_view_changes_nothing_for_a_symmetric_network(
     noise: list[Path], crop: config.Crop
 ) -> None:
     plain = View(symmetric(crop), of(noise, crop))
@@ -127,7 +127,7 @@ def test_a_mirrored_view_adds_nothing_to_what_is_symmetric(
 
 
 @pytest.mark.parametrize("crop", CROPS, ids=lambda crop: crop.rule)
-def test_all_views_find_what_is_in_the_image(tmp_path: Path, crop: config.Crop) -> None:
+def test_every_view_finds_the_dots(tmp_path: Path, crop: config.Crop) -> None:
     truth, images = [], []
     for height, width in SIZES:
         dots = np.array([(0.36, 0.41), (0.58, 0.47), (0.46, 0.62)]) * (width, height)
@@ -149,7 +149,7 @@ def test_all_views_find_what_is_in_the_image(tmp_path: Path, crop: config.Crop) 
     np.testing.assert_allclose(together(views).points_image, np.mean(alone, 0), atol=1e-9)
 
 
-def test_a_zoomed_crop_shows_its_middle_larger(noise: list[Path]) -> None:
+def test_a_zoomed_crop_enlarges_its_middle(noise: list[Path]) -> None:
     plain = of(noise, CROPS[0])
     larger = replace(plain, zoom=1.25, margin=4)
     middle, corner = torch.tensor([[18.0, 19.5]]), torch.tensor([[0.0, 0.0]])
@@ -162,7 +162,7 @@ def test_a_zoomed_crop_shows_its_middle_larger(noise: list[Path]) -> None:
         assert larger[row].crop.shape == (3, 48, 45)
 
 
-def test_every_image_is_read_once_and_cut_once_for_views_that_crop_alike(
+def test_images_are_read_once_and_cut_once_per_distinct_crop(
     noise: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: dict[str, int] = {"ImageFile": 0, "cut": 0}
@@ -186,7 +186,7 @@ def test_every_image_is_read_once_and_cut_once_for_views_that_crop_alike(
     assert calls == {"ImageFile": len(noise), "cut": 4 * len(noise)}
 
 
-def test_roads_are_averaged_and_peaks_and_covariances_of_those_that_have_them(
+def test_points_are_averaged_over_all_views_and_peaks_over_those_with_heatmaps(
     noise: list[Path],
 ) -> None:
     generator = np.random.default_rng(8)
@@ -211,7 +211,7 @@ def spreads(generator: np.random.Generator, count: int) -> np.ndarray:
     return roots @ roots.swapaxes(-1, -2) + 0.3 * np.eye(2)
 
 
-def test_weighted_views_give_the_combination_of_smallest_variance(noise: list[Path]) -> None:
+def test_weighted_views_minimise_the_variance(noise: list[Path]) -> None:
     generator = np.random.default_rng(9)
     points, covariances = generator.uniform(5, 30, (3, 7, 2)), spreads(generator, 3)
     covariances[1, 4] = covariances[2, 4] = 0  # no peak in two maps
@@ -242,7 +242,7 @@ def test_weighted_views_give_the_combination_of_smallest_variance(noise: list[Pa
     np.testing.assert_allclose(plain[:, 6], found.points_image[:, 6], atol=1e-6)
 
 
-def test_the_batch_changes_nothing_and_networks_keep_their_mode(noise: list[Path]) -> None:
+def test_batch_size_does_not_matter_and_networks_keep_their_mode(noise: list[Path]) -> None:
     crop = CROPS[0]
     first, second = View(symmetric(crop), of(noise, crop)), View(Stub(reads_dots), of(noise, crop))
     first.network.train()

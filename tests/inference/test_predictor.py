@@ -1,4 +1,4 @@
-"""A run as a function: the crops of training, points in pixels, and nothing else changed."""
+"""The predictor crops as in training, returns image pixels and leaves the process unchanged."""
 
 import random
 import subprocess
@@ -34,6 +34,7 @@ CROPS = [
     config.Crop(height=33, width=48, rule="contain", trim_border=9),
     config.Crop(height=40, width=36, rule="box", box_scale=1.5),
 ]
+GREY = np.zeros((9, 8, 3), np.uint8)
 MEAN_SHAPE = torch.tensor([[9.0, 12.0], [27, 11], [18, 30], [16, 22]], dtype=torch.float64)
 
 
@@ -56,7 +57,7 @@ def predictor(
 
 
 def mean_shape(images: Tensor) -> CropPrediction:
-    """Sees the mean training face in every crop."""
+    """Predicts the mean training face for every crop."""
     points = MEAN_SHAPE.float().expand(len(images), -1, -1)
     return CropPrediction(
         points, torch.ones(points.shape[:2]), torch.eye(2).expand(*points.shape, 2)
@@ -64,7 +65,7 @@ def mean_shape(images: Tensor) -> CropPrediction:
 
 
 def dots(images: Tensor) -> CropPrediction:
-    """Sees the centres of the red, the green, the blue dot and of all three."""
+    """Predicts the centres of the red, green and blue dots, and of all three."""
     weights = torch.cat([images, images.mean(1, keepdim=True)], 1).double().square()
     y, x = torch.meshgrid(*(torch.arange(n).double() for n in images.shape[-2:]), indexing="ij")
     total = weights.sum((-2, -1))
@@ -86,9 +87,7 @@ def noise(tmp_path: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("crop", CROPS, ids=lambda crop: crop.rule)
-def test_training_and_prediction_see_the_same_crop_bit_for_bit(
-    noise: list[Path], crop: config.Crop
-) -> None:
+def test_crops_equal_those_of_training_bit_for_bit(noise: list[Path], crop: config.Crop) -> None:
     seen: list[Tensor] = []
 
     def recording(images: Tensor) -> CropPrediction:
@@ -105,19 +104,17 @@ def test_training_and_prediction_see_the_same_crop_bit_for_bit(
     assert torch.equal(torch.cat(seen), expected)
 
     view = View(Stub(mean_shape, len(MEAN_SHAPE)), training)
-    (evaluated,) = predict([view], np.arange(5), batch=5, workers=0, device=CPU)
+    (evaluated,) = predict([view], np.arange(5), batch=5, workers=0)
     assert np.array_equal(found.points_image, evaluated.points_image)
     assert np.array_equal(found.covariance, evaluated.covariance_image)
 
-    seen.clear()  # images in memory, as their files give them
+    seen.clear()  # arrays give the same crops as files
     ours([read_image(path) for path in noise[:4]], None if boxes is None else boxes[:4])
     assert torch.equal(torch.cat(seen), expected[:4])
 
 
 @pytest.mark.parametrize("crop", CROPS[:2], ids=lambda crop: crop.rule)
-def test_a_box_is_filled_as_the_mean_face_fills_its_crop(
-    noise: list[Path], crop: config.Crop
-) -> None:
+def test_landmarks_fill_their_box(noise: list[Path], crop: config.Crop) -> None:
     shape = MEAN_SHAPE.numpy()
     extent = np.ptp(shape, axis=0)
     corners = np.array([(10.0, 20.0), (-30, 5), (20, 11), (3, 3), (300, 100)])
@@ -128,7 +125,7 @@ def test_a_box_is_filled_as_the_mean_face_fills_its_crop(
 
 
 def face(size_hw: tuple[int, int], centre: tuple[float, float], scale: float) -> tuple[Any, Any]:
-    """An image of three dots that lie as in the mean shape, and the four landmarks."""
+    """An image of three dots placed as in the mean shape, and its four landmarks."""
     offsets = MEAN_SHAPE.numpy() - MEAN_SHAPE.numpy().mean(0)
     points = np.array(centre) + scale * offsets
     points[3] = points[:3].mean(0)
@@ -137,7 +134,7 @@ def face(size_hw: tuple[int, int], centre: tuple[float, float], scale: float) ->
     return (250 * np.exp(-squared / 2 / (2 * scale) ** 2)).astype(np.uint8), points
 
 
-def test_the_second_look_is_at_a_crop_that_the_face_fills() -> None:
+def test_the_second_pass_crops_to_the_face() -> None:
     # a face of 30 px in an image that is shrunk nine times by the first crop
     image, truth = face((400, 333), (120.3, 230.6), 1.6)
     scales: list[float] = []
@@ -154,7 +151,7 @@ def test_the_second_look_is_at_a_crop_that_the_face_fills() -> None:
     assert np.abs(twice - truth).max() < 0.15 < np.abs(once - truth).max()
 
 
-def test_a_second_look_at_no_face_is_the_first_again(noise: list[Path]) -> None:
+def test_a_second_pass_without_a_face_repeats_the_first(noise: list[Path]) -> None:
     def lost(images: Tensor) -> CropPrediction:
         return CropPrediction(torch.full((len(images), 4, 2), 7.0), None, None)
 
@@ -164,7 +161,7 @@ def test_a_second_look_at_no_face_is_the_first_again(noise: list[Path]) -> None:
         np.testing.assert_allclose(once.points_image, twice.points_image, atol=1e-9)
 
 
-def test_the_process_is_left_as_it_was(noise: list[Path]) -> None:
+def test_predicting_leaves_the_process_unchanged(noise: list[Path]) -> None:
     def state() -> list[object]:
         return [
             torch.is_grad_enabled(), torch.get_default_dtype(), torch.get_num_threads(),
@@ -186,8 +183,8 @@ def test_the_process_is_left_as_it_was(noise: list[Path]) -> None:
 
 
 @pytest.mark.slow
-def test_a_thousand_calls_take_no_more_memory() -> None:
-    """Pages of this process, read from the system after the caches have filled."""
+def test_calls_do_not_leak_memory() -> None:
+    """Compares resident memory after the caches have filled."""
     ours, image = predictor(mean_shape, CROPS[0]), np.full((200, 300, 3), 77, np.uint8)
 
     def resident_mb() -> float:
@@ -212,28 +209,23 @@ def test_networks_without_heatmaps_have_no_confidence(noise: list[Path]) -> None
 @pytest.mark.parametrize(
     ("crop", "images", "boxes", "words"),
     [
-        (2, [np.zeros((9, 8, 3), np.uint8)], None, "it needs boxes"),
-        (0, [np.zeros((9, 8, 3))], None, "uint8 array, RGB, not .* float64"),
-        (0, [np.zeros((9, 8), np.uint8)], None, r"not \(9, 8\)"),
+        (2, [GREY], None, "it needs boxes"),
+        (0, [GREY.astype(float)], None, "uint8 array, RGB, not .* float64"),
+        (0, [GREY[..., 0]], None, r"not \(9, 8\)"),
         (0, [Path("nowhere.png")], None, "nowhere.png: the image cannot be read"),
-        (0, [np.zeros((9, 8, 3), np.uint8)], [(1, 2, 3, 4)] * 2, r"not \(2, 4\)"),
-        (0, [np.zeros((9, 8, 3), np.uint8)], [(5, 2, 3, 4)], "box 0: from"),
-        (0, [np.zeros((9, 8, 3), np.uint8)], [(1, 2, np.nan, 4)], "box 0: from"),
-        (
-            0,
-            [np.zeros((9, 8, 3), np.uint8)],
-            [(8, 2, 9, 4)],
-            "outside the image, which has 8 x 9",
-        ),
-        (0, "face.jpg", None, r"a list of images, not one: say \['face.jpg'\]"),
+        (0, [GREY], [(1, 2, 3, 4)] * 2, r"shape \(1, 4\), one per image, got \(2, 4\)"),
+        (0, [GREY], [(5, 2, 3, 4)], r"box 0 from \(5, 2\) to \(3, 4\) is empty"),
+        (0, [GREY], [(1, 2, np.nan, 4)], "box 0 from"),
+        (0, [GREY], [(8, 2, 9, 4)], "outside the image of 8 x 9 pixels"),
+        (0, "face.jpg", None, r"a list of images, got one; write \['face.jpg'\]"),
     ],
 )
-def test_what_cannot_be_is_told(crop: int, images: Any, boxes: Any, words: str) -> None:
+def test_wrong_input_is_reported(crop: int, images: Any, boxes: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         predictor(mean_shape, CROPS[crop])(images, boxes)
 
 
-def test_a_run_folder_answers_as_its_evaluation_does(tiny_contest: Path, tmp_path: Path) -> None:
+def test_a_run_folder_predicts_as_its_evaluation_does(tiny_contest: Path, tmp_path: Path) -> None:
     experiment = config.Experiment(
         name="tiny",
         data=config.Data(root=tiny_contest, workers=0),
@@ -249,15 +241,13 @@ def test_a_run_folder_answers_as_its_evaluation_does(tiny_contest: Path, tmp_pat
     nothing = np.full((len(paths), 7, 2), np.nan, np.float32)
     samples = Samples.of(trained.experiment, paths, nothing)
     rows = np.arange(len(paths))
-    (expected,) = predict(
-        [View(trained.network, samples)], rows, batch=len(paths), workers=0, device=CPU
-    )
+    (expected,) = predict([View(trained.network, samples)], rows, batch=len(paths), workers=0)
     np.testing.assert_allclose(found.points_image, expected.points_image, atol=1e-3)
     np.testing.assert_allclose(found.confidence, expected.peak, rtol=1e-4)
     assert found.covariance is not None and found.covariance.shape == (5, 7, 2, 2)
 
 
-def test_the_package_is_imported_without_torch() -> None:
+def test_importing_the_package_does_not_import_torch() -> None:
     words = "import sys, heatmap; assert 'torch' not in sys.modules; print(heatmap.__version__)"
     done = subprocess.run(
         [sys.executable, "-c", words], capture_output=True, text=True, timeout=60, check=False

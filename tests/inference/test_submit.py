@@ -1,4 +1,4 @@
-"""Several runs and views make one submission and one score."""
+"""Submissions and scores of one run, of ensembles and of test-time augmentation."""
 
 import json
 import shutil
@@ -40,9 +40,9 @@ def trained(folder: Path, root: Path, **settings: object) -> Path:
 
 @pytest.fixture(scope="module")
 def runs(tiny_contest: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Runs on the tiny contest: of other crops and seeds, and of the direct road.
+    """Runs on the tiny contest with different crops and seeds, and one without heatmaps.
 
-    The last 6, 3 and 6 of its 12 rows validate.
+    Their validation rows are the last 6, 3 and 6 of 12.
     """
     folder = tmp_path_factory.mktemp("runs")
     fewer = config.Data(root=tiny_contest, split="order", validation=0.25, workers=0)
@@ -73,7 +73,7 @@ def points_of(path: Path) -> np.ndarray:
 
 
 def assert_rounded(found: np.ndarray, exact: np.ndarray) -> None:
-    """exact: of files with four decimals, so that it may lie on the other side of a half."""
+    """`exact` has four decimals only, so it may lie on the other side of a half."""
     near_half = np.abs(np.abs(exact - np.trunc(exact)) - 0.5) < 1e-3
     np.testing.assert_array_equal(found[~near_half], np.rint(exact)[~near_half])
     assert np.abs(found - exact).max() < 0.502 and near_half.mean() < 0.1
@@ -101,7 +101,7 @@ def test_a_submission_of_runs_is_their_rounded_mean(
             assert np.abs(each[i] - each[j]).max() > 1e-3, "each option changes the answer"
 
 
-def test_files_are_averaged_and_rounded_once(
+def test_averaged_files_are_rounded_once(
     runs: dict[str, Path], tool: Tool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = [tmp_path / "a.csv", tmp_path / "b.csv"]
@@ -124,7 +124,7 @@ def test_files_are_averaged_and_rounded_once(
         assert not out.exists() and capsys.readouterr().err
 
 
-def test_mirrored_and_scaled_views_answer_kaggles_facial_keypoints(
+def test_test_time_augmentation_on_kaggles_facial_keypoints(
     fifteen: tuple[Path, Path, Path], tool: Tool, tmp_path: Path
 ) -> None:
     _, *both = fifteen
@@ -153,7 +153,7 @@ def test_mirrored_and_scaled_views_answer_kaggles_facial_keypoints(
         (["--decoder", "parabola"], "evaluation-with-two-parabola"),
     ],
 )
-def test_runs_are_scored_together_on_rows_that_validate_in_all(
+def test_ensembles_are_scored_on_common_validation_rows(
     runs: dict[str, Path], tool: Tool, tiny_contest: Path, options: list[str], name: str
 ) -> None:
     both = runs["one"], runs["two"]
@@ -171,12 +171,12 @@ def test_runs_are_scored_together_on_rows_that_validate_in_all(
     labels = contest.read_landmarks(folder.train_table)
     paths = contest.image_paths(folder.train_images, labels.names, labels.path)
     views = ensemble.views(paths, labels.points_image, CPU)
-    (found,) = predict(views, rows, batch=9, workers=0, device=CPU, weighted=weighted)
+    (found,) = predict(views, rows, batch=9, workers=0, weighted=weighted)
     mse = contest.squared_errors(found.points_image, labels.points_image[rows]).mean()
     assert scores["mse"] == pytest.approx(mse, rel=1e-5)
 
 
-def test_a_image_that_leads_out_is_named_by_its_row_of_the_table(
+def test_a_link_out_of_the_folder_is_reported_with_its_row(
     runs: dict[str, Path], tool: Tool, tiny_contest: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -192,13 +192,13 @@ def test_a_image_that_leads_out_is_named_by_its_row_of_the_table(
     assert f"{other.test_points}, row 6, column file_name: 'eve_4" in capsys.readouterr().err
 
 
-def test_one_run_with_more_views_is_scored_apart(runs: dict[str, Path], tool: Tool) -> None:
+def test_augmented_scores_do_not_replace_the_plain_ones(runs: dict[str, Path], tool: Tool) -> None:
     assert tool("evaluate", runs["two"], "--tta", "scale", "--device", "cpu") == 0
     assert not (runs["two"] / "evaluation.json").exists()
     assert (runs["two"] / "evaluation-scale" / "evaluation.json").exists()
 
 
-def test_runs_of_different_folds_have_no_score_together_but_on_other_data(
+def test_runs_of_different_folds_are_scored_together_only_on_other_data(
     runs: dict[str, Path], tool: Tool, tiny_contest: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -222,13 +222,13 @@ def test_runs_of_different_folds_have_no_score_together_but_on_other_data(
     alien = tmp_path / "alien" / "best.pt"
     checkpoint.save(alien, replace(saved, table_hash="another"))
     assert tool("evaluate", runs["one"], alien, "--device", "cpu") == 1
-    assert f"the table that {alien} was trained on" in capsys.readouterr().err
+    assert f"{alien} was trained on other labels than" in capsys.readouterr().err
     assert tool("evaluate", runs["one"], alien, "--data", tiny_contest, "--device", "cpu") == 0
     rows = np.load(runs["one"] / "evaluation-with-alien" / "errors.npz")["rows"]
-    assert rows.tolist() == [6, 7, 8, 9, 10, 11], "what the first run was trained on is left out"
+    assert rows.tolist() == [6, 7, 8, 9, 10, 11], "training rows of the first run are left out"
 
 
-def test_what_cannot_be_merged_is_named(
+def test_runs_that_cannot_be_merged_are_refused_by_name(
     runs: dict[str, Path], fifteen: tuple[Path, Path, Path], tool: Tool,
     tmp_path: Path, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -238,7 +238,7 @@ def test_what_cannot_be_merged_is_named(
         for arguments, words in (
             ([one, fifteen[1]], [f"{one}/best.pt predicts 7", f"{fifteen[1]}/best.pt 15"]),
             ([one, "--tta", "mirror"], ["7 landmarks", "--tta mirror"]),
-            ([one, direct, "--weighted"], [f"{direct}/best.pt", "without heatmaps", "--weighted"]),
+            ([one, direct, "--weighted"], [f"{direct}/best.pt", "has no heatmaps", "--weighted"]),
             ([one, "--boxes", "b.csv"], ["--boxes", "crop.rule box", f"{one}/best.pt", "cover"]),
             ([one, tmp_path / "no"], ["no such checkpoint", str(tmp_path / "no")]),
             ([one, direct, again], [f"{again}/best.pt is named twice; name each run once"]),
@@ -252,7 +252,7 @@ def test_what_cannot_be_merged_is_named(
         assert tool(name) == 2
     assert not (tmp_path / "submission.csv").exists()
     assert tool("evaluate", "s.csv", "--solution", "t.csv", "--weighted") > 0
-    assert "a submission is scored alone" in capsys.readouterr().err
+    assert "a submission (.csv) takes no options" in capsys.readouterr().err
 
 
 def boxes_file(path: Path, names: list[str], left: float) -> Path:
@@ -261,7 +261,7 @@ def boxes_file(path: Path, names: list[str], left: float) -> Path:
     return path
 
 
-def test_boxes_of_other_images_are_named_on_the_command_line(
+def test_boxes_replaces_the_table_of_the_run(
     runs: dict[str, Path], tool: Tool, tiny_contest: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -295,7 +295,7 @@ def test_boxes_of_other_images_are_named_on_the_command_line(
     assert (sheets[0] != sheets[1]).any()
 
 
-def test_a_image_that_is_not_there_is_named_with_its_row_in_the_file(
+def test_a_missing_image_is_reported_with_its_row(
     runs: dict[str, Path], tool: Tool, tiny_contest: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from heatmap import config, losses, networks
 from heatmap.networks import Network
@@ -50,7 +50,7 @@ def images(height: int = HEIGHT, width: int = WIDTH) -> Tensor:
     return torch.rand(IMAGES, 3, height, width, generator=torch.Generator().manual_seed(2))
 
 
-def some_points() -> Tensor:
+def random_points() -> Tensor:
     points = torch.rand(IMAGES, LANDMARKS, 2, generator=torch.Generator().manual_seed(3))
     return points.double() * torch.tensor([WIDTH, HEIGHT])
 
@@ -59,12 +59,12 @@ def output_tensors(output: Any) -> list[Tensor]:
     return [output] if isinstance(output, Tensor) else list(output)
 
 
-# the contract
+# every network
 
 
 @every_model
 @pytest.mark.parametrize("num_landmarks", [1, 12])
-def test_every_landmark_of_every_image_gets_a_point(model: Any, num_landmarks: int) -> None:
+def test_every_landmark_of_every_image_is_decoded(model: Any, num_landmarks: int) -> None:
     network = build(model, num_landmarks=num_landmarks).eval()
     assert network.num_landmarks == num_landmarks
     with torch.no_grad():
@@ -80,9 +80,9 @@ def test_every_landmark_of_every_image_gets_a_point(model: Any, num_landmarks: i
 
 
 @every_model
-def test_the_loss_reaches_every_weight(model: Any) -> None:
+def test_every_weight_has_a_gradient(model: Any) -> None:
     network = build(model).train()
-    loss = network.loss(network(images()), some_points(), torch.ones(IMAGES, LANDMARKS))
+    loss = network.loss(network(images()), random_points(), torch.ones(IMAGES, LANDMARKS))
     assert loss.shape == ()
     assert loss.item() > 0
     loss.backward()
@@ -95,7 +95,7 @@ def test_the_loss_reaches_every_weight(model: Any) -> None:
 
 
 @every_model
-def test_evaluation_is_deterministic_and_images_do_not_see_each_other(model: Any) -> None:
+def test_evaluation_is_deterministic_and_independent_of_the_batch(model: Any) -> None:
     network = build(model).eval()
     with torch.no_grad():
         one, again = (output_tensors(network(images()))[0] for _ in range(2))
@@ -105,7 +105,7 @@ def test_evaluation_is_deterministic_and_images_do_not_see_each_other(model: Any
 
 
 @every_model
-def test_saved_weights_make_the_same_network(model: Any, tmp_path: Path) -> None:
+def test_saved_weights_restore_the_network(model: Any, tmp_path: Path) -> None:
     network = build(model).eval()
     torch.save(network.state_dict(), tmp_path / "weights.pt")
     torch.manual_seed(99)
@@ -119,23 +119,23 @@ def test_saved_weights_make_the_same_network(model: Any, tmp_path: Path) -> None
 
 
 @every_model
-def test_bf16_changes_the_points_little_and_their_type_not_at_all(model: Any) -> None:
+def test_bf16_layers_give_float32_points_and_nearly_the_same_loss(model: Any) -> None:
     network = build(model).eval()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         output = network(images())
         predicted = network.decode(output)
-        loss = network.loss(output, some_points(), torch.ones(IMAGES, LANDMARKS))
+        loss = network.loss(output, random_points(), torch.ones(IMAGES, LANDMARKS))
     assert predicted.points_crop.dtype == loss.dtype == torch.float32
     assert predicted.points_crop.isfinite().all()
     with torch.no_grad():
-        exact = network.loss(network(images()), some_points(), torch.ones(IMAGES, LANDMARKS))
+        exact = network.loss(network(images()), random_points(), torch.ones(IMAGES, LANDMARKS))
     assert loss.item() == pytest.approx(exact.item(), rel=0.05)
 
 
 @every_model
-def test_an_unlabelled_landmark_costs_nothing(model: Any) -> None:
+def test_an_unlabelled_landmark_does_not_change_the_loss(model: Any) -> None:
     network = build(model).eval()
-    points, weights = some_points(), torch.ones(IMAGES, LANDMARKS)
+    points, weights = random_points(), torch.ones(IMAGES, LANDMARKS)
     points[1, 4], weights[1, 4] = torch.nan, 0
     elsewhere = points.clone()
     elsewhere[1, 4] = 1000
@@ -148,24 +148,24 @@ def test_an_unlabelled_landmark_costs_nothing(model: Any) -> None:
 
 
 @every_model
-def test_decoding_makes_no_gradient(model: Any) -> None:
+def test_decoded_points_need_no_gradient(model: Any) -> None:
     network = build(model).eval()
     assert not network.decode(network(images())).points_crop.requires_grad
 
 
-def test_the_images_are_normalised_as_pretrained_encoders_expect() -> None:
+def test_images_are_normalised_as_in_imagenet_pretraining() -> None:
     network = build(MODELS["direct"])
     grey = torch.full((1, 3, 2, 5), 0.5)
     expected = [(0.5 - 0.485) / 0.229, (0.5 - 0.456) / 0.224, (0.5 - 0.406) / 0.225]
     assert network.normalised(grey)[0, :, 1, 3].tolist() == pytest.approx(expected)
 
 
-# the heatmap road
+# heatmap networks
 
 
 @every_heatmap_model
 @pytest.mark.parametrize("size", [(96, 72), (64, 160), (70, 101)])
-def test_features_have_the_images_size_divided_by_the_stride(
+def test_maps_have_the_image_size_divided_by_the_stride(
     model: config.HeatmapModel, size: tuple[int, int]
 ) -> None:
     height, width = size
@@ -180,7 +180,7 @@ def test_features_have_the_images_size_divided_by_the_stride(
 
 
 @pytest.mark.parametrize("stride", [1, 2, 4])
-def test_a_peak_is_decoded_where_it_lies_in_the_crop(stride: int) -> None:
+def test_a_peak_is_decoded_at_its_place_in_the_crop(stride: int) -> None:
     model = config.UNet(encoder="resnet18", weights="none", stride=stride, width=LANDMARKS, sigma=2)
     network = build(model)
     truth = torch.stack(
@@ -206,10 +206,10 @@ def test_a_peak_is_decoded_where_it_lies_in_the_crop(stride: int) -> None:
 
 
 @pytest.mark.parametrize("stride", [1, 2, 4])
-def test_the_loss_is_lowest_for_the_maps_that_the_decoder_reads_exactly(stride: int) -> None:
+def test_the_loss_is_lowest_where_the_decoder_is_exact(stride: int) -> None:
     model = config.UNet(encoder="resnet18", weights="none", stride=stride, width=LANDMARKS, sigma=2)
     network = build(model)
-    truth = some_points()
+    truth = random_points()
     y, x = torch.meshgrid(
         torch.arange(HEIGHT // stride), torch.arange(WIDTH // stride), indexing="ij"
     )
@@ -223,14 +223,14 @@ def test_the_loss_is_lowest_for_the_maps_that_the_decoder_reads_exactly(stride: 
     assert (network.decode(output).points_crop - truth).abs().max() < 0.01 * stride
 
 
-def test_dense_unet_167_is_the_papers_network() -> None:
+def test_dense_unet_167_has_the_layers_of_the_paper() -> None:
     with torch.device("meta"):
         model = config.DenseUNet(weights="none", stride=1, width=64)
         network = networks.build(model, config.Crop(height=224, width=224), 3)
     convolutions = [m for m in network.modules() if isinstance(m, torch.nn.Conv2d)]
-    assert len(convolutions) + 1 == 167  # and the embeddings, which are the last
+    assert len(convolutions) + 1 == 167  # the last one is the embeddings
     stages = [m.out_channels for m in network.decoder.modules() if hasattr(m, "out_channels")]
-    assert stages == [64, 2208, 768, 384, 96, 96, 64]  # one projection, of the third block
+    assert stages == [64, 2208, 768, 384, 96, 96, 64]  # the one projection is of the third block
     encoder = sum(p.numel() for p in network.encoder.parameters())
     decoder = sum(p.numel() for p in network.decoder.parameters())
     assert round(encoder / 1e6, 1) == 26.5
@@ -241,7 +241,7 @@ def test_dense_unet_167_is_the_papers_network() -> None:
     assert sizes == [(96, 112, 112), *blocks]
 
 
-def test_an_integral_network_is_trained_and_read_by_the_same_softmax() -> None:
+def test_integral_regression_trains_and_decodes_with_the_same_softmax() -> None:
     network = build(replace(INTEGRAL, width=LANDMARKS, divergence=0.0)).eval()
     maps = type(network(images()))(
         torch.randn(IMAGES, LANDMARKS, HEIGHT // 4, WIDTH // 4),
@@ -264,7 +264,7 @@ def test_losses_of_heatmaps_and_of_coordinates_add_up() -> None:
 
         def loss(model: config.UNet) -> float:
             network.model = model
-            return network.loss(output, some_points(), weights).item()
+            return network.loss(output, random_points(), weights).item()
 
         heatmaps = loss(UNET)
         coordinates = loss(replace(both, divergence=0.0)) - heatmaps
@@ -276,7 +276,7 @@ def test_losses_of_heatmaps_and_of_coordinates_add_up() -> None:
 
 
 @every_heatmap_model
-def test_with_pixel_areas_maps_count_by_the_area_and_coordinates_as_their_loss_grows(
+def test_pixel_area_weights_maps_by_area_and_coordinates_as_their_loss_grows(
     model: config.HeatmapModel,
 ) -> None:
     network = build(model).eval()
@@ -285,31 +285,31 @@ def test_with_pixel_areas_maps_count_by_the_area_and_coordinates_as_their_loss_g
     with torch.no_grad():
         output = network(images())
 
-        def of_single_images(part: config.HeatmapModel) -> Tensor:
+        def losses_of_images(part: config.HeatmapModel) -> Tensor:
             network.model = part
             images = torch.eye(IMAGES)
             return torch.stack(
                 [
-                    network.loss(output, some_points(), one[:, None].expand(-1, LANDMARKS))
+                    network.loss(output, random_points(), one[:, None].expand(-1, LANDMARKS))
                     for one in images
                 ]
             )
 
-        whole = of_single_images(model)
-        on_maps = torch.zeros(IMAGES)
+        whole = losses_of_images(model)
+        map_losses = torch.zeros(IMAGES)
         if model.loss != "none" or model.divergence:
-            on_maps = of_single_images(replace(model, coordinate_weight=0.0))
+            map_losses = losses_of_images(replace(model, coordinate_weight=0.0))
         grows = losses.LOSSES.get(model.coordinate_loss, losses.Loss()).grows_with
         scale = area.sqrt() if grows == "distance" else area
-        expected = (area * on_maps + scale * (whole - on_maps)).sum()
+        expected = (area * map_losses + scale * (whole - map_losses)).sum()
         network.model = model
         weights = torch.ones(IMAGES, LANDMARKS)
-        found = network.loss(output, some_points(), weights, area)
-    assert found.item() == pytest.approx(expected.item(), rel=1e-4)
+        loss = network.loss(output, random_points(), weights, area)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
 
 
 @pytest.mark.parametrize("stride", [1, 2, 4])
-def test_the_size_of_the_maps_is_known_before_there_are_any(stride: int) -> None:
+def test_map_hw_is_the_size_of_the_maps(stride: int) -> None:
     network = build(replace(UNET, encoder="tu-test_resnet", stride=stride)).eval()
     assert isinstance(network, networks.HeatmapNetwork)
     with torch.no_grad():
@@ -317,14 +317,14 @@ def test_the_size_of_the_maps_is_known_before_there_are_any(stride: int) -> None
     assert network.map_hw(166, 130) == tuple(maps.features.shape[-2:])
 
 
-def test_an_encoder_that_would_put_maps_out_of_place_is_refused() -> None:
+def test_an_encoder_with_other_strides_is_refused() -> None:
     with torch.device("meta"):
         network = build(replace(UNET, encoder="tu-inception_v4"))
         with pytest.raises(ValueError, match="tu-inception_v4 does not halve images evenly"):
             network(torch.empty(2, 3, 128, 160))
 
 
-# the direct road
+# direct networks
 
 
 @pytest.mark.parametrize(
@@ -334,7 +334,7 @@ def test_an_encoder_that_would_put_maps_out_of_place_is_refused() -> None:
         "tu-wide_resnet101_2", "inceptionv4",
     ],
 )  # fmt: skip
-def test_the_older_systems_encoders_take_either_road(encoder: str) -> None:
+def test_the_encoders_of_older_systems_fit_both_kinds_of_network(encoder: str) -> None:
     size = config.Crop(height=128, width=160)
     for model in (
         config.Direct(encoder=encoder, weights="none", hidden=512, dropout=0.1, loss="mae"),
@@ -349,7 +349,7 @@ def test_the_older_systems_encoders_take_either_road(encoder: str) -> None:
         assert [tuple(t.shape) for t in output_tensors(output)] == expected
 
 
-def test_a_direct_network_starts_in_the_middle_and_errs_in_crop_pixels() -> None:
+def test_a_direct_network_starts_at_the_centre_and_its_loss_is_in_crop_pixels() -> None:
     network = build(MODELS["direct"]).eval()
     assert isinstance(network, DirectNetwork)
     torch.nn.init.zeros_(network.head.weight)
@@ -367,7 +367,7 @@ def test_a_direct_network_starts_in_the_middle_and_errs_in_crop_pixels() -> None
     assert network.loss(output, off, half).item() == pytest.approx(12.5 * 3 / LANDMARKS)
 
 
-def test_a_direct_networks_outputs_are_crop_pixels_from_the_centre() -> None:
+def test_direct_outputs_are_offsets_from_the_centre() -> None:
     network = build(MODELS["direct"]).eval()
     assert isinstance(network, DirectNetwork)
     torch.nn.init.zeros_(network.head.weight)
@@ -380,8 +380,8 @@ def test_a_direct_networks_outputs_are_crop_pixels_from_the_centre() -> None:
 # encoders and their weights
 
 
-def test_an_unknown_encoder_is_answered_with_the_nearest() -> None:
-    with pytest.raises(ValueError, match=r"no encoder 'resnet81'; did you mean .*resnet18"):
+def test_an_unknown_encoder_is_refused_with_similar_names() -> None:
+    with pytest.raises(ValueError, match=r"unknown encoder 'resnet81'; did you mean .*resnet18"):
         build(config.UNet(encoder="resnet81", weights="none"))
     with pytest.raises(ValueError, match="encoder 'tu-resnot18'"):
         build(config.Direct(encoder="tu-resnot18", weights="none"))
@@ -392,14 +392,14 @@ def test_unknown_pretrained_weights_are_refused() -> None:
         build(config.UNet(encoder="resnet18", weights="imagenot"))
 
 
-def test_without_network_the_way_out_is_offered(
+def test_without_internet_the_error_names_the_alternatives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ValueError, match=r"could not be fetched .*--model\.weights none"):
+    with pytest.raises(ValueError, match=r"could not fetch .*--model\.weights none"):
         build(config.UNet(encoder="resnet18", weights="imagenet"))
 
 
@@ -423,36 +423,51 @@ def test_an_encoder_starts_from_a_local_file(suffix: str, tmp_path: Path) -> Non
         assert torch.equal(tensor, state[name]), name
 
 
-def test_weights_of_another_encoder_do_not_fit(tmp_path: Path) -> None:
+def test_weights_of_another_encoder_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     save_weights(path, build(MODELS["direct"]))
-    with pytest.raises(ValueError, match=r"weights\.safetensors does not fit the encoder"):
+    with pytest.raises(ValueError, match=r"weights\.safetensors: does not fit the encoder"):
         build(config.UNet(encoder="densenet121", weights=str(path)))
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
-def test_a_file_that_holds_no_weights_is_refused_by_name(suffix: str, tmp_path: Path) -> None:
+def test_a_file_without_weights_is_refused(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"weights{suffix}"
-    with pytest.raises(ValueError, match=f"weights{suffix}: there is no such file"):
+    with pytest.raises(ValueError, match=f"weights{suffix}: no such file"):
         build(config.UNet(encoder="resnet18", weights=str(path)))
     path.write_bytes(b"not weights at all")
-    with pytest.raises(ValueError, match=f"weights{suffix} does not fit"):
+    with pytest.raises(ValueError, match=f"weights{suffix}: does not fit"):
         build(config.UNet(encoder="resnet18", weights=str(path)))
+
+
+class LastFeatures(nn.Module):
+    def forward(self, features: list[Tensor]) -> Tensor:
+        return features[-1]
+
+
+class TinyNetwork(networks.HeatmapNetwork):
+    """The input shrunk to a quarter as features: a U-Net takes a minute to compile."""
+
+    def __init__(self) -> None:
+        super().__init__(UNET, LANDMARKS, decoder=LastFeatures(), channels=3)
+
+    def pyramid(self, images: Tensor) -> list[Tensor]:
+        return [nn.functional.avg_pool2d(images, 4)]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_compiled_layers_give_what_the_layers_give_for_all_shapes(
+def test_compiled_layers_equal_the_layers_for_all_shapes(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     torch._dynamo.reset()
-    network = build(replace(UNET, encoder="tu-test_resnet")).eval()
+    network = TinyNetwork().eval()
     with torch._dynamo.config.patch(disable=False):
         for height, width in ((HEIGHT, WIDTH), (50, 75)):
-            given = images(height, width)
+            batch = images(height, width)
             network.compiled_parts = "off"
-            expected = output_tensors(network(given))
+            expected = network(batch)
             network.compiled_parts = "all"
-            for tensor, other in zip(output_tensors(network(given)), expected, strict=True):
+            for tensor, other in zip(network(batch), expected, strict=True):
                 assert torch.allclose(tensor, other, atol=1e-4)
-    assert not [r for r in caplog.records if r.name == "heatmap"]  # compiled indeed
+    assert not [r for r in caplog.records if r.name == "heatmap"]  # no fallback to eager mode

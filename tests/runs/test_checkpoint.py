@@ -28,7 +28,7 @@ EXPERIMENT = config.Experiment(
 
 
 def tiny_checkpoint(**changes: Any) -> Checkpoint:
-    """What last.pt holds."""
+    """The content of a last.pt."""
     torch.manual_seed(3)
     network = networks.build(EXPERIMENT.model, EXPERIMENT.crop, 7)
     optimizer = optimizer_for(EXPERIMENT.optimizer, network)
@@ -70,7 +70,7 @@ def write_as_0_1(path: Path, saved: Checkpoint, **changes: Any) -> None:
         "table_hash": saved.table_hash,
         "mean_shape_crop": saved.mean_shape_crop,
         "wandb_id": saved.state.wandb_id,
-        "scheme": saved.scheme,
+        "scheme": saved.scheme and saved.scheme.to_dict(),
         "format": 3,
     }
     torch.save(values | changes, path)
@@ -90,7 +90,7 @@ def assert_refused(path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_saved_comes_back(tmp_path: Path) -> None:
+def test_a_saved_checkpoint_loads_unchanged(tmp_path: Path) -> None:
     saved = tiny_checkpoint()
     checkpoint.save(tmp_path / "last.pt", saved)
     loaded = checkpoint.load(tmp_path / "last.pt")
@@ -111,12 +111,12 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     assert checkpoint.load(tmp_path / "best.pt").state is None
 
 
-def test_torch_reads_it_without_running_code(intact: bytes) -> None:
+def test_torch_loads_a_checkpoint_with_weights_only(intact: bytes) -> None:
     values = torch.load(io.BytesIO(intact), weights_only=True)
     assert set(values) == {field.name for field in fields(Checkpoint)}
 
 
-def test_a_write_that_fails_leaves_the_old_one(
+def test_a_failed_save_keeps_the_old_checkpoint(
     tmp_path: Path, intact: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "last.pt"
@@ -133,7 +133,7 @@ def test_a_write_that_fails_leaves_the_old_one(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_missing_one_is_named(tmp_path: Path) -> None:
+def test_a_missing_checkpoint_is_refused(tmp_path: Path) -> None:
     assert_refused(tmp_path / "last.pt")
     assert_refused(tmp_path)
 
@@ -149,7 +149,7 @@ class Intruder:
 
 
 @pytest.mark.parametrize("form", ["torch", "legacy torch", "pickle", "inside a checkpoint"])
-def test_code_in_it_does_not_run(tmp_path: Path, form: str) -> None:
+def test_loading_never_runs_code(tmp_path: Path, form: str) -> None:
     path, intruder = tmp_path / "last.pt", Intruder(tmp_path / "was-here")
     match form:
         case "torch":
@@ -165,7 +165,7 @@ def test_code_in_it_does_not_run(tmp_path: Path, form: str) -> None:
 
 
 @pytest.mark.parametrize("part", [0, 0.001, 0.3, 0.9, 0.999])
-def test_one_that_is_cut_short_is_refused(tmp_path: Path, intact: bytes, part: float) -> None:
+def test_a_truncated_checkpoint_is_refused(tmp_path: Path, intact: bytes, part: float) -> None:
     path = tmp_path / "last.pt"
     path.write_bytes(intact[: int(part * len(intact))])
     assert_refused(path)
@@ -181,7 +181,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path, content: bytes) -> No
     assert_refused(path)
 
 
-def test_noise_is_refused(tmp_path: Path) -> None:
+def test_random_bytes_are_refused(tmp_path: Path) -> None:
     path, generator = tmp_path / "last.pt", random.Random(5)
     for first in range(256):
         path.write_bytes(bytes([first]) + generator.randbytes(40))
@@ -197,7 +197,7 @@ def test_noise_is_refused(tmp_path: Path) -> None:
         [1, 2],
     ],
 )
-def test_a_file_of_other_tensors_is_refused(tmp_path: Path, values: Any) -> None:
+def test_other_torch_files_are_refused(tmp_path: Path, values: Any) -> None:
     torch.save(values, tmp_path / "last.pt")
     assert_refused(tmp_path / "last.pt")
 
@@ -207,13 +207,13 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
     assert_refused(tmp_path / "last.pt")
 
 
-def test_another_zip_is_refused(tmp_path: Path) -> None:
+def test_other_zip_files_are_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "last.pt", "w") as file:
         file.writestr("readme.txt", "nothing")
     assert_refused(tmp_path / "last.pt")
 
 
-def test_a_flipped_bit_in_the_weights_is_noticed(tmp_path: Path, intact: bytes) -> None:
+def test_a_flipped_bit_is_noticed(tmp_path: Path, intact: bytes) -> None:
     path = tmp_path / "last.pt"
     for place in (0.3, 0.5, 0.7):
         damaged = bytearray(intact)
@@ -222,7 +222,7 @@ def test_a_flipped_bit_in_the_weights_is_noticed(tmp_path: Path, intact: bytes) 
         assert_refused(path)
 
 
-def test_a_trained_network_is_ready_to_use(tmp_path: Path) -> None:
+def test_a_trained_network_loads_in_eval_mode(tmp_path: Path) -> None:
     saved = tiny_checkpoint()
     checkpoint.save(tmp_path / "best.pt", saved)
     for path in (tmp_path, tmp_path / "best.pt"):
@@ -250,28 +250,26 @@ def test_a_trained_network_needs_no_start_weights(tmp_path: Path) -> None:
         {"config": config.to_dict(replace(EXPERIMENT, model=config.Direct(weights="none")))},
     ],
 )
-def test_one_that_does_not_fit_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     checkpoint.save(tmp_path / "best.pt", tiny_checkpoint(**change))
     with pytest.raises(ValueError, match=r"best\.pt: does not fit this program"):
         checkpoint.load_trained(tmp_path)
 
 
 @pytest.mark.parametrize("change", ["point", "name", "order"])
-def test_data_that_changed_since_are_refused(
-    tmp_path: Path, tiny_contest: Path, change: str
-) -> None:
+def test_a_changed_table_is_refused(tmp_path: Path, tiny_contest: Path, change: str) -> None:
     table = read_landmarks(Folder(root=tiny_contest).train_table)
     changed = Folder(root=tmp_path)
     changed.train_table.parent.mkdir()
     changed.train_images.symlink_to(Folder(root=tiny_contest).train_images)
     names, points = list(table.names), table.points_image[:]
     experiment = replace(EXPERIMENT, data=config.Data(root=tmp_path, workers=0))
-    saved = tiny_checkpoint(table_hash=table.fingerprint())
+    saved = tiny_checkpoint(table_hash=table.fingerprint)
 
     write_landmarks(changed.train_table, names, points)
     run = prepare(experiment, saved)
-    assert run.validation_rows.tolist() == [1, 4]  # the checkpoint's, not the rule's
-    assert run.training_rows.tolist() == [0, 2, 3, 7, 8]
+    assert run.data.validation_rows.tolist() == [1, 4]  # the checkpoint's, not the rule's
+    assert run.data.training_rows.tolist() == [0, 2, 3, 7, 8]
 
     match change:
         case "point":
@@ -289,12 +287,12 @@ def test_data_that_changed_since_are_refused(
         prepare(experiment, saved)
 
 
-# ------------------------------------------------------------------------- what is kept, and read
+# checkpoints of a training run
 
 
 @pytest.fixture
 def run_folder(tiny_contest: Path, tmp_path: Path) -> Path:
-    """A run of an instant whose weights have a running mean."""
+    """A short run with a running mean of the weights."""
     data = config.Data(root=tiny_contest, split="order", validation=0.25, workers=0)
     settings = replace(EXPERIMENT.train, epochs=2, batch=4, ema=0.9, keep_every=1)
     wandb = config.Wandb(mode="off")
@@ -303,7 +301,7 @@ def run_folder(tiny_contest: Path, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def test_the_best_checkpoint_holds_the_scored_weights_and_little_else(run_folder: Path) -> None:
+def test_best_checkpoints_hold_little_more_than_the_scored_weights(run_folder: Path) -> None:
     state = checkpoint.load_trained(run_folder).network.state_dict()
     weights = sum(tensor.nbytes for tensor in state.values())
     for name in ("best.pt", "epoch-1.pt"):
@@ -312,9 +310,7 @@ def test_the_best_checkpoint_holds_the_scored_weights_and_little_else(run_folder
     assert checkpoint.load(run_folder / "last.pt").state
 
 
-def test_a_checkpoint_is_read_from_disk_once(
-    run_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_loading_reads_the_file_once(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Path] = []
     open_file, read_bytes = open, Path.read_bytes
 
@@ -332,7 +328,7 @@ def test_a_checkpoint_is_read_from_disk_once(
     assert [Path(path).name for path in read if str(path).endswith(".pt")] == ["best.pt"]
 
 
-def test_a_checkpoint_of_version_0_1_predicts_and_starts_runs_but_is_not_resumed(
+def test_version_0_1_checkpoints_load_and_start_runs_but_do_not_resume(
     run_folder: Path, tmp_path: Path
 ) -> None:
     saved, now = checkpoint.load(run_folder / "last.pt"), checkpoint.load_trained(run_folder)
@@ -350,7 +346,7 @@ def test_a_checkpoint_of_version_0_1_predicts_and_starts_runs_but_is_not_resumed
     assert (trained.table_hash, trained.validation_mse) == (now.table_hash, 1.5)
     assert torch.equal(trained.validation_rows, now.validation_rows)
     for name, tensor in trained.network.state_dict().items():
-        assert torch.equal(tensor, saved.network[name]), "the running mean is what was scored"
+        assert torch.equal(tensor, saved.network[name]), "the running mean was scored"
 
     started = replace(trained.experiment.train, start=old.parent)
     network = prepare(replace(trained.experiment, train=started)).network

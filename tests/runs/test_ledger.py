@@ -23,7 +23,7 @@ def log_rows(record: Ledger, rows: list[dict[str, Any]]) -> None:
         record.log(row["step"], {key: value for key, value in row.items() if key != "step"})
 
 
-def test_rows_come_back_as_they_were_logged(tmp_path: Path) -> None:
+def test_logged_rows_read_back_unchanged(tmp_path: Path) -> None:
     with record_in(tmp_path) as record:
         log_rows(record, ROWS)
         record.finish({"best": 1})
@@ -31,7 +31,7 @@ def test_rows_come_back_as_they_were_logged(tmp_path: Path) -> None:
     assert [next(iter(row)) for row in read_metrics(tmp_path)] == ["step"] * 12
 
 
-def test_what_json_cannot_say_is_null(tmp_path: Path) -> None:
+def test_nan_and_infinities_are_null(tmp_path: Path) -> None:
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is not JSON")
 
@@ -45,7 +45,7 @@ def test_what_json_cannot_say_is_null(tmp_path: Path) -> None:
     assert summary == {"groups": {"jaw": None}, "sizes": [1.0, None]}
 
 
-def test_a_step_cannot_be_logged_twice_nor_get_its_image_late(tmp_path: Path) -> None:
+def test_steps_increase_and_images_come_before_their_row(tmp_path: Path) -> None:
     with record_in(tmp_path) as record:
         record.log(4, {"loss": 1.0})
         with pytest.raises(AssertionError):
@@ -55,7 +55,7 @@ def test_a_step_cannot_be_logged_twice_nor_get_its_image_late(tmp_path: Path) ->
     assert len(read_metrics(tmp_path)) == 1
 
 
-def test_a_image_keeps_its_shape_and_colours(tmp_path: Path) -> None:
+def test_an_image_keeps_its_shape_and_colours(tmp_path: Path) -> None:
     image = np.zeros((24, 40, 3), np.uint8)
     image[:, :16] = (250, 120, 10)
     with record_in(tmp_path) as record:
@@ -67,7 +67,7 @@ def test_a_image_keeps_its_shape_and_colours(tmp_path: Path) -> None:
     assert list(tmp_path.glob("images/*")) == [path]
 
 
-def test_rewinding_leaves_what_was_there_at_that_step(tmp_path: Path) -> None:
+def test_rewind_restores_the_state_at_a_step(tmp_path: Path) -> None:
     image = np.zeros((6, 8, 3), np.uint8)
     with record_in(tmp_path) as record:
         log_rows(record, ROWS[:6])
@@ -89,7 +89,7 @@ def test_rewinding_leaves_what_was_there_at_that_step(tmp_path: Path) -> None:
     assert not (tmp_path / "summary.json").exists()
 
 
-def test_a_torn_last_line_is_left_out_and_a_bad_line_is_named(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_is_ignored_and_a_bad_line_is_refused(tmp_path: Path) -> None:
     metrics = tmp_path / "metrics.jsonl"
     metrics.write_text('{"step": 0}\n{"step": 1, "lo')
     assert read_metrics(tmp_path) == [{"step": 0}]
@@ -98,7 +98,7 @@ def test_a_torn_last_line_is_left_out_and_a_bad_line_is_named(tmp_path: Path) ->
         read_metrics(tmp_path)
 
 
-def test_a_stray_file_does_not_stop_a_resume_and_stays(tmp_path: Path) -> None:
+def test_other_files_survive_a_resume(tmp_path: Path) -> None:
     image = np.zeros((6, 8, 3), np.uint8)
     with record_in(tmp_path) as record:
         record.image("validation", 3, image)

@@ -1,4 +1,4 @@
-"""The model card of a whole run says what the run's files say."""
+"""The model card of a finished run."""
 
 import json
 import re
@@ -9,6 +9,7 @@ import pytest
 
 from heatmap.config import Augment, Crop, Data, Direct, Experiment, Train, UNet, Wandb
 from heatmap.runs import model_card
+from heatmap.runs.checkpoint import load_trained
 from heatmap.training import loop
 from heatmap.training.prepare import prepare
 
@@ -17,7 +18,7 @@ ENCODER = "tu-test_resnet"
 
 @pytest.fixture(scope="module")
 def heatmap_run(tiny_contest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run; what tests write into it they may find there."""
+    """A finished run, into which tests may write."""
     experiment = Experiment(
         name="tiny",
         data=Data(root=tiny_contest, split="order", validation=0.25, workers=0),
@@ -44,35 +45,37 @@ def rows(text: str) -> dict[str, str]:
     return dict(map(tuple, cells))
 
 
-def test_it_says_what_the_run_was(heatmap_run: Path, tiny_contest: Path) -> None:
+def test_the_card_describes_the_run(heatmap_run: Path, tiny_contest: Path) -> None:
     text, found = card(heatmap_run), rows(card(heatmap_run))
     summary = json.loads((heatmap_run / "summary.json").read_text())
     assert text.startswith("# tiny: 7 facial landmarks\n")
-    assert found["contest MSE"] == f"{summary['best_mse']:.3f} px²"
-    assert found["of the mean shape"] == f"{summary['mean_shape_mse']:.3f} px²"
-    assert found["best epoch"] == str(summary["best_epoch"])
+    best = f"{summary['best_mse']:.3f} px² in epoch {summary['best_epoch']}"
+    assert found["contest MSE"] == best
+    assert found["contest MSE of the mean shape"] == f"{summary['mean_shape_mse']:.3f} px²"
     assert found["epochs"] == f"{summary['epochs']} ({summary['steps']} steps)"
     machine = json.loads((heatmap_run / "machine.json").read_text())
     assert found["minutes"] == f"{summary['minutes']:.1f} on {machine['processor']}"
     assert found["date"].startswith(machine["date"])
     assert found["folder"] == tiny_contest.name
-    assert (found["images trained on"], found["images validated on"]) == ("9", "3")
+    assert (found["training images"], found["validation images"]) == ("9", "3")
     assert found["split"] == "by order (the last 3 of 12 rows)"
-    assert found["network"] == f"UNet on {ENCODER}"
-    assert found["start weights"] == "none"
+    count = sum(p.numel() for p in load_trained(heatmap_run).network.parameters())
+    assert found["network"] == f"UNet, {count / 1e6:.2f} M parameters"
     assert found["crop"].startswith("height 32, width 48, rule cover")
-    assert found["heatmaps"].startswith("stride 4, width 6, sigma ")
-    assert found["loss"] == "adaptive_wing + wing"
-    assert found["augmentation"] == "rotate_deg 10, scale 0.15"
-    assert found["running mean of weights"] == "0.9"
+    assert found["model"].startswith(f"encoder {ENCODER}, stride 4, width 6, sigma ")
+    assert "loss adaptive_wing" in found["model"] and "coordinate_loss wing" in found["model"]
+    assert found["augment"].startswith("rotate_deg 10, scale 0.15, fill edge")
+    assert found["optimizer"].startswith("kind adamw, lr 0.001")
+    assert found["schedule"].startswith("kind cosine")
+    assert "batch 4" in found["train"] and "ema 0.9" in found["train"]
 
 
 @pytest.mark.parametrize(
-    ("kind", "told"),
+    ("kind", "shared"),
     [("person", "no"), ("hash", "possible"), ("file", "possible"), (None, "unknown")],
 )
-def test_whether_people_are_apart_is_the_kind_of_the_split(
-    heatmap_run: Path, kind: str | None, told: str
+def test_the_split_decides_whether_a_person_can_be_on_both_sides(
+    heatmap_run: Path, kind: str | None, shared: str
 ) -> None:
     path = heatmap_run / "split.json"
     before = path.read_text()
@@ -80,28 +83,14 @@ def test_whether_people_are_apart_is_the_kind_of_the_split(
     split.pop("kind", None)
     path.write_text(json.dumps(split | ({"kind": kind} if kind else {})))
     model_card.write(heatmap_run)
-    assert rows(card(heatmap_run))["a person on both sides"] == told
+    assert rows(card(heatmap_run))["same person on both sides"] == shared
     path.write_text(before)
     model_card.write(heatmap_run)
 
 
-def test_its_parameters_are_those_that_train(heatmap_run: Path) -> None:
-    from heatmap.runs.checkpoint import load_trained
-
-    count = sum(p.numel() for p in load_trained(heatmap_run).network.parameters())
-    assert rows(card(heatmap_run))["parameters"] == f"{count / 1e6:.2f} M"
-
-
-def test_its_tables_line_up(heatmap_run: Path) -> None:
-    blocks = [part for part in card(heatmap_run).split("\n\n") if part.startswith("|")]
-    assert len(blocks) == 3
-    for block in blocks:
-        assert len({len(line) for line in block.splitlines()}) == 1
-
-
-def test_evaluation_enters_it(heatmap_run: Path, tool: Callable[..., int]) -> None:
+def test_evaluating_the_run_adds_its_scores(heatmap_run: Path, tool: Callable[..., int]) -> None:
     before = card(heatmap_run)
-    assert "tools/evaluate.py` adds" in before
+    assert "run `tools/evaluate.py`" in before
     assert tool("evaluate", heatmap_run, "--decoder", "parabola") == 0
     assert tool("evaluate", heatmap_run / "last.pt") == 0
     assert card(heatmap_run) == before
@@ -110,8 +99,8 @@ def test_evaluation_enters_it(heatmap_run: Path, tool: Callable[..., int]) -> No
     text = card(heatmap_run)
     assert re.search(rf"^failure rate at 8 % +{scores['failure_8']:.3f}$", text, re.MULTILINE)
     for name, size in scores["sizes"].items():
-        told = rf"^  {re.escape(name)} \({size['images']}\) +{size['mse']:.3f} px²$"
-        assert re.search(told, text, re.MULTILINE)
+        line = rf"^  {re.escape(name)} \({size['images']}\) +{size['mse']:.3f} px²$"
+        assert re.search(line, text, re.MULTILINE)
     assert rows(text) == rows(before)
 
 
@@ -126,8 +115,8 @@ def test_a_direct_run_on_all_rows_has_no_score(tiny_contest: Path, tmp_path: Pat
     )
     loop.train(prepare(experiment), tmp_path / "run")
     found = rows(card(tmp_path / "run"))
-    assert found["contest MSE"] == "none, since all rows were trained on"
-    assert (found["images trained on"], found["images validated on"]) == ("12", "0")
+    assert found["contest MSE"] == "none, since all rows are training rows"
+    assert (found["training images"], found["validation images"]) == ("12", "0")
     assert "rule contain" in found["crop"] and "trim_border 9" in found["crop"]
-    assert found["heatmaps"] == "none"
-    assert found["loss"] == "smooth_l1" and found["augmentation"] == "none"
+    assert found["model"] == f"encoder {ENCODER}, loss smooth_l1"
+    assert found["network"].startswith("Direct, ") and "stride" not in found["model"]

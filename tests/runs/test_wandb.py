@@ -1,4 +1,4 @@
-"""What Weights & Biases is told of a run, and that its troubles leave the run as it is."""
+"""W&B gets a copy of the ledger, and its failures never stop a run."""
 
 import json
 import logging
@@ -49,7 +49,7 @@ def segments(folder: Path) -> list[Path]:
 
 
 def inspected(path: Path) -> dict[str, Any]:
-    """What a .wandb file holds: run, rows (W&B's own keys left out), summary and exit code."""
+    """The content of a .wandb file: run, rows (without W&B's own keys), summary, exit code."""
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path)]
     environment = os.environ | {"WANDB_ERROR_REPORTING": "false"}
     output = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
@@ -71,7 +71,7 @@ def inspected(path: Path) -> dict[str, Any]:
 
 
 def is_media(key: str) -> bool:
-    """Whether the key of a row is of an image or a table, which the ledger does not have."""
+    """Whether a row's key holds an image or a table, which metrics.jsonl does not."""
     return key.startswith(("images/", "predictions"))
 
 
@@ -91,11 +91,11 @@ def child_of(parent: int, name: str) -> int:
     return pid
 
 
-# With the real W&B
+# with the real W&B
 
 
 @pytest.mark.slow
-def test_an_offline_run_holds_exactly_the_ledger(tmp_path: Path, caplog: Any) -> None:
+def test_an_offline_run_equals_the_ledger(tmp_path: Path, caplog: Any) -> None:
     image = np.zeros((24, 40, 3), np.uint8)
     (tmp_path / "machine.json").write_text('{"device": "cpu"}')
     split = {"kind": "person", "rule": "by person", "table": "f00", "excluded": []}
@@ -153,9 +153,7 @@ def test_an_offline_run_holds_exactly_the_ledger(tmp_path: Path, caplog: Any) ->
 
 
 @pytest.mark.slow
-def test_a_training_recorded_offline_is_in_wandb_as_in_its_folder(
-    tiny_contest: Path, tmp_path: Path
-) -> None:
+def test_an_offline_training_run_equals_its_folder(tiny_contest: Path, tmp_path: Path) -> None:
     from heatmap.cli.train import main
 
     run = tmp_path / "run"
@@ -183,7 +181,7 @@ def test_a_training_recorded_offline_is_in_wandb_as_in_its_folder(
 
 
 @pytest.mark.slow
-def test_a_resumed_run_goes_on_as_a_second_segment_of_the_same_run(tmp_path: Path) -> None:
+def test_resuming_continues_the_same_wandb_run(tmp_path: Path) -> None:
     first = record_in(tmp_path)
     with pytest.raises(RuntimeError, match="out of memory"), first:
         log_rows(first, ROWS[:6])
@@ -197,23 +195,23 @@ def test_a_resumed_run_goes_on_as_a_second_segment_of_the_same_run(tmp_path: Pat
     assert read_metrics(tmp_path) == ROWS
     found = [inspected(path) for path in segments(tmp_path)]
     assert {segment["run"]["run_id"] for segment in found} == {first.wandb_id}
-    assert [row for segment in found for row in segment["rows"]] == ROWS  # and none of them twice
+    assert [row for segment in found for row in segment["rows"]] == ROWS  # each once
     assert [segment["exit"] for segment in found] == [1, 1, 0]
 
 
 @pytest.mark.slow
-def test_online_without_a_login_goes_offline_and_says_so(tmp_path: Path, caplog: Any) -> None:
+def test_online_without_a_login_records_offline_with_a_warning(tmp_path: Path, caplog: Any) -> None:
     with record_in(tmp_path, mode="online") as record:
         log_rows(record, ROWS)
         record.finish({})
     (path,) = segments(tmp_path)
     assert inspected(path)["rows"] == ROWS
-    assert "out of reach" in the_only_warning(caplog)
+    assert "cannot be reached" in the_only_warning(caplog)
     assert f"wandb sync {tmp_path}/wandb/offline-run-*" in caplog.text
 
 
 @pytest.mark.slow
-def test_nobody_is_asked_for_a_login_on_the_terminal(tmp_path: Path) -> None:
+def test_no_login_prompt_appears_on_the_terminal(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     ours, theirs = pty.openpty()
     with subprocess.Popen(
@@ -224,19 +222,19 @@ def test_nobody_is_asked_for_a_login_on_the_terminal(tmp_path: Path) -> None:
     os.close(theirs)
     output = os.read(ours, 1 << 16).decode()
     os.close(ours)
-    assert "out of reach" in output and "account" not in output
+    assert "cannot be reached" in output and "account" not in output
     assert inspected(*segments(tmp_path))["exit"] == 0
 
 
 @pytest.mark.slow
-def test_a_run_recorded_without_wandb_can_be_sent_by_hand(tmp_path: Path) -> None:
+def test_a_run_without_wandb_can_be_sent_later(tmp_path: Path) -> None:
     with record_in(tmp_path, mode="off") as record:
         log_rows(record, ROWS)
         record.finish({"best": 0.5})
     command = [sys.executable, "-m", "heatmap.runs.wandb", str(tmp_path)]
     refused = subprocess.run(command, capture_output=True, text=True)
     assert refused.returncode == 2
-    assert "say --mode online or offline" in refused.stderr
+    assert "give --mode online or --mode offline" in refused.stderr
     subprocess.run([*command, "--mode", "offline"], capture_output=True, check=True)
     (path,) = segments(tmp_path)
     found = inspected(path)
@@ -245,10 +243,10 @@ def test_a_run_recorded_without_wandb_can_be_sent_by_hand(tmp_path: Path) -> Non
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # W&B's open file
-def test_a_run_of_a_sweep_is_where_the_sweep_looks_for_it(
+def test_a_sweep_run_uses_the_id_and_project_of_its_agent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the environment that `wandb agent` gives the command it starts."""
+    """Sets the environment as `wandb agent` does."""
     parameters = tmp_path / "config-1a2b3c.yaml"
     parameters.write_text("wandb_version: 1\ntrain.lr:\n  value: 0.001\n")
     for name, value in (
@@ -276,11 +274,11 @@ def test_a_run_of_a_sweep_is_where_the_sweep_looks_for_it(
     assert resumed.wandb_id == "1a2b3c"
 
 
-# Weights & Biases in trouble
+# with a W&B that fails
 
 
 def fake_wandb(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> SimpleNamespace:
-    """Puts a module in the place of wandb; methods of its run are named `run_log` and so on."""
+    """Replaces the module wandb; `run_log` and `run_finish` replace methods of its run."""
     run = SimpleNamespace(rows=[], exit=None, summary={}, url=None)
     run.log = changes.pop("run_log", lambda row, step, **_: run.rows.append({"step": step, **row}))
     run.finish = changes.pop("run_finish", lambda exit_code: setattr(run, "exit", exit_code))
@@ -309,7 +307,7 @@ def the_only_warning(caplog: Any) -> str:
 
 @pytest.mark.parametrize("what", ["init", "run_log", "run_finish"])
 @pytest.mark.parametrize("trouble", [raises, hangs])
-def test_the_run_does_not_mind_a_wandb_that_raises_or_hangs(
+def test_a_wandb_that_raises_or_hangs_does_not_stop_the_run(
     what: str, trouble: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
     fake_wandb(monkeypatch, **{what: trouble})
@@ -321,10 +319,10 @@ def test_the_run_does_not_mind_a_wandb_that_raises_or_hangs(
     assert read_metrics(tmp_path) == ROWS
     assert json.loads((tmp_path / "summary.json").read_text()) == {"best": 0.5}
     assert ("no space left" if trouble is raises else "no answer") in the_only_warning(caplog)
-    assert f"python -m heatmap.runs.wandb {tmp_path} sends it" in caplog.text
+    assert f"heatmap.runs.wandb {tmp_path} sends it" in caplog.text
 
 
-def test_a_hanging_teardown_is_not_waited_for(
+def test_closing_does_not_wait_for_a_hanging_teardown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
     module = fake_wandb(monkeypatch, teardown=hangs)
@@ -335,7 +333,7 @@ def test_a_hanging_teardown_is_not_waited_for(
     assert "no answer" in the_only_warning(caplog)
 
 
-def test_wandb_that_fails_early_is_reported_while_the_run_goes_on(
+def test_an_early_failure_is_reported_during_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
     fake_wandb(monkeypatch, init=raises)
@@ -343,11 +341,11 @@ def test_wandb_that_fails_early_is_reported_while_the_run_goes_on(
         assert wait_for(lambda: caplog.records, 20)
         log_rows(record, ROWS)
         record.finish({})
-    assert "did not take the whole run" in the_only_warning(caplog)
+    assert "Weights & Biases failed" in the_only_warning(caplog)
 
 
 @pytest.mark.parametrize(("mode", "warnings"), [("offline", 1), ("online", 1), ("off", 0)])
-def test_a_machine_without_wandb_trains(
+def test_a_run_without_wandb_installed_completes(
     mode: str, warnings: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)  # as if it were not installed
@@ -358,10 +356,10 @@ def test_a_machine_without_wandb_trains(
     assert len(caplog.records) == warnings
 
 
-def test_online_with_a_server_out_of_reach_goes_offline(
+def test_online_with_an_unreachable_server_records_offline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
-    # As W&B 0.31 does after its init_timeout, which would be too long to wait for here.
+    # as W&B 0.31 does after its init_timeout, which would take too long here
     in_use = set()
 
     def init(mode: str, id: str, **_: Any) -> Any:
@@ -377,10 +375,10 @@ def test_online_with_a_server_out_of_reach_goes_offline(
         log_rows(record, ROWS)
         record.finish({})
     assert module.run.rows == ROWS
-    assert "out of reach (no answer), so the run is recorded offline" in the_only_warning(caplog)
+    assert "cannot be reached (no answer), so the run is" in the_only_warning(caplog)
 
 
-def test_a_run_that_did_not_finish_is_marked_as_failed(
+def test_an_unfinished_run_is_marked_as_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = fake_wandb(monkeypatch)
@@ -390,22 +388,20 @@ def test_a_run_that_did_not_finish_is_marked_as_failed(
     assert (module.run.rows, module.run.exit) == (ROWS[:2], 1)
 
 
-def test_a_wandb_folder_that_cannot_be_written_does_not_stop_the_run(
-    tmp_path: Path, caplog: Any
-) -> None:
+def test_an_unwritable_wandb_folder_does_not_stop_the_run(tmp_path: Path, caplog: Any) -> None:
     (tmp_path / "wandb").write_text("a file where W&B wants a folder")
     with record_in(tmp_path) as record:
         log_rows(record, ROWS)
         record.finish({})
     assert read_metrics(tmp_path) == ROWS
-    assert "did not take the whole run" in the_only_warning(caplog)
+    assert "Weights & Biases failed" in the_only_warning(caplog)
 
 
-# Processes of their own
+# in separate processes
 
 
 def training(folder: Path, end: str, mode: str = "offline") -> list[str]:
-    """The command of a training that waits for a line of input before its `end`."""
+    """A command that logs two rows and then runs the code `end`."""
     script = f"""
         import sys
         from pathlib import Path
@@ -423,7 +419,7 @@ def training(folder: Path, end: str, mode: str = "offline") -> list[str]:
 
 
 def running(folder: Path, end: str) -> "subprocess.Popen[str]":
-    """Its output goes to a file: W&B's service inherits it, and would keep a pipe open."""
+    """Starts the command; its output is a file, since W&B's service would keep a pipe open."""
     with (folder / "output.txt").open("w") as output:
         return subprocess.Popen(
             training(folder, end), stdin=subprocess.PIPE, stdout=output, stderr=output, text=True
@@ -431,7 +427,7 @@ def running(folder: Path, end: str) -> "subprocess.Popen[str]":
 
 
 @pytest.mark.slow
-def test_a_run_ends_well_and_in_time_where_wandbs_service_hangs(tmp_path: Path) -> None:
+def test_a_hanging_wandb_service_does_not_delay_the_end(tmp_path: Path) -> None:
     with running(tmp_path, "sys.stdin.readline(); record.finish({}, timeout=2)") as process:
         assert wait_for(lambda: segments(tmp_path), 30)
         service = child_of(process.pid, "wandb-core")
@@ -449,7 +445,7 @@ def test_a_run_ends_well_and_in_time_where_wandbs_service_hangs(tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_a_run_whose_wandb_service_is_killed_ends_well(tmp_path: Path) -> None:
+def test_a_killed_wandb_service_does_not_stop_the_run(tmp_path: Path) -> None:
     with running(tmp_path, "sys.stdin.readline(); record.finish({}, timeout=5)") as process:
         assert wait_for(lambda: segments(tmp_path), 30)
         os.kill(child_of(process.pid, "wandb-core"), signal.SIGKILL)
@@ -457,12 +453,12 @@ def test_a_run_whose_wandb_service_is_killed_ends_well(tmp_path: Path) -> None:
     assert process.returncode == 0
     messages = (tmp_path / "output.txt").read_text()
     assert (tmp_path / "summary.json").exists()
-    assert len(re.findall("did not take the whole run", messages)) == 1
+    assert len(re.findall("Weights & Biases failed", messages)) == 1
     assert "Traceback" not in messages
 
 
 @pytest.mark.slow
-def test_rows_are_on_the_disk_before_the_training_ends(tmp_path: Path) -> None:
+def test_a_killed_run_keeps_its_rows_on_disk(tmp_path: Path) -> None:
     rows = [{"step": 0, "loss": 0.5}, {"step": 1, "loss": 0.25}]
     with running(tmp_path, "sys.stdin.readline()") as process:
         assert wait_for(lambda: segments(tmp_path), 30)

@@ -1,25 +1,27 @@
-"""Several processes, started by torchrun, do what one does."""
+"""Several processes, started by torchrun, give the results of one."""
 
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
+from heatmap.cli.train import main as train_main
 from heatmap.data.contest import Folder, write_asked_points, write_landmarks
 from heatmap.runs import checkpoint
 from heatmap.runs.ledger import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
+TRAIN, SUBMIT, EVALUATE = (ROOT / "tools" / f"{n}.py" for n in ("train", "submit", "evaluate"))
 EXPERIMENT = """
 from heatmap.config import *
 
@@ -34,14 +36,61 @@ EXPERIMENT = Experiment(
 )
 """
 NUM_VALIDATION = 17
-NUM_TEST = 7  # two batches: of three processes one has nothing to do
+NUM_TEST = 7  # two batches, so one of three processes has none
+
+# Runs commands one after the other, which is faster than starting Python for each, and stops at the
+# first whose exit code is not the expected one. Saves the weights that each process ends with.
+PROGRAM = """
+import json, os, runpy, sys
+import torch
+from heatmap.runtime import distributed
+from heatmap.training import loop
+
+stop, distributed.stop = distributed.stop, lambda: None
+train, rank = loop.train, os.environ["RANK"]
+
+def train_and_save(run, folder):
+    summary = train(run, folder)
+    torch.save(run.network.state_dict(), f"{folder}-{rank}.pt")
+    return summary
+
+loop.train = train_and_save
+for number, command in enumerate(json.loads(sys.argv[1])):
+    os.environ["TORCHELASTIC_RESTART_COUNT"] = str(number)  # counts failures from 0 again
+    os.chdir(command["folder"].replace("RANK", rank))
+    sys.argv = command["arguments"]
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as ended:
+        if ended.code != command["code"]:
+            raise
+stop()
+"""
+# Kills process 1 in the middle of the second epoch.
+KILLED = """
+import os, signal, sys
+from heatmap.runtime import distributed
+
+calls, mean = [], distributed.mean  # called once a step, before the weights change
+
+def mean_or_die(tensor):
+    calls.append(0)
+    if len(calls) == 7 and os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return mean(tensor)
+
+distributed.mean = mean_or_die
+from heatmap.cli.train import main
+
+sys.exit(main(sys.argv[1:]))
+"""
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A contest with 17 images to train on, 17 to validate and 7 to answer, 7 landmarks each."""
+    """A contest with 17 training, 17 validation and 7 test images, 7 landmarks each."""
     folder = Folder(root=tmp_path_factory.mktemp("contest"))
     folder.train_images.mkdir(parents=True)
     folder.test_images.mkdir(parents=True)
@@ -63,202 +112,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("questions") / "tiny.py"
-    path.write_text(EXPERIMENT)
-    return path
-
-
-def torchrun(num: int, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Runs a Python program in several processes."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num}"]
-    return python(*launcher, *arguments)
-
-
-def python(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-
-
-def train(num: int, *arguments: object) -> None:
-    done = torchrun(num, ROOT / "tools" / "train.py", *arguments)
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
-# --------------------------------------------------------------------------------- training
-
-# trains, and leaves what each process ended with
-TRAINING = """
-import sys
-from dataclasses import replace
-from pathlib import Path
-import torch
-from heatmap import config
-from heatmap.runs import checkpoint
-from heatmap.runtime import distributed
-from heatmap.training import loop
-from heatmap.cli.running import load_experiment
-from heatmap.training.prepare import prepare
-
-file, root, out, minutes = sys.argv[1:]
-experiment = load_experiment(Path(file))
-experiment = replace(experiment, data=replace(experiment.data, root=Path(root)))
-if float(minutes):
-    settings = replace(experiment.train, epochs=100000, max_minutes=float(minutes))
-    experiment = replace(experiment, train=settings)
-run = prepare(experiment)
-loop.train(run, Path(out))
-torch.save(run.network.state_dict(), f"{out}-{distributed.rank()}.pt")
-distributed.stop()
-"""
-
-
-def parameters(path: Path) -> dict[str, torch.Tensor]:
-    """Without what every process counts for itself: the running statistics of its images."""
-    state = torch.load(path, weights_only=True)
-    return {name: t for name, t in state.items() if "running" not in name}
-
-
-def assert_equal(found: dict[str, Any], expected: dict[str, Any]) -> None:
-    assert found.keys() == expected.keys()
-    different = [name for name in expected if not torch.equal(found[name], expected[name])]
-    assert not different
-
-
-@pytest.fixture(scope="module")
-def pair(data: Path, experiment: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run by two processes."""
-    folder = tmp_path_factory.mktemp("pair")
-    (folder / "program.py").write_text(TRAINING)
-    done = torchrun(2, folder / "program.py", experiment, data, folder / "run", 0)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return folder / "run"
-
-
-def test_two_processes_train_one_network(pair: Path) -> None:
-    first, second = (parameters(Path(f"{pair}-{rank}.pt")) for rank in (0, 1))
-    assert_equal(first, second)
-    last = checkpoint.load(pair / "last.pt")
-    assert_equal({name: last.network[name] for name in first}, first)
-    rows = read_metrics(pair)
-    assert [row["step"] for row in rows] == [4, 8, 12]
-    assert rows[-1]["train/loss"] < 0.9 * rows[0]["train/loss"]
-    assert len(list(pair.parent.glob("run*/summary.json"))) == 1
-
-
-def test_a_minutes_budget_keeps_the_processes_together(
-    data: Path, experiment: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "program.py").write_text(TRAINING)
-    done = torchrun(2, tmp_path / "program.py", experiment, data, tmp_path / "run", 0.12)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert len(read_metrics(tmp_path / "run")) > 2
-    assert_equal(*(parameters(tmp_path / f"run-{rank}.pt") for rank in (0, 1)))
-
-
-def test_a_killed_pair_goes_on_as_if_it_had_not_been(
-    pair: Path, data: Path, experiment: Path, tmp_path: Path
-) -> None:
-    """Both processes are killed in the middle of the second epoch."""
-    (tmp_path / "program.py").write_text(
-        "import os, signal\n"
-        "from heatmap.runtime import distributed\n"
-        "calls, mean = [], distributed.mean  # called once a step, before the weights change\n"
-        "def dying_mean(numbers):\n"
-        "    calls.append(0)\n"
-        f"    if len(calls) == 7: os.kill(os.getpid(), {int(signal.SIGKILL)})\n"
-        "    return mean(numbers)\n"
-        "distributed.mean = dying_mean\n"
-        "from heatmap.cli.train import main\n"
-        "import sys\n"
-        "sys.exit(main(sys.argv[1:]))\n"
-    )
-    out = tmp_path / "run"
-    arguments = [experiment, "--data.root", data, "--out", out, "--train.checkpoint-minutes", "0"]
-    assert torchrun(2, tmp_path / "program.py", *arguments).returncode != 0
-    state = checkpoint.load(out / "last.pt").state
-    assert state and state.progress["step"] == 6
-    train(2, "--resume", out)
-    assert_equal(*(checkpoint.load(path / "last.pt").network for path in (out, pair)))
-
-    def without_times(folder: Path) -> list[dict[str, Any]]:
-        rows = read_metrics(folder)
-        return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
-
-    assert without_times(out) == without_times(pair)
-
-
-def test_one_process_resumes_what_two_began(pair: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    shutil.copytree(pair, folder)
-    (folder / "summary.json").unlink()
-    train(1, "--resume", folder)
-    assert json.loads((folder / "summary.json").read_text())["steps"] == 12
-
-
-def test_a_batch_that_cannot_be_divided_is_explained_and_leaves_no_run(
-    data: Path, experiment: Path, tmp_path: Path
-) -> None:
-    arguments = [experiment, "--data.root", data, "--out", tmp_path / "run", "--train.batch", "3"]
-    done = torchrun(2, ROOT / "tools" / "train.py", *arguments)
-    assert done.returncode == 1
-    assert "a batch of 3 cannot be divided evenly between 2 processes" in done.stderr
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_run_is_not_overwritten_by_any_process(pair: Path, data: Path, experiment: Path) -> None:
-    before = (pair / "last.pt").read_bytes()
-    done = torchrun(2, ROOT / "tools" / "train.py", experiment, "--data.root", data, "--out", pair)
-    assert done.returncode == 1
-    assert "already holds a run" in done.stderr
-    assert (pair / "last.pt").read_bytes() == before
-
-
-def test_two_hosts_train_what_one_does(
-    pair: Path, data: Path, experiment: Path, tmp_path: Path
-) -> None:
-    """Two torchruns of a process each, which know nothing of each other but an address."""
-    (tmp_path / "program.py").write_text(TRAINING)
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
-    command += ["--rdzv-backend=c10d", f"--rdzv-endpoint=localhost:{port}", "--rdzv-id=two-hosts"]
-    command += [
-        str(tmp_path / "program.py"),
-        str(experiment),
-        str(data),
-        str(tmp_path / "run"),
-        "0",
-    ]
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    hosts = [
-        subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    for host in hosts:
-        _, errors = host.communicate(timeout=200)
-        assert host.returncode == 0, errors[-3000:]
-    for rank in (0, 1):
-        assert_equal(parameters(tmp_path / f"run-{rank}.pt"), parameters(Path(f"{pair}-{rank}.pt")))
-    assert len(list(tmp_path.glob("run*/summary.json"))) == 1
-
-
-# ------------------------------------------------------------------- submission and evaluation
-
-SUBMIT, EVALUATE = ROOT / "tools" / "submit.py", ROOT / "tools" / "evaluate.py"
-SCORES = ("evaluation.json", "per_image.csv", "errors.npz", "scores.json")
-
-
-@pytest.fixture(scope="module")
 def torn(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The contest with two test images that cannot be read, both in the second batch."""
+    """The contest with two unreadable test images, both in the second batch."""
     root = tmp_path_factory.mktemp("torn") / "contest"
     shutil.copytree(data, root)
     for name in ("04.png", "06.png"):
@@ -267,92 +122,205 @@ def torn(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-# runs several commands one after the other, which is quicker than starting Python for each
-COMMANDS = """
-import json, runpy, sys
-from heatmap.runtime import distributed
-
-stop, distributed.stop = distributed.stop, lambda: None
-for command in json.loads(sys.argv[1]):
-    sys.argv = command
-    try:
-        runpy.run_path(command[0], run_name="__main__")
-    except SystemExit as ended:
-        assert not ended.code, command
-stop()
-"""
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("experiments") / "tiny.py"
+    path.write_text(EXPERIMENT)
+    return path
 
 
-def answered_and_scored(pair: Path, data: Path, torn: Path, folder: Path) -> list[str]:
-    """The program, and the commands that answer and score with a copy of the run."""
-    (folder / "program.py").write_text(COMMANDS)
-    run = shutil.copytree(pair, folder / "run")
-    submit = [SUBMIT, run, "--rounding", "none"]
-    commands = [
-        [*submit, "--data", data, "--out", folder / "whole.csv"],
-        [*submit, "--data", torn, "--out", folder / "torn.csv", "--missing", "mean-shape"],
-        [EVALUATE, run, "--json", run / "scores.json"],
+def torchrun(options: Sequence[str], program: str, *arguments: object) -> "subprocess.Popen[str]":
+    """Starts a Python program in several processes."""
+    path = Path(os.environ["XDG_CACHE_HOME"]) / f"program-{abs(hash(program))}.py"
+    path.write_text(program)
+    command = [sys.executable, "-m", "torch.distributed.run", *options, path, *arguments]
+    return subprocess.Popen(
+        list(map(str, command)), cwd=ROOT, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def command(*arguments: object, code: int = 0, folder: Path = ROOT) -> dict[str, Any]:
+    """A command of PROGRAM."""
+    return {"arguments": list(map(str, arguments)), "code": code, "folder": str(folder)}
+
+
+def parameters(path: Path) -> dict[str, torch.Tensor]:
+    """The weights without running statistics, which differ between processes."""
+    state = torch.load(path, weights_only=True)
+    return {name: t for name, t in state.items() if "running" not in name}
+
+
+def assert_equal(actual: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert actual.keys() == expected.keys()
+    assert not [name for name in expected if not torch.equal(actual[name], expected[name])]
+
+
+def metrics_without_times(folder: Path) -> list[dict[str, Any]]:
+    rows = read_metrics(folder)
+    return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in rows]
+
+
+def scoring_commands(run: Path, data: Path, torn: Path, out: Path) -> list[dict[str, Any]]:
+    """The commands that submit and evaluate with a copy of the run in `out`."""
+    shutil.copytree(run, out / "run")
+    submit = [SUBMIT, out / "run", "--rounding", "none"]
+    return [
+        command(*submit, "--data", data, "--out", out / "whole.csv"),
+        command(*submit, "--data", torn, "--out", out / "torn.csv", "--missing", "mean-shape"),
+        command(EVALUATE, out / "run", "--json", out / "run" / "scores.json"),
     ]
-    return [str(folder / "program.py"), json.dumps([list(map(str, c)) for c in commands])]
+
+
+class Ended(NamedTuple):
+    """What processes left when they ended."""
+
+    folder: Path
+    code: int
+    output: str
+    errors: str
 
 
 @pytest.fixture(scope="module")
-def alone(pair: Path, data: Path, torn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of what one process writes that torchrun did not start."""
-    folder = tmp_path_factory.mktemp("alone")
-    done = python(*answered_and_scored(pair, data, torn, folder))
-    assert done.returncode == 0, done.stderr[-3000:]
-    return folder
+def killed(data: Path, experiment: Path, tmp_path_factory: pytest.TempPathFactory) -> Ended:
+    """A run of two processes on one host, one of them killed in the second epoch."""
+    out = tmp_path_factory.mktemp("killed") / "run"
+    arguments = [experiment, "--data.root", data, "--out", out, "--train.checkpoint-minutes", "0"]
+    started = torchrun(["--standalone", "--nproc-per-node=2"], KILLED, *arguments)
+    output, errors = started.communicate(timeout=200)
+    return Ended(out, started.returncode, output, errors)
 
 
-@pytest.mark.parametrize("num", [2, 3])
-def test_several_processes_write_what_one_does(
-    pair: Path, data: Path, torn: Path, tmp_path: Path, alone: Path, num: int
-) -> None:
-    done = torchrun(num, *answered_and_scored(pair, data, torn, tmp_path))
-    assert done.returncode == 0, done.stderr[-3000:]
-    written = f"{tmp_path / 'whole.csv'}: {NUM_TEST} images, read back and checked"
-    for told_once in (written, "04.png, 06.png", "contest MSE"):
-        assert done.stdout.count(told_once) == 1
-    names = ["whole.csv", "torn.csv", *(f"run/{name}" for name in SCORES)]
-    for name in names:
-        assert (tmp_path / name).read_bytes() == (alone / name).read_bytes(), name
-    assert (alone / "whole.csv").read_bytes() != (alone / "torn.csv").read_bytes()
+@pytest.fixture(scope="module")
+def hosts(
+    killed: Ended, data: Path, experiment: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Ended:
+    """The runs of two hosts with a process each, which know only a common address.
 
-
-def test_a_image_that_one_process_cannot_read_ends_all_with_one_message(
-    pair: Path, torn: Path, tmp_path: Path
-) -> None:
-    done = torchrun(2, SUBMIT, pair, "--data", torn, "--out", tmp_path / "out.csv")
-    assert done.returncode == 1 and done.stdout == ""
-    assert done.stderr.count("cannot be decoded") == done.stderr.count("error in process 1 on") == 1
-    assert "04.png" in done.stderr and "Gloo" not in done.stderr
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_hosts_with_other_files_are_told_so(pair: Path, data: Path, tmp_path: Path) -> None:
-    """Each process has a folder of its own, as hosts without a shared disk."""
+    `pair` is a whole run, `resumed` the killed run after its resume, `budget` a run that ends after
+    a time. An odd batch and data that differ between the hosts are refused.
+    """
+    out = tmp_path_factory.mktemp("hosts")
+    shutil.copytree(killed.folder, out / "resumed")
     for rank, name in enumerate(("00.png", "01.png")):
-        other = Folder(root=tmp_path / str(rank) / "data")
+        other = Folder(root=out / f"host {rank}" / "data")
         shutil.copytree(data, other.root)
         write_asked_points(other.test_points, [name], np.array([[3, 5]]))
-    program = f"import os, runpy; os.chdir({str(tmp_path)!r} + '/' + os.environ['RANK'])\n"
-    program += f"runpy.run_path({str(SUBMIT)!r}, run_name='__main__')\n"
-    (tmp_path / "program.py").write_text(program)
-    done = torchrun(2, tmp_path / "program.py", pair, "--data", "data")
-    assert done.returncode == 1 and done.stderr.count("error in process") == 1
-    assert "test_points.csv: process 1 on" in done.stderr
-    assert not list(tmp_path.glob("*/submission.csv"))
+    train = [TRAIN, experiment, "--data.root", data, "--out"]
+    budget = ["--train.epochs", 100000, "--train.max-minutes", 0.06]
+    commands = [
+        command(*train, out / "pair"),
+        command(TRAIN, "--resume", out / "resumed"),
+        command(*train, out / "budget", *budget),
+        command(*train, out / "odd", "--train.batch", 3, code=1),
+        command(SUBMIT, out / "pair", "--data", "data", code=1, folder=out / "host RANK"),
+    ]
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    options = ["--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", "--rdzv-id=two-hosts"]
+    options.append(f"--rdzv-endpoint=localhost:{port}")
+    started = [torchrun(options, PROGRAM, json.dumps(commands)) for _ in range(2)]
+    outputs, errors = zip(*(host.communicate(timeout=250) for host in started), strict=True)
+    assert [host.returncode for host in started] == [0, 0], errors
+    return Ended(out, 0, "".join(outputs), "".join(errors))
 
 
-def test_a_process_that_dies_ends_the_others(pair: Path, data: Path, tmp_path: Path) -> None:
-    (tmp_path / "program.py").write_text(
-        "import os, runpy, signal\n"
-        "from heatmap.inference import predict\n"
-        "if os.environ['RANK'] == '1':\n"
-        "    predict.look = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
-        f"runpy.run_path({str(SUBMIT)!r}, run_name='__main__')\n"
+@pytest.fixture(scope="module")
+def three(hosts: Ended, data: Path, torn: Path, tmp_path_factory: pytest.TempPathFactory) -> Ended:
+    """What three processes leave that submit and evaluate.
+
+    Their last command fails in process 1, at an image that it cannot read.
+    """
+    out = tmp_path_factory.mktemp("three")
+    (out / "refused").mkdir()
+    commands = scoring_commands(hosts.folder / "pair", data, torn, out)
+    last = command(SUBMIT, out / "run", "--data", torn, "--out", out / "refused" / "out.csv")
+    started = torchrun(
+        ["--standalone", "--nproc-per-node=3"], PROGRAM, json.dumps([*commands, last])
     )
-    done = torchrun(2, tmp_path / "program.py", pair, "--data", data, "--out", tmp_path / "out.csv")
-    assert done.returncode == 1 and "SIGKILL" in done.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["program.py"]
+    output, errors = started.communicate(timeout=250)
+    return Ended(out, started.returncode, output, errors)
+
+
+def test_two_processes_train_one_network(hosts: Ended) -> None:
+    pair = hosts.folder / "pair"
+    first, second = (parameters(Path(f"{pair}-{rank}.pt")) for rank in (0, 1))
+    assert_equal(first, second)
+    last = checkpoint.load(pair / "last.pt")
+    assert_equal({name: last.network[name] for name in first}, first)
+    rows = read_metrics(pair)
+    assert [row["step"] for row in rows] == [4, 8, 12]
+    assert rows[-1]["train/loss"] < 0.9 * rows[0]["train/loss"]
+    assert (pair / "summary.json").exists()
+
+
+def test_a_killed_process_ends_the_others(killed: Ended) -> None:
+    assert killed.code == 1 and "SIGKILL" in killed.errors
+    state = checkpoint.load(killed.folder / "last.pt").state
+    assert state and state.progress["step"] == 6
+
+
+def test_a_run_killed_on_one_host_and_resumed_on_two_equals_an_uninterrupted_one(
+    hosts: Ended,
+) -> None:
+    pair, resumed = hosts.folder / "pair", hosts.folder / "resumed"
+    assert_equal(*(checkpoint.load(path / "last.pt").network for path in (resumed, pair)))
+    assert metrics_without_times(resumed) == metrics_without_times(pair)
+
+
+def test_a_time_budget_keeps_the_processes_together(hosts: Ended) -> None:
+    assert len(read_metrics(hosts.folder / "budget")) > 1
+    assert_equal(*(parameters(hosts.folder / f"budget-{rank}.pt") for rank in (0, 1)))
+
+
+def test_one_process_resumes_a_run_of_two(killed: Ended, tmp_path: Path) -> None:
+    shutil.copytree(killed.folder, tmp_path / "run")
+    assert train_main(["--resume", str(tmp_path / "run")]) == 0
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 12
+
+
+def test_a_batch_that_two_processes_cannot_share_is_refused(hosts: Ended) -> None:
+    assert hosts.errors.count("a batch of 3 cannot be divided evenly between 2 processes") == 1
+    assert not (hosts.folder / "odd").exists()
+
+
+def test_hosts_whose_files_differ_are_refused(hosts: Ended) -> None:
+    assert hosts.errors.count("test_points.csv: differs between process 1 on") == 1
+    assert not list(hosts.folder.rglob("submission.csv"))
+
+
+def test_the_first_process_refuses_to_overwrite_a_run(
+    killed: Ended, data: Path, experiment: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    before = (killed.folder / "last.pt").read_bytes()
+    monkeypatch.setenv("RANK", "0")
+    assert train_main([str(experiment), "--data.root", str(data), "--out", str(killed.folder)]) == 1
+    assert "already holds a run" in capsys.readouterr().err
+    assert (killed.folder / "last.pt").read_bytes() == before
+
+
+def test_three_processes_write_the_files_of_one(
+    three: Ended, hosts: Ended, data: Path, torn: Path,
+    tool: Callable[..., int], tmp_path: Path,
+) -> None:  # fmt: skip
+    written = f"{three.folder / 'whole.csv'}: {NUM_TEST} images, read back"
+    for once in (written, "04.png, 06.png", "contest MSE"):
+        assert three.output.count(once) == 1
+    for one in scoring_commands(hosts.folder / "pair", data, torn, tmp_path):
+        path, *arguments = one["arguments"]
+        assert tool(Path(path).stem, *arguments) == 0
+    scores = ("evaluation.json", "per_image.csv", "errors.npz", "scores.json")
+    for name in ["whole.csv", "torn.csv", *(f"run/{name}" for name in scores)]:
+        assert (tmp_path / name).read_bytes() == (three.folder / name).read_bytes(), name
+    assert (tmp_path / "whole.csv").read_bytes() != (tmp_path / "torn.csv").read_bytes()
+
+
+def test_an_image_that_one_process_cannot_read_ends_all_with_one_message(
+    three: Ended,
+) -> None:
+    assert three.code == 1
+    counts = [three.errors.count(text) for text in ("cannot be decoded", "error in process 1 on")]
+    assert counts == [1, 1] and "04.png" in three.errors and "Gloo" not in three.errors
+    assert list((three.folder / "refused").iterdir()) == []

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all."""
+"""Files are written completely or not at all."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import pytest
 from heatmap.runtime.files import write_atomically, write_image
 
 
-def test_the_target_appears_with_the_end_of_the_block(tmp_path: Path) -> None:
+def test_the_file_appears_at_the_end_of_the_block(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "a.txt"
     with write_atomically(path) as temporary:
         temporary.write_text("whole")
@@ -21,9 +21,7 @@ def test_the_target_appears_with_the_end_of_the_block(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_an_error_leaves_the_old_file_and_nothing_else(
-    tmp_path: Path, error: type[BaseException]
-) -> None:
+def test_an_error_keeps_the_old_file_only(tmp_path: Path, error: type[BaseException]) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
     with pytest.raises(error), write_atomically(path) as temporary:
@@ -33,7 +31,7 @@ def test_an_error_leaves_the_old_file_and_nothing_else(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_bytes_are_on_the_disk_before_the_file_gets_its_name(
+def test_the_bytes_are_synced_before_the_rename(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "a.txt"
@@ -41,11 +39,11 @@ def test_the_bytes_are_on_the_disk_before_the_file_gets_its_name(
     monkeypatch.setattr("os.fsync", lambda _: synced_before_naming.append(not path.exists()))
     with write_atomically(path) as temporary:
         temporary.write_text("whole")
-    assert synced_before_naming == [True, False]  # the file, then the folder that names it
+    assert synced_before_naming == [True, False]  # the file, then its folder
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
-def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
+def test_an_error_of_a_full_disk_names_the_file(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     with (
         pytest.raises(OSError, match="No space left") as error,
@@ -58,7 +56,7 @@ def test_a_full_disk_names_the_file(tmp_path: Path) -> None:
     assert error.value.filename == str(path) and not list(tmp_path.iterdir())
 
 
-def test_a_image_keeps_its_colours(tmp_path: Path) -> None:
+def test_an_image_keeps_its_colours(tmp_path: Path) -> None:
     image = np.full((7, 9, 3), (250, 120, 10), np.uint8)
     for name in ("a.png", "a.jpg"):
         write_image(tmp_path / name, image)

@@ -8,7 +8,7 @@ from heatmap.runtime import machine
 CPU = torch.device("cpu")
 
 
-def test_the_cores_are_those_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_usable_cores_respect_the_process_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "process_cpu_count", raising=False)
     if hasattr(os, "sched_getaffinity"):
         assert machine.usable_cores() == len(os.sched_getaffinity(0))
@@ -19,7 +19,7 @@ def test_the_cores_are_those_that_this_process_may_use(monkeypatch: pytest.Monke
     assert machine.usable_cores() == 3
 
 
-def test_the_peak_of_the_memory_is_seen() -> None:
+def test_peak_memory_includes_freed_memory() -> None:
     before = machine.peak_memory(CPU)
     values = torch.ones(2 * before // 4)
     assert machine.peak_memory(CPU) > before + 0.5 * before

@@ -13,7 +13,7 @@ def slowly(count: int) -> Iterator[int]:
         yield k
 
 
-def test_every_part_has_the_time_that_was_spent_in_it() -> None:
+def test_time_adds_up_by_part() -> None:
     stopwatch = Stopwatch(torch.device("cpu"))
     for _ in range(2):
         with stopwatch("network"):
@@ -26,7 +26,7 @@ def test_every_part_has_the_time_that_was_spent_in_it() -> None:
     assert 0.01 <= seconds["loss"] < seconds["network"]
 
 
-def test_waiting_is_timed_and_the_work_between_is_not() -> None:
+def test_waiting_excludes_the_work_between_items() -> None:
     stopwatch = Stopwatch(torch.device("cpu"))
     items = []
     for item in stopwatch.waiting("data", slowly(3)):
@@ -36,7 +36,7 @@ def test_waiting_is_timed_and_the_work_between_is_not() -> None:
     assert 0.06 <= stopwatch.seconds()["data"] < 0.2
 
 
-def test_asking_starts_anew() -> None:
+def test_seconds_resets_the_stopwatch() -> None:
     stopwatch = Stopwatch(torch.device("cpu"))
     with stopwatch("network"):
         pass

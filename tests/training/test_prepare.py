@@ -10,7 +10,7 @@ from torch.utils.data import default_collate
 from heatmap.config import Augment, Crop, Data, Experiment, Train
 from heatmap.data.contest import find_folder, read_landmarks
 from heatmap.data.samples import Sample
-from heatmap.training.prepare import TrainingData, read_data
+from heatmap.training.data import TrainingData, read_data
 
 CPU = torch.device("cpu")
 EVERYTHING = Augment(
@@ -33,7 +33,7 @@ def batch_of(images: TrainingData, rows: list[int]) -> Sample:
     return default_collate([images.training[row] for row in rows])
 
 
-def test_validation_sees_none_of_the_random_changes(plain: Experiment) -> None:
+def test_validation_crops_are_not_augmented(plain: Experiment) -> None:
     still, moved = read_data(plain), read_data(replace(plain, augment=EVERYTHING))
     assert moved.training.margin > 0 and moved.training.edge
     for row in still.validation_rows.tolist():
@@ -41,7 +41,7 @@ def test_validation_sees_none_of_the_random_changes(plain: Experiment) -> None:
             assert torch.equal(one, other)
 
 
-def test_every_pass_over_the_rows_has_changes_of_its_own(plain: Experiment) -> None:
+def test_every_pass_is_augmented_differently(plain: Experiment) -> None:
     images = read_data(replace(plain, augment=EVERYTHING))
     sample = batch_of(images, [0, 3, 4])
     first, again, next_pass = (images.augmented(sample, passed, CPU) for passed in (4, 4, 5))
@@ -52,22 +52,20 @@ def test_every_pass_over_the_rows_has_changes_of_its_own(plain: Experiment) -> N
     assert (home - sample.points_image).nan_to_num().abs().max() < 1e-4  # labels are float32
 
 
-def test_changes_that_are_off_leave_the_crop(plain: Experiment) -> None:
+def test_without_augmentation_the_crop_is_unchanged(plain: Experiment) -> None:
     images = read_data(plain)
     sample = batch_of(images, [0, 3])
     assert (images.augmented(sample, 0, CPU).images - sample.crop / 255).abs().max() < 1e-5
 
 
-def test_an_epoch_has_as_many_passes_as_the_multiplier_says(plain: Experiment) -> None:
+def test_the_multiplier_repeats_passes_in_an_epoch(plain: Experiment) -> None:
     once = read_data(plain)
     tenfold = read_data(replace(plain, data=replace(plain.data, multiplier=10)))
     assert once.batches_per_epoch == 9 // 2
     assert tenfold.batches_per_epoch == 10 * once.batches_per_epoch
 
 
-def test_boxes_are_needed_for_every_image_of_the_table(
-    plain: Experiment, tiny_contest: Path, tmp_path: Path
-) -> None:
+def test_every_image_needs_a_box(plain: Experiment, tiny_contest: Path, tmp_path: Path) -> None:
     names = read_landmarks(find_folder(tiny_contest).train_table).names
     boxes = tmp_path / "boxes.csv"
     lines = ["file_name,x0,y0,x1,y1", *(f"{name},5,6,50,55" for name in names)]

@@ -153,7 +153,7 @@ def assert_same(folder: Path, expected: Path) -> None:
     assert (folder / "summary.json").exists()
 
 
-def test_the_uninterrupted_run_is_worth_comparing_with(uninterrupted: Path) -> None:
+def test_the_uninterrupted_run_learns(uninterrupted: Path) -> None:
     _, rows, last = results(uninterrupted)
     assert [row["epoch"] for row in rows] == [1, 2]
     assert [row["step"] for row in rows] == [STEPS // 2, STEPS]
@@ -168,7 +168,7 @@ def test_the_number_of_workers_does_not_change_a_run(
     assert_same(tmp_path / "run", uninterrupted)
 
 
-def test_another_seed_does_change_it(
+def test_another_seed_changes_the_run(
     start: Callable[..., None], uninterrupted: Path, tmp_path: Path
 ) -> None:
     start(tmp_path / "run", "--seed", "1")
@@ -200,7 +200,7 @@ def test_killed_inside_the_write_of_a_checkpoint(
 
 
 @pytest.mark.parametrize("number", range(1, 16, 3))
-def test_killed_before_a_file_takes_its_place(
+def test_killed_before_a_rename(
     start: Callable[..., None], uninterrupted: Path, tmp_path: Path, number: int
 ) -> None:
     start(tmp_path / "run", kill=partial(before_call, number, Path, "replace"))
@@ -236,7 +236,7 @@ def test_an_epoch_of_two_passes_is_two_epochs_of_one_killed_or_not(
     assert (last.state.progress["epoch"], last.state.progress["step"]) == (1, STEPS)
 
 
-def test_a_finished_run_is_left_as_it_is(uninterrupted: Path) -> None:
+def test_resuming_a_finished_run_changes_nothing(uninterrupted: Path) -> None:
     def contents() -> dict[Path, bytes]:
         return {path: path.read_bytes() for path in uninterrupted.rglob("*") if path.is_file()}
 
@@ -257,7 +257,7 @@ def test_a_killed_run_keeps_its_id_in_weights_and_biases(
     assert json.loads((tmp_path / "run" / "wandb.json").read_text())["id"] == before
 
 
-def test_resuming_needs_no_start_weights(
+def test_resuming_does_not_read_start_weights(
     start: Callable[..., None], tmp_path: Path, uninterrupted: Path
 ) -> None:
     state = checkpoint.load(uninterrupted / "last.pt").network

@@ -45,7 +45,7 @@ def test_cyclic_is_torchs_exp_range() -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
-def test_plateau_lowers_the_rate_when_the_score_stops_to_improve() -> None:
+def test_plateau_lowers_the_rate_when_the_score_stops_improving() -> None:
     schedule = Schedule(kind="plateau", warmup=0, gamma=0.5, patience=2, threshold=0.1, floor=0.2)
     improving = [9.0, 8.0, 7.0]
     assert learning_rate(schedule, 0.5, scores=improving) == 1
@@ -55,7 +55,7 @@ def test_plateau_lowers_the_rate_when_the_score_stops_to_improve() -> None:
     assert learning_rate(schedule, 0.5, scores=[5.0] * 30) == 0.2
 
 
-def test_step_may_last_several_epochs_and_has_a_floor() -> None:
+def test_step_schedule_with_longer_steps_and_a_floor() -> None:
     schedule = Schedule(kind="step", warmup=0, gamma=0.1, step_epochs=3, floor=0.005)
     found = [learning_rate(schedule, 0.5, epoch=epoch) for epoch in range(8)]
     assert found == pytest.approx([1, 1, 1, 0.1, 0.1, 0.1, 0.01, 0.01])
@@ -93,3 +93,33 @@ def test_sigma_shrinks_while_the_loss_settles_and_stays_in_its_limits() -> None:
     assert adapted_sigma(1.6, losses, 1.5, 6.0) == 1.5
     assert adapted_sigma(5.0, losses[::-1], 1.5, 5.2) == 5.2  # scatters more: wider again
     assert adapted_sigma(5.0, [2.0] * 4, 1.5, 6.0) == 4.5  # settled for good
+
+
+def rates(schedule: Schedule, epoch: int = 0) -> np.ndarray:
+    """At every hundredth of the budget."""
+    return np.array([learning_rate(schedule, i / 100, epoch=epoch) for i in range(101)])
+
+
+def test_cosine_rises_to_1_and_falls_to_0() -> None:
+    factors = rates(Schedule(kind="cosine", warmup=0.2))
+    np.testing.assert_allclose(factors[:21], np.arange(21) / 20, atol=1e-12)
+    assert (np.diff(factors[20:]) < 0).all()
+    assert factors[60] == pytest.approx(0.5)
+    assert factors[100] == pytest.approx(0, abs=1e-12)
+    assert learning_rate(Schedule(kind="cosine"), 1.3) == pytest.approx(0, abs=1e-12)
+
+
+def test_without_warmup_the_first_step_has_the_full_rate() -> None:
+    for kind in ("cosine", "step", "constant"):
+        assert learning_rate(Schedule(kind=kind, warmup=0), 0) == 1
+
+
+def test_step_multiplies_after_every_epoch() -> None:
+    schedule = Schedule(kind="step", warmup=0, gamma=0.3)
+    for epoch in range(4):
+        np.testing.assert_allclose(rates(schedule, epoch), 0.3**epoch)
+
+
+def test_constant_stays() -> None:
+    assert (rates(Schedule(kind="constant", warmup=0), 7) == 1).all()
+    assert (rates(Schedule(kind="constant", warmup=0.5))[50:] == 1).all()

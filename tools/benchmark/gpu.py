@@ -40,6 +40,7 @@ from heatmap.networks import HeatmapNetwork
 from heatmap.runtime import machine
 from heatmap.runtime.stopwatch import Stopwatch
 from heatmap.training import loop, prepare
+from heatmap.training.step import step as train_step
 
 UNET: config.Experiment = runpy.run_path(
     str(Path(__file__).resolve().parents[2] / "experiments" / "unet.py")
@@ -182,16 +183,16 @@ class Training(NamedTuple):
     @classmethod
     def of(cls, experiment: config.Experiment) -> "Training":
         run = prepare.prepare(experiment)
-        batches = samples.shuffled_batches(run.training_rows, experiment.train.batch, 0, 0)[:1]
-        (sample,) = samples.load(run.training, batches, 0, run.device)
+        batches = samples.shuffled_batches(run.data.training_rows, experiment.train.batch, 0, 0)[:1]
+        (sample,) = samples.load(run.data.training, batches, 0, run.device)
         run.network.train()
         return cls(run, sample, Stopwatch(run.device))
 
     def step(self) -> None:
-        loop.step(self.run, self.run.network, self.sample, self.watch, time.monotonic())
+        train_step(self.run, self.run.network, self.sample, self.watch)
 
     def augmented(self) -> augment.Batch:
-        return self.run.augmented(self.sample, 0, self.run.device)
+        return self.run.data.augmented(self.sample, 0, self.run.device)
 
     def output(self, batch: augment.Batch) -> maps.Maps:
         with autocast(self.run.device, self.run.experiment.train.precision):
@@ -252,7 +253,7 @@ def same_numbers(bench: Bench) -> None:
 
     training = Training.of(bench.experiment(16, precision="fp32", compiled="off"))
     there = training.augmented()
-    here = training.run.augmented(training.sample, 0, CPU)
+    here = training.run.data.augmented(training.sample, 0, CPU)
     bench.say(
         f"augmentation: pixels at most {largest(there.images, here.images):.1e} of 1 apart, "
         f"points {largest(there.points_crop, here.points_crop):.1e} px"
@@ -447,10 +448,10 @@ def whole_trainings(bench: Bench) -> None:
     run = prepare.prepare(bench.experiment())
     wanted, batch = 2 if bench.tiny else 120, run.experiment.train.batch
     batches = list[list[int]]()
-    for passed in range(-(-wanted // run.batches_per_pass)):
-        batches += samples.shuffled_batches(run.training_rows, batch, 0, passed)
+    for passed in range(-(-wanted // run.data.batches_per_pass)):
+        batches += samples.shuffled_batches(run.data.training_rows, batch, 0, passed)
     for workers in (1,) if bench.tiny else (2, 8, 14):
-        loading = samples.load(run.training, batches[:wanted], workers, bench.device)
+        loading = samples.load(run.data.training, batches[:wanted], workers, bench.device)
         next(loading)
         begin = time.perf_counter()
         count = sum(len(sample.row) for sample in loading)
@@ -480,9 +481,11 @@ def scoring(bench: Bench) -> None:
     for tta, device in ways:
         begin = time.monotonic()
         ensemble = Ensemble.load([bench.run], tta=tta)
-        scores, out = metrics.evaluate_run(ensemble, None, device)
+        evaluation = metrics.evaluate_run(ensemble, None, device)
+        scores, timing = evaluation.scores, evaluation.timing
+        assert timing is not None
         rate = scores["images"] / (time.monotonic() - begin)
-        parts = json.loads((out / "timing.json").read_text())["milliseconds_per_image"]
+        parts = timing["milliseconds_per_image"]
         rounded = {name: round(value, 2) for name, value in parts.items()}
         views = "one view" if tta == "none" else tta
         bench.say(

@@ -1,7 +1,6 @@
 """Images read and cropped, and the whole training with its loader."""
 
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,7 +30,8 @@ from heatmap import config
 from heatmap.data import samples, synthetic
 from heatmap.data.contest import read_image
 from heatmap.runtime.stopwatch import Stopwatch
-from heatmap.training import loop, prepare
+from heatmap.training import prepare
+from heatmap.training.step import step
 
 CROP = config.Crop(height=128, width=128)
 AUGMENT = config.Augment(mirror=0.5, rotate_deg=25, scale=0.2, contrast=0.3)
@@ -186,21 +186,23 @@ def _one_thread() -> Iterator[None]:
 
 
 def _whole_training(prepared: prepare.Run, settings: Settings) -> list[Result]:
-    """Steps of `heatmap.training.loop` fed by its loader, the loader's start left out."""
-    rows, workers = prepared.training_rows, prepared.experiment.data.workers
+    """Training steps fed by its loader, the loader's start left out."""
+    rows, workers = prepared.data.training_rows, prepared.experiment.data.workers
     steps = 8 if settings.device.type == "cpu" else 200
     batches = [
         b
         for epoch in range(steps)
         for b in samples.shuffled_batches(rows, settings.batch, 0, epoch)
     ]
-    loading = iter(samples.load(prepared.training, batches[: steps + 2], workers, settings.device))
+    loading = iter(
+        samples.load(prepared.data.training, batches[: steps + 2], workers, settings.device)
+    )
     prepared.network.train()
-    watch, begin = Stopwatch(settings.device), time.monotonic()
+    watch = Stopwatch(settings.device)
 
     def steps_of(number: int) -> None:
         for _ in range(number):
-            loop.step(prepared, prepared.network, next(loading), watch, begin)
+            step(prepared, prepared.network, next(loading), watch)
 
     steps_of(2)
     seconds = seconds_of(lambda: steps_of(steps), settings.device) / steps

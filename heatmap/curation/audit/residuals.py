@@ -1,4 +1,4 @@
-"""How suspicious the label of every face is, and why."""
+"""Scores how suspicious the labels of each face are, and gives the reasons."""
 
 from dataclasses import dataclass, fields, replace
 
@@ -8,183 +8,182 @@ from tqdm import tqdm
 from heatmap import shape
 from heatmap.data.contest import Points
 
-SUSPICIOUS = 2.0  # tail from which a number is a reason: one face of a hundred
-BETTER = 0.4  # logarithm of the factor by which a mirrored order must fit better: a half
+REASON_SCORE = 2.0  # from which a reason is given: one face in a hundred scores as high
+MIRROR_LOG_RATIO = 0.4  # by which a mirrored order must fit better: a factor of 1.5
 
-# Reasons by family; {group} of landmarks stands out, by {times} the usual.
-AGAINST_RUNS = {
-    "group": "the runs see {group} elsewhere, {times} times as far off as usual",
-    "shift": "the whole face is shifted, {times} times as far as usual",
-    "scale": "the whole face is too large or too small, {times} times as much as usual",
-    "turn": "the whole face is turned, {times} times as far as usual",
-    "mirrored": "the face fits with left and right names exchanged",
-    "face": "another face: its shape differs {times} times as much as usual from what is seen",
-    "alone": "the runs agree with one another, and the label is {times} times as far off as usual",
+# Reasons: {group} is the most suspicious landmark group, {ratio} that of its value to the median.
+RUN_REASONS = {
+    "group": "the runs see {group} elsewhere, {ratio} times as far off as usual",
+    "shift": "the whole face is shifted, {ratio} times as far as usual",
+    "scale": "the whole face is too large or too small, {ratio} times as much as usual",
+    "rotation": "the whole face is rotated, {ratio} times as far as usual",
+    "mirrored": "the face fits with left and right landmarks exchanged",
+    "face": "another face: its shape differs from the predicted one {ratio} times as much as usual",
+    "agreement": "the runs agree, but the label is {ratio} times as far off as usual",
 }
-OF_SHAPE = {
-    "part": "{group} lies {times} times as far as usual from where the rest of the face has it",
-    "whole": "an unlikely shape, {times} times as far from the mean one as usual",
+SHAPE_REASONS = {
+    "part": "{group} lies {ratio} times as far as usual from its expected place in the face",
+    "whole": "an unlikely shape, {ratio} times as far from the mean shape as usual",
 }
-REASONS = AGAINST_RUNS | OF_SHAPE
+REASONS = RUN_REASONS | SHAPE_REASONS
 
 
 @dataclass(frozen=True)
 class AuditData:
-    """N labelled faces, and what trained runs see in their images.
+    """The labels of N faces, and what trained runs predict for them."""
 
-    points_image, seen_image: (N, P, 2) labels, NaN where unlabelled, and predictions. expected_px:
-    (N, P) the distance between the two that the runs' calibration expects. apart_px: (N,) root mean
-    square distance of the runs from their mean, NaN where only one looks. trained: (N,) bool,
-    whether those runs were trained on the face. half: (N,) bool; no person is in both halves.
-    permutation: (P,) of the mirror, None where it is not known.
-    """
-
-    points_image: np.ndarray | Points
-    seen_image: np.ndarray
-    expected_px: np.ndarray
-    apart_px: np.ndarray
-    trained: np.ndarray
-    half: np.ndarray
+    points_image: np.ndarray | Points  # (N, P, 2) labels, NaN where unlabelled
+    predicted_image: np.ndarray  # (N, P, 2) predictions
+    expected_px: np.ndarray  # (N, P) expected distance between the two
+    disagreement_px: np.ndarray  # (N,) RMS distance of the runs from their mean, NaN for one run
+    is_trained: np.ndarray  # (N,) bool, whether these runs were trained on the face
+    half: np.ndarray  # (N,) bool; no person is in both halves
     groups: dict[str, range]
-    permutation: np.ndarray | None = None
+    permutation: np.ndarray | None = None  # (P,) of the mirror, None if unknown
 
-    def of(self, rows: np.ndarray) -> "AuditData":
-        """Those of some rows."""
-        names = [field.name for field in fields(self)[:6]]
-        return replace(self, **{name: getattr(self, name)[rows] for name in names})
+    def select(self, rows: np.ndarray) -> "AuditData":
+        """Returns the data of these rows."""
+        arrays = [field.name for field in fields(self)[:6]]
+        return replace(self, **{name: getattr(self, name)[rows] for name in arrays})
 
 
 @dataclass(frozen=True)
-class Findings:
-    """What the audit says of N faces.
+class LabelScores:
+    """The scores of N faces: -log10 of the share of faces with more suspicious labels."""
 
-    score: (N,) -log10 of the share of faces that would be as suspicious. The rest by reason: tails,
-    (N,) the same, NaN where nothing can be told; times, (N,) how many times the usual; group, (N,)
-    index of the landmark group that stands out, for the reasons that name one.
-    """
-
-    score: np.ndarray
-    tails: dict[str, np.ndarray]
-    times: dict[str, np.ndarray]
-    group: dict[str, np.ndarray]
+    score: np.ndarray  # (N,)
+    reason_scores: dict[str, np.ndarray]  # (N,) by reason, NaN where unknown
+    ratios: dict[str, np.ndarray]  # (N,) by reason, how many times the usual value
+    worst_group: dict[str, np.ndarray]  # (N,) by reason, index of the most suspicious group
+    group_names: list[str]
 
     @property
-    def order(self) -> np.ndarray:
-        """(N,) the rows, the most suspicious first."""
+    def ranking(self) -> np.ndarray:
+        """(N,) rows, the most suspicious first."""
         return np.argsort(-self.score, kind="stable")
 
-    def listed(self, share: float) -> np.ndarray:
-        """The rows that are listed, the most suspicious first."""
-        return self.order[: max(1, round(share * len(self.score)))]
+    def top(self, share: float) -> np.ndarray:
+        """The most suspicious share of the rows, at least one, the most suspicious first."""
+        return self.ranking[: max(1, round(share * len(self.score)))]
 
-    def reasons(self, row: int, groups: dict[str, range]) -> list[str]:
-        """Why a face is suspicious, at most three reasons, the strongest first."""
-        strong = [name for name, tail in self.tails.items() if tail[row] >= SUSPICIOUS]
-        told = []
-        for name in sorted(strong, key=lambda name: -self.tails[name][row])[:3]:
-            group = list(groups)[self.group[name][row]] if name in self.group else "all"
+    def reasons(self, row: int) -> list[str]:
+        """Up to three reasons why the labels of a face are suspicious, the strongest first."""
+        scores = {name: scores[row] for name, scores in self.reason_scores.items()}
+        strong = [name for name, score in scores.items() if score >= REASON_SCORE]
+        reasons = []
+        for name in sorted(strong, key=lambda name: -scores[name])[:3]:
+            group = self.group_names[self.worst_group[name][row]]
             group = "the face" if group == "all" else f"the {group}"
-            told.append(REASONS[name].format(group=group, times=f"{self.times[name][row]:.1f}"))
-        return told
+            reasons.append(REASONS[name].format(group=group, ratio=f"{self.ratios[name][row]:.1f}"))
+        return reasons
+
+    def suspicious_group(self, row: int) -> str:
+        """The landmark group of a face that scores highest, "" if none is above the usual."""
+        name = max("group", "part", key=lambda name: self.reason_scores[name][row])
+        is_unusual = self.reason_scores[name][row] > 0
+        return self.group_names[self.worst_group[name][row]] if is_unusual else ""
 
 
-def audit(labels: AuditData) -> Findings:
-    """How suspicious every face is; one that the runs were trained on, among those alone.
+def score_labels(data: AuditData) -> LabelScores:
+    """Scores the labels of every face.
+
+    Faces that the runs were trained on are compared with each other only.
 
     Raises:
-        UserError: too few faces to tell what is usual.
+        UserError: there are too few faces to fit a shape model.
     """
-    model = shape.fit(labels.points_image)
-    blocks = [*shape.blocks(np.arange(len(labels.trained)))]
-    parts = [
-        _against_runs(labels.of(rows)) | _of_shape(labels.of(rows), model)
-        for rows in tqdm(blocks, "audit", delay=1, leave=False, disable=None)
+    model = shape.fit(data.points_image)
+    rows, all_rows = np.arange(len(data.half)), np.ones(len(data.half), bool)
+    blocks = [
+        _run_residuals(data.select(block)) | _shape_residuals(data.select(block), model)
+        for block in tqdm([*shape.blocks(rows)], "audit", delay=1, leave=False, disable=None)
     ]
-    rows, everyone = np.arange(len(labels.trained)), np.ones(len(labels.trained), bool)
-    findings = Findings(np.zeros(len(rows)), {}, {}, {})
-    for name in parts[0]:
-        values = np.concatenate([part[name] for part in parts])
-        classes = labels.trained if name in AGAINST_RUNS else everyone
-        each, usual = tails(values, classes)
-        worst = np.nan_to_num(each, nan=-np.inf).argmax(1)
-        findings.tails[name] = tails(each[rows, worst, None], classes)[0][:, 0]
-        findings.times[name] = np.exp(values - usual)[rows, worst]
-        if name in ("group", "part"):
-            findings.group[name] = worst
+    scores = LabelScores(np.zeros(len(rows)), {}, {}, {}, list(data.groups))
+    for name in blocks[0]:
+        values = np.concatenate([block[name] for block in blocks])
+        classes = data.is_trained if name in RUN_REASONS else all_rows
+        group_scores, median = tail_scores(values, classes)
+        worst = np.nan_to_num(group_scores, nan=-np.inf).argmax(1)
+        scores.reason_scores[name] = tail_scores(group_scores[rows, worst, None], classes)[0][:, 0]
+        scores.ratios[name] = np.exp(values - median)[rows, worst]
+        scores.worst_group[name] = worst
         if name == "mirrored":
-            findings.tails[name][~(values[:, 0] > BETTER)] = np.nan
-    for family in (AGAINST_RUNS, OF_SHAPE):
-        told = [findings.tails[name] for name in family if name in findings.tails]
-        family_tails = tails(np.fmax.reduce(told)[:, None], everyone)[0][:, 0]
-        np.fmax(findings.score, family_tails, out=findings.score)
-    return findings
+            scores.reason_scores[name][~(values[:, 0] > MIRROR_LOG_RATIO)] = np.nan
+    for reasons in (RUN_REASONS, SHAPE_REASONS):
+        highest = np.fmax.reduce([s for name, s in scores.reason_scores.items() if name in reasons])
+        np.fmax(scores.score, tail_scores(highest[:, None], all_rows)[0][:, 0], out=scores.score)
+    return scores
 
 
-def tails(values: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """-log10 of the share of a class that would be as suspicious, and the class's median.
+def tail_scores(values: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns -log10 of the share of a class that has higher values, and the class's median.
 
-    From the 90th percentile on the tail is taken for an exponential one, with the rate that it has
-    up to the 95th: so errors, which are rarer, do not change what is usual.
+    Above the 90th percentile an exponential tail is assumed, whose rate is measured up to the 95th.
+    Errors are rarer than that, so they do not change the scores of the others.
 
     Args:
-        values: (N, K), judged column by column, NaN where nothing is told; classes: (N,) bool.
+        values: (N, K), scored column by column, NaN where unknown.
+        classes: (N,) bool.
+
+    Returns:
+        Two (N, K) arrays, NaN where unknown.
     """
-    found, usual = np.full(values.shape, np.nan), np.full(values.shape, np.nan)
-    for chosen in (np.flatnonzero(classes), np.flatnonzero(~classes)):
+    scores, medians = np.full(values.shape, np.nan), np.full(values.shape, np.nan)
+    for members in (np.flatnonzero(classes), np.flatnonzero(~classes)):
         for column in range(values.shape[1]):
-            some = chosen[np.isfinite(values[chosen, column])]
-            if len(some):
-                own = values[some, column]
-                middle, high, higher = np.quantile(own, (0.5, 0.9, 0.95))
-                body = 1 + (own - high) / max(high - middle, 1e-9) * np.log10(5)
-                tail = 1 + (own - high) / max(higher - high, 1e-9) * np.log10(2)
-                found[some, column] = np.where(own > high, tail, body)
-                usual[some, column] = middle
-    return found, usual
+            rows = members[np.isfinite(values[members, column])]
+            if len(rows):
+                known = values[rows, column]
+                median, q90, q95 = np.quantile(known, (0.5, 0.9, 0.95))
+                body = 1 + (known - q90) / max(q90 - median, 1e-9) * np.log10(5)
+                tail = 1 + (known - q90) / max(q95 - q90, 1e-9) * np.log10(2)
+                scores[rows, column] = np.where(known > q90, tail, body)
+                medians[rows, column] = median
+    return scores, medians
 
 
-def _against_runs(labels: AuditData) -> dict[str, np.ndarray]:
-    """Logarithms of the residuals, (N, 1) or (N, groups) by reason, in units of those expected."""
-    own, seen = shape.of(labels.points_image), shape.of(labels.seen_image)
-    seen = np.where(np.isfinite(own), seen, np.nan)
-    expected = np.where(np.isfinite(own), labels.expected_px, np.nan)
-    residual = np.abs(own - seen)
-    factor, offset = shape.placement(own, seen)
-    rest = np.abs(factor * own + offset - seen)
-    radius = shape.distances(seen, shape.nanmean(seen, 1)[:, None])
-    # how sure the runs are of the whole face: what is expected, what is left, and the face's size
-    usual = np.cbrt(_rms(expected) * _rms(rest) * radius)
-    measured = {
-        "group": _by_group(residual / expected, labels.groups),
-        "shift": np.abs(shape.nanmean(own - seen, 1)) / usual,
-        "scale": np.abs(np.log(np.abs(factor[:, 0]))) * radius / usual,
-        "turn": np.abs(np.angle(factor[:, 0])) * radius / usual,
-        "face": _rms(rest / expected),
-        "alone": _rms(residual) / labels.apart_px,
+def _run_residuals(data: AuditData) -> dict[str, np.ndarray]:
+    """Log residuals against the runs by reason, (N, 1) or (N, groups), over the expected ones."""
+    label, predicted = shape.of(data.points_image), shape.of(data.predicted_image)
+    predicted = np.where(np.isfinite(label), predicted, np.nan)
+    expected = np.where(np.isfinite(label), data.expected_px, np.nan)
+    residual = np.abs(label - predicted)
+    factor, offset = shape.placement(label, predicted)
+    aligned_residual = np.abs(factor * label + offset - predicted)
+    radius = shape.distances(predicted, shape.nanmean(predicted, 1)[:, None])
+    # uncertainty of the whole face: expected error, residual after alignment, and face size
+    unit = np.cbrt(_rms(expected) * _rms(aligned_residual) * radius)
+    residuals = {
+        "group": _by_group(residual / expected, data.groups),
+        "shift": np.abs(shape.nanmean(label - predicted, 1)) / unit,
+        "scale": np.abs(np.log(np.abs(factor[:, 0]))) * radius / unit,
+        "rotation": np.abs(np.angle(factor[:, 0])) * radius / unit,
+        "face": _rms(aligned_residual / expected),
+        "agreement": _rms(residual) / data.disagreement_px,
     }
-    if labels.permutation is not None:
-        mirrored = shape.distances(own[:, labels.permutation], seen)
-        measured["mirrored"] = _rms(residual) / mirrored
-    return {name: _log(values) for name, values in measured.items()}
+    if data.permutation is not None:
+        mirrored = shape.distances(label[:, data.permutation], predicted)
+        residuals["mirrored"] = _rms(residual) / mirrored
+    return {name: _log(values) for name, values in residuals.items()}
 
 
-def _of_shape(labels: AuditData, model: shape.ShapeModel) -> dict[str, np.ndarray]:
-    """Logarithms of the distances from the shape model, off its changes and along them."""
-    fitted = model.reconstruct(shape.of(labels.points_image))
+def _shape_residuals(data: AuditData, model: shape.ShapeModel) -> dict[str, np.ndarray]:
+    """Log distances from the shape model by reason, orthogonal to its changes and along them."""
+    fitted = model.reconstruct(shape.of(data.points_image))
     off = np.abs(fitted.aligned - fitted.reconstructed) / model.noise
-    return {"part": _log(_by_group(off, labels.groups)), "whole": _log(_rms(fitted.coefficients))}
+    return {"part": _log(_by_group(off, data.groups)), "whole": _log(_rms(fitted.coefficients))}
 
 
 def _by_group(values: np.ndarray, groups: dict[str, range]) -> np.ndarray:
     """(N, groups) root mean squares of (N, P) values."""
-    return np.stack([_rms(values[:, part.start : part.stop]) for part in groups.values()], 1)
+    return np.stack([_rms(values[:, group.start : group.stop]) for group in groups.values()], 1)
 
 
 def _rms(values: np.ndarray) -> np.ndarray:
-    """(N,) root mean square of the finite values of each row; NaN where there are none."""
+    """(N,) root mean square of the finite values of each row, NaN without any."""
     return np.sqrt(shape.nanmean(values**2, 1))
 
 
 def _log(values: np.ndarray) -> np.ndarray:
-    """(N, K) logarithms of (N,) or (N, K) values, which are not negative."""
+    """(N, K) logarithms of (N,) or (N, K) non-negative values."""
     return np.log(np.maximum(values, 1e-9)).reshape(len(values), -1)

@@ -1,21 +1,17 @@
-"""The contest's files, read and written; nothing outside this folder knows their formats.
+"""Reads and writes the contest's files; no other package knows their formats.
 
-    train/landmarks.csv      TAB; file_name, Point_0_X, Point_0_Y, ...: every landmark, in pixels of
-                             the image
-    train/images/            the images, as named there
-    test/test_points.csv     TAB; file_name, point_index_list: the landmarks asked for, as
-                             "[742, 385, ...]"
-    test/images/             the images, as named there
-    sampleSubmission.csv     comma; file_name, Point_M0_X, Point_M0_Y, ...: M0 is the first landmark
-                             asked for of that image; a submission has the same form, and so has
-                             the solution that the organisers keep
-    withheld/solution.csv    only in folders that were drawn or converted from labelled data
-    boxes.csv                only of converted data with boxes: file_name, x0, y0, x1, y1
-    test/IdLookupTable.csv   only of `kaggle15`: the coordinates that a submission holds instead
+    train/landmarks.csv      TAB; file_name, Point_0_X, Point_0_Y, ...: every landmark
+    train/images/            the images named there
+    test/test_points.csv     TAB; file_name, point_index_list: the asked points, "[742, 385, ...]"
+    test/images/             the images named there
+    sampleSubmission.csv     comma; file_name, Point_M0_X, Point_M0_Y, ...: M0 is the first asked
+                             point of the image; submissions and the solution have the same form
+    withheld/solution.csv    only in folders drawn or converted from labelled data
+    boxes.csv                only in converted data with boxes: file_name, x0, y0, x1, y1
+    test/IdLookupTable.csv   only of `kaggle15`: the coordinates that its submissions hold
 
-The 2021/22 edition has the same inside a folder `contest01_data`. Points are in image pixels,
-(x, y), with the centre of the top-left pixel at (0, 0); here, and only here, NaN is an unlabelled
-landmark.
+The 2021/22 edition has the same files in a folder `contest01_data`. Points are (x, y) in image
+pixels, with (0, 0) at the centre of the top-left pixel. NaN is an unlabelled landmark.
 """
 
 from heatmap.data.contest.folder import Folder, find_folder
@@ -52,38 +48,11 @@ from heatmap.data.contest.submission import (
 from heatmap.data.contest.table import count_landmarks, write_landmarks
 
 __all__ = [
-    "PERSON_PATTERN",
-    "AskedPoints",
-    "Folder",
-    "ImageFile",
-    "LandmarkTable",
-    "Points",
-    "Rule",
-    "contest_mse",
-    "count_landmarks",
-    "find_folder",
-    "image_paths",
-    "is_readable",
-    "misplaced",
-    "people_of",
-    "read_asked_points",
-    "read_boxes",
-    "read_excluded",
-    "read_image",
-    "read_landmarks",
-    "read_solution",
-    "read_split",
-    "read_submission",
-    "read_weights",
-    "score_submission",
-    "split_rows",
-    "squared_errors",
-    "write_answers",
-    "write_asked_points",
-    "write_boxes",
-    "write_excluded",
-    "write_landmarks",
-    "write_split",
-    "write_submission",
+    "PERSON_PATTERN", "AskedPoints", "Folder", "ImageFile", "LandmarkTable", "Points", "Rule",
+    "contest_mse", "count_landmarks", "find_folder", "image_paths", "is_readable", "misplaced",
+    "people_of", "read_asked_points", "read_boxes", "read_excluded", "read_image",
+    "read_landmarks", "read_solution", "read_split", "read_submission", "read_weights",
+    "score_submission", "split_rows", "squared_errors", "write_answers", "write_asked_points",
+    "write_boxes", "write_excluded", "write_landmarks", "write_split", "write_submission",
     "write_weights",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Where the contest's files lie."""
+"""The contest's files and folders."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from heatmap.errors import UserError
 
 
 class Folder:
-    """The contest's files under one root; each is only known to exist once it is read."""
+    """The paths of the contest's files under one root; any of them may be missing."""
 
     def __init__(self, *, root: Path) -> None:
         self.root = root
@@ -14,18 +14,18 @@ class Folder:
         self.train_images = root / "train" / "images"
         self.test_points = root / "test" / "test_points.csv"
         self.test_images = root / "test" / "images"
-        self.lookup_table = root / "test" / "IdLookupTable.csv"  # Kaggle's facial keypoints only
+        self.lookup_table = root / "test" / "IdLookupTable.csv"  # only of Kaggle's facial keypoints
         self.solution = root / "withheld" / "solution.csv"  # only of drawn and converted data
         self.boxes = root / "boxes.csv"  # of all images, only of converted data with boxes
 
 
 def find_folder(root: Path) -> Folder:
-    """The contest's folder at `root`: the 2020 edition, or 2021/22 in its `contest01_data`.
+    """Finds the contest in `root` (2020 edition) or in `root`/contest01_data (2021/22).
 
-    One of the two tables is enough: there are folders only to train on and only to predict.
+    One of the tables is enough, for folders only to train on or only to predict.
 
     Raises:
-        UserError: neither table is in `root` or `root/contest01_data`.
+        UserError: `root` is no folder, or neither place has a table.
     """
     if not root.is_dir():
         raise UserError(f"{root}: there is no such folder")

@@ -1,10 +1,10 @@
-"""Image files: found and read."""
+"""Finds and reads image files."""
 
 import os
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, overload
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -13,11 +13,11 @@ from heatmap.errors import UserError
 
 
 class ImageFile:
-    """An image's file, read; it is decoded when its pixels are asked for, once for every size.
+    """The bytes of an image file, decoded on demand and once for each size.
 
-    The format is told by the bytes, not by the name. Pixels are RGB as a person sees the image,
-    turned as its EXIF says. Grey, palette and CMYK become RGB, 16 bits become 8, alpha is dropped,
-    and an animation gives its first frame.
+    The format is detected from the bytes. Pixels are RGB, rotated by the EXIF orientation. Grey,
+    palette and CMYK become RGB, 16 bits become 8, alpha is dropped, and an animation gives its
+    first frame.
 
     Raises:
         UserError: the file is missing or empty.
@@ -36,10 +36,10 @@ class ImageFile:
 
     @classmethod
     def in_memory(cls, image: np.ndarray) -> "ImageFile":
-        """An image that is decoded already: (H, W, 3) uint8 RGB; anything else is a UserError."""
+        """An image already decoded, (H, W, 3) uint8 RGB; anything else raises a UserError."""
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
             raise UserError(
-                "an image in memory is a (height, width, 3) uint8 array, RGB, not "
+                "an image in memory must be a (height, width, 3) uint8 RGB array, got "
                 f"{image.shape} {image.dtype}"
             )
         file = cls.__new__(cls)
@@ -49,38 +49,40 @@ class ImageFile:
 
     @property
     def image_hw(self) -> tuple[int, int]:
-        """Height and width; those of a JPEG are read from its header."""
+        """Height and width, for a JPEG without decoding it."""
         if self._header_hw:
             return self._header_hw
         height, width, _ = self.pixels(1)[0].shape
         return height, width
 
     def pixels(self, reduction: int) -> tuple[np.ndarray, int]:
-        """The image at 1/reduction of its size, if it can be decoded so, and its reduction.
+        """Returns the image at 1/reduction of its size, if it can be decoded so.
 
-        A JPEG that EXIF does not turn can, at 1/2, 1/4 and 1/8: its blocks are decoded by a smaller
-        inverse DCT. See `heatmap.frame.Frame.reduced`.
+        JPEGs without EXIF rotation can, at 1/2, 1/4 and 1/8, by a smaller inverse DCT of their
+        blocks. See `heatmap.frame.Frame.reduced` for the coordinates.
 
         Returns:
             (ceil(H / r), ceil(W / r), 3) uint8 RGB, and r: `reduction`, or 1.
 
         Raises:
-            UserError: the file is cut short or not an image.
+            UserError: the file is truncated or not an image.
         """
         if self._header_hw is None:
             reduction = 1
         if reduction not in self._decoded:
             image = self._decode(reduction)
-            if self._header_hw and image.shape[:2] != _ceil_div(self._header_hw, reduction):
-                self._header_hw = None  # it misled: the size is that of the pixels
+            expected = tuple(-(-size // reduction) for size in self._header_hw or ())
+            if expected and image.shape[:2] != expected:
+                self._header_hw = None  # the header gave a wrong size
                 return self.pixels(1)
             self._decoded[reduction] = image
         return self._decoded[reduction], reduction
 
     def _decode(self, reduction: int) -> np.ndarray:
-        try:
-            # imdecode refuses a JPEG that is cut short; imread would fill the rest with grey.
-            flags = cv2.IMREAD_COLOR_RGB | _REDUCED[reduction]
+        flags = cv2.IMREAD_COLOR_RGB
+        if reduction > 1:  # with a colour flag, the grey one sets only the size
+            flags |= getattr(cv2, f"IMREAD_REDUCED_GRAYSCALE_{reduction}")
+        try:  # imdecode refuses a truncated JPEG; imread would fill it up with grey
             image = cv2.imdecode(np.frombuffer(self.data, np.uint8), flags)
         except cv2.error as error:
             raise UserError(f"{self.path}: the image cannot be decoded: {error.err}") from error
@@ -91,31 +93,21 @@ class ImageFile:
             raise UserError(f"{self.path}: this is text, not an image; it begins {start!r}")
         raise UserError(
             f"{self.path}: the image cannot be decoded; its {len(self.data)} bytes are damaged, "
-            "cut short or of no known format"
+            "truncated or of an unknown format"
         )
 
 
-# With a colour flag beside it, the one for grey asks for the size alone.
-_REDUCED = {
-    1: 0,
-    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
-    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
-    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
-}
-
-
 def read_image(path: Path) -> np.ndarray:
-    """The whole image: (H, W, 3) uint8, RGB, as `ImageFile` describes it.
+    """Reads the whole image, (H, W, 3) uint8 RGB, as `ImageFile` describes.
 
     Raises:
-        UserError: the file is missing, empty, cut short or not an image.
+        UserError: the file is missing, empty, truncated or not an image.
     """
-    image, _ = ImageFile(path).pixels(1)
-    return image
+    return ImageFile(path).pixels(1)[0]
 
 
 def is_readable(path: Path) -> bool:
-    """Whether `read_image` can read it."""
+    """Whether `read_image` can read the file."""
     try:
         read_image(path)
     except UserError:
@@ -123,14 +115,10 @@ def is_readable(path: Path) -> bool:
     return True
 
 
-def _ceil_div(size_hw: tuple[int, int], by: int) -> tuple[int, int]:
-    return -(-size_hw[0] // by), -(-size_hw[1] // by)
-
-
 def _jpeg_hw(data: bytes) -> tuple[int, int] | None:
-    """Height and width by the header of a JPEG (ITU-T T.81, B.2.2); None for all else.
+    """Height and width from a JPEG's header (ITU-T T.81, B.2.2).
 
-    None, too, for a JPEG that EXIF turns: then these are not the sizes that a person sees.
+    None for other formats, and for a JPEG that EXIF rotates: its header may have the sides swapped.
     """
     if data[:2] != b"\xff\xd8":
         return None
@@ -141,14 +129,15 @@ def _jpeg_hw(data: bytes) -> tuple[int, int] | None:
             height, width = struct.unpack_from(">HH", data, at + 5)
             return (height, width) if height and width else None
         end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-        if marker == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0" and _turns(data[at + 10 : end]):
+        segment = data[at + 4 : end]
+        if marker == 0xE1 and segment[:6] == b"Exif\0\0" and _is_rotated(segment[6:]):
             return None
         at = end
     return None
 
 
-def _turns(tiff: bytes) -> bool:
-    """Whether an EXIF block has an orientation other than upright (TIFF 6.0, section 2)."""
+def _is_rotated(tiff: bytes) -> bool:
+    """Whether an EXIF block has another orientation than upright (TIFF 6.0, section 2)."""
     order: Literal["little", "big"] = "little" if tiff[:2] == b"II" else "big"
 
     def number(at: int, size: int) -> int:
@@ -162,16 +151,16 @@ def _turns(tiff: bytes) -> bool:
 def image_paths(
     images: Path, names: Sequence[str], table: Path, rows: Iterable[int] | None = None
 ) -> Sequence[Path]:
-    """The path of every named image, each of which exists inside the folder.
+    """Returns the path of every named image, after checking that it exists inside the folder.
 
     Args:
-        images: folder of the images; it may itself be a link.
-        names: one for each row of the table, in its order; may contain subfolders.
-        table: where the names come from, for the message.
-        rows: indices of the names whose images are needed; all if None.
+        images: folder of the images; may itself be a link.
+        names: one for each row of the table, in order; may contain subfolders.
+        table: where the names come from, for messages.
+        rows: indices of the names to check; all if None.
 
     Raises:
-        UserError: the folder or a needed image is missing, or a link leads out of the folder.
+        UserError: the folder or an image is missing, or a link leads out of the folder.
     """
     if not images.is_dir():
         raise UserError(f"{images}: there is no such folder, but {table} names images in it")
@@ -187,18 +176,18 @@ def image_paths(
 def misplaced(
     images: Path, names: Sequence[str], rows: Iterable[int] | None = None
 ) -> Iterator[tuple[int, str]]:
-    """The indices of the images that are not in their folder, and what is wrong with each.
+    """Yields the indices of images that are not in their folder, and what is wrong with each.
 
-    Args: as `image_paths` takes them; the folder exists.
+    The arguments are those of `image_paths`.
     """
     root = images.resolve()
-    plain_files: dict[str, set[str]] = {}
-    needed = None if rows is None else frozenset(rows)
+    files_in: dict[str, set[str]] = {}
+    checked = None if rows is None else frozenset(rows)
     for index, name in enumerate(names):
         folder, _, file = name.rpartition("/")
-        if folder not in plain_files:
-            plain_files[folder] = _plain_files(root, folder)
-        if file in plain_files[folder] or (needed is not None and index not in needed):
+        if folder not in files_in:
+            files_in[folder] = _plain_files(root, folder)
+        if file in files_in[folder] or (checked is not None and index not in checked):
             continue
         target = (root / name).resolve()
         if not target.is_relative_to(root):
@@ -207,8 +196,17 @@ def misplaced(
             yield index, f"there is no image {name!r} in {images}"
 
 
+def _plain_files(root: Path, folder: str) -> set[str]:
+    """Names of the files in a folder inside the root; links must be checked one by one."""
+    inside = (root / folder).resolve()
+    if not inside.is_relative_to(root) or not inside.is_dir():
+        return set()
+    with os.scandir(inside) as entries:
+        return {entry.name for entry in entries if entry.is_file(follow_symlinks=False)}
+
+
 class _Paths(Sequence[Path]):
-    """The names in a folder, each of which becomes a path when it is asked for."""
+    """Names in a folder, turned into paths on access: no Python object a row is kept."""
 
     def __init__(self, folder: Path, names: Sequence[str]) -> None:
         self._folder, self._names = folder, names
@@ -216,20 +214,7 @@ class _Paths(Sequence[Path]):
     def __len__(self) -> int:
         return len(self._names)
 
-    @overload
-    def __getitem__(self, row: int) -> Path: ...
-    @overload
-    def __getitem__(self, row: slice) -> list[Path]: ...
-    def __getitem__(self, row: int | slice) -> Path | list[Path]:
+    def __getitem__(self, row: Any) -> Any:
         if isinstance(row, slice):
             return [self._folder / name for name in self._names[row]]
         return self._folder / self._names[row]
-
-
-def _plain_files(root: Path, folder: str) -> set[str]:
-    """Names in a folder that need no second look: files, not links, and inside the root."""
-    inside = (root / folder).resolve()
-    if not inside.is_relative_to(root) or not inside.is_dir():
-        return set()
-    with os.scandir(inside) as entries:
-        return {entry.name for entry in entries if entry.is_file(follow_symlinks=False)}

@@ -1,4 +1,4 @@
-"""The contest's score: squared error in the images' own pixels."""
+"""The contest's score: squared error in image pixels."""
 
 import numpy as np
 
@@ -6,39 +6,39 @@ from heatmap.errors import UserError
 
 
 def squared_errors(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Each image's mean squared error over its labelled coordinates, in px^2.
+    """Mean squared error of each image over its labelled coordinates, in px^2.
 
     Args:
         predicted: (N, P, 2) in image pixels.
         truth: (N, P, 2) in image pixels; NaN = unlabelled, not counted.
 
     Returns:
-        (N,) float64; NaN for an image without any label.
+        (N,) float64; NaN for an image without labels.
 
     Raises:
         UserError: a prediction is not finite where the truth is labelled.
     """
     assert predicted.shape == truth.shape, (predicted.shape, truth.shape)
     errors = np.full(len(truth), np.nan)
-    broken = []
-    for row in range(len(truth)):  # image by image, so that no float64 copy of all is held
+    not_finite = []
+    for row in range(len(truth)):  # image by image, to avoid a float64 copy of all
         labelled = ~np.isnan(truth[row])
         if not labelled.any():
             continue
         differences = predicted[row][labelled].astype(np.float64) - truth[row][labelled]
         if not np.isfinite(differences).all():
-            broken.append(row)
+            not_finite.append(row)
         errors[row] = np.mean(np.square(differences))
-    if broken:
+    if not_finite:
         raise UserError(
-            f"the prediction is not finite where the truth is labelled in {len(broken)} of "
-            f"{len(truth)} images; the first is number {broken[0]}, counted from 0"
+            f"the prediction is not finite where the truth is labelled in {len(not_finite)} of "
+            f"{len(truth)} images; the first is number {not_finite[0]}, counted from 0"
         )
     return errors
 
 
 def contest_mse(per_image: np.ndarray) -> float:
-    """The contest's score in px^2: the mean of (N,) `squared_errors` where there are labels.
+    """The contest's score in px^2: the mean of (N,) `squared_errors`, ignoring NaN.
 
     Raises:
         UserError: no image has a label.

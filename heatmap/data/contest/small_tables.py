@@ -1,7 +1,6 @@
-"""Small tables of images, beside that of their landmarks, read whole.
+"""Small tables with one image a row: asked points, boxes, weights, images to exclude.
 
-The points that a submission must hold, boxes, weights, and images to leave out. The names in them
-follow the rules of `heatmap.data.contest.table`, and rows are counted as there.
+File names follow the rules of `heatmap.data.contest.table`, and rows are counted as there.
 """
 
 import csv
@@ -17,6 +16,7 @@ import numpy as np
 from heatmap.data.contest.landmarks import LandmarkTable
 from heatmap.data.contest.table import (
     NAME_COLUMNS,
+    RowError,
     add_name,
     blank_row,
     check_name,
@@ -28,30 +28,27 @@ from heatmap.errors import UserError
 
 
 def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """The rows of a small table, separated by comma or TAB: where each stands, and its cells.
+    """Yields the rows of a small table, separated by comma or TAB: "FILE, row N", and its cells.
 
     Args:
-        columns: whose cells are given, in this order, without spaces round them. file_name may be
-            called filename in the table.
+        columns: columns to read, in this order. The table may call file_name filename.
 
     Raises:
-        UserError: no such table, a column is missing, or a row has other cells than the header.
+        UserError: the table or a column is missing, or a row and the header differ in length.
     """
     rows = csv_rows(path)
     header = ["file_name" if cell.strip() == "filename" else cell.strip() for cell in rows[0]]
     if not set(columns) <= set(header):
-        wanted = ", ".join(columns)
-        raise UserError(f"{path}, row 1: expected the columns {wanted}, found {header}")
-    places = [header.index(column) for column in columns]
+        raise UserError(f"{path}, row 1: expected the columns {', '.join(columns)}, found {header}")
     for row, cells in enumerate(rows[1:], start=2):
         where = f"{path}, row {row}"
         if len(cells) != len(header):
             raise UserError(f"{where}: {len(cells)} cells where the header has {len(header)}")
-        yield where, [cells[place].strip() for place in places]
+        yield where, [cells[header.index(column)].strip() for column in columns]
 
 
 def csv_rows(path: Path) -> list[list[str]]:
-    """The cells of a small table, without the blank rows at its end; its header may be empty."""
+    """Reads a small table's cells, at least one row, without blank rows at the end."""
     require_file(path)
     with path.open(encoding="utf-8-sig", newline="") as file:
         try:
@@ -67,39 +64,37 @@ def csv_rows(path: Path) -> list[list[str]]:
 
 @dataclass(frozen=True)
 class AskedPoints:
-    """Which landmarks of which test images a submission holds."""
+    """The landmarks that a submission holds for each test image."""
 
     path: Path
     names: list[str]  # file names, in the table's order
-    indices: np.ndarray  # (N, K) int64, unsorted; an index may stand in a row more than once
+    indices: np.ndarray  # (N, K) int64, in any order, possibly repeated
 
 
 def read_asked_points(path: Path, num_landmarks: int) -> AskedPoints:
-    """The table of the points that a submission must hold: file_name, point_index_list.
+    """Reads the landmarks that a submission must hold: file_name, point_index_list.
 
-    Separated by TAB or comma (then the list stands in quotes). The list is JSON: "[742, 385, 583]".
+    The list is JSON: "[742, 385, 583]". In a comma-separated table it must be in quotes.
 
     Args:
-        num_landmarks: the indices asked for lie below this.
+        num_landmarks: every index must be below this.
 
     Raises:
-        UserError: anything else; the message names file, row and column.
+        UserError: the table is malformed; the message names file, row and column.
     """
-    rows_by_name: dict[str, int] = {}
-    rows, num_asked = asked_rows(path)
-    lists = [
-        parse_asked_row(cells, rows_by_name, num_landmarks, num_asked, path, row)
-        for row, cells in enumerate(rows, start=2)
-    ]
-    return AskedPoints(path, list(rows_by_name), np.array(lists, np.int64))
+    names, lists = list[str](), list[list[int]]()
+    for _, name, indices in parse_asked_points(path, num_landmarks):
+        if isinstance(indices, RowError):
+            raise indices
+        names.append(name)
+        lists.append(indices)
+    return AskedPoints(path, names, np.array(lists, np.int64))
 
 
-def asked_rows(path: Path) -> tuple[list[list[str]], int]:
-    """The cells of the rows of a table of asked points, and how many points most of them ask for.
-
-    Raises:
-        UserError: no such table, not the header of one, or no rows.
-    """
+def parse_asked_points(
+    path: Path, num_landmarks: int
+) -> Iterator[tuple[int, str, list[int] | RowError]]:
+    """Yields each row's number, its name, "" if unusable, and its landmarks or its error."""
     header, *rows = csv_rows(path)
     header = [cell.strip() for cell in header]
     if len(header) != 2 or header[0] not in NAME_COLUMNS or header[1] != "point_index_list":
@@ -110,52 +105,50 @@ def asked_rows(path: Path) -> tuple[list[list[str]], int]:
     if not rows:
         raise UserError(f"{path}: the table has a header but no rows")
     counts = Counter(cells[1].count(",") + 1 for cells in rows if len(cells) == 2)
-    return rows, counts.most_common(1)[0][0] if counts else 0
+    (num_asked, _), *_ = counts.most_common(1) or [(0, 0)]
+    rows_by_name: dict[str, int] = {}
+    for row, cells in enumerate(rows, start=2):
+        name, where = "", f"{path}, row {row}"
+        try:
+            if not cells:
+                raise blank_row(path, row)
+            if len(cells) != 2:
+                raise RowError(
+                    f"{where}: {len(cells)} cells where the header has 2; in a comma-separated "
+                    "table the list of indices must be in quotes",
+                    "asked points",
+                )
+            name = add_name(rows_by_name, cells[0], row, path)
+            where = f"{where}, column point_index_list"
+            indices = _parse_indices(cells[1], num_landmarks, num_asked, where)
+        except RowError as error:
+            yield row, name, error
+        else:
+            yield row, name, indices
 
 
-def parse_asked_row(
-    cells: Sequence[str],
-    rows_by_name: dict[str, int],
-    num_landmarks: int,
-    num_asked: int,
-    path: Path,
-    row: int,
-) -> list[int]:
-    """The landmarks that a row asks for, after its name was noted; what is wrong is named."""
-    where = f"{path}, row {row}"
-    if not cells:
-        raise UserError(blank_row(path, row))
-    if len(cells) != 2:
-        raise UserError(
-            f"{where}: {len(cells)} cells where the header has 2; in a comma-separated file the "
-            "list of indices must stand in quotes"
-        )
-    add_name(rows_by_name, cells[0], row, path)
-    where, text = f"{where}, column point_index_list", cells[1]
+def _parse_indices(text: str, num_landmarks: int, num_asked: int, where: str) -> list[int]:
+    problem = ""
     try:
         indices = json.loads(text)
     except (ValueError, RecursionError):
         indices = None
     if not isinstance(indices, list) or not indices:
-        raise UserError(f"{where}: expected a list such as [742, 385, 583], found {text[:60]!r}")
-    for index in indices:
-        if type(index) is not int:
-            raise UserError(f"{where}: {index!r} is not an integer")
-        if not 0 <= index < num_landmarks:
-            raise UserError(
-                f"{where}: index {index} is out of range; there are {num_landmarks} landmarks, 0 "
-                f"to {num_landmarks - 1}"
-            )
-    if len(indices) != num_asked:
-        raise UserError(
-            f"{where}: {len(indices)} indices, but other rows have {num_asked}; a submission needs "
-            "the same number for every image"
-        )
+        problem = f"expected a list such as [742, 385, 583], found {text[:60]!r}"
+    elif wrong := [index for index in indices if type(index) is not int]:
+        problem = f"{wrong[0]!r} is not an integer"
+    elif wrong := [index for index in indices if not 0 <= index < num_landmarks]:
+        numbers = f"there are {num_landmarks} landmarks, 0 to {num_landmarks - 1}"
+        problem = f"index {wrong[0]} is out of range; {numbers}"
+    elif len(indices) != num_asked:
+        problem = f"{len(indices)} indices, but other rows have {num_asked}; all must agree"
+    if problem:
+        raise RowError(f"{where}: {problem}", "asked points")
     return indices
 
 
 def write_asked_points(path: Path, names: Sequence[str], indices: np.ndarray) -> None:
-    """Writes a table for `read_asked_points`, with TAB, from integers (N, K)."""
+    """Writes (N, K) landmark indices for `read_asked_points`, separated by TAB."""
     for name in names:
         check_name(name, "\t")
     rows = zip(names, map(json.dumps, indices.tolist()), strict=True)
@@ -163,12 +156,13 @@ def write_asked_points(path: Path, names: Sequence[str], indices: np.ndarray) ->
 
 
 def read_boxes(path: Path, images: Sequence[Path]) -> np.ndarray:
-    """(N, 4) float64 boxes of these N images: x0, y0, x1, y1, opposite corners in image pixels.
+    """Reads (N, 4) float64 boxes of N images: x0, y0, x1, y1, opposite corners in image pixels.
 
-    The table has the columns file_name, x0, y0, x1, y1, and names as `_numbers_of` finds them.
+    The columns are file_name, x0, y0, x1, y1. A name holds as many of the image's folders as are
+    needed to tell it from others: "1.jpg" or "test/images/1.jpg".
 
     Raises:
-        UserError: anything else, with file and row, or an image without a box.
+        UserError: the table is malformed or lacks an image; the message names file and row.
     """
 
     def check(where: str, x0: float, y0: float, x1: float, y1: float) -> None:
@@ -182,16 +176,17 @@ def read_boxes(path: Path, images: Sequence[Path]) -> np.ndarray:
 
 
 def write_boxes(path: Path, names: Sequence[str], boxes_image: np.ndarray) -> None:
-    """Writes a table for `read_boxes`, to 6 decimals, from what it gives."""
+    """Writes (N, 4) boxes for `read_boxes`, to 6 decimals."""
     boxes = zip(names, boxes_image.round(6).tolist(), strict=True)
     rows = ([name, *(f"{number:.12g}" for number in box)] for name, box in boxes)
     write_rows(path, ["file_name", "x0", "y0", "x1", "y1"], rows)
 
 
 def read_weights(path: Path, images: Sequence[Path]) -> np.ndarray:
-    """(N,) float64 weights of these N images, >= 0; columns file_name and weight.
+    """Reads (N,) float64 weights >= 0 of N images: file_name, weight; names as in `read_boxes`.
 
-    Raises: as `read_boxes`.
+    Raises:
+        UserError: the table is malformed or lacks an image; the message names file and row.
     """
 
     def check(where: str, weight: float) -> None:
@@ -204,7 +199,7 @@ def read_weights(path: Path, images: Sequence[Path]) -> np.ndarray:
 def write_weights(
     path: Path, names: Sequence[str], angles: np.ndarray, weights: np.ndarray
 ) -> None:
-    """Writes a table for `read_weights`: file_name, angle (empty where NaN), weight."""
+    """Writes (N,) angles and weights for `read_weights`; a NaN angle becomes an empty cell."""
     rows = (
         [name, "" if math.isnan(angle) else f"{angle:.4f}", f"{weight:g}"]
         for name, angle, weight in zip(names, angles, weights, strict=True)
@@ -215,11 +210,7 @@ def write_weights(
 def _numbers_of(
     images: Sequence[Path], path: Path, columns: Sequence[str], check: Callable[..., None]
 ) -> np.ndarray:
-    """(N, K) float64 numbers of N images, of K columns.
-
-    A file name holds as many of the image's folders as tell it from others: "1.jpg" or
-    "test/images/1.jpg". `check` is called with each row's place and numbers.
-    """
+    """(N, K) float64 from K columns for N images; `check` gets each row's place and numbers."""
     rows_by_name: dict[str, int] = {}
     values: dict[str, list[float]] = {}
     for row, (where, (name, *cells)) in enumerate(read_rows(path, ["file_name", *columns]), 2):
@@ -227,28 +218,26 @@ def _numbers_of(
         places = (f"{where}, column {column}" for column in columns)
         values[name] = list(map(parse_number, cells, places))
         check(where, *values[name])
-    owners: dict[str, Path] = {}
-    found = []
+    images_by_name, numbers = dict[str, Path](), list[list[float]]()
     for image in images:
         ends = ("/".join(image.parts[first:]) for first in range(len(image.parts)))
         name = next((end for end in ends if end in values), "")  # the longest
         if not name:
             raise UserError(f"{path}: there is no row for {image}, and every image needs one")
-        if owners.setdefault(name, image) != image:
+        if images_by_name.setdefault(name, image) != image:
             raise UserError(
-                f"{path}, row {rows_by_name[name]}: {name} is the name of {owners[name]} and of "
-                f"{image}; write as much of their folders as tells them apart"
+                f"{path}, row {rows_by_name[name]}: {name} is the name of {images_by_name[name]} "
+                f"and of {image}; add the folders that tell them apart"
             )
-        found.append(values[name])
-    return np.array(found, np.float64).reshape(-1, len(columns))
+        numbers.append(values[name])
+    return np.array(numbers, np.float64).reshape(-1, len(columns))
 
 
 def read_excluded(path: Path, table: LandmarkTable) -> np.ndarray:
-    """(E,) int64 rows of a training table whose images stand, once or more, in this one.
+    """Reads which rows of a training table to leave out: (E,) int64, from the column file_name.
 
     Raises:
-        UserError: no such table, no column file_name, or an image that the training table does not
-            have; the message names file and row.
+        UserError: the table or column is missing, or an image is not in the training table.
     """
     index_of = {name: index for index, name in enumerate(table.names)}
     excluded = set[int]()

@@ -1,13 +1,13 @@
-"""The submission: written, read back, and scored against the withheld answers."""
+"""Submissions: written, read back, and scored against the withheld solution."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
-from heatmap.data.contest.landmarks import as_numbers
+from heatmap.data.contest.landmarks import as_floats
 from heatmap.data.contest.score import contest_mse, squared_errors
 from heatmap.data.contest.small_tables import AskedPoints
 from heatmap.data.contest.table import ANSWERS, read_points, write_landmarks
@@ -19,43 +19,36 @@ Rounding = Literal["round", "truncate", "none"]
 
 @dataclass(frozen=True)
 class Submission:
-    """The answers for the test images, or the withheld truth, which has the same columns."""
+    """A submission, or the withheld solution, which has the same columns."""
 
     path: Path
     names: list[str]  # file names, in the file's order
-    points_image: np.ndarray  # (N, K, 2) float64; point k of a row is the k-th one asked for
+    points_image: np.ndarray  # (N, K, 2) float64; point k of an image is its k-th asked point
 
 
-@dataclass(frozen=True)
-class SubmissionScore:
-    """A submission's errors."""
-
+class SubmissionScore(NamedTuple):
     names: list[str]  # file names, in the order of the solution
-    per_image: np.ndarray  # (N,) float64, px^2, as `squared_errors` gives them
-    mse: float  # their `contest_mse`
+    per_image: np.ndarray  # (N,) float64, px^2, by `squared_errors`
+    mse: float  # px^2, by `contest_mse`
 
 
 def write_submission(
     path: Path, asked: AskedPoints, answers: np.ndarray, rounding: Rounding = "round"
 ) -> None:
-    """Writes the landmarks asked for, in the order of `asked`.
-
-    The file is read back and compared before it gets its name.
+    """Writes a submission and reads it back to check it.
 
     Args:
-        answers: (N, K, 2) in image pixels, the landmarks asked for.
-        rounding: "round" to the nearest integer (a half to the even one), "truncate" toward zero
+        answers: (N, K, 2) in image pixels, the asked points in the order of `asked`.
+        rounding: "round" to the nearest integer (halves to the even one), "truncate" toward zero
             as the organisers did, "none" for 4 decimals.
 
     Raises:
-        UserError: there are more or fewer than asked for, or one is not finite.
+        UserError: the shape is wrong, or a point is not finite.
     """
-    if answers.shape != (*asked.indices.shape, 2):
-        num_images, num_asked = asked.indices.shape
-        raise UserError(
-            f"{asked.path} asks for {num_asked} landmarks of {num_images} images, but the "
-            f"predictions are {answers.shape}"
-        )
+    num_images, num_asked = asked.indices.shape
+    if answers.shape != (num_images, num_asked, 2):
+        wanted = f"{num_asked} landmarks of {num_images} images"
+        raise UserError(f"{asked.path} asks for {wanted}, but the predictions are {answers.shape}")
     answers = answers.astype(np.float64)
     for name, answer in zip(asked.names, answers, strict=True):
         if not np.isfinite(answer).all():
@@ -64,7 +57,7 @@ def write_submission(
 
 
 def average(submissions: Sequence[Path], out: Path, rounding: Rounding) -> int:
-    """The part of `average_submissions` that is about this form; returns the number of images."""
+    """Averages submissions, joined by file name, and returns the number of images."""
     first = read_submission(submissions[0])
     total = first.points_image.copy()
     for path in submissions[1:]:
@@ -77,29 +70,25 @@ def _write_checked(path: Path, names: list[str], answers: np.ndarray) -> None:
     with write_atomically(path) as temporary:
         write_landmarks(temporary, names, answers, ANSWERS)
         written = read_submission(temporary)
-        # Four decimals are half of 1e-4 off at most.
+        # 4 decimals are off by at most half of 1e-4
         if written.names != names or np.abs(written.points_image - answers).max() > 1e-4:
-            raise OSError(f"{path}: not written, what was written does not read back the same")
+            raise OSError(f"{path}: not written, it does not read back the same")
 
 
 def rounded(values: np.ndarray, rounding: Rounding) -> np.ndarray:
-    """Coordinates to the integers that a submission holds, or as they are for "none"."""
+    """Rounds coordinates to integers, unless `rounding` is "none"."""
     if rounding == "none":
         return values
     return np.rint(values) if rounding == "round" else np.trunc(values)
 
 
 def write_answers(path: Path, names: Sequence[str], points_image: np.ndarray) -> None:
-    """Writes a file in a submission's form, such as the sample or the withheld solution.
-
-    Args:
-        points_image: (N, K, 2), as `write_landmarks` takes them; only a solution may hold NaN.
-    """
+    """Writes (N, K, 2) points as a sample submission, or a solution, which may hold NaN."""
     write_landmarks(path, names, points_image, ANSWERS)
 
 
 def read_submission(path: Path) -> Submission:
-    """The submission in a file: comma-separated, file_name, Point_M0_X, Point_M0_Y, ...
+    """Reads a submission: comma-separated, file_name, Point_M0_X, Point_M0_Y, ...
 
     Raises:
         UserError: the table is malformed or a cell is empty; the message names row and column.
@@ -116,21 +105,20 @@ def read_submission(path: Path) -> Submission:
 
 
 def read_solution(path: Path) -> Submission:
-    """The withheld answers: like a submission, but unlabelled landmarks are empty and become NaN.
+    """Reads a solution: like a submission, but unlabelled landmarks are empty and become NaN.
 
     Raises:
         UserError: the table is malformed; the message names row and column.
     """
     names, stored = read_points(path, np.float64, ANSWERS)
-    return Submission(path, names, as_numbers(stored, np.float64))
+    return Submission(path, names, as_floats(stored, np.float64))
 
 
 def score_submission(submission: Path, solution: Path) -> SubmissionScore:
-    """The errors of a submission against the solution, joined by file name.
+    """Scores a submission against the solution, joined by file name.
 
     Raises:
-        UserError: a file is malformed, the files name different images, or they hold different
-            numbers of points.
+        UserError: a table is malformed, or the two differ in images or in the number of points.
     """
     answers, truth = read_submission(submission), read_solution(solution)
     joined = _joined(truth, answers, f"{submission}, scored by {solution}")
@@ -138,20 +126,17 @@ def score_submission(submission: Path, solution: Path) -> SubmissionScore:
     return SubmissionScore(truth.names, per_image, contest_mse(per_image))
 
 
-def _joined(first: Submission, other: Submission, what: str) -> np.ndarray:
+def _joined(first: Submission, other: Submission, where: str) -> np.ndarray:
     """The other's points in the order of the first; both must have the same names and points."""
-    num_wanted, num_found = first.points_image.shape[1], other.points_image.shape[1]
-    if num_wanted != num_found:
-        raise UserError(
-            f"{other.path} holds {num_found} points for each image, {first.path} {num_wanted}"
-        )
+    expected, found = first.points_image.shape[1], other.points_image.shape[1]
+    if found != expected:
+        message = f"{other.path} holds {found} points for each image, {first.path} {expected}"
+        raise UserError(message)
     rows = {name: row for row, name in enumerate(other.names)}
-    problems = {
-        "missing": [name for name in first.names if name not in rows],
-        "not asked for": sorted(rows.keys() - set(first.names)),
-    }
-    for problem, names in problems.items():
+    missing = [name for name in first.names if name not in rows]
+    extra = sorted(rows.keys() - set(first.names))
+    for problem, names in (("missing", missing), ("not asked for", extra)):
         if names:
-            some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-            raise UserError(f"{what}: {len(names)} images are {problem}: {some}")
+            examples = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            raise UserError(f"{where}: {len(names)} images are {problem}: {examples}")
     return other.points_image[[rows[name] for name in first.names]]

@@ -1,167 +1,169 @@
-"""The contest's tables of landmarks, read strictly and written whole.
+"""Landmark tables, parsed strictly and written atomically.
 
-Rows are counted as an editor shows them: the header is row 1, so the image with index i stands
-in row i + 2. Blank rows are an error except at the end of a file, which keeps that true.
+Rows are counted as an editor shows them: the header is row 1, so image i, from 0, is in row i + 2.
+Blank rows are an error except at the end of a file, so the count always holds.
 """
 
 import csv
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
-from heatmap.data.contest.landmarks import UNLABELLED, as_numbers
+from heatmap.data.contest.landmarks import UNLABELLED, as_floats
 from heatmap.errors import UserError
 from heatmap.runtime.files import reading_bar, write_atomically
 
 
 class Form(NamedTuple):
-    """The form of a table with one image a row.
+    """How a table with one image a row is written; readers accept every delimiter and prefix."""
 
-    delimiters, prefixes: what may separate the cells, and stand before the number in a landmark's
-    column; the first of each is written. decimals: places that are written.
-    """
-
-    delimiters: str
-    prefixes: tuple[str, ...]
-    decimals: int
+    delimiters: str  # between cells; the first is written
+    prefixes: tuple[str, ...]  # of a landmark's columns, before its index; the first is written
+    decimals: int  # places written
 
 
+class RowError(UserError):
+    """An error in a row of a table."""
+
+    def __init__(self, message: str, kind: str = "table") -> None:
+        super().__init__(message)
+        self.kind = kind  # what `heatmap.curation.check` counts it as
+
+
+Errors = list[RowError]
 LANDMARKS = Form("\t,", ("Point_", "Point_M"), 6)
 ANSWERS = Form(",", ("Point_M",), 4)
 NAME_COLUMNS = ("file_name", "filename")
 _BLOCK = 1 << 20  # bytes of text parsed at once
 _FARTHEST = 1e6  # pixels from the origin; no image is so large
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_NUMBER = re.compile(r"[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|inf|infinity)", re.ASCII | re.IGNORECASE)
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 
 
 def count_landmarks(path: Path) -> int:
-    """The number of landmarks that the header of a table names.
-
-    Raises:
-        UserError: no such table, or not the header of one.
-    """
-    require_file(path)
-    with path.open("rb") as file:
-        _, columns = read_header(path, file.readline())
+    """Returns the number of landmarks in a table's header, or raises a UserError."""
+    _, columns, _ = open_table(path)
     return (len(columns) - 1) // 2
 
 
 def read_points(
     path: Path, dtype: type[np.floating], form: Form = LANDMARKS, progress: bool = False
 ) -> tuple[list[str], np.ndarray]:
-    """The names (N) and the points (N, P, 2) of a table, as `read_blocks` gives their parts.
-
-    The points are int16 with `UNLABELLED` if all are whole and small, else `dtype` with NaN.
-    """
-    names: list[str] = []
-    blocks: list[np.ndarray] = []
-    for some_names, some_points in read_blocks(path, dtype, form, progress):
-        names += some_names
-        blocks.append(some_points)
+    """Reads a whole table as `read_blocks` does, with `dtype` instead of float64."""
+    names, blocks = list[str](), list[np.ndarray]()
+    for block_names, points in read_blocks(path, form, progress):
+        names += block_names
+        blocks.append(points if points.dtype == np.int16 else points.astype(dtype, copy=False))
     if any(block.dtype != np.int16 for block in blocks):
-        blocks = [block if block.dtype == dtype else as_numbers(block, dtype) for block in blocks]
+        blocks = [as_floats(block, dtype) for block in blocks]
     return names, np.concatenate(blocks)
 
 
 def read_blocks(
-    path: Path, dtype: type[np.floating], form: Form = LANDMARKS, progress: bool = False
+    path: Path, form: Form = LANDMARKS, progress: bool = False
 ) -> Iterator[tuple[list[str], np.ndarray]]:
-    """A table with one image a row, block by block: names (n), and points (n, P, 2).
+    """Reads a table with one image a row, block by block: n names and points (n, P, 2).
 
-    A byte order mark and CRLF are taken, and "filename" for the first column; numbers are whole or
-    decimal, and a landmark with both cells empty is unlabelled. The points of a block are int16
-    with `UNLABELLED` if they are whole and small, else `dtype` with NaN.
+    Accepts a byte order mark, CRLF, and "filename" for the first column. A landmark with both cells
+    empty is unlabelled. The points of a block are int16 with `UNLABELLED` if all are integers that
+    fit, else float64 with NaN.
 
     Args:
-        progress: show a bar once the reading has taken a second.
+        progress: show a bar if reading takes more than a second.
 
     Raises:
-        UserError: anything else; the message names file, row and column.
+        UserError: the table is malformed; the message names file, row and column.
+    """
+    delimiter, columns, rows = open_table(path, form, "Reading", progress)
+    rows_by_name: dict[str, int] = {}
+    rows_per_block = max(1, _BLOCK // (5 * len(columns)))
+    while block := list(islice(rows, rows_per_block)):
+        names, cells = [], []
+        for row, _, line in block:
+            if not line:
+                raise blank_row(path, row)
+            name, _, rest = line.partition(delimiter.encode())
+            names.append(add_name(rows_by_name, name, row, path))
+            cells.append(rest)
+        numbers = _parse_numbers(cells, len(columns) - 1, delimiter)
+        if numbers is None:
+            numbers = np.stack([
+                parse_row(line, delimiter, columns, f"{path}, row {row}") for row, _, line in block
+            ])  # fmt: skip
+        yield names, numbers.reshape(len(names), -1, 2)
+
+
+def open_table(
+    path: Path, form: Form = LANDMARKS, doing: str = "", progress: bool = False
+) -> tuple[str, list[str], Iterator[tuple[int, int, bytes]]]:
+    """Returns a table's delimiter, columns, and rows: number, first byte in the file, and text.
+
+    The text has no spaces at its end. Blank rows at the end of the file are left out.
+
+    Raises:
+        UserError: the table is missing, its header is wrong, or it has no rows.
     """
     require_file(path)
-    rows_by_name: dict[str, int] = {}
-    with path.open("rb") as file, reading_bar(path, "Reading", progress) as bar:
+    with path.open("rb") as file:
         header = file.readline()
-        bar.update(len(header))
-        delimiter, columns = read_header(path, header, form)
-        for first_row, lines in _lines_in_blocks(path, file, bar):
-            names, cells = [], []
-            for row, line in enumerate(lines, first_row):
-                name, _, rest = line.partition(delimiter.encode())
-                names.append(add_name(rows_by_name, name, row, path))
-                cells.append(rest)
-            numbers = parse_numbers(cells, len(columns) - 1, delimiter, dtype)
-            if numbers is None:  # something unusual or wrong
-                numbers = np.empty((len(lines), len(columns) - 1), dtype)
-                for index, line in enumerate(lines):
-                    where = f"{path}, row {first_row + index}"
-                    numbers[index] = parse_row(line, delimiter, columns, where, dtype)
-            yield names, numbers.reshape(len(names), -1, 2)
-    if not rows_by_name:
-        raise UserError(f"{path}: the table has a header but no rows")
+    delimiter, columns = _read_header(path, header, form)
+    return delimiter, columns, _rows(path, len(header), doing, progress)
 
 
-def _lines_in_blocks(path: Path, file: BinaryIO, bar: tqdm) -> Iterator[tuple[int, list[bytes]]]:
-    """The rows of the rest of the file, some at a time, with the number of the first."""
-    row, blank = 2, 0  # at the end of what was read
-    while text := file.read(_BLOCK) + file.readline():
-        bar.update(len(text))
-        lines = [line.rstrip(b" \r") for line in text.removesuffix(b"\n").split(b"\n")]
-        lines, blank = [b""] * blank + lines, 0
-        while lines and not lines[-1]:
-            lines.pop()
-            blank += 1
-        if b"" in lines:
-            raise UserError(blank_row(path, row + lines.index(b"")))
-        if lines:
-            yield row, lines
-        row += len(lines)
+def _rows(path: Path, start: int, doing: str, progress: bool) -> Iterator[tuple[int, int, bytes]]:
+    with path.open("rb", 1 << 20) as file, reading_bar(path, doing, progress) as bar:
+        file.seek(start)
+        bar.update(start)
+        row, blank = 1, list[tuple[int, int, bytes]]()
+        for row, line in enumerate(file, start=2):
+            bar.update(len(line))
+            text = line.rstrip(b" \r\n")
+            blank.append((row, start, text))
+            start += len(line)
+            if text:
+                yield from blank
+                blank.clear()
+        if row - len(blank) == 1:
+            raise UserError(f"{path}: the table has a header but no rows")
 
 
-def blank_row(path: Path, row: int) -> str:
-    return f"{path}, row {row}: the row is blank, but others follow it"
+def blank_row(path: Path, row: int) -> RowError:
+    return RowError(f"{path}, row {row}: the row is blank, but others follow it", "blank row")
 
 
 def parse_row(
-    line: bytes, delimiter: str, columns: Sequence[str], where: str, dtype: type[np.floating]
+    line: bytes, delimiter: str, columns: Sequence[str], where: str, errors: Errors | None = None
 ) -> np.ndarray:
-    """The numbers (cells,) of a row, NaN where unlabelled; what is wrong is named."""
+    """Parses a row into (cells,) float64, NaN where unlabelled; errors as in `parse_cells`."""
     cells = line.partition(delimiter.encode())[2]
-    numbers = parse_numbers([cells], len(columns) - 1, delimiter, dtype)
+    numbers = _parse_numbers([cells], len(columns) - 1, delimiter)
     if numbers is None:
-        return parse_cells(decoded(line, where).split(delimiter), columns, where)
-    return as_numbers(numbers[0], dtype)
+        return parse_cells(decode(line, where).split(delimiter), columns, where, errors)
+    return as_floats(numbers[0], np.float64)
 
 
-def parse_numbers(
-    rows: Sequence[bytes], num_cells: int, delimiter: str, dtype: type[np.floating]
-) -> np.ndarray | None:
-    """The numbers (n, num_cells) of rows of cells, or None where they need a closer look.
+def _parse_numbers(rows: Sequence[bytes], num_cells: int, delimiter: str) -> np.ndarray | None:
+    """Parses rows of cells at once into (n, num_cells), or returns None if a cell may be malformed.
 
-    That is where a cell is no coordinate, or only one of a landmark's two cells is empty; numpy's
-    reader takes spaces, plus signs and exponents, too.
-
-    Returns:
-        int16 with `UNLABELLED` for empty cells where all numbers are whole and small, else `dtype`
-        with NaN.
+    The numbers are int16 with `UNLABELLED` for empty cells if all are integers that fit, else
+    float64 with NaN.
     """
     separator, filler, num_empty = delimiter.encode(), b"%d" % UNLABELLED, 0
     text = b"\n".join([b"", *rows, b""])
     if filler in text or b"\n\n" in text:
         return None
-    if any(ends in text for ends in (2 * separator, separator + b"\n", b"\n" + separator)):
+    if any(gap in text for gap in (2 * separator, separator + b"\n", b"\n" + separator)):
         rows = [separator.join([cell or filler for cell in row.split(separator)]) for row in rows]
         num_empty = sum(row.count(filler) for row in rows)
     is_decimal = any(mark in text for mark in b".eE")
-    for kind in (dtype,) if is_decimal else (np.int16, dtype):
+    for dtype in (np.float64,) if is_decimal else (np.int16, np.float64):
         try:
-            numbers = np.loadtxt(rows, kind, delimiter=delimiter, comments=None, ndmin=2)
+            numbers = np.loadtxt(rows, dtype, delimiter=delimiter, comments=None, ndmin=2)
             break
         except ValueError:
             continue
@@ -173,7 +175,7 @@ def parse_numbers(
     if (empty[:, 0::2] != empty[:, 1::2]).any():
         return None
     if numbers.dtype != np.int16:
-        if not (np.abs(numbers) <= _FARTHEST).all():  # which nan is not either
+        if not (np.abs(numbers) <= _FARTHEST).all():  # NaN is not either
             return None
         numbers[empty] = np.nan
     return numbers
@@ -182,26 +184,25 @@ def parse_numbers(
 def write_landmarks(
     path: Path, names: Sequence[str], points: np.ndarray, form: Form = LANDMARKS
 ) -> None:
-    """Writes a table with one image a row, which `read_points` reads.
+    """Writes a table for `read_points`.
 
     Args:
-        points: (N, P, 2); integers are written as such if all are integral, NaN as empty cells.
+        points: (N, P, 2), finite or both NaN, which become empty cells. No decimals are written if
+            all are integers.
 
     Raises:
-        UserError: a name or a point that could not be read back.
+        UserError: a name could not be read back.
     """
-    if np.isinf(points).any() or (np.isnan(points[..., 0]) != np.isnan(points[..., 1])).any():
-        raise UserError(
-            f"{path}: cannot write points that are infinite or of which only x or only y is known"
-        )
+    assert not np.isinf(points).any()
+    assert (np.isnan(points[..., 0]) == np.isnan(points[..., 1])).all()
     delimiter, prefix, decimals = form.delimiters[0], form.prefixes[0], form.decimals
-    whole = bool((np.isnan(points) | (points == np.rint(points))).all())
-    number = "%d" if whole else f"%.{decimals}f"
+    is_whole = (np.isnan(points) | (points == np.rint(points))).all()
+    number = "%d" if is_whole else f"%.{decimals}f"
 
     def rows() -> Iterator[list[str]]:
         for name, row in zip(names, points, strict=True):
             check_name(name, delimiter)
-            # Adding zero turns the -0 of a rounded -0.00000001 into 0.
+            # adding 0 turns -0.0 into 0.0
             values = (np.round(row.ravel().astype(np.float64), decimals) + 0.0).tolist()
             yield [name, *("" if value != value else number % value for value in values)]
 
@@ -211,11 +212,8 @@ def write_landmarks(
 def write_rows(
     path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]], delimiter: str = ","
 ) -> None:
-    """Writes any table of the contest."""
-    with (
-        write_atomically(path) as temporary,
-        temporary.open("w", encoding="utf-8", newline="") as file,
-    ):
+    """Writes a table with a header."""
+    with write_atomically(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, delimiter=delimiter, lineterminator="\n")
         table.writerow(columns)
         table.writerows(rows)
@@ -230,33 +228,28 @@ def require_file(path: Path) -> None:
         raise UserError(f"{path}: there is no such table")
 
 
-def decoded(text: bytes, where: str) -> str:
+def decode(text: bytes, where: str) -> str:
     try:
         return text.decode()
     except UnicodeDecodeError as error:
-        raise UserError(f"{where}: not text in UTF-8 ({error.reason})") from error
+        raise RowError(f"{where}: not UTF-8 text ({error.reason})", "not UTF-8") from error
 
 
-def read_header(path: Path, line: bytes, form: Form = LANDMARKS) -> tuple[str, list[str]]:
-    """The separator and the columns, after checking that they are the expected ones in order."""
+def _read_header(path: Path, line: bytes, form: Form = LANDMARKS) -> tuple[str, list[str]]:
+    """Checks a header and returns its delimiter and columns."""
     where = f"{path}, row 1"
-    text = decoded(line.removeprefix(_BYTE_ORDER_MARK), where).strip("\r\n ")
+    text = decode(line.removeprefix(_BYTE_ORDER_MARK), where).strip("\r\n ")
     if not text:
         raise UserError(f"{where}: the file is empty or begins with a blank row")
-    if text in NAME_COLUMNS:
-        raise UserError(f"{where}: there are no landmark columns, such as {form.prefixes[0]}0_X")
-    if '"' in text:
-        raise UserError(f"{where}: the cells are in quotes; write the table without them")
     delimiter = next((delimiter for delimiter in form.delimiters if delimiter in text), None)
     if delimiter is None:
-        wanted = " or ".join({"\t": "TAB", ",": "comma"}[one] for one in form.delimiters)
-        raise UserError(f"{where}: the header is not separated by {wanted}: {text[:60]!r}")
-
+        expected = "TAB or comma" if "\t" in form.delimiters else "comma"
+        raise UserError(f"{where}: the columns are not separated by {expected}: {text[:60]!r}")
     columns = [cell.strip() for cell in text.split(delimiter)]
-    prefix = next((one for one in form.prefixes if columns[1] == f"{one}0_X"), form.prefixes[0])
+    prefix = next((p for p in form.prefixes if columns[1] == f"{p}0_X"), form.prefixes[0])
     name = columns[0] if columns[0] in NAME_COLUMNS else NAME_COLUMNS[0]
-    expected = _columns(name, prefix, len(columns))
-    for position, (column, wanted) in enumerate(zip(columns, expected, strict=False), start=1):
+    pairs = zip(columns, _columns(name, prefix, len(columns)), strict=False)
+    for position, (column, wanted) in enumerate(pairs, start=1):
         if column != wanted:
             raise UserError(f"{where}, column {position}: expected {wanted!r}, found {column!r}")
     if len(columns) % 2 == 0:
@@ -265,20 +258,21 @@ def read_header(path: Path, line: bytes, form: Form = LANDMARKS) -> tuple[str, l
 
 
 def add_name(rows_by_name: dict[str, int], cell: str | bytes, row: int, path: Path) -> str:
-    """The file name of a cell, whose row is noted; a wrong or a repeated one is named."""
+    """Returns a row's file name and records it; raises a RowError if it is bad or repeated."""
     where = f"{path}, row {row}"
-    name = (decoded(cell, where) if isinstance(cell, bytes) else cell).strip()
-    wrong = _what_is_wrong(name)
-    if wrong:
-        raise UserError(f"{where}, column file_name: {name!r} {wrong}")
+    name = (decode(cell, where) if isinstance(cell, bytes) else cell).strip()
+    problem = _name_problem(name)
+    if problem:
+        raise RowError(f"{where}, column file_name: {name!r} {problem}", "file name")
     first = rows_by_name.setdefault(name, row)
     if first != row:
-        raise UserError(f"{where}, column file_name: {name!r} stands in row {first} already")
+        message = f"{where}, column file_name: {name!r} is already in row {first}"
+        raise RowError(message, "name twice")
     return name
 
 
-def _what_is_wrong(name: str) -> str | None:
-    """What is wrong with a file name, which must be relative and stay inside its folder."""
+def _name_problem(name: str) -> str | None:
+    """What is wrong with a file name: it must be relative and stay inside its folder."""
     parts = name.replace("\\", "/").split("/")
     if name == "":
         return "is empty"
@@ -288,35 +282,52 @@ def _what_is_wrong(name: str) -> str | None:
 
 
 def check_name(name: str, delimiter: str) -> None:
-    """Refuses a name that could not be read back."""
-    wrong = _what_is_wrong(name)
-    if not wrong and (name != name.strip() or any(mark in name for mark in f'{delimiter}"\r\n')):
-        wrong = "begins or ends with a space, or holds a separator, a quote or a line end"
-    if wrong:
-        raise UserError(f"cannot write a table: the file name {name!r} {wrong}")
+    """Raises a UserError if a file name could not be read back."""
+    problem = _name_problem(name)
+    if not problem and (name != name.strip() or any(mark in name for mark in f'{delimiter}"\r\n')):
+        problem = "begins or ends with a space, or holds a delimiter, a quote or a line end"
+    if problem:
+        raise UserError(f"cannot write a table: the file name {name!r} {problem}")
 
 
-def parse_cells(cells: Sequence[str], columns: Sequence[str], where: str) -> np.ndarray:
-    """The numbers of a row read cell by cell: empty ones are NaN, and what is wrong is named."""
+def parse_cells(
+    cells: Sequence[str], columns: Sequence[str], where: str, errors: Errors | None = None
+) -> np.ndarray:
+    """Parses a row's cells after the first, two for each landmark; empty ones become NaN.
+
+    Args:
+        errors: collects the error of each wrong landmark; without it, the first is raised.
+    """
     if len(cells) != len(columns):
-        raise UserError(f"{where}: {len(cells)} cells where the header has {len(columns)}")
-    places = [f"{where}, column {column}" for column in columns[1:]]
-    numbers = np.array(list(map(_parse_cell, cells[1:], places)))
-    empty = np.isnan(numbers)
-    for x in 2 * np.flatnonzero(empty[0::2] != empty[1::2])[:1]:
-        lacking, given = (x, x + 1) if empty[x] else (x + 1, x)
-        raise UserError(
-            f"{places[lacking]}: the cell is empty, but {columns[1 + given]} is not; an unlabelled "
-            "landmark leaves both empty"
-        )
+        message = f"{where}: {len(cells)} cells where the header has {len(columns)}"
+        raise RowError(message, "number of cells")
+    numbers = np.full(len(cells) - 1, np.nan)
+    for x in range(1, len(cells), 2):
+        try:
+            numbers[x - 1 : x + 1] = _parse_landmark(cells[x : x + 2], columns[x : x + 2], where)
+        except RowError as error:
+            if errors is None:
+                raise
+            errors.append(error)
     return numbers
 
 
+def _parse_landmark(cells: Sequence[str], columns: Sequence[str], where: str) -> list[float]:
+    x, y = map(_parse_cell, cells, [f"{where}, column {column}" for column in columns])
+    if math.isnan(x) != math.isnan(y):
+        empty, filled = columns if math.isnan(x) else columns[::-1]
+        message = (
+            f"the cell is empty, but {filled} is not; an unlabelled landmark leaves both empty"
+        )
+        raise RowError(f"{where}, column {empty}: {message}", "half a landmark")
+    return [x, y]
+
+
 def parse_number(text: str, where: str) -> float:
-    """The number of a cell that must hold one."""
+    """Parses a cell that must not be empty."""
     number = _parse_cell(text, where)
     if math.isnan(number):
-        raise UserError(f"{where}: the cell is empty")
+        raise RowError(f"{where}: the cell is empty", "number")
     return number
 
 
@@ -324,14 +335,10 @@ def _parse_cell(text: str, where: str) -> float:
     text = text.strip()
     if not text:
         return math.nan
-    here = f"{where}: {text!r}"
-    if text.lower().lstrip("+-") == "nan":
-        raise UserError(f"{here} is not a number; leave an unlabelled landmark's cells empty")
     if not _NUMBER.fullmatch(text):
-        raise UserError(f"{here} is not a number")
-    number = float(text)
-    if math.isinf(number):
-        raise UserError(f"{here} is not finite")
-    if abs(number) > _FARTHEST:
-        raise UserError(f"{here} is no coordinate in an image; is a decimal point missing?")
-    return number
+        hint = "; leave an unlabelled landmark's cells empty" if "nan" in text.lower() else ""
+        raise RowError(f"{where}: {text!r} is not a number{hint}", "number")
+    if abs(float(text)) > _FARTHEST:
+        expected = "a coordinate in an image; is a decimal point missing?"
+        raise RowError(f"{where}: {text!r} is not {expected}", "number")
+    return float(text)

@@ -1,8 +1,8 @@
-"""Runs side by side, from their folders alone: what differs, how they learned, which is better.
+"""Compares runs from their folders: settings, learning curves, and errors image by image.
 
-runs        what a run folder tells of its run
-paired      runs held against the first one, image by image
-formatting  the comparison as text for a terminal, and as a page
+runs        reads a run folder
+paired      compares runs with the first one, image by image
+formatting  formats a comparison for a terminal, or as a page
 """
 
 from heatmap.evaluation.compare.formatting import comparison_page, format_comparison, sentence

@@ -1,4 +1,4 @@
-"""A comparison for people: as text for a terminal, and as a page."""
+"""Formats a comparison for a terminal, or as a page."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,70 +24,74 @@ def sentence(pair: Mapping[str, Any]) -> str:
     if low > 0:
         return f"{pair['run']} is {word} than {pair['against']} {by}"
     both = f"{pair['run']} and {pair['against']}"
-    return f"{both} cannot be told apart: {pair['run']} is {word} {by}"
+    return f"{both} do not differ significantly: {pair['run']} is {word} {by}"
 
 
-def format_comparison(told: Mapping[str, Any]) -> str:
-    """The comparison for a terminal: tables that line up, then the findings as sentences."""
-    tables = {**_tables(told), "Learning curves: val MSE, px², by epoch": _sampled_curves(told)}
+def format_comparison(comparison: Mapping[str, Any]) -> str:
+    """Formats a comparison as aligned tables, then the findings as sentences."""
+    curves = _sampled_curves(comparison)
+    tables = {**_tables(comparison), "Learning curves: val MSE, px², by epoch": curves}
     parts = ["\n".join([title, *as_lines(rows)]) for title, rows in tables.items() if rows]
-    return "\n\n".join([*parts, "\n".join(_findings(told))])
+    return "\n\n".join([*parts, "\n".join(_findings(comparison))])
 
 
-def comparison_page(told: Mapping[str, Any]) -> str:
-    """The comparison as one HTML file."""
+def comparison_page(comparison: Mapping[str, Any]) -> str:
+    """Formats a comparison as one HTML file."""
     curves = {}
     for axis in ("epoch", "minutes"):
         series = []
-        for name, curve in told["curves"].items():
+        for name, curve in comparison["curves"].items():
             series.append(Series(name, curve[axis], np.array(curve["val/mse"], float)))
         curves[axis] = line_chart(series, axis, "validation MSE, px²", log_y=True)
-    first, *others = told["runs"]
+    first, *others = comparison["runs"]
+    tables = _tables(comparison)
     return render(
         "comparison.html.jinja",
         title=f"{', '.join(others)} against {first}",
-        findings=_findings(told),
+        findings=_findings(comparison),
         curves=curves,
-        tables={title: table(header, rows) for title, (header, *rows) in _tables(told).items()},
+        tables={title: table(header, rows) for title, (header, *rows) in tables.items()},
     )
 
 
-def _findings(told: Mapping[str, Any]) -> list[str]:
-    lines = list(told["notes"])
-    if "paired" in told:
-        images = told["images"]
-        lines += [sentence(pair) for pair in told["paired"] if pair["landmarks"] == ALL]
-        own = ", ".join(f"{number} of {name}" for name, number in images["own"].items())
+def _findings(comparison: Mapping[str, Any]) -> list[str]:
+    lines = list(comparison["notes"])
+    if "paired" in comparison:
+        images = comparison["images"]
+        lines += [sentence(pair) for pair in comparison["paired"] if pair["landmarks"] == ALL]
+        counts = ", ".join(f"{count} of {name}" for name, count in images["own"].items())
         drawn = f"{images['units']} {images['drawn']}"
         lines.append(
-            f"compared on the {images['common']} images that validated in every run ({own}); "
+            f"compared on the {images['common']} images that validated in every run ({counts}); "
             f"95 % of {images['resamples']:,} resamples of {drawn}"
         )
     return lines
 
 
-def _tables(told: Mapping[str, Any]) -> dict[str, Rows]:
-    """By title, the first row of each with the names of its columns."""
-    names = list(told["runs"])
+def _tables(comparison: Mapping[str, Any]) -> dict[str, Rows]:
+    """Tables by title; the first row is the header."""
+    names = list(comparison["runs"])
     runs = [["", "MSE, px²", "mean shape, px²", "best epoch", "epochs", "minutes", "state"]]
-    for name, run in told["runs"].items():
-        scores = [_shown(run[key], ".3f") for key in ("mse", "mean_shape_mse")]
-        epochs = [_shown(run[key]) for key in ("best_epoch", "epochs")]
+    for name, run in comparison["runs"].items():
+        scores = [_cell(run[key], ".3f") for key in ("mse", "mean_shape_mse")]
+        epochs = [_cell(run[key]) for key in ("best_epoch", "epochs")]
         state = "finished" if run["finished"] else "not finished"
-        runs.append([name, *scores, *epochs, _shown(run["minutes"], ".1f"), state])
+        runs.append([name, *scores, *epochs, _cell(run["minutes"], ".1f"), state])
     tables = {"Runs": runs}
-    if "paired" in told:
+    if "paired" in comparison:
         mse, gains = [["", *names]], [["", *names[1:]]]
-        pairs = {(pair["landmarks"], pair["run"]): pair for pair in told["paired"]}
-        for group, values in told["mse"].items():
-            mse.append([group, *(_shown(values[name], ".3f") for name in names)])
+        pairs = {(pair["landmarks"], pair["run"]): pair for pair in comparison["paired"]}
+        for group, values in comparison["mse"].items():
+            mse.append([group, *(_cell(values[name], ".3f") for name in names)])
             gains.append([group, *(_gain(pairs[group, name]) for name in names[1:])])
         tables["MSE on the common images, px²"] = mse
         tables[f"px² better than {names[0]} (95 %)"] = gains
-    differences = [["", *names]]
-    for field, values in told["differences"].items():
-        differences.append([field, *(_setting(values[n]) if n in values else "" for n in names)])
-    return tables | ({"What differs": differences} if told["differences"] else {})
+    if comparison["differences"]:
+        tables["Differences"] = [["", *names]] + [
+            [field, *(_setting(values[n]) if n in values else "" for n in names)]
+            for field, values in comparison["differences"].items()
+        ]
+    return tables
 
 
 def _gain(pair: Mapping[str, Any]) -> str:
@@ -96,20 +100,21 @@ def _gain(pair: Mapping[str, Any]) -> str:
     return f"{pair['difference']:+.3f} ({pair['low']:+.3f} to {pair['high']:+.3f})"
 
 
-def _sampled_curves(told: Mapping[str, Any]) -> Rows:
-    """The curves at some epochs, near each other where they fall steeply."""
-    last = max((epoch for curve in told["curves"].values() for epoch in curve["epoch"]), default=0)
+def _sampled_curves(comparison: Mapping[str, Any]) -> Rows:
+    """The learning curves at a few epochs, closer together at the start, where they are steep."""
+    curves = comparison["curves"]
+    last = max((epoch for curve in curves.values() for epoch in curve["epoch"]), default=0)
     if last == 0:
         return []
     epochs = np.unique(np.geomspace(1, last, 9).round().astype(int)).tolist()
     rows = [["", *map(str, epochs)]]
-    for name, curve in told["curves"].items():
+    for name, curve in curves.items():
         scores = dict(zip(curve["epoch"], curve["val/mse"], strict=True))
-        rows.append([name, *(_shown(scores.get(epoch), ".2f") for epoch in epochs)])
+        rows.append([name, *(_cell(scores.get(epoch), ".2f") for epoch in epochs)])
     return rows
 
 
-def _shown(value: float | None, form: str = "") -> str:
+def _cell(value: float | None, form: str = "") -> str:
     return "-" if value is None else format(value, form)
 
 

@@ -1,7 +1,7 @@
-"""Runs held against the first one, on the images that validated in all of them.
+"""Compares runs with the first one, on the images that validated in all of them.
 
-The intervals are those of the cluster bootstrap: people are drawn with replacement, each with all
-their images. Source: Field and Welsh 2007, https://doi.org/10.1111/j.1467-9868.2007.00593.x
+Intervals come from a cluster bootstrap, which draws people with replacement, each with all their
+images. Source: Field and Welsh 2007, https://doi.org/10.1111/j.1467-9868.2007.00593.x
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,60 +21,78 @@ COVERAGE = 0.95
 BLOCK = 1 << 22  # units drawn at once: 32 MiB
 FEWEST_PEOPLE = 10  # as many as a split by person needs
 ALL = "all landmarks"
-ELSEWHERE = "(tools/evaluate.py RUN --data DIR) and compare RUN/evaluation-DIR"
+ON_OTHER_DATA = "(tools/evaluate.py RUN --data DIR) and compare RUN/evaluation-DIR"
+
+ErrorColumns = dict[str, np.ndarray]  # of per_image.csv, (N,) each
 
 
 def compare_runs(runs: Sequence[RunSummary], resamples: int = RESAMPLES) -> dict[str, Any]:
-    """Everything that is told of the runs, JSON-able; the others are held against the first.
+    """Compares runs with the first one; the result is ready for JSON.
 
     Returns:
-        runs: scores by name, a run's by its best epoch; differences: as `differences`; curves: by
-        name, lists of epoch, minutes and val/mse; notes: what could not be told, or should be
-        known. With errors of single images also images: how many are common, and what was drawn;
-        mse: px² on these by landmark group and name; nme_percent: by name; paired: one run against
-        the first on one landmark group: difference in px² (positive where the run is better), ends
-        of its 95 % interval, and shares of the images where it is better and worse.
+        runs: scores of each run, a run's own by its best epoch.
+        differences: as `differences` returns them.
+        curves: lists of epoch, minutes and val/mse for each run.
+        notes: what is missing or doubtful.
+
+        If every run has errors by image, also:
+        images: how many are common, and what is resampled.
+        mse: px² on the common images by landmark group and run.
+        nme_percent: by run.
+        paired: for each other run and landmark group the difference in px² (positive if the run
+            is better), its 95 % interval, and the shares of images where it is better and worse.
 
     Raises:
         UserError: no image validated in all runs, or they were scored on different labels.
     """
-    missing = [
-        f"{run.name} has no errors of single images, so the runs are not compared image by "
-        f"image: {_evaluate(run)} writes them"
-        for run in runs
-        if not run.images
-    ]
-    told: dict[str, Any] = {
+    comparison: dict[str, Any] = {
         "runs": {run.name: _scores(run) for run in runs},
         "differences": differences({run.name: run.settings for run in runs}),
         "curves": {run.name: _curve(run) for run in runs},
-        "notes": missing,
     }
-    if missing:
-        return told
+    if missing := [run for run in runs if not run.images]:
+        return comparison | {
+            "notes": [
+                f"{run.name} has no errors by image, so the runs are not compared image by image; "
+                f"to write them, run {_evaluate(run)}"
+                for run in missing
+            ]
+        }
     _check_comparable(runs)
-    names, errors = _common(runs)
-    unit, drawn, few = _units(names, runs[0].person)
-    told["notes"] = [*_doubts(runs), *few]
-    told["images"] = {
-        "common": len(names),
-        "own": {run.name: len(run.images) for run in runs},
-        "drawn": drawn,
-        "units": int(unit.max()) + 1,
-        "resamples": resamples,
-    }
+    names, errors = _common_errors(runs)
+    unit, drawn, notes = _resampling_units(names, runs[0].person_pattern)
     groups = [group for group in runs[0].groups if all(group in run.groups for run in runs)]
     columns = {ALL: "mse"} | {group: f"mse {group}" for group in groups}
-    told["mse"] = {
-        group: {run: _mean(own[column]) for run, own in errors.items()}
-        for group, column in columns.items()
-    }
-    told["nme_percent"] = {run: _mean(100 * own["nme"]) for run, own in errors.items()}
+    return finite(
+        comparison
+        | {
+            "notes": [*_doubts(runs), *notes],
+            "images": {
+                "common": len(names),
+                "own": {run.name: len(run.images) for run in runs},
+                "drawn": drawn,
+                "units": int(unit.max()) + 1,
+                "resamples": resamples,
+            },
+            "mse": {
+                group: {run: _mean(values[column]) for run, values in errors.items()}
+                for group, column in columns.items()
+            },
+            "nme_percent": {run: _mean(100 * values["nme"]) for run, values in errors.items()},
+            "paired": _compare_pairs(errors, columns, unit, resamples),
+        }
+    )
+
+
+def _compare_pairs(
+    errors: Mapping[str, ErrorColumns], columns: Mapping[str, str], unit: np.ndarray, resamples: int
+) -> list[dict[str, Any]]:
+    """Compares every other run with the first, on every landmark group."""
     first, *others = errors
     pairs = list(product(others, columns))
     gains = np.stack([errors[first][columns[g]] - errors[run][columns[g]] for run, g in pairs], 1)
     ends = interval(bootstrap_means(gains, unit, resamples))
-    told["paired"] = [
+    return [
         {
             "run": run,
             "against": first,
@@ -87,16 +105,19 @@ def compare_runs(runs: Sequence[RunSummary], resamples: int = RESAMPLES) -> dict
         }
         for (run, group), gain, low, high in zip(pairs, gains.T, *ends, strict=True)
     ]
-    return finite(told)
 
 
 def _evaluate(run: RunSummary) -> str:
     return f"python tools/evaluate.py {run.folder}"
 
 
-def _scores(run: RunSummary) -> dict[str, Any]:
+def _best_row(run: RunSummary) -> dict[str, Any]:
     scored = [row for row in run.rows if row.get("val/mse") is not None]
-    best = min(scored, key=lambda row: row["val/mse"], default={})
+    return min(scored, key=lambda row: row["val/mse"], default={})
+
+
+def _scores(run: RunSummary) -> dict[str, Any]:
+    best = _best_row(run)
     scores = run.evaluation or {"mse": best.get("val/mse")} | run.summary
     return {
         "folder": str(run.folder),
@@ -118,102 +139,110 @@ def _curve(run: RunSummary) -> dict[str, list[Any]]:
 
 
 def differences(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The fields that are not the same everywhere, with their values by run; settings: by run."""
+    """Fields that differ between runs, or that a run lacks, with each run's value."""
     fields = list(dict.fromkeys(field for values in settings.values() for field in values))
     parts = list(dict.fromkeys(field.partition(".")[0] for field in fields))
-    found = {}
+    differing = {}
     for field in sorted(fields, key=lambda field: parts.index(field.partition(".")[0])):
-        values = {name: own[field] for name, own in settings.items() if field in own}
-        one, *others = values.values()
-        if len(values) < len(settings) or any(other != one for other in others):
-            found[field] = values
-    return found
+        values = {name: fields[field] for name, fields in settings.items() if field in fields}
+        first, *others = values.values()
+        if len(values) < len(settings) or any(other != first for other in others):
+            differing[field] = values
+    return differing
 
 
 def _check_comparable(runs: Sequence[RunSummary]) -> None:
-    """Raises UserError where runs were scored on other labels or other landmarks."""
+    """Raises UserError if runs were scored on different labels or landmarks."""
     first = runs[0]
     for run in runs[1:]:
         both = f"{first.folder} and {run.folder}"
         if run.table and first.table and run.table != first.table:
-            problem = f"were scored on different tables of landmarks; score them on one {ELSEWHERE}"
-            raise UserError(f"{both} {problem}")
+            raise UserError(
+                f"{both} were scored on different tables of landmarks; score them on one "
+                f"{ON_OTHER_DATA}"
+            )
         if run.groups and first.groups and run.groups != first.groups:
             groups = f"{', '.join(first.groups)} and {', '.join(run.groups)}"
             raise UserError(f"{both} predict different landmarks: {groups}")
 
 
-def _common(runs: Sequence[RunSummary]) -> tuple[list[str], dict[str, dict[str, np.ndarray]]]:
-    """The names of the N images that were scored in all runs, and by run its columns of them."""
+def _common_errors(runs: Sequence[RunSummary]) -> tuple[list[str], dict[str, ErrorColumns]]:
+    """Names of the N images scored in all runs, and each run's errors of them."""
     row_of = []
     for run in runs:
         labelled = np.flatnonzero(np.isfinite(run.errors["mse"]))
         row_of.append({run.images[row]: row for row in labelled})
-    names = [name for name in row_of[0] if all(name in mine for mine in row_of)]
+    names = [name for name in row_of[0] if all(name in rows for rows in row_of)]
     if not names:
-        found = ", ".join(f"{run.folder} ({len(run.images)} images)" for run in runs)
+        counts = ", ".join(f"{run.folder} ({len(run.images)} images)" for run in runs)
         raise UserError(
-            f"no image was validated in all of these runs: {found}; train with the same split, "
-            f"or score them on other data {ELSEWHERE}"
+            f"no image was validated in all of these runs: {counts}; train with the same split, "
+            f"or score them on other data {ON_OTHER_DATA}"
         )
-    errors: dict[str, dict[str, np.ndarray]] = {}
-    for run, mine in zip(runs, row_of, strict=True):
-        rows = [mine[name] for name in names]
+    errors: dict[str, ErrorColumns] = {}
+    for run, rows_by_name in zip(runs, row_of, strict=True):
+        rows = [rows_by_name[name] for name in names]
         errors[run.name] = {column: values[rows] for column, values in run.errors.items()}
         for side in ("width", "height"):
-            other = errors[runs[0].name][side] != errors[run.name][side]
-            if other.any():
+            differs = errors[runs[0].name][side] != errors[run.name][side]
+            if differs.any():
                 raise UserError(
                     f"{runs[0].folder} and {run.folder} were scored on different images: "
-                    f"{names[other.argmax()]} has not the same {side} in both"
+                    f"the {side} of {names[differs.argmax()]} differs"
                 )
     return names, errors
 
 
 def _doubts(runs: Sequence[RunSummary]) -> list[str]:
-    """What a reader should know of the errors before believing them."""
+    """Notes on errors that may be outdated or incomplete."""
     doubts = []
     for run in runs:
-        best, mean = _scores(run)["mse"], float(np.nanmean(run.errors["mse"]))
+        best, mean = _best_row(run).get("val/mse"), float(np.nanmean(run.errors["mse"]))
         if not run.evaluation and best is not None and abs(mean - best) > 0.01 * best:
             doubts.append(
-                f"{run.name}: the errors of its images (mean {mean:.3f} px²) are not those of "
-                f"its best epoch ({best:.3f}); {_evaluate(run)} writes them anew"
+                f"{run.name}: per_image.csv (mean {mean:.3f} px²) does not belong to the best "
+                f"epoch ({best:.3f} px²); to write it again, run {_evaluate(run)}"
             )
         if run.table is None:
-            doubts.append(f"{run.name} does not say which labels it was scored on")
+            doubts.append(f"{run.name}: the labels it was scored on are unknown")
         if not run.groups:
-            told = f"{run.name} has no errors by landmark group; {_evaluate(run)} writes them"
-            doubts.append(told)
+            doubts.append(
+                f"{run.name} has no errors by landmark group; to write them, run {_evaluate(run)}"
+            )
     return doubts
 
 
-def _units(names: Sequence[str], pattern: str) -> tuple[np.ndarray, str, list[str]]:
-    """The (N,) number of each image's person, or of the image; which it is; and what to know."""
+def _resampling_units(names: Sequence[str], pattern: str) -> tuple[np.ndarray, str, list[str]]:
+    """What the bootstrap draws.
+
+    Returns:
+        (N,) number of each image's person, or of the image itself; "people" or "images"; notes.
+    """
     people = contest.people_of(names, pattern)
-    found = len(set(people))
-    if None not in people and found >= FEWEST_PEOPLE:
+    count = len(set(people))
+    if None not in people and count >= FEWEST_PEOPLE:
         return np.unique(np.array(people, str), return_inverse=True)[1], "people", []
-    few = (
-        f"the common images show {found} people, too few to draw from; single images are "
-        "drawn, which makes the interval too narrow where images of one person are alike"
+    note = (
+        f"the common images show {count} people, too few to resample, so images are resampled; "
+        "the interval is too narrow if images of one person are alike"
     )
-    return np.arange(len(names)), "images", [few] if None not in people and found > 1 else []
+    return np.arange(len(names)), "images", [note] if None not in people and count > 1 else []
 
 
 def bootstrap_means(values: np.ndarray, unit: np.ndarray, resamples: int = RESAMPLES) -> np.ndarray:
-    """Means over the images of units that are drawn with replacement, as many as there are.
+    """Means over units drawn with replacement, as many as there are.
 
     Args:
-        values: (N, C), NaN where there is no value; unit: (N,) numbers from 0, none left out.
+        values: (N, C), NaN for missing values.
+        unit: (N,) numbers of the units, from 0 without gaps.
 
     Returns:
-        (resamples, C) float64; NaN where no unit with a value was drawn.
+        (resamples, C) float64; NaN if no unit with a value was drawn.
     """
-    units, valued = int(unit.max()) + 1, np.isfinite(values)
+    units, has_value = int(unit.max()) + 1, np.isfinite(values)
     sums, counts = np.zeros((2, units, values.shape[1]))
-    np.add.at(sums, unit, np.where(valued, values, 0))
-    np.add.at(counts, unit, valued)
+    np.add.at(sums, unit, np.where(has_value, values, 0))
+    np.add.at(counts, unit, has_value)
     generator = np.random.default_rng(0)
     block = max(1, BLOCK // units)
     means = []
@@ -223,7 +252,7 @@ def bootstrap_means(values: np.ndarray, unit: np.ndarray, resamples: int = RESAM
         drawn = generator.integers(units, size=(size, units)) + units * np.arange(size)[:, None]
         times = np.bincount(drawn.ravel(), minlength=size * units).reshape(size, units)
         times = times.astype(np.float64)
-        with np.errstate(invalid="ignore"):  # nothing with a value was drawn
+        with np.errstate(invalid="ignore"):  # no unit with a value was drawn
             means.append((times @ sums) / (times @ counts))
     return np.concatenate(means)
 

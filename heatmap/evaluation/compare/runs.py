@@ -1,14 +1,14 @@
-"""What run folders tell of their runs."""
+"""Reads run folders for a comparison."""
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from heatmap.config import Experiment, from_dict, to_dict
+from heatmap.config import Experiment, flatten, from_dict, to_dict
 from heatmap.data import contest
 from heatmap.errors import UserError
 from heatmap.runs.folder import EVALUATION, RunFolder
@@ -19,84 +19,66 @@ from heatmap.runtime.files import read_json
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What a run, or an evaluation of it, tells; what it does not hold yet is empty, or None.
-
-    settings: dotted fields of the experiment, split and machine, and which evaluation of the run it
-    is; person: the pattern that tells people by file names; rows: of the ledger; summary: of a
-    finished run; evaluation: its scores; table: fingerprint of the labels; images and errors:
-    file names and columns of per_image.csv.
-    """
+    """A run, or an evaluation of it, as read from its folder; missing parts are empty or None."""
 
     name: str
     folder: Path
-    settings: dict[str, Any]
-    person: str
-    rows: list[dict[str, Any]]
-    summary: dict[str, Any]
-    evaluation: dict[str, Any]
-    table: str | None
-    images: list[str]
-    errors: dict[str, np.ndarray]
+    settings: dict[str, Any]  # dotted fields of experiment, machine, split rule and evaluation
+    person_pattern: str  # regular expression that finds the person in a file name
+    rows: list[dict[str, Any]]  # of the ledger
+    summary: dict[str, Any]  # of a finished run
+    evaluation: dict[str, Any]  # scores, if this is an evaluation
+    table: str | None  # fingerprint of the labels
+    images: list[str]  # file names of per_image.csv
+    errors: dict[str, np.ndarray]  # other columns of per_image.csv
 
     @classmethod
     def read(cls, folder: Path, name: str) -> "RunSummary":
-        """The run in a folder, or one of its evaluations (RUN/evaluation-NAME).
+        """Reads a run folder, or an evaluation of it (RUN/evaluation-NAME).
 
         Raises:
-            UserError: there is no run, or one of its files is damaged.
+            UserError: the folder holds no run, or a damaged file.
         """
-        here = RunFolder(folder)
-        run = here.run
+        files = RunFolder(folder)
+        run = files.run
         is_evaluation = run.path != folder
-        if is_evaluation and not here.scores.is_file():
-            raise UserError(f"{folder}: there is no evaluation here (no {here.scores.name})")
+        if is_evaluation and not files.scores.is_file():
+            raise UserError(f"{folder}: no evaluation found here (no {files.scores.name})")
         if not run.config.is_file():
-            raise UserError(f"{folder}: there is no run here (no {run.config.name})")
+            raise UserError(f"{folder}: no run found here (no {run.config.name})")
         config = read_json(run.config)
-        with contextlib.suppress(TypeError, ValueError):  # one of another version stays as it is
-            config = to_dict(from_dict(Experiment, config))  # with fields that came after the run
-        paths = run.split, run.machine, run.summary, here.scores
+        with contextlib.suppress(TypeError, ValueError):  # keep the config of another version
+            config = to_dict(from_dict(Experiment, config))  # adds the fields of later versions
+        paths = run.split, run.machine, run.summary, files.scores
         split, machine, summary, scores = (read_json(p) if p.is_file() else {} for p in paths)
-        settings = dict(_flat(config))
+        settings = flatten(config)
         settings |= {f"machine.{key}": machine[key] for key in machine if key != "date"}
         settings |= {"split": split["rule"]} if "rule" in split else {}
         if is_evaluation:
             parts = folder.relative_to(run.path).parts
             settings["evaluation"] = "/".join(part.removeprefix(EVALUATION) for part in parts)
-        person = config.get("data", {}).get("person_pattern", contest.PERSON_PATTERN)
+        pattern = config.get("data", {}).get("person_pattern", contest.PERSON_PATTERN)
         rows = read_metrics(run.path) if run.metrics.is_file() else []
         evaluation = scores if is_evaluation else {}
         table = scores.get("table", None if is_evaluation else split.get("table"))
-        images = read_per_image(here.per_image) if here.per_image.is_file() else ([], {})
-        return cls(name, folder, settings, person, rows, summary, evaluation, table, *images)
+        images = read_per_image(files.per_image) if files.per_image.is_file() else ([], {})
+        return cls(name, folder, settings, pattern, rows, summary, evaluation, table, *images)
 
     @property
     def groups(self) -> list[str]:
-        """Landmark groups that single images have an error for."""
+        """Landmark groups with an error for each image."""
         return [name.removeprefix("mse ") for name in self.errors if name.startswith("mse ")]
 
 
-def _flat(values: Any, name: str = "") -> Iterable[tuple[str, Any]]:
-    """Dotted names and the values that hold no others."""
-    if isinstance(values, list) and any(isinstance(inner, dict) for inner in values):
-        values = dict(enumerate(values))
-    if not isinstance(values, dict):
-        yield name, values
-        return
-    for key, inner in values.items():
-        yield from _flat(inner, f"{name}.{key}" if name else key)
-
-
 def read_runs(folders: Sequence[Path]) -> list[RunSummary]:
-    """The runs, named by their folders, or by the whole paths where these are alike.
+    """Reads runs and names them by their folders, or by whole paths if folder names repeat.
 
     Raises:
-        UserError: a folder is no run's, or is named twice.
+        UserError: a folder holds no run, or is given twice.
     """
     resolved = [folder.resolve() for folder in folders]
     if len(set(resolved)) < len(resolved):
-        raise UserError("a run is named twice; name each once")
+        raise UserError("a run is given twice; give each run once")
     short = [str(path.relative_to(RunFolder(path).run.path.parent)) for path in resolved]
-    alike = len(set(short)) < len(short)
-    names = [str(folder) for folder in folders] if alike else short
+    names = short if len(set(short)) == len(short) else [str(folder) for folder in folders]
     return [RunSummary.read(*pair) for pair in zip(resolved, names, strict=True)]

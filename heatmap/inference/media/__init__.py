@@ -1,6 +1,6 @@
-"""Images, videos and cameras in; drawn copies, and tables of points in their own pixels, out."""
+"""Images, videos and cameras in; drawn copies and tables of points out."""
 
-from heatmap.inference.media.annotator import Annotator, Finder, find_files
-from heatmap.inference.media.detect import Detector
+from heatmap.inference.media.annotator import Annotator, find_files
+from heatmap.inference.media.detect import Detector, face_finder
 
-__all__ = ["Annotator", "Detector", "Finder", "find_files"]
+__all__ = ["Annotator", "Detector", "face_finder", "find_files"]

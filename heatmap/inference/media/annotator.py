@@ -1,11 +1,12 @@
-"""Images, videos and cameras -> drawn copies, and tables of points in the images' own pixels."""
+"""Draws predicted landmarks on images, videos and a camera's stream, and writes their points."""
 
 import glob
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, count, repeat
 from pathlib import Path
 
 import cv2
@@ -17,51 +18,47 @@ from heatmap import draw, frame, schemes
 from heatmap.data.contest import ImageFile
 from heatmap.errors import UserError
 from heatmap.inference.media import camera, video
-from heatmap.inference.media.points_files import PointsFiles, points_files
+from heatmap.inference.media.detect import Finder
+from heatmap.inference.media.points_files import AddFaces, points_files
 from heatmap.inference.media.tracks import TrackedFace, Tracks
 from heatmap.inference.predictor import Predictor, check_box
 from heatmap.runtime.files import write_image
 
 logger = logging.getLogger("heatmap")
 
-# (F, 4) boxes of the faces of a file, in an image (H, W, 3) of it; None: one face, in the middle.
-Finder = Callable[[Path, np.ndarray], np.ndarray | None]
-
-_AT_ONCE = 8  # images in memory
-_SMALL = 400  # px; images whose longer side is shorter are drawn enlarged
+_AT_ONCE = 8  # images read and predicted together
+_MIN_DRAWN_SIDE = 400  # px; images with a shorter longer side are drawn enlarged
 
 
 def find_files(inputs: Sequence[str]) -> list[Path]:
-    """The files that these name: files, folders (their images and videos), or glob patterns.
+    """Returns the files named by paths, glob patterns and folders (their images and videos).
 
-    Raises UserError for a folder without images, or a pattern without files.
+    Raises UserError if a folder has no images or videos, or a pattern matches nothing.
     """
-    found: list[Path] = []
+    files: list[Path] = []
     for name in inputs:
         if Path(name).is_dir():
-            found += _files_in(Path(name))
+            files += _files_in(Path(name))
         elif glob.has_magic(name) and not Path(name).exists():
             matches = sorted(glob.glob(name, recursive=True))  # noqa: PTH207
             if not matches:
                 raise UserError(f"no file matches {name}")
-            found += [path for path in map(Path, matches) if path.is_file()]
+            files += [path for path in map(Path, matches) if path.is_file()]
         else:
-            found.append(Path(name))
-    return list(dict.fromkeys(found))
+            files.append(Path(name))
+    return list(dict.fromkeys(files))
 
 
 def _files_in(folder: Path) -> list[Path]:
     entries = sorted(folder.iterdir())
     files = [path for path in entries if path.is_file()]
-    found = [path for path in files if _is_video(path) or cv2.haveImageReader(str(path))]
-    if not found:
-        raise UserError(f"{folder}: there are no images or videos in this folder")
-    if left_out := len(entries) - len(found):
-        logger.info(
-            f"{folder}: what is no image or video is left out ({left_out} files and folders); "
-            f"say '{folder / '**' / '*.jpg'}' for all below"
-        )
-    return found
+    files = [path for path in files if _is_video(path) or cv2.haveImageReader(str(path))]
+    if not files:
+        raise UserError(f"{folder}: no images or videos in this folder")
+    if left_out := len(entries) - len(files):
+        hint = f"for subfolders, write '{folder / '**' / '*.jpg'}'"
+        logger.info(f"{folder}: left out {left_out} that are no images or videos; {hint}")
+    return files
 
 
 def _is_video(path: Path) -> bool:
@@ -70,53 +67,44 @@ def _is_video(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class Annotator:
-    """How images are looked at and drawn.
-
-    two_pass: as the predictor takes it; smooth: filter videos; ellipses: draw the heatmaps' spread.
-    """
+    """Draws the landmarks that a predictor sees."""
 
     predictor: Predictor
-    finder: Finder
-    two_pass: bool = False
-    smooth: bool = True
-    ellipses: bool = False
+    finder: Finder | None = None  # None: one face per image, cropped as in training
+    two_pass: bool = False  # see `Predictor`
+    smooth: bool = True  # filter the points of videos and cameras
+    ellipses: bool = False  # draw the spread of the heatmaps
 
     def files(self, paths: Sequence[Path], out: Path) -> int:
-        """Draws every image and video into the folder, with `points_files`.
+        """Draws images and videos (without sound) into a folder, and writes its `points_files`.
 
-        A file that cannot be read is reported; returns how many these are. Videos lose their sound.
-        Stopped by Ctrl-C, it keeps the points so far.
-
-        Raises:
-            UserError: a drawn copy would take the place of its original.
+        Reports the files that cannot be read, and returns their number. Ctrl-C keeps the points so
+        far. Raises UserError if a drawn copy would replace its original.
         """
-        targets, failed, stopped = _targets(paths, out), 0, False
+        targets, failed, is_stopped = _targets(paths, out), 0, False
         images = [path for path in paths if not _is_video(path)]
         head = {"run": str(self.predictor.path), "landmarks": self.predictor.num_landmarks}
-        with points_files(out, head) as points:
+        with points_files(out, head) as add_faces:
             try:
-                bar = tqdm(total=len(images), desc="images", unit="img", delay=1, leave=False)
-                with bar:
-                    for start in range(0, len(images), _AT_ONCE):
-                        some = images[start : start + _AT_ONCE]
-                        failed += self._images(some, targets, points)
-                        bar.update(len(some))
+                starts = range(0, len(images), _AT_ONCE)
+                for start in tqdm(starts, "images", unit="img", unit_scale=_AT_ONCE, leave=False):
+                    failed += self._images(images[start : start + _AT_ONCE], targets, add_faces)
                 for path in filter(_is_video, paths):
                     try:
-                        self._video(path, targets[path], points)
+                        self._video(path, targets[path], add_faces)
                     except UserError as error:
                         failed += 1
                         tqdm.write(f"error: {error}", file=sys.stderr)
             except KeyboardInterrupt:
-                stopped = True
-        if stopped:
+                is_stopped = True
+        if is_stopped:
             raise KeyboardInterrupt
         return failed
 
     def camera(self, index: int) -> None:
-        """Shows what a camera sees, drawn, in a window, until that is closed.
+        """Shows a camera's images, drawn, until the window is closed.
 
-        Raises UserError without a display, or such a camera.
+        Raises UserError if there is no display or no such camera.
         """
         window = camera.Window(f"{self.predictor.path} (Esc or q: end)")
         tracks, name = Tracks(self.smooth), Path(f"camera {index}")
@@ -129,112 +117,102 @@ class Annotator:
         finally:
             window.close()
 
-    def _images(self, paths: Sequence[Path], targets: dict[Path, Path], points: PointsFiles) -> int:
+    def _images(self, paths: Sequence[Path], targets: dict[Path, Path], add: AddFaces) -> int:
         """Draws these images; returns how many could not be read."""
-        read, boxes = list[ImageFile](), list[np.ndarray | None]()
+        files, boxes = list[ImageFile](), list[np.ndarray | None]()
         for path in paths:
             try:
                 file = ImageFile(path)
                 boxes.append(self._boxes(path, file.pixels(1)[0]))
-                read.append(file)
+                files.append(file)
             except UserError as error:
                 tqdm.write(f"error: {error}", file=sys.stderr)
-        for file, faces in zip(read, self._faces(read, boxes), strict=True):
+        for file, faces in zip(files, self._faces(files, boxes), strict=True):
             path, image = file.path, file.pixels(1)[0]
             if not faces:
                 logger.warning(f"{path}: no face was found")
-            points.add(path, faces)
-            enlarged = max(1, -(-_SMALL // max(image.shape[:2])))
+            add(path, faces, None, None)
+            enlarged = max(1, -(-_MIN_DRAWN_SIDE // max(image.shape[:2])))
             write_image(targets[path], self._drawn(image, faces, enlarged))
-        return len(paths) - len(read)
+        return len(paths) - len(files)
 
-    def _video(self, path: Path, target: Path, points: PointsFiles) -> None:
-        source, tracks, read = video.Video(path), Tracks(self.smooth), 0
+    def _video(self, path: Path, target: Path, add: AddFaces) -> None:
+        source, tracks, num_read = video.Video(path), Tracks(self.smooth), 0
         bar = tqdm(source, desc=path.name, total=source.expected, unit="frame", delay=1)
-        with video.written(target, source) as write, bar:
-            for one in bar:
-                (faces,) = self._faces([one.image], [self._boxes(path, one.image)])
-                faces = tracks.follow(faces, one.seconds)
-                points.add(path, faces, (read, round(one.seconds, 6)))
-                write(self._drawn(one.image, faces), one.start, one.duration)
-                read += 1
-            if read == 0:
+        with video.write_video(target, source) as write, bar:
+            for image, start, duration, seconds in bar:
+                (faces,) = self._faces([image], [self._boxes(path, image)])
+                faces = tracks.follow(faces, seconds)
+                add(path, faces, num_read, round(seconds, 6))
+                write(self._drawn(image, faces), start, duration)
+                num_read += 1
+            if num_read == 0:
                 raise UserError(f"{path}: none of the video's frames can be decoded")
-        if problems := source.report(read):
+        if problems := source.problems(num_read):
             logger.warning(problems)
 
     def _boxes(self, path: Path, image: np.ndarray) -> np.ndarray | None:
-        """What the `Finder` says of an image (H, W, 3) of the file; its boxes are checked."""
+        if self.finder is None:
+            return None
         boxes = self.finder(path, image)
-        for box in [] if boxes is None else boxes:
+        for box in boxes:
             check_box(box, image.shape[:2], f"{path}: the box")
         return boxes
 
     def _faces(
         self, images: Sequence[np.ndarray | ImageFile], boxes: Sequence[np.ndarray | None]
     ) -> list[list[TrackedFace]]:
-        """The faces of every image, numbered in the order of its boxes."""
-        counts = [1 if here is None else len(here) for here in boxes]
-        owners = np.repeat(np.arange(len(boxes)), counts).tolist()
-        given = [here for here in boxes if here is not None]
-        assert len(given) in (0, len(boxes)), "a finder gives boxes for all images or for none"
-        looked_at = [images[index] for index in owners]
-        corners = np.concatenate(given) if given else None
-        landmarks = self.predictor(looked_at, corners, two_pass=self.two_pass)
-        found: list[list[TrackedFace]] = [[] for _ in images]
-        for k, index in enumerate(owners):
-            parts = [None if part is None else part[k] for part in landmarks[1:]]
-            found[index].append(TrackedFace(len(found[index]), landmarks.points_image[k], *parts))
-        return found
+        """The faces of each image, numbered in the order of its boxes."""
+        counts = [1 if b is None else len(b) for b in boxes]
+        repeated = [image for image, n in zip(images, counts, strict=True) for _ in range(n)]
+        known = [b for b in boxes if b is not None]
+        corners = np.concatenate(known) if known else None
+        landmarks = self.predictor(repeated, corners, two_pass=self.two_pass)
+        rows = zip(*(repeat(None) if part is None else part for part in landmarks), strict=False)
+        return [[TrackedFace(number, *next(rows)) for number in range(n)] for n in counts]
 
     def _drawn(
         self, image: np.ndarray, faces: Sequence[TrackedFace], enlarged: int = 1
     ) -> np.ndarray:
-        """A copy of the image, so many times larger, with its faces."""
-        known = self.predictor.num_landmarks, self.predictor.scheme
-        groups, curves = schemes.groups(*known), schemes.curves(*known)
+        """A copy of the image, `enlarged` times as large, with its faces."""
+        scheme = self.predictor.num_landmarks, self.predictor.scheme
+        groups, curves = schemes.groups(*scheme), schemes.curves(*scheme)
         height, width = image.shape[:2]
-        shown_from_image = frame.resizing((height, width), (enlarged * height, enlarged * width))
+        drawn_from_image = frame.resizing((height, width), (enlarged * height, enlarged * width))
         if enlarged > 1:
             image = cv2.resize(image, None, None, enlarged, enlarged, cv2.INTER_CUBIC)
         for face in faces:
-            points = frame.apply(shown_from_image, torch.from_numpy(face.points_image)).numpy()
-            spread = None
-            if self.ellipses and face.covariance is not None:
-                spread = face.covariance * enlarged**2
+            points = frame.apply(drawn_from_image, torch.from_numpy(face.points_image)).numpy()
+            covariance = face.covariance if self.ellipses else None
+            if covariance is not None:
+                covariance = covariance * enlarged**2
             image = draw.draw_landmarks(
-                image, points, groups, curves=curves, covariance_image=spread
+                image, points, groups, curves=curves, covariance_image=covariance
             )
         return image
 
 
 def _targets(paths: Sequence[Path], out: Path) -> dict[Path, Path]:
-    """Where the drawn copy of every file goes: in folders as the files are, under the same name.
+    """The drawn copy of each file: in the same subfolder and under the same name, if possible.
 
-    Formats that are not written get .png or .mp4 behind their names. A copy whose name another has
-    already, also on a disk that does not tell A from a, gets a number.
+    Formats that cannot be written get .png or .mp4 appended. A name that is taken, even by another
+    spelling of its case, gets a number.
     """
-    home = os.path.commonpath([path.absolute().parent for path in paths])
+    common = os.path.commonpath([path.absolute().parent for path in paths])
     targets, taken = dict[Path, Path](), set[str]()
-    # those that keep their names come first, so that none of them gets a number in vain
-    for path in sorted(paths, key=_is_rewritten):
-        target = out / path.absolute().relative_to(home)
-        if _is_rewritten(path):
+    kept = {path: path.suffix.lower() in (".jpg", ".jpeg", ".png", ".mp4") for path in paths}
+    # files that keep their names come first, so that these stay free of numbers
+    for path in sorted(paths, key=lambda path: not kept[path]):
+        target = out / path.absolute().relative_to(common)
+        if not kept[path]:
             target = target.with_name(target.name + (".mp4" if _is_video(path) else ".png"))
-        stem, number = target.stem, 1
-        while str(target).casefold() in taken:
-            number += 1
-            target = target.with_stem(f"{stem}-{number}")
-        if number > 1:
-            logger.info(f"{path} is drawn to {target}: another file is drawn under its own name")
+        stems = chain([target.stem], (f"{target.stem}-{number}" for number in count(2)))
+        free = (t for t in map(target.with_stem, stems) if str(t).casefold() not in taken)
+        if (unique := next(free)) != target:
+            logger.info(f"{path} is drawn to {unique}, because {target} is another file's copy")
+            target = unique
         if target.absolute() == path.absolute() or (target.exists() and target.samefile(path)):
-            told = f"the drawn {path} would take the place of the file itself"
-            raise UserError(f"{told}; name another folder with --out")
+            raise UserError(f"{path}: the drawn copy would replace it; name another folder (--out)")
         taken.add(str(target).casefold())
         targets[path] = target
     return targets
-
-
-def _is_rewritten(path: Path) -> bool:
-    """Whether the drawn copy is of another format."""
-    return path.suffix.lower() not in (".jpg", ".jpeg", ".png", ".mp4")

@@ -1,4 +1,4 @@
-"""A camera and a window: live images in, drawn ones on the screen."""
+"""Live images from a camera, and a window that shows images."""
 
 import time
 from collections.abc import Iterator
@@ -10,27 +10,27 @@ from heatmap.errors import UserError
 
 
 def frames(index: int) -> Iterator[tuple[np.ndarray, float]]:
-    """The camera's images, (H, W, 3) uint8 RGB, and the seconds at which each came.
+    """Yields the camera's images, (H, W, 3) uint8 RGB, and the seconds at which each arrived.
 
-    Raises UserError where there is no such camera, or it stops.
+    Raises UserError if there is no such camera, or it stops.
     """
     camera = cv2.VideoCapture(index)
     try:
         if not camera.isOpened():
-            raise UserError(f"camera {index}: there is none, or another program has it")
+            raise UserError(f"camera {index}: not found, or in use by another program")
         while True:
-            there, image = camera.read()
-            if not there:
-                raise UserError(f"camera {index}: it gives no more images")
+            has_image, image = camera.read()
+            if not has_image:
+                raise UserError(f"camera {index}: it sends no more images")
             yield cv2.cvtColor(image, cv2.COLOR_BGR2RGB), time.monotonic()
     finally:
         camera.release()
 
 
 class Window:
-    """A window (tkinter's: headless OpenCV has none) until it is closed, or Esc or q is pressed.
+    """A window of tkinter, since headless OpenCV has none. Esc or q closes it.
 
-    Raises UserError where there is no display, or no tkinter.
+    Raises UserError if there is no display, or no tkinter.
     """
 
     def __init__(self, title: str) -> None:
@@ -39,11 +39,11 @@ class Window:
 
             self._root = tkinter.Tk()
         except ImportError:
-            needed = "a live window needs tkinter, which this Python came without"
-            raise UserError(f"{needed} (on Debian: apt install python3-tk)") from None
+            hint = "on Debian, apt install python3-tk"
+            raise UserError(f"a live window needs tkinter, not installed here ({hint})") from None
         except tkinter.TclError as error:
-            told = f"there is no display for a live window ({error})"
-            raise UserError(f"{told}; record the camera to a file and give that") from None
+            hint = "record the camera to a video file, and predict that"
+            raise UserError(f"no display for a live window ({error}); {hint}") from None
         self.is_open = True
         self._root.title(title)
         self._photo = tkinter.PhotoImage()
@@ -54,7 +54,7 @@ class Window:
             self._root.bind(key, lambda _: self.close())
 
     def show(self, image: np.ndarray) -> None:
-        """Shows (H, W, 3) uint8 RGB, and hears keys and clicks."""
+        """Shows (H, W, 3) uint8 RGB and handles keys and clicks."""
         if self.is_open:
             header = f"P6 {image.shape[1]} {image.shape[0]} 255 ".encode()
             self._photo.configure(data=header + image.tobytes(), format="PPM")
@@ -62,7 +62,7 @@ class Window:
             self._root.update()
 
     def close(self) -> None:
-        """Closes the window; showing more does nothing."""
+        """Closes the window. A closed window shows nothing."""
         if self.is_open:
             self.is_open = False
             self._root.destroy()

@@ -1,41 +1,58 @@
-"""Faces in images -> boxes, by OpenCV's YuNet."""
+"""Finds the faces in images: with OpenCV's YuNet, in a table of boxes, or in one fixed box."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from heatmap.data.contest import read_boxes
 from heatmap.errors import UserError
 
-_SIDE = 640  # px of the square that images are put into; YuNet finds faces from 10 to 300 px
+# (file, one of its images (H, W, 3) uint8 RGB) -> boxes (F, 4) of its faces: x0, y0, x1, y1
+Finder = Callable[[Path, np.ndarray], np.ndarray]
+Box = tuple[float, float, float, float]
+
+_SIDE = 640  # px of the square input; YuNet detects faces from 10 to 300 px
+
+
+def face_finder(
+    paths: Sequence[Path], box: Box | None, table: Path | None, detector: Path | None
+) -> Finder | None:
+    """Returns a finder for a detector's file, a table or a box, whichever is given, or None.
+
+    Raises UserError if the table cannot be read or lacks an image, or the file is not YuNet.
+    """
+    if detector is not None:
+        detect = Detector(detector)
+        return lambda _, image: detect(image)
+    if table is not None:
+        box_by_path = dict(zip(paths, read_boxes(table, paths), strict=True))
+        return lambda path, _: box_by_path[path][None]
+    return None if box is None else lambda *_: np.array([box])
 
 
 class Detector:
-    """YuNet (Wu et al. 2023, https://doi.org/10.1007/s11633-023-1423-y), its network in a file.
+    """YuNet (Wu et al. 2023, https://doi.org/10.1007/s11633-023-1423-y).
 
-    The file is face_detection_yunet_*.onnx of OpenCV's model zoo. Its boxes reach from forehead to
-    chin; where those of a run do not, a second look (`two_pass`) puts the crop right.
-
-    Raises:
-        UserError: no such file, or not such a network.
+    Takes face_detection_yunet_*.onnx of OpenCV's model zoo. Raises UserError if the file is missing
+    or another network.
     """
 
     def __init__(self, model: Path) -> None:
         if not model.is_file():
-            raise UserError(f"{model}: there is no such file; a detector is YuNet's .onnx file")
+            raise UserError(f"{model}: no such file; expected the .onnx file of YuNet")
         try:
-            # always of the one size that all files of the model zoo take
+            # every file of the model zoo accepts this one size
             self._network = cv2.FaceDetectorYN.create(str(model), "", (_SIDE, _SIDE), 0.7)
-            self(np.zeros((64, 64, 3), np.uint8))  # other networks are found out only by running
+            self(np.zeros((64, 64, 3), np.uint8))  # another network fails only when it runs
         except cv2.error as error:
-            known = "YuNet, the face detector of OpenCV's model zoo"
-            raise UserError(f"{model}: not {known} ({error.err})") from None
+            raise UserError(f"{model}: not YuNet of OpenCV's model zoo ({error.err})") from None
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """(F, 4) float64 boxes x0, y0, x1, y1 of the faces, from forehead to chin, largest first.
+        """Returns the faces in (H, W, 3) uint8 RGB, from forehead to chin, largest first.
 
-        Args:
-            image: (H, W, 3) uint8 RGB.
+        The boxes are (F, 4) float64 x0, y0, x1, y1 in image pixels.
         """
         height, width = image.shape[:2]
         shrink = min(1.0, _SIDE / max(height, width))
@@ -46,7 +63,7 @@ class Detector:
         if faces is None:
             return np.empty((0, 4))
         corners = np.concatenate([faces[:, :2], faces[:, :2] + faces[:, 2:4]], 1)
-        # the detector counts from the corner of the first pixel
+        # YuNet's origin is the corner of the first pixel, not its centre
         boxes = corners / np.tile(np.divide(size, (width, height)), 2) - 0.5
         boxes = boxes[(boxes[:, :2] < boxes[:, 2:]).all(1)]
         return boxes[np.argsort(-np.prod(boxes[:, 2:] - boxes[:, :2], axis=1), kind="stable")]

@@ -1,9 +1,9 @@
-"""The filter that takes the jitter out of a video's landmarks.
+"""Removes jitter from a video's landmarks.
 
-A Kalman filter for each coordinate of each landmark. Its noise has the shape of the heatmap's
-covariance; its size is measured in the video by second differences, which steady motion does not
-have. A coordinate stands still until the running mean of its innovations is larger than noise
-explains; the filter's variance is then raised until it does (strong tracking: Zhou and Frank 1996,
+One Kalman filter per coordinate. Its noise has the shape of the heatmap's covariance, scaled by the
+noise measured in the video: its second differences, which are zero for steady motion. A coordinate
+counts as still until the running mean of its innovations exceeds what the noise explains. Then the
+filter's variance is raised until it does (strong tracking: Zhou and Frank 1996,
 https://doi.org/10.1080/002071796179099).
 """
 
@@ -12,19 +12,20 @@ from collections import deque
 
 import numpy as np
 
-STEADIER = 6.0  # ratio of jitter before and after, of a landmark that never moves
+from heatmap.inference.predict import MIN_STD
+
+STEADIER = 6.0  # ratio of the jitter before and after, for a landmark that never moves
 _GAIN = 2 / (STEADIER**2 + 1)  # of a first-order filter with that ratio
-_DRIFT = _GAIN**2 / (1 - _GAIN)  # variance added each frame, in variances of the noise
-_MOTION = 6.0  # squared mean innovation, in its variances, beyond which a coordinate moves
-_GAP_SECONDS = 0.5  # after a longer gap the filter starts anew
-_SHARPEST = 0.01  # px; a narrower heatmap has no peak
-_UNKNOWN = 1e8  # px^2; the variance of a landmark that starts without a peak
-_REMEMBERED = 60  # frames over which the noise is measured
+_DRIFT = _GAIN**2 / (1 - _GAIN)  # variance added per frame, in variances of the noise
+_MOTION = 6.0  # squared mean innovation, in its variances, above which a coordinate moves
+_MAX_GAP_SECONDS = 0.5  # after a longer gap the filter restarts
+_UNKNOWN = 1e8  # px^2; variance of a landmark that starts without a peak
+_NOISE_FRAMES = 60  # frames over which the noise is measured
 _PRIOR_FRAMES = 8  # weight of the whole face's noise in each landmark's own
 
 
 class LandmarkFilter:
-    """The filter of one face, called once for each frame."""
+    """The filter of one face, called once per frame."""
 
     def __init__(self) -> None:
         self._seconds = -math.inf
@@ -32,16 +33,13 @@ class LandmarkFilter:
     def __call__(
         self, points_image: np.ndarray, covariance_image: np.ndarray | None, seconds: float
     ) -> np.ndarray:
-        """(P, 2) float64 filtered landmarks; the first two frames come back as they are.
+        """Returns (P, 2) float64 filtered landmarks; the first two frames stay unfiltered.
 
-        Args:
-            points_image: (P, 2) as the network found them.
-            covariance_image: (P, 2, 2) of the heatmaps; None weighs all frames alike.
-            seconds: when the frame is shown.
+        The covariance is the (P, 2, 2) spread of the heatmaps; None weights all frames alike.
         """
-        if seconds - self._seconds > _GAP_SECONDS:
+        if seconds - self._seconds > _MAX_GAP_SECONDS:
             self._raw: deque[np.ndarray] = deque(maxlen=3)
-            self._ratios: deque[np.ndarray] = deque(maxlen=_REMEMBERED)
+            self._ratios: deque[np.ndarray] = deque(maxlen=_NOISE_FRAMES)
         self._seconds = seconds
         self._raw.append(points_image)
         if len(self._raw) < 3:
@@ -53,7 +51,7 @@ class LandmarkFilter:
 
         has_peak = np.isfinite(noise)
         innovation = np.where(has_peak, points_image - self._points, 0)
-        self._innovation = (self._innovation + innovation) / 2  # has a third of their variance
+        self._innovation = (self._innovation + innovation) / 2  # a third of the variance
         variance = self._variance + np.where(has_peak, _DRIFT * noise, 0)
         variance = np.maximum(variance, 3 * self._innovation**2 / _MOTION - noise)
         gain = variance / (variance + noise)
@@ -63,17 +61,17 @@ class LandmarkFilter:
         return self._points.copy()
 
     def _noise(self, covariance_image: np.ndarray | None) -> np.ndarray:
-        """(P, 2) variances of this frame's coordinates, infinite where a heatmap has no peak."""
+        """(P, 2) variances of this frame's coordinates; infinite for a heatmap without a peak."""
         first, second, third = self._raw
         spread = np.ones_like(third)
         if covariance_image is not None:
             spread = covariance_image[:, [0, 1], [0, 1]]
-        has_peak = spread > _SHARPEST**2  # NaN has none
+        has_peak = spread > MIN_STD**2  # False for NaN
         spread = np.where(has_peak, spread, 1)
         # a second difference has six times the noise's variance; 0.455 is the median of chi squared
         self._ratios.append((first - 2 * second + third) ** 2 / (6 * 0.455) / spread)
-        own, frames = np.median(self._ratios, axis=0), len(self._ratios)
-        face = np.median(own)
-        ratio = (frames * own + _PRIOR_FRAMES * face) / (frames + _PRIOR_FRAMES)
-        ratio = np.clip(ratio, face / 4, 4 * face)  # a mouth that speaks is not one that trembles
+        ratio, frames = np.median(self._ratios, axis=0), len(self._ratios)
+        face = np.median(ratio)
+        ratio = (frames * ratio + _PRIOR_FRAMES * face) / (frames + _PRIOR_FRAMES)
+        ratio = np.clip(ratio, face / 4, 4 * face)  # a moving mouth is not noise
         return np.where(has_peak, ratio * spread + 1e-6, np.inf)

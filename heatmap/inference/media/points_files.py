@@ -1,76 +1,74 @@
-"""Predicted landmarks as files: points.csv, a row a landmark, and points.json, a line a face.
+"""Writes points.csv, one row per landmark, and points.json, one line per face.
 
-The columns of the one are the names in the other; what is not known is empty or null.
+Both use these names. A value that does not apply is empty in points.csv, null in points.json.
 
-    image               the file, as it was named
-    frame, seconds        of a video, counted from 0
-    face                  number in its image or video
-    landmark              counted from 0
-    x, y                  in the image's own pixels; integers are pixel centres
-    confidence            height of the heatmap's peak
+    image                    path of the image or video, as the user named it
+    frame, seconds           of a video's frame, from 0
+    face                     number of the face in its image or video, from 0
+    landmark                 index of the landmark, from 0; only in points.csv
+    x, y                     in the image's own pixels; integers are pixel centres
+    confidence               height of the heatmap's peak
     cov_xx, cov_xy, cov_yy   spread of the heatmap round the point, in square pixels
 """
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain, repeat
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
 from heatmap.inference.media.tracks import TrackedFace
 from heatmap.runtime.files import write_atomically
 
-_OF_FACE = ("image", "frame", "seconds", "face")
-_OF_LANDMARK = ("x", "y", "confidence", "cov_xx", "cov_xy", "cov_yy")
+FACE_COLUMNS = ("image", "frame", "seconds", "face")
+LANDMARK_COLUMNS = ("x", "y", "confidence", "cov_xx", "cov_xy", "cov_yy")
 
-
-class PointsFiles:
-    """The two files while they are written, face by face: a long video's points fill no memory."""
-
-    def __init__(self, table: TextIO, lines: TextIO) -> None:
-        self._table, self._lines = csv.writer(table, lineterminator="\n"), lines
-        self._table.writerow([*_OF_FACE, "landmark", *_OF_LANDMARK])
-        self._separator = "\n"
-
-    def add(
-        self, path: Path, faces: Sequence[TrackedFace], when: tuple[int, float] | None = None
-    ) -> None:
-        """Writes the faces of an image, or of a video's frame (its number and seconds)."""
-        frame, seconds = when or (None, None)
-        for face in faces:
-            of_face, numbers = [str(path), frame, seconds, face.number], _numbers(face)
-            self._table.writerows([*of_face, k, *row] for k, row in enumerate(numbers))
-            columns = [*of_face, *zip(*numbers, strict=True)]
-            line = dict(zip((*_OF_FACE, *_OF_LANDMARK), columns, strict=True))
-            self._lines.write(self._separator + json.dumps(line))
-            self._separator = ",\n"
+# (path of the image or video, its faces, frame, seconds)
+AddFaces = Callable[[Path, Sequence[TrackedFace], int | None, float | None], None]
 
 
 @contextmanager
-def points_files(folder: Path, head: dict[str, Any]) -> Iterator[PointsFiles]:
-    """The two files of a folder, in whole; points.json begins with `head`."""
+def points_files(folder: Path, head: dict[str, Any]) -> Iterator[AddFaces]:
+    """Yields a function that writes faces to both files; points.json begins with `head`.
+
+    The files appear when the block ends without an error.
+    """
     with (
-        write_atomically(folder / "points.csv") as table,
-        write_atomically(folder / "points.json") as lines,
-        table.open("w", newline="", encoding="utf-8") as table_file,
-        lines.open("w", encoding="utf-8") as lines_file,
+        write_atomically(folder / "points.csv") as csv_path,
+        write_atomically(folder / "points.json") as json_path,
+        csv_path.open("w", newline="", encoding="utf-8") as csv_file,
+        json_path.open("w", encoding="utf-8") as json_file,
     ):
+        table = csv.writer(csv_file, lineterminator="\n")
+        separators = chain(["\n"], repeat(",\n"))
+        table.writerow([*FACE_COLUMNS, "landmark", *LANDMARK_COLUMNS])
         start, _, end = json.dumps({**head, "faces": []}).rpartition("]")
-        lines_file.write(start)
-        yield PointsFiles(table_file, lines_file)
-        lines_file.write(f"\n]{end}\n")
+        json_file.write(start)
+
+        def add(
+            path: Path, faces: Sequence[TrackedFace], frame: int | None, seconds: float | None
+        ) -> None:
+            for face in faces:
+                cells, rows = [str(path), frame, seconds, face.number], _landmark_rows(face)
+                table.writerows([*cells, landmark, *row] for landmark, row in enumerate(rows))
+                values = [*cells, *zip(*rows, strict=True)]
+                line = dict(zip((*FACE_COLUMNS, *LANDMARK_COLUMNS), values, strict=True))
+                json_file.write(next(separators) + json.dumps(line))
+
+        yield add
+        json_file.write(f"\n]{end}\n")
 
 
-def _numbers(face: TrackedFace) -> list[list[float | None]]:
-    """`_OF_LANDMARK` of every landmark."""
-    columns = np.full((len(face.points_image), len(_OF_LANDMARK)), np.nan)
-    columns[:, :2] = face.points_image
+def _landmark_rows(face: TrackedFace) -> list[list[float | None]]:
+    """`LANDMARK_COLUMNS` of each landmark."""
+    table = np.full((len(face.points_image), len(LANDMARK_COLUMNS)), np.nan)
+    table[:, :2] = face.points_image
     if face.confidence is not None:
-        columns[:, 2] = face.confidence
+        table[:, 2] = face.confidence
     if face.covariance is not None:
-        columns[:, 3:] = face.covariance.reshape(-1, 4)[:, [0, 1, 3]]
-    rows = columns.round(4).tolist()
-    return [[number if np.isfinite(number) else None for number in row] for row in rows]
+        table[:, 3:] = face.covariance.reshape(-1, 4)[:, [0, 1, 3]]
+    return [[x if np.isfinite(x) else None for x in row] for row in table.round(4).tolist()]

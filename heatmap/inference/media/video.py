@@ -1,4 +1,4 @@
-"""Video files, read and written frame by frame (PyAV: FFmpeg's own libraries)."""
+"""Reads and writes video files frame by frame with PyAV (FFmpeg's libraries)."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -23,23 +23,26 @@ SUFFIXES = {
 
 
 class VideoFrame(NamedTuple):
-    """A frame: (H, W, 3) uint8 RGB, turned as the file says; start and duration are in ticks."""
+    """One frame of a video."""
 
-    image: np.ndarray
-    start: int
-    duration: int
+    image: np.ndarray  # (H, W, 3) uint8 RGB, upright
+    start: int  # ticks of the video's time base
+    duration: int  # ticks
     seconds: float
 
 
 class Video:
-    """A video file; iterating over it gives its frames in the order in which they are shown.
+    """A video file; iterating over it yields its frames in display order.
 
     Attributes:
-        rate: frames a second, on average; time_base: seconds a tick; expected: frames that the file
-        says it has, or None; pixel_aspect: shown width over height of a pixel; lost, damaged: parts
-        left out, as they cannot be decoded, and frames that the decoder calls damaged, so far.
+        rate: average frames per second.
+        time_base: seconds per tick.
+        expected: number of frames by the file's header, or None.
+        pixel_aspect: displayed width of a pixel over its height.
+        lost: parts left out so far because they cannot be decoded.
+        damaged: frames so far that the decoder marks as damaged.
 
-    Raises UserError where it is missing, not a video, or one without frames.
+    Raises UserError if the file is missing, not a video, or has no frames.
     """
 
     def __init__(self, path: Path) -> None:
@@ -54,7 +57,7 @@ class Video:
     @contextmanager
     def _opened(self) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
         try:
-            # tags in no known alphabet are no reason to refuse a video
+            # metadata in an unknown encoding must not stop the video from being read
             container = av.open(str(self.path), metadata_errors="replace")
         except (av.FFmpegError, OSError) as error:
             raise UserError(f"{self.path}: the video cannot be read: {error.strerror}") from None
@@ -67,15 +70,15 @@ class Video:
 
     def __iter__(self) -> Iterator[VideoFrame]:
         with self._opened() as (container, stream):
-            usual = round(1 / (self.rate * self.time_base))
+            usual_duration = round(1 / (self.rate * self.time_base))
             aspect = stream.sample_aspect_ratio or Fraction(1)
             first, earliest, following = None, 0, 0
             for frame in self._decoded(container, stream):
                 if first is None:
                     first = frame.pts or 0
-                # a frame may have no time, and time never stands still, whatever a file says
+                # a frame may lack a time, and times must increase even if the file's do not
                 start = following if frame.pts is None else max(frame.pts - first, earliest)
-                duration = frame.duration or usual
+                duration = frame.duration or usual_duration
                 earliest, following = start + 1, start + duration
                 self._end = float(following * self.time_base)
                 self.pixel_aspect = 1 / aspect if frame.rotation % 180 else aspect
@@ -99,44 +102,40 @@ class Video:
             except av.FFmpegError as error:
                 self.lost += 1
                 if self.lost <= 3:
-                    where = "" if ticks is None else f" at {float(ticks * self.time_base):.2f} s"
-                    told = f"{self.path}: a part{where} cannot be decoded"
-                    logger.warning(f"{told} ({error.strerror}) and is left out")
-                if ticks is None:  # the file itself breaks off, not one frame of it
+                    at = "" if ticks is None else f" at {float(ticks * self.time_base):.2f} s"
+                    logger.warning(f"{self.path}: cannot decode a part{at} ({error.strerror})")
+                if ticks is None:  # the file breaks off here
                     return
 
-    def report(self, read: int) -> str:
-        """What was wrong with the file, of which so many frames were read; empty for nothing."""
-        parts = []
-        if self.lost:
-            parts.append(f"{self.lost} parts could not be decoded")
-        if self.damaged:
-            parts.append(f"{self.damaged} frames are damaged")
-        if self.expected and read < self.expected:
-            parts.append(f"{read} of {self.expected} frames could be read")
+    def problems(self, num_read: int) -> str:
+        """Describes what was wrong with the file after `num_read` frames; empty if nothing was."""
+        parts = [f"{self.lost} parts could not be decoded"] if self.lost else []
+        parts += [f"{self.damaged} frames are damaged"] if self.damaged else []
+        if self.expected and num_read < self.expected:
+            parts.append(f"{num_read} of {self.expected} frames could be read")
         elif not self.expected and self._end < self._seconds - 1:
             parts.append(f"it breaks off after {self._end:.1f} of {self._seconds:.1f} s")
         return f"{self.path}: {', '.join(parts)}" if parts else ""
 
 
 @contextmanager
-def written(path: Path, video: Video) -> Iterator[Callable[[np.ndarray, int, int], None]]:
-    """Gives `write(image, start, duration)`; the mp4 (H.264) takes its name when all is written.
+def write_video(path: Path, source: Video) -> Iterator[Callable[[np.ndarray, int, int], None]]:
+    """Yields `write(image, start, duration)` for an H.264 mp4 file, which appears when complete.
 
-    Images (H, W, 3) uint8 RGB are shown at these ticks of the other video's time base, in the size
-    of the first. Odd sizes take yuv444p, which browsers other than Chrome do not play.
+    Images are (H, W, 3) uint8 RGB, scaled to the size of the first one. Start and duration are in
+    ticks of the source's time base. Odd sizes need yuv444p, which only Chrome plays in a browser.
     """
-    with write_atomically(path) as mp4, av.open(str(mp4), "w", format="mp4") as container:
+    with write_atomically(path) as temporary, av.open(str(temporary), "w", "mp4") as container:
 
         def write(image: np.ndarray, start: int, duration: int) -> None:
             if not container.streams.video:
-                _begin(container, video, image.shape[0], image.shape[1])
+                _add_stream(container, source, image.shape[0], image.shape[1])
             stream = container.streams.video[0]
-            if image.shape[:2] != (stream.height, stream.width):  # a stream may change its size
-                shown = stream.width, stream.height
-                image = cv2.resize(image, shown, interpolation=cv2.INTER_AREA)
+            if image.shape[:2] != (stream.height, stream.width):  # the source changed its size
+                size = stream.width, stream.height
+                image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-            frame.pts, frame.duration, frame.time_base = start, duration, video.time_base
+            frame.pts, frame.duration, frame.time_base = start, duration, source.time_base
             container.mux(stream.encode(frame))
 
         yield write
@@ -144,9 +143,11 @@ def written(path: Path, video: Video) -> Iterator[Callable[[np.ndarray, int, int
             container.mux(stream.encode(None))
 
 
-def _begin(container: av.container.OutputContainer, video: Video, height: int, width: int) -> None:
-    stream = container.add_stream("libx264", rate=video.rate, options={"crf": "18"})
+def _add_stream(
+    container: av.container.OutputContainer, source: Video, height: int, width: int
+) -> None:
+    stream = container.add_stream("libx264", rate=source.rate, options={"crf": "18"})
     stream.height, stream.width = height, width
     stream.pix_fmt = "yuv444p" if height % 2 or width % 2 else "yuv420p"
-    stream.codec_context.time_base = video.time_base
-    stream.codec_context.sample_aspect_ratio = video.pixel_aspect
+    stream.codec_context.time_base = source.time_base
+    stream.codec_context.sample_aspect_ratio = source.pixel_aspect

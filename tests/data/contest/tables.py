@@ -1,4 +1,4 @@
-"""A small table of landmarks, and how a test's folder gets it."""
+"""A small landmark table for tests."""
 
 from pathlib import Path
 

@@ -14,7 +14,7 @@ def make(root: Path, *files: str) -> None:
         path.touch()
 
 
-def test_the_2020_edition_is_found_in_the_root(tmp_path: Path) -> None:
+def test_2020_edition_is_found_in_the_root(tmp_path: Path) -> None:
     make(tmp_path, "train/landmarks.csv", "test/test_points.csv", "sampleSubmission.csv")
     folder = find_folder(tmp_path)
     assert folder.root == tmp_path
@@ -24,7 +24,7 @@ def test_the_2020_edition_is_found_in_the_root(tmp_path: Path) -> None:
     assert folder.test_images == tmp_path / "test/images"
 
 
-def test_the_2021_edition_is_found_from_outside_and_inside(tmp_path: Path) -> None:
+def test_2021_edition_is_found_from_outside_and_inside(tmp_path: Path) -> None:
     make(tmp_path, "contest01_data/train/landmarks.csv", "contest01_data/test/test_points.csv")
     inner = tmp_path / "contest01_data"
     assert find_folder(tmp_path).root == find_folder(inner).root
@@ -37,12 +37,12 @@ def test_one_of_the_two_tables_is_enough(tmp_path: Path, table: str) -> None:
     assert find_folder(tmp_path).root == tmp_path
 
 
-def test_a_folder_without_the_contest_says_what_was_looked_for_where(tmp_path: Path) -> None:
+def test_error_names_the_places_searched(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"landmarks\.csv.*test_points\.csv") as error:
         find_folder(tmp_path)
     assert str(tmp_path / "contest01_data") in str(error.value)
 
 
-def test_a_root_that_is_no_folder_is_named(tmp_path: Path) -> None:
+def test_missing_root_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="absent: there is no such folder"):
         find_folder(tmp_path / "absent")

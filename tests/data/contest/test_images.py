@@ -1,4 +1,4 @@
-"""Whatever OpenCV reads becomes RGB as a person sees it; what is broken or outside is refused."""
+"""Images become upright RGB; damaged, missing and outside ones are refused."""
 
 import io
 import os
@@ -18,7 +18,7 @@ HEIGHT, WIDTH = 30, 22
 
 
 def painted() -> np.ndarray:
-    """Smooth, so that JPEG keeps it, and different in each corner and channel."""
+    """A smooth image, which JPEG preserves, with different corners and channels."""
     y, x = np.mgrid[0:HEIGHT, 0:WIDTH] / [[[HEIGHT]], [[WIDTH]]]
     return np.stack([200 * x + 20, 200 * y + 20, 90 + 0 * x], axis=-1).astype(np.uint8)
 
@@ -43,13 +43,13 @@ def assert_close(image: np.ndarray, expected: np.ndarray, tolerance: int = 6) ->
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM"])
 @pytest.mark.parametrize("name", ["a.jpg", "Gesicht über 1.jpg"])
-def test_the_bytes_and_not_the_name_tell_the_format(tmp_path: Path, form: str, name: str) -> None:
+def test_format_is_detected_from_the_bytes(tmp_path: Path, form: str, name: str) -> None:
     options = {"quality": 98} if form in ("JPEG", "WEBP") else {}
     path = save(tmp_path, encode(Image.fromarray(painted()), form, **options), name)
     assert_close(read_image(path), painted(), tolerance=8)
 
 
-def test_a_jpeg_keeps_its_channels_in_order_and_is_contiguous(tmp_path: Path) -> None:
+def test_jpeg_keeps_its_channels_in_order_and_is_contiguous(tmp_path: Path) -> None:
     image = read_image(save(tmp_path, encode(Image.fromarray(painted()), "JPEG", quality=98)))
     assert_close(image, painted())
     assert image.flags.c_contiguous
@@ -70,7 +70,7 @@ def test_grey_becomes_three_equal_channels(tmp_path: Path, form: str) -> None:
     np.testing.assert_array_equal(image[..., 0], image[..., 2])
 
 
-def test_a_palette_gives_its_colours(tmp_path: Path) -> None:
+def test_palette_gives_its_colours(tmp_path: Path) -> None:
     image = Image.fromarray(painted()).quantize(16)
     expected = np.asarray(image.convert("RGB"))
     np.testing.assert_array_equal(read_image(save(tmp_path, encode(image, "PNG"))), expected)
@@ -103,7 +103,7 @@ def test_sixteen_bits_become_eight(tmp_path: Path, channels: int) -> None:
         (8, np.rot90),
     ],
 )
-def test_exif_turns_the_image_as_a_person_sees_it(
+def test_exif_orientation_is_applied(
     tmp_path: Path, form: str, orientation: int, shown: Callable[[np.ndarray], np.ndarray]
 ) -> None:
     exif = Image.Exif()
@@ -120,7 +120,7 @@ def large() -> Image.Image:
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 @pytest.mark.parametrize("options", [{"subsampling": 2}, {"subsampling": 0, "progressive": True}])
 @pytest.mark.parametrize("reduction", [1, 2, 4, 8])
-def test_a_jpeg_is_decoded_at_a_part_of_its_size(
+def test_jpeg_is_decoded_at_a_reduced_size(
     tmp_path: Path, mode: str, options: dict, reduction: int
 ) -> None:
     path = save(tmp_path, encode(large().convert(mode), "JPEG", quality=97, **options))
@@ -140,7 +140,7 @@ def test_a_jpeg_is_decoded_at_a_part_of_its_size(
 
 
 @pytest.mark.parametrize("form", ["PNG", "BMP", "TIFF", "WEBP"])
-def test_what_is_no_jpeg_is_decoded_whole(tmp_path: Path, form: str) -> None:
+def test_other_formats_are_decoded_whole(tmp_path: Path, form: str) -> None:
     image = ImageFile(save(tmp_path, encode(large(), form), "a.jpg"))
     assert image.image_hw == (301, 211)
     pixels, reduction = image.pixels(4)
@@ -150,9 +150,7 @@ def test_what_is_no_jpeg_is_decoded_whole(tmp_path: Path, form: str) -> None:
 
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("orientation", [None, 1, 3, 6])
-def test_a_jpeg_that_exif_turns_is_decoded_whole(
-    tmp_path: Path, orientation: int | None, order: str
-) -> None:
+def test_rotated_jpeg_is_decoded_whole(tmp_path: Path, orientation: int | None, order: str) -> None:
     exif = Image.Exif()
     exif.endian = order
     exif[0x010F] = "a camera's maker"
@@ -165,9 +163,7 @@ def test_a_jpeg_that_exif_turns_is_decoded_whole(
 
 @pytest.mark.parametrize("reduction", [2, 8])
 @pytest.mark.parametrize("kept", [0.03, 0.5, 0.9, 0.99, -2])
-def test_a_truncated_jpeg_is_refused_at_any_size(
-    tmp_path: Path, kept: float, reduction: int
-) -> None:
+def test_truncated_jpeg_is_refused_at_any_size(tmp_path: Path, kept: float, reduction: int) -> None:
     data = encode(large(), "JPEG")
     path = save(tmp_path, data[: int(kept) if kept < 0 else int(kept * len(data))])
     with pytest.raises(ValueError, match=re.escape(f"{path}: the image cannot be decoded")):
@@ -176,7 +172,7 @@ def test_a_truncated_jpeg_is_refused_at_any_size(
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "BMP", "TIFF", "WEBP"])
 @pytest.mark.parametrize("kept", [0.02, 0.5, 0.9, 0.99, -2])
-def test_a_truncated_image_is_refused(tmp_path: Path, form: str, kept: float) -> None:
+def test_truncated_image_is_refused(tmp_path: Path, form: str, kept: float) -> None:
     data = encode(Image.fromarray(painted()).resize((220, 300)), form)
     size = int(kept) if kept < 0 else int(kept * len(data))
     path = save(tmp_path, data[:size])
@@ -185,28 +181,28 @@ def test_a_truncated_image_is_refused(tmp_path: Path, form: str, kept: float) ->
 
 
 @pytest.mark.parametrize(
-    ("data", "essential"),
+    ("data", "fragment"),
     [
         (b"", "an empty file"),
         (b"<html><body>404 Not Found</body></html>", "text, not an image.*<html>"),
         (b"<!DOCTYPE html>\r\n<html>\r\n", "text, not an image.*<!DOCTYPE"),
-        (bytes(range(256)), "256 bytes are damaged, cut short or of no known format"),
+        (bytes(range(256)), "256 bytes are damaged, truncated or of an unknown format"),
     ],
 )
-def test_what_is_no_image_is_refused(tmp_path: Path, data: bytes, essential: str) -> None:
+def test_file_that_is_no_image_is_refused(tmp_path: Path, data: bytes, fragment: str) -> None:
     path = save(tmp_path, data)
-    with pytest.raises(ValueError, match=f"{re.escape(str(path))}.*{essential}"):
+    with pytest.raises(ValueError, match=f"{re.escape(str(path))}.*{fragment}"):
         read_image(path)
 
 
-def test_a_image_too_large_to_decode_is_refused(tmp_path: Path) -> None:
+def test_image_too_large_to_decode_is_refused(tmp_path: Path) -> None:
     data = bytearray(encode(Image.fromarray(painted()), "BMP"))
     data[18:26] = (60_000).to_bytes(4, "little") * 2
     with pytest.raises(ValueError, match=r"a\.jpg: the image cannot be decoded"):
         read_image(save(tmp_path, bytes(data)))
 
 
-def test_a_missing_image_is_named(tmp_path: Path) -> None:
+def test_missing_image_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"absent\.jpg.*No such file"):
         read_image(tmp_path / "absent.jpg")
     with pytest.raises(ValueError, match="directory"):
@@ -215,7 +211,7 @@ def test_a_missing_image_is_named(tmp_path: Path) -> None:
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """A folder of images with a subfolder, beside an image that lies outside."""
+    """A folder of images with a subfolder, and an image outside it."""
     folder = tmp_path / "images"
     (folder / "sub").mkdir(parents=True)
     for name in ("images/a.jpg", "images/b.jpg", "images/sub/c.jpg", "outside.jpg"):
@@ -246,12 +242,12 @@ def test_links_out_of_the_folder_are_refused(images: Path, name: str) -> None:
     assert f"landmarks.csv, row 3, column file_name: '{name}'" in str(error.value)
 
 
-def test_a_name_that_leads_out_of_the_folder_is_refused(images: Path) -> None:
+def test_name_that_leads_out_of_the_folder_is_refused(images: Path) -> None:
     with pytest.raises(ValueError, match=r"row 2, .*'\.\./outside\.jpg' leads out of"):
         image_paths(images, ["../outside.jpg"], TABLE)
 
 
-def test_missing_images_are_counted_and_the_first_is_named(images: Path) -> None:
+def test_missing_images_are_counted(images: Path) -> None:
     (images / "broken.jpg").symlink_to("nowhere.jpg")
     with pytest.raises(ValueError, match=r"no image 'x\.jpg'") as error:
         image_paths(images, ["a.jpg", "x.jpg", "no/y.jpg", "broken.jpg", "sub"], TABLE)
@@ -263,7 +259,7 @@ def test_missing_images_are_counted_and_the_first_is_named(images: Path) -> None
         image_paths(images, ["x.jpg"], TABLE)
 
 
-def test_images_that_are_not_needed_may_be_missing(images: Path) -> None:
+def test_images_of_other_rows_may_be_missing(images: Path) -> None:
     names = ["a.jpg", "x.jpg", "sub/c.jpg", "y.jpg"]
     paths = image_paths(images, names, TABLE, [2, 0])
     assert list(paths) == [images / name for name in names]
@@ -271,7 +267,7 @@ def test_images_that_are_not_needed_may_be_missing(images: Path) -> None:
         image_paths(images, names, TABLE, [0, 3])
 
 
-def test_a_missing_folder_is_named(images: Path) -> None:
+def test_missing_folder_is_refused(images: Path) -> None:
     with pytest.raises(ValueError, match=r"absent: there is no such folder.*landmarks\.csv"):
         image_paths(images / "absent", ["a.jpg"], TABLE)
 

@@ -1,4 +1,4 @@
-"""The score is the contest's: every labelled number of an image, then every image."""
+"""The score averages over the labelled coordinates of an image, then over images."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from heatmap.data.contest import contest_mse, squared_errors
 
 
 def loop(predicted: np.ndarray, truth: np.ndarray) -> tuple[list[float], float]:
-    """The same in plain Python's float64."""
+    """The score in plain Python."""
     per_image = []
     for image, labels in zip(predicted.tolist(), truth.tolist(), strict=True):
         squares = [
@@ -29,7 +29,7 @@ def random_case() -> tuple[np.ndarray, np.ndarray]:
     return predicted, truth
 
 
-def test_the_score_equals_a_plain_loop() -> None:
+def test_score_equals_a_plain_loop() -> None:
     predicted, truth = random_case()
     per_image, mse = loop(predicted, truth)
     errors = squared_errors(predicted, truth)
@@ -38,23 +38,23 @@ def test_the_score_equals_a_plain_loop() -> None:
     assert contest_mse(errors) == pytest.approx(mse, rel=1e-14)
 
 
-def test_images_count_the_same_whatever_they_have_labelled() -> None:
+def test_every_image_has_the_same_weight() -> None:
     truth = np.zeros((2, 3, 2))
     truth[1, 1:] = np.nan
     predicted = np.stack([np.full((3, 2), 1.0), np.full((3, 2), 3.0)])
     errors = squared_errors(predicted, truth)
     np.testing.assert_array_equal(errors, [1.0, 9.0])
-    assert contest_mse(errors) == 5.0  # 3.0 if every number counted the same
+    assert contest_mse(errors) == 5.0  # 3.0 if every coordinate had the same weight
 
 
-def test_float32_pixels_lose_nothing() -> None:
+def test_float32_inputs_lose_no_precision() -> None:
     truth = np.full((1, 4, 2), 1300, np.float32)
     predicted = np.nextafter(truth, np.float32(2000))
     step = float(predicted[0, 0, 0]) - 1300
     assert squared_errors(predicted, truth)[0] == step**2
 
 
-def test_predictions_are_not_asked_where_nothing_is_labelled() -> None:
+def test_unlabelled_predictions_may_be_nan() -> None:
     predicted, truth = random_case()
     expected = squared_errors(predicted, truth)
     predicted[np.isnan(truth)] = np.nan
@@ -62,13 +62,13 @@ def test_predictions_are_not_asked_where_nothing_is_labelled() -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_predictions_that_are_not_finite_are_counted_and_the_first_is_named(value: float) -> None:
+def test_non_finite_predictions_are_refused(value: float) -> None:
     predicted, truth = random_case()
     predicted[3, 0, 1] = predicted[5] = value
     with pytest.raises(ValueError, match="in 2 of 7 images; the first is number 3"):
         squared_errors(predicted, truth)
 
 
-def test_no_label_at_all_is_refused() -> None:
+def test_score_without_labels_is_refused() -> None:
     with pytest.raises(ValueError, match="none of the 3 images has a label"):
         contest_mse(np.full(3, np.nan))

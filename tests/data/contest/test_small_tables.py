@@ -1,4 +1,4 @@
-"""Small tables of images are read in every form, and refused with the place of what is wrong."""
+"""Small tables are read in every accepted form; errors name their place."""
 
 import re
 from pathlib import Path
@@ -30,21 +30,21 @@ ASKED = "file_name\tpoint_index_list\na.jpg\t[7, 3, 0]\nb.jpg\t[1, 1, 2]\n"
         pytest.param(ASKED + "\n\n", id="blank rows at the end"),
     ],
 )
-def test_every_form_of_the_points_asked_for_gives_the_same(tmp_path: Path, text: str) -> None:
+def test_every_form_of_asked_points_reads_the_same(tmp_path: Path, text: str) -> None:
     asked = read_asked_points(save(tmp_path, text), num_landmarks=8)
     assert asked.names == ["a.jpg", "b.jpg"]
     assert asked.indices.dtype == np.int64
     assert asked.indices.tolist() == [[7, 3, 0], [1, 1, 2]]
 
 
-def test_points_asked_for_are_written_as_in_the_contest(tmp_path: Path) -> None:
+def test_asked_points_are_written_as_in_the_contest(tmp_path: Path) -> None:
     path = tmp_path / "test_points.csv"
     write_asked_points(path, ["a.jpg", "b.jpg"], np.array([[7, 3, 0], [1, 1, 2]]))
     assert path.read_bytes() == ASKED.encode()
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "essentials"),
+    ("old", "new", "fragments"),
     [
         ("point_index_list", "points", ["row 1", "point_index_list", "points"]),
         ("file_name", "image", ["row 1", "file_name", "image"]),
@@ -77,18 +77,18 @@ def test_points_asked_for_are_written_as_in_the_contest(tmp_path: Path) -> None:
         ("b.jpg", "x" * 200_000, ["not a table"]),
     ],
 )
-def test_malformed_points_asked_for_are_refused_with_their_place(
-    tmp_path: Path, old: str, new: str, essentials: list[str]
+def test_malformed_asked_points_are_refused(
+    tmp_path: Path, old: str, new: str, fragments: list[str]
 ) -> None:
     assert old in ASKED
     path = save(tmp_path, ASKED.replace(old, new))
     with pytest.raises(ValueError, match=re.escape(str(path))) as error:
         read_asked_points(path, num_landmarks=8)
-    for essential in essentials:
-        assert essential in str(error.value)
+    for fragment in fragments:
+        assert fragment in str(error.value)
 
 
-def test_missing_points_asked_for_are_named(tmp_path: Path) -> None:
+def test_missing_asked_points_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"absent\.csv: there is no such table"):
         read_asked_points(tmp_path / "absent.csv", num_landmarks=8)
 
@@ -102,16 +102,14 @@ IMAGES = [Path("/data/train/images/b.jpg"), Path("/data/x/a.jpg"), Path("test/im
 
 
 @pytest.mark.parametrize("text", [BOXES, BOXES.replace(",", "\t"), "\ufeff" + BOXES + "\n\n"])
-def test_boxes_are_found_by_as_much_of_the_path_as_their_names_hold(
-    tmp_path: Path, text: str
-) -> None:
+def test_boxes_are_matched_by_the_longest_name(tmp_path: Path, text: str) -> None:
     boxes = read_boxes(save(tmp_path, text), IMAGES)
     assert boxes.dtype == np.float64
     assert boxes.tolist() == [[5, 6, 7, 8], [1, 2, 30, 40.5], [-3, 0, 7, 9]]
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "essentials"),
+    ("old", "new", "fragments"),
     [
         ("x0,y0", "x,y", ["row 1", "file_name, x0, y0, x1, y1"]),
         ("a.jpg,1,2,30", "a.jpg,1,2", ["row 2", "4 cells where the header has 5"]),
@@ -124,18 +122,18 @@ def test_boxes_are_found_by_as_much_of_the_path_as_their_names_hold(
         (BOXES, "", ["row 1"]),
     ],
 )
-def test_malformed_boxes_are_refused_with_their_place(
-    tmp_path: Path, old: str, new: str, essentials: list[str]
+def test_malformed_boxes_are_refused(
+    tmp_path: Path, old: str, new: str, fragments: list[str]
 ) -> None:
     assert old in BOXES
     path = save(tmp_path, BOXES.replace(old, new))
     with pytest.raises(ValueError, match=re.escape(str(path))) as error:
         read_boxes(path, IMAGES)
-    for essential in essentials:
-        assert essential in str(error.value)
+    for fragment in fragments:
+        assert fragment in str(error.value)
 
 
-# --------------------------------------------------------------------------------- left out
+# exclusions
 
 EXCLUDED = "why,file_name\nblurred,sub/c.jpg\ntwo faces, a.jpg \nand cut,a.jpg\n"
 
@@ -149,7 +147,7 @@ EXCLUDED = "why,file_name\nblurred,sub/c.jpg\ntwo faces, a.jpg \nand cut,a.jpg\n
         "filename\na.jpg\nsub/c.jpg",
     ],
 )
-def test_the_images_to_leave_out_are_found_in_the_table(tmp_path: Path, text: str) -> None:
+def test_excluded_images_become_rows(tmp_path: Path, text: str) -> None:
     table = read_landmarks(save(tmp_path, TABLE))
     path = tmp_path / "bad.csv"
     path.write_bytes(text.encode())
@@ -159,7 +157,7 @@ def test_the_images_to_leave_out_are_found_in_the_table(tmp_path: Path, text: st
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "essentials"),
+    ("old", "new", "fragments"),
     [
         ("file_name", "image", ["row 1", "columns file_name", "image"]),
         ("sub/c.jpg", "c.jpg", ["row 2, column file_name", "'c.jpg' is not in ", "landmarks.csv"]),
@@ -168,8 +166,8 @@ def test_the_images_to_leave_out_are_found_in_the_table(tmp_path: Path, text: st
         (EXCLUDED, "", ["row 1"]),
     ],
 )
-def test_malformed_tables_of_images_to_leave_out_are_refused_with_their_place(
-    tmp_path: Path, old: str, new: str, essentials: list[str]
+def test_malformed_exclusions_are_refused(
+    tmp_path: Path, old: str, new: str, fragments: list[str]
 ) -> None:
     assert old in EXCLUDED
     table = read_landmarks(save(tmp_path, TABLE))
@@ -177,5 +175,5 @@ def test_malformed_tables_of_images_to_leave_out_are_refused_with_their_place(
     path.write_text(EXCLUDED.replace(old, new))
     with pytest.raises(ValueError, match=re.escape(str(path))) as error:
         read_excluded(path, table)
-    for essential in essentials:
-        assert essential in str(error.value)
+    for fragment in fragments:
+        assert fragment in str(error.value)

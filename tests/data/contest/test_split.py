@@ -1,4 +1,4 @@
-"""No person validates and trains, and the same table is always split the same way."""
+"""A person is on one side only, and a table is always split the same way."""
 
 import json
 from pathlib import Path
@@ -40,19 +40,19 @@ def test_no_person_is_on_both_sides() -> None:
     assert split.rule == "by person (50 people, 10 in validation)"
 
 
-def test_the_split_by_person_does_not_depend_on_the_rows_order() -> None:
+def test_split_by_person_does_not_depend_on_the_rows_order() -> None:
     names = names_of(50)
     shuffled = list(np.random.default_rng(0).permutation(names))
     chosen, chosen_again = split_rows(names), split_rows(shuffled)
     assert people_in(names, chosen.validation) == people_in(shuffled, chosen_again.validation)
 
 
-def test_the_split_by_person_is_this_one() -> None:
+def test_split_by_person_never_changes() -> None:
     names = names_of(12)
     assert people_in(names, split_rows(names).validation) == {"Jo_5", "Jo_10", "Jo_11"}
 
 
-def test_a_larger_share_takes_more_people_and_keeps_the_others() -> None:
+def test_larger_share_adds_people() -> None:
     names = names_of(50)
     small, large = (
         people_in(names, split_rows(names, share=share).validation) for share in (0.1, 0.5)
@@ -60,14 +60,14 @@ def test_a_larger_share_takes_more_people_and_keeps_the_others() -> None:
     assert small < large
 
 
-def test_a_pattern_tells_the_person() -> None:
+def test_person_pattern_selects_the_person() -> None:
     names = [f"{which}-{who}.png" for who in "abcdefghijklm" for which in range(2)]
     split = split_rows(names, person_pattern=r"\d+-(\w)")
     assert split.rule.startswith("by person (13 people")
     assert (split.validation[0::2] == split.validation[1::2]).all()
 
 
-def test_order_validates_with_the_last_rows_as_the_organisers_did() -> None:
+def test_split_by_order_validates_with_the_last_rows() -> None:
     split = split_rows(names_of(50), rule="order", share=0.2)
     np.testing.assert_array_equal(np.flatnonzero(split.validation), np.arange(120, 150))
     assert split.rule == "by order (the last 30 of 150 rows)"
@@ -76,7 +76,7 @@ def test_order_validates_with_the_last_rows_as_the_organisers_did() -> None:
     assert split_rows(["x.jpg"] * 10, rule="order", share=0.9).validation.sum() == 9
 
 
-def test_random_rows_are_others_with_another_seed_and_as_many_as_by_order() -> None:
+def test_random_split_depends_on_the_seed() -> None:
     names = names_of(17)
     split, again, other = (
         split_rows(names, rule="random", share=0.3, seed=seed) for seed in (42, 42, 43)
@@ -85,14 +85,14 @@ def test_random_rows_are_others_with_another_seed_and_as_many_as_by_order() -> N
     assert (split.validation != other.validation).any()
     by_order = split_rows(names, rule="order", share=0.3).validation
     assert split.validation.sum() == other.validation.sum() == by_order.sum() == 16
-    assert 0 < (split.validation & by_order).sum() < 16  # neither the last rows nor the others
+    assert 0 < (split.validation & by_order).sum() < 16
     assert split.rule == "at random with seed 42 (16 of 51 rows)"
 
 
 UNEVEN = [f"P{who}_{which}.jpg" for who in range(23) for which in range(1 + who % 4)]
 
 
-def test_by_hash_rows_keep_their_side_when_the_table_changes() -> None:
+def test_split_by_hash_is_stable_when_the_table_changes() -> None:
     names = names_of(200)
     grown = [f"New_{number}.jpg" for number in range(77)] + names[::-1]
     for options in ({"share": 0.3}, {"folds": 4, "fold": 2}):
@@ -110,7 +110,7 @@ def test_by_hash_rows_keep_their_side_when_the_table_changes() -> None:
 
 @pytest.mark.parametrize("rule", ["person", "order", "hash", "random"])
 @pytest.mark.parametrize("folds", [2, 5, 7])
-def test_every_row_validates_in_one_fold_and_fold_0_is_the_plain_share(
+def test_every_row_validates_in_one_fold(
     rule: Literal["person", "order", "hash", "random"], folds: int
 ) -> None:
     splits = [split_rows(UNEVEN, rule=rule, folds=folds, fold=fold) for fold in range(folds)]
@@ -129,7 +129,7 @@ def test_every_row_validates_in_one_fold_and_fold_0_is_the_plain_share(
             assert not people_in(UNEVEN, part) & people_in(UNEVEN, ~part)
 
 
-def test_folds_by_order_begin_at_the_tables_end() -> None:
+def test_folds_by_order_start_at_the_end() -> None:
     parts = [
         np.flatnonzero(split_rows(names_of(4), rule="order", folds=5, fold=fold).validation)
         for fold in range(5)
@@ -155,12 +155,12 @@ def test_without_a_share_all_rows_train() -> None:
         ([f"{number:032x}.jpg" for number in range(100)], "by order"),
     ],
 )
-def test_auto_splits_by_person_where_the_names_allow_it(names: list[str], rule: str) -> None:
+def test_auto_splits_by_person_if_names_show_people(names: list[str], rule: str) -> None:
     assert split_rows(names, rule="auto").rule.startswith(rule)
 
 
 @pytest.mark.parametrize(
-    ("names", "options", "essential"),
+    ("names", "options", "fragment"),
     [
         (names_of(9), {"share": -0.1}, r"must be in \[0, 1\), not -0.1"),
         (names_of(9), {"share": 1.0}, r"must be in \[0, 1\), not 1"),
@@ -195,8 +195,8 @@ def test_auto_splits_by_person_where_the_names_allow_it(names: list[str], rule: 
         (names_of(1), {"share": 0.9}, "cannot split 3 rows"),
     ],
 )
-def test_what_cannot_be_split_is_refused(names: list[str], options: dict, essential: str) -> None:
-    with pytest.raises(ValueError, match=essential):
+def test_impossible_split_is_refused(names: list[str], options: dict, fragment: str) -> None:
+    with pytest.raises(ValueError, match=fragment):
         split_rows(names, **options)
 
 
@@ -206,14 +206,14 @@ def table_of(folder: Path, names: list[str]) -> LandmarkTable:
     return read_landmarks(path)
 
 
-def test_a_stored_split_is_read_back_by_file_name(tmp_path: Path) -> None:
+def test_stored_split_is_joined_by_file_name(tmp_path: Path) -> None:
     names, path = ["a.jpg", "b,c.jpg", "d/e.jpg", "f.jpg", "g.jpg"], tmp_path / "new" / "split.csv"
     validation = np.array([True, False, False, True, False])
     write_split(path, names, validation)
     assert path.read_text().splitlines()[:2] == ["file_name,part", "a.jpg,validation"]
     split = read_split(path, table_of(tmp_path, names))
     np.testing.assert_array_equal(split.validation, validation)
-    assert split.rule == f"as {path} says (2 of 5 rows)"
+    assert split.rule == f"from {path} (2 of 5 rows)"
     again = read_split(path, table_of(tmp_path, names[::-1]))
     np.testing.assert_array_equal(again.validation, validation[::-1])
 
@@ -222,44 +222,44 @@ def test_a_stored_split_is_read_back_by_file_name(tmp_path: Path) -> None:
     for fold in range(3):
         split = read_split(path, table_of(tmp_path, names), fold)
         np.testing.assert_array_equal(split.validation, folds == fold)
-        assert split.rule == f"as {path} says (fold {fold} of 3: {(folds == fold).sum()} of 5 rows)"
+        assert split.rule == f"from {path} (fold {fold} of 3: {(folds == fold).sum()} of 5 rows)"
 
 
 @pytest.mark.parametrize(
-    ("text", "fold", "essential"),
+    ("text", "fold", "fragment"),
     [
         ("file_name,side\na.jpg,train\n", 0, "row 1: expected the columns file_name and either"),
         ("file_name,part,fold\na.jpg,train,1\n", 0, "row 1: expected the columns"),
         ("", 0, "row 1: expected the columns"),
         ("file_name,part\na.jpg\n", 0, "row 2: 1 cells where the header has 2"),
         ("file_name,part\na.jpg,test\n", 0, "row 2, column part: expected train or validation"),
-        ("file_name,fold\na.jpg,-1\n", 0, "row 2, column fold: expected the number of a fold"),
+        ("file_name,fold\na.jpg,-1\n", 0, "row 2, column fold: expected a fold's number"),
         ("file_name,part\nx.jpg,train\n", 0, r"row 2, column file_name: 'x.jpg' is not in .*land"),
-        ("file_name,part\na.jpg,train\na.jpg,train\n", 0, "row 3, .* 'a.jpg' stands in a row"),
+        ("file_name,part\na.jpg,train\na.jpg,train\n", 0, "row 3, .* 'a.jpg' is already in a row"),
         ("file_name,part\na.jpg,train\n", 0, "1 of the 2 images .* no row, such as 'b.jpg'"),
         ("file_name,part\na.jpg,train\nb.jpg,train\n", 0, "0 of 2 rows validate"),
         ("file_name,part\na.jpg,train\nb.jpg,validation\n", 1, "no folds; .*data.fold 0, not 1"),
         ("file_name,fold\na.jpg,0\nb.jpg,1\n", 2, "fold 2 of 2: 0 of 2 rows validate"),
     ],
 )
-def test_a_stored_split_that_does_not_fit_is_refused(
-    tmp_path: Path, text: str, fold: int, essential: str
+def test_stored_split_of_another_table_is_refused(
+    tmp_path: Path, text: str, fold: int, fragment: str
 ) -> None:
     path = tmp_path / "split.csv"
     path.write_text(text)
-    with pytest.raises(ValueError, match=f"^{path}.*{essential}"):
+    with pytest.raises(ValueError, match=f"^{path}.*{fragment}"):
         read_split(path, table_of(tmp_path, ["a.jpg", "b.jpg"]), fold)
 
 
-def test_the_split_of_a_run_is_read_by_file_name(
+def test_split_of_a_run_is_joined_by_file_name(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     names, path = ["a.jpg", "b.jpg", "c.jpg", "d.jpg"], tmp_path / "split.json"
     table = table_of(tmp_path, names)
-    stored = {"table": table.fingerprint(), "validation": ["d.jpg", "b.jpg"], "excluded": ["a.jpg"]}
+    stored = {"table": table.fingerprint, "validation": ["d.jpg", "b.jpg"], "excluded": ["a.jpg"]}
     path.write_text(json.dumps(stored))
     split = read_split(path, table)
-    assert (split.kind, split.rule) == ("file", f"as {path} says (2 of 4 rows)")
+    assert (split.kind, split.rule) == ("file", f"from {path} (2 of 4 rows)")
     assert split.validation.tolist() == [False, True, False, True]
     assert split.excluded.tolist() == [0]
     assert not caplog.text
@@ -269,7 +269,7 @@ def test_the_split_of_a_run_is_read_by_file_name(
 
 
 @pytest.mark.parametrize(
-    ("stored", "essential"),
+    ("stored", "fragment"),
     [
         ("[]", "holds no named values"),
         ('{"rule": ', "not a readable file"),
@@ -281,16 +281,16 @@ def test_the_split_of_a_run_is_read_by_file_name(
         ('{"validation": ["a.jpg"], "excluded": ["b.jpg"]}', "1 of 2 rows validate"),
     ],
 )
-def test_a_split_of_a_run_that_does_not_fit_is_refused(
-    tmp_path: Path, stored: str, essential: str
+def test_split_of_a_run_on_another_table_is_refused(
+    tmp_path: Path, stored: str, fragment: str
 ) -> None:
     path = tmp_path / "split.json"
     path.write_text(stored)
-    with pytest.raises(ValueError, match=f"^{path}.*{essential}"):
+    with pytest.raises(ValueError, match=f"^{path}.*{fragment}"):
         read_split(path, table_of(tmp_path, ["a.jpg", "b.jpg"]))
 
 
-def test_every_split_tells_its_kind() -> None:
+def test_split_has_its_kind() -> None:
     for rule in RULES[1:]:
         assert split_rows(names_of(12), rule=rule).kind == rule
         assert split_rows(names_of(12), rule=rule, share=0).kind == "none"
@@ -298,7 +298,7 @@ def test_every_split_tells_its_kind() -> None:
     assert split_rows(names_of(2)).kind == "order"
 
 
-def test_a_group_that_takes_no_part_tells_no_person() -> None:
+def test_unmatched_group_is_no_person() -> None:
     with pytest.raises(ValueError, match=r"'b_0\.jpg' does not match"):
         split_rows(["a_0.jpg", "b_0.jpg"], rule="person", person_pattern="(a)?")
 

@@ -1,4 +1,4 @@
-"""A submission holds the right numbers for every test image, or there is no file."""
+"""A submission holds the asked points of every test image, or is not written."""
 
 import re
 from pathlib import Path
@@ -25,17 +25,17 @@ ASKED = AskedPoints(path=Path("test_points.csv"), names=NAMES, indices=INDICES)
 
 
 def predictions() -> np.ndarray:
-    """(3, 6, 2) float32; each number tells its image, landmark and axis."""
+    """(3, 6, 2) float32; each number encodes its image, landmark and axis."""
     image, landmark, axis = np.mgrid[0:3, 0:6, 0:2]
     return (100 * image + 10 * landmark + axis - 0.375).astype(np.float32)
 
 
 def picked(points: np.ndarray) -> np.ndarray:
-    """The landmarks asked for."""
+    """The asked points."""
     return np.take_along_axis(points, INDICES[..., None], 1)
 
 
-def test_the_file_is_the_contests(tmp_path: Path) -> None:
+def test_submission_has_the_contests_format(tmp_path: Path) -> None:
     path = tmp_path / "submission.csv"
     asked = AskedPoints(path=Path(), names=["b.jpg", "a.jpg"], indices=np.array([[1, 0], [2, 2]]))
     points = predictions()[:2][::-1]
@@ -65,7 +65,7 @@ def test_rounding(
     assert path.read_text().splitlines()[1] == expected
 
 
-def test_truncation_is_the_organisers(tmp_path: Path) -> None:
+def test_truncation_equals_the_organisers(tmp_path: Path) -> None:
     path = tmp_path / "submission.csv"
     points = predictions() - 150
     write_submission(path, ASKED, picked(points), rounding="truncate")
@@ -81,7 +81,7 @@ def test_decimals_read_back_to_a_ten_thousandth(tmp_path: Path) -> None:
     np.testing.assert_allclose(read_submission(path).points_image, expected, atol=1e-4, rtol=0)
 
 
-def test_a_submission_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_submission_reads_back(tmp_path: Path) -> None:
     write_submission(tmp_path / "s.csv", ASKED, picked(predictions()))
     submission = read_submission(tmp_path / "s.csv")
     assert submission.names == NAMES
@@ -90,7 +90,7 @@ def test_a_submission_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("points", [predictions(), picked(predictions())[:2]])
-def test_other_predictions_than_asked_for_leave_no_file(tmp_path: Path, points: np.ndarray) -> None:
+def test_wrong_shape_leaves_no_file(tmp_path: Path, points: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"test_points.csv asks for 5 landmarks of 3 images, but"):
         write_submission(tmp_path / "s.csv", ASKED, points)
     assert list(tmp_path.iterdir()) == []
@@ -98,13 +98,13 @@ def test_other_predictions_than_asked_for_leave_no_file(tmp_path: Path, points: 
 
 @pytest.mark.parametrize("rounding", ["round", "truncate", "none"])
 @pytest.mark.parametrize("value", [np.nan, -np.inf])
-def test_a_point_that_is_not_finite_leaves_the_old_file(
+def test_non_finite_point_leaves_the_old_file(
     tmp_path: Path, rounding: Literal["round", "truncate", "none"], value: float
 ) -> None:
     path = tmp_path / "s.csv"
     path.write_text("old")
     points = predictions()
-    points[1, 5] = value  # nobody asks for this one
+    points[1, 5] = value  # not asked for
     points[2, 3, 1] = value
     with pytest.raises(ValueError, match=r"s\.csv: not written.*'c\.jpg' is not finite"):
         write_submission(path, ASKED, picked(points), rounding=rounding)
@@ -112,9 +112,7 @@ def test_a_point_that_is_not_finite_leaves_the_old_file(
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_what_does_not_read_back_the_same_leaves_no_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_read_back_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = module.write_landmarks
 
     def write_wrongly(path: Path, names: list[str], points: np.ndarray, form: Form) -> None:
@@ -130,7 +128,7 @@ SUBMISSION = "file_name,Point_M0_X,Point_M0_Y,Point_M1_X,Point_M1_Y\na.jpg,1,2,3
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "essentials"),
+    ("old", "new", "fragments"),
     [
         (",", "\t", ["row 1", "comma"]),
         ("Point_M", "Point_", ["row 1, column 2", "'Point_M0_X'", "'Point_0_X'"]),
@@ -139,24 +137,24 @@ SUBMISSION = "file_name,Point_M0_X,Point_M0_Y,Point_M1_X,Point_M1_Y\na.jpg,1,2,3
         (",5,6,", ",,,", ["row 3, column Point_M0_X", "empty", "every number"]),
         (",6,", ",six,", ["row 3, column Point_M0_Y", "'six' is not a number"]),
         (",6,", ",nan,", ["row 3, column Point_M0_Y", "'nan' is not a number"]),
-        (",6,", ",inf,", ["row 3, column Point_M0_Y", "'inf' is not finite"]),
+        (",6,", ",inf,", ["row 3, column Point_M0_Y", "'inf' is not a number"]),
         (",8\n", "\n", ["row 3", "4 cells", "header has 5"]),
         ("b.jpg", "a.jpg", ["row 3, column file_name", "'a.jpg'", "row 2"]),
     ],
 )
-def test_a_malformed_submission_is_refused_with_its_place(
-    tmp_path: Path, old: str, new: str, essentials: list[str]
+def test_malformed_submission_is_refused(
+    tmp_path: Path, old: str, new: str, fragments: list[str]
 ) -> None:
     assert old in SUBMISSION
     path = tmp_path / "s.csv"
     path.write_text(SUBMISSION.replace(old, new))
     with pytest.raises(ValueError, match=re.escape(str(path))) as error:
         read_submission(path)
-    for essential in essentials:
-        assert essential in str(error.value)
+    for fragment in fragments:
+        assert fragment in str(error.value)
 
 
-def test_a_submission_is_scored_by_name(tmp_path: Path) -> None:
+def test_submission_is_scored_by_file_name(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     truth = random.integers(-9, 999, (3, 5, 2)).astype(float)
     answers = truth + random.integers(-4, 5, truth.shape)
@@ -173,7 +171,7 @@ def test_a_submission_is_scored_by_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "num_points", "essential"),
+    ("names", "num_points", "fragment"),
     [
         (["a.jpg", "b.jpg"], 5, "s.csv, scored by .*solution.csv: 1 images are missing: c.jpg"),
         ([*NAMES, "x.jpg"], 5, "s.csv, scored by .*: 1 images are not asked for: x.jpg"),
@@ -181,10 +179,10 @@ def test_a_submission_is_scored_by_name(tmp_path: Path) -> None:
         (NAMES, 4, "s.csv holds 4 points for each image, .*solution.csv 5"),
     ],
 )
-def test_a_submission_for_another_solution_is_refused(
-    tmp_path: Path, names: list[str], num_points: int, essential: str
+def test_submission_for_another_solution_is_refused(
+    tmp_path: Path, names: list[str], num_points: int, fragment: str
 ) -> None:
     write_answers(tmp_path / "solution.csv", NAMES, np.zeros((3, 5, 2)))
     write_answers(tmp_path / "s.csv", names, np.zeros((len(names), num_points, 2)))
-    with pytest.raises(ValueError, match=essential):
+    with pytest.raises(ValueError, match=fragment):
         score_submission(tmp_path / "s.csv", tmp_path / "solution.csv")

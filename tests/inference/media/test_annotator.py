@@ -1,4 +1,4 @@
-"""Images and videos come back drawn, with every point in their own pixels."""
+"""Images and videos are drawn, and their points written in image pixels."""
 
 import csv
 import json
@@ -22,7 +22,7 @@ Tool = Callable[..., int]
 
 @pytest.fixture(scope="module")
 def runs(tiny_contest: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Runs of a step each: of heatmaps, of the direct road, and on boxes."""
+    """Runs of one step: with heatmaps, without, and on boxes."""
     folder = tmp_path_factory.mktemp("runs")
     boxes = folder / "boxes.csv"
     names = [f"{person}_{k}.jpg" for person in ("ada", "bo", "cy", "dee") for k in range(3)]
@@ -52,7 +52,7 @@ def runs(tiny_contest: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 
 @pytest.fixture
 def folder(tmp_path: Path, tiny_contest: Path) -> Path:
-    """Three images, one of them large, one broken; a video; and what is neither."""
+    """Two small images, a large one, a broken one, a video and a text file."""
     folder = tmp_path / "mine"
     folder.mkdir()
     for k in range(2):
@@ -81,7 +81,7 @@ def points_of(out: Path, image: Path, frame: str = "") -> np.ndarray:
     return np.array([[float(row["x"]), float(row["y"])] for row in rows])
 
 
-def test_a_folder_is_drawn_and_what_cannot_be_read_is_counted(
+def test_a_folder_is_drawn_and_unreadable_files_are_counted(
     runs: dict[str, Path],
     folder: Path,
     tool: Tool,
@@ -93,14 +93,14 @@ def test_a_folder_is_drawn_and_what_cannot_be_read_is_counted(
         tool("predict", runs["heatmaps"], folder, "--out", out, "--device", "cpu", "--no-smooth")
         == 1
     )
-    said = capfd.readouterr()
-    assert f"{folder / 'broken.jpg'}: the image cannot be decoded" in said.err
-    assert "1 of 5 files could not be looked at" in said.err and "Traceback" not in said.err
+    captured = capfd.readouterr()
+    assert f"{folder / 'broken.jpg'}: the image cannot be decoded" in captured.err
+    assert "1 of 5 files could not be processed" in captured.err and "Traceback" not in captured.err
     written = {path.name for path in out.iterdir()}
     names = {"eve_0.jpg", "eve_1.jpg", "large.webp.png", "clip.mp4"}
     assert written == names | {"points.csv", "points.json"}
 
-    # the same as the library says
+    # the same as the library's
     paths = [folder / name for name in ("eve_0.jpg", "eve_1.jpg", "large.webp")]
     expected = heatmap.Predictor(runs["heatmaps"], device="cpu")(paths)
     for path, points in zip(paths, expected.points_image, strict=True):
@@ -113,7 +113,7 @@ def test_a_folder_is_drawn_and_what_cannot_be_read_is_counted(
     enlarged = cv2.imread(str(out / "eve_0.jpg")).shape
     assert enlarged[0] % small[0] == 0 and max(enlarged) >= 400
 
-    # JSON says what the table says
+    # points.json equals points.csv
     faces = json.loads((out / "points.json").read_text())["faces"]
     assert len(faces) == 3 + 5
     rows = table_of(out)
@@ -130,7 +130,7 @@ def test_a_folder_is_drawn_and_what_cannot_be_read_is_counted(
     np.testing.assert_allclose(points_of(out, folder / "clip.mp4", "2"), points, atol=1e-3)
 
 
-def test_boxes_are_taken_from_the_line_or_a_table(
+def test_boxes_come_from_the_command_line_or_a_table(
     runs: dict[str, Path], folder: Path, tool: Tool, tmp_path: Path
 ) -> None:
     paths = [folder / "eve_0.jpg", folder / "eve_1.jpg"]
@@ -151,16 +151,18 @@ def test_boxes_are_taken_from_the_line_or_a_table(
         np.testing.assert_allclose(points_of(tmp_path / name, paths[1]), points, atol=1e-3)
 
 
-def test_folders_in_a_folder_are_told_of(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_subfolders_are_left_out_with_a_hint(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (folder / "deeper").mkdir()
     (folder / "deeper" / "eve_0.jpg").write_bytes((folder / "eve_0.jpg").read_bytes())
     with caplog.at_level("INFO", "heatmap"):
         found = find_files([str(folder)])
-    assert len(found) == 5 and f"say '{folder}/**/*.jpg' for all" in caplog.text
+    assert len(found) == 5 and f"for subfolders, write '{folder}/**/*.jpg'" in caplog.text
     assert folder / "deeper" / "eve_0.jpg" in find_files([f"{folder}/**/*.jpg"])
 
 
-def test_one_name_of_two_images_has_no_box(
+def test_two_images_of_one_name_need_paths_in_the_box_table(
     runs: dict[str, Path], folder: Path, tool: Tool, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "deeper").mkdir()
@@ -175,7 +177,7 @@ def test_one_name_of_two_images_has_no_box(
     assert tool("predict", runs["heatmaps"], *arguments) == 0
 
 
-def test_no_two_files_are_drawn_to_one(
+def test_drawn_copies_never_share_a_file(
     runs: dict[str, Path], folder: Path, tool: Tool, tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
@@ -200,7 +202,7 @@ def test_no_two_files_are_drawn_to_one(
     np.testing.assert_allclose(points_of(out, mine / "a.bmp"), drawn[0], atol=1e-3)
 
 
-def test_a_detector_that_finds_no_face_is_no_error_for_a_run_on_boxes(
+def test_a_run_on_boxes_accepts_an_image_without_faces(
     runs: dict[str, Path], folder: Path, tmp_path: Path
 ) -> None:
     predictor = heatmap.Predictor(runs["boxes"], device="cpu")
@@ -209,11 +211,11 @@ def test_a_detector_that_finds_no_face_is_no_error_for_a_run_on_boxes(
     assert table_of(tmp_path / "out") == []
 
 
-def test_every_face_that_a_detector_finds_is_seen(
+def test_every_detected_face_is_predicted(
     runs: dict[str, Path], folder: Path, tool: Tool, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
-    """YuNet itself is no part of the repository; this one answers as it does, in pixels of 640."""
+    """A stand-in replaces YuNet, whose boxes are in pixels of its 640 x 640 input."""
 
     class Found:
         def detect(self, image: np.ndarray) -> tuple[int, np.ndarray | None]:
@@ -247,30 +249,30 @@ def test_every_face_that_a_detector_finds_is_seen(
     ("arguments", "code", "words"),
     [
         ([], 2, "name images, videos or a camera"),
-        (["x.jpg", "--data", "."], 2, "--data . takes the place of x.jpg"),
-        (["0", "x.jpg"], 2, "a camera is looked at alone"),
+        (["x.jpg", "--data", "."], 2, "or else a contest folder with --data"),
+        (["0", "x.jpg"], 2, "camera 0 excludes other inputs"),
         (["x.jpg", "--out", "text.onnx"], 2, "--out text.onnx is a file"),
-        (["x.jpg", "--box", "60,2,70,9"], 1, "x.jpg: the box: from (60, 2) to (70, 9) is outside"),
+        (["x.jpg", "--box", "60,2,70,9"], 1, "x.jpg: the box from (60, 2) to (70, 9) is outside"),
         (["nothing-*.jpg"], 2, "no file matches nothing-*.jpg"),
         (["missing.jpg"], 1, "missing.jpg: the image cannot be read"),
         (["missing.mp4"], 1, "missing.mp4: the video cannot be read"),
-        (["empty"], 2, "empty: there are no images or videos in this folder"),
-        (["x.jpg", "--box", "1,2,3"], 2, "expected four numbers x0,y0,x1,y1, found 1,2,3"),
-        (["x.jpg", "--box", "5,2,3,4"], 2, "x0 must be below x1"),
+        (["empty"], 2, "empty: no images or videos in this folder"),
+        (["x.jpg", "--box", "1,2,3"], 2, "--box 1,2,3: expected four numbers x0,y0,x1,y1"),
+        (["x.jpg", "--box", "5,2,3,4"], 2, "--box 5,2,3,4: expected x0 < x1"),
         (["x.jpg", "--box", "1,2,3,4", "--detector", "d.onnx"], 2, "exclude each other"),
-        (["x.jpg", "--detector", "d.onnx"], 1, "d.onnx: there is no such file"),
+        (["x.jpg", "--detector", "d.onnx"], 1, "d.onnx: no such file"),
         (["x.jpg", "--detector", "text.onnx"], 1, "text.onnx: not YuNet"),
-        (["x.jpg", "--test"], 2, "--test goes with --data"),
-        (["x.jpg", "--out", "."], 1, "would take the place of the file itself"),
+        (["x.jpg", "--test"], 2, "--test needs --data"),
+        (["x.jpg", "--out", "."], 1, "the drawn copy would replace it"),
         (["--data", ".", "--count", "0"], 2, "--count (at least 1)"),
-        (["987"], 1, "camera 987: there is none"),
+        (["987"], 1, "camera 987: not found"),
     ],
 )
-def test_wrong_uses_say_what_is_wrong(
+def test_wrong_usage_is_reported(
     runs: dict[str, Path], tool: Tool, tmp_path: Path, capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch, arguments: list[str], code: int, words: str,
 ) -> None:  # fmt: skip
-    class Nowhere:
+    class NoWindow:
         is_open = True
 
         def __init__(self, title: str) -> None:
@@ -279,32 +281,32 @@ def test_wrong_uses_say_what_is_wrong(
         def close(self) -> None:
             pass
 
-    monkeypatch.setattr(camera, "Window", Nowhere)
+    monkeypatch.setattr(camera, "Window", NoWindow)
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.onnx").write_text("no network")
     assert cv2.imwrite(str(tmp_path / "x.jpg"), np.zeros((40, 50, 3), np.uint8))
     before = (tmp_path / "x.jpg").read_bytes()
     assert tool("predict", runs["heatmaps"], *arguments, "--device", "cpu") == code
-    said = " ".join(capfd.readouterr().err.replace("│", " ").split())
-    assert words in said and "Traceback" not in said
+    error = " ".join(capfd.readouterr().err.replace("│", " ").split())
+    assert words in error and "Traceback" not in error
     assert (tmp_path / "x.jpg").read_bytes() == before
 
 
-def test_a_run_on_boxes_asks_for_them(
+def test_a_run_on_boxes_requires_boxes(
     runs: dict[str, Path], folder: Path, tool: Tool, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert tool("predict", runs["boxes"], folder / "eve_0.jpg", "--device", "cpu") == 2
-    assert "name them with --box or --boxes" in capfd.readouterr().err
+    assert "add --box, --boxes or --detector" in capfd.readouterr().err
 
 
-def test_without_a_display_a_camera_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_camera_needs_a_display(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     with pytest.raises(ValueError, match="live window"):
         camera.Window("nothing")
 
 
-def test_a_camera_is_shown_until_its_window_is_closed(
+def test_a_camera_runs_until_its_window_is_closed(
     runs: dict[str, Path], tool: Tool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown: list[np.ndarray] = []
@@ -324,13 +326,13 @@ def test_a_camera_is_shown_until_its_window_is_closed(
             self.is_open = False
 
     monkeypatch.setattr(camera, "Window", Screen)
-    monkeypatch.setattr(camera, "images", lambda index: ((image, t / 30) for t in range(99)))
+    monkeypatch.setattr(camera, "frames", lambda index: ((image, t / 30) for t in range(99)))
     assert tool("predict", runs["heatmaps"], "0", "--device", "cpu") == 0
     assert len(shown) == 4 and all(drawn.shape == image.shape for drawn in shown)
     assert all((drawn != 90).any() for drawn in shown)
 
 
-def test_labelled_images_are_drawn_above_their_truth(
+def test_a_sheet_shows_the_truth_below_the_predictions(
     runs: dict[str, Path], tiny_contest: Path, tool: Tool, tmp_path: Path
 ) -> None:
     arguments = [runs["heatmaps"], "--data", tiny_contest, "--count", "2", "--device", "cpu"]
@@ -343,7 +345,7 @@ def test_labelled_images_are_drawn_above_their_truth(
     assert cv2.imread(str(tmp_path / "out" / "sheet.jpg")).shape == (256, 2 * 196 - 4, 3)
 
 
-def test_a_labelled_image_that_is_missing_is_named_by_its_row_of_the_table(
+def test_a_missing_labelled_image_is_reported_with_its_row(
     runs: dict[str, Path], tiny_contest: Path, tool: Tool, tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -358,7 +360,7 @@ def test_a_labelled_image_that_is_missing_is_named_by_its_row_of_the_table(
     assert f"{other.train_table}, row 13, column file_name: there" in capfd.readouterr().err
 
 
-def test_what_was_done_before_a_stop_is_kept(
+def test_ctrl_c_keeps_the_points_so_far(
     runs: dict[str, Path], folder: Path, tool: Tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stopped(video: Video) -> None:

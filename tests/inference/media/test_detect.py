@@ -1,4 +1,4 @@
-"""Faces are found by OpenCV's YuNet; its network is no part of the repository."""
+"""Boxes of OpenCV's YuNet; a stand-in replaces its network, which is not in the repository."""
 
 from pathlib import Path
 
@@ -11,8 +11,8 @@ STRIDES = 8, 16, 32
 CELL = 20 * 80 + 30  # row 20, column 30 of the finest grid
 
 
-def yunet_that_sees_one_face(path: Path) -> None:
-    """A network with YuNet's input and outputs, and one face, 80 x 96 px, wherever it looks."""
+def write_yunet_that_sees_one_face(path: Path) -> None:
+    """A network with YuNet's input and outputs that sees one face of 80 x 96 px in any image."""
     onnx = pytest.importorskip("onnx", reason="pip install -e '.[export]'")
     constant, node = onnx.numpy_helper.from_array, onnx.helper.make_node
     number = onnx.TensorProto.FLOAT
@@ -35,10 +35,8 @@ def yunet_that_sees_one_face(path: Path) -> None:
 
 
 @pytest.mark.parametrize(("hw", "shrink"), [((960, 1280), 0.5), ((90, 300), 1), ((1280, 500), 0.5)])
-def test_boxes_are_in_the_images_own_pixels(
-    tmp_path: Path, hw: tuple[int, int], shrink: float
-) -> None:
-    yunet_that_sees_one_face(tmp_path / "yunet.onnx")
+def test_boxes_are_in_image_pixels(tmp_path: Path, hw: tuple[int, int], shrink: float) -> None:
+    write_yunet_that_sees_one_face(tmp_path / "yunet.onnx")
     boxes = Detector(tmp_path / "yunet.onnx")(np.full((*hw, 3), 100, np.uint8))
     middle, size = 8 * np.array([30.5, 20.25]), np.array([80, 96])
     expected = np.concatenate([middle - size / 2, middle + size / 2]) / shrink - 0.5

@@ -1,4 +1,4 @@
-"""A still face stands still, a face that moves is followed, a new face begins anew."""
+"""Still faces stop jittering, moving faces are followed, and a gap restarts the filter."""
 
 from collections.abc import Callable
 
@@ -16,8 +16,8 @@ def clip(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(T, P, 2) true, noisy and filtered landmarks of a face that moves along x and y alike.
 
-    The noise has the shapes of the decoder's covariances and another size; a share of its variance
-    is common to all landmarks.
+    The noise has the shapes of the decoder's covariances at another size. `common` is the share of
+    its variance that all landmarks have in common.
     """
     generator = np.random.default_rng(4)
     truth = generator.uniform(100, 300, (LANDMARKS, 2))
@@ -38,14 +38,14 @@ def clip(
     [{}, {"weighted": False}, {"common": 0.8}, {"sigma": 0.03}, {"sigma": 6.0}],
     ids=str,
 )
-def test_the_jitter_of_a_still_face_is_taken_down_four_times(options: dict[str, float]) -> None:
+def test_jitter_of_a_still_face_shrinks_four_times(options: dict[str, float]) -> None:
     truth, raw, filtered = (part[60:] for part in clip(lambda t: 0.0, **options))
     assert (raw - truth).std(0).mean() > 4 * (filtered - truth).std(0).mean()
     assert np.abs((filtered - truth).mean((0, 1))).max() < 0.1 * (raw - truth).std()
 
 
 @pytest.mark.parametrize("sigma", [0.1, 0.5, 3.0])
-def test_a_face_that_moves_by_two_pixels_a_frame_is_followed_within_two_frames(
+def test_the_lag_at_two_pixels_per_frame_is_below_two_frames(
     sigma: float,
 ) -> None:
     truth, _, filtered = clip(lambda t: 2.0 * max(0, t - 100), sigma=sigma)
@@ -55,7 +55,7 @@ def test_a_face_that_moves_by_two_pixels_a_frame_is_followed_within_two_frames(
 
 
 @pytest.mark.parametrize("sigmas_a_frame", [0.6, 1, 3, 10])
-def test_what_moves_faster_than_its_jitter_is_followed_within_two_frames(
+def test_the_lag_of_motion_faster_than_the_jitter_is_below_two_frames(
     sigmas_a_frame: float,
 ) -> None:
     speed = sigmas_a_frame * SIGMA
@@ -66,20 +66,20 @@ def test_what_moves_faster_than_its_jitter_is_followed_within_two_frames(
 
 
 @pytest.mark.parametrize("sigmas", [8, 20, 400])
-def test_a_face_that_jumps_is_there_within_two_frames(sigmas: float) -> None:
+def test_a_jump_is_followed_within_two_frames(sigmas: float) -> None:
     truth, _, filtered = clip(lambda t: sigmas * SIGMA * (t >= 150))
     left = (truth - filtered).mean((1, 2)) / (sigmas * SIGMA)
-    assert np.abs(left[151:]).max() < 0.2  # and is not thrown beyond
+    assert np.abs(left[151:]).max() < 0.2  # no overshoot
 
 
-def test_a_swinging_face_is_followed_without_losing_its_way() -> None:
+def test_a_swinging_face_is_followed() -> None:
     truth, raw, filtered = clip(lambda t: 20 * np.sin(2 * np.pi * t / 30))
     lagged = [np.abs(filtered[60:] - truth[60 - lag : FRAMES - lag]).mean() for lag in range(4)]
     assert np.argmin(lagged) == 0
     assert lagged[0] < 2 * np.abs(raw - truth).mean()
 
 
-def test_a_mouth_that_opens_is_followed_while_the_face_stands_still() -> None:
+def test_a_moving_mouth_in_a_still_face_is_followed() -> None:
     generator = np.random.default_rng(5)
     face = generator.uniform(0, 200, (LANDMARKS, 2))
     landmark_filter, lag = LandmarkFilter(), []
@@ -92,7 +92,7 @@ def test_a_mouth_that_opens_is_followed_while_the_face_stands_still() -> None:
     assert np.array(lag)[30:, :30].mean() < 0.3 / 3
 
 
-def test_a_frame_with_wide_heatmaps_counts_for_less() -> None:
+def test_wide_heatmaps_weigh_less() -> None:
     generator = np.random.default_rng(6)
     face = generator.uniform(0, 200, (LANDMARKS, 2))
     sharp = np.broadcast_to(30 * np.eye(2), (LANDMARKS, 2, 2))
@@ -111,7 +111,7 @@ def test_a_frame_with_wide_heatmaps_counts_for_less() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "forgets"), [(1 / RATE, False), (0.8, True)])
-def test_after_a_gap_a_face_begins_anew(seconds: float, forgets: bool) -> None:
+def test_a_long_gap_restarts_the_filter(seconds: float, forgets: bool) -> None:
     generator = np.random.default_rng(8)
     landmark_filter = LandmarkFilter()
     for t in range(40):
@@ -121,7 +121,7 @@ def test_after_a_gap_a_face_begins_anew(seconds: float, forgets: bool) -> None:
     assert np.array_equal(found, points) == forgets
 
 
-def test_a_landmark_that_starts_without_a_peak_is_found_when_it_has_one() -> None:
+def test_a_landmark_that_starts_without_a_peak_is_found_later() -> None:
     face = np.random.default_rng(10).uniform(0, 200, (LANDMARKS, 2))
     sharp = np.broadcast_to(30 * np.eye(2), (LANDMARKS, 2, 2))
     hidden, lost = sharp.copy(), face.copy()
@@ -134,7 +134,7 @@ def test_a_landmark_that_starts_without_a_peak_is_found_when_it_has_one() -> Non
     np.testing.assert_allclose(found, face, atol=1e-2)
 
 
-def test_frames_that_repeat_and_faces_without_noise_break_nothing() -> None:
+def test_repeated_frames_without_noise_stay_finite() -> None:
     face = np.random.default_rng(9).uniform(0, 200, (LANDMARKS, 2))
     landmark_filter = LandmarkFilter()
     for t in range(30):

@@ -1,4 +1,4 @@
-"""Faces keep their numbers while they move, cross and come back."""
+"""Faces keep their numbers while they move, cross and return."""
 
 import numpy as np
 
@@ -11,7 +11,7 @@ def face(x: float, y: float = 50, size: float = 1) -> TrackedFace:
     return TrackedFace(0, SHAPE * size + (x, y), None, None)
 
 
-def test_faces_keep_their_numbers_whatever_order_they_are_found_in() -> None:
+def test_numbers_do_not_depend_on_the_order_of_detection() -> None:
     tracks = Tracks(smooth=False)
     for t in range(10):
         left, right = face(10 + 3 * t), face(200 - 3 * t, 20, 1.5)
@@ -22,7 +22,7 @@ def test_faces_keep_their_numbers_whatever_order_they_are_found_in() -> None:
             assert np.array_equal(before.points_image, after.points_image)
 
 
-def test_a_face_that_was_away_for_long_or_is_elsewhere_is_another() -> None:
+def test_a_long_absence_or_a_distant_place_gives_a_new_number() -> None:
     tracks = Tracks()
     numbers = [
         tracks.follow([face(x)] if x else [], seconds)[0].number if x else None

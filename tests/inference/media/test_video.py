@@ -1,4 +1,4 @@
-"""Videos come back with every image at its time, and what is damaged is told."""
+"""Frames keep their times, and damage to a video is reported."""
 
 import logging
 import struct
@@ -11,40 +11,39 @@ import cv2
 import numpy as np
 import pytest
 
-from heatmap.inference.media import video
-from heatmap.inference.media.video import Video
+from heatmap.inference.media.video import Video, write_video
 
 
-def image(k: int, height: int, width: int) -> np.ndarray:
+def frame(k: int, height: int, width: int) -> np.ndarray:
     """Grey, with a white bar at x = 4 + 3 k in its upper half and red in a corner."""
-    image = np.full((height, width, 3), 60, np.uint8)
-    image[: height // 2, 4 + 3 * k : 7 + 3 * k] = 255
-    image[-8:, -8:] = (230, 20, 20)
-    return image
+    frame = np.full((height, width, 3), 60, np.uint8)
+    frame[: height // 2, 4 + 3 * k : 7 + 3 * k] = 255
+    frame[-8:, -8:] = (230, 20, 20)
+    return frame
 
 
 def clip(path: Path, count: int = 12, hw: tuple[int, int] = (48, 64), rate: float = 25) -> Path:
-    """A video as OpenCV writes them."""
+    """A video written by OpenCV."""
     code = cv2.VideoWriter.fourcc(*("mp4v" if path.suffix == ".mp4" else "MJPG"))
     writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, code, rate, hw[::-1])
     for k in range(count):
-        writer.write(image(k, *hw)[..., ::-1])
+        writer.write(frame(k, *hw)[..., ::-1])
     writer.release()
     return path
 
 
 def copied(source: Path, path: Path, hw: tuple[int, int] | None = None) -> None:
-    """Writes the video anew, its images drawn again in this size."""
+    """Writes a video with the source's times and newly drawn frames of this size."""
     original = Video(source)
-    images = list(original)
-    hw = hw or images[0].image.shape[:2]
-    with video.written(path, original) as write:
-        for k, one in enumerate(images):
-            write(image(k, *hw), one.start, one.duration)
+    frames = list(original)
+    hw = hw or frames[0].image.shape[:2]
+    with write_video(path, original) as write:
+        for k, one in enumerate(frames):
+            write(frame(k, *hw), one.start, one.duration)
 
 
 def bar(image: np.ndarray) -> float:
-    """Where the white bar is."""
+    """The x of the white bar."""
     row = image[image.shape[0] // 4, :, 1].astype(float) - 60
     return float((row.clip(60) - 60) @ np.arange(len(row)) / (row.clip(60) - 60).sum())
 
@@ -58,23 +57,25 @@ def assert_shows(images: Sequence[np.ndarray], hw: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("name", ["clip.mp4", "clip.avi"])
-def test_every_image_is_read_at_its_time(tmp_path: Path, name: str) -> None:
+def test_each_frame_has_its_time(tmp_path: Path, name: str) -> None:
     source = Video(clip(tmp_path / name))
-    images = list(source)
-    assert source.expected == 12 and source.rate == 25 and source.report(12) == ""
-    assert_shows([one.image for one in images], (48, 64))
-    assert [one.seconds for one in images] == pytest.approx([k / 25 for k in range(12)])
+    frames = list(source)
+    assert source.expected == 12 and source.rate == 25 and source.problems(12) == ""
+    assert_shows([one.image for one in frames], (48, 64))
+    assert [one.seconds for one in frames] == pytest.approx([k / 25 for k in range(12)])
 
 
 @pytest.mark.parametrize("hw", [(48, 64), (47, 64), (48, 63), (47, 63)])
 def test_a_video_keeps_its_size_rate_and_length(tmp_path: Path, hw: tuple[int, int]) -> None:
     source = clip(tmp_path / "clip.mp4", rate=29.97)
     copied(source, tmp_path / "out.mp4", hw)
-    found = Video(tmp_path / "out.mp4")
-    images = list(found)
-    assert float(found.rate) == pytest.approx(29.97, abs=1e-3)
-    assert_shows([one.image for one in images], hw)
-    assert [p.seconds for p in images] == pytest.approx([k / 29.97 for k in range(12)], abs=1e-3)
+    copy = Video(tmp_path / "out.mp4")
+    frames = list(copy)
+    assert float(copy.rate) == pytest.approx(29.97, abs=1e-3)
+    assert_shows([one.image for one in frames], hw)
+    assert [one.seconds for one in frames] == pytest.approx(
+        [k / 29.97 for k in range(12)], abs=1e-3
+    )
     # OpenCV, which cuts odd sizes when it writes, agrees
     capture = cv2.VideoCapture(str(tmp_path / "out.mp4"))
     assert capture.read()[1].shape == (*hw, 3)
@@ -82,12 +83,12 @@ def test_a_video_keeps_its_size_rate_and_length(tmp_path: Path, hw: tuple[int, i
     capture.release()
 
 
-def test_images_that_are_shown_for_longer_stay_so(tmp_path: Path) -> None:
+def test_uneven_frame_times_are_kept(tmp_path: Path) -> None:
     original = Video(clip(tmp_path / "clip.mp4"))
     ticks = [round(seconds / original.time_base) for seconds in (0, 0.04, 0.3, 0.31, 1.2)]
-    with video.written(tmp_path / "uneven.mp4", original) as write:
+    with write_video(tmp_path / "uneven.mp4", original) as write:
         for k, start in enumerate(ticks):
-            write(image(k, 48, 64), start, round(Fraction(1, 25) / original.time_base))
+            write(frame(k, 48, 64), start, round(Fraction(1, 25) / original.time_base))
     uneven = [one.seconds for one in Video(tmp_path / "uneven.mp4")]
     assert uneven == pytest.approx([0, 0.04, 0.3, 0.31, 1.2], abs=1e-3)
     copied(tmp_path / "uneven.mp4", tmp_path / "again.mp4")
@@ -95,7 +96,7 @@ def test_images_that_are_shown_for_longer_stay_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("clockwise", [90, 180, 270])
-def test_a_video_of_a_turned_phone_is_seen_upright(tmp_path: Path, clockwise: int) -> None:
+def test_a_video_from_a_turned_phone_is_upright(tmp_path: Path, clockwise: int) -> None:
     content = bytearray(clip(tmp_path / "clip.mp4").read_bytes())
     cosine, sine = {90: (0, 1), 180: (-1, 0), 270: (0, -1)}[clockwise]
     matrix = (cosine, sine, 0, -sine, cosine, 0, 0, 0, 1 << 14)  # ISO 14496-12, 8.3.2
@@ -106,7 +107,7 @@ def test_a_video_of_a_turned_phone_is_seen_upright(tmp_path: Path, clockwise: in
     assert_shows([np.rot90(image, clockwise // 90) for image in turned], (48, 64))
 
 
-def test_damaged_images_are_told_and_the_others_read(
+def test_damaged_frames_are_reported_and_the_others_read(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     content = bytearray(clip(tmp_path / "clip.avi", count=20).read_bytes())
@@ -115,24 +116,24 @@ def test_damaged_images_are_told_and_the_others_read(
     (tmp_path / "damaged.avi").write_bytes(content)
     damaged = Video(tmp_path / "damaged.avi")
     with caplog.at_level(logging.WARNING, "heatmap"):
-        images = list(damaged)
-    assert 18 <= len(images) <= 20
-    assert bar(images[-1].image) == pytest.approx(5 + 3 * 19, abs=0.3)
-    assert images[-1].seconds == pytest.approx(19 / 25)
+        frames = list(damaged)
+    assert 18 <= len(frames) <= 20
+    assert bar(frames[-1].image) == pytest.approx(5 + 3 * 19, abs=0.3)
+    assert frames[-1].seconds == pytest.approx(19 / 25)
     assert damaged.lost + damaged.damaged == 1
-    assert damaged.report(len(images)).startswith(f"{damaged.path}: 1 ")
+    assert damaged.problems(len(frames)).startswith(f"{damaged.path}: 1 ")
 
 
-def test_a_video_that_breaks_off_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
+def test_a_truncated_video_is_read_up_to_its_end(tmp_path: Path) -> None:
     content = clip(tmp_path / "clip.avi", count=20).read_bytes()
     (tmp_path / "cut.avi").write_bytes(content[: len(content) * 6 // 10])
     cut = Video(tmp_path / "cut.avi")
     count = len(list(cut))
     assert 3 <= count <= 14
-    assert f"{count} of 20 images could be read" in cut.report(count)
+    assert f"{count} of 20 frames could be read" in cut.problems(count)
 
 
-def test_a_video_without_a_number_of_images_breaks_off_by_its_length(tmp_path: Path) -> None:
+def test_without_a_frame_count_the_duration_shows_truncation(tmp_path: Path) -> None:
     original = Video(clip(tmp_path / "clip.mp4", count=99))
     with av.open(str(tmp_path / "clip.mkv"), "w") as container:
         stream = container.add_stream("libx264", rate=25)
@@ -143,24 +144,24 @@ def test_a_video_without_a_number_of_images_breaks_off_by_its_length(tmp_path: P
     content = (tmp_path / "clip.mkv").read_bytes()
     (tmp_path / "cut.mkv").write_bytes(content[: len(content) // 2])
     whole, cut = Video(tmp_path / "clip.mkv"), Video(tmp_path / "cut.mkv")
-    assert whole.expected is None and whole.report(len(list(whole))) == ""
+    assert whole.expected is None and whole.problems(len(list(whole))) == ""
     count = len(list(cut))
-    assert f"breaks off after {count / 25:.1f} of 4.0 s" in cut.report(count)
+    assert f"breaks off after {count / 25:.1f} of 4.0 s" in cut.problems(count)
 
 
-def test_pixels_that_are_not_square_stay_so(tmp_path: Path) -> None:
+def test_non_square_pixels_are_kept(tmp_path: Path) -> None:
     original = Video(clip(tmp_path / "clip.mp4"))
-    images = list(original)
+    frames = list(original)
     original.pixel_aspect = Fraction(4, 3)
-    with video.written(tmp_path / "wide.mp4", original) as write:
-        for one in images:
+    with write_video(tmp_path / "wide.mp4", original) as write:
+        for one in frames:
             write(one.image, one.start, one.duration)
     copied(tmp_path / "wide.mp4", tmp_path / "again.mp4")
     again = Video(tmp_path / "again.mp4")
     assert len(list(again)) == 12 and again.pixel_aspect == Fraction(4, 3)
 
 
-def test_what_is_no_video_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_no_video_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("no video at all\n" * 99)
     content = clip(tmp_path / "clip.mp4").read_bytes()
     (tmp_path / "cut.mp4").write_bytes(content[: len(content) // 2])  # its index is at the end
@@ -169,12 +170,12 @@ def test_what_is_no_video_is_told(tmp_path: Path) -> None:
             Video(tmp_path / name)
 
 
-def test_a_video_that_fails_to_be_written_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_no_file(tmp_path: Path) -> None:
     original = Video(clip(tmp_path / "clip.mp4"))
     with (
         pytest.raises(RuntimeError, match="stop"),
-        video.written(tmp_path / "out.mp4", original) as write,
+        write_video(tmp_path / "out.mp4", original) as write,
     ):
-        write(image(0, 48, 64), 0, 512)
+        write(frame(0, 48, 64), 0, 512)
         raise RuntimeError("stop")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.mp4"]

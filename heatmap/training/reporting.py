@@ -1,0 +1,118 @@
+"""What an epoch leaves for people: its row in the ledger, images, per_image.csv, a log line."""
+
+import logging
+import math
+from typing import Any
+
+import numpy as np
+
+from heatmap.config import Model
+from heatmap.data.samples import evenly_spaced
+from heatmap.evaluation.sheets import prediction_sheet
+from heatmap.networks import Network
+from heatmap.runs import checkpoint
+from heatmap.runs.folder import RunFolder
+from heatmap.runs.ledger import Ledger
+from heatmap.runs.per_image import read_per_image, write_per_image
+from heatmap.runtime.files import finite
+from heatmap.training.prepare import Run
+
+logger = logging.getLogger("heatmap")
+
+BLACK_PEAK = 0.05  # mean peak height below which the heatmaps have collapsed
+NUM_SHOWN = 8  # validation images on the sheet of an epoch
+NUM_WORST = NUM_OTHERS = 16  # images in the table of predictions
+
+
+def ledger_row(run: Run, loss: float, scores: dict[str, Any]) -> dict[str, Any]:
+    """The epoch's row of metrics.jsonl, without what was not measured."""
+    groups = scores.get("groups", {})
+    group_scores = {f"val/mse/{name.replace(' ', '_')}": mse for name, mse in groups.items()}
+    row = {
+        "epoch": run.progress.epoch + 1,
+        "train/loss": loss,
+        "val/mse": scores.get("mse"),
+        **(group_scores if len(groups) > 1 else {}),
+        "val/nme_percent": scores.get("nme_percent"),
+        "val/peak": scores.get("mean_peak"),
+        "lr": max(group["lr"] for group in run.optimizer.param_groups),
+        "sigma": run.progress.sigma,
+    }
+    return {name: value for name, value in row.items() if value is not None}
+
+
+def report_epoch(
+    run: Run, files: RunFolder, ledger: Ledger, row: dict[str, Any],
+    columns: dict[str, np.ndarray], seconds: dict[str, float],
+) -> None:  # fmt: skip
+    """Writes and logs the results of an epoch.
+
+    Args:
+        row: as `ledger_row` gives it.
+        columns: of per_image.csv if the epoch is the best so far, else empty.
+        seconds: by part of the epoch, with the "total".
+    """
+    progress, every = run.progress, run.experiment.wandb.images_every
+    total = seconds.pop("total")
+    shares = {part: value / total for part, value in seconds.items()}
+    row = row | {"time/seconds": total} | {f"time/{part}": share for part, share in shares.items()}
+    _warn_if_black(run.experiment.model, row)
+    if "val/mse" in row and (progress.finished or (progress.epoch - 1) % every == 0):
+        rows = evenly_spaced(run.data.validation_rows, NUM_SHOWN).tolist()
+        ledger.image("validation", progress.step, _sheet(run, run.scored_network, rows))
+    if columns:
+        names = [run.data.table.names[row] for row in run.data.validation_rows]
+        write_per_image(files.per_image, names, columns)
+    if progress.finished and files.per_image.is_file():
+        _write_predictions(run, files, ledger)
+    ledger.log(progress.step, row)
+    _log_epoch(run, row, shares)
+
+
+def _sheet(run: Run, network: Network, rows: list[int]) -> np.ndarray:
+    """The images of these rows with predicted and labelled landmarks."""
+    data = run.data
+    paths, labels = [data.validation.paths[row] for row in rows], data.table.points_image[rows]
+    return prediction_sheet(network, run.experiment, paths, labels, data.scheme)
+
+
+def _write_predictions(run: Run, files: RunFolder, ledger: Ledger) -> None:
+    """Writes the best network's predictions on the worst images and some others, worst first."""
+    network, progress = run.scored_network, run.progress
+    if progress.best_epoch < progress.epoch:
+        network = checkpoint.load_trained(files.path).network.to(run.device)
+    _, columns = read_per_image(files.per_image)
+    num_labelled = int(np.isfinite(columns["mse"]).sum())
+    worst_first = np.argsort(-columns["mse"])[:num_labelled]  # NaN is last
+    indices = [*worst_first[:NUM_WORST], *evenly_spaced(worst_first[NUM_WORST:], NUM_OTHERS)]
+    numbers = {name: values for name, values in columns.items() if name not in ("width", "height")}
+
+    def entry(index: int) -> tuple[np.ndarray, str, list[float | None]]:
+        row = int(run.data.validation_rows[index])
+        values = finite([float(column[index]) for column in numbers.values()])
+        return _sheet(run, network, [row]), run.data.table.names[row], values
+
+    ledger.predictions(progress.step, list(numbers), map(entry, indices))
+
+
+def _warn_if_black(model: Model, row: dict[str, Any]) -> None:
+    # with loss "none" the softmax alone is trained, and the height of the peak means nothing
+    if model.loss != "none" and row.get("val/peak", 1.0) < BLACK_PEAK:
+        logger.warning(
+            f"the heatmaps are nearly black (mean peak {row['val/peak']:.3f}, targets have 1). "
+            "Usual causes: a learning rate too high or too low, model.weight_map 0, model.sigma "
+            "below 1, or labels that belong to other images"
+        )
+
+
+def _log_epoch(run: Run, row: dict[str, Any], shares: dict[str, float]) -> None:
+    scores = ""
+    if "val/mse" in row:
+        nme = row.get("val/nme_percent", math.nan)
+        best = f"(best {run.progress.best_mse:.3f})  NME {nme:.2f} %"
+        scores = f"  val MSE {row['val/mse']:8.3f} px²  {best}"
+    times = ", ".join(f"{part} {100 * share:.0f} %" for part, share in shares.items())
+    logger.info(
+        f"epoch {row['epoch']:3d}  loss {row['train/loss']:.4g}{scores}"
+        f"  lr {row['lr']:.1e}  {row['time/seconds']:.0f} s: {times}"
+    )
