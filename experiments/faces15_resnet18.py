@@ -1,22 +1,21 @@
 """How well does direct regression place 15 landmarks on small grey images?
 
 The first configuration of the 15-landmark project, for Kaggle's "facial-keypoints-detection":
-ResNet18, layers of 512, 256 and 30, the absolute error, ten changed copies of every image an
-epoch, turned to any angle, and one cycle of the learning rate.
+ResNet18, layers of 512, 256 and 30, absolute error, ten augmented copies of every image per epoch,
+rotated by any angle, and a one-cycle learning rate.
 
 Run      python tools/data.py convert kaggle15 facial-keypoints-detection.zip DIR --incomplete drop
          python tools/train.py experiments/faces15_resnet18.py --data.root DIR --out RUN
-Against  experiments/faces15_unet.py. A short version, as its authors shipped it: --train.epochs 5
+Against  experiments/faces15_unet.py. The authors' short version: --train.epochs 5
          --train.batch 50 --optimizer.lr 0.007 --data.multiplier 1. The reduced set: convert with
-         --limit 200. Incomplete rows as well: without --incomplete drop
-Cost     15.4 GiB at the peak by the dry run on a CPU (15 landmarks, batch 625); the time was
-         not measured at full size
+         --limit 200. With incomplete rows: convert without --incomplete drop
+Cost     not measured at full size
 Outcome  980 faces of 96 pixels (a random 15 % validate), random weights, 3 minutes on 2 CPU
          cores at 96 px: 106.7 px², behind the mean shape (38.15) and experiments/faces15_unet.py
-         (1.91): 24 epochs are too few to learn that faces stand in any direction, of the
-         recipe's 800 times 10. With --model.weights none --crop.height 96 --crop.width 96
+         (1.91). 24 epochs, of the recipe's 800 times 10, are too few to learn faces at any
+         angle. With --model.weights none --crop.height 96 --crop.width 96
          --data.multiplier 1 --train.batch 50 --optimizer.lr 0.001 --train.max-minutes 3; with
-         the authors' rate of 0.007 it is 233.3. On faces68 at 128 px, 12 minutes, 0.007: 412.8.
+         the authors' rate of 0.007: 233.3 px². On faces68 at 128 px, 12 minutes, 0.007: 412.8.
 """
 
 from heatmap.config import Augment, Crop, Data, Direct, Experiment, Optimizer, Schedule, Train

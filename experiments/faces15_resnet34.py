@@ -1,14 +1,13 @@
-"""Does a deeper encoder, with a rate that goes up and down, place 15 landmarks better?
+"""Do a deeper encoder and a cyclic learning rate place 15 landmarks better?
 
-The second configuration of the 15-landmark project: ResNet34, smaller batches, and a cyclic rate
-whose peaks shrink step by step (exp_range).
+The second configuration of the 15-landmark project: ResNet34, smaller batches, and a cyclic
+learning rate with shrinking peaks (exp_range).
 
 Run      python tools/train.py experiments/faces15_resnet34.py --data.root DIR --out RUN
-Against  experiments/faces15_resnet18.py, where the data are made
-Cost     15.0 GiB at the peak by the dry run on a CPU (15 landmarks, batch 420); the time was
-         not measured at full size
-Outcome  as for experiments/faces15_resnet18.py, with --schedule.rise-steps 100: 187.1 px² after
-         15 epochs.
+Against  experiments/faces15_resnet18.py, which says how to make the data
+Cost     not measured at full size
+Outcome  set up as for experiments/faces15_resnet18.py, with --schedule.rise-steps 100: 187.1 px²
+         after 15 epochs.
 """
 
 from dataclasses import replace

@@ -1,9 +1,9 @@
-"""What do heatmaps gain where there are 15 landmarks only, on grey images of 96 pixels?
+"""What do heatmaps gain with only 15 landmarks, on grey images of 96 pixels?
 
 Run      python tools/train.py experiments/faces15_unet.py --data.root DIR --out RUN
-Against  experiments/faces15_resnet18.py, where the data are made; rows and split are the same
-Cost     0.6 GiB at the peak by the dry run on a CPU (15 landmarks, batch 32). On 2 CPU cores,
-         random weights: 16 s an epoch of 833 images with its validation (the run below).
+Against  experiments/faces15_resnet18.py, which says how to make the data; same rows and split
+Cost     On 2 CPU cores, random weights: 16 s per epoch of 833 images with validation (the run
+         below).
 Outcome  980 faces of 96 pixels (a random 15 % validate), random weights, 3 minutes on 2 CPU
          cores, 11 epochs: 1.91 px² (mean shape: 38.15), with --model.weights none
          --train.batch 16 --train.epochs 1000 --train.max-minutes 3.

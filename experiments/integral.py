@@ -1,14 +1,13 @@
-"""What is left of the heatmap road when nothing says how a heatmap looks?
+"""How good are heatmaps that are trained on coordinates alone?
 
-Integral regression: the softmax of each map is read as a probability, its mean is the landmark, and
-the loss is on coordinates alone, with DSNT's divergence from a Gaussian to keep the map compact.
+Integral regression: the softmax of each heatmap is a probability distribution and its mean is the
+landmark. The loss is on coordinates, plus DSNT's divergence from a Gaussian to keep maps compact.
 
 Run      python tools/train.py experiments/integral.py --data.root DIR --out RUN
 Against  experiments/unet.py, trained on heatmaps. Without the divergence:
          --model.divergence 0. Heatmaps and coordinates together: experiments/unet.py with
          --model.coordinate-loss mae --model.coordinate-weight 0.1
-Cost     1.0 GiB at the peak by the dry run on a CPU (971 landmarks, batch 32); the time was
-         not measured at full size
+Cost     not measured at full size
 Outcome  faces68, random weights, 12 minutes on 2 CPU cores, 9 epochs: 7.39 px² (unet: 4.98 and
          5.20, baseline: 21.99, mean shape: 127.35), with --model.weights none --model.encoder
          resnet18 --model.width 68 --train.batch 16 --train.epochs 1000 --train.max-minutes 12.

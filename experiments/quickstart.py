@@ -1,8 +1,8 @@
-"""Does the main road work here, from drawn faces to a submission, in a few minutes on any machine?
+"""Does everything work on this machine, from synthetic faces to a submission, in a few minutes?
 
 Run      bash tools/quickstart.sh
 Against  the mean shape, and the nearest training image
-Cost     5 minutes on 2 CPU cores: 0.8 of drawing, 3.5 of training, the rest of scoring
+Cost     5 minutes on 2 CPU cores: 0.8 to draw the faces, 3.5 to train, the rest to score
 Outcome  submission 7.1 px², validation 7.5 px² (13.9 and 14.8 on a machine half as fast); mean
          shape 221.8, nearest training image 309.3
 """

@@ -1,18 +1,17 @@
-"""What does direct regression reach with cleaned borders, strong augmentation and a robust loss?
+"""What score does direct regression reach with cut borders, augmentation and a robust loss?
 
-The final recipe of the contest's ResNet50 entry: the black border is cut off, crops of 224 pixels
-are mirrored, turned by up to 30 degrees and changed in brightness and contrast, the loss is the
-mean absolute error, and the rate falls by the root of 10 when the score stops to improve.
+The final recipe of the contest's ResNet50 entry. Black borders are cut off. Crops of 224 pixels are
+mirrored, rotated by up to 30 degrees and changed in brightness and contrast. The loss is the mean
+absolute error. The learning rate falls by the square root of 10 when the score stops improving.
 
 Run      python tools/train.py experiments/resnet50.py --data.root DIR --out RUN
-Against  experiments/unet.py; experiments/resnet50_blocks.py. Its author's other attempts
+Against  experiments/unet.py; experiments/resnet50_blocks.py. Its author's other attempts:
          --model.loss mse|smooth_l1|wing; --model.loss mse --train.pixel-weights
          --crop.height 166 --crop.width 128; --model.encoder resnet101|resnext50_32x4d|inceptionv4
          --schedule.kind onecycle --schedule.warmup 0.3 --optimizer.lr 1e-3 --train.epochs 20
-         Labels that are not trusted: --data.exclude excluded.csv. Turned heads twice:
+         Without bad labels: --data.exclude excluded.csv. Turned heads weighted double:
          tools/data.py pose DIR --out weights.csv, --data.weights weights.csv
-Cost     24.1 GiB at the peak by the dry run on a CPU (971 landmarks, batch 256); the time was
-         not measured at full size
+Cost     not measured at full size
 Outcome  faces68, random weights, 12 minutes on 2 CPU cores: 10.41 and 10.94 px² with two seeds
          after 16 and 14 epochs (unet: 4.98 and 5.20, mean shape: 130.8), with --model.weights
          none --model.encoder resnet18 --crop.height 128 --crop.width 128 --train.batch 16

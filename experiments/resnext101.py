@@ -1,18 +1,17 @@
-"""What does direct regression with a large encoder reach, trained in three stages?
+"""What score does direct regression reach with a large encoder, trained in three stages?
 
-The recipe of the contest's entry on ResNeXt101-32x8d: one linear layer on the pooled features, six
-epochs at a rate of 1e-3, three that fall by 0.2 an epoch, and one of the head alone at 1e-4, each
-from the best weights of the one before.
+The recipe of the contest's ResNeXt101-32x8d entry: one linear layer on the pooled features, trained
+for six epochs at a rate of 1e-3, for three with the rate multiplied by 0.2 per epoch, and for one
+with the encoder frozen at 1e-4. Each stage starts from the best weights so far.
 
 Run      python tools/train.py experiments/resnext101.py --data.root DIR --out RUN
-Against  experiments/unet.py. As the authors split the rows: --data.split order. Their other
+Against  experiments/unet.py. The authors' split: --data.split order. Their other
          attempt: --crop.height 224 --crop.width 224 --model.encoder tu-wide_resnet101_2
          --model.hidden 2048 --model.dropout 0.1
-Cost     7.2 GiB at the peak by the dry run on a CPU (971 landmarks, batch 64); the time was
-         not measured at full size
+Cost     not measured at full size
 Outcome  faces68, random weights, its three stages (10 epochs, 8.3 minutes on 2 CPU cores) with
          --model.weights none --model.encoder resnet18 --train.batch 16: 18.86 px² (mean shape:
-         127.35). On the contest's data its author reached 8.91 (private) and 9.31 (public) px²,
+         127.35). On the contest's data its authors reached 8.91 (private) and 9.31 (public) px²,
          and 8.92 and 9.31 without the last stage.
 """
 

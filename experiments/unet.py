@@ -1,9 +1,9 @@
-"""What does the main recipe reach: a U-Net on heatmaps with the adaptive wing loss?
+"""What score does the main recipe reach, a U-Net on heatmaps with the adaptive wing loss?
 
 Run      python tools/train.py experiments/unet.py --data.root DIR --out RUN
-Against  experiments/baseline.py. Targets that shrink while the loss settles: --model.sigma-start 4
-Cost     On 2 CPU cores, resnet18 at 128 px, 68 landmarks: 69 to 83 s an epoch of 2,899 images
-         with its validation (the runs below).
+Against  experiments/baseline.py. With targets that shrink over training: --model.sigma-start 4
+Cost     On 2 CPU cores, resnet18 at 128 px, 68 landmarks: 69 to 83 s per epoch of 2,899 images
+         with validation (the runs below).
 Outcome  faces68, random weights, 12 minutes on 2 CPU cores, validation by person: 4.98 and
          5.20 px² with two seeds (mean shape: 127.35) after 10 epochs, with --model.weights none
          --model.encoder resnet18 --model.width 68 --train.batch 16 --train.epochs 1000

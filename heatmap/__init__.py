@@ -10,7 +10,7 @@ __all__ = ["Landmarks", "Predictor"]
 
 
 def __getattr__(name: str) -> Any:
-    """The public names, imported when they are first asked for: torch takes seconds to come."""
+    """Imports the public names on first use, since importing torch takes seconds."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from heatmap.inference import predictor

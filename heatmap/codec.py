@@ -1,10 +1,10 @@
-"""One representation of landmarks, both ways: points to target heatmaps, heatmaps to points.
+"""Landmarks to target heatmaps, and heatmaps to landmarks.
 
-A target is a Gaussian of height 1 round the unrounded landmark: a factor along y times one along x.
-Landmarks outside the map are drawn, and decoded, at most `REACH` sigma beyond its outermost pixel
+A target is a Gaussian of height 1 at the unrounded landmark: a factor along y times one along x.
+Landmarks outside the map are rendered and decoded at most `REACH` sigma beyond its outermost pixel
 centres.
 
-Shapes: H x W heatmap pixels; leading axes are free.
+Shapes: heatmaps are (..., H, W) pixels with any leading axes.
 """
 
 import math
@@ -16,37 +16,27 @@ from torch import Tensor
 from torch.nn import functional
 
 REACH = 1.5
-FAINT = 0.05  # the lowest peak that the global decoder's temperature follows
+MIN_PEAK = 0.05  # the global decoder treats lower peaks as this high
 
 
 class Decoded(NamedTuple):
-    """What a heatmap says of its landmark, in float32.
+    """Landmarks decoded from heatmaps, in float32 or better."""
 
-    points_heatmap: (..., 2), (x, y) in heatmap pixels; peak: (...), the map's highest value.
-    covariance: (..., 2, 2), spread of the map round the point in square heatmap pixels: sigma² I
-        for a target well inside the map, less where the border cuts the window.
-    """
-
-    points_heatmap: Tensor
-    peak: Tensor
+    points_heatmap: Tensor  # (..., 2), (x, y) in heatmap pixels
+    peak: Tensor  # (...), the map's highest value
+    # (..., 2, 2), spread around the point in square heatmap pixels: sigma² I for a target, less
+    # where the border cuts the window
     covariance: Tensor
-
-
-def gaussian_factors(
-    points_heatmap: Tensor, height: int, width: int, sigma: float
-) -> tuple[Tensor, Tensor]:
-    """The two factors of every target: target[..., y, x] = along_y[..., y] along_x[..., x].
-
-    From (..., 2) finite points: along_y (..., H) and along_x (..., W), in [0, 1], of their dtype.
-    """
-    along_y, along_x = log_gaussian_factors(points_heatmap, height, width, sigma)
-    return along_y.exp(), along_x.exp()
 
 
 def log_gaussian_factors(
     points_heatmap: Tensor, height: int, width: int, sigma: float
 ) -> tuple[Tensor, Tensor]:
-    """The logarithms of `gaussian_factors`, which stay finite far from the landmark."""
+    """Returns the logarithms of the factors of every target, finite even far from the landmark.
+
+    target[..., y, x] = exp(along_y[..., y]) exp(along_x[..., x]). From finite points (..., 2):
+    along_y (..., H) and along_x (..., W), in the points' dtype.
+    """
 
     def factor(centre: Tensor, size: int) -> Tensor:
         centre = centre.clamp(-REACH * sigma, size - 1 + REACH * sigma)
@@ -57,79 +47,75 @@ def log_gaussian_factors(
 
 
 def dilated(factor: Tensor) -> Tensor:
-    """(..., n): the maximum over each pixel and its two neighbours.
+    """Returns (..., n): the maximum over each pixel and its two neighbours.
 
-    The 3 x 3 grey dilation of a target is exactly the product of its two dilated factors.
+    The product of a target's two dilated factors is exactly its 3 x 3 grey dilation.
     """
     flat = functional.max_pool1d(factor.reshape(-1, 1, factor.shape[-1]), 3, stride=1, padding=1)
     return flat.reshape(factor.shape)
 
 
 def render(points_heatmap: Tensor, height: int, width: int, sigma: float) -> Tensor:
-    """(..., H, W) whole targets, to look at; training never makes them."""
-    along_y, along_x = gaussian_factors(points_heatmap, height, width, sigma)
-    return along_y[..., :, None] * along_x[..., None, :]
+    """Returns whole targets (..., H, W). Training never makes them."""
+    along_y, along_x = log_gaussian_factors(points_heatmap, height, width, sigma)
+    return along_y.exp()[..., :, None] * along_x.exp()[..., None, :]
 
 
 def decode(heatmaps: Tensor, sigma: float, decoder: str = "window") -> Decoded:
-    """Landmarks of whole maps; `heatmap.maps.decode` does the same without ever having them whole.
+    """Decodes whole heatmaps; `heatmap.maps.decode` does the same without holding them all.
 
-    window: soft-argmax with the weights max(h, 0)² in a window round the peak. Along an axis on
-        which the window leaves the map, the vertex of a parabola through the logarithms of three
-        sums of the window takes the place of the biased mean.
+    window: soft-argmax with weights max(h, 0)² in a window around the peak. Where the border cuts
+        the window, a parabola through the logarithms of three of its sums replaces the biased mean.
     parabola: the vertex of a parabola through the logarithms of the peak and its two neighbours,
-        along each axis. Exact for a Gaussian, cheapest, most sensitive to noise.
-    global: `soft_argmax` over the whole map, with a steepness that follows the peak's height.
-    softmax: the same with the steepness of a peak of height 1, as training through it expects.
+        along each axis. Exact for a Gaussian, fastest, most sensitive to noise.
+    global: `soft_argmax` over the whole map, with a steepness inverse to the peak's height.
+    softmax: the same, with the steepness for a peak of height 1, as used in training.
 
-    Window and parabola answer with the highest pixel where no value of a map is positive.
+    If no value of a map is positive, window and parabola return its highest pixel.
 
     Args:
         heatmaps: (..., H, W), any float dtype; computed in float32 or better. H, W >= 3.
-        sigma: of the targets that the maps were trained on, in heatmap pixels.
+        sigma: of the targets that the network was trained on, in heatmap pixels.
     """
     leading, (height, width) = heatmaps.shape[:-2], heatmaps.shape[-2:]
     maps = heatmaps.to(torch.promote_types(heatmaps.dtype, torch.float32))
     maps = maps.reshape(-1, height, width)
-    windows = _around_peaks(maps, window_radius(sigma, decoder))
+    windows = _windows_at_peaks(maps, window_radius(sigma, decoder))
     match decoder:
         case "window":
             decoded = _window_soft_argmax(windows, (height, width), sigma)
         case "parabola":
             decoded = _log_parabola(windows, (height, width), sigma)
         case "global":
-            steepness = sharpness(height, width, sigma)
-            points, covariance = soft_argmax(maps, steepness / windows.peak.clamp_min(FAINT))
+            steepness = softmax_steepness(height, width, sigma)
+            points, covariance = soft_argmax(maps, steepness / windows.peak.clamp_min(MIN_PEAK))
             decoded = Decoded(points, windows.peak, steepness * covariance)
         case "softmax":
-            points, covariance = soft_argmax(maps, sharpness(height, width, sigma))
+            points, covariance = soft_argmax(maps, softmax_steepness(height, width, sigma))
             decoded = Decoded(points, windows.peak, covariance)
         case _:
-            raise AssertionError(f"there is no decoder {decoder!r}")
+            raise AssertionError(f"unknown decoder {decoder!r}")
     return Decoded(*(part.reshape(leading + part.shape[1:]) for part in decoded))
 
 
 class _Windows(NamedTuple):
-    """Heights (n, w, w) round the peaks of n maps, 0 beyond; the peaks' pixels and heights (n,)."""
-
-    values: Tensor
-    row: Tensor
+    values: Tensor  # (n, w, w) around the peaks of n maps, 0 outside the map
+    row: Tensor  # (n,) int64, the peaks' pixels
     column: Tensor
-    peak: Tensor
+    peak: Tensor  # (n,)
 
 
 def window_radius(sigma: float, decoder: str) -> int:
-    """Half width of the window that a decoder looks at, 0 for one that looks at none."""
-    # at 2.5 sigma squared heights have fallen to 0.2 %; a parabola's pixels move in at the border
+    """Returns the half width in pixels of the window that a decoder reads around the peak."""
+    # at 2.5 sigma squared heights fall to 0.2 %; at the border the parabola shifts inwards by one
     return {"window": math.ceil(2.5 * sigma), "parabola": 2}.get(decoder, 0)
 
 
-def _around_peaks(maps: Tensor, radius: int) -> _Windows:
-    """The windows of (n, H, W) maps in float32 or float64; H, W >= 3."""
+def _windows_at_peaks(maps: Tensor, radius: int) -> _Windows:
     height, width = maps.shape[1:]
     assert min(height, width) >= 3, f"a {height} x {width} map is too small to decode"
-    each = torch.arange(maps.shape[0], device=maps.device)  # an export takes len for a constant
-    # two stages: the maximum of every row is one fast reduction, what remains is small
+    each = torch.arange(maps.shape[0], device=maps.device)  # len() would be constant in an export
+    # in two stages, since the maximum of every row is one fast reduction
     row = maps.amax(-1).argmax(-1)
     column = maps[each, row].argmax(-1)
 
@@ -143,26 +129,27 @@ def _around_peaks(maps: Tensor, radius: int) -> _Windows:
     return _Windows(values, row, column, maps[each, row, column])
 
 
-def sharpness(height: int, width: int, sigma: float) -> float:
-    """What a target's height is multiplied by before the global softmax.
+def softmax_steepness(height: int, width: int, sigma: float) -> float:
+    """Returns the factor of a target's heights before the softmax over the whole map.
 
-    The background, H W pixels of weight 1, pulls the point to the map's middle against the peak's
-    weight of about 2 pi sigma² exp(k) / k: at the answer k by 0.02 heatmap pixels at the border.
+    The background, H W pixels of weight 1, pulls the point to the map's centre against the peak's
+    weight of about 2 pi sigma² exp(k) / k: with the returned k by 0.02 pixels at the border.
     """
     pull = height * width * max(height, width) / 2 / (0.02 * 2 * math.pi * sigma**2)
     steepness = math.log(pull)
-    for _ in range(20):  # converges by a factor of k each time
+    for _ in range(20):  # the error shrinks by a factor of k each time
         steepness = math.log(pull * steepness)
     return steepness
 
 
 def soft_argmax(heatmaps: Tensor, steepness: Tensor | float) -> tuple[Tensor, Tensor]:
-    """Mean and covariance of softmax(steepness * heatmap) over all pixels, differentiable.
+    """Returns mean and covariance of softmax(steepness * heatmap) over all pixels; differentiable.
 
-    steepness: a number, or (...) one for every map.
+    Args:
+        steepness: a number, or (...) for one per map.
 
     Returns:
-        points_heatmap (..., 2) and covariance (..., 2, 2) in square heatmap pixels.
+        points_heatmap (..., 2), and covariance (..., 2, 2) in square heatmap pixels.
 
     Source: Sun et al. 2018, https://arxiv.org/abs/1711.08229; covariance: Nibali et al. 2018,
     https://arxiv.org/abs/1801.07372.
@@ -173,9 +160,9 @@ def soft_argmax(heatmaps: Tensor, steepness: Tensor | float) -> tuple[Tensor, Te
 
 
 def pixel_moments(heatmaps: Tensor) -> Tensor:
-    """(H W, 5): x, y, x², xy, y² of every pixel of (..., H, W) maps, of their dtype.
+    """Returns (H W, 5): x, y, x², xy, y² of every pixel of (..., H, W) maps, in their dtype.
 
-    Measured from the map's middle, so that a variance is no difference of large numbers.
+    Relative to the map's centre, so that a variance is not a difference of large numbers.
     """
     height, width = heatmaps.shape[-2:]
     y, x = (
@@ -187,11 +174,11 @@ def pixel_moments(heatmaps: Tensor) -> Tensor:
 
 
 def mean_and_covariance(moments: Tensor, map_hw: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """(..., 2) and (..., 2, 2) from (..., 5) expected `pixel_moments`."""
+    """Returns (..., 2) and (..., 2, 2) from the means (..., 5) of `pixel_moments`."""
     mean, (xx, xy, yy) = moments[..., :2], moments[..., 2:].unbind(-1)
     second = torch.stack([xx, xy, xy, yy], -1).unflatten(-1, (2, 2))
-    middle = torch.tensor([map_hw[1] - 1, map_hw[0] - 1], device=moments.device) / 2
-    return mean + middle, second - mean[..., :, None] * mean[..., None, :]
+    centre = torch.tensor([map_hw[1] - 1, map_hw[0] - 1], device=moments.device) / 2
+    return mean + centre, second - mean[..., :, None] * mean[..., None, :]
 
 
 def _window_soft_argmax(windows: _Windows, map_hw: tuple[int, int], sigma: float) -> Decoded:
@@ -212,8 +199,8 @@ def _window_soft_argmax(windows: _Windows, map_hw: tuple[int, int], sigma: float
     points, (height, width) = [], map_hw
     for profile, pixel, mean, length in ((along_x, column, x, width), (along_y, row, y, height)):
         vertex, curvature = _vertex(profile, pixel, length, sigma)
-        cut = (pixel < size // 2) | (pixel >= length - size // 2)
-        points.append(torch.where(cut & (curvature < 0), vertex, pixel + mean))
+        is_cut = (pixel < size // 2) | (pixel >= length - size // 2)
+        points.append(torch.where(is_cut & (curvature < 0), vertex, pixel + mean))
     return Decoded(torch.stack(points, -1), peak, covariance)
 
 
@@ -230,10 +217,10 @@ def _log_parabola(windows: _Windows, map_hw: tuple[int, int], sigma: float) -> D
 
 
 def _vertex(profile: Tensor, pixel: Tensor, length: int, sigma: float) -> tuple[Tensor, Tensor]:
-    """Where the parabola through the logarithms of three values has its top, and its curvature.
+    """Vertex (n,) and curvature (n,) of the parabola through the logarithms of three values.
 
-    profile: (n, w) along one axis of the map, its middle at `pixel` (n,) of `length`; the three are
-    moved into the map at its border. The curvature is 0 at a valley and where one is not positive.
+    They are the middle ones of profile (n, w), which is centred at `pixel` (n,), and at the border
+    the nearest three inside the map. The curvature is 0 at a valley or if one is not positive.
     """
     centre = pixel.clamp(1, length - 2)
     first = (centre - 1 - pixel + profile.shape[1] // 2)[:, None]

@@ -1,12 +1,12 @@
-"""An experiment, typed: frozen, keyword-only dataclasses that check themselves.
+"""Typed experiments: frozen, keyword-only dataclasses that validate themselves.
 
-A variant is made with `dataclasses.replace`. Imports no torch, so that `--help` answers at once.
+Make a variant with `dataclasses.replace`. This module imports no torch, so `--help` is fast.
 """
 
 import dataclasses
 import difflib
+import json
 import math
-import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ from heatmap.errors import UserError
 
 T = TypeVar("T")
 
-# Options of version 0.1.0 by class, with their new names, or None where they are gone.
+# Version 0.1.0's options by class: their new names, or None if they were removed.
 OPTIONS_OF_0_1: dict[str, dict[str, str | None]] = {
     "Data": {"crop_cache": None},
     "Wandb": {"pictures_every": "images_every"},
@@ -28,7 +28,7 @@ def _check(condition: bool, message: str) -> None:
         raise UserError(message)
 
 
-# Numbers with the interval that they must lie in.
+# Numbers with their valid interval.
 Count = Annotated[int, "[1, inf)"]
 Size = Annotated[int, "[32, inf)"]
 Index = Annotated[int, "[0, inf)"]
@@ -40,7 +40,7 @@ BelowOne = Annotated[float, "[0, 1)"]
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A part of an experiment, whose numbers lie in the intervals that their types name."""
+    """A part of an experiment; its numbers must lie in the intervals that their types give."""
 
     _prefix = ""
 
@@ -48,10 +48,10 @@ class Part:
         cls._prefix = prefix or cls._prefix
 
     def __post_init__(self) -> None:
-        """Raises UserError with the first number that does not, as the command line names it."""
+        """Raises UserError for the first number outside its interval, by its option name."""
         for name, hint in typing.get_type_hints(type(self), include_extras=True).items():
             value = getattr(self, name)
-            for part in (hint, *typing.get_args(hint)):  # of int | None, too
+            for part in (hint, *typing.get_args(hint)):  # get_args for int | None
                 if typing.get_origin(part) is Annotated and value is not None:
                     _check_interval(f"{self._prefix}.{name}", value, *part.__metadata__)
 
@@ -67,42 +67,43 @@ def _check_interval(name: str, value: float, interval: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Data(Part, prefix="data"):
-    """Where the contest lies and how its rows are split."""
+    """The dataset and its split."""
 
     root: Path = Path("data")
-    """Folder that holds train/landmarks.csv, train/images, test/ (or contest01_data with these)."""
+    """Folder with train/landmarks.csv, train/images and test/, directly or in contest01_data/."""
     split: Literal["auto", "person", "order", "hash", "random"] = "auto"
-    """Validation rows: whole persons, the table's last rows, names with a low hash (rows keep their
-    side when others are added), or random rows; auto: person if names allow, else order."""
+    """Validation rows: whole persons; the table's last rows; names with a low hash (a row keeps its
+    side when others are added); or random rows. auto: person if names allow it, else order."""
     split_file: Path | None = None
-    """In place of a rule: table of tools/data.py split (comma or TAB; file_name, and part: train or
-    validation, or fold: 0, 1, ... of which `fold` validates), or split.json of a run."""
+    """Split to use instead: a run's split.json, or a table from tools/data.py split (comma or TAB;
+    file_name, and part: train or validation, or fold: 0, 1, ... of which `fold` validates)."""
     split_seed: Index = 42
-    """Of the random rows; its own, so that runs with other seeds share their rows."""
+    """Seed of split random. Runs with different seeds share it, and so their rows."""
     validation: BelowOne = 0.2
-    """Share of the rows; 0 trains on all: there are no scores, and best.pt is the last epoch."""
+    """Fraction of rows that validate, below 1. With 0 all rows train, without scores, and best.pt
+    is the last epoch."""
     folds: Annotated[int, "[2, inf)"] | None = None
-    """In place of validation: parts, by the same rule, of which one validates."""
+    """Number of folds to split the rows into, by the same rule, instead of data.validation."""
     fold: int = 0
-    """Of the folds, the one that validates; fold 0 is what a share of 1/folds holds out."""
+    """Fold that validates, counted from 0. Fold 0 is what validation 1/folds holds out."""
     exclude: Path | None = None
-    """Table (comma or TAB; file_name) of images not to train on; they still validate."""
+    """Table (comma or TAB; file_name) of images not to train on. They still validate."""
     person_pattern: str = "(.+)_[^_]+$"
-    """Regular expression on the file name; its first group is the person."""
+    """Regular expression for the file name; its first group is the person."""
     multiplier: Count = 1
-    """Passes over the training rows in an epoch, each with random changes of its own."""
+    """Passes over the training rows per epoch, each with its own random augmentation."""
     boxes: Path | None = None
     """For crop.rule box: table (comma or TAB; file_name, x0, y0, x1, y1) of the training images'
-    face boxes in image pixels; --boxes names that of other images."""
+    face boxes in image pixels. --boxes gives those of other images."""
     weights: Path | None = None
-    """Table (comma or TAB; file_name, weight) of every training image's weight in the loss;
-    tools/data.py pose makes one in which turned heads count more."""
+    """Table (comma or TAB; file_name, weight) of every training image's weight in the loss.
+    tools/data.py pose writes one that favours turned heads."""
     symmetry: Path | None = None
-    """Mirror permutation and groups, by tools/data.py symmetry; 971, 68, 15 landmarks need none."""
+    """Mirror permutation and groups (tools/data.py symmetry), unless of 971, 68, 15 landmarks."""
     cache: Path | None = None
-    """Folder of what is kept for later starts; None: heatmap in $XDG_CACHE_HOME or ~/.cache."""
+    """Cache folder; default: heatmap in $XDG_CACHE_HOME or ~/.cache."""
     workers: Index = 2
-    """Processes that read images; 0 reads them in the training process."""
+    """Processes that load images; 0 loads them in the training process."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -111,7 +112,7 @@ class Data(Part, prefix="data"):
             f"data.fold must be in [0, data.folds), not {self.fold} with data.folds {self.folds}",
         )
         both = self.folds is not None and self.split_file is not None
-        _check(not both, "data.split_file has its own folds; leave data.folds away")
+        _check(not both, "data.split_file has its own folds; remove data.folds")
 
     @property
     def all_rows_train(self) -> bool:
@@ -120,58 +121,59 @@ class Data(Part, prefix="data"):
 
 @dataclass(frozen=True, kw_only=True)
 class Crop(Part, prefix="crop"):
-    """What of an image the network sees."""
+    """The part of an image that the network sees."""
 
     height: Size = 128
+    """Height of the network's input in pixels, at least 32."""
     width: Size = 128
-    """Size of the network's input in pixels."""
+    """Width of the network's input in pixels, at least 32."""
     rule: Literal["cover", "contain", "box"] = "cover"
     """cover: the image fills the crop, its long ends are cut off (the organisers' crop); contain:
-    the whole image, with black beside it; box: the whole box of data.boxes."""
+    the whole image, padded with black; box: the whole box from data.boxes."""
     box_scale: Positive = 1.0
-    """For rule box: factor that enlarges the boxes about their middle."""
+    """For rule box: factor that enlarges each box about its centre."""
     trim_border: Annotated[int, "[0, 255)"] = 0
-    """First cuts off rows and columns at the sides whose pixels all have a channel mean of at most
-    this; 0 for none, 9 for images padded with black."""
+    """First cut off border rows and columns whose pixels all have a channel mean of at most this,
+    0 to 254. 0 cuts nothing; 9 suits images padded with black."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augment(Part, prefix="augment"):
-    """Random changes of the training crops, each drawn anew for every crop; 0 switches one off."""
+    """Random changes of the training crops, drawn anew for every crop; 0 switches one off."""
 
     mirror: Fraction = 0.0
-    """Probability of a mirrored crop; left and right landmarks change names."""
+    """Probability of mirroring a crop; left and right landmarks swap."""
     rotate_deg: Annotated[float, "[0, 180]"] = 0.0
-    """Largest rotation to either side; 180 is any rotation."""
+    """Largest rotation to either side in degrees; 180 is any rotation."""
     scale: Fraction = 0.0
-    """Largest change of size, as a fraction: 0.2 draws factors from 1/1.2 to 1.2."""
+    """Largest relative change of size, 0 to 1: 0.2 draws factors from 1/1.2 to 1.2."""
     shift: Fraction = 0.0
     """Largest shift along each axis, as a fraction of the crop."""
     aspect: Fraction = 0.0
-    """Largest stretch of width against height, as a fraction like scale; the area stays."""
+    """Largest relative stretch of width against height, drawn like scale; the area stays."""
     fill: Literal["black", "edge", "noise", "mixed"] = "black"
-    """What a moved crop shows outside the image: black, its edge's colours, noise, or mixed (edge
-    for three crops of four, noise for the fourth). Validation and test show black."""
+    """Fill outside the image: black, the colours of its edge, noise, or mixed (edge for three crops
+    in four, noise for the fourth). Validation and test use black."""
     brightness: Fraction = 0.0
-    """Largest change added, as a fraction of white; 0.068 spreads as a normal one with 10 / 255."""
+    """Largest brightness offset, as a fraction of white. 0.068 has standard deviation 10 / 255."""
     contrast: Fraction = 0.0
-    """Largest change of contrast, as a fraction; 0.087 spreads as a normal one with 0.05."""
+    """Largest relative change of contrast, 0 to 1. 0.087 has standard deviation 0.05."""
     saturation: Fraction = 0.0
-    """Largest change of saturation, as a fraction; 1 reaches grey."""
+    """Largest relative change of saturation, 0 to 1; 1 reaches grey."""
     hue: Annotated[float, "[0, 0.5]"] = 0.0
-    """Largest turn of the colours, as a fraction of the colour circle; 0.5 is any turn."""
+    """Largest hue shift, as a fraction of the colour circle; 0.5 is any hue."""
     gray: Fraction = 0.0
-    """Probability of a crop without colours."""
+    """Probability of a grey crop."""
     sharpness: Fraction = 0.0
-    """Largest change of sharpness, as a fraction: 1 draws from smoothed to sharpened twice."""
+    """Largest change of sharpness, 0 to 1: 1 draws factors from 0 (smoothed) to 2 (sharpened)."""
     blur: Annotated[float, "[0, 10]"] = 0.0
-    """Largest standard deviation of a Gaussian blur, in crop pixels."""
+    """Largest standard deviation of a Gaussian blur in crop pixels, 0 to 10."""
     noise: Fraction = 0.0
     """Largest standard deviation of Gaussian noise, as a fraction of white."""
     jpeg: Fraction = 0.0
-    """Largest loss of JPEG quality, as a fraction: 0.7 draws qualities from 100 down to 30."""
+    """Largest loss of JPEG quality, 0 to 1: 0.7 draws qualities from 30 to 100."""
     erase: Fraction = 0.0
-    """Probability of a rectangle of one colour somewhere on the crop; landmarks under it stay."""
+    """Probability of covering a random rectangle with one colour; its landmarks still count."""
     erase_area: tuple[float, float] = (0.01, 0.02)
     """Smallest and largest area of that rectangle, as fractions of the crop."""
 
@@ -189,33 +191,34 @@ PointLoss = Literal["mse", "mae", "smooth_l1", "wing"]
 
 @dataclass(frozen=True, kw_only=True)
 class HeatmapModel(Part, prefix="model"):
-    """What every network of the heatmap road has: features, times an embedding a landmark."""
+    """Options shared by all heatmap networks."""
 
     encoder: str = "resnet34"
-    """Any encoder of segmentation_models_pytorch, or tu-NAME for one of timm's."""
+    """Encoder of segmentation_models_pytorch, or tu-NAME for one of timm's."""
     weights: str = "imagenet"
-    """The encoder's start: a name of pretrained weights, a local file, or none (random)."""
+    """Encoder weights: the name of pretrained ones, a local file, or none (random)."""
     stride: Literal[1, 2, 4] = 4
-    """Input pixels per heatmap pixel."""
+    """Crop pixels per heatmap pixel."""
     width: Count = 128
-    """Feature channels; sharp maps need the lesser of 0.25 height width / sigma² and landmarks."""
+    """Feature channels. Sharp heatmaps of h x w pixels need min(0.25 h w / sigma², landmarks)."""
     sigma: Annotated[float, "[0.5, 10]"] = 1.5
-    """Standard deviation of the target Gaussians in heatmap pixels."""
+    """Standard deviation of the target Gaussians in heatmap pixels, 0.5 to 10."""
     sigma_start: float | None = None
-    """Adaloss: the targets' first sigma, which shrinks to `sigma` as the training loss settles."""
+    """First sigma of the targets, up to 10; shrinks to sigma as the loss settles (Adaloss)."""
     loss: HeatmapLoss | Literal["none"] = "adaptive_wing"
-    """Of every heatmap pixel; none trains on coordinates alone (coordinate_loss)."""
+    """Loss of every heatmap pixel; none trains on coordinates alone (coordinate_loss)."""
     weight_map: NotNegative = 10.0
-    """Extra weight of the pixels near a landmark in the loss; 0 is the plain loss."""
+    """Extra weight of pixels near a landmark in the loss; 0 is the plain loss."""
     coordinate_loss: PointLoss | Literal["none"] = "none"
-    """Of the soft-argmax of the maps, in crop pixels, trained end to end (integral regression)."""
+    """Loss of the maps' soft-argmax in crop pixels, trained end to end (integral regression)."""
     coordinate_weight: NotNegative = 1.0
-    """Factor of the coordinate loss beside the others."""
+    """Factor of the coordinate loss in the total loss."""
     divergence: NotNegative = 0.0
-    """Factor of the Jensen-Shannon divergence of the maps' softmax from the targets (DSNT's)."""
+    """Factor of the Jensen-Shannon divergence of the maps' softmax from the targets (DSNT)."""
     decoder: Literal["window", "parabola", "global", "softmax"] = "window"
-    """Soft-argmax in a window round the peak; a parabola through the peak's logarithms; soft-argmax
-    over the whole map, its temperature following the peak or as coordinate_loss trains it."""
+    """window: soft-argmax in a window around the peak; parabola: through the logarithms of the peak
+    and its neighbours; global: soft-argmax over the whole map, its temperature set by the peak;
+    softmax: the same, its temperature as in training with coordinate_loss."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -228,16 +231,16 @@ class HeatmapModel(Part, prefix="model"):
                 self.coordinate_loss != "none" or self.divergence > 0,
                 "model.loss is none, so there is nothing to train on: set model.coordinate_loss",
             )
-            wanted = "maps without a heatmap loss are read by model.decoder softmax"
+            wanted = "without a heatmap loss, set model.decoder softmax"
             _check(self.decoder == "softmax", f"{wanted}, not {self.decoder}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class UNet(HeatmapModel):
-    """The heatmap road on any encoder, with a decoder that climbs back to the wanted stride."""
+    """Heatmaps from any encoder with a decoder back up to the model's stride."""
 
     architecture: Literal["unet", "unetplusplus", "fpn", "linknet"] = "unet"
-    """Of the decoder: U-Net, U-Net++, feature pyramid or LinkNet."""
+    """Decoder: U-Net, U-Net++, feature pyramid (fpn) or LinkNet."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -247,28 +250,28 @@ class UNet(HeatmapModel):
 
 @dataclass(frozen=True, kw_only=True)
 class DenseUNet(HeatmapModel):
-    """The heatmap road by H-DenseUNet's 2-D network: a DenseNet whose raw blocks are added in."""
+    """Heatmaps from H-DenseUNet's 2-D network, whose skips add the DenseNet's raw blocks."""
 
     encoder: Literal["densenet121", "densenet161", "densenet169", "densenet201"] = "densenet161"
-    """densenet161 makes the paper's DenseUNet-167."""
+    """DenseNet encoder; densenet161 gives the paper's DenseUNet-167."""
     dropout: BelowOne = 0.3
-    """Of the last stage at stride 1, as in the paper."""
+    """Dropout probability of the last stage at stride 1, as in the paper."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Direct(Part, prefix="model"):
-    """The direct road: encoder, pooled, fully connected to coordinates."""
+    """Direct regression: encoder, global pooling, fully connected layers to coordinates."""
 
     encoder: str = "resnet18"
-    """Any encoder of segmentation_models_pytorch, or tu-NAME for one of timm's."""
+    """Encoder of segmentation_models_pytorch, or tu-NAME for one of timm's."""
     weights: str = "imagenet"
-    """The encoder's start: a name of pretrained weights, a local file, or none (random)."""
+    """Encoder weights: the name of pretrained ones, a local file, or none (random)."""
     hidden: Index = 0
-    """Width of a layer with ReLU before the last one; 0 for none, as the organisers' baseline."""
+    """Units of a hidden layer with ReLU; 0 for none, as in the organisers' baseline."""
     dropout: BelowOne = 0.0
-    """Share of the last layer's inputs that is dropped in training."""
+    """Dropout probability of the last layer's inputs."""
     loss: PointLoss = "mse"
-    """Of the distances along x and y, in crop pixels."""
+    """Loss of the x and y distances in crop pixels."""
 
 
 Model = UNet | DenseUNet | Direct
@@ -276,62 +279,68 @@ Model = UNet | DenseUNet | Direct
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer(Part, prefix="optimizer"):
-    """How a gradient changes the weights."""
+    """The optimizer."""
 
     kind: Literal["adamw", "adam", "sgd"] = "adamw"
+    """Optimizer of torch.optim."""
     lr: Positive = 1e-3
-    """Learning rate at the schedule's top."""
+    """Peak learning rate of the schedule."""
     weight_decay: NotNegative = 0.01
+    """Weight decay coefficient."""
     momentum: BelowOne = 0.9
-    """Of SGD."""
+    """Momentum of sgd, 0 to below 1."""
     amsgrad: bool = False
-    """Of Adam and AdamW."""
+    """Use the AMSGrad variant of adam and adamw."""
     clip_norm: Positive | None = None
-    """Gradients longer than this are shortened to it."""
+    """Largest norm of the gradient; a longer one is scaled down to it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule(Part, prefix="schedule"):
-    """The learning rate over a stage, as a factor of its top."""
+    """The learning rate over a stage, as a factor of its peak."""
 
     kind: Literal["cosine", "step", "constant", "plateau", "onecycle", "cyclic"] = "cosine"
     """cosine: down to the floor; step: times gamma every step_epochs; plateau: times gamma when the
-    score no longer improves; onecycle: from 1/25 up over the warm-up, then to nearly nothing;
-    cyclic: between floor and a top that shrinks by gamma every step (exp_range)."""
+    score stops improving; onecycle: up from 1/25 over the warm-up, then down to nearly 0; cyclic:
+    between the floor and a peak that shrinks by gamma every step (exp_range)."""
     warmup: BelowOne = 0.05
-    """Part of the stage over which the rate rises; not of cyclic. torch's OneCycleLR has 0.3."""
+    """Fraction of the stage in which the rate rises (not cyclic); torch's OneCycleLR has 0.3."""
     gamma: Annotated[float, "(0, 1]"] = 0.1
-    """Factor of step, plateau and cyclic."""
+    """Factor of step, plateau and cyclic, above 0 to 1."""
     floor: BelowOne = 0.0
-    """Lowest factor of cosine, step, plateau and cyclic."""
+    """Lowest factor of cosine, step, plateau and cyclic, 0 to below 1."""
     step_epochs: Count = 1
-    """Of step."""
+    """For step: epochs between two drops."""
     patience: Index = 4
-    """Of plateau: epochs without a better score that are borne."""
+    """For plateau: epochs without a better score that are tolerated."""
     threshold: NotNegative = 0.01
-    """Of plateau: what a better score is lower by, in square pixels."""
+    """For plateau: smallest drop of the score that counts as better, in square pixels."""
     rise_steps: Count = 2000
-    """Of cyclic: steps from the floor to the top, and as many back."""
+    """For cyclic: training steps from the floor to the peak, and as many back."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rates(Part, prefix="rates"):
-    """Factors of the learning rate for a network's parts; 0 freezes one, with its statistics."""
+    """Learning-rate factors of a network's parts; 0 freezes a part and its batch statistics."""
 
     block1: NotNegative = 1.0
-    """Of the encoder: what its first features (stride 2) need."""
+    """Encoder up to its first features (stride 2)."""
     block2: NotNegative = 1.0
+    """Encoder from stride 2 to 4."""
     block3: NotNegative = 1.0
+    """Encoder from stride 4 to 8."""
     block4: NotNegative = 1.0
+    """Encoder from stride 8 to 16."""
     block5: NotNegative = 1.0
+    """Encoder from stride 16 to 32."""
     decoder: NotNegative = 1.0
-    """Of the heatmap road."""
+    """Decoder of a heatmap network."""
     head: NotNegative = 1.0
-    """The fully connected layers, or the landmarks' embeddings."""
+    """Fully connected layers, or the landmark embeddings."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check(any(vars(self).values()), "rates: with every part frozen there is nothing to train")
+        _check(any(vars(self).values()), "rates: every part is frozen; nothing is left to train")
 
 
 FROZEN_ENCODER = Rates(block1=0, block2=0, block3=0, block4=0, block5=0)
@@ -339,51 +348,52 @@ FROZEN_ENCODER = Rates(block1=0, block2=0, block3=0, block4=0, block5=0)
 
 @dataclass(frozen=True, kw_only=True)
 class Stage(Part, prefix="stage"):
-    """A part of a run with its own learning rate and trainable parts; the optimizer starts anew."""
+    """A stage of a run, with its own optimizer state, learning rate and trainable parts."""
 
     epochs: Count
-    """Of max_minutes the stage gets the share that it has of all stages' epochs."""
+    """Epochs of the stage, which also give its share of train.max_minutes."""
     lr: Positive | None = None
-    """Learning rate at the schedule's top; optimizer.lr unless given."""
+    """Peak learning rate; default: optimizer.lr."""
     schedule: Schedule = field(default_factory=Schedule)
     rates: Rates = field(default_factory=Rates)
     start: Literal["last", "best"] = "last"
-    """Weights to start from: those of the step before, or the best ones so far."""
+    """Weights to start from: the last ones, or the best so far."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Train(Part, prefix="train"):
-    """The loop and its budget: it ends at the epochs or at the minutes, whichever comes first."""
+    """The training loop and its limits; it stops at the first one reached."""
 
     epochs: Count | None = None
-    """20 unless given; where the experiment has stages, these have their own."""
+    """Epochs; default: 20. Experiments with stages set the epochs of each stage instead."""
     start: Path | None = None
-    """Run folder or checkpoint to take weights from; a head for other landmarks is made anew."""
+    """Run folder or checkpoint to take weights from; a head for other landmarks starts anew."""
     max_minutes: Positive | None = None
-    """Minutes of training and validation; the schedule anneals to them."""
+    """Minutes of training and validation; the schedule is fitted to them."""
     max_steps: Count | None = None
-    """Steps after which the run ends, however many epochs that is."""
+    """Steps after which the run stops, whatever the epoch."""
     batch: Count = 32
-    """Images a step, over all processes."""
+    """Images per step, over all processes."""
     accumulate: Count = 1
-    """Parts that a batch is worked off in, to save memory; batch normalisation sees the parts."""
+    """Parts to split a batch into, to save memory. Batch normalisation sees the parts."""
     pixel_weights: bool = False
-    """Weigh images by the area that a crop pixel covers in them (by its side for mae, smooth_l1 and
-    wing), so that errors count in the images' own pixels."""
+    """Weight images by the area that a crop pixel covers in them (by its side for mae, smooth_l1
+    and wing), so that errors count in image pixels."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Of the network; rendering, loss and decoding are float32 always."""
+    """Precision of the network; rendering, loss and decoding always use float32."""
     compile: Literal["off", "loss", "all"] = "loss"
-    """What is compiled before the first step: the loss's arithmetic, or the network as well."""
+    """Code to compile before the first step: none, the loss, or the network too."""
     patience: Count | None = None
     """Epochs without a better validation score after which the run stops."""
     ema: BelowOne = 0.0
-    """Decay, a step, of a running mean of the weights (EMA) that is scored and kept in their place;
-    0 for none, 0.999 is usual. At most (1 + step) / (10 + step)."""
+    """Decay per step of an exponential moving average of the weights, which is scored and kept
+    instead of them, at most (1 + step) / (10 + step). 0 for none; 0.999 is usual."""
     keep_every: Count | None = None
-    """Epochs between checkpoints that are kept under names of their own (epoch-10.pt)."""
+    """Epochs between extra checkpoints that are never overwritten (epoch-10.pt)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Device to train on; auto: the GPU if there is one."""
     checkpoint_minutes: NotNegative = 10.0
-    """Minutes between checkpoints inside an epoch, beside the one after it."""
+    """Minutes between checkpoints within an epoch; every epoch ends with one too."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -393,16 +403,22 @@ class Train(Part, prefix="train"):
 
 @dataclass(frozen=True, kw_only=True)
 class Wandb(Part, prefix="wandb"):
-    """The window on the run in Weights & Biases; the run folder holds the same without it."""
+    """Weights & Biases; the run folder holds the same without it."""
 
     mode: Literal["online", "offline", "off"] = "offline"
+    """online: send as the run goes; offline: keep for wandb sync; off: nothing."""
     project: str = "heatmap"
+    """Project that the run belongs to."""
     entity: str | None = None
+    """User or team that owns the project; default: that of your login."""
     group: str | None = None
+    """Group to show the run in."""
     job_type: str = "train"
+    """Job type to show the run as."""
     tags: tuple[str, ...] = ()
+    """Tags of the run."""
     images_every: Count = 5
-    """Epochs between drawn predictions (and after the last one)."""
+    """Epochs between images of predictions; the last epoch always has one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -410,17 +426,18 @@ class Experiment:
     """Everything that defines a run."""
 
     name: str
-    """Of the experiment; the default run folder and the W&B run carry it."""
+    """Name of the experiment, used for the default run folder and the W&B run."""
     seed: int = 0
+    """Seed of weights, order and augmentation, at least 0."""
     data: Data = field(default_factory=Data)
     crop: Crop = field(default_factory=Crop)
     augment: Augment = field(default_factory=Augment)
     model: Model = field(default_factory=UNet)
     optimizer: Optimizer = field(default_factory=Optimizer)
     schedule: Schedule = field(default_factory=Schedule)
-    """Of a run without stages."""
+    """The learning rate over a run without stages."""
     stages: tuple[Stage, ...] = ()
-    """One after the other; none for a run with one schedule that trains everything."""
+    """Stages to train one after the other; none for one schedule that trains everything."""
     train: Train = field(default_factory=Train)
     wandb: Wandb = field(default_factory=Wandb)
 
@@ -429,82 +446,73 @@ class Experiment:
         _check(bool(self.name), "name must not be empty")
         _check(
             not self.stages or self.train.epochs is None,
-            "train.epochs and stages exclude each other; stages have their own (--stages.0.epochs)",
+            "train.epochs and stages exclude each other; set the stages' own (--stages.0.epochs)",
         )
-        if not self.data.all_rows_train:
-            return
-        stages = self.all_stages
-        scores = "validation scores, and with data.validation 0 there are none"
-        _check(self.train.patience is None, f"train.patience needs {scores}")
-        no_plateau = all(s.schedule.kind != "plateau" for s in stages)
-        _check(no_plateau, f"schedule.kind plateau needs {scores}")
-        _check(all(s.start != "best" for s in stages), f"stage.start best needs {scores}")
+        needs_scores = {
+            "train.patience": self.train.patience is not None,
+            "schedule.kind plateau": any(s.schedule.kind == "plateau" for s in self.all_stages),
+            "stage.start best": any(s.start == "best" for s in self.all_stages),
+        }
+        for option, is_set in needs_scores.items():
+            impossible = is_set and self.data.all_rows_train
+            _check(not impossible, f"{option} needs validation scores; data.validation 0 has none")
 
     @property
     def all_stages(self) -> tuple[Stage, ...]:
-        """The stages, or the one that a run without stages is."""
+        """The stages; a run without any has a single one."""
         return self.stages or (Stage(epochs=self.train.epochs or 20, schedule=self.schedule),)
 
 
-def to_dict(part: Any) -> dict[str, Any]:
-    """The dataclass as JSON-able values; a part that could be of several kinds carries its kind."""
-    values, hints = dict(vars(part)), typing.get_type_hints(type(part))
-    for name, value in values.items():
-        if dataclasses.is_dataclass(value):
-            kind = {"type": type(value).__name__} if len(_kinds(hints[name])) > 1 else {}
-            values[name] = kind | to_dict(value)
-        elif isinstance(value, Path):
-            values[name] = str(value)
-        elif isinstance(value, tuple):
-            values[name] = [to_dict(v) if dataclasses.is_dataclass(v) else v for v in value]
+def to_dict(experiment: Experiment) -> dict[str, Any]:
+    """Returns the experiment as JSON-able values; the model records its class as "type"."""
+    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(experiment), default=str))
+    values["model"] = {"type": type(experiment.model).__name__, **values["model"]}
     return values
 
 
 def from_dict(kind: type[T], values: dict[str, Any]) -> T:
-    """The dataclass that `to_dict` was given.
+    """Returns the dataclass that `to_dict` was given.
 
     Raises:
-        UserError: a name that the dataclass does not have, with the nearest one that it has.
+        UserError: unknown field; the message names the nearest one.
     """
     hints = typing.get_type_hints(kind)
     arguments: dict[str, Any] = {}
     for name, value in values.items():
-        if name not in hints:
-            if name in OPTIONS_OF_0_1.get(kind.__name__, {}):
-                if renamed := OPTIONS_OF_0_1[kind.__name__][name]:
-                    arguments[renamed] = value
-                continue
+        if name in hints:
+            arguments[name] = _from_json(value, hints[name])
+        elif name in OPTIONS_OF_0_1.get(kind.__name__, {}):
+            if renamed := OPTIONS_OF_0_1[kind.__name__][name]:
+                arguments[renamed] = value
+        else:
             near = difflib.get_close_matches(name, hints, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise UserError(f"{kind.__name__} has no field {name!r}{hint}")
-        kinds = _kinds(hints[name])
-        if kinds and isinstance(value, dict):
-            by_name, rest = {k.__name__: k for k in kinds}, dict(value)
-            wanted = rest.pop("type", kinds[0].__name__) if len(kinds) > 1 else kinds[0].__name__
-            if wanted not in by_name:
-                raise UserError(f"{kind.__name__}.{name} has no type {wanted!r}")
-            arguments[name] = from_dict(by_name[wanted], rest)
-        elif hints[name] in (Path, Path | None) and value is not None:
-            arguments[name] = Path(value)
-        elif isinstance(value, list):
-            (item, *_) = typing.get_args(hints[name])
-            is_part = dataclasses.is_dataclass(item)
-            arguments[name] = tuple(from_dict(item, v) if is_part else v for v in value)
-        else:
-            arguments[name] = value
     return kind(**arguments)
 
 
+def _from_json(value: Any, hint: Any) -> Any:
+    is_part = hint == Model or dataclasses.is_dataclass(hint)
+    if is_part and isinstance(value, dict):
+        if hint == Model:
+            kinds = {kind.__name__: kind for kind in typing.get_args(Model)}
+            name = value.get("type", UNet.__name__)
+            if name not in kinds:
+                raise UserError(f"Experiment.model has no type {name!r}")
+            hint, value = kinds[name], {k: v for k, v in value.items() if k != "type"}
+        return from_dict(hint, value)
+    if hint in (Path, Path | None) and value is not None:
+        return Path(value)
+    if isinstance(value, list):
+        return tuple(_from_json(item, typing.get_args(hint)[0]) for item in value)
+    return value
+
+
 def flatten(values: Any, name: str = "") -> dict[str, Any]:
-    """What `to_dict` gave as the options of the command line name it: train.epochs and so on."""
+    """Flattens the values of `to_dict` to dotted option names: train.epochs and so on."""
     if isinstance(values, list) and any(isinstance(inner, dict) for inner in values):
         values = dict(enumerate(values))
     if not isinstance(values, dict):
         return {name: values}
     parts = (flatten(v, f"{name}.{key}" if name else str(key)) for key, v in values.items())
     return {name: value for part in parts for name, value in part.items()}
-
-
-def _kinds(hint: Any) -> list[type]:
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    return [o for o in options if isinstance(o, type) and dataclasses.is_dataclass(o)]

@@ -1,6 +1,6 @@
-"""Losses as pure functions of numbers; they mask nothing and average nothing.
+"""Loss functions without masking or averaging, and the table of their names.
 
-A heatmap loss returns its slope, too, because `heatmap.maps` adds up the gradient block by block.
+A heatmap loss also returns its slope, because `heatmap.maps` sums the gradient block by block.
 """
 
 import math
@@ -11,23 +11,27 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-OMEGA, THETA, EPSILON, ALPHA = 14.0, 0.5, 1.0, 2.1  # the paper's
+OMEGA, THETA, EPSILON, ALPHA = 14.0, 0.5, 1.0, 2.1  # as in the adaptive wing paper
 WING_WIDTH, WING_EPSILON = 10.0, 2.0  # in crop pixels
-FOREGROUND = 0.2  # of the dilated target: where the weight map is on
+FOREGROUND = 0.2  # the weight map covers pixels whose dilated target is at least this
+
+# (prediction, target) -> (loss, slope), for each pixel
+Pointwise = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def adaptive_wing(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """The adaptive wing loss of every pixel, and its slope.
+    """Returns the adaptive wing loss of every pixel and its slope.
 
     With d = |prediction - target|, q = alpha - target, c = min(d, theta) and t = (c / epsilon)^q it
     is omega log(1 + t) + slope (d - c), slope = omega q t / (c (1 + t)): a tangent above theta.
 
-    prediction: heatmap heights, any shape and float dtype; target: the same shape, in [0, 1].
+    Args:
+        prediction: heatmap values, any shape and float dtype; target: the same shape, in [0, 1].
 
     Returns:
-        Loss (>= 0 but for rounding) and d loss / d prediction, in float32 or float64.
+        Loss (>= 0 up to rounding) and d loss / d prediction, in float32 or float64.
 
-    Source: Wang, Bo, Fuxin 2019, https://arxiv.org/abs/1904.07399; the constants are the paper's.
+    Source: Wang, Bo, Fuxin 2019, https://arxiv.org/abs/1904.07399.
     """
     dtype = torch.promote_types(prediction.dtype, torch.float32)
     target = target.to(dtype)
@@ -35,33 +39,33 @@ def adaptive_wing(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     distance = residual.abs()
     power = ALPHA - target
     near = distance.clamp(1e-12, THETA)
-    # in place from here: on a CPU a fresh block costs more than the arithmetic in it
+    # in place from here: on a CPU, allocating a block costs more than the arithmetic
     t = torch.log2(near / EPSILON).mul_(power).exp2_()
     slope = power.mul_(OMEGA).mul_(t).div_((t + 1).mul_(near))
     loss = t.log1p_().mul_(OMEGA).addcmul_(distance.sub_(near), slope)
-    # sign, not copysign: at distance 0 the slope of the clamped expression is not 0, the loss's is
+    # sign, not copysign: at distance 0 the loss has slope 0, the clamped expression does not
     return loss, residual.sign_().mul_(slope)
 
 
 def squared(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """The squared error of every pixel, and its slope; shapes and types as `adaptive_wing`."""
+    """Returns the squared error of every pixel and its slope; arguments as `adaptive_wing`."""
     dtype = torch.promote_types(prediction.dtype, torch.float32)
     residual = prediction.to(dtype) - target.to(dtype)
     return residual.square(), residual.mul_(2)
 
 
 def squared_error(points: Tensor, truth: Tensor) -> Tensor:
-    """(..., P) mean of the squared x and y distances, in square units of the points' frame."""
+    """Returns (..., P): mean of the squared x and y distances, in square pixels."""
     return (points - truth).square().mean(-1)
 
 
 def absolute_error(points: Tensor, truth: Tensor) -> Tensor:
-    """(..., P) mean of the x and y distances, in units of the points' frame."""
+    """Returns (..., P): mean of the x and y distances in pixels."""
     return (points - truth).abs().mean(-1)
 
 
 def smooth_absolute_error(points: Tensor, truth: Tensor) -> Tensor:
-    """(..., P) mean over x and y of d² / 2 below d = 1 and d - 1/2 above, in the points' frame.
+    """Returns (..., P): mean over x and y of d² / 2 below d = 1 pixel and d - 1/2 above.
 
     Source: Girshick 2015 (smooth L1), https://arxiv.org/abs/1504.08083.
     """
@@ -69,7 +73,7 @@ def smooth_absolute_error(points: Tensor, truth: Tensor) -> Tensor:
 
 
 def wing(points: Tensor, truth: Tensor) -> Tensor:
-    """(..., P) mean over x and y of w ln(1 + d / e) below d = w and d - C above: w 10, e 2.
+    """Returns (..., P): mean over x and y of 10 ln(1 + d / 2) below d = 10 pixels, d - C above.
 
     Source: Feng et al. 2018, https://arxiv.org/abs/1711.06753.
     """
@@ -80,16 +84,11 @@ def wing(points: Tensor, truth: Tensor) -> Tensor:
 
 
 class Loss(NamedTuple):
-    """What an experiment's name for a loss stands for.
+    """A loss by its name in an experiment; functions are None where it does not apply."""
 
-    of_heatmaps: (prediction, target) -> (loss, slope), pixel by pixel.
-    of_points: (points, truth) -> (..., P) loss.
-    grows_with: what the loss grows with near the truth; of heatmaps, the square.
-    """
-
-    of_heatmaps: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
-    of_points: Callable[[Tensor, Tensor], Tensor] | None = None
-    grows_with: Literal["distance", "square"] = "square"
+    of_heatmaps: Pointwise | None = None
+    of_points: Callable[[Tensor, Tensor], Tensor] | None = None  # (points, truth) -> (..., P)
+    grows_with: Literal["distance", "square"] = "square"  # order of growth of the loss
 
 
 LOSSES = {
@@ -102,9 +101,9 @@ LOSSES = {
 
 
 def in_image_pixels(weights: Tensor, pixel_area: Tensor, grows_with: str) -> Tensor:
-    """(B, P) weights with which errors in crop pixels count as errors in the images' own pixels.
+    """Returns the weights (B, P) that make errors in crop pixels count as in image pixels.
 
-    pixel_area: (B,) square image pixels that a crop pixel covers; a distance counts by its root.
+    pixel_area: (B,) of a crop pixel in square image pixels; its root scales a "distance" loss.
     """
     area = pixel_area.to(weights)
     scale = area.sqrt() if grows_with == "distance" else area

@@ -1,11 +1,11 @@
-"""What is known of a landmark scheme: mirror, groups, curves, normaliser.
+"""Landmark schemes: mirror permutation, groups, curves and the NME's normaliser.
 
-Known by number: 971 (the contest's; Megvii's "dense facial landmarks"), 68 (iBUG), 15 (Kaggle's
-facial keypoints); "left" is as seen in the image for 971 and 68. Files tell of others.
+Built in are 971 landmarks (the contest's, Megvii's "dense facial landmarks"), 68 (iBUG) and 15
+(Kaggle's facial keypoints). "Left" is as seen in the image for 971 and 68. Files describe others.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -17,62 +17,67 @@ from heatmap.errors import UserError
 
 GROUPS: dict[int, dict[str, range]] = {
     971: {
-        "jaw": range(0, 128),
-        "hairline": range(128, 273),
-        "left brow": range(273, 337),
-        "right brow": range(337, 401),
-        "nose": range(401, 587),
-        "left eye": range(587, 714),
-        "right eye": range(714, 841),
-        "mouth": range(841, 969),
-        "pupils": range(969, 971),
+        "jaw": range(0, 128), "hairline": range(128, 273),
+        "left brow": range(273, 337), "right brow": range(337, 401), "nose": range(401, 587),
+        "left eye": range(587, 714), "right eye": range(714, 841),
+        "mouth": range(841, 969), "pupils": range(969, 971),
     },
     68: {
-        "jaw": range(0, 17),
-        "left brow": range(17, 22),
-        "right brow": range(22, 27),
-        "nose": range(27, 36),
-        "left eye": range(36, 42),
-        "right eye": range(42, 48),
+        "jaw": range(0, 17), "left brow": range(17, 22), "right brow": range(22, 27),
+        "nose": range(27, 36), "left eye": range(36, 42), "right eye": range(42, 48),
         "mouth": range(48, 68),
     },
     15: {
-        "eyes": range(0, 6),
-        "brows": range(6, 10),
-        "nose": range(10, 11),
-        "mouth": range(11, 15),
+        "eyes": range(0, 6), "brows": range(6, 10), "nose": range(10, 11), "mouth": range(11, 15),
     },
-}
+}  # fmt: skip
 
-# Landmarks that follow one another along an outline; a closed one ends where it began.
+# Consecutive landmarks of each outline; a closed one repeats its first at the end.
 CURVES: dict[int, tuple[tuple[int, ...], ...]] = {
     971: (
         (*reversed(range(64)), *range(64, 128)),  # jaw: each half begins at the chin
         tuple(range(128, 273)),  # hairline
-        (*range(273, 337), 273),  # brows
-        (*range(337, 401), 337),
+        (*range(273, 337), 273), (*range(337, 401), 337),  # brows
         (*range(401, 464), *reversed(range(464, 527))),  # sides of the nose, meeting at its base
         tuple(range(527, 587)),  # ridge of the nose
-        (*range(587, 650), 587),  # eyes: the opening, and the lids round it
-        (*range(650, 714), 650),
-        (*range(714, 777), 714),
-        (*range(777, 841), 777),
-        (*range(841, 905), 841),  # lips
-        (*range(905, 969), 905),
+        (*range(587, 650), 587), (*range(650, 714), 650),  # left eye: opening, and lids around it
+        (*range(714, 777), 714), (*range(777, 841), 777),  # right eye
+        (*range(841, 905), 841), (*range(905, 969), 905),  # upper and lower lip
     ),
     68: (
         tuple(range(17)),  # jaw
-        tuple(range(17, 22)),  # brows
-        tuple(range(22, 27)),
-        tuple(range(27, 31)),  # nose: ridge and base
-        tuple(range(31, 36)),
-        (*range(36, 42), 36),  # eyes
-        (*range(42, 48), 42),
-        (*range(48, 60), 48),  # mouth: outer and inner edge of the lips
-        (*range(60, 68), 60),
+        tuple(range(17, 22)), tuple(range(22, 27)),  # brows
+        tuple(range(27, 31)), tuple(range(31, 36)),  # ridge and base of the nose
+        (*range(36, 42), 36), (*range(42, 48), 42),  # eyes
+        (*range(48, 60), 48), (*range(60, 68), 60),  # outer and inner edge of the lips
     ),
     15: ((2, 0, 3), (4, 1, 5), (6, 7), (8, 9), (11, 13, 12, 14, 11)),
-}
+}  # fmt: skip
+
+# The mirror permutation in pieces, in the order of the landmarks.
+_MIRRORS: dict[int, tuple[Sequence[int], ...]] = {
+    971: (
+        range(64, 128), range(0, 64),  # jaw halves, both from the chin outwards
+        range(128, 273)[::-1],  # hairline, ear to ear
+        range(337, 401), range(273, 337),  # brows
+        range(464, 527), range(401, 464),  # sides of the nose
+        range(527, 587),  # ridge of the nose: its own mirror image
+        range(714, 841), range(587, 714),  # eyes, inner and outer ring
+        range(841, 873)[::-1], range(873, 905)[::-1],  # upper lip
+        range(905, 937)[::-1], range(937, 969)[::-1],  # lower lip
+        (970, 969),  # pupils
+    ),
+    68: (
+        range(0, 17)[::-1],  # jaw
+        range(17, 27)[::-1],  # brows
+        range(27, 31), range(31, 36)[::-1],  # nose
+        (45, 44, 43, 42, 47, 46), (39, 38, 37, 36, 41, 40),  # eyes
+        range(48, 55)[::-1], range(55, 60)[::-1],  # outer lips
+        range(60, 65)[::-1], range(65, 68)[::-1],  # inner lips
+    ),
+    # left and right eye: centre, inner and outer corner; brow ends; nose; mouth corners, lips
+    15: ((1, 0, 4, 5, 2, 3, 8, 9, 6, 7, 10, 12, 11, 13, 14),),
+}  # fmt: skip
 
 # The two landmarks whose distance normalises the NME.
 _EYES = {971: ("pupils", 969, 970), 68: ("outer eye corners", 36, 45), 15: ("eye centres", 0, 1)}
@@ -80,51 +85,48 @@ _EYES = {971: ("pupils", 969, 970), 68: ("outer eye corners", 36, 45), 15: ("eye
 
 @dataclass(frozen=True)
 class Scheme:
-    """What a file tells of a landmark scheme, in place of what is known of it here.
+    """A landmark scheme from a file, used instead of a built-in one."""
 
-    permutation: as `mirror_permutation` returns it; groups: as `groups` does.
-    """
-
-    permutation: np.ndarray
-    groups: dict[str, range]
+    permutation: np.ndarray  # (P,) int64, as `mirror_permutation` returns it
+    groups: dict[str, range]  # as `groups` returns them
 
     def __post_init__(self) -> None:
         landmarks = np.arange(len(self.permutation))
         if not np.array_equal(np.sort(self.permutation), landmarks):
-            raise UserError("its permutation does not name every landmark once")
+            raise UserError("the permutation does not hold every landmark once")
         if not np.array_equal(self.permutation[self.permutation], landmarks):
-            raise UserError("its permutation is no involution: mirroring twice changes something")
+            raise UserError("the permutation applied twice is not the identity")
         members = [landmark for group in self.groups.values() for landmark in group]
         if sorted(members) != landmarks.tolist():
-            raise UserError("its groups do not hold every landmark once")
+            raise UserError("the groups do not hold every landmark once")
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able values; groups as [first, one after the last]."""
+        """Returns JSON-able values; each group is [start, stop)."""
         groups = {name: [members.start, members.stop] for name, members in self.groups.items()}
         return {"permutation": self.permutation.tolist(), "groups": groups}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Scheme":
-        """What `to_dict` was given; other values beside these mean nothing."""
+        """Returns the scheme of `to_dict`'s values; other keys are ignored."""
         permutation = np.array(values["permutation"])
         if permutation.ndim != 1 or permutation.dtype.kind != "i":
-            raise UserError("its permutation is not a list of integers")
+            raise UserError("the permutation is not a list of integers")
         groups = {str(name): range(*bounds) for name, bounds in values["groups"].items()}
         return cls(permutation.astype(np.int64), groups)
 
 
 def read_scheme(path: Path, num_landmarks: int) -> Scheme:
-    """The scheme in a file that tools/data.py symmetry wrote.
+    """Reads the JSON file that tools/data.py symmetry wrote.
 
     Raises:
-        UserError: no such file, not one of these, or for another number of landmarks.
+        UserError: the file is missing or malformed, or has another number of landmarks.
     """
     try:
         scheme = Scheme.from_dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        wrong = isinstance(error, KeyError | TypeError | AttributeError)
-        reason = "it lacks permutation or groups" if wrong else error
-        raise UserError(f"{path}: not a file of tools/data.py symmetry: {reason}") from None
+        is_incomplete = isinstance(error, KeyError | TypeError | AttributeError)
+        reason = "no permutation or no groups" if is_incomplete else error
+        raise UserError(f"{path}: not a file from tools/data.py symmetry: {reason}") from None
     if len(scheme.permutation) != num_landmarks:
         raise UserError(
             f"{path} is for {len(scheme.permutation)} landmarks, but the table has {num_landmarks}"
@@ -133,78 +135,56 @@ def read_scheme(path: Path, num_landmarks: int) -> Scheme:
 
 
 def mirror_permutation(num_landmarks: int, scheme: Scheme | None = None) -> np.ndarray:
-    """Where each landmark of a mirrored image comes from: `mirrored = points[..., p, :]`.
+    """Returns (P,) int64: the source of each landmark of a mirrored image.
 
-    (P,) int64, an involution. The x coordinates are mirrored apart from this.
+    `mirrored = points[..., permutation, :]`, an involution. It leaves the x coordinates as they
+    are; mirror those separately.
 
     Raises:
-        UserError: no permutation is known for this number of landmarks.
+        UserError: the permutation of this number of landmarks is unknown.
     """
     if scheme is not None:
         return scheme.permutation
-    if num_landmarks == 971:
-        parts: Iterable[Iterable[int]] = (
-            range(64, 128), range(0, 64),  # jaw halves, both from the chin outwards
-            reversed(range(128, 273)),  # hairline, ear to ear
-            range(337, 401), range(273, 337),  # brows
-            range(464, 527), range(401, 464),  # sides of the nose
-            range(527, 587),  # ridge of the nose: its own mirror
-            range(714, 841), range(587, 714),  # eyes, inner and outer ring
-            reversed(range(841, 873)), reversed(range(873, 905)),  # upper lip
-            reversed(range(905, 937)), reversed(range(937, 969)),  # lower lip
-            (970, 969),  # pupils
-        )  # fmt: skip
-    elif num_landmarks == 68:
-        parts = (
-            reversed(range(0, 17)),  # jaw
-            reversed(range(17, 27)),  # brows
-            range(27, 31), reversed(range(31, 36)),  # nose
-            (45, 44, 43, 42, 47, 46), (39, 38, 37, 36, 41, 40),  # eyes
-            reversed(range(48, 55)), reversed(range(55, 60)),  # outer lips
-            reversed(range(60, 65)), reversed(range(65, 68)),  # inner lips
-        )  # fmt: skip
-    elif num_landmarks == 15:
-        # left and right eye: centre, inner and outer corner; brow ends; nose; mouth corners, lips
-        parts = ((1, 0, 4, 5, 2, 3, 8, 9, 6, 7, 10, 12, 11, 13, 14),)
-    else:
+    if num_landmarks not in _MIRRORS:
         raise UserError(
-            f"no mirror permutation is known for {num_landmarks} landmarks (known: 971, 68, 15); "
-            "tools/data.py symmetry DIR tells it, for --data.symmetry; or do without: "
-            "--augment.mirror 0, no --tta mirror"
+            f"the mirror permutation is unknown for {num_landmarks} landmarks (known: 971, 68, 15);"
+            " find it with tools/data.py symmetry DIR and pass the file as --data.symmetry, or do "
+            "not mirror: --augment.mirror 0, no --tta mirror"
         )
-    permutation = np.fromiter(chain.from_iterable(parts), np.int64)
+    permutation = np.fromiter(chain.from_iterable(_MIRRORS[num_landmarks]), np.int64)
     assert np.array_equal(permutation[permutation], np.arange(num_landmarks))
     return permutation
 
 
 def groups(num_landmarks: int, scheme: Scheme | None = None) -> dict[str, range]:
-    """Named regions of the face, each a range of landmarks; one group "all" for other schemes."""
+    """Returns the named regions of the face; an unknown scheme has one group, "all"."""
     if scheme is not None:
         return scheme.groups
     return GROUPS.get(num_landmarks, {"all": range(num_landmarks)})
 
 
 def curves(num_landmarks: int, scheme: Scheme | None = None) -> tuple[tuple[int, ...], ...]:
-    """The outlines of the face's regions, each within a group, as in `CURVES`; else none."""
+    """Returns the outlines of the face, each within one group; an unknown scheme has none."""
     return () if scheme is not None else CURVES.get(num_landmarks, ())
 
 
 def normaliser(points: np.ndarray) -> tuple[str, np.ndarray]:
-    """The length that divides an image's mean point error to give its NME.
+    """Returns the name and (N,) values of the length that divides the mean point error in the NME.
 
-    From (N, P, 2) points, NaN where unlabelled, its name and (N,) lengths in their unit, NaN where
-    zero or not labelled: the distance of `_EYES`, else "box", the root of the area of the box round
-    the labelled landmarks.
+    It is the distance between the eyes (`_EYES`), or for other schemes the square root of the area
+    of the landmarks' box ("box"). NaN where it is zero or not labelled.
+
+    Args:
+        points: (N, P, 2), NaN where unlabelled.
     """
     num_landmarks = points.shape[-2]
     if num_landmarks in _EYES:
         name, left, right = _EYES[num_landmarks]
         length = np.linalg.norm(points[..., left, :] - points[..., right, :], axis=-1)
     else:
-        name = "box"
-        labelled = np.isfinite(points).all(-1, keepdims=True)
-        highest = np.where(labelled, points, -np.inf).max(-2)
-        lowest = np.where(labelled, points, np.inf).min(-2)
+        name, is_labelled = "box", np.isfinite(points).all(-1, keepdims=True)
+        highest = np.where(is_labelled, points, -np.inf).max(-2)
+        lowest = np.where(is_labelled, points, np.inf).min(-2)
         extent = np.where(np.isfinite(highest), highest - lowest, np.nan)
         length = np.sqrt(extent.prod(-1))
     return name, np.where(length > 0, length, np.nan)

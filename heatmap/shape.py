@@ -1,7 +1,7 @@
-"""Shapes: landmarks free of place, size and tilt, and a linear model of how they vary.
+"""Shapes: landmarks without position, size and tilt, and a linear model of how they vary.
 
 A shape is a row of P complex numbers x + iy, NaN where a landmark is unlabelled. In complex numbers
-a similarity is one product and one sum: a face lies on a shape as `factor * face + offset`.
+a similarity transform is `factor * shape + offset`.
 """
 
 from collections.abc import Iterator
@@ -12,93 +12,90 @@ import numpy as np
 
 from heatmap.errors import UserError
 
-BLOCK = 1_000  # faces that are worked on together
-MOST_POSED = 10_000  # faces that the mean pose is of
-MOST_FITTED = 4_000  # faces; more make a model slower and no better
-FAR = 3.0  # usual deviations; what is further off counts as if it were this far
+BLOCK = 1_000  # faces processed at once
+MOST_POSED = 10_000  # faces that define the mean pose
+MOST_FITTED = 4_000  # faces to fit a model to; more make it slower and no better
+FAR = 3.0  # deviations are clipped to this many times the usual one
 
 
 class AnyPoints(Protocol):
-    """(N, P, 2) points: an array, or a table of which an index gives an array."""
+    """Points (N, P, 2): an array, or a table whose rows index to arrays."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: Any, /) -> Any: ...
 
 
 def of(points: AnyPoints) -> np.ndarray:
-    """(N, P) complex128 of (N, P, 2) points in any frame."""
+    """Returns points (N, P, 2) as shapes (N, P), complex128."""
     return points[..., 0].astype(np.float64) + 1j * points[..., 1]
 
 
 def points(shapes: np.ndarray) -> np.ndarray:
-    """(..., P, 2) float64 of (..., P) shapes."""
+    """Returns shapes (..., P) as points (..., P, 2), float64."""
     return np.stack([shapes.real, shapes.imag], -1)
 
 
 def real(shapes: np.ndarray) -> np.ndarray:
-    """(..., 2P) float64 of (..., P) shapes: all x, then all y."""
+    """Returns shapes (..., P) as vectors (..., 2P), float64: all x, then all y."""
     return np.concatenate([shapes.real, shapes.imag], -1)
 
 
-def from_real(reals: np.ndarray) -> np.ndarray:
-    """(..., P) shapes of (..., 2P), as `real` orders them."""
-    x, y = np.split(reals, 2, -1)
+def from_real(vectors: np.ndarray) -> np.ndarray:
+    """Returns vectors (..., 2P), ordered as by `real`, as shapes (..., P)."""
+    x, y = np.split(vectors, 2, -1)
     return x + 1j * y
 
 
 def face_size(shapes: np.ndarray) -> np.ndarray:
-    """(...) the square root of the area of the box round the labelled landmarks."""
+    """Returns (...): the square root of the area of the labelled landmarks' bounding box."""
     x, y = (np.nanmax(part, -1) - np.nanmin(part, -1) for part in (shapes.real, shapes.imag))
     return np.sqrt(x * y)
 
 
 def sample(rows: np.ndarray, most: int) -> np.ndarray:
-    """At most so many of the rows, evenly spaced."""
+    """Returns at most `most` of the rows, evenly spaced."""
     return rows[np.linspace(0, len(rows) - 1, min(len(rows), most)).astype(int)]
 
 
 def blocks(rows: np.ndarray) -> Iterator[np.ndarray]:
-    """The rows, `BLOCK` at a time, so that what is computed of them fits into memory."""
-    for begin in range(0, len(rows), BLOCK):
-        yield rows[begin : begin + BLOCK]
+    """Yields `BLOCK` rows at a time, so that intermediate results fit in memory."""
+    for start in range(0, len(rows), BLOCK):
+        yield rows[start : start + BLOCK]
 
 
 def placement(shapes: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The similarity that lays every shape onto the mean: `factor * shape + offset`.
+    """Returns the similarity that aligns every shape with the mean: `factor * shape + offset`.
 
-    A shape gets the middle and the size (root of the summed squares) of the mean's landmarks that
-    it has, then the best turn (Procrustes analysis).
+    Centre and size (root of the summed squares) of their common landmarks become equal, then the
+    rotation is the best one (Procrustes analysis).
 
-    Args:
-        shapes: (N, P); mean: (P,), or (N, P) for one of each shape's own.
-
-    Returns:
-        (N, 1) complex factors and offsets; NaN where fewer than three landmarks are labelled.
+    From shapes (N, P) and a mean (P,) or one mean per shape (N, P): complex factors and offsets
+    (N, 1), NaN with fewer than three common landmarks.
     """
-    common = np.isfinite(shapes) & np.isfinite(mean)
-    count = common.sum(1, keepdims=True)
+    is_common = np.isfinite(shapes) & np.isfinite(mean)
+    count = is_common.sum(1, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
         count = np.where(count >= 3, count, np.nan)
-        own, other = np.where(common, shapes, 0), np.where(common, mean, 0)
-        own_middle, other_middle = (part.sum(1, keepdims=True) / count for part in (own, other))
-        own -= np.where(common, own_middle, 0)
-        other -= np.where(common, other_middle, 0)
-        turn = np.angle((own * other.conj()).sum(1, keepdims=True))
-        size = np.linalg.norm(other, axis=1) / np.maximum(np.linalg.norm(own, axis=1), 1e-12)
-        factor = np.where(count >= 3, size[:, None] * np.exp(-1j * turn), np.nan)
-        return factor, other_middle - factor * own_middle
+        source, target = np.where(is_common, shapes, 0), np.where(is_common, mean, 0)
+        centre, target_centre = (part.sum(1, keepdims=True) / count for part in (source, target))
+        source -= np.where(is_common, centre, 0)
+        target -= np.where(is_common, target_centre, 0)
+        angle = np.angle((source * target.conj()).sum(1, keepdims=True))
+        size = np.linalg.norm(target, axis=1) / np.maximum(np.linalg.norm(source, axis=1), 1e-12)
+        factor = np.where(count >= 3, size[:, None] * np.exp(-1j * angle), np.nan)
+        return factor, target_centre - factor * centre
 
 
 def onto(shapes: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """(N, P) the shapes, each laid onto the mean by its `placement`."""
+    """Returns the shapes (N, P), each aligned with the mean by its `placement`."""
     factor, offset = placement(shapes, mean)
     return factor * shapes + offset
 
 
 def mean_shape(shapes: np.ndarray) -> np.ndarray:
-    """(P,) complex mean of (N, P) shapes, about its middle, of unit size, upright as they are.
+    """Returns the mean (P,) of shapes (N, P): centred, of unit size, upright on average.
 
-    Shapes far from the mean count for less. A landmark that no shape has is NaN.
+    Shapes far from the mean count less. A landmark that no shape has is NaN.
 
     Raises:
         UserError: no shape has three labelled landmarks.
@@ -110,17 +107,17 @@ def mean_shape(shapes: np.ndarray) -> np.ndarray:
         raise UserError("no face has three labelled landmarks, so there is no mean shape")
     mean = _unit(shapes[labelled.argmax()])
     for _ in range(6):
-        lying = onto(shapes, mean)
-        distance = distances(lying, mean)
+        aligned = onto(shapes, mean)
+        distance = distances(aligned, mean)
         far = FAR * max(np.nanmedian(distance), 1e-12)
         weight = np.nan_to_num(np.minimum(1, far / np.maximum(distance, 1e-12)) ** 2)
-        has = np.isfinite(lying)
-        total = (weight[:, None] * has).sum(0)
+        is_labelled = np.isfinite(aligned)
+        total = (weight[:, None] * is_labelled).sum(0)
         with np.errstate(invalid="ignore", divide="ignore"):
-            mean = _unit((weight[:, None] * np.where(has, lying, 0)).sum(0) / total)
+            mean = _unit((weight[:, None] * np.where(is_labelled, aligned, 0)).sum(0) / total)
     factor, _ = placement(shapes, mean)
-    usual_turn = np.angle(np.exp(1j * np.angle(factor[np.isfinite(factor)])).sum())
-    return mean * np.exp(-1j * usual_turn)
+    mean_angle = np.angle(np.exp(1j * np.angle(factor[np.isfinite(factor)])).sum())
+    return mean * np.exp(-1j * mean_angle)
 
 
 def _unit(shape: np.ndarray) -> np.ndarray:
@@ -129,88 +126,78 @@ def _unit(shape: np.ndarray) -> np.ndarray:
 
 
 def nanmean(values: np.ndarray, axis: int | None) -> np.ndarray:
-    """The mean of the finite values, in double precision; NaN, without a warning, where none is."""
-    has = np.isfinite(values)
-    count = has.sum(axis)
-    total = np.where(has, values, 0).sum(axis, dtype=np.result_type(values, np.float64))
+    """Returns the mean of the finite values in double precision; NaN without warning if none is."""
+    is_finite = np.isfinite(values)
+    count = is_finite.sum(axis)
+    total = np.where(is_finite, values, 0).sum(axis, dtype=np.result_type(values, np.float64))
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
 def distances(shapes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """(N,) root mean square distance between landmarks that both have; NaN where there are none."""
+    """Returns (N,): root mean square distance of the common landmarks; NaN if there are none."""
     return np.sqrt(nanmean(np.abs(shapes - others) ** 2, -1))
 
 
-class Seen(NamedTuple):
-    """N faces as a model explains them, in the model's frame.
+class Reconstruction(NamedTuple):
+    """A model's reconstruction of N faces, in the model's frame."""
 
-    lying: (N, P) complex, the faces laid onto what explains them, NaN where unlabelled. explained:
-    (N, P) complex, the model's face for each, also where it is unlabelled. coefficients: (N, K) of
-    the changes, in standard deviations.
-    """
-
-    lying: np.ndarray
-    explained: np.ndarray
-    coefficients: np.ndarray
+    aligned: np.ndarray  # (N, P) complex, the faces on their reconstruction; NaN where unlabelled
+    reconstructed: np.ndarray  # (N, P) complex, also where unlabelled
+    coefficients: np.ndarray  # (N, K) of the changes, in standard deviations
 
 
 @dataclass(frozen=True)
 class ShapeModel:
-    """A Gaussian of aligned shapes: a mean, a few changes of it, and noise of every landmark.
+    """A Gaussian of aligned shapes: a mean, a few principal changes, and noise."""
 
-    mean: (P,) complex, of unit size, upright. changes: (K, 2P) orthonormal, the strongest first, as
-    `real` orders them. spread: (K,) standard deviations along them. noise: (P,) standard deviation,
-    along one axis, of a landmark from what the changes explain.
-    """
+    mean: np.ndarray  # (P,) complex, of unit size, upright
+    changes: np.ndarray  # (K, 2P) orthonormal vectors ordered as by `real`, the strongest first
+    spread: np.ndarray  # (K,) standard deviations along the changes
+    noise: np.ndarray  # (P,) standard deviation of a landmark from its reconstruction, per axis
 
-    mean: np.ndarray
-    changes: np.ndarray
-    spread: np.ndarray
-    noise: np.ndarray
+    def reconstruct(self, shapes: np.ndarray) -> Reconstruction:
+        """Reconstructs shapes (N, P); outlying landmarks hardly affect the others.
 
-    def see(self, shapes: np.ndarray) -> Seen:
-        """The faces as the model explains them; a landmark far off pulls no more than a near one.
-
-        What lies further than `FAR` times the noise from what is explained is brought that near, an
-        unlabelled landmark is put onto it, and placement and fit are repeated. Changes are shrunk
-        by their spread against the noise.
+        Landmarks further than `FAR` times the noise from the reconstruction are moved that near,
+        unlabelled ones are put onto it, and placement and fit are repeated. Coefficients shrink by
+        the ratio of spread to noise.
 
         Source: Huber 1981, "Robust Statistics", 7.8 (modified residuals).
         """
         variance = self.spread**2
-        held = variance / (variance + np.mean(self.noise**2))
+        shrinkage = variance / (variance + np.mean(self.noise**2))
         factor, offset = placement(shapes, self.mean)
-        explained = np.broadcast_to(self.mean, shapes.shape)
-        for turn in range(6):
-            lying = factor * shapes + offset
-            pseudo = np.where(np.isfinite(lying), lying, explained)
-            if turn > 0:
-                pseudo = self._near(pseudo, explained)
-                more, shift = placement(pseudo, explained)
-                factor, offset, pseudo = factor * more, offset * more + shift, pseudo * more + shift
-            found = real(pseudo - self.mean) @ self.changes.T * held
-            explained = self.mean + from_real(found @ self.changes)
-        return Seen(factor * shapes + offset, explained, found / self.spread)
+        reconstructed = np.broadcast_to(self.mean, shapes.shape)
+        for iteration in range(6):
+            aligned = factor * shapes + offset
+            filled = np.where(np.isfinite(aligned), aligned, reconstructed)
+            if iteration > 0:
+                filled = self._clipped(filled, reconstructed)
+                more, shift = placement(filled, reconstructed)
+                factor, offset, filled = factor * more, offset * more + shift, filled * more + shift
+            amounts = real(filled - self.mean) @ self.changes.T * shrinkage
+            reconstructed = self.mean + from_real(amounts @ self.changes)
+        return Reconstruction(factor * shapes + offset, reconstructed, amounts / self.spread)
 
-    def _near(self, shapes: np.ndarray, explained: np.ndarray) -> np.ndarray:
-        """The shapes, with landmarks that lie far off brought near."""
-        rest = shapes - explained
-        return explained + rest * np.minimum(1, FAR * self.noise / np.maximum(np.abs(rest), 1e-12))
+    def _clipped(self, shapes: np.ndarray, reconstructed: np.ndarray) -> np.ndarray:
+        """The shapes with far landmarks moved to `FAR` times the noise from the reconstruction."""
+        rest, far = shapes - reconstructed, FAR * self.noise
+        return reconstructed + rest * np.minimum(1, far / np.maximum(np.abs(rest), 1e-12))
 
 
 def fit(points_image: AnyPoints, share: float = 0.98) -> ShapeModel:
-    """The model of these faces; outliers among faces and landmarks hardly change it.
+    """Fits a model; outliers among faces and landmarks hardly change it.
 
-    It starts from the directions of change alone (spherical principal components), then refits to
-    the faces that it explains.
+    The first fit uses directions of change only (spherical principal components). Then the model is
+    refitted to the faces that it reconstructs well.
 
     Args:
-        points_image: (N, P, 2), NaN where unlabelled; at most `MOST_FITTED`, evenly spaced, count.
-        share: of the variance, that the changes explain.
+        points_image: (N, P, 2), NaN where unlabelled. `MOST_FITTED` evenly spaced rows are used.
+        share: of the variance that the changes explain.
 
     Raises:
-        UserError: fewer than three faces have most of their landmarks, a landmark is labelled in
-            none of these, or all faces are alike.
+        UserError: fewer than three faces have most of their landmarks, one landmark is unlabelled
+            in all of these, or all faces have the same shape.
 
     Source: Locantore et al. 1999, "Robust principal component analysis for functional data",
     https://doi.org/10.1007/BF02595862.
@@ -218,101 +205,99 @@ def fit(points_image: AnyPoints, share: float = 0.98) -> ShapeModel:
     shapes = of(points_image[sample(np.arange(len(points_image)), MOST_FITTED)])
     shapes = shapes[np.isfinite(shapes).mean(1) > 0.5]
     if len(shapes) < 3:
-        told = f"{len(shapes)} of {len(points_image)} faces have most of their landmarks"
-        raise UserError(f"{told}; the shapes of three at least are needed")
+        count = f"{len(shapes)} of {len(points_image)} faces"
+        raise UserError(f"{count} have most of their landmarks; at least three are needed")
     mean = mean_shape(shapes)
-    lost = np.flatnonzero(~np.isfinite(mean))
-    if len(lost):
-        raise UserError(f"landmark {lost[0]} is labelled in no face with most of its landmarks")
+    never_labelled = np.flatnonzero(~np.isfinite(mean))
+    if len(never_labelled):
+        raise UserError(f"no face with most of its landmarks has landmark {never_labelled[0]}")
     distance = distances(onto(shapes, mean), mean)
-    shapes = shapes[distance <= FAR * np.median(distance)]  # faces never are further
+    shapes = shapes[distance <= FAR * np.median(distance)]  # no real face is further
     rest = onto(shapes, mean) - mean
     rest = real(np.where(np.isfinite(rest), rest, 0))
     length = np.linalg.norm(rest, axis=1, keepdims=True)
     if np.median(length) < 1e-6:
-        raise UserError("all faces have the same shape, so there is nothing to tell apart")
+        raise UserError("all faces have the same shape; a shape model needs different ones")
     model = _model(mean, rest, rest / np.maximum(length, 1e-12) * np.median(length), share)
     for _ in range(3):
-        seen = model.see(shapes)
-        distance = distances(seen.lying, seen.explained)
+        aligned, reconstructed, _ = model.reconstruct(shapes)
+        distance = distances(aligned, reconstructed)
         good = distance <= FAR * np.nanmedian(distance)
-        lying, explained = seen.lying[good], seen.explained[good]
-        filled = np.where(np.isfinite(lying), lying, explained)
-        near = model._near(filled, explained)
-        mean = _unit(near.mean(0))
-        factor, offset = placement(near, mean)
-        rest = real(factor * near + offset - mean)
+        aligned, reconstructed = aligned[good], reconstructed[good]
+        filled = np.where(np.isfinite(aligned), aligned, reconstructed)
+        clipped = model._clipped(filled, reconstructed)
+        mean = _unit(clipped.mean(0))
+        factor, offset = placement(clipped, mean)
+        rest = real(factor * clipped + offset - mean)
         model = _model(mean, real(factor * filled + offset - mean), rest, share)
     return model
 
 
 def _model(mean: np.ndarray, rest: np.ndarray, robust: np.ndarray, share: float) -> ShapeModel:
-    """The principal changes of the robust deviations, and the noise that all deviations have."""
+    """The model with the principal changes of `robust`, and the noise of `rest`, both (N, 2P)."""
     num_faces, freedom = robust.shape
-    if num_faces < freedom:  # of the two matrices the smaller has all that is not zero
-        strengths, mixes = np.linalg.eigh(robust @ robust.T)
-        changes = (robust.T @ mixes / np.sqrt(np.maximum(strengths, 1e-30))).T
+    if num_faces < freedom:  # the smaller of the two matrices has all nonzero eigenvalues
+        energies, mixes = np.linalg.eigh(robust @ robust.T)
+        changes = (robust.T @ mixes / np.sqrt(np.maximum(energies, 1e-30))).T
     else:
-        strengths, columns = np.linalg.eigh(robust.T @ robust)
+        energies, columns = np.linalg.eigh(robust.T @ robust)
         changes = columns.T
-    strengths, changes = np.maximum(strengths[::-1], 0), changes[::-1]
-    explained = np.cumsum(strengths) / strengths.sum()
-    # four degrees of freedom are place, size and tilt; half of the others must be left to check
+    energies, changes = np.maximum(energies[::-1], 0), changes[::-1]
+    explained = np.cumsum(energies) / energies.sum()
+    # position, size and tilt take four degrees of freedom; half of the others stay for the noise
     most = max(1, min((freedom - 4) // 2, num_faces // 4))
     kept = min(int(np.searchsorted(explained, share)) + 1, most)
-    changes, strengths = changes[:kept], strengths[:kept]
-    off = np.abs(from_real(rest - rest @ changes.T @ changes))
-    noise = np.median(off, 0) / np.sqrt(2 * np.log(2))  # the median of a Rayleigh distribution
+    changes, energies = changes[:kept], energies[:kept]
+    residual = np.abs(from_real(rest - rest @ changes.T @ changes))
+    noise = np.median(residual, 0) / np.sqrt(2 * np.log(2))  # median of a Rayleigh distribution
     noise = np.maximum(noise, max(0.1 * np.median(noise), 1e-6))
-    return ShapeModel(mean, changes, np.sqrt(strengths / num_faces), noise)
+    return ShapeModel(mean, changes, np.sqrt(energies / num_faces), noise)
 
 
 def turns(points_image: AnyPoints) -> np.ndarray:
-    """(N,) float64: the turn of every head against the mean of all, about -0.5 to 0.5.
+    """Returns (N,) float64: the yaw of every head relative to the mean, about -0.5 to 0.5.
 
-    The face's part in the first principal component of the shapes, each laid onto their mean, which
-    has unit size. In images of people that is the turn to the side; which side is positive is
-    not known.
+    It is the first principal component of the aligned shapes, of unit size: for people, the turn
+    to the side. Its sign is arbitrary.
 
     Args:
-        points_image: (N, P, 2), in image pixels; faces with an unlabelled landmark get NaN.
+        points_image: (N, P, 2) in image pixels; faces with an unlabelled landmark get NaN.
 
     Raises:
-        UserError: fewer than three faces have all their landmarks, or all of them are alike.
+        UserError: fewer than three faces have all their landmarks, or all have the same shape.
     """
-    found = np.full(len(points_image), np.nan)
-    is_whole = np.zeros(len(found), bool)
-    for some in blocks(np.arange(len(found))):
-        is_whole[some] = np.isfinite(points_image[some]).all((1, 2))
-    whole = np.flatnonzero(is_whole)
-    if len(whole) < 3:
-        told = f"{len(whole)} of {len(points_image)} faces have all their landmarks"
-        raise UserError(f"{told}; their poses can be told of three at least")
-    shapes = of(points_image[sample(whole, MOST_POSED)])
+    yaw = np.full(len(points_image), np.nan)
+    is_complete = np.zeros(len(yaw), bool)
+    for rows in blocks(np.arange(len(yaw))):
+        is_complete[rows] = np.isfinite(points_image[rows]).all((1, 2))
+    complete = np.flatnonzero(is_complete)
+    if len(complete) < 3:
+        count = f"{len(complete)} of {len(points_image)} faces"
+        raise UserError(f"{count} have all their landmarks; poses need at least three")
+    shapes = of(points_image[sample(complete, MOST_POSED)])
     mean = mean_shape(shapes)
     rest = real(onto(shapes, mean) - mean)
-    strengths, changes = np.linalg.eigh(rest.T @ rest)
-    if strengths[-1] <= 1e-12 * len(rest):
-        raise UserError("all faces have the same shape, so there are no poses to tell apart")
-    for some in blocks(whole):
-        lying = onto(of(points_image[some]), mean)
-        found[some] = real(lying - mean) @ changes[:, -1]
-    return found
+    energies, changes = np.linalg.eigh(rest.T @ rest)
+    if energies[-1] <= 1e-12 * len(rest):
+        raise UserError("all faces have the same shape; poses need different ones")
+    for rows in blocks(complete):
+        yaw[rows] = real(onto(of(points_image[rows]), mean) - mean) @ changes[:, -1]
+    return yaw
 
 
 def rolls(points_image: AnyPoints) -> np.ndarray:
-    """(N,) float64: the tilt of every face in degrees, clockwise, against the mean of all.
+    """Returns (N,) float64: the tilt of every face in degrees, clockwise, relative to the mean.
 
     Args:
-        points_image: (N, P, 2), in image pixels; faces with fewer than three landmarks get NaN.
+        points_image: (N, P, 2) in image pixels; faces with fewer than three landmarks get NaN.
 
     Raises:
         UserError: no face has three landmarks.
     """
-    rows = np.arange(len(points_image))
-    mean = mean_shape(of(points_image[sample(rows, MOST_POSED)]))
-    found = np.empty(len(rows))
-    for some in blocks(rows):
-        factor, _ = placement(of(points_image[some]), mean)
-        found[some] = -np.rad2deg(np.angle(factor[:, 0]))
-    return found
+    everyone = np.arange(len(points_image))
+    mean = mean_shape(of(points_image[sample(everyone, MOST_POSED)]))
+    roll = np.empty(len(everyone))
+    for rows in blocks(everyone):
+        factor, _ = placement(of(points_image[rows]), mean)
+        roll[rows] = -np.rad2deg(np.angle(factor[:, 0]))
+    return roll

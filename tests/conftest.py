@@ -1,14 +1,13 @@
-"""What several test files share: an environment without network, and contests to work on."""
+"""Shared set-up: an environment without network, and small datasets."""
 
 import os
 
-# Before anything imports torch, which reads the first when its threads start. Threads that spin
-# while they wait take the time of the test's other processes; one thread each is enough, since the
-# suite runs in two processes.
+# Set before torch is imported. Threads that spin while waiting slow down the other processes, and
+# the suite runs in two, so one thread each is enough.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# Compiling takes seconds in every process that a test starts; the tests of it switch it on.
+# Compilation takes seconds per process; its own tests switch it on.
 os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
 os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
 
@@ -29,7 +28,7 @@ from heatmap.data.formats.kaggle15 import LANDMARKS
 
 @pytest.fixture(scope="session", autouse=True)
 def users_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder that takes the place of the user's own cache, also in processes that tests start."""
+    """A temporary cache folder instead of the user's, also in subprocesses."""
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder))
@@ -38,25 +37,25 @@ def users_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def faces68() -> Path:
-    """The folder of the real faces with 68 landmarks; not part of the repository."""
+    """Folder of real faces with 68 landmarks; not in the repository."""
     folder = Path(__file__).resolve().parents[2] / "shared" / "data" / "faces68"
     if not folder.is_dir():
-        pytest.skip(f"the real faces are not there ({folder})")
+        pytest.skip(f"the real faces are missing ({folder})")
     return folder
 
 
 @pytest.fixture(scope="session")
 def faces15() -> Path:
-    """The folder of real faces in the form of Kaggle's facial keypoints; not in the repository."""
+    """Folder of real faces in the form of Kaggle's facial keypoints; not in the repository."""
     folder = Path(__file__).resolve().parents[2] / "shared" / "data" / "faces15"
     if not folder.is_dir():
-        pytest.skip(f"the real faces are not there ({folder})")
+        pytest.skip(f"the real faces are missing ({folder})")
     return folder
 
 
 @pytest.fixture
 def tool(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
-    """Runs a tool as a person would, from another folder; returns the exit code."""
+    """Runs a tool from another folder, as a user would; returns the exit code."""
     tools = Path(__file__).resolve().parents[1] / "tools"
     monkeypatch.chdir(tmp_path)
 
@@ -71,10 +70,10 @@ def tool(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
 
 @pytest.fixture(scope="session")
 def kaggle15_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as Kaggle's facial keypoints: 10 training and 4 test images; not to be changed.
+    """Folder in Kaggle's facial keypoints format with 10 training and 4 test images; read-only.
 
-    The training images 3 and 6 have four landmarks only. The lookup table lies in an order of its
-    own, and asks for all of the first two test images and for two coordinates of the others.
+    Training images 3 and 6 have only four landmarks. The shuffled lookup table requests all
+    coordinates of the first two test images and two coordinates of the others.
     """
     folder = tmp_path_factory.mktemp("kaggle15")
     generator = np.random.default_rng(15)
@@ -105,10 +104,10 @@ def kaggle15_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_contest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The root of a contest to read and not to change: 12 training and 5 test images.
+    """Root of a dataset with 12 training and 5 test images; read-only.
 
-    7 landmarks, each a dot of its own colour; images of many sizes; several images a person.
-    One landmark of the third image is unlabelled. 3 landmarks of each test image are asked for.
+    It has 7 landmarks, each a dot of its own colour, images of many sizes and several per person.
+    One landmark of the third image is unlabelled. 3 landmarks per test image are requested.
     """
     contest = Folder(root=tmp_path_factory.mktemp("tiny_contest"))
     contest.train_images.mkdir(parents=True)
@@ -127,7 +126,7 @@ def tiny_contest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _draw_dots(path: Path, generator: np.random.Generator) -> np.ndarray:
-    """Writes an image of 7 dots in a ring and gives their (7, 2) centres."""
+    """Writes an image of 7 dots in a ring; returns their (7, 2) centres."""
     height, width = generator.integers(60, 130, 2)
     angle = np.arange(7) * 2 * np.pi / 7 + generator.uniform(-0.3, 0.3)
     ring = np.stack([np.cos(angle), np.sin(angle)], -1) * generator.uniform(0.2, 0.35)

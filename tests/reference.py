@@ -1,4 +1,4 @@
-"""The adaptive wing loss as printed, in float64, for tests to compare with."""
+"""The adaptive wing loss as published, as a reference in float64."""
 
 import torch
 from torch import Tensor
@@ -15,10 +15,10 @@ def constants(target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def adaptive_wing(prediction: Tensor, target: Tensor) -> Tensor:
-    """The two branches as printed in arXiv:1904.07399, in float64."""
+    """The two branches as published in arXiv:1904.07399, in float64."""
     prediction, target = prediction.double(), target.double()
     distance = (target - prediction).abs()
     slope, offset = constants(target)
-    # the branch that is not taken must not poison the gradient of the other at distance 0
+    # keep the unused branch from making the gradient NaN at distance 0
     curved = OMEGA * torch.log1p((distance.clamp_min(1e-300) / EPSILON) ** (ALPHA - target))
     return torch.where(distance < THETA, curved, slope * distance - offset)

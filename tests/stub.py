@@ -1,4 +1,4 @@
-"""A network of a function, for tests of what is done with networks."""
+"""A network made from a function, for tests."""
 
 from collections.abc import Callable
 
@@ -8,11 +8,13 @@ from heatmap.networks import CropPrediction, Network
 
 
 class Stub(Network):
-    """A network without layers; `look` says what it sees in (B, 3, H, W) images."""
+    """A network without layers that predicts `predict(images)` for images (B, 3, H, W)."""
 
-    def __init__(self, look: Callable[[Tensor], CropPrediction], num_landmarks: int = 15) -> None:
+    def __init__(
+        self, predict: Callable[[Tensor], CropPrediction], num_landmarks: int = 15
+    ) -> None:
         super().__init__(num_landmarks)
-        self.look = look
+        self.predict = predict
 
     def layers(self, images: Tensor) -> Tensor:
         assert not self.training
@@ -22,4 +24,4 @@ class Stub(Network):
         raise NotImplementedError
 
     def decode(self, output: Tensor) -> CropPrediction:
-        return self.look(output)
+        return self.predict(output)

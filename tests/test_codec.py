@@ -45,11 +45,11 @@ def gaussian(points: Tensor, sigma: float) -> Tensor:
     )
 
 
-# the whole way: image -> crop -> heatmap -> image
+# round trip: image -> crop -> heatmap -> image
 
 
-class Journey(NamedTuple):
-    """Landmarks of one image, and the frames that they pass through."""
+class RoundTrip(NamedTuple):
+    """Landmarks of one image, and the affine from its heatmap."""
 
     image_from_heatmap: Tensor
     height: int
@@ -58,8 +58,8 @@ class Journey(NamedTuple):
     points_image: Tensor
 
 
-def random_journey(generator: np.random.Generator, stride: int) -> Journey:
-    """An image cropped, turned, scaled, mirrored; labels at least 3 sigma inside its heatmap."""
+def random_round_trip(generator: np.random.Generator, stride: int) -> RoundTrip:
+    """A rotated, scaled, mirrored crop; landmarks at least 3 sigma inside its heatmap."""
     image_hw = tuple(generator.integers(60, 1401, 2).tolist())
     height, width = generator.integers(24, 65, 2).tolist()
     crop_hw = height * stride, width * stride
@@ -72,44 +72,48 @@ def random_journey(generator: np.random.Generator, stride: int) -> Journey:
     )
     middle = (crop_hw[1] - 1) / 2, (crop_hw[0] - 1) / 2
     crop_from_new = frame.translation(*middle) @ turned @ frame.translation(-middle[0], -middle[1])
-    here = Frame(rule(image_hw, crop_hw).image_from_crop @ crop_from_new, *crop_hw)
-    image_from_heatmap = here.image_from_crop @ frame.crop_from_heatmap(stride)
+    crop = Frame(rule(image_hw, crop_hw).image_from_crop @ crop_from_new, *crop_hw)
+    image_from_heatmap = crop.image_from_crop @ frame.crop_from_heatmap(stride)
     sigma = generator.uniform(1, 3)
     border = 3 * sigma
     points_heatmap = uniform_points(
         generator, 60, (border, width - 1 - border), (border, height - 1 - border)
     )
     points_image = frame.apply(image_from_heatmap, points_heatmap)
-    return Journey(image_from_heatmap, height, width, sigma, points_image)
+    return RoundTrip(image_from_heatmap, height, width, sigma, points_image)
 
 
-def come_home(journey: Journey, spoil: Callable[[Tensor], Tensor] = lambda maps: maps) -> Tensor:
-    """(P, 2) errors of the landmarks that come home, measured in heatmap pixels."""
-    heatmap_from_image = torch.linalg.inv(journey.image_from_heatmap)
-    points_heatmap = frame.apply(heatmap_from_image, journey.points_image).float()
-    maps = codec.render(points_heatmap, journey.height, journey.width, journey.sigma)
-    decoded = codec.decode(spoil(maps), journey.sigma)
-    home = frame.apply(journey.image_from_heatmap, decoded.points_heatmap)
-    return (home - journey.points_image) @ heatmap_from_image[:2, :2].mT
+def round_trip_errors(
+    trip: RoundTrip, change: Callable[[Tensor], Tensor] = lambda maps: maps
+) -> Tensor:
+    """(P, 2) errors after rendering and decoding, in heatmap pixels."""
+    heatmap_from_image = torch.linalg.inv(trip.image_from_heatmap)
+    points_heatmap = frame.apply(heatmap_from_image, trip.points_image).float()
+    maps = codec.render(points_heatmap, trip.height, trip.width, trip.sigma)
+    decoded = codec.decode(change(maps), trip.sigma)
+    decoded_image = frame.apply(trip.image_from_heatmap, decoded.points_heatmap)
+    return (decoded_image - trip.points_image) @ heatmap_from_image[:2, :2].mT
 
 
 @pytest.mark.parametrize("stride", [1, 2, 4])
-def test_exact_labels_come_home(stride: int) -> None:
+def test_exact_labels_survive_the_round_trip(stride: int) -> None:
     generator = np.random.default_rng(stride)
-    errors = torch.stack([come_home(random_journey(generator, stride)) for _ in range(60)])
+    errors = torch.stack(
+        [round_trip_errors(random_round_trip(generator, stride)) for _ in range(60)]
+    )
     assert errors.square().mean((1, 2)).sqrt().max() <= 0.01
     assert errors.mean(1).abs().max() <= 0.003
 
 
 @pytest.mark.parametrize("stride", [1, 2, 4])
-def test_low_peaks_in_bf16_bring_the_same_labels_home(stride: int) -> None:
+def test_low_peaks_in_bf16_survive_the_round_trip(stride: int) -> None:
     generator = np.random.default_rng(10 + stride)
     for _ in range(30):
-        journey = random_journey(generator, stride)
+        trip = random_round_trip(generator, stride)
         peaks = torch.from_numpy(generator.uniform(0.2, 1, (60, 1, 1))).float()
-        exact = come_home(journey)
-        low = come_home(journey, lambda maps, peaks=peaks: maps * peaks)
-        coarse = come_home(journey, lambda maps, peaks=peaks: (maps * peaks).bfloat16())
+        exact = round_trip_errors(trip)
+        low = round_trip_errors(trip, lambda maps, peaks=peaks: maps * peaks)
+        coarse = round_trip_errors(trip, lambda maps, peaks=peaks: (maps * peaks).bfloat16())
         assert (low - exact).abs().max() < 1e-4
         assert (coarse - exact).abs().max() < 0.02
 
@@ -118,13 +122,13 @@ def test_low_peaks_in_bf16_bring_the_same_labels_home(stride: int) -> None:
 
 
 @SIGMAS
-def test_a_target_is_a_gaussian_of_height_1_round_the_unrounded_landmark(sigma: float) -> None:
+def test_target_is_a_gaussian_of_height_1_at_the_unrounded_landmark(sigma: float) -> None:
     points = inside(np.random.default_rng(20), 7, border=0)
     assert (rendered(points, sigma) - gaussian(points, sigma)).abs().max() < 1e-5
 
 
 @SIGMAS
-def test_a_landmark_outside_is_drawn_up_to_its_reach_and_never_beyond(sigma: float) -> None:
+def test_landmark_outside_is_rendered_at_most_at_its_reach(sigma: float) -> None:
     reach = REACH * sigma
     points = torch.tensor([[-0.9 * reach, 9.0], [-40, 9], [20, 90], [90, -90]])
     drawn = torch.tensor(
@@ -133,7 +137,7 @@ def test_a_landmark_outside_is_drawn_up_to_its_reach_and_never_beyond(sigma: flo
     assert (rendered(points, sigma) - gaussian(drawn, sigma)).abs().max() < 1e-5
 
 
-def test_targets_have_the_leading_axes_and_the_dtype_of_their_points() -> None:
+def test_targets_keep_leading_axes_and_dtype() -> None:
     points = torch.rand(2, 3, 5, 2, dtype=torch.float64)
     maps = codec.render(points, 11, 13, 1.5)
     assert maps.shape == (2, 3, 5, 11, 13)
@@ -142,10 +146,11 @@ def test_targets_have_the_leading_axes_and_the_dtype_of_their_points() -> None:
 
 
 @SIGMAS
-def test_dilating_the_factors_dilates_the_whole_target_exactly(sigma: float) -> None:
+def test_dilated_factors_give_the_dilated_target(sigma: float) -> None:
     points = inside(np.random.default_rng(21), 40, border=-2 * REACH * sigma)
-    along_y, along_x = codec.gaussian_factors(points.float(), HEIGHT, WIDTH, sigma)
-    separable = codec.dilated(along_y)[:, :, None] * codec.dilated(along_x)[:, None, :]
+    along_y, along_x = codec.log_gaussian_factors(points.float(), HEIGHT, WIDTH, sigma)
+    dilated_y, dilated_x = codec.dilated(along_y.exp()), codec.dilated(along_x.exp())
+    separable = dilated_y[:, :, None] * dilated_x[:, None, :]
     for target, dilated in zip(rendered(points, sigma), separable, strict=True):
         expected = cv2.dilate(target.numpy(), np.ones((3, 3), np.uint8))
         assert np.array_equal(dilated.numpy(), expected)
@@ -167,7 +172,7 @@ def errors_at_left_border(x: tuple[float, float], sigma: float) -> tuple[Tensor,
 
 
 @SIGMAS
-def test_one_pixel_inside_the_border_nothing_is_lost(sigma: float) -> None:
+def test_decoding_is_exact_one_pixel_inside_the_border(sigma: float) -> None:
     exact, coarse = errors_at_left_border((1, 3 * sigma), sigma)
     assert exact.abs().max() < 0.003
     assert coarse.mean().abs() < 0.003
@@ -175,7 +180,7 @@ def test_one_pixel_inside_the_border_nothing_is_lost(sigma: float) -> None:
 
 
 @SIGMAS
-def test_landmarks_are_read_from_their_tails_up_to_the_reach(sigma: float) -> None:
+def test_landmarks_outside_are_decoded_up_to_the_reach(sigma: float) -> None:
     exact, coarse = errors_at_left_border((-REACH * sigma, 1), sigma)
     assert exact.abs().max() < 0.003
     assert coarse.mean().abs() < 0.01
@@ -192,7 +197,7 @@ def test_all_four_borders_are_alike(sigma: float) -> None:
 
 
 @SIGMAS
-def test_a_landmark_far_outside_is_put_at_the_reach(sigma: float) -> None:
+def test_landmark_far_outside_is_decoded_at_the_reach(sigma: float) -> None:
     points = torch.tensor([[-30.0, 12.3], [WIDTH + 500, 12.3], [20.6, -30], [20.6, HEIGHT + 30]])
     reach = REACH * sigma
     expected = torch.tensor(
@@ -203,7 +208,7 @@ def test_a_landmark_far_outside_is_put_at_the_reach(sigma: float) -> None:
 
 
 @SIGMAS
-def test_no_map_can_send_a_point_beyond_the_reach(sigma: float) -> None:
+def test_no_map_decodes_to_a_point_beyond_the_reach(sigma: float) -> None:
     maps = torch.rand(500, 11, 13, generator=torch.Generator().manual_seed(1)) ** 9
     points = codec.decode(maps, sigma).points_heatmap
     assert points.isfinite().all()
@@ -212,7 +217,7 @@ def test_no_map_can_send_a_point_beyond_the_reach(sigma: float) -> None:
     assert (highest <= torch.tensor([12, 10]) + REACH * sigma + 1e-6).all()
 
 
-def test_what_lies_outside_the_window_pulls_nothing() -> None:
+def test_values_outside_the_window_do_not_matter() -> None:
     sigma, point = 1.5, torch.tensor([[14.3, 20.8]])
     alone = rendered(point, sigma)
     radius = codec.window_radius(sigma, "window")
@@ -225,15 +230,15 @@ def test_what_lies_outside_the_window_pulls_nothing() -> None:
         assert torch.equal(got, expected)
 
 
-def test_negative_heights_count_as_nothing() -> None:
+def test_negative_values_do_not_matter() -> None:
     sigma, point = 1.5, torch.tensor([[14.3, 20.8]])
     alone = rendered(point, sigma)
-    sunk = torch.where(alone < 1e-3, -5.0, alone)
-    error = codec.decode(sunk, sigma).points_heatmap - point
+    negative = torch.where(alone < 1e-3, -5.0, alone)
+    error = codec.decode(negative, sigma).points_heatmap - point
     assert error.abs().max() < 0.003
 
 
-def test_a_map_without_any_positive_value_answers_with_its_highest_pixel() -> None:
+def test_map_without_positive_values_decodes_to_its_highest_pixel() -> None:
     maps = torch.full((4, 11, 13), -1.0)
     maps[1] = 0
     maps[2, 3, 8] = -0.25
@@ -244,7 +249,7 @@ def test_a_map_without_any_positive_value_answers_with_its_highest_pixel() -> No
     assert torch.equal(decoded.covariance, torch.zeros(4, 2, 2))
 
 
-def test_a_single_lit_pixel_is_the_point_wherever_it_is() -> None:
+def test_single_bright_pixel_is_the_point() -> None:
     for y, x in [(0, 0), (0, 12), (10, 5), (5, 6), (9, 11)]:
         lit = torch.zeros(1, 11, 13)
         lit[0, y, x] = 0.3
@@ -253,7 +258,7 @@ def test_a_single_lit_pixel_is_the_point_wherever_it_is() -> None:
         assert decoded.peak.item() == pytest.approx(0.3)
 
 
-def test_the_smallest_maps_can_be_decoded() -> None:
+def test_smallest_maps_can_be_decoded() -> None:
     points = torch.tensor([[0.4, 1.9], [1.0, 1.0], [2.2, 0.3]])
     decoded = codec.decode(codec.render(points, 3, 3, 1.5), 1.5)
     assert (decoded.points_heatmap - points).abs().max() < 0.003
@@ -276,7 +281,7 @@ def test_maps_of_any_dtype_are_decoded_in_float32_or_better(
     assert (decoded.points_heatmap - points).abs().max() < tolerance
 
 
-def test_leading_axes_are_kept_and_maps_do_not_see_each_other() -> None:
+def test_leading_axes_are_kept_and_maps_are_independent() -> None:
     points = inside(np.random.default_rng(33), 2 * 3 * 5, border=-1).unflatten(0, (2, 3, 5))
     maps = rendered(points, 1.5)
     decoded = codec.decode(maps, 1.5)
@@ -289,13 +294,13 @@ def test_leading_axes_are_kept_and_maps_do_not_see_each_other() -> None:
 # decode: peak and spread
 
 
-def test_the_peak_is_the_highest_value_of_the_map() -> None:
+def test_peak_is_the_highest_value_of_the_map() -> None:
     maps = torch.randn(7, 11, 13, generator=torch.Generator().manual_seed(2))
     assert torch.equal(codec.decode(maps, 1.5).peak, maps.amax((-2, -1)))
 
 
 @SIGMAS
-def test_the_spread_of_a_target_is_sigma_squared(sigma: float) -> None:
+def test_covariance_of_a_target_is_sigma_squared(sigma: float) -> None:
     points = inside(np.random.default_rng(34), 300, border=codec.window_radius(sigma, "window") + 1)
     covariance = codec.decode(0.4 * rendered(points, sigma), sigma).covariance
     assert torch.allclose(
@@ -303,7 +308,7 @@ def test_the_spread_of_a_target_is_sigma_squared(sigma: float) -> None:
     )
 
 
-def test_the_spread_tells_along_which_axis_a_map_is_unsure() -> None:
+def test_covariance_follows_the_shape_of_the_map() -> None:
     y, x = torch.meshgrid(torch.arange(37.0), torch.arange(53.0), indexing="ij")
     along, across = (x - 25) + (y - 18), (x - 25) - (y - 18)
     wide_x = torch.exp(-0.5 * ((x - 25) / 1.8).square() - 0.5 * (y - 18).square())
@@ -316,7 +321,7 @@ def test_the_spread_tells_along_which_axis_a_map_is_unsure() -> None:
 
 
 @SIGMAS
-def test_the_spread_comes_home_turned_and_scaled(sigma: float) -> None:
+def test_covariance_is_rotated_and_scaled_with_the_frame(sigma: float) -> None:
     generator = np.random.default_rng(35)
     for stride in (1, 2, 4):
         image_from_crop = frame.cover((1200, 500), (96, 64)).image_from_crop.clone()
@@ -324,8 +329,13 @@ def test_the_spread_comes_home_turned_and_scaled(sigma: float) -> None:
         image_from_crop[:2, :2] = a
         points = inside(generator, 20, border=codec.window_radius(sigma, "window") + 1)
         covariance_heatmap = codec.decode(rendered(points, sigma), sigma).covariance
-        home = Frame(image_from_crop, 96, 64).covariance_to_image(covariance_heatmap * stride**2)
+        covariance_image = Frame(image_from_crop, 96, 64).covariance_to_image(
+            covariance_heatmap * stride**2
+        )
         expected = (sigma * stride) ** 2 * a @ a.T
         assert torch.allclose(
-            home, expected.expand(20, 2, 2), rtol=0.02, atol=0.02 * expected.abs().max().item()
+            covariance_image,
+            expected.expand(20, 2, 2),
+            rtol=0.02,
+            atol=0.02 * expected.abs().max().item(),
         )

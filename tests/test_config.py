@@ -34,12 +34,12 @@ DIRECT = dataclasses.replace(UNET, model=config.Direct(encoder="resnet34"))
 
 
 @pytest.mark.parametrize("experiment", [UNET, DIRECT, BOXES, Experiment(name="all defaults")])
-def test_an_experiment_survives_json(experiment: Experiment) -> None:
+def test_experiment_survives_json(experiment: Experiment) -> None:
     values = json.loads(json.dumps(config.to_dict(experiment)))
     assert config.from_dict(Experiment, values) == experiment
 
 
-def test_the_kind_of_the_model_is_written_down() -> None:
+def test_model_type_is_stored() -> None:
     assert config.to_dict(UNET)["model"]["type"] == "UNet"
     assert config.to_dict(DIRECT)["model"] == {
         "type": "Direct",
@@ -51,7 +51,7 @@ def test_the_kind_of_the_model_is_written_down() -> None:
     }
 
 
-def test_what_is_not_given_has_its_default() -> None:
+def test_missing_fields_have_defaults() -> None:
     read = config.from_dict(Experiment, {"name": "short", "train": {"epochs": 3}})
     assert read == Experiment(name="short", train=config.Train(epochs=3))
 
@@ -69,12 +69,12 @@ def test_what_is_not_given_has_its_default() -> None:
         ({"name": "a", "model": {"type": "Unet"}}, "Experiment.model has no type 'Unet'"),
     ],
 )
-def test_a_misspelt_name_is_answered_with_the_nearest(values: dict[str, Any], message: str) -> None:
+def test_misspelt_name_suggests_the_nearest(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         config.from_dict(Experiment, values)
 
 
-def test_what_an_earlier_version_knew_is_passed_over_by_name(
+def test_removed_options_are_ignored(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(
@@ -91,7 +91,7 @@ def test_what_an_earlier_version_knew_is_passed_over_by_name(
         config.from_dict(Experiment, {"name": "a", "crop": {"eels": 3}})
 
 
-def test_fields_are_named_as_the_command_line_names_them() -> None:
+def test_flatten_gives_option_names() -> None:
     staged = Experiment(name="a", stages=(config.Stage(epochs=2), config.Stage(epochs=3)))
     names = config.flatten(config.to_dict(staged))
     assert names["train.batch"] == 32
@@ -173,9 +173,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("kind", "values", "field"), WRONG)
-def test_a_value_that_makes_no_sense_is_refused_by_name(
-    kind: Any, values: dict[str, Any], field: str
-) -> None:
+def test_invalid_value_is_refused_by_name(kind: Any, values: dict[str, Any], field: str) -> None:
     with pytest.raises(ValueError, match=field):
         kind(**values)
 
@@ -192,7 +190,7 @@ PLATEAU = config.Schedule(kind="plateau")
         ({"stages": (config.Stage(epochs=1), config.Stage(epochs=1, start="best"))}, "start best"),
     ],
 )
-def test_what_needs_scores_is_refused_where_all_rows_train(
+def test_options_that_need_scores_are_refused_if_all_rows_train(
     changes: dict[str, Any], field: str
 ) -> None:
     everything = config.Data(validation=0)
@@ -202,13 +200,13 @@ def test_what_needs_scores_is_refused_where_all_rows_train(
         Experiment(name="a", data=everything, **changes)
 
 
-def test_a_variant_is_checked_like_the_original() -> None:
+def test_replace_validates_too() -> None:
     with pytest.raises(ValueError, match=r"train\.epochs must be at least 1, not 0"):
         dataclasses.replace(UNET.train, epochs=0)
 
 
 @pytest.mark.parametrize("module", ["heatmap.config", "heatmap.cli.train", "heatmap"])
-def test_the_command_line_does_not_wait_for_torch(module: str) -> None:
+def test_command_line_does_not_import_torch(module: str) -> None:
     program = f"import sys, {module}; print(sorted({{'torch', 'wandb', 'cv2'}} & set(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True

@@ -6,24 +6,24 @@ from heatmap import draw
 GROUPS = {"one": range(0, 2), "two": range(2, 5)}
 
 
-def test_every_landmark_is_a_dot_at_its_place_in_the_colour_of_its_group() -> None:
+def test_every_landmark_is_a_dot_in_the_colour_of_its_group() -> None:
     image = np.zeros((450, 650, 3), np.uint8)
     points = np.array([[50, 100], [500, 150], [200, 350], [300, 300], [np.nan, 250]])
     drawn = draw.draw_landmarks(image, points, GROUPS)
     for (x, y), index in zip(points[:4].astype(int), (0, 0, 1, 1), strict=True):
         assert tuple(drawn[y, x]) == draw.COLOURS[index]
         drawn[y - 4 : y + 5, x - 4 : x + 5] = 0
-    assert not drawn.any(), "something is drawn where no landmark is"
+    assert not drawn.any(), "something is drawn away from the landmarks"
 
 
 @pytest.mark.parametrize("size", [60, 130, 300])
-def test_a_dot_on_a_small_image_has_its_full_colour_too(size: int) -> None:
+def test_dot_on_a_small_image_has_its_full_colour(size: int) -> None:
     image = np.full((size, size + 10, 3), 7, np.uint8)
     drawn = draw.draw_landmarks(image, np.array([[20.0, 20.0]]), {"all": range(1)}, (255, 0, 0))
     assert tuple(drawn[20, 20]) == (255, 0, 0)
 
 
-def test_a_dot_lies_between_pixels_where_its_landmark_does() -> None:
+def test_dot_is_placed_with_subpixel_accuracy() -> None:
     image = np.zeros((900, 1300, 3), np.uint8)
     point = np.array([[400.6, 300.3]])
     weights = draw.draw_landmarks(image, point, {"all": range(1)}, draw.TRUTH)[..., 1].astype(float)
@@ -32,7 +32,7 @@ def test_a_dot_lies_between_pixels_where_its_landmark_does() -> None:
     assert centre == pytest.approx((400.6, 300.3), abs=0.15)
 
 
-def test_the_image_itself_stays_as_it_is() -> None:
+def test_image_is_not_modified() -> None:
     image = np.full((40, 60, 3), 7, np.uint8)
     drawn = draw.draw_landmarks(image, np.array([[20.0, 20.0]]), {"all": range(1)}, (255, 0, 0))
     assert (drawn != 7).any()
@@ -45,7 +45,7 @@ def test_landmarks_far_outside_draw_nothing() -> None:
     assert not draw.draw_landmarks(image, points, GROUPS).any()
 
 
-def test_a_sheet_holds_every_image_in_reading_order() -> None:
+def test_sheet_holds_every_image_in_reading_order() -> None:
     tiles = [np.full((10 + k, 20 - k, 3), 50 + k, np.uint8) for k in range(5)]
     sheet = draw.sheet(iter(tiles), columns=2, gap=4)
     assert sheet.shape == (3 * 14 + 2 * 4, 2 * 20 + 4, 3)
@@ -55,7 +55,7 @@ def test_a_sheet_holds_every_image_in_reading_order() -> None:
         assert (sheet == 50 + k).all(-1).sum() == tile.shape[0] * tile.shape[1]
 
 
-def test_neighbours_on_a_curve_are_joined_and_missing_landmarks_break_it() -> None:
+def test_curve_joins_its_landmarks_and_breaks_at_missing_ones() -> None:
     points = np.array([[50, 50], [150, 50], [np.nan, 80], [150, 250], [50, 250.0]])
     drawn = draw.draw_landmarks(
         np.zeros((300, 200, 3), np.uint8), points, {"all": range(5)}, curves=[(0, 1, 2, 3, 4, 0)]
@@ -66,8 +66,8 @@ def test_neighbours_on_a_curve_are_joined_and_missing_landmarks_break_it() -> No
 
 
 @pytest.mark.parametrize(("size", "separate"), [(100, False), (3840, True)])
-def test_dots_that_would_touch_are_left_to_their_curve(size: int, separate: bool) -> None:
-    """A ring of 250 landmarks; between dots that have room, the line is seen to be thinner."""
+def test_dots_that_would_touch_are_left_out(size: int, separate: bool) -> None:
+    """A ring of 250 landmarks: between dots with room, the thinner line is visible."""
     angle = np.arange(250) / 250 * 2 * np.pi
     points = size / 2 + 0.4 * size * np.stack([np.cos(angle), np.sin(angle)], -1)
     image = np.zeros((size, size + 30, 3), np.uint8)
@@ -80,7 +80,7 @@ def test_dots_that_would_touch_are_left_to_their_curve(size: int, separate: bool
 
 
 @pytest.mark.parametrize("degrees", [0, 30, 105])
-def test_an_ellipse_shows_one_standard_deviation_along_each_axis(degrees: int) -> None:
+def test_ellipse_shows_one_standard_deviation_along_each_axis(degrees: int) -> None:
     turn = np.radians(degrees)
     along = np.array([np.cos(turn), np.sin(turn)])
     across = np.array([-along[1], along[0]])
@@ -96,7 +96,7 @@ def test_an_ellipse_shows_one_standard_deviation_along_each_axis(degrees: int) -
     assert np.abs(offsets @ across).max() == pytest.approx(20, abs=1.5)
 
 
-def test_what_is_no_ellipse_is_not_drawn() -> None:
+def test_invalid_covariance_is_not_drawn() -> None:
     image = np.zeros((90, 80, 3), np.uint8)
     points = np.full((5, 2), 40.0)
     covariances = np.array(
@@ -108,7 +108,7 @@ def test_what_is_no_ellipse_is_not_drawn() -> None:
     assert np.array_equal(drawn, plain)
 
 
-def test_lines_are_seen_on_skin_of_their_own_colour() -> None:
+def test_lines_are_visible_on_skin_of_the_same_colour() -> None:
     image = np.full((200, 300, 3), draw.COLOURS[0], np.uint8)
     points = np.array([[50, 100], [250, 100.0]])
     drawn = draw.draw_landmarks(image, points, {"all": range(2)}, curves=[(0, 1)])

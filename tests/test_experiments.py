@@ -1,4 +1,4 @@
-"""Every experiment runs, through the same commands that a person types."""
+"""Every experiment runs, by the commands that a user types."""
 
 import csv
 import json
@@ -22,7 +22,7 @@ Tool = Callable[..., int]
 
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A synthetic contest with 971 landmarks: 15 training and 4 test images."""
+    """A synthetic dataset with 971 landmarks: 15 training and 4 test images."""
     root = tmp_path_factory.mktemp("faces") / "contest"
     make_contest(root, count=15, seed=5, test_count=4)
     return root
@@ -30,7 +30,7 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(tiny_contest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder of one short training on the tiny contest."""
+    """Run folder of a short training on the tiny dataset."""
     from heatmap.cli.train import main
 
     run = tmp_path_factory.mktemp("trained") / "run"
@@ -51,7 +51,7 @@ def short(data: Path) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda path: path.stem)
-def test_an_experiment_trains_is_scored_and_submits(
+def test_experiment_trains_evaluates_and_submits(
     experiment: Path, tool: Tool, faces: Path, tmp_path: Path
 ) -> None:
     run, submission = tmp_path / "run", tmp_path / "submission.csv"
@@ -70,7 +70,7 @@ def test_an_experiment_trains_is_scored_and_submits(
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda path: path.stem)
-def test_an_experiment_says_what_it_asks_and_how_to_run_it(experiment: Path) -> None:
+def test_experiment_docstring_has_its_five_parts(experiment: Path) -> None:
     text = experiment.read_text()
     question, _, rest = text.removeprefix('"""').partition("\n")
     assert question.endswith(("?", "."))
@@ -78,7 +78,7 @@ def test_an_experiment_says_what_it_asks_and_how_to_run_it(experiment: Path) -> 
         assert f"\n{word}" in rest, word
 
 
-def test_the_scores_of_a_run_are_in_its_files(trained: Path, tool: Tool) -> None:
+def test_evaluation_writes_the_scores_of_a_run(trained: Path, tool: Tool) -> None:
     assert tool("evaluate", trained, "--device", "cpu") == 0
     scores = json.loads((trained / "evaluation.json").read_text())
     rows = list(csv.DictReader((trained / "per_image.csv").read_text().splitlines()))
@@ -91,7 +91,7 @@ def test_the_scores_of_a_run_are_in_its_files(trained: Path, tool: Tool) -> None
     assert np.load(trained / "errors.npz")["distance"].shape == (len(rows), 7)
 
 
-def test_other_data_is_scored_whole_and_apart(
+def test_other_data_is_scored_completely_and_separately(
     trained: Path, tool: Tool, tiny_contest: Path, tmp_path: Path
 ) -> None:
     other = contest.Folder(root=tmp_path / "other")
@@ -105,7 +105,7 @@ def test_other_data_is_scored_whole_and_apart(
     assert scores["images"] == 5
 
 
-def test_a_submission_is_joined_by_name_and_in_the_asked_order(
+def test_submission_has_the_requested_names_in_order(
     trained: Path, tool: Tool, tiny_contest: Path, tmp_path: Path
 ) -> None:
     for rounding in ("round", "truncate", "none"):
@@ -126,14 +126,14 @@ def test_a_submission_is_joined_by_name_and_in_the_asked_order(
 
 
 @pytest.mark.slow
-def test_kaggles_facial_keypoints_are_converted_trained_on_and_answered(
+def test_kaggle_facial_keypoints_work_from_conversion_to_submission(
     tool: Tool, kaggle15_files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data, run = tmp_path / "data", tmp_path / "run"
     assert tool("data", "convert", "kaggle15", kaggle15_files, data) == 0
-    said = capsys.readouterr().out
-    assert "10 training images, 8 with all 15 landmarks" in said
-    assert "train with --data.split random" in said
+    output = capsys.readouterr().out
+    assert "10 training images, 8 with all 15 landmarks" in output
+    assert "train with --data.split random" in output
     options = ["--model.encoder", "resnet18", "--model.width", "8", "--augment.mirror", "0.5"]
     experiment = ROOT / "experiments" / "unet.py"
     assert tool("train", experiment, "--out", run, *options, *short(data)) == 0
@@ -160,7 +160,7 @@ def test_kaggles_facial_keypoints_are_converted_trained_on_and_answered(
     assert not (tmp_path / "no.csv").exists()
 
 
-def test_a_run_on_all_rows_submits_and_stands_last_in_the_results(
+def test_run_on_all_rows_submits_and_is_last_in_the_results(
     tool: Tool, tiny_contest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
@@ -195,7 +195,7 @@ def test_a_run_on_all_rows_submits_and_stands_last_in_the_results(
     assert not (tmp_path / "no").exists()
 
 
-def test_an_unreadable_test_image_stops_or_gets_the_mean_shape(
+def test_unreadable_test_image_stops_or_gets_the_mean_shape(
     trained: Path, tool: Tool, tiny_contest: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
@@ -226,7 +226,7 @@ def test_predictions_are_drawn_on_test_images(
         assert cv2.imread(str(out)).shape == (256, shown * 196 - 4, 3)
 
 
-def test_wrong_uses_say_what_is_wrong(
+def test_wrong_usage_is_explained(
     trained: Path, tool: Tool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert tool("evaluate", tmp_path / "nothing") == 1
@@ -241,7 +241,7 @@ def test_wrong_uses_say_what_is_wrong(
     assert "not a finished run" in capsys.readouterr().err
 
 
-def test_another_scheme_of_landmarks_is_refused(
+def test_other_number_of_landmarks_is_refused(
     trained: Path, tool: Tool, faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "submission.csv"
@@ -258,7 +258,7 @@ def test_another_scheme_of_landmarks_is_refused(
         ("x = 1", "no EXPERIMENT"),
     ],
 )
-def test_a_broken_experiment_file_is_named(
+def test_broken_experiment_file_is_named(
     content: str, words: str, tool: Tool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "broken.py"
@@ -268,12 +268,12 @@ def test_a_broken_experiment_file_is_named(
     assert str(file) in message and words in message
 
 
-def test_a_bad_seed_is_wrong_usage(tool: Tool, capsys: pytest.CaptureFixture[str]) -> None:
+def test_negative_seed_is_a_usage_error(tool: Tool, capsys: pytest.CaptureFixture[str]) -> None:
     assert tool("train", ROOT / "experiments" / "unet.py", "--seed", "-1") == 2
     assert "seed must be at least 0" in capsys.readouterr().err
 
 
-def test_a_contest_without_labels_is_refused_before_training(
+def test_validation_without_labels_is_refused_before_training(
     tool: Tool, tiny_contest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     blank, mine = contest.Folder(root=tmp_path / "blank"), contest.Folder(root=tiny_contest)

@@ -20,7 +20,7 @@ def random_sizes(generator: np.random.Generator) -> tuple[tuple[int, int], tuple
 
 
 def random_affines(generator: np.random.Generator, *leading: int) -> Tensor:
-    """(*leading, 3, 3): turned, scaled, now and then mirrored, shifted."""
+    """(*leading, 3, 3): rotated, scaled, sometimes mirrored, shifted."""
     angle = generator.uniform(-np.pi, np.pi, leading)
     scale = np.exp(generator.uniform(np.log(0.1), np.log(10), leading))
     side = generator.choice([-1.0, 1.0], leading)
@@ -36,22 +36,22 @@ def random_points(generator: np.random.Generator, *leading: int) -> Tensor:
     return torch.from_numpy(generator.uniform(-100, 1500, (*leading, 2)))
 
 
-def test_points_go_to_the_crop_and_come_home() -> None:
+def test_to_crop_and_to_image_are_inverse() -> None:
     generator = np.random.default_rng(1)
-    here = Frame(random_affines(generator, 200), 64, 48)
+    crop = Frame(random_affines(generator, 200), 64, 48)
     points = random_points(generator, 200, 11)
-    assert (here.to_image(here.to_crop(points)) - points).abs().max() < 1e-9
-    assert (here.to_crop(here.to_image(points)) - points).abs().max() < 1e-9
+    assert (crop.to_image(crop.to_crop(points)) - points).abs().max() < 1e-9
+    assert (crop.to_crop(crop.to_image(points)) - points).abs().max() < 1e-9
 
 
-def test_float32_points_are_moved_in_float64() -> None:
-    here = Frame(random_affines(np.random.default_rng(2)), 64, 48)
+def test_float32_points_are_mapped_in_float64() -> None:
+    crop = Frame(random_affines(np.random.default_rng(2)), 64, 48)
     points = random_points(np.random.default_rng(3), 5).float()
-    assert here.to_image(points).dtype == torch.float64
-    assert torch.equal(here.to_image(points), here.to_image(points.double()))
+    assert crop.to_image(points).dtype == torch.float64
+    assert torch.equal(crop.to_image(points), crop.to_image(points.double()))
 
 
-def test_every_frame_of_a_batch_moves_its_own_points() -> None:
+def test_each_frame_of_a_batch_maps_its_own_points() -> None:
     generator = np.random.default_rng(4)
     affines, points = random_affines(generator, 3, 5), random_points(generator, 3, 5, 7)
     together = frame.apply(affines, points)
@@ -64,7 +64,7 @@ def test_every_frame_of_a_batch_moves_its_own_points() -> None:
             assert (together[i, j] - alone).abs().max() < 1e-9
 
 
-def test_a_product_of_affines_is_one_after_the_other() -> None:
+def test_product_of_affines_applies_one_after_the_other() -> None:
     generator = np.random.default_rng(5)
     first, second = random_affines(generator, 50), random_affines(generator, 50)
     points = random_points(generator, 50, 3)
@@ -72,7 +72,7 @@ def test_a_product_of_affines_is_one_after_the_other() -> None:
     assert (by_product - frame.apply(second, frame.apply(first, points))).abs().max() < 1e-8
 
 
-def test_unlabelled_points_stay_unlabelled_and_change_no_other() -> None:
+def test_nan_points_stay_nan_and_do_not_affect_others() -> None:
     generator = np.random.default_rng(6)
     affine, points = random_affines(generator), random_points(generator, 5)
     holed = points.clone()
@@ -83,7 +83,7 @@ def test_unlabelled_points_stay_unlabelled_and_change_no_other() -> None:
     assert torch.equal(moved[others], expected[others])
 
 
-def test_the_points_of_a_mirrored_image_are_width_minus_1_minus_x() -> None:
+def test_mirrored_x_is_width_minus_1_minus_x() -> None:
     width = 7
     mirror = frame.translation(width - 1, 0) @ torch.diag(
         torch.tensor([-1.0, 1.0, 1.0], dtype=torch.float64)
@@ -96,7 +96,7 @@ def test_the_points_of_a_mirrored_image_are_width_minus_1_minus_x() -> None:
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3, 4, 8])
-def test_the_grid_of_a_stride_is_the_mean_of_the_pixels_that_it_pools(stride: int) -> None:
+def test_heatmap_pixel_is_the_mean_of_the_crop_pixels_it_pools(stride: int) -> None:
     height, width = 3, 5
     y, x = torch.meshgrid(
         torch.arange(float(height * stride)), torch.arange(float(width * stride)), indexing="ij"
@@ -117,23 +117,23 @@ def test_strides_compose() -> None:
     assert torch.equal(product, frame.crop_from_heatmap(4))
 
 
-def test_the_stride_is_part_of_the_way_home() -> None:
+def test_heatmap_to_image_includes_the_stride() -> None:
     generator = np.random.default_rng(8)
     for stride in (1, 2, 4):
-        here = Frame(random_affines(generator), 64, 48)
+        crop = Frame(random_affines(generator), 64, 48)
         points_heatmap = random_points(generator, 6)
-        image_from_heatmap = here.image_from_crop @ frame.crop_from_heatmap(stride)
+        image_from_heatmap = crop.image_from_crop @ frame.crop_from_heatmap(stride)
         at_once = frame.apply(image_from_heatmap, points_heatmap)
         points_crop = (points_heatmap + 0.5) * stride - 0.5
-        assert (at_once - here.to_image(points_crop)).abs().max() < 1e-8
+        assert (at_once - crop.to_image(points_crop)).abs().max() < 1e-8
 
 
 def organisers_crop(
     x: float, y: float, image_hw: tuple[int, int], crop_hw: tuple[int, int]
 ) -> tuple[float, float]:
-    """Where a point goes when an image is resized to cover the crop and its middle is cut out.
+    """Where a point lands when an image is resized to cover the crop and its centre is cut out.
 
-    In edge coordinates (the image spans [0, width]) there are no halves to forget.
+    In edge coordinates (the image spans [0, width]) no halves are needed.
     """
     (height, width), (crop_height, crop_width) = image_hw, crop_hw
     factor = max(crop_height / height, crop_width / width)
@@ -153,15 +153,15 @@ def test_cover_is_the_organisers_crop() -> None:
 
 
 @CENTRED_RULES
-def test_the_middle_of_the_image_is_the_middle_of_the_crop(rule: Rule) -> None:
+def test_image_centre_is_the_crop_centre(rule: Rule) -> None:
     generator = np.random.default_rng(10)
     for _ in range(50):
         image_hw, crop_hw = random_sizes(generator)
-        here = rule(image_hw, crop_hw)
-        assert (here.height, here.width) == crop_hw
-        middle_crop = torch.tensor([[(crop_hw[1] - 1) / 2, (crop_hw[0] - 1) / 2]])
+        crop = rule(image_hw, crop_hw)
+        assert (crop.height, crop.width) == crop_hw
+        centre_crop = torch.tensor([[(crop_hw[1] - 1) / 2, (crop_hw[0] - 1) / 2]])
         expected = torch.tensor([[(image_hw[1] - 1) / 2, (image_hw[0] - 1) / 2]])
-        assert (here.to_image(middle_crop) - expected).abs().max() < 1e-9
+        assert (crop.to_image(centre_crop) - expected).abs().max() < 1e-9
 
 
 def outer_corners(height: int, width: int) -> Tensor:
@@ -169,7 +169,7 @@ def outer_corners(height: int, width: int) -> Tensor:
     return torch.tensor([[-0.5, -0.5], [width - 0.5, height - 0.5]], dtype=torch.float64)
 
 
-def test_cover_shows_nothing_but_the_image_and_touches_two_of_its_sides() -> None:
+def test_cover_stays_inside_the_image_and_touches_two_sides() -> None:
     generator = np.random.default_rng(11)
     for _ in range(50):
         image_hw, crop_hw = random_sizes(generator)
@@ -180,7 +180,7 @@ def test_cover_shows_nothing_but_the_image_and_touches_two_of_its_sides() -> Non
         assert beyond.max() == pytest.approx(0, abs=1e-9)
 
 
-def test_contain_shows_the_whole_image_and_touches_two_of_its_sides() -> None:
+def test_contain_holds_the_whole_image_and_touches_two_sides() -> None:
     generator = np.random.default_rng(12)
     for _ in range(50):
         image_hw, crop_hw = random_sizes(generator)
@@ -192,18 +192,18 @@ def test_contain_shows_the_whole_image_and_touches_two_of_its_sides() -> None:
 
 
 @CENTRED_RULES
-def test_padding_adds_pixels_on_every_side_and_moves_none(rule: Rule) -> None:
+def test_padding_shifts_points_by_the_margin(rule: Rule) -> None:
     generator = np.random.default_rng(13)
     for margin in (0, 1, 17):
         image_hw, crop_hw = random_sizes(generator)
-        here = rule(image_hw, crop_hw)
-        padded = here.padded(margin)
+        crop = rule(image_hw, crop_hw)
+        padded = crop.padded(margin)
         assert (padded.height, padded.width) == (crop_hw[0] + 2 * margin, crop_hw[1] + 2 * margin)
         points = random_points(generator, 5)
-        assert (padded.to_crop(points) - here.to_crop(points) - margin).abs().max() < 1e-9
+        assert (padded.to_crop(points) - crop.to_crop(points) - margin).abs().max() < 1e-9
 
 
-def test_resizing_sends_the_corners_of_the_image_to_the_corners_of_the_new_one() -> None:
+def test_resizing_maps_corners_to_corners() -> None:
     generator = np.random.default_rng(14)
     for _ in range(50):
         from_hw, to_hw = random_sizes(generator)
@@ -212,36 +212,36 @@ def test_resizing_sends_the_corners_of_the_image_to_the_corners_of_the_new_one()
 
 
 @pytest.mark.parametrize("reduction", [1, 2, 4, 8])
-def test_a_reduced_image_has_a_pixel_in_the_middle_of_its_block(reduction: int) -> None:
+def test_reduced_pixel_is_at_the_centre_of_its_block(reduction: int) -> None:
     generator = np.random.default_rng(4)
-    here = Frame(random_affines(generator, 3), 40, 30)
+    crop = Frame(random_affines(generator, 3), 40, 30)
     pixels = torch.tensor([[0.0, 0.0], [3.0, 5.0]], dtype=torch.float64)
     blocks = reduction * pixels[:, None] + torch.cartesian_prod(
         torch.arange(reduction), torch.arange(reduction)
     )
-    middles = blocks.double().mean(1)
-    found = here.reduced(reduction).to_crop(pixels)
-    assert (found - here.to_crop(middles)).abs().max() < 1e-9
-    assert (here.reduced(reduction).height, here.reduced(reduction).width) == (40, 30)
+    centres = blocks.double().mean(1)
+    mapped = crop.reduced(reduction).to_crop(pixels)
+    assert (mapped - crop.to_crop(centres)).abs().max() < 1e-9
+    assert (crop.reduced(reduction).height, crop.reduced(reduction).width) == (40, 30)
 
 
-def test_covariances_come_home_as_the_points_around_them_do() -> None:
+def test_covariance_to_image_matches_mapped_points() -> None:
     generator = np.random.default_rng(15)
-    here = Frame(random_affines(generator, 3), 64, 48)
+    crop = Frame(random_affines(generator, 3), 64, 48)
     cloud = generator.normal(size=(3, 5, 2, 2)) @ generator.normal(size=(3, 5, 2, 400))
     points_crop = torch.from_numpy(cloud).mT  # (3, 5, 400, 2)
-    points_image = here.to_image(points_crop.flatten(1, 2)).unflatten(1, (5, 400))
+    points_image = crop.to_image(points_crop.flatten(1, 2)).unflatten(1, (5, 400))
 
     def covariance(points: Tensor) -> Tensor:
         centred = points - points.mean(-2, keepdim=True)
         return centred.mT @ centred / points.shape[-2]
 
-    home = here.covariance_to_image(covariance(points_crop).float())
-    assert home.shape == (3, 5, 2, 2)
-    assert torch.allclose(home, covariance(points_image), rtol=1e-5, atol=1e-5)
+    covariance_image = crop.covariance_to_image(covariance(points_crop).float())
+    assert covariance_image.shape == (3, 5, 2, 2)
+    assert torch.allclose(covariance_image, covariance(points_image), rtol=1e-5, atol=1e-5)
 
 
-def test_the_area_of_a_crop_pixel_is_that_of_its_square_in_the_image() -> None:
+def test_pixel_area_is_the_area_of_a_mapped_pixel() -> None:
     crop = frame.cover((300, 200), (96, 64))
     corners = crop.to_image(torch.tensor([[3.0, 5.0], [4.0, 5.0], [3.0, 6.0]]))
     (a, b), (c, d) = (corners[1:] - corners[0]).tolist()

@@ -1,4 +1,4 @@
-"""The order of the packages: who may import whom."""
+"""The order of the packages: which may import which."""
 
 import ast
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ PACKAGE = ROOT / "heatmap"
 EVERYWHERE = [*PACKAGE.rglob("*.py"), *(ROOT / "tools").rglob("*.py")]
 EVERYWHERE += (ROOT / "experiments").glob("*.py")
 
-# The ideas, one file each, and what each may import of the others.
+# The top-level modules, and which of each other they may import.
 IDEAS: dict[str, set[str]] = {
     "errors": set(),
     "frame": set(),
@@ -23,15 +23,15 @@ IDEAS: dict[str, set[str]] = {
     "config": set(),
     "maps": {"codec", "losses", "runtime"},
 }
-# Every package may import those before it, and the ideas.
+# Every package may import the ideas and the packages before it.
 PACKAGES = ["runtime", "data", "networks", "runs", "inference", "evaluation", "training"]
-# Curation stands beside training: it imports what training may, and training does not import it.
+# Curation may import the same as training; neither imports the other.
 BELOW = {name: set(PACKAGES[:place]) for place, name in enumerate(PACKAGES)}
 BELOW["curation"] = set(PACKAGES) - {"training"}
 
 
 def imports(path: Path, *, at_module_level: bool = False) -> set[str]:
-    """Full names of the modules that a file imports, also those only for type checking."""
+    """Full names of the modules that a file imports, including those for type checking."""
     tree = ast.parse(path.read_text())
     nodes = _run_on_import(tree) if at_module_level else ast.walk(tree)
     names: set[str] = set()
@@ -47,7 +47,7 @@ def imports(path: Path, *, at_module_level: bool = False) -> set[str]:
 
 
 def _run_on_import(node: ast.AST) -> Iterator[ast.AST]:
-    """What runs when the module is imported: no function bodies, nothing only for type checking."""
+    """Nodes that run on import: no function bodies, nothing for type checking only."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             continue
@@ -64,7 +64,7 @@ def parts(path: Path) -> set[str]:
 
 
 def importers(library: str) -> set[str]:
-    """Files that import the library, relative to the repository."""
+    """Paths of the files that import the library, relative to the repository."""
     return {
         str(path.relative_to(ROOT))
         for path in EVERYWHERE
@@ -80,17 +80,17 @@ def test_packages_import_one_way(package: str) -> None:
     files = sorted((PACKAGE / package).rglob("*.py"))
     assert files
     for path in files:
-        against = parts(path) - allowed - {"__version__"}
-        assert not against, f"{path.relative_to(ROOT)} imports {sorted(against)}"
+        forbidden = parts(path) - allowed - {"__version__"}
+        assert not forbidden, f"{path.relative_to(ROOT)} imports {sorted(forbidden)}"
 
 
 @pytest.mark.parametrize("idea", IDEAS)
 def test_ideas_stand_alone(idea: str) -> None:
-    against = parts(PACKAGE / f"{idea}.py") - IDEAS[idea] - {"errors"}
-    assert not against, f"{idea}.py imports {sorted(against)}"
+    forbidden = parts(PACKAGE / f"{idea}.py") - IDEAS[idea] - {"errors"}
+    assert not forbidden, f"{idea}.py imports {sorted(forbidden)}"
 
 
-def test_nothing_else_lies_in_the_package() -> None:
+def test_package_has_no_other_modules() -> None:
     found = {path.stem for path in PACKAGE.iterdir() if path.suffix in ("", ".py")}
     assert found - {"__pycache__"} == {*IDEAS, *BELOW, "cli", "__init__", "__main__"}
 
@@ -102,7 +102,7 @@ def test_nothing_imports_the_command_line() -> None:
 
 
 @pytest.mark.parametrize(
-    ("library", "where"),
+    ("library", "allowed"),
     [
         ("segmentation_models_pytorch", "heatmap/networks/"),
         ("wandb", "heatmap/runs/wandb.py"),
@@ -113,25 +113,25 @@ def test_nothing_imports_the_command_line() -> None:
         ("matplotlib", "heatmap/curation/stats.py"),
     ],
 )
-def test_one_place_knows_a_library(library: str, where: str | tuple[str, ...]) -> None:
+def test_library_is_imported_in_one_place(library: str, allowed: str | tuple[str, ...]) -> None:
     found = importers(library)
     assert found
-    assert all(name.startswith(where) for name in found), found
+    assert all(name.startswith(allowed) for name in found), found
 
 
 @pytest.mark.parametrize("library", ["wandb", "onnxruntime", "matplotlib", "av"])
-def test_what_few_need_is_imported_late(library: str) -> None:
+def test_rarely_used_libraries_are_imported_late(library: str) -> None:
     for path in PACKAGE.rglob("*.py"):
         found = {name.split(".")[0] for name in imports(path, at_module_level=True)}
         assert library not in found or library == "av", path
 
 
-def test_there_is_no_place_for_odds_and_ends() -> None:
+def test_there_are_no_utility_modules() -> None:
     names = {path.stem for path in PACKAGE.rglob("*.py")}
     assert not names & {"utils", "util", "helpers", "common", "misc"}
 
 
-def test_an_import_hidden_in_a_function_is_seen(tmp_path: Path) -> None:
+def test_imports_inside_functions_are_found(tmp_path: Path) -> None:
     path = tmp_path / "some.py"
     path.write_text("import json\ndef f():\n    from heatmap import frame\n    import tyro.x\n")
     assert parts(path) == {"frame"}

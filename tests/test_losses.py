@@ -27,20 +27,20 @@ def heights() -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize(
     ("target", "slope", "offset"), [(0, 11.121, 2.626), (0.5, 11.113, 1.565), (1, 9.798, -0.4615)]
 )
-def test_the_reference_has_the_papers_constants(target: float, slope: float, offset: float) -> None:
+def test_reference_has_the_papers_constants(target: float, slope: float, offset: float) -> None:
     a, c = constants(torch.tensor(target))
     assert a.item() == pytest.approx(slope, abs=6e-4)
     assert c.item() == pytest.approx(offset, abs=6e-4)
 
 
-def test_the_loss_has_the_papers_values() -> None:
+def test_adaptive_wing_has_the_papers_values() -> None:
     loss, _ = losses.adaptive_wing(torch.tensor([1.0, 0.25]), torch.tensor([0.0, 0.0]))
     # a line with slope 11.121 less 2.626; 14 ln(1 + 0.25^2.1)
     assert loss.tolist() == pytest.approx([8.4959, OMEGA * math.log(1 + 0.25**ALPHA)], rel=2e-5)
 
 
 @pytest.mark.parametrize("spread", [0.01, 0.1, 0.3, 1.0, 10.0])
-def test_the_loss_equals_the_papers_two_branches(spread: float) -> None:
+def test_adaptive_wing_equals_the_papers_two_branches(spread: float) -> None:
     generator = torch.Generator().manual_seed(1)
     target = torch.rand(50, 211, generator=generator)
     prediction = target + spread * torch.randn(50, 211, generator=generator)
@@ -53,7 +53,7 @@ def test_the_loss_equals_the_papers_two_branches(spread: float) -> None:
     assert ((loss - expected).abs() / expected).max() < 5e-6
 
 
-def test_the_slope_equals_the_derivative_of_the_paper(heights: tuple[Tensor, Tensor]) -> None:
+def test_slope_is_the_derivative_of_the_papers_loss(heights: tuple[Tensor, Tensor]) -> None:
     _, slope = losses.adaptive_wing(*heights)
     expected = slope_in_the_paper(*heights)
     assert (slope - expected).abs().max() < 1e-5 * expected.abs().max()
@@ -80,14 +80,14 @@ def test_value_and_slope_are_continuous_at_theta(side: int, target: float) -> No
     assert (side * slope > 9).all()
 
 
-def test_equal_heights_cost_nothing_and_pull_nowhere() -> None:
+def test_equal_heights_have_zero_loss_and_slope() -> None:
     target = torch.linspace(0, 1, 7)
     loss, slope = losses.adaptive_wing(target.clone(), target)
     assert torch.equal(slope, torch.zeros(7))
     assert loss.max() < 1e-12
 
 
-def test_the_arguments_stay_as_they_are() -> None:
+def test_arguments_are_not_modified() -> None:
     prediction, target = torch.rand(3, 5), torch.rand(3, 5)
     kept = prediction.clone(), target.clone()
     losses.adaptive_wing(prediction, target)
@@ -96,7 +96,7 @@ def test_the_arguments_stay_as_they_are() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_loss_and_slope_are_finite_whatever_the_prediction(dtype: torch.dtype) -> None:
+def test_loss_and_slope_are_finite_for_any_prediction(dtype: torch.dtype) -> None:
     heights = [0, 1, THETA, 1 + THETA, 1e-7, 1e-30, 1e4, min(torch.finfo(dtype).max, 1e30)]
     prediction = torch.tensor([s * h for h in heights for s in (1, -1)], dtype=dtype)[:, None]
     target = torch.tensor([0.0, 1e-30, 1e-7, 0.5, 1 - 1e-7, 1.0], dtype=dtype)
@@ -108,7 +108,7 @@ def test_loss_and_slope_are_finite_whatever_the_prediction(dtype: torch.dtype) -
     assert (loss > -1e-12).all()
 
 
-def test_the_squared_error_is_the_mean_over_x_and_y() -> None:
+def test_squared_error_is_the_mean_over_x_and_y() -> None:
     points = torch.tensor([[[1.0, 2.0], [0.0, 0.0], [5.0, 1.0]]])
     truth = torch.tensor([[[1.0, 2.0], [3.0, 4.0], [5.0, 3.0]]])
     assert losses.squared_error(points, truth).tolist() == [[0.0, 12.5, 2.0]]
@@ -124,7 +124,7 @@ def test_the_squared_error_is_the_mean_over_x_and_y() -> None:
         (losses.wing, 10 * math.log(2.5), 16 - 10 + 10 * math.log(6)),
     ],
 )
-def test_losses_of_points_have_the_papers_values(loss: Any, of_3: float, of_16: float) -> None:
+def test_point_losses_have_the_papers_values(loss: Any, of_3: float, of_16: float) -> None:
     points = torch.tensor([[[3.0, -3.0], [16.0, -16.0], [0.0, 3.0]]], dtype=torch.float64)
     found = loss(points, torch.zeros_like(points))
     assert found.tolist()[0] == pytest.approx([of_3, of_16, of_3 / 2], rel=1e-12)
@@ -133,19 +133,19 @@ def test_losses_of_points_have_the_papers_values(loss: Any, of_3: float, of_16: 
     assert torch.autograd.gradcheck(loss, (away, truth))
 
 
-def test_the_wing_loss_is_continuous_where_its_branches_meet() -> None:
+def test_wing_loss_is_continuous_between_its_branches() -> None:
     points = torch.tensor([[10 - 1e-9] * 2, [10 + 1e-9] * 2], dtype=torch.float64)
     assert losses.wing(points, torch.zeros_like(points)).diff().item() == pytest.approx(0, abs=1e-8)
 
 
-def test_experiments_name_the_losses_of_the_table() -> None:
+def test_config_names_the_losses_of_the_table() -> None:
     table = losses.LOSSES
     assert set(get_args(config.HeatmapLoss)) == {k for k, loss in table.items() if loss.of_heatmaps}
     assert set(get_args(config.PointLoss)) == {k for k, loss in table.items() if loss.of_points}
 
 
 @pytest.mark.parametrize("name", get_args(config.PointLoss))
-def test_a_loss_grows_as_the_table_says(name: str) -> None:
+def test_loss_grows_as_the_table_says(name: str) -> None:
     loss = losses.LOSSES[name]
     assert loss.of_points
     near, far = (

@@ -17,13 +17,13 @@ def test_mirroring_twice_is_identity(num_landmarks: int) -> None:
     assert np.array_equal(permutation[permutation], np.arange(num_landmarks))
 
 
-def test_the_permutation_of_971_landmarks_is_the_known_one(faces68: Path) -> None:
+def test_permutation_of_971_landmarks_matches_the_reference(faces68: Path) -> None:
     known = np.loadtxt(faces68.parent / "flip971.txt", dtype=np.int64)
     assert np.array_equal(schemes.mirror_permutation(971), known.ravel())
 
 
-def test_a_mirrored_face_is_a_face(faces68: Path) -> None:
-    """The right permutation makes the mirrored mean face look like the mean face."""
+def test_mirrored_mean_face_matches_the_mean_face(faces68: Path) -> None:
+    """With the right permutation the mirrored mean face resembles the mean face."""
     points = read_landmarks(faces68 / "train" / "landmarks.csv").points_image[:500].astype(float)
     points -= np.nanmean(points, 1, keepdims=True)
     points /= np.sqrt(np.nanmean(points**2, (1, 2), keepdims=True))
@@ -33,25 +33,25 @@ def test_a_mirrored_face_is_a_face(faces68: Path) -> None:
     assert np.array_equal(distances.argmin(1), np.arange(68))
 
 
-def test_the_left_ones_of_15_landmarks_become_the_right_ones() -> None:
+def test_left_and_right_swap_with_15_landmarks() -> None:
     # Kaggle's columns: eye centres, eye corners, brow ends, nose, mouth corners and lips
     x = np.array([1, -1, 0.7, 1.3, -0.7, -1.3, 0.5, 1.5, -0.5, -1.5, 0, 0.6, -0.6, 0, 0])
     assert np.array_equal(-x[schemes.mirror_permutation(15)], x)
 
 
-def test_an_unknown_number_of_landmarks_tells_how_to_go_on() -> None:
+def test_unknown_number_of_landmarks_says_what_to_do() -> None:
     with pytest.raises(ValueError, match=r"for 7 landmarks .*--augment\.mirror 0"):
         schemes.mirror_permutation(7)
 
 
 @pytest.mark.parametrize("num_landmarks", [*KNOWN, 7])
-def test_every_landmark_belongs_to_one_group(num_landmarks: int) -> None:
+def test_every_landmark_is_in_one_group(num_landmarks: int) -> None:
     members = chain.from_iterable(schemes.groups(num_landmarks).values())
     assert sorted(members) == list(range(num_landmarks))
 
 
 @pytest.mark.parametrize("num_landmarks", [971, 68])
-def test_left_and_right_groups_are_mirrors_and_the_others_their_own(num_landmarks: int) -> None:
+def test_left_and_right_groups_are_mirror_images(num_landmarks: int) -> None:
     groups = schemes.groups(num_landmarks)
     permutation = schemes.mirror_permutation(num_landmarks)
     for name, members in groups.items():
@@ -64,7 +64,7 @@ def test_left_and_right_groups_are_mirrors_and_the_others_their_own(num_landmark
     ("num_landmarks", "name", "pair"),
     [(971, "pupils", (969, 970)), (68, "outer eye corners", (36, 45)), (15, "eye centres", (0, 1))],
 )
-def test_the_normaliser_is_the_distance_between_the_eyes(
+def test_normaliser_is_the_distance_between_the_eyes(
     num_landmarks: int, name: str, pair: tuple[int, int]
 ) -> None:
     points = np.random.default_rng(1).uniform(0, 9, (3, num_landmarks, 2))
@@ -75,7 +75,7 @@ def test_the_normaliser_is_the_distance_between_the_eyes(
     assert schemes.normaliser(points)[1] == pytest.approx([5, np.nan, np.nan], nan_ok=True)
 
 
-def test_other_schemes_are_normalised_by_the_box_of_their_labels() -> None:
+def test_other_schemes_are_normalised_by_their_bounding_box() -> None:
     points = np.full((3, 7, 2), np.nan)
     points[0, :3] = [[1, 2], [5, 3], [2, 11]]
     points[1, 4] = [3, 3]
@@ -85,7 +85,7 @@ def test_other_schemes_are_normalised_by_the_box_of_their_labels() -> None:
 
 
 @pytest.mark.parametrize("num_landmarks", KNOWN)
-def test_curves_run_within_a_group_and_through_most_of_its_landmarks(num_landmarks: int) -> None:
+def test_curves_stay_in_a_group_and_cover_most_landmarks(num_landmarks: int) -> None:
     group_of = {k: name for name, g in schemes.groups(num_landmarks).items() for k in g}
     curves = schemes.curves(num_landmarks)
     for curve in curves:
@@ -97,7 +97,7 @@ def test_curves_run_within_a_group_and_through_most_of_its_landmarks(num_landmar
 
 
 @pytest.mark.parametrize("num_landmarks", KNOWN)
-def test_the_mirror_image_of_the_curves_is_the_curves(num_landmarks: int) -> None:
+def test_mirrored_curves_are_curves(num_landmarks: int) -> None:
     permutation = schemes.mirror_permutation(num_landmarks)
 
     def steps(curves: tuple[tuple[int, ...], ...]) -> set[frozenset[int]]:

@@ -1,4 +1,4 @@
-"""Shapes laid onto each other, their mean and model, and the poses that they tell."""
+"""Aligned shapes, their mean and model, and head poses."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from heatmap.data.contest import read_landmarks
 from heatmap.schemes import mirror_permutation
 
 
-def some_shapes(num_faces: int, num_landmarks: int = 30, seed: int = 0) -> np.ndarray:
+def random_shapes(num_faces: int, num_landmarks: int = 30, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     return rng.normal(size=(num_faces, num_landmarks)) + 1j * rng.normal(
         size=(num_faces, num_landmarks)
@@ -18,7 +18,7 @@ def some_shapes(num_faces: int, num_landmarks: int = 30, seed: int = 0) -> np.nd
 
 
 def moved(shapes: np.ndarray, seed: int = 1, turn: float = 0.6) -> np.ndarray:
-    """The shapes, each turned by at most so many radians, scaled and shifted at random."""
+    """The shapes, each rotated by at most `turn` radians, scaled and shifted at random."""
     rng = np.random.default_rng(seed)
     num = (len(shapes), 1)
     factor = rng.uniform(20, 200, num) * np.exp(1j * rng.uniform(-turn, turn, num))
@@ -28,76 +28,76 @@ def moved(shapes: np.ndarray, seed: int = 1, turn: float = 0.6) -> np.ndarray:
 def planted(num_faces: int, noise: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Faces of a model with two changes: shapes in the model's frame, mean, (2, 2P) changes."""
     rng = np.random.default_rng(2)
-    mean = some_shapes(1)[0]
+    mean = random_shapes(1)[0]
     mean -= mean.mean()
     mean /= np.linalg.norm(mean)
-    # a change that is a shift, a turn or a growth of the mean would be no change of shape
+    # shifts, rotations and scalings of the mean are not changes of shape
     similar = [np.ones(30), 1j * np.ones(30), mean, 1j * mean]
-    basis = np.concatenate([[shape.real(s) for s in similar], shape.real(some_shapes(2, seed=5))])
+    basis = np.concatenate([[shape.real(s) for s in similar], shape.real(random_shapes(2, seed=5))])
     changes = np.linalg.qr(basis.T)[0].T[-2:]
     amounts = rng.normal(size=(num_faces, 2)) * (0.1, 0.05)
     faces = mean + shape.from_real(amounts @ changes)
-    return faces + noise * some_shapes(num_faces, seed=6), mean, changes
+    return faces + noise * random_shapes(num_faces, seed=6), mean, changes
 
 
-def test_points_and_numbers_come_back() -> None:
-    shapes = some_shapes(4)
+def test_conversions_are_inverse() -> None:
+    shapes = random_shapes(4)
     assert np.array_equal(shape.of(shape.points(shapes)), shapes)
     assert np.array_equal(shape.from_real(shape.real(shapes)), shapes)
     assert shape.face_size(np.array([0, 4, 9j, np.nan])) == 6
 
 
-def test_a_similarity_is_undone_exactly_also_where_landmarks_are_missing() -> None:
-    shapes = some_shapes(6)
+def test_alignment_undoes_a_similarity_exactly_even_with_missing_landmarks() -> None:
+    shapes = random_shapes(6)
     faces = moved(shapes, turn=3)
     faces[2, :20] = np.nan
     each = zip(faces, shapes, strict=True)
-    lying = np.concatenate([shape.onto(face[None], own) for face, own in each])
-    assert np.isnan(lying[2, :20]).all()
-    assert np.allclose(lying[np.isfinite(lying)], shapes[np.isfinite(lying)])
-    assert np.allclose(shape.onto(faces, shapes), lying, equal_nan=True)
+    aligned = np.concatenate([shape.onto(face[None], goal) for face, goal in each])
+    assert np.isnan(aligned[2, :20]).all()
+    assert np.allclose(aligned[np.isfinite(aligned)], shapes[np.isfinite(aligned)])
+    assert np.allclose(shape.onto(faces, shapes), aligned, equal_nan=True)
 
 
 @pytest.mark.parametrize("count", [0, 2])
 def test_fewer_than_three_landmarks_have_no_placement(count: int) -> None:
     face = np.full((1, 30), np.nan, complex)
     face[0, :count] = np.arange(count) + 2j
-    factor, offset = shape.placement(face, some_shapes(1)[0])
+    factor, offset = shape.placement(face, random_shapes(1)[0])
     assert np.isnan(factor).all() and np.isnan(offset).all()
 
 
-def test_the_mean_of_moved_copies_is_the_shape_upright_and_of_unit_size() -> None:
-    copies = moved(np.repeat(some_shapes(1), 200, 0))
+def test_mean_of_moved_copies_is_the_shape_upright_and_of_unit_size() -> None:
+    copies = moved(np.repeat(random_shapes(1), 200, 0))
     copies[::7, 3] = np.nan
     mean = shape.mean_shape(copies)
     assert abs(mean.mean()) < 1e-9 and np.linalg.norm(mean) == pytest.approx(1)
-    own = some_shapes(1)[0]
-    turn = np.angle(np.vdot(own - own.mean(), mean))
-    assert abs(turn) < 0.1  # the mean turn of the copies
-    assert np.allclose(shape.onto(own[None], mean)[0], mean)
+    original = random_shapes(1)[0]
+    rotation = np.angle(np.vdot(original - original.mean(), mean))
+    assert abs(rotation) < 0.1  # the mean rotation of the copies
+    assert np.allclose(shape.onto(original[None], mean)[0], mean)
 
 
-def test_a_face_with_wild_labels_hardly_changes_the_mean() -> None:
+def test_faces_with_wrong_labels_hardly_change_the_mean() -> None:
     faces = moved(planted(100, 0.01)[0])
     before = shape.mean_shape(faces)
-    faces[:3] = moved(some_shapes(3, seed=9))
+    faces[:3] = moved(random_shapes(3, seed=9))
     after = shape.onto(shape.mean_shape(faces)[None], before)
     assert np.linalg.norm(after - before) < 0.02
 
 
-def test_no_face_with_three_landmarks_has_no_mean() -> None:
+def test_mean_needs_a_face_with_three_landmarks() -> None:
     with pytest.raises(ValueError, match="no face has three labelled landmarks"):
         shape.mean_shape(np.full((4, 30), np.nan, complex))
 
 
-@pytest.mark.parametrize("spoilt", [False, True])
-def test_a_fit_recovers_the_planted_model(spoilt: bool) -> None:
+@pytest.mark.parametrize("with_outliers", [False, True])
+def test_a_fit_recovers_the_planted_model(with_outliers: bool) -> None:
     faces, mean, changes = planted(400, 0.004)
     points = shape.points(moved(faces))
-    if spoilt:
+    if with_outliers:
         rng = np.random.default_rng(3)
         points[rng.random(points.shape[:2]) < 0.1] = np.nan
-        points[::50] = shape.points(moved(some_shapes(8, seed=9)))
+        points[::50] = shape.points(moved(random_shapes(8, seed=9)))
         points[5::20, 4] += 300
     model = shape.fit(points, share=0.9)
     turn = np.exp(1j * np.angle(np.vdot(mean, model.mean)))
@@ -109,27 +109,27 @@ def test_a_fit_recovers_the_planted_model(spoilt: bool) -> None:
     assert np.allclose(model.changes @ model.changes.T, np.eye(len(model.changes)))
 
 
-def in_image(seen: shape.Seen, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The laid and the explained faces, back in the frame of the faces."""
-    factor, offset = shape.placement(seen.lying, faces)
-    return factor * seen.lying + offset, factor * seen.explained + offset
+def in_image(result: shape.Reconstruction, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The aligned and the reconstructed faces, back in the frame of the faces."""
+    factor, offset = shape.placement(result.aligned, faces)
+    return factor * result.aligned + offset, factor * result.reconstructed + offset
 
 
-def test_what_is_missing_is_explained_and_a_landmark_far_off_pulls_little() -> None:
+def test_reconstruction_fills_gaps_and_resists_outliers() -> None:
     faces, _, _ = planted(400, 0.004)
     model = shape.fit(shape.points(moved(faces)))
-    here = moved(faces[:50], seed=4)
-    size = shape.face_size(here)[:, None]
-    holed, spoilt = here.copy(), here.copy()
-    holed[:, 7] = np.nan
-    spoilt[:, 12] += 0.3 * size[:, 0]
-    seen = model.see(holed)
-    assert np.isnan(seen.lying[:, 7]).all()
-    laid_back, explained = in_image(seen, holed)
-    assert np.allclose(laid_back[:, 12], here[:, 12])
-    assert np.median(np.abs(explained - here)[:, 7] / size[:, 0]) < 0.01
-    _, explained = in_image(model.see(spoilt), spoilt)
-    assert np.median(np.abs(explained - here) / size) < 0.02
+    truth = moved(faces[:50], seed=4)
+    size = shape.face_size(truth)[:, None]
+    with_gap, with_outlier = truth.copy(), truth.copy()
+    with_gap[:, 7] = np.nan
+    with_outlier[:, 12] += 0.3 * size[:, 0]
+    result = model.reconstruct(with_gap)
+    assert np.isnan(result.aligned[:, 7]).all()
+    aligned, reconstructed = in_image(result, with_gap)
+    assert np.allclose(aligned[:, 12], truth[:, 12])
+    assert np.median(np.abs(reconstructed - truth)[:, 7] / size[:, 0]) < 0.01
+    _, reconstructed = in_image(model.reconstruct(with_outlier), with_outlier)
+    assert np.median(np.abs(reconstructed - truth) / size) < 0.02
 
 
 @pytest.mark.parametrize(
@@ -138,12 +138,12 @@ def test_what_is_missing_is_explained_and_a_landmark_far_off_pulls_little() -> N
         (np.full((5, 9, 2), np.nan), "0 of 5 faces have most of their landmarks"),
         (np.tile(np.arange(18.0).reshape(9, 2) ** 2, (5, 1, 1)), "the same shape"),
         (
-            np.where(np.arange(9)[:, None] == 3, np.nan, shape.points(some_shapes(5, 9))),
-            "landmark 3 is labelled in no face",
+            np.where(np.arange(9)[:, None] == 3, np.nan, shape.points(random_shapes(5, 9))),
+            "no face with most of its landmarks has landmark 3",
         ),
     ],
 )
-def test_faces_that_tell_no_model_are_refused(points: np.ndarray, message: str) -> None:
+def test_fit_refuses_unsuitable_faces(points: np.ndarray, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         shape.fit(points)
 
@@ -158,14 +158,14 @@ def turned_heads(yaw: np.ndarray) -> np.ndarray:
     return np.stack([z.real, z.imag], -1)
 
 
-def test_turns_follow_the_heads_yaw_whatever_their_size_place_and_tilt() -> None:
+def test_turns_follow_yaw_at_any_size_position_and_tilt() -> None:
     yaw = np.random.default_rng(1).uniform(-0.6, 0.6, 200)
     found = shape.turns(turned_heads(yaw))
     assert abs(np.corrcoef(found, yaw)[0, 1]) > 0.99
     assert 0.1 < np.abs(found).max() < 0.6
 
 
-def test_faces_that_lack_a_landmark_have_no_turn_and_change_no_others() -> None:
+def test_incomplete_faces_have_no_turn_and_do_not_affect_others() -> None:
     points = turned_heads(np.linspace(-0.5, 0.5, 40))
     whole = shape.turns(points[:37])
     points[37:, 3] = np.nan
@@ -174,14 +174,14 @@ def test_faces_that_lack_a_landmark_have_no_turn_and_change_no_others() -> None:
     assert np.allclose(found[:37], whole)
 
 
-def test_a_mirrored_face_is_turned_the_other_way(faces68: Path) -> None:
+def test_mirrored_face_has_the_opposite_turn(faces68: Path) -> None:
     points = read_landmarks(faces68 / "train" / "landmarks.csv").points_image
     mirrored = points[:, mirror_permutation(68)] * np.float32([-1, 1])
     found = shape.turns(np.concatenate([points, mirrored]))
     assert np.corrcoef(found[: len(points)], -found[len(points) :])[0, 1] > 0.99
 
 
-def test_the_roll_is_the_tilt_clockwise_and_nothing_without_landmarks() -> None:
+def test_roll_is_the_clockwise_tilt_and_nan_without_landmarks() -> None:
     points = turned_heads(np.linspace(-0.5, 0.5, 40))
     before = shape.rolls(points)
     z = (points[..., 0] + 1j * points[..., 1]) * np.exp(1j * np.deg2rad(20))  # y points down
@@ -201,12 +201,12 @@ def test_the_roll_is_the_tilt_clockwise_and_nothing_without_landmarks() -> None:
         (np.tile(np.arange(8.0).reshape(4, 2) ** 2, (5, 1, 1)), "the same shape"),
     ],
 )
-def test_what_has_no_poses_is_refused(points: np.ndarray, message: str) -> None:
+def test_turns_refuse_unsuitable_faces(points: np.ndarray, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         shape.turns(points)
 
 
-def test_a_leaning_head_has_a_roll_in_degrees() -> None:
+def test_roll_is_in_degrees() -> None:
     generator = np.random.default_rng(5)
     head = generator.normal(size=(9, 2)) * 40
     angles = np.array([-30.0, -10.0, 0.0, 15.0, 25.0])

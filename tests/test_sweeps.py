@@ -1,4 +1,4 @@
-"""The saved sweeps, as Weights & Biases' own command and agent take them."""
+"""The saved sweeps, with the loader and agent of Weights & Biases."""
 
 import json
 import sys
@@ -22,13 +22,13 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 def settings(sweep: dict[str, Any]) -> dict[str, Any]:
     """The largest value of every parameter."""
     return {
-        name: max(what["values"]) if "values" in what else what["max"]
-        for name, what in sweep["parameters"].items()
+        name: max(parameter["values"]) if "values" in parameter else parameter["max"]
+        for name, parameter in sweep["parameters"].items()
     }
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
-def test_a_sweep_varies_fields_of_its_experiment(path: Path) -> None:
+def test_sweep_varies_fields_of_its_experiment(path: Path) -> None:
     sweep = load_sweep_config(str(path))
     assert sweep is not None
     assert sweep["metric"] == {"name": "val/mse", "goal": "minimize"}
@@ -41,14 +41,14 @@ def test_a_sweep_varies_fields_of_its_experiment(path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
-def test_the_agent_starts_the_training_with_the_settings_it_is_told(
+def test_agent_starts_training_with_the_given_settings(
     path: Path,
     tiny_contest: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """W&B's agent itself, told what its server would tell it."""
+    """Runs W&B's agent with a command as its server sends it."""
     for name in ("WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH"):  # the agent sets them
         monkeypatch.setenv(name, "")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
@@ -57,25 +57,25 @@ def test_the_agent_starts_the_training_with_the_settings_it_is_told(
     monkeypatch.chdir(ROOT)
     sweep = load_sweep_config(str(path))
     assert sweep is not None
-    told = settings(sweep)
+    chosen = settings(sweep)
     agent = Agent(api=None, queue=None)
     agent._sweep_command = [
         *sweep["command"], "--dry-run", f"--data.root={tiny_contest}", "--augment.mirror=0",
         "--model.encoder=tu-test_resnet", "--crop.height=32", "--crop.width=32",
     ]  # fmt: skip
-    arguments = {name: {"value": value} for name, value in told.items()}
+    arguments = {name: {"value": value} for name, value in chosen.items()}
     agent._command_run({"run_id": "1a2b3c", "program": None, "args": arguments})
     (process,) = agent._run_processes.values()
     assert process.wait(120) == 0
     output = capfd.readouterr().out
     shown = json.loads(output[output.index("{") : output.index("\n}") + 2])
-    for name, value in told.items():
+    for name, value in chosen.items():
         part, field = name.split(".")
         assert shown[part][field] == value
     assert shown["wandb"]["mode"] == "online"
 
 
-def test_every_run_of_a_sweep_has_a_folder_of_its_own(
+def test_every_run_of_a_sweep_has_its_own_folder(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from heatmap.cli.train import main

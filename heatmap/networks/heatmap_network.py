@@ -116,7 +116,7 @@ class HeatmapNetwork(Network[Maps]):
 
     def _steepness(self, output: Maps) -> float:
         height, width = output.features.shape[-2:]
-        return codec.sharpness(height, width, self.sigma)
+        return codec.softmax_steepness(height, width, self.sigma)
 
     def decode(self, output: Maps) -> CropPrediction:
         """Decodes the maps block by block into landmarks in crop pixels."""

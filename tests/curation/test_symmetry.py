@@ -145,9 +145,9 @@ def test_labels_in_another_order_fail_the_check(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{}", "it lacks permutation or groups"),
-        ("[1", "not a file of tools/data.py symmetry"),
-        ('{"permutation": [1, 2, 0], "groups": {"all": [0, 3]}}', "no involution"),
+        ("{}", "no permutation or no groups"),
+        ("[1", "not a file from tools/data.py symmetry"),
+        ('{"permutation": [1, 2, 0], "groups": {"all": [0, 3]}}', "not the identity"),
         ('{"permutation": [1, 1, 0], "groups": {"all": [0, 3]}}', "every landmark once"),
         ('{"permutation": [1, 0, 2], "groups": {"all": [0, 2]}}', "groups do not hold"),
         ('{"permutation": [1, 0], "groups": {"all": [0, 2]}}', "is for 2 landmarks"),

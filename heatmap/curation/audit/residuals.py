@@ -169,8 +169,8 @@ def _run_residuals(data: AuditData) -> dict[str, np.ndarray]:
 
 def _shape_residuals(data: AuditData, model: shape.ShapeModel) -> dict[str, np.ndarray]:
     """Log distances from the shape model by reason, orthogonal to its changes and along them."""
-    fitted = model.see(shape.of(data.points_image))
-    off = np.abs(fitted.lying - fitted.explained) / model.noise
+    fitted = model.reconstruct(shape.of(data.points_image))
+    off = np.abs(fitted.aligned - fitted.reconstructed) / model.noise
     return {"part": _log(_by_group(off, data.groups)), "whole": _log(_rms(fitted.coefficients))}
 
 
