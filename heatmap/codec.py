@@ -1,10 +1,9 @@
 """Landmarks to target heatmaps, and heatmaps to landmarks.
 
-A target is a Gaussian of height 1 at the unrounded landmark: a factor along y times one along x.
-Landmarks outside the map are rendered and decoded at most `REACH` sigma beyond its outermost pixel
-centres.
+A target is a Gaussian of height 1 at the unrounded landmark, the product of a factor along y and
+one along x. Both directions clamp landmarks to `REACH` sigma beyond the outermost pixel centres.
 
-Shapes: heatmaps are (..., H, W) pixels with any leading axes.
+Heatmaps are (..., H, W).
 """
 
 import math
@@ -32,10 +31,10 @@ class Decoded(NamedTuple):
 def log_gaussian_factors(
     points_heatmap: Tensor, height: int, width: int, sigma: float
 ) -> tuple[Tensor, Tensor]:
-    """Returns the logarithms of the factors of every target, finite even far from the landmark.
+    """Returns the logarithms of each target's factors, finite even far from the landmark.
 
-    target[..., y, x] = exp(along_y[..., y]) exp(along_x[..., x]). From finite points (..., 2):
-    along_y (..., H) and along_x (..., W), in the points' dtype.
+    target[..., y, x] = exp(along_y[..., y]) exp(along_x[..., x]). For finite points (..., 2),
+    along_y is (..., H) and along_x (..., W), in the points' dtype.
     """
 
     def factor(centre: Tensor, size: int) -> Tensor:
@@ -56,7 +55,7 @@ def dilated(factor: Tensor) -> Tensor:
 
 
 def render(points_heatmap: Tensor, height: int, width: int, sigma: float) -> Tensor:
-    """Returns whole targets (..., H, W). Training never makes them."""
+    """Returns full targets (..., H, W). Training uses only their factors."""
     along_y, along_x = log_gaussian_factors(points_heatmap, height, width, sigma)
     return along_y.exp()[..., :, None] * along_x.exp()[..., None, :]
 
@@ -68,14 +67,14 @@ def decode(heatmaps: Tensor, sigma: float, decoder: str = "window") -> Decoded:
         the window, a parabola through the logarithms of three of its sums replaces the biased mean.
     parabola: the vertex of a parabola through the logarithms of the peak and its two neighbours,
         along each axis. Exact for a Gaussian, fastest, most sensitive to noise.
-    global: `soft_argmax` over the whole map, with a steepness inverse to the peak's height.
+    global: `soft_argmax` over the whole map, its steepness inverse to the peak's height.
     softmax: the same, with the steepness for a peak of height 1, as used in training.
 
     If no value of a map is positive, window and parabola return its highest pixel.
 
     Args:
         heatmaps: (..., H, W), any float dtype; computed in float32 or better. H, W >= 3.
-        sigma: of the targets that the network was trained on, in heatmap pixels.
+        sigma: of the training targets, in heatmap pixels.
     """
     leading, (height, width) = heatmaps.shape[:-2], heatmaps.shape[-2:]
     maps = heatmaps.to(torch.promote_types(heatmaps.dtype, torch.float32))
@@ -107,17 +106,17 @@ class _Windows(NamedTuple):
 
 def window_radius(sigma: float, decoder: str) -> int:
     """Returns the half width in pixels of the window that a decoder reads around the peak."""
-    # at 2.5 sigma squared heights fall to 0.2 %; at the border the parabola shifts inwards by one
+    # a squared target falls to 0.2 % at 2.5 sigma; at the border the parabola moves inwards by one
     return {"window": math.ceil(2.5 * sigma), "parabola": 2}.get(decoder, 0)
 
 
 def _windows_at_peaks(maps: Tensor, radius: int) -> _Windows:
     height, width = maps.shape[1:]
     assert min(height, width) >= 3, f"a {height} x {width} map is too small to decode"
-    each = torch.arange(maps.shape[0], device=maps.device)  # len() would be constant in an export
+    index = torch.arange(maps.shape[0], device=maps.device)  # len() would be constant in an export
     # in two stages, since the maximum of every row is one fast reduction
     row = maps.amax(-1).argmax(-1)
-    column = maps[each, row].argmax(-1)
+    column = maps[index, row].argmax(-1)
 
     offsets = torch.arange(-radius, radius + 1, device=maps.device)
     y, x = row[:, None] + offsets, column[:, None] + offsets  # (n, w) each
@@ -126,14 +125,14 @@ def _windows_at_peaks(maps: Tensor, radius: int) -> _Windows:
     values = maps.flatten(1).gather(1, pixel).unflatten(1, (len(offsets), -1))
     inside_y, inside_x = (y >= 0) & (y < height), (x >= 0) & (x < width)
     values.mul_(inside_y[:, :, None] & inside_x[:, None, :])
-    return _Windows(values, row, column, maps[each, row, column])
+    return _Windows(values, row, column, maps[index, row, column])
 
 
 def softmax_steepness(height: int, width: int, sigma: float) -> float:
-    """Returns the factor of a target's heights before the softmax over the whole map.
+    """Returns k, the factor of the heatmap before a softmax over the whole map.
 
-    The background, H W pixels of weight 1, pulls the point to the map's centre against the peak's
-    weight of about 2 pi sigma² exp(k) / k: with the returned k by 0.02 pixels at the border.
+    The background, H W pixels of weight 1, pulls the point towards the map's centre against the
+    peak's weight of about 2 pi sigma² exp(k) / k. This k limits the pull to 0.02 pixels.
     """
     pull = height * width * max(height, width) / 2 / (0.02 * 2 * math.pi * sigma**2)
     steepness = math.log(pull)
@@ -155,14 +154,14 @@ def soft_argmax(heatmaps: Tensor, steepness: Tensor | float) -> tuple[Tensor, Te
     https://arxiv.org/abs/1801.07372.
     """
     factor = torch.as_tensor(steepness, dtype=heatmaps.dtype, device=heatmaps.device)
-    share = (factor[..., None] * heatmaps.flatten(-2)).softmax(-1)
-    return mean_and_covariance(share @ pixel_moments(heatmaps), heatmaps.shape[-2:])
+    probability = (factor[..., None] * heatmaps.flatten(-2)).softmax(-1)
+    return mean_and_covariance(probability @ pixel_moments(heatmaps), heatmaps.shape[-2:])
 
 
 def pixel_moments(heatmaps: Tensor) -> Tensor:
     """Returns (H W, 5): x, y, x², xy, y² of every pixel of (..., H, W) maps, in their dtype.
 
-    Relative to the map's centre, so that a variance is not a difference of large numbers.
+    Relative to the map's centre, to avoid cancellation in the variances.
     """
     height, width = heatmaps.shape[-2:]
     y, x = (
@@ -174,7 +173,7 @@ def pixel_moments(heatmaps: Tensor) -> Tensor:
 
 
 def mean_and_covariance(moments: Tensor, map_hw: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Returns (..., 2) and (..., 2, 2) from the means (..., 5) of `pixel_moments`."""
+    """Converts mean `pixel_moments` (..., 5) to a mean (..., 2) and covariance (..., 2, 2)."""
     mean, (xx, xy, yy) = moments[..., :2], moments[..., 2:].unbind(-1)
     second = torch.stack([xx, xy, xy, yy], -1).unflatten(-1, (2, 2))
     centre = torch.tensor([map_hw[1] - 1, map_hw[0] - 1], device=moments.device) / 2
@@ -219,8 +218,8 @@ def _log_parabola(windows: _Windows, map_hw: tuple[int, int], sigma: float) -> D
 def _vertex(profile: Tensor, pixel: Tensor, length: int, sigma: float) -> tuple[Tensor, Tensor]:
     """Vertex (n,) and curvature (n,) of the parabola through the logarithms of three values.
 
-    They are the middle ones of profile (n, w), which is centred at `pixel` (n,), and at the border
-    the nearest three inside the map. The curvature is 0 at a valley or if one is not positive.
+    profile (n, w) is centred at `pixel` (n,). The values are its middle three, or at the border
+    the nearest three inside the map. The curvature is 0 at a valley or if a value is not positive.
     """
     centre = pixel.clamp(1, length - 2)
     first = (centre - 1 - pixel + profile.shape[1] // 2)[:, None]

@@ -1,6 +1,6 @@
 """Draws landmarks on images.
 
-Sizes scale with the face, so that it looks alike in small and large images. Lines and dots are
+Sizes scale with the face, so that small and large images look alike. Lines and dots are
 antialiased, placed to 1/16 pixel, and have a dark rim to stand out from bright skin.
 """
 
@@ -21,7 +21,7 @@ COLOURS: tuple[Colour, ...] = (
 TRUTH: Colour = (0, 255, 0)
 
 _SUBPIXELS = 4  # fractional bits of a coordinate
-_FARTHEST = 1e5  # px; landmarks further off are outside every image
+_FARTHEST = 1e5  # px; landmarks farther away are outside every image
 _MOST_ELLIPSES = 100
 
 
@@ -41,7 +41,7 @@ def draw_landmarks(
     Args:
         image: (H, W, 3) uint8 RGB.
         points_image: (P, 2); NaN is not drawn.
-        groups: landmarks to draw in one colour each, unless `colour` is given.
+        groups: landmark groups, each drawn in its own colour unless `colour` is given.
         curves: landmarks to join by lines, in order; each curve lies in one group.
         covariance_image: (P, 2, 2) in square pixels, drawn as ellipses of one standard deviation,
             of at most 100 landmarks.

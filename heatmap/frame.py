@@ -60,7 +60,7 @@ class Frame:
     def reduced(self, reduction: int) -> "Frame":
         """Returns the same crop in the image reduced to 1/reduction of its size.
 
-        A reduced pixel stands for a block counted from the top left, whole or not:
+        A reduced pixel covers a block of pixels, counted from the top left:
         x = reduction x_reduced + (reduction - 1) / 2.
         """
         reduced_from_image = _reduced_from_image(reduction).to(self.image_from_crop)
@@ -105,7 +105,7 @@ def matching(points_image: Tensor, points_crop: Tensor, crop_hw: tuple[int, int]
     """Returns the crop that shows (P, 2) image points at the crop points (least squares).
 
     Raises:
-        UserError: no shift and scale do so: the points are upside down, or all in one place.
+        UserError: no shift and positive scale fit: the points are upside down or coincide.
     """
     points_image, points_crop = points_image.double(), points_crop.double()
     centre_image, centre_crop = points_image.mean(0), points_crop.mean(0)
@@ -147,7 +147,7 @@ def scaling(factor: float, offset: float = 0.0) -> Tensor:
 
 
 def resizing(from_hw: tuple[int, int], to_hw: tuple[int, int]) -> Tensor:
-    """Returns (3, 3): from the pixels of an image to those of the resized image."""
+    """Returns (3, 3): from image pixels to pixels of the resized image."""
     y, x = to_hw[0] / from_hw[0], to_hw[1] / from_hw[1]
     return _matrix([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1]])
 

@@ -1,4 +1,4 @@
-"""Loss functions without masking or averaging, and the table of their names.
+"""Loss functions without masking or averaging, and a table of them by name.
 
 A heatmap loss also returns its slope, because `heatmap.maps` sums the gradient block by block.
 """
@@ -84,7 +84,7 @@ def wing(points: Tensor, truth: Tensor) -> Tensor:
 
 
 class Loss(NamedTuple):
-    """A loss by its name in an experiment; functions are None where it does not apply."""
+    """A loss; its functions are None where it does not apply."""
 
     of_heatmaps: Pointwise | None = None
     of_points: Callable[[Tensor, Tensor], Tensor] | None = None  # (points, truth) -> (..., P)
@@ -101,7 +101,7 @@ LOSSES = {
 
 
 def in_image_pixels(weights: Tensor, pixel_area: Tensor, grows_with: str) -> Tensor:
-    """Returns the weights (B, P) that make errors in crop pixels count as in image pixels.
+    """Scales weights (B, P) so that errors in crop pixels count as in image pixels.
 
     pixel_area: (B,) of a crop pixel in square image pixels; its root scales a "distance" loss.
     """

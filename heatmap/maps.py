@@ -1,8 +1,8 @@
-"""Loss and decoding of heatmaps that never exist all at once.
+"""Loss and decoding of heatmaps that are never all in memory at once.
 
-The map of a landmark is the inner product of its embedding with every pixel's features. So loss and
-decoding compute a block of maps, use it and drop it. The loss walks over images and rows, decoding
-over images and landmarks, since it needs whole maps.
+The map of a landmark is the inner product of its embedding with every pixel's features. Loss and
+decoding compute one block of maps at a time: the loss in blocks of images and rows, decoding in
+blocks of images and landmarks, since it needs whole maps.
 
 Shapes: B images, C feature channels, P landmarks, H x W heatmap pixels.
 """
@@ -20,7 +20,7 @@ from heatmap import codec, losses
 from heatmap.losses import Pointwise
 from heatmap.runtime import compiling
 
-# Heatmap values per block: 2 MiB stay in a CPU's cache; a GPU wants fewer launches.
+# Heatmap values per block: 2 MiB fit in a CPU's cache; a GPU needs fewer launches.
 BLOCK_VALUES = {"cpu": 2**19, "cuda": 2**26}
 
 
@@ -43,7 +43,7 @@ class Targets(NamedTuple):
     weight_map: float  # extra weight of pixels with a dilated target >= losses.FOREGROUND
 
     def tile(self, rows: slice, columns: slice) -> "Targets":
-        """Returns the targets of some rows and columns of the maps."""
+        """Returns the targets of a slice of rows and columns."""
         # copies, since views with other strides would trigger a recompilation
         y, x, wide_y, wide_x = (
             torch.narrow_copy(factor, -1, part.start, part.stop - part.start)
@@ -57,7 +57,7 @@ BlockLoss = Callable[[Tensor, Targets, Pointwise], tuple[Tensor, Tensor]]
 
 
 def whole(maps: Maps) -> Tensor:
-    """Returns all maps (B, P, H, W) at once, for a few images."""
+    """Returns all maps (B, P, H, W); only for a few images."""
     features, embeddings, bias = _to_full_precision(maps)
     return _heights(features.flatten(2), embeddings, bias).unflatten(2, features.shape[2:])
 
@@ -72,7 +72,7 @@ def loss_of_block(heights: Tensor, targets: Targets, pointwise: Pointwise) -> tu
         Loss (b, P) of each map without its weight, and slope (b, P, H W) of the weighted loss.
     """
     along_y, along_x, wide_y, wide_x, weights, weight_map = targets
-    # with rows and columns as separate axes the compiler vectorises: no index needs a division
+    # the compiler vectorises separate axes for rows and columns: no index needs a division
     heights = heights.view(*along_y.shape, along_x.shape[-1])
     loss, slope = pointwise(heights, along_y[..., :, None] * along_x[..., None, :])
     if weight_map:
@@ -190,7 +190,7 @@ def divergence(
         sigma: of the Gaussians in heatmap pixels.
 
     Returns:
-        Scalar in nats: the weighted sum over B P (at most ln 2 for weights of 1).
+        Scalar in nats: the weighted sum divided by B P (at most ln 2 for weights of 1).
 
     Source: Nibali et al. 2018, https://arxiv.org/abs/1801.07372.
     """
@@ -284,14 +284,14 @@ def _heights(features: Tensor, embeddings: Tensor, bias: Tensor) -> Tensor:
 
 
 def _whole_block(maps: Maps) -> tuple[int, int]:
-    """The number of images, and of their landmarks, in a block of whole maps."""
+    """The numbers of images and of landmarks in a block of whole maps."""
     height, width = maps.features.shape[-2:]
     most, num_landmarks = block_values(maps.features) // (height * width), len(maps.bias)
     return max(1, most // num_landmarks), max(1, min(most, num_landmarks))
 
 
 def _slices(length: int, longest: int) -> list[slice]:
-    """Slices of 0 to `length`, as few as `longest` allows, of equal size so that shapes repeat."""
+    """Splits 0 to `length` into as few slices as possible, of equal size so that shapes repeat."""
     step = math.ceil(length / math.ceil(length / max(1, longest)))
     return [slice(start, min(start + step, length)) for start in range(0, length, step)]
 

@@ -1,7 +1,7 @@
 """Landmark schemes: mirror permutation, groups, curves and the NME's normaliser.
 
 Built in are 971 landmarks (the contest's, Megvii's "dense facial landmarks"), 68 (iBUG) and 15
-(Kaggle's facial keypoints). "Left" is as seen in the image for 971 and 68. Files describe others.
+(Kaggle's facial keypoints); others come from files. For 971 and 68, "left" is as seen in the image.
 """
 
 import json
@@ -101,13 +101,13 @@ class Scheme:
             raise UserError("the groups do not hold every landmark once")
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns JSON-able values; each group is [start, stop)."""
+        """Returns JSON values; each group is [start, stop)."""
         groups = {name: [members.start, members.stop] for name, members in self.groups.items()}
         return {"permutation": self.permutation.tolist(), "groups": groups}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Scheme":
-        """Returns the scheme of `to_dict`'s values; other keys are ignored."""
+        """Rebuilds a scheme from the values of `to_dict`; ignores other keys."""
         permutation = np.array(values["permutation"])
         if permutation.ndim != 1 or permutation.dtype.kind != "i":
             raise UserError("the permutation is not a list of integers")
@@ -119,7 +119,7 @@ def read_scheme(path: Path, num_landmarks: int) -> Scheme:
     """Reads the JSON file that tools/data.py symmetry wrote.
 
     Raises:
-        UserError: the file is missing or malformed, or has another number of landmarks.
+        UserError: the file is missing, malformed or for another number of landmarks.
     """
     try:
         scheme = Scheme.from_dict(json.loads(path.read_text(encoding="utf-8")))
@@ -137,8 +137,8 @@ def read_scheme(path: Path, num_landmarks: int) -> Scheme:
 def mirror_permutation(num_landmarks: int, scheme: Scheme | None = None) -> np.ndarray:
     """Returns (P,) int64: the source of each landmark of a mirrored image.
 
-    `mirrored = points[..., permutation, :]`, an involution. It leaves the x coordinates as they
-    are; mirror those separately.
+    `mirrored = points[..., permutation, :]`, an involution. The x coordinates are
+    mirrored separately.
 
     Raises:
         UserError: the permutation of this number of landmarks is unknown.
@@ -169,10 +169,10 @@ def curves(num_landmarks: int, scheme: Scheme | None = None) -> tuple[tuple[int,
 
 
 def normaliser(points: np.ndarray) -> tuple[str, np.ndarray]:
-    """Returns the name and (N,) values of the length that divides the mean point error in the NME.
+    """Returns the name and (N,) values of the NME's normaliser, a length in pixels.
 
     It is the distance between the eyes (`_EYES`), or for other schemes the square root of the area
-    of the landmarks' box ("box"). NaN where it is zero or not labelled.
+    of the bounding box ("box"). NaN where it is zero or not labelled.
 
     Args:
         points: (N, P, 2), NaN where unlabelled.

@@ -15,11 +15,11 @@ from heatmap.errors import UserError
 BLOCK = 1_000  # faces processed at once
 MOST_POSED = 10_000  # faces that define the mean pose
 MOST_FITTED = 4_000  # faces to fit a model to; more make it slower and no better
-FAR = 3.0  # deviations are clipped to this many times the usual one
+FAR = 3.0  # deviations are clipped to this many times the typical one
 
 
 class AnyPoints(Protocol):
-    """Points (N, P, 2): an array, or a table whose rows index to arrays."""
+    """Points (N, P, 2): an array, or a table that returns arrays when indexed."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: Any, /) -> Any: ...
@@ -66,11 +66,15 @@ def blocks(rows: np.ndarray) -> Iterator[np.ndarray]:
 def placement(shapes: np.ndarray, mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns the similarity that aligns every shape with the mean: `factor * shape + offset`.
 
-    Centre and size (root of the summed squares) of their common landmarks become equal, then the
-    rotation is the best one (Procrustes analysis).
+    Matches centre and size (root of the summed squares) of the common landmarks, then finds the
+    best rotation (Procrustes analysis).
 
-    From shapes (N, P) and a mean (P,) or one mean per shape (N, P): complex factors and offsets
-    (N, 1), NaN with fewer than three common landmarks.
+    Args:
+        shapes: (N, P).
+        mean: (P,), or one mean per shape (N, P).
+
+    Returns:
+        Complex factors and offsets (N, 1), NaN with fewer than three common landmarks.
     """
     is_common = np.isfinite(shapes) & np.isfinite(mean)
     count = is_common.sum(1, keepdims=True)
@@ -139,28 +143,28 @@ def distances(shapes: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 class Reconstruction(NamedTuple):
-    """A model's reconstruction of N faces, in the model's frame."""
+    """N faces and their reconstructions, in the model's frame."""
 
-    aligned: np.ndarray  # (N, P) complex, the faces on their reconstruction; NaN where unlabelled
+    aligned: np.ndarray  # (N, P) complex, aligned with the reconstruction; NaN where unlabelled
     reconstructed: np.ndarray  # (N, P) complex, also where unlabelled
-    coefficients: np.ndarray  # (N, K) of the changes, in standard deviations
+    coefficients: np.ndarray  # (N, K) of the components, in standard deviations
 
 
 @dataclass(frozen=True)
 class ShapeModel:
-    """A Gaussian of aligned shapes: a mean, a few principal changes, and noise."""
+    """A Gaussian of aligned shapes: a mean, a few principal components, and noise."""
 
     mean: np.ndarray  # (P,) complex, of unit size, upright
-    changes: np.ndarray  # (K, 2P) orthonormal vectors ordered as by `real`, the strongest first
-    spread: np.ndarray  # (K,) standard deviations along the changes
+    components: np.ndarray  # (K, 2P) orthonormal, ordered as by `real`, the strongest first
+    spread: np.ndarray  # (K,) standard deviations along the components
     noise: np.ndarray  # (P,) standard deviation of a landmark from its reconstruction, per axis
 
     def reconstruct(self, shapes: np.ndarray) -> Reconstruction:
         """Reconstructs shapes (N, P); outlying landmarks hardly affect the others.
 
-        Landmarks further than `FAR` times the noise from the reconstruction are moved that near,
-        unlabelled ones are put onto it, and placement and fit are repeated. Coefficients shrink by
-        the ratio of spread to noise.
+        Landmarks further than `FAR` times the noise from the reconstruction are moved to that
+        distance, unlabelled ones onto it, and placement and fit are repeated. Coefficients shrink
+        by the ratio of spread to noise.
 
         Source: Huber 1981, "Robust Statistics", 7.8 (modified residuals).
         """
@@ -175,25 +179,25 @@ class ShapeModel:
                 filled = self._clipped(filled, reconstructed)
                 more, shift = placement(filled, reconstructed)
                 factor, offset, filled = factor * more, offset * more + shift, filled * more + shift
-            amounts = real(filled - self.mean) @ self.changes.T * shrinkage
-            reconstructed = self.mean + from_real(amounts @ self.changes)
+            amounts = real(filled - self.mean) @ self.components.T * shrinkage
+            reconstructed = self.mean + from_real(amounts @ self.components)
         return Reconstruction(factor * shapes + offset, reconstructed, amounts / self.spread)
 
     def _clipped(self, shapes: np.ndarray, reconstructed: np.ndarray) -> np.ndarray:
         """The shapes with far landmarks moved to `FAR` times the noise from the reconstruction."""
-        rest, far = shapes - reconstructed, FAR * self.noise
-        return reconstructed + rest * np.minimum(1, far / np.maximum(np.abs(rest), 1e-12))
+        residual, far = shapes - reconstructed, FAR * self.noise
+        return reconstructed + residual * np.minimum(1, far / np.maximum(np.abs(residual), 1e-12))
 
 
 def fit(points_image: AnyPoints, share: float = 0.98) -> ShapeModel:
     """Fits a model; outliers among faces and landmarks hardly change it.
 
-    The first fit uses directions of change only (spherical principal components). Then the model is
-    refitted to the faces that it reconstructs well.
+    The first fit uses only the directions of the deviations (spherical principal components). Then
+    the model is refitted to the faces that it reconstructs well.
 
     Args:
         points_image: (N, P, 2), NaN where unlabelled. `MOST_FITTED` evenly spaced rows are used.
-        share: of the variance that the changes explain.
+        share: fraction of the variance that the components explain.
 
     Raises:
         UserError: fewer than three faces have most of their landmarks, one landmark is unlabelled
@@ -213,12 +217,13 @@ def fit(points_image: AnyPoints, share: float = 0.98) -> ShapeModel:
         raise UserError(f"no face with most of its landmarks has landmark {never_labelled[0]}")
     distance = distances(onto(shapes, mean), mean)
     shapes = shapes[distance <= FAR * np.median(distance)]  # no real face is further
-    rest = onto(shapes, mean) - mean
-    rest = real(np.where(np.isfinite(rest), rest, 0))
-    length = np.linalg.norm(rest, axis=1, keepdims=True)
+    deviation = onto(shapes, mean) - mean
+    deviation = real(np.where(np.isfinite(deviation), deviation, 0))
+    length = np.linalg.norm(deviation, axis=1, keepdims=True)
     if np.median(length) < 1e-6:
         raise UserError("all faces have the same shape; a shape model needs different ones")
-    model = _model(mean, rest, rest / np.maximum(length, 1e-12) * np.median(length), share)
+    direction = deviation / np.maximum(length, 1e-12)
+    model = _model(mean, deviation, direction * np.median(length), share)
     for _ in range(3):
         aligned, reconstructed, _ = model.reconstruct(shapes)
         distance = distances(aligned, reconstructed)
@@ -228,37 +233,37 @@ def fit(points_image: AnyPoints, share: float = 0.98) -> ShapeModel:
         clipped = model._clipped(filled, reconstructed)
         mean = _unit(clipped.mean(0))
         factor, offset = placement(clipped, mean)
-        rest = real(factor * clipped + offset - mean)
-        model = _model(mean, real(factor * filled + offset - mean), rest, share)
+        deviation, robust = (real(factor * part + offset - mean) for part in (filled, clipped))
+        model = _model(mean, deviation, robust, share)
     return model
 
 
-def _model(mean: np.ndarray, rest: np.ndarray, robust: np.ndarray, share: float) -> ShapeModel:
-    """The model with the principal changes of `robust`, and the noise of `rest`, both (N, 2P)."""
+def _model(mean: np.ndarray, deviation: np.ndarray, robust: np.ndarray, share: float) -> ShapeModel:
+    """Takes components from `robust` and noise from `deviation`, both (N, 2P)."""
     num_faces, freedom = robust.shape
     if num_faces < freedom:  # the smaller of the two matrices has all nonzero eigenvalues
-        energies, mixes = np.linalg.eigh(robust @ robust.T)
-        changes = (robust.T @ mixes / np.sqrt(np.maximum(energies, 1e-30))).T
+        energies, vectors = np.linalg.eigh(robust @ robust.T)
+        components = (robust.T @ vectors / np.sqrt(np.maximum(energies, 1e-30))).T
     else:
-        energies, columns = np.linalg.eigh(robust.T @ robust)
-        changes = columns.T
-    energies, changes = np.maximum(energies[::-1], 0), changes[::-1]
+        energies, vectors = np.linalg.eigh(robust.T @ robust)
+        components = vectors.T
+    energies, components = np.maximum(energies[::-1], 0), components[::-1]
     explained = np.cumsum(energies) / energies.sum()
-    # position, size and tilt take four degrees of freedom; half of the others stay for the noise
+    # position, size and tilt take four degrees of freedom; half of the others are left for noise
     most = max(1, min((freedom - 4) // 2, num_faces // 4))
     kept = min(int(np.searchsorted(explained, share)) + 1, most)
-    changes, energies = changes[:kept], energies[:kept]
-    residual = np.abs(from_real(rest - rest @ changes.T @ changes))
+    components, energies = components[:kept], energies[:kept]
+    residual = np.abs(from_real(deviation - deviation @ components.T @ components))
     noise = np.median(residual, 0) / np.sqrt(2 * np.log(2))  # median of a Rayleigh distribution
     noise = np.maximum(noise, max(0.1 * np.median(noise), 1e-6))
-    return ShapeModel(mean, changes, np.sqrt(energies / num_faces), noise)
+    return ShapeModel(mean, components, np.sqrt(energies / num_faces), noise)
 
 
 def turns(points_image: AnyPoints) -> np.ndarray:
     """Returns (N,) float64: the yaw of every head relative to the mean, about -0.5 to 0.5.
 
-    It is the first principal component of the aligned shapes, of unit size: for people, the turn
-    to the side. Its sign is arbitrary.
+    It is the first principal component of the aligned shapes, which are of unit size. Its sign is
+    arbitrary.
 
     Args:
         points_image: (N, P, 2) in image pixels; faces with an unlabelled landmark get NaN.
@@ -276,12 +281,12 @@ def turns(points_image: AnyPoints) -> np.ndarray:
         raise UserError(f"{count} have all their landmarks; poses need at least three")
     shapes = of(points_image[sample(complete, MOST_POSED)])
     mean = mean_shape(shapes)
-    rest = real(onto(shapes, mean) - mean)
-    energies, changes = np.linalg.eigh(rest.T @ rest)
-    if energies[-1] <= 1e-12 * len(rest):
+    deviation = real(onto(shapes, mean) - mean)
+    energies, vectors = np.linalg.eigh(deviation.T @ deviation)
+    if energies[-1] <= 1e-12 * len(deviation):
         raise UserError("all faces have the same shape; poses need different ones")
     for rows in blocks(complete):
-        yaw[rows] = real(onto(of(points_image[rows]), mean) - mean) @ changes[:, -1]
+        yaw[rows] = real(onto(of(points_image[rows]), mean) - mean) @ vectors[:, -1]
     return yaw
 
 
@@ -294,10 +299,10 @@ def rolls(points_image: AnyPoints) -> np.ndarray:
     Raises:
         UserError: no face has three landmarks.
     """
-    everyone = np.arange(len(points_image))
-    mean = mean_shape(of(points_image[sample(everyone, MOST_POSED)]))
-    roll = np.empty(len(everyone))
-    for rows in blocks(everyone):
+    all_rows = np.arange(len(points_image))
+    mean = mean_shape(of(points_image[sample(all_rows, MOST_POSED)]))
+    roll = np.empty(len(all_rows))
+    for rows in blocks(all_rows):
         factor, _ = placement(of(points_image[rows]), mean)
         roll[rows] = -np.rad2deg(np.angle(factor[:, 0]))
     return roll

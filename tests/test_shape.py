@@ -102,11 +102,11 @@ def test_a_fit_recovers_the_planted_model(with_outliers: bool) -> None:
     model = shape.fit(points, share=0.9)
     turn = np.exp(1j * np.angle(np.vdot(mean, model.mean)))
     assert np.linalg.norm(model.mean / turn - mean) < 0.02
-    found = shape.real(shape.from_real(model.changes) / turn)[:2]
+    found = shape.real(shape.from_real(model.components) / turn)[:2]
     assert np.linalg.svd(found @ changes.T)[1].min() > 0.97
     assert model.spread[:2] == pytest.approx([0.1, 0.05], rel=0.2)
     assert np.median(model.noise) == pytest.approx(0.004, rel=0.2)
-    assert np.allclose(model.changes @ model.changes.T, np.eye(len(model.changes)))
+    assert np.allclose(model.components @ model.components.T, np.eye(len(model.components)))
 
 
 def in_image(result: shape.Reconstruction, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -16,7 +16,7 @@ from heatmap.runtime.files import write_json
 from heatmap.schemes import Scheme
 
 CANDIDATES = 8  # nearest landmarks that the matching considers as partners of a landmark
-MAX_CHANGES = 40  # of the shape model
+MAX_COMPONENTS = 40  # of the shape model
 GROUP_TOLERANCE = 40.0  # mean square distance of whole groups, over that of their free landmarks
 MAX_DISTANCE = 0.1  # face sizes between a mirrored landmark and its partner
 LOW_MARGIN = 1.5  # distance of the second best partner over that of the best
@@ -41,8 +41,8 @@ def infer(points_image: np.ndarray | Points) -> Symmetry:
     """Infers the mirror permutation and groups of a landmark scheme.
 
     A mirrored face is also a face, so the mirrored shape model is aligned to the model itself, in
-    turn with the assignment of the landmarks. The model's changes separate landmarks that coincide
-    in the mean, such as closed lips.
+    turn with the assignment of the landmarks. The model's components separate landmarks that
+    coincide in the mean, such as closed lips.
 
     Args:
         points_image: (N, P, 2) image pixels, NaN where unlabelled; faces roughly upright.
@@ -51,9 +51,9 @@ def infer(points_image: np.ndarray | Points) -> Symmetry:
         UserError: there are too few faces, or landmarks without a partner.
     """
     model = shape.fit(points_image, share=0.995)
-    changes = model.changes[:MAX_CHANGES] * model.spread[:MAX_CHANGES, None]
-    basis = np.concatenate([  # (1 + K, P, 2): the mean, then the changes
-        shape.points(model.mean)[None], changes.reshape(len(changes), 2, -1).mT
+    components = model.components[:MAX_COMPONENTS] * model.spread[:MAX_COMPONENTS, None]
+    basis = np.concatenate([  # (1 + K, P, 2): the mean, then the components
+        shape.points(model.mean)[None], components.reshape(len(components), 2, -1).mT
     ])  # fmt: skip
     mirrored = basis * (-1, 1)
     groups = _groups(basis)
@@ -167,8 +167,8 @@ def _first_guess(mean: np.ndarray) -> np.ndarray:
 def _costs(basis: np.ndarray, mirrored: np.ndarray, partners: np.ndarray) -> np.ndarray:
     """(P, P) mean square distance between mirrored landmarks and others, over the model's faces.
 
-    The mirrored mean is aligned to a face of the model, and the mirrored changes are rotated into
-    the model's own, both as fits the current partners best.
+    The mirrored mean is aligned to a face of the model, and the mirrored components are rotated
+    onto its own, both to fit the current partners best.
     """
     target = basis[:, partners]
     flat_target, flat_mirrored = (x.reshape(len(x), -1) for x in (target, mirrored))
@@ -179,7 +179,7 @@ def _costs(basis: np.ndarray, mirrored: np.ndarray, partners: np.ndarray) -> np.
     mean = shape.points((factor * mean + offset)[0])
     bend = np.zeros_like(mean)
     weight = np.ones(len(partners))
-    for _ in range(5):  # robust fit of the changes: landmarks that are far off count for less
+    for _ in range(5):  # robust fit of the components: landmarks that are far off count for less
         residual = (target[0] - mean).reshape(-1)
         scaled = np.repeat(weight, 2)
         system = flat_target[1:] * scaled @ flat_target[1:].T

@@ -37,7 +37,7 @@ def load_encoder(name: str, weights: str) -> tuple[nn.Module, tuple[int, ...]]:
             f"could not fetch the {weights!r} weights of {name} ({type(error).__name__}): check "
             "the network, name a local file, or start from random weights: --model.weights none"
         ) from None
-    except RuntimeError as error:  # timm does not know the name
+    except RuntimeError as error:  # unknown to timm
         raise UserError(f"model.encoder {name!r}: {error}") from None
     if is_file:
         _load_file(encoder, Path(weights))

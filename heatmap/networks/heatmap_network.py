@@ -18,9 +18,9 @@ COARSEST = 32  # stride of every encoder's last features
 class HeatmapNetwork(Network[Maps]):
     """Predicts heatmaps as inner products of pixel features and landmark embeddings.
 
-    The product is a 1 x 1 convolution, which is kept apart so that the maps never exist together.
-    `pyramid` and `decoder` make features at the model's stride. If they do not have `width`
-    channels, a 1 x 1 convolution with ReLU changes their number, which bounds the maps' rank.
+    The product is a 1 x 1 convolution, kept separate so that the maps are never all in memory.
+    `pyramid` and `decoder` produce features at the model's stride. A 1 x 1 convolution with ReLU
+    maps them to `width` channels, if they have others. This number bounds the maps' rank.
     """
 
     HEAD = ("embeddings", "bias")
@@ -83,9 +83,8 @@ class HeatmapNetwork(Network[Maps]):
     ) -> Tensor:
         """Returns the sum of the model's losses, each averaged over images and landmarks.
 
-        These are the loss of heatmaps (also averaged over pixels), of the coordinates of a softmax
-        and the divergence of that softmax. With `pixel_area`, heatmaps and divergence are weighted
-        by the area.
+        These are the heatmap loss (also averaged over pixels), the coordinate loss of a softmax and
+        the divergence of that softmax. `pixel_area` weights the heatmap loss and the divergence.
         """
         model, total = self.model, output.features.new_zeros((), dtype=torch.float32)
         heatmap_from_crop = torch.linalg.inv(frame.crop_from_heatmap(self.stride))

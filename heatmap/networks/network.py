@@ -26,8 +26,8 @@ class CropPrediction(NamedTuple):
 class Network(nn.Module, ABC, Generic[Output]):
     """Maps images to an `Output`, which only the network's own `loss` and `decode` interpret."""
 
-    HEAD: tuple[str, ...]  # names of the modules and parameters that form the head
-    compiled_parts: str = "off"  # or loss (the loss of heatmaps is compiled) or all (layers too)
+    HEAD: tuple[str, ...]  # modules and parameters of the head
+    compiled_parts: str = "off"  # or loss (of heatmaps) or all (layers too)
     encoder: nn.Module
     mean: Tensor
     std: Tensor
@@ -41,8 +41,8 @@ class Network(nn.Module, ABC, Generic[Output]):
     def parts(self) -> dict[str, list[str]]:
         """Returns the parameter names of each part in `config.Rates`; a part may be empty.
 
-        Encoder block k holds the parameters that the features at stride 2**k need, and finer
-        features do not.
+        Encoder block k holds the parameters that the features at stride 2**k need but finer
+        ones do not.
         """
         parts: dict[str, list[str]] = {name: [] for name in vars(config.Rates())}
         blocks = _encoder_blocks(self.encoder)

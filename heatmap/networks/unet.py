@@ -36,7 +36,7 @@ class UNetNetwork(HeatmapNetwork):
 
 
 def _decoder(model: config.UNet, channels: tuple[int, ...]) -> tuple[nn.Module, int]:
-    """Returns a decoder of features with `channels`, and the channels of its own output."""
+    """Returns a decoder for features of `channels`, and its number of output channels."""
     num_blocks, width = NUM_BLOCKS[model.stride], model.width
     decoder_channels = (*DECODER_CHANNELS[: num_blocks - 1], width)
     match model.architecture:
