@@ -1,8 +1,8 @@
-"""What score does the organisers' direct regression reach: ResNet, pooled, linear to coordinates?
+"""How well does the organisers' direct regression score: ResNet, pooling, one linear layer?
 
 Run      python tools/train.py experiments/baseline.py --data.root DIR --out RUN
 Against  experiments/unet.py. Network, loss and optimizer are the organisers' (squared error in
-         crop pixels, Adam with amsgrad at 1e-3). The rest is unet's.
+         crop pixels, Adam with amsgrad at 1e-3). The rest is as in unet.
          As the organisers ran it: --augment.mirror 0 --augment.rotate-deg 0 --augment.scale 0
          --augment.shift 0 --augment.brightness 0 --augment.contrast 0 --augment.saturation 0
          --schedule.kind constant --schedule.warmup 0 --train.batch 512 --train.epochs 1

@@ -12,8 +12,8 @@ Against  experiments/faces15_unet.py. The authors' short version: --train.epochs
 Cost     not measured at full size
 Outcome  980 faces of 96 pixels (a random 15 % validate), random weights, 3 minutes on 2 CPU
          cores at 96 px: 106.7 px², behind the mean shape (38.15) and experiments/faces15_unet.py
-         (1.91). 24 epochs, of the recipe's 800 times 10, are too few to learn faces at any
-         angle. With --model.weights none --crop.height 96 --crop.width 96
+         (1.91). 24 epochs, instead of 800 with 10 passes each, are too few to learn faces
+         at any angle. With --model.weights none --crop.height 96 --crop.width 96
          --data.multiplier 1 --train.batch 50 --optimizer.lr 0.001 --train.max-minutes 3; with
          the authors' rate of 0.007: 233.3 px². On faces68 at 128 px, 12 minutes, 0.007: 412.8.
 """

@@ -1,4 +1,4 @@
-"""What score does direct regression reach with cut borders, augmentation and a robust loss?
+"""How well does direct regression score with cut borders, augmentation and a robust loss?
 
 The final recipe of the contest's ResNet50 entry. Black borders are cut off. Crops of 224 pixels are
 mirrored, rotated by up to 30 degrees and changed in brightness and contrast. The loss is the mean

@@ -1,4 +1,4 @@
-"""What score does direct regression reach with a large encoder, trained in three stages?
+"""How well does direct regression score with a large encoder, trained in three stages?
 
 The recipe of the contest's ResNeXt101-32x8d entry: one linear layer on the pooled features, trained
 for six epochs at a rate of 1e-3, for three with the rate multiplied by 0.2 per epoch, and for one

@@ -1,4 +1,4 @@
-"""What score does the main recipe reach, a U-Net on heatmaps with the adaptive wing loss?
+"""How well does the main recipe score: a U-Net on heatmaps with the adaptive wing loss?
 
 Run      python tools/train.py experiments/unet.py --data.root DIR --out RUN
 Against  experiments/baseline.py. With targets that shrink over training: --model.sigma-start 4

@@ -16,7 +16,7 @@ from heatmap.errors import UserError
 
 T = TypeVar("T")
 
-# Version 0.1.0's options by class: their new names, or None if they were removed.
+# Options of version 0.1.0 that were renamed, or removed (None), by class.
 OPTIONS_OF_0_1: dict[str, dict[str, str | None]] = {
     "Data": {"crop_cache": None},
     "Wandb": {"pictures_every": "images_every"},
@@ -40,7 +40,7 @@ BelowOne = Annotated[float, "[0, 1)"]
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A part of an experiment; its numbers must lie in the intervals that their types give."""
+    """A group of options, whose numbers must lie in the intervals of their types."""
 
     _prefix = ""
 
@@ -72,20 +72,20 @@ class Data(Part, prefix="data"):
     root: Path = Path("data")
     """Folder with train/landmarks.csv, train/images and test/, directly or in contest01_data/."""
     split: Literal["auto", "person", "order", "hash", "random"] = "auto"
-    """Validation rows: whole persons; the table's last rows; names with a low hash (a row keeps its
-    side when others are added); or random rows. auto: person if names allow it, else order."""
+    """Rule for validation rows. person: whole persons; order: the table's last rows; hash: names
+    with a low hash (adding rows never moves one); auto: person if names allow it, else order."""
     split_file: Path | None = None
     """Split to use instead: a run's split.json, or a table from tools/data.py split (comma or TAB;
-    file_name, and part: train or validation, or fold: 0, 1, ... of which `fold` validates)."""
+    file_name, and part: train or validation, or fold: 0, 1, ...; see data.fold)."""
     split_seed: Index = 42
-    """Seed of split random. Runs with different seeds share it, and so their rows."""
+    """Seed of split random, apart from the run's seed, so that runs share a split."""
     validation: BelowOne = 0.2
-    """Fraction of rows that validate, below 1. With 0 all rows train, without scores, and best.pt
-    is the last epoch."""
+    """Fraction of rows to validate on, below 1. 0 trains on all rows, without scores; best.pt is
+    then the last epoch."""
     folds: Annotated[int, "[2, inf)"] | None = None
     """Number of folds to split the rows into, by the same rule, instead of data.validation."""
     fold: int = 0
-    """Fold that validates, counted from 0. Fold 0 is what validation 1/folds holds out."""
+    """Fold to validate on, counted from 0. Fold 0 has the rows of data.validation 1/folds."""
     exclude: Path | None = None
     """Table (comma or TAB; file_name) of images not to train on. They still validate."""
     person_pattern: str = "(.+)_[^_]+$"
@@ -94,12 +94,12 @@ class Data(Part, prefix="data"):
     """Passes over the training rows per epoch, each with its own random augmentation."""
     boxes: Path | None = None
     """For crop.rule box: table (comma or TAB; file_name, x0, y0, x1, y1) of the training images'
-    face boxes in image pixels. --boxes gives those of other images."""
+    face boxes in image pixels. For other images use --boxes."""
     weights: Path | None = None
     """Table (comma or TAB; file_name, weight) of every training image's weight in the loss.
     tools/data.py pose writes one that favours turned heads."""
     symmetry: Path | None = None
-    """Mirror permutation and groups (tools/data.py symmetry), unless of 971, 68, 15 landmarks."""
+    """Mirror permutation and groups from tools/data.py symmetry; built in for 971, 68 and 15."""
     cache: Path | None = None
     """Cache folder; default: heatmap in $XDG_CACHE_HOME or ~/.cache."""
     workers: Index = 2
@@ -128,8 +128,8 @@ class Crop(Part, prefix="crop"):
     width: Size = 128
     """Width of the network's input in pixels, at least 32."""
     rule: Literal["cover", "contain", "box"] = "cover"
-    """cover: the image fills the crop, its long ends are cut off (the organisers' crop); contain:
-    the whole image, padded with black; box: the whole box from data.boxes."""
+    """cover: the image fills the crop, and its long ends are cut off (the organisers' crop);
+    contain: the whole image, padded with black; box: the whole box from data.boxes."""
     box_scale: Positive = 1.0
     """For rule box: factor that enlarges each box about its centre."""
     trim_border: Annotated[int, "[0, 255)"] = 0
@@ -150,7 +150,7 @@ class Augment(Part, prefix="augment"):
     shift: Fraction = 0.0
     """Largest shift along each axis, as a fraction of the crop."""
     aspect: Fraction = 0.0
-    """Largest relative stretch of width against height, drawn like scale; the area stays."""
+    """Largest relative stretch of width against height, drawn like scale, at constant area."""
     fill: Literal["black", "edge", "noise", "mixed"] = "black"
     """Fill outside the image: black, the colours of its edge, noise, or mixed (edge for three crops
     in four, noise for the fourth). Validation and test use black."""
@@ -163,7 +163,7 @@ class Augment(Part, prefix="augment"):
     hue: Annotated[float, "[0, 0.5]"] = 0.0
     """Largest hue shift, as a fraction of the colour circle; 0.5 is any hue."""
     gray: Fraction = 0.0
-    """Probability of a grey crop."""
+    """Probability of making a crop grey."""
     sharpness: Fraction = 0.0
     """Largest change of sharpness, 0 to 1: 1 draws factors from 0 (smoothed) to 2 (sharpened)."""
     blur: Annotated[float, "[0, 10]"] = 0.0
@@ -206,7 +206,7 @@ class HeatmapModel(Part, prefix="model"):
     sigma_start: float | None = None
     """First sigma of the targets, up to 10; shrinks to sigma as the loss settles (Adaloss)."""
     loss: HeatmapLoss | Literal["none"] = "adaptive_wing"
-    """Loss of every heatmap pixel; none trains on coordinates alone (coordinate_loss)."""
+    """Loss of the heatmaps; none trains on coordinates alone (coordinate_loss)."""
     weight_map: NotNegative = 10.0
     """Extra weight of pixels near a landmark in the loss; 0 is the plain loss."""
     coordinate_loss: PointLoss | Literal["none"] = "none"
@@ -250,7 +250,7 @@ class UNet(HeatmapModel):
 
 @dataclass(frozen=True, kw_only=True)
 class DenseUNet(HeatmapModel):
-    """Heatmaps from H-DenseUNet's 2-D network, whose skips add the DenseNet's raw blocks."""
+    """Heatmaps from H-DenseUNet's 2-D network, whose skips add raw DenseNet features."""
 
     encoder: Literal["densenet121", "densenet161", "densenet169", "densenet201"] = "densenet161"
     """DenseNet encoder; densenet161 gives the paper's DenseUNet-167."""
@@ -292,7 +292,7 @@ class Optimizer(Part, prefix="optimizer"):
     amsgrad: bool = False
     """Use the AMSGrad variant of adam and adamw."""
     clip_norm: Positive | None = None
-    """Largest norm of the gradient; a longer one is scaled down to it."""
+    """Largest gradient norm; larger gradients are scaled down to it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -312,9 +312,9 @@ class Schedule(Part, prefix="schedule"):
     step_epochs: Count = 1
     """For step: epochs between two drops."""
     patience: Index = 4
-    """For plateau: epochs without a better score that are tolerated."""
+    """For plateau: epochs without improvement to tolerate."""
     threshold: NotNegative = 0.01
-    """For plateau: smallest drop of the score that counts as better, in square pixels."""
+    """For plateau: smallest improvement of the score that counts, in square pixels."""
     rise_steps: Count = 2000
     """For cyclic: training steps from the floor to the peak, and as many back."""
 
@@ -351,7 +351,7 @@ class Stage(Part, prefix="stage"):
     """A stage of a run, with its own optimizer state, learning rate and trainable parts."""
 
     epochs: Count
-    """Epochs of the stage, which also give its share of train.max_minutes."""
+    """Epochs of the stage, which also set its share of train.max_minutes."""
     lr: Positive | None = None
     """Peak learning rate; default: optimizer.lr."""
     schedule: Schedule = field(default_factory=Schedule)
@@ -367,7 +367,7 @@ class Train(Part, prefix="train"):
     epochs: Count | None = None
     """Epochs; default: 20. Experiments with stages set the epochs of each stage instead."""
     start: Path | None = None
-    """Run folder or checkpoint to take weights from; a head for other landmarks starts anew."""
+    """Run folder or checkpoint to take weights from; a head for other landmarks stays random."""
     max_minutes: Positive | None = None
     """Minutes of training and validation; the schedule is fitted to them."""
     max_steps: Count | None = None
@@ -375,19 +375,19 @@ class Train(Part, prefix="train"):
     batch: Count = 32
     """Images per step, over all processes."""
     accumulate: Count = 1
-    """Parts to split a batch into, to save memory. Batch normalisation sees the parts."""
+    """Parts to split a batch into, to save memory. Batch normalisation sees each part alone."""
     pixel_weights: bool = False
     """Weight images by the area that a crop pixel covers in them (by its side for mae, smooth_l1
     and wing), so that errors count in image pixels."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Precision of the network; rendering, loss and decoding always use float32."""
     compile: Literal["off", "loss", "all"] = "loss"
-    """Code to compile before the first step: none, the loss, or the network too."""
+    """What torch.compile compiles: nothing, the loss, or also the network."""
     patience: Count | None = None
     """Epochs without a better validation score after which the run stops."""
     ema: BelowOne = 0.0
-    """Decay per step of an exponential moving average of the weights, which is scored and kept
-    instead of them, at most (1 + step) / (10 + step). 0 for none; 0.999 is usual."""
+    """Decay per step of an exponential moving average of the weights, which is then scored and
+    saved instead; at most (1 + step) / (10 + step). 0 for none; 0.999 is usual."""
     keep_every: Count | None = None
     """Epochs between extra checkpoints that are never overwritten (epoch-10.pt)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -403,18 +403,18 @@ class Train(Part, prefix="train"):
 
 @dataclass(frozen=True, kw_only=True)
 class Wandb(Part, prefix="wandb"):
-    """Weights & Biases; the run folder holds the same without it."""
+    """Weights & Biases, which gets a copy of what the run folder holds."""
 
     mode: Literal["online", "offline", "off"] = "offline"
-    """online: send as the run goes; offline: keep for wandb sync; off: nothing."""
+    """online: send during the run; offline: keep for wandb sync; off: nothing."""
     project: str = "heatmap"
-    """Project that the run belongs to."""
+    """Project of the run."""
     entity: str | None = None
-    """User or team that owns the project; default: that of your login."""
+    """User or team that owns the project; default: your login's."""
     group: str | None = None
-    """Group to show the run in."""
+    """Group of the run; default: the experiment's name."""
     job_type: str = "train"
-    """Job type to show the run as."""
+    """Job type of the run."""
     tags: tuple[str, ...] = ()
     """Tags of the run."""
     images_every: Count = 5
@@ -446,7 +446,7 @@ class Experiment:
         _check(bool(self.name), "name must not be empty")
         _check(
             not self.stages or self.train.epochs is None,
-            "train.epochs and stages exclude each other; set the stages' own (--stages.0.epochs)",
+            "train.epochs is invalid with stages; set each stage's epochs (--stages.0.epochs)",
         )
         needs_scores = {
             "train.patience": self.train.patience is not None,
@@ -459,19 +459,19 @@ class Experiment:
 
     @property
     def all_stages(self) -> tuple[Stage, ...]:
-        """The stages; a run without any has a single one."""
+        """The stages, or a single one if there are none."""
         return self.stages or (Stage(epochs=self.train.epochs or 20, schedule=self.schedule),)
 
 
 def to_dict(experiment: Experiment) -> dict[str, Any]:
-    """Returns the experiment as JSON-able values; the model records its class as "type"."""
+    """Returns the experiment as JSON values; the model records its class as "type"."""
     values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(experiment), default=str))
     values["model"] = {"type": type(experiment.model).__name__, **values["model"]}
     return values
 
 
 def from_dict(kind: type[T], values: dict[str, Any]) -> T:
-    """Returns the dataclass that `to_dict` was given.
+    """Rebuilds a dataclass from the values of `to_dict`.
 
     Raises:
         UserError: unknown field; the message names the nearest one.

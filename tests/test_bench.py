@@ -96,7 +96,7 @@ def test_a_failed_or_skipped_section_does_not_stop_the_others(
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [(["--only", "A,Z"], "no section 'Z'"), (["--device", "cuda"], "torch sees no GPU")],
+    [(["--only", "A,Z"], "no section 'Z'"), (["--device", "cuda"], "torch finds no GPU")],
 )
 def test_the_gpu_script_refuses_wrong_options(
     options: list[str],

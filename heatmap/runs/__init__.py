@@ -1,1 +1,1 @@
-"""Reads and writes what a run leaves on disk; `folder` names the files."""
+"""Reads and writes the files of a run, which `folder` names."""

@@ -1,6 +1,6 @@
 """Checkpoints of runs, written atomically and read without running code.
 
-`best.pt` and `epoch-N.pt` hold a `Checkpoint`; `last.pt` also holds the `State` of an exact resume.
+`best.pt` and `epoch-N.pt` hold a `Checkpoint`; `last.pt` also holds the `State` for a resume.
 """
 
 import io
@@ -25,9 +25,9 @@ FORMAT_OF_0_1 = 3  # version 0.1.0's; can be read, but not resumed
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """What an exact resume needs besides the scored weights.
+    """State for an exact resume, besides the scored weights.
 
-    Random numbers need no state: they depend on the seed and on `progress` only.
+    Random numbers depend only on the seed and on `progress`.
     """
 
     network: dict[str, Any] | None = None  # trained weights, if the scored ones are their mean
@@ -46,12 +46,12 @@ class Origin:
     table_hash: str  # of the table's names and points
     training_rows: Tensor  # (T,) int64 rows of the table
     validation_rows: Tensor  # (V,) int64
-    validation_mse: float | None = None  # px² of the image
+    validation_mse: float | None = None  # image px²
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint(Origin):
-    """The content of a checkpoint file, which holds tensors and plain values only."""
+    """The contents of a checkpoint file: tensors and plain values only."""
 
     config: dict[str, Any]  # by `config.to_dict`
     num_landmarks: int
@@ -86,7 +86,7 @@ def load(path: Path) -> Checkpoint:
     """
     if not path.is_file():
         is_run = RunFolder(path.parent).config.is_file()
-        hint = "its run has not finished an epoch" if is_run else "expected a run folder or a .pt"
+        hint = "its run has no finished epoch" if is_run else "expected a run folder or .pt file"
         raise UserError(f"{path}: no such checkpoint; {hint}")
     try:
         content = io.BytesIO(path.read_bytes())
@@ -142,7 +142,7 @@ def load_trained(run: Path) -> TrainedRun:
         network = networks.build(model, experiment.crop, saved.num_landmarks)
         network.load_state_dict(saved.network)
     except (RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: does not fit this program: {error}") from None
+        raise UserError(f"{path}: does not fit this version: {error}") from None
     if isinstance(network, networks.HeatmapNetwork) and saved.sigma is not None:
         network.sigma = saved.sigma
     origin = {field.name: getattr(saved, field.name) for field in fields(Origin)}

@@ -35,7 +35,7 @@ class Ledger(contextlib.AbstractContextManager["Ledger"]):
         wandb_id: str | None = None,
         after_step: int = -1,
     ) -> None:
-        """Removes what the ledger holds after `after_step`, and starts Weights & Biases.
+        """Removes entries after `after_step` and starts Weights & Biases.
 
         Args:
             folder: the run folder, which must hold config.json.
@@ -88,9 +88,11 @@ class Ledger(contextlib.AbstractContextManager["Ledger"]):
         columns: Sequence[str],
         rows: Iterable[tuple[np.ndarray, str, Sequence[float | None]]],
     ) -> None:
-        """Writes predictions/. columns: names of the numbers of a row.
+        """Writes predictions/.
 
-        rows: (H, W, 3) uint8 RGB image, its file name and its numbers.
+        Args:
+            columns: names of the numbers in a row.
+            rows: (H, W, 3) uint8 RGB image, its file name and its numbers.
         """
         assert step > self._step, (step, self._step)
         table = []
@@ -131,7 +133,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def rewind(folder: Path, step: int) -> None:
-    """Removes what the ledger wrote after `step`; -1 removes everything. Other files stay."""
+    """Removes entries after `step`, or all for -1. Other files stay."""
     files = RunFolder(folder)
     for sheet_step, path in files.sheets():
         if sheet_step > step:

@@ -14,7 +14,7 @@ from heatmap.runtime.files import read_json, write_text
 NOT_TRAINED = "running_mean", "running_var", "num_batches_tracked"
 LIMITS = """\
 - The network does not detect faces: it expects the crop above and predicts points for any image.
-- The scores hold for images like the data, in poses that the augmentation reaches.
+- The scores hold for images like the training data, in poses that augmentation covers.
 - Weights selected by their validation score have a slightly optimistic score.
 - The confidence is the height of a heatmap's peak, neither a probability nor an error.
 - Scores by age, sex or skin colour are unknown, since tables of landmarks lack them.

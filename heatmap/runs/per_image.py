@@ -1,4 +1,4 @@
-"""The errors of every image that a run was scored on: per_image.csv and errors.npz."""
+"""The errors of each scored image: per_image.csv and errors.npz."""
 
 import csv
 import json
@@ -24,7 +24,7 @@ class Errors:
     """
 
     rows: np.ndarray  # (N,) rows of the table
-    mse: np.ndarray  # (N,) float64, over labelled coordinates, px² of the image
+    mse: np.ndarray  # (N,) float64, over labelled coordinates, image px²
     nme: np.ndarray  # (N,) mean point error divided by the normaliser
     normaliser: str  # its name
     distance: np.ndarray  # (N, P) float32 point errors, px; NaN where unlabelled

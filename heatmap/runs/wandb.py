@@ -21,7 +21,7 @@ from heatmap.runs.folder import SHEETS, RunFolder
 from heatmap.runtime.files import read_json, write_json, write_text
 
 STAGING = "WANDB_DATA_DIR"  # environment variable: where tables of offline runs wait to be sent
-NOT_METRICS = ("_", "images/", "predictions")  # prefixes of what W&B adds to a row of metrics
+NOT_METRICS = ("_", "images/", "predictions")  # prefixes of columns that W&B adds
 
 logger = logging.getLogger("heatmap")
 
@@ -52,7 +52,7 @@ class WandbWriter:
         self._rows.put(row)
 
     def close(self, timeout: float | None) -> None:
-        """Sends the rest and per_image.csv, then marks the run: failed without summary.json.
+        """Sends the remaining rows and per_image.csv; a run without summary.json is marked failed.
 
         Gives up after `timeout` seconds; None waits without a limit.
         """
@@ -62,7 +62,7 @@ class WandbWriter:
         self._thread.join(timeout)
         if self._thread.is_alive():
             self._fail(f"no answer in {timeout} seconds")
-            # starts by removing W&B's atexit hook, which would wait for its service for ever
+            # starts by removing W&B's atexit hook, which would wait forever for its service
             teardown = Thread(target=self._wandb.teardown, daemon=True)
             teardown.start()
             teardown.join(1)
@@ -87,8 +87,8 @@ class WandbWriter:
         if not self.failed:
             self.failed = True
             logger.warning(
-                f"Weights & Biases failed ({reason}) and gets no more of this run; python -m "
-                f"heatmap.runs.wandb {self._folder.path} sends it when the run is over"
+                f"Weights & Biases failed ({reason}); the rest of this run is not sent. Send it "
+                f"afterwards: python -m heatmap.runs.wandb {self._folder.path}"
             )
 
     def _start_run(self, init_arguments: Mapping[str, Any]) -> Any:
@@ -115,8 +115,8 @@ class WandbWriter:
             if init_arguments["mode"] == "offline":
                 raise
             logger.warning(
-                f"Weights & Biases cannot be reached ({error}), so the run is recorded offline; "
-                f"wandb sync {folder.path}/wandb/offline-run-* sends it"
+                f"Weights & Biases cannot be reached ({error}), so the run is recorded offline. "
+                f"Send it afterwards: wandb sync {folder.path}/wandb/offline-run-*"
             )
             self._wandb.teardown()  # its service still holds the id of the failed run
             return self._start_run({**init_arguments, "mode": "offline"})
@@ -139,7 +139,7 @@ class WandbWriter:
         run.log(values, step=step, commit=True)
 
     def _finish(self, run: Any) -> None:
-        if self._folder.per_image.is_file():  # a copy stays with an offline run that is moved
+        if self._folder.per_image.is_file():  # a copy moves with an offline run
             copy = shutil.copy(self._folder.per_image, run.dir)
             run.save(copy, base_path=run.dir, policy="now")
         if finished := self._folder.summary.is_file():
@@ -148,7 +148,7 @@ class WandbWriter:
 
 
 def fetch(path: str, parent: Path) -> Path:
-    """Fetches a run from W&B into a new run folder in `parent`, which it returns.
+    """Fetches a run from W&B into a new run folder in `parent`, and returns the folder.
 
     Args:
         path: ENTITY/PROJECT/ID, PROJECT/ID or ID; the defaults are the user's entity and heatmap.

@@ -4,10 +4,7 @@ from collections.abc import Sequence
 
 
 def lined_up(rows: Sequence[Sequence[str]], left: int = 1) -> list[list[str]]:
-    """Pads cells to the width of their column: the first `left` columns at the right, others left.
-
-    All rows have the same length.
-    """
+    """Pads cells of equally long rows: the first `left` columns left-aligned, others right."""
     columns = []
     for number, column in enumerate(zip(*rows, strict=True)):
         width = max(map(len, column))

@@ -96,8 +96,8 @@ def gather(value: T) -> list[T]:
 def joined(parts: Sequence[np.ndarray]) -> np.ndarray | None:
     """Concatenates the parts of all processes on process 0; returns None on the others.
 
-    Takes one part (n, ...) of each process in turn, the order of `samples.batches_in_order`.
-    Process 0 has a part if any process has. To save memory, parts arrive one by one in place.
+    Takes one part (n, ...) from each process in turn, as `samples.batches_in_order` deals them.
+    Process 0 has as many parts as any other. Parts are received in place to save memory.
     """
     if world() == 1:
         return np.concatenate(parts)

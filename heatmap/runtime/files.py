@@ -67,10 +67,10 @@ def _flush_to_disk(path: Path) -> None:
         os.close(descriptor)
 
 
-def reading_bar(path: Path, doing: str, shown: bool) -> tqdm:
+def reading_bar(path: Path, action: str, shown: bool) -> tqdm:
     """Returns a progress bar over a file's bytes, for the reader to update; appears after 1 s."""
     return tqdm(
-        desc=f"{doing} {path.name}", total=path.stat().st_size, unit="B", unit_scale=True, delay=1,
+        desc=f"{action} {path.name}", total=path.stat().st_size, unit="B", unit_scale=True, delay=1,
         disable=not shown,
     )  # fmt: skip
 
@@ -104,9 +104,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not a readable file of a run ({error})") from None
+        raise UserError(f"{path}: not a readable run file ({error})") from None
     if not isinstance(values, dict):
-        raise UserError(f"{path}: not a file of a run (expected a JSON object)")
+        raise UserError(f"{path}: not a run file (expected a JSON object)")
     return values
 
 

@@ -1,4 +1,4 @@
-"""Devices, cores, memory and the machine's description. Imports torch only where it is needed."""
+"""Devices, cores, memory and the machine's description. Imports torch late."""
 
 import datetime
 import os
@@ -32,7 +32,7 @@ def chosen_device(name: str) -> "torch.device":
     import torch
 
     if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("the device is cuda, but torch sees no GPU; use cpu")
+        raise UserError("device cuda is not available: torch finds no GPU; use cpu")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)

@@ -1,4 +1,4 @@
-"""Measures the seconds spent in named parts of a program, on the CPU or a GPU."""
+"""Times the named parts of a program, on the CPU or a GPU."""
 
 import time
 from collections import defaultdict
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class Stopwatch:
-    """Sums the time spent in named parts; on a GPU it records events and waits for nothing."""
+    """Sums the time spent in named parts; on a GPU it records events, without synchronising."""
 
     def __init__(self, device: torch.device) -> None:
         self._on_gpu = device.type == "cuda"

@@ -18,16 +18,16 @@ logger = logging.getLogger("heatmap")
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Images and landmarks to train and validate on. Rows are those of the landmark table."""
+    """Images and landmarks to train and validate on. Rows index the landmark table."""
 
     experiment: config.Experiment
     table: contest.LandmarkTable
     table_hash: str
     split_kind: str  # order, person, file ...
-    split_rule: str  # for people: "every 5th person", "as stored with the run" ...
+    split_rule: str  # for display: "every 5th person", "as stored with the run" ...
     training_rows: np.ndarray  # (T,) int64
     validation_rows: np.ndarray  # (V,) int64
-    image_weights: Tensor  # (N,) float32, how much each row's image counts in the loss
+    image_weights: Tensor  # (N,) float32, weights in the loss
     training: samples.Samples  # N crops with the margin that augmentation needs
     validation: samples.Samples  # N crops as the network sees them
     scheme: schemes.Scheme | None
@@ -35,7 +35,7 @@ class TrainingData:
 
     @property
     def excluded_rows(self) -> np.ndarray:
-        """The rows that are used neither to train nor to validate."""
+        """Rows used for neither training nor validation."""
         used = np.concatenate([self.training_rows, self.validation_rows])
         return np.setdiff1d(np.arange(len(self.table.names)), used)
 
@@ -49,15 +49,17 @@ class TrainingData:
     def batches_per_epoch(self) -> int:
         return self.experiment.data.multiplier * self.batches_per_pass
 
-    def augmented(self, sample: samples.Sample, passed: int, device: torch.device) -> augment.Batch:
+    def augmented(
+        self, sample: samples.Sample, pass_index: int, device: torch.device
+    ) -> augment.Batch:
         """Augments a batch on the device.
 
         Args:
             sample: training samples, batched.
-            passed: finished passes over the training rows; each pass draws other changes.
+            pass_index: pass over the training rows, from 0; each draws its own changes.
         """
         experiment, rows = self.experiment, sample.row.tolist()
-        changes = augment.sample_changes(experiment.augment, experiment.seed, passed, rows)
+        changes = augment.sample_changes(experiment.augment, experiment.seed, pass_index, rows)
         crops, image_from_crop, points_image = (t.to(device, non_blocking=True) for t in sample[:3])
         crop_hw = experiment.crop.height, experiment.crop.width
         batch = augment.augmented(
@@ -67,22 +69,22 @@ class TrainingData:
         return replace(batch, weights=batch.weights * weights[:, None])
 
     def example(self, count: int, epoch: int) -> augment.Batch:
-        """Training samples, evenly spaced through the table, as the given epoch (from 1) has them.
+        """Returns evenly spaced training samples, augmented as in the given epoch (from 1).
 
         Raises:
             UserError: an image cannot be read; the message names it.
         """
         rows = samples.evenly_spaced(self.training_rows, count)
         sample = samples.collate([self.training[row] for row in rows.tolist()])
-        passed = (epoch - 1) * self.experiment.data.multiplier
-        return self.augmented(sample, passed, torch.device("cpu"))
+        pass_index = (epoch - 1) * self.experiment.data.multiplier
+        return self.augmented(sample, pass_index, torch.device("cpu"))
 
 
 def read_data(experiment: config.Experiment, saved: Checkpoint | None = None) -> TrainingData:
-    """Reads the landmark table and finds the images; a checkpoint gives split and weights.
+    """Reads the landmark table and finds the images. A checkpoint sets the split and the weights.
 
     Raises:
-        UserError: data or options that cannot be used, or data that changed since the checkpoint.
+        UserError: unusable data or options, or data that changed since the checkpoint.
     """
     folder = contest.find_folder(experiment.data.root)
     data, is_first = experiment.data, distributed.rank() == 0
@@ -102,7 +104,7 @@ def read_data(experiment: config.Experiment, saved: Checkpoint | None = None) ->
         if needs_labels and not any(np.isfinite(table.points_image[row]).any() for row in rows):
             raise UserError(
                 f"{table.path}: none of the {len(rows)} {part} rows ({rule}) has a label; label "
-                "some, split otherwise (data.split, data.validation) or change data.exclude"
+                "some, split differently (data.split, data.validation) or change data.exclude"
             )
 
     image_weights = torch.ones(len(paths))
@@ -142,13 +144,13 @@ def _split(
     if data.exclude is not None:
         excluded = contest.read_excluded(data.exclude, table)
         training_rows = np.setdiff1d(training_rows, excluded)
-        # an excluded image still validates, unless it cannot be read
+        # excluded images still validate, unless they cannot be read
         candidates = np.intersect1d(validation_rows, excluded).tolist()
         paths = {row: folder.train_images / table.names[row] for row in candidates}
         unreadable = [row for row, path in paths.items() if not contest.is_readable(path)]
         validation_rows = np.setdiff1d(validation_rows, unreadable)
         if unreadable:
             logger.warning(
-                f"{len(unreadable)} excluded images cannot be read, so they do not validate either"
+                f"{len(unreadable)} excluded images cannot be read, so validation skips them too"
             )
     return split.kind, split.rule, training_rows, validation_rows

@@ -1,7 +1,7 @@
 """The training loop, the same for heatmap and direct networks.
 
 Learning rate, batch order, augmentation and dropout depend only on (seed, epoch, row, step), so a
-run that is killed and resumed ends with the same bits as one that is not.
+killed and resumed run is bit-identical to an uninterrupted one.
 """
 
 import logging
@@ -40,11 +40,11 @@ def train(run: Run, folder: Path) -> dict[str, Any]:
     """Trains until the budget is used up.
 
     Returns:
-        What summary.json holds: best and mean-shape MSE, epochs, steps and minutes.
+        The contents of summary.json: best and mean-shape MSE, epochs, steps and minutes.
 
     Raises:
         UserError: an image cannot be read, memory runs out, or loss or gradient is not finite. The
-            message names the images, and the last checkpoint stays.
+            message names the images; the last checkpoint is kept.
     """
     files = RunFolder(folder)
     if distributed.rank() > 0:
@@ -56,7 +56,7 @@ def train(run: Run, folder: Path) -> dict[str, Any]:
     ) as ledger:
         summary = _train_epochs(run, files, ledger)
         ledger.finish(summary)
-    if files.best.is_file():  # not where a run was resumed into another folder
+    if files.best.is_file():  # may be missing if a run was resumed into another folder
         model_card.write(folder)
     return summary
 
@@ -149,7 +149,7 @@ def _enter_stage(run: Run, number: int, files: RunFolder) -> None:
 
 
 def _adapt_sigma(run: Run) -> None:
-    """Sets the targets' sigma for the next epoch, if the experiment lets it change."""
+    """Sets the targets' sigma for the next epoch, if it is adaptive."""
     progress, model = run.progress, run.experiment.model
     if isinstance(model, HeatmapModel) and model.sigma_start is not None:
         assert progress.sigma is not None
@@ -164,11 +164,11 @@ def _train_epoch(
     run: Run, model: nn.Module, loader: Loader[Sample], watch: Stopwatch,
     save_last: Callable[[], None],
 ) -> None:  # fmt: skip
-    """Trains from where `progress` stands until the epoch or the budget ends."""
+    """Trains the rest of the epoch, or until the budget ends."""
     progress, settings = run.progress, run.experiment.train
     multiplier = run.experiment.data.multiplier
     passes = range(progress.epoch * multiplier, (progress.epoch + 1) * multiplier)
-    batches = [batch for passed in passes for batch in batches_of_pass(run, passed)]
+    batches = [batch for index in passes for batch in batches_of_pass(run, index)]
     last_saved = time.monotonic()
     model.train()
     with tqdm(
@@ -203,7 +203,7 @@ def _synchronise(run: Run) -> None:
 
 
 def _validate(run: Run, watch: Stopwatch) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The scores and, in the first process, the columns of per_image.csv; empty without rows."""
+    """The scores, and the columns of per_image.csv in the first process."""
     if run.experiment.data.all_rows_train:
         return {}, {}
     start, settings = time.monotonic(), run.experiment.train

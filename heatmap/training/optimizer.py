@@ -32,11 +32,11 @@ def freeze(optimizer: torch.optim.Optimizer, rates: Rates) -> None:
 
 
 def running_mean(network: Network, decay: float) -> AveragedModel:
-    """A copy of the network that holds the moving average of its weights and buffers."""
+    """Returns a copy of the network that averages its weights and buffers."""
 
-    def follow(averaged: Any, current: Any, num_averaged: Any) -> None:
+    def update(averaged: Any, current: Any, num_averaged: Any) -> None:
         steps = int(num_averaged)
         # a shorter mean at the start forgets the random initial weights
         get_ema_multi_avg_fn(min(decay, (1 + steps) / (10 + steps)))(averaged, current, steps)
 
-    return AveragedModel(network, multi_avg_fn=follow, use_buffers=True)
+    return AveragedModel(network, multi_avg_fn=update, use_buffers=True)

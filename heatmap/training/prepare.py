@@ -1,7 +1,4 @@
-"""Turns an experiment into a run: data, network, optimizer and progress, new or from a checkpoint.
-
-Also writes that state to checkpoints.
-"""
+"""Builds a run from an experiment or a checkpoint, and writes checkpoints."""
 
 import hashlib
 import logging
@@ -32,7 +29,7 @@ logger = logging.getLogger("heatmap")
 
 @dataclass
 class Progress:
-    """How far a run has come. Every field is part of a checkpoint."""
+    """Counters and scores of a run, stored in last.pt."""
 
     epoch: int = 0  # finished epochs
     batch: int = 0  # finished batches of the current epoch
@@ -55,7 +52,7 @@ class Progress:
         self.start_clock()
 
     def start_clock(self) -> None:
-        """Counts seconds from now on, on top of those of earlier sessions."""
+        """Starts counting seconds, on top of those of earlier sessions."""
         self._start = time.monotonic() - self.seconds
 
     def update_seconds(self) -> float:
@@ -66,7 +63,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that a training works with."""
+    """Everything that training needs."""
 
     data: TrainingData
     device: torch.device
@@ -75,7 +72,7 @@ class Run:
     averaged: AveragedModel | None  # the running mean of the weights, if train.ema is set
     optimizer: torch.optim.Optimizer
     progress: Progress
-    wandb_id: str | None  # of the run that is resumed
+    wandb_id: str | None  # of a resumed run
 
     @property
     def experiment(self) -> Experiment:
@@ -90,8 +87,8 @@ class Run:
         return self.averaged.module
 
     @property
-    def passed(self) -> int:
-        """Finished passes over the training rows."""
+    def pass_index(self) -> int:
+        """Index of the current pass over the training rows."""
         whole_epochs = self.progress.epoch * self.experiment.data.multiplier
         return whole_epochs + self.progress.batch // self.data.batches_per_pass
 
@@ -102,7 +99,7 @@ class Run:
         return min(steps, self.experiment.train.max_steps or steps)
 
     def budget_used(self) -> float:
-        """The share of the budget that is used up: of steps, or of minutes if that is more."""
+        """Returns the used fraction of the budget, of steps or of minutes, whichever is larger."""
         used = self.progress.step / self.total_steps
         if minutes := self.experiment.train.max_minutes:
             # the last validation has to fit in, too
@@ -115,13 +112,13 @@ def prepare(experiment: Experiment, saved: checkpoint.Checkpoint | None = None) 
     """Reads the data and builds network and optimizer, from the start or from a checkpoint.
 
     Raises:
-        UserError: data or options that cannot be used, data that changed since the checkpoint, or
-            processes that do not see the same files.
+        UserError: unusable data or options, data that changed since the checkpoint, or processes
+            that do not see the same files.
     """
     state = saved.state if saved else None
     if saved and not state:
         raise UserError(
-            "this run was made by version 0.1.0 and cannot be resumed; start another one from its "
+            "this run was made by version 0.1.0 and cannot be resumed; start a new one from its "
             "weights with --train.start RUN"
         )
     device = distributed.start(chosen_device(experiment.train.device))
@@ -158,7 +155,7 @@ def prepare(experiment: Experiment, saved: checkpoint.Checkpoint | None = None) 
 
 def _check_processes_agree(data: TrainingData, state: checkpoint.State | None) -> None:
     rows, experiment = data.training_rows, data.experiment
-    # refuses a batch that cannot be divided among the processes before anything is written
+    # fails before anything is written if the processes cannot share a batch
     samples.shuffled_batches(rows, experiment.train.batch, 0, 0, 0, distributed.world())
     must_be_equal: dict[str, object] = {
         "the experiment": experiment,
@@ -187,11 +184,11 @@ def _load_start_weights(path: Path, network: networks.Network) -> None:
         )
     network.load_state_dict(fitting, strict=False)
     if missing:
-        logger.warning(f"{path} has another head; these start at random: {', '.join(missing)}")
+        logger.warning(f"{path} has a different head; these stay random: {', '.join(missing)}")
 
 
 def save(run: Run, path: Path, wandb_id: str | None = None) -> None:
-    """Writes the scored weights; with a W&B id also the state that a resume needs."""
+    """Writes the scored weights and, given a W&B id, the state for a resume."""
     data, progress, state = run.data, run.progress, None
     if wandb_id is not None:
         state = checkpoint.State(

@@ -1,4 +1,4 @@
-"""What an epoch leaves for people: its row in the ledger, images, per_image.csv, a log line."""
+"""Reports an epoch: its ledger row, images, per_image.csv and a log line."""
 
 import logging
 import math
@@ -25,7 +25,7 @@ NUM_WORST = NUM_OTHERS = 16  # images in the table of predictions
 
 
 def ledger_row(run: Run, loss: float, scores: dict[str, Any]) -> dict[str, Any]:
-    """The epoch's row of metrics.jsonl, without what was not measured."""
+    """Returns the epoch's row of metrics.jsonl, without values that were not measured."""
     groups = scores.get("groups", {})
     group_scores = {f"val/mse/{name.replace(' ', '_')}": mse for name, mse in groups.items()}
     row = {
@@ -48,9 +48,9 @@ def report_epoch(
     """Writes and logs the results of an epoch.
 
     Args:
-        row: as `ledger_row` gives it.
+        row: from `ledger_row`.
         columns: of per_image.csv if the epoch is the best so far, else empty.
-        seconds: by part of the epoch, with the "total".
+        seconds: per part of the epoch, and "total".
     """
     progress, every = run.progress, run.experiment.wandb.images_every
     total = seconds.pop("total")
@@ -96,10 +96,10 @@ def _write_predictions(run: Run, files: RunFolder, ledger: Ledger) -> None:
 
 
 def _warn_if_black(model: Model, row: dict[str, Any]) -> None:
-    # with loss "none" the softmax alone is trained, and the height of the peak means nothing
+    # with loss "none" only the softmax is trained, so the peak's height is arbitrary
     if model.loss != "none" and row.get("val/peak", 1.0) < BLACK_PEAK:
         logger.warning(
-            f"the heatmaps are nearly black (mean peak {row['val/peak']:.3f}, targets have 1). "
+            f"the heatmaps are nearly black (mean peak {row['val/peak']:.3f} instead of 1). "
             "Usual causes: a learning rate too high or too low, model.weight_map 0, model.sigma "
             "below 1, or labels that belong to other images"
         )

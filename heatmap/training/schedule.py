@@ -19,18 +19,18 @@ ADALOSS_EPOCHS, ADALOSS_RATE, ADALOSS_STEP = 3, 0.9, 0.5
 
 
 def stage_at(experiment: Experiment, used: float) -> int:
-    """Index of the stage at this share of the budget, in [0, 1]."""
+    """Returns the index of the stage at a used fraction of the budget, in [0, 1]."""
     return max(i for i, (begin, _) in enumerate(_spans(experiment)) if begin <= used + 1e-9)
 
 
 def used_of_stage(experiment: Experiment, stage: int, used: float) -> float:
-    """Share of the stage's own budget that is used up, at least 0."""
+    """Returns the used fraction of the stage's own budget, at least 0."""
     begin, end = _spans(experiment)[stage]
     return max(0.0, used - begin) / (end - begin)
 
 
 def _spans(experiment: Experiment) -> list[tuple[float, float]]:
-    """Start and end of each stage as shares of the run's budget."""
+    """Start and end of each stage as fractions of the run's budget."""
     epochs = [stage.epochs for stage in experiment.all_stages]
     ends = [sum(epochs[: i + 1]) / sum(epochs) for i in range(len(epochs))]
     return list(zip([0.0, *ends], ends, strict=False))
@@ -39,10 +39,10 @@ def _spans(experiment: Experiment) -> list[tuple[float, float]]:
 def learning_rate(
     schedule: Schedule, used: float, *, epoch: int = 0, step: int = 0, scores: Sequence[float] = ()
 ) -> float:
-    """Factor of the stage's highest learning rate, in [0, 1].
+    """Returns the learning rate as a fraction of the stage's peak, in [0, 1].
 
     Args:
-        used: share of the stage's budget that is used up, at least 0.
+        used: used fraction of the stage's budget, at least 0.
         epoch, step: finished epochs and steps of the stage.
         scores: validation scores of the stage's epochs; smaller is better.
 
@@ -52,14 +52,14 @@ def learning_rate(
     """
     warmup, floor = schedule.warmup, schedule.floor
     factor = min(1.0, used / warmup) if warmup else 1.0
-    through = min(max((used - warmup) / (1 - warmup), 0.0), 1.0)
+    progress = min(max((used - warmup) / (1 - warmup), 0.0), 1.0)
     match schedule.kind:
         case "cosine":
-            return factor * _between(1.0, floor, through)
+            return factor * _between(1.0, floor, progress)
         case "onecycle":
             if used < warmup:
                 return _between(ONE_CYCLE_START, 1.0, factor)
-            return _between(1.0, ONE_CYCLE_END, through)
+            return _between(1.0, ONE_CYCLE_END, progress)
         case "cyclic":
             height = 1 - abs(step / schedule.rise_steps % 2 - 1)
             return floor + (1 - floor) * height * schedule.gamma**step
@@ -72,7 +72,7 @@ def learning_rate(
 
 
 def adapted_sigma(sigma: float, losses: Sequence[float], smallest: float, largest: float) -> float:
-    """Sigma of the next epoch by Adaloss: it shrinks while the variance of the losses shrinks.
+    """Returns Adaloss's sigma for the next epoch, smaller if the variance of the losses shrinks.
 
     Args:
         sigma: of the last epoch, in heatmap pixels.
@@ -94,9 +94,9 @@ def seed_of(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
-def _between(start: float, end: float, through: float) -> float:
+def _between(start: float, end: float, progress: float) -> float:
     """Interpolates from start to end along half a cosine wave."""
-    return end + (start - end) * (0.5 + 0.5 * math.cos(math.pi * through))
+    return end + (start - end) * (0.5 + 0.5 * math.cos(math.pi * progress))
 
 
 def _after_plateaus(schedule: Schedule, scores: Sequence[float]) -> float:

@@ -24,14 +24,14 @@ from heatmap.training.prepare import Run
 
 
 def distribute(network: Network) -> nn.Module:
-    """Wraps the network where several processes train it."""
+    """Wraps the network for training in several processes."""
     return DistributedDataParallel(network) if distributed.world() > 1 else network
 
 
-def batches_of_pass(run: Run, passed: int) -> list[list[int]]:
-    """The rows of this process's part of every batch in one pass over the training rows."""
+def batches_of_pass(run: Run, pass_index: int) -> list[list[int]]:
+    """Returns this process's rows of each batch in one pass over the training rows."""
     return shuffled_batches(
-        run.data.training_rows, run.experiment.train.batch, run.experiment.seed, passed,
+        run.data.training_rows, run.experiment.train.batch, run.experiment.seed, pass_index,
         distributed.rank(), distributed.world(),
     )  # fmt: skip
 
@@ -40,7 +40,7 @@ def step(run: Run, model: nn.Module, sample: Sample, watch: Stopwatch) -> float:
     """Trains on one batch and returns its loss, averaged over all processes.
 
     Args:
-        model: the run's network, as `distribute` wraps it.
+        model: the run's network, wrapped by `distribute`.
 
     Raises:
         UserError: memory runs out, or loss or gradient is not finite.
@@ -50,7 +50,7 @@ def step(run: Run, model: nn.Module, sample: Sample, watch: Stopwatch) -> float:
     torch.manual_seed(schedule.seed_of(experiment.seed, 1 + run.progress.step, distributed.rank()))
     with _explaining_out_of_memory(run):
         with watch("augment"):
-            batch = run.data.augmented(sample, run.passed, run.device)
+            batch = run.data.augmented(sample, run.pass_index, run.device)
         run.optimizer.zero_grad()
         total = torch.zeros((), dtype=torch.float64, device=run.device)
         chunks = _chunks(run, batch)
@@ -111,7 +111,7 @@ def _set_learning_rates(run: Run) -> None:
 
 
 def _chunks(run: Run, batch: augment.Batch) -> list[tuple[Tensor, ...]]:
-    """The batch in `train.accumulate` parts: images, then the further arguments of the loss."""
+    """Splits the batch into `train.accumulate` parts: images, then the loss's other arguments."""
     settings = run.experiment.train
     tensors = [batch.images, batch.points_crop, batch.weights]
     if settings.pixel_weights:
@@ -128,10 +128,10 @@ def _explaining_out_of_memory(run: Run) -> Iterator[None]:
         if not machine.is_out_of_memory(error):
             raise
         is_heatmap, reason = isinstance(run.network, HeatmapNetwork), machine.first_line(error)
-        others = ", a smaller --model.width or a coarser --model.stride" if is_heatmap else ""
+        maps = ", a smaller --model.width or a coarser --model.stride" if is_heatmap else ""
         raise UserError(
             f"{run.device} has too little memory for a training step ({reason}): use "
-            f"--train.accumulate (the same batch in parts), a smaller --train.batch{others}"
+            f"--train.accumulate (the same batch in parts) or a smaller --train.batch{maps}"
         ) from None
 
 
@@ -149,8 +149,8 @@ def _not_finite_message(
             is_maps = isinstance(output, Maps)
             single = output._replace(features=output.features[one]) if is_maps else output[one]
             losses.append(float(run.network.loss(single, *(target[one] for target in targets))))
-    own = [name for name, loss in zip(names, losses, strict=True) if not math.isfinite(loss)]
-    offending = [name for gathered in distributed.gather(own) for name in gathered]
+    culprits = [name for name, loss in zip(names, losses, strict=True) if not math.isfinite(loss)]
+    offending = [name for gathered in distributed.gather(culprits) for name in gathered]
     return (
         f"step {run.progress.step + 1} (epoch {run.progress.epoch + 1}): the loss is {loss} and "
         f"the gradient norm {gradient}. Images: {', '.join(offending or names)}. If their labels "

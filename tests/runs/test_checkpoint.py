@@ -252,7 +252,7 @@ def test_a_trained_network_needs_no_start_weights(tmp_path: Path) -> None:
 )
 def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     checkpoint.save(tmp_path / "best.pt", tiny_checkpoint(**change))
-    with pytest.raises(ValueError, match=r"best\.pt: does not fit this program"):
+    with pytest.raises(ValueError, match=r"best\.pt: does not fit this version"):
         checkpoint.load_trained(tmp_path)
 
 

@@ -319,7 +319,7 @@ def test_a_wandb_that_raises_or_hangs_does_not_stop_the_run(
     assert read_metrics(tmp_path) == ROWS
     assert json.loads((tmp_path / "summary.json").read_text()) == {"best": 0.5}
     assert ("no space left" if trouble is raises else "no answer") in the_only_warning(caplog)
-    assert f"heatmap.runs.wandb {tmp_path} sends it" in caplog.text
+    assert f"Send it afterwards: python -m heatmap.runs.wandb {tmp_path}" in caplog.text
 
 
 def test_closing_does_not_wait_for_a_hanging_teardown(

@@ -173,7 +173,7 @@ def scoring_commands(run: Path, data: Path, torn: Path, out: Path) -> list[dict[
 
 
 class Ended(NamedTuple):
-    """What processes left when they ended."""
+    """Files and output of processes that have ended."""
 
     folder: Path
     code: int
@@ -195,7 +195,7 @@ def killed(data: Path, experiment: Path, tmp_path_factory: pytest.TempPathFactor
 def hosts(
     killed: Ended, data: Path, experiment: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Ended:
-    """The runs of two hosts with a process each, which know only a common address.
+    """The runs of two hosts with a process each, which share only an address.
 
     `pair` is a whole run, `resumed` the killed run after its resume, `budget` a run that ends after
     a time. An odd batch and data that differ between the hosts are refused.
@@ -228,10 +228,7 @@ def hosts(
 
 @pytest.fixture(scope="module")
 def three(hosts: Ended, data: Path, torn: Path, tmp_path_factory: pytest.TempPathFactory) -> Ended:
-    """What three processes leave that submit and evaluate.
-
-    Their last command fails in process 1, at an image that it cannot read.
-    """
+    """Three processes submit and evaluate; in the last command process 1 cannot read an image."""
     out = tmp_path_factory.mktemp("three")
     (out / "refused").mkdir()
     commands = scoring_commands(hosts.folder / "pair", data, torn, out)

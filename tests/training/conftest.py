@@ -1,4 +1,4 @@
-"""Fixtures of the tests of training."""
+"""Fixtures for the training tests."""
 
 import shutil
 from pathlib import Path
@@ -20,7 +20,7 @@ from heatmap.runs import checkpoint
 
 @pytest.fixture
 def tiny(tiny_contest: Path) -> Experiment:
-    """An experiment of an instant, but for real: 9 images to train on, 3 to validate."""
+    """A fast but complete experiment: 9 training and 3 validation images."""
     return Experiment(
         name="tiny",
         data=Data(root=tiny_contest, split="order", validation=0.25, workers=0),
@@ -34,7 +34,7 @@ def tiny(tiny_contest: Path) -> Experiment:
 
 @pytest.fixture
 def every_state(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keeps each last.pt, with the state after epoch N, as state-N.pt beside it."""
+    """Keeps each last.pt, with the state after epoch N, as state-N.pt next to it."""
     save = checkpoint.save
 
     def keeping(path: Path, saved: checkpoint.Checkpoint) -> None:

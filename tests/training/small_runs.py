@@ -1,4 +1,4 @@
-"""Tiny trainings and what tests read from them."""
+"""Tiny training runs, and readers of their files."""
 
 from pathlib import Path
 from typing import Any
@@ -7,9 +7,7 @@ import cv2
 import numpy as np
 import torch
 
-from heatmap.config import (
-    Experiment,
-)
+from heatmap.config import Experiment
 from heatmap.data.contest import Folder, write_landmarks
 from heatmap.data.synthetic import draw_face
 from heatmap.runs import checkpoint
@@ -18,11 +16,7 @@ from heatmap.training import loop
 from heatmap.training.prepare import Run, prepare
 
 NUM_TRAINING, BATCH = 9, 2
-
-
 STEPS_AN_EPOCH = NUM_TRAINING // BATCH
-
-
 ENCODER = "tu-test_resnet"
 
 
@@ -43,12 +37,12 @@ def without_times(folder: Path) -> list[dict[str, Any]]:
 
 
 def weights_of(path: Path) -> dict[str, torch.Tensor]:
-    """Those that were scored."""
+    """The scored weights."""
     return {k: v for k, v in checkpoint.load(path).network.items() if v.is_floating_point()}
 
 
 def trained_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Those that the optimizer moves, where the ones that are scored are their running mean."""
+    """The optimizer's weights, if the scored ones are their running mean."""
     state = checkpoint.load(path).state
     assert state and state.network
     return {k: v for k, v in state.network.items() if v.is_floating_point()}
@@ -59,7 +53,7 @@ def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> 
 
 
 def contest_of_faces(root: Path, num_faces: int, copies: int, landmarks: slice) -> Folder:
-    """Drawn faces, each under several names, with one more at the end."""
+    """A contest of drawn faces, `copies` images each, and one more face at the end."""
     folder = Folder(root=root)
     folder.train_images.mkdir(parents=True)
     names, points = [], []

@@ -57,7 +57,7 @@ def test_max_steps_ends_the_run_inside_an_epoch(tiny: Experiment, tmp_path: Path
 def test_max_minutes_ends_the_run_with_the_rate_annealed(
     tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, validation_seconds: int
 ) -> None:
-    """A step takes three seconds on a clock of our own, a validation some."""
+    """On a fake clock a step takes 3 s and a validation `validation_seconds`."""
     clock = SimpleNamespace(now=1e6)
     for module in (loop, preparing):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock.now))
@@ -84,7 +84,7 @@ def test_max_minutes_ends_the_run_with_the_rate_annealed(
 
 
 def scripted_scores(monkeypatch: pytest.MonkeyPatch, scores: list[float]) -> None:
-    """The validations find these errors, one after the other."""
+    """Makes successive validations return these scores."""
     remaining, summary = iter(scores), metrics.summary
     monkeypatch.setattr(metrics, "summary", lambda e: summary(e) | {"mse": next(remaining)})
 

@@ -1,4 +1,4 @@
-"""An experiment's images: what training sees of them, and what validation does not."""
+"""The images of an experiment, as training and validation see them."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -44,7 +44,7 @@ def test_validation_crops_are_not_augmented(plain: Experiment) -> None:
 def test_every_pass_is_augmented_differently(plain: Experiment) -> None:
     images = read_data(replace(plain, augment=EVERYTHING))
     sample = batch_of(images, [0, 3, 4])
-    first, again, next_pass = (images.augmented(sample, passed, CPU) for passed in (4, 4, 5))
+    first, again, next_pass = (images.augmented(sample, index, CPU) for index in (4, 4, 5))
     assert torch.equal(first.images, again.images)
     assert (first.points_crop[:, 0] != next_pass.points_crop[:, 0]).all()
     home = first.frame.to_image(first.points_crop)

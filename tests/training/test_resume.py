@@ -1,4 +1,4 @@
-"""A run that is killed anywhere and resumed ends with the bits of the run that never was."""
+"""A run killed anywhere and resumed is bit-identical to an uninterrupted one."""
 
 import itertools
 import json
@@ -37,7 +37,7 @@ EXPERIMENT = Experiment(
     wandb=Wandb(mode="off"),
 )
 """
-STEPS = 8  # two epochs of 9 training images, two a batch
+STEPS = 8  # two epochs of 9 training images, in batches of 2
 KILLED_STEPS = random.Random(4).sample(range(1, STEPS + 1), 5)
 
 pytestmark = pytest.mark.slow
@@ -57,7 +57,7 @@ def contest(tiny_contest: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(scope="module")
 def start(contest: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
-    """Starts a run in a folder, with more arguments if there are any."""
+    """Starts a run in a folder, with optional further arguments."""
     file = tmp_path_factory.mktemp("experiments") / "tiny.py"
     file.write_text(EXPERIMENT)
     return lambda folder, *more, kill=None: run_tool(
@@ -77,9 +77,9 @@ def resume(folder: Path, kill: Callable[[], None] | None = None) -> None:
 
 
 def run_tool(arguments: list[str], kill: Callable[[], None] | None) -> None:
-    """Runs tools/train.py in a process of its own, which must end well or else by the kill.
+    """Runs tools/train.py in its own process, which must succeed or be killed by `kill`.
 
-    A new process starts as a copy of one that has imported everything.
+    The process is forked from one that has imported everything.
     """
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["heatmap.training.loop"])
@@ -91,7 +91,7 @@ def run_tool(arguments: list[str], kill: Callable[[], None] | None) -> None:
 
 def tool(arguments: list[str], kill: Callable[[], None] | None) -> None:
     torch.set_num_threads(1)
-    multiprocessing.set_start_method("fork", force=True)  # for the workers, as in any other process
+    multiprocessing.set_start_method("fork", force=True)  # for the workers
     if kill:
         kill()
     sys.argv = ["train.py", *arguments]
@@ -103,18 +103,18 @@ def die(*_: object, **__: object) -> None:
 
 
 def before_call(n: int, owner: Any, name: str) -> None:
-    """Has this process killed when `owner.name` is called the n-th time, counted from 1."""
+    """Kills this process at the n-th call of `owner.name`, counted from 1."""
     calls, original = itertools.count(1), getattr(owner, name)
     setattr(owner, name, lambda *a, **k: die() if next(calls) == n else original(*a, **k))
 
 
 def before_update(n: int) -> None:
-    """Has this process killed in the n-th step, when the gradient is there and not yet used."""
+    """Kills this process in the n-th step, between gradient and update."""
     before_call(n, distributed, "mean")
 
 
 def inside_checkpoint(n: int) -> None:
-    """Has this process killed when half of its n-th checkpoint is written."""
+    """Kills this process halfway through writing its n-th checkpoint."""
     calls, original = itertools.count(1), torch.save
 
     def save(values: Any, path: Path) -> None:
@@ -186,7 +186,7 @@ def test_killed_at_a_step_and_resumed(
     assert_same(tmp_path / "run", uninterrupted)
 
 
-# the checkpoints: at the start, after every batch but an epoch's last, best.pt and last.pt after
+# checkpoints: at the start, after every batch but an epoch's last, and best.pt and last.pt after
 # each epoch
 @pytest.mark.parametrize("number", [1, 2, 5, 6, 8])
 def test_killed_inside_the_write_of_a_checkpoint(
@@ -206,7 +206,7 @@ def test_killed_before_a_rename(
     start(tmp_path / "run", kill=partial(before_call, number, Path, "replace"))
     if (tmp_path / "run" / "config.json").exists():
         resume(tmp_path / "run")
-    else:  # nothing was begun that could go on: the same command starts it
+    else:  # nothing to resume: the same command starts the run
         start(tmp_path / "run")
     assert_same(tmp_path / "run", uninterrupted)
 

@@ -13,7 +13,7 @@ def scheduled(schedule: Schedule, steps: int = STEPS) -> np.ndarray:
 
 
 def torchs(scheduler: type, top: float, steps: int = STEPS, **settings: object) -> np.ndarray:
-    """The rates that one of torch's own schedulers gives, as factors of the top."""
+    """The rates of one of torch's schedulers, as fractions of the peak."""
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=top)
     running, rates = scheduler(optimizer, **settings), []
     for _ in range(steps):
@@ -79,7 +79,7 @@ def test_stages_share_the_budget_by_their_epochs() -> None:
 
 
 def test_sigma_shrinks_while_the_loss_settles_and_stays_in_its_limits() -> None:
-    """The update of Adaloss by hand: 0.9 (1 - V before / V), at most half a pixel an epoch."""
+    """Adaloss's update: 0.9 (1 - V before / V), at most half a pixel per epoch."""
     losses = [9.0, 7.0, 5.5, 4.5, 4.0]
     assert adapted_sigma(5.0, losses[:3], 1.5, 6.0) == 5.0  # too few to compare
     before, now = np.var([7.0, 5.5, 4.5]), np.var([5.5, 4.5, 4.0])
@@ -96,7 +96,7 @@ def test_sigma_shrinks_while_the_loss_settles_and_stays_in_its_limits() -> None:
 
 
 def rates(schedule: Schedule, epoch: int = 0) -> np.ndarray:
-    """At every hundredth of the budget."""
+    """Rates at every hundredth of the budget."""
     return np.array([learning_rate(schedule, i / 100, epoch=epoch) for i in range(101)])
 
 

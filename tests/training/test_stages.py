@@ -85,14 +85,14 @@ def test_start_weights_of_a_run_with_another_head(
     fewer = {k: v[:5] if k in ("embeddings", "bias") else v for k, v in saved.network.items()}
     checkpoint.save(tmp_path / "fewer.pt", replace(saved, network=fewer, num_landmarks=5))
     network = prepare(replace(warm, train=replace(warm.train, start=tmp_path / "fewer.pt"))).network
-    assert "has another head; these start at random: embeddings, bias" in caplog.text
+    assert "has a different head; these stay random: embeddings, bias" in caplog.text
     assert changed(best, network.state_dict()) == {"embeddings", "bias"}
 
 
 def test_the_averaged_weights_are_scored_and_saved(
     tiny: Experiment, tmp_path: Path, every_state: None
 ) -> None:
-    """Against the mean taken by hand from a checkpoint a step."""
+    """Compares with the mean of the checkpoints of every step."""
     settings = replace(tiny.train, epochs=4, max_steps=4, ema=0.15)
     one_step = replace(tiny, data=replace(tiny.data, validation=0.8), train=settings)
     run = trained(one_step, tmp_path)

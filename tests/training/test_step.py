@@ -89,7 +89,7 @@ def test_every_optimizer_lowers_the_loss(tiny: Experiment, tmp_path: Path, kind:
 
 
 def gradients_of_a_step(experiment: Experiment) -> list[torch.Tensor]:
-    """Of the first training batch, with the network's running statistics instead of the batch's."""
+    """Gradients of the first batch, with the network in eval mode."""
     run = prepare(experiment)
     run.network.eval()
     batches = shuffled_batches(run.data.training_rows, experiment.train.batch, 0, 0)
@@ -130,7 +130,7 @@ ON_COORDINATES = UNet(
 def test_pixel_weights_weigh_errors_in_image_pixels(
     tiny: Experiment, model: config.Model, power: float
 ) -> None:
-    """Against the gradient of one image without them: a crop pixel has an area and a side."""
+    """Compares with the gradient of one image without weights, scaled by area or side."""
     plain = replace(tiny, augment=Augment(), model=model, train=replace(tiny.train, batch=1))
     weighted = replace(plain, train=replace(plain.train, pixel_weights=True))
     run = prepare(plain)
@@ -264,7 +264,7 @@ def test_out_of_memory_names_the_options_to_change(
 
 
 class LargestTensor(TorchDispatchMode):
-    """The number of values in the largest tensor that any call made."""
+    """Records the number of values in the largest tensor."""
 
     largest = 0
 

@@ -272,7 +272,7 @@ def test_split_of_a_run_is_joined_by_file_name(
     ("stored", "fragment"),
     [
         ("[]", "holds no named values"),
-        ('{"rule": ', "not a readable file"),
+        ('{"rule": ', "not a readable run file"),
         ('{"excluded": []}', "no list 'validation' of names"),
         ('{"validation": [["a.jpg"]], "excluded": []}', "no list 'validation' of names"),
         ('{"validation": ["a.jpg"], "excluded": "b.jpg"}', "no list 'excluded' of names"),
