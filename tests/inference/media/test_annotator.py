@@ -172,7 +172,7 @@ def test_two_images_of_one_name_need_paths_in_the_box_table(
     arguments = [*paths, "--boxes", table, "--out", folder / "out", "--device", "cpu"]
     table.write_text("file_name,x0,y0,x1,y1\neve_0.jpg,3,4,40,50\n")
     assert tool("predict", runs["heatmaps"], *arguments) == 1
-    assert f"row 2: eve_0.jpg is the name of {paths[0]} and of" in capfd.readouterr().err
+    assert f"row 2: eve_0.jpg matches both {paths[0]} and" in capfd.readouterr().err
     table.write_text(table.read_text() + "deeper/eve_0.jpg,10,12,60,44\n")
     assert tool("predict", runs["heatmaps"], *arguments) == 0
 
