@@ -177,7 +177,15 @@ def test_training_and_submission_mirror_other_schemes_without_the_file(
         wandb=config.Wandb(mode="off"),
     )
     run = prepare(experiment)
-    assert run.permutation is not None and run.permutation.tolist() == [1, 0, 2, 6, 5, 4, 3]
+    assert run.data.permutation is not None and run.data.permutation.tolist() == [
+        1,
+        0,
+        2,
+        6,
+        5,
+        4,
+        3,
+    ]
     loop.train(run, tmp_path / "run")
     path.unlink()
     kept = load_trained(tmp_path / "run")

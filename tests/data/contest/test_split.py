@@ -271,7 +271,7 @@ def test_split_of_a_run_is_joined_by_file_name(
 @pytest.mark.parametrize(
     ("stored", "fragment"),
     [
-        ("[]", "holds no named values"),
+        ("[]", "expected a JSON object"),
         ('{"rule": ', "not a readable file"),
         ('{"excluded": []}', "no list 'validation' of names"),
         ('{"validation": [["a.jpg"]], "excluded": []}', "no list 'validation' of names"),
