@@ -72,7 +72,7 @@ class Data(Part, prefix="data"):
     root: Path = Path("data")
     """Folder with train/landmarks.csv, train/images and test/, directly or in contest01_data/."""
     split: Literal["auto", "person", "order", "hash", "random"] = "auto"
-    """Validation rows: whole persons; the table's last rows; names with a low hash (a row keeps its
+    """Validation rows: whole people; the table's last rows; names with a low hash (a row keeps its
     side when others are added); or random rows. auto: person if names allow it, else order."""
     split_file: Path | None = None
     """Split to use instead: a run's split.json, or a table from tools/data.py split (comma or TAB;
