@@ -8,7 +8,7 @@ Outcome  faces68, random weights, 12 minutes on 2 CPU cores, validation by perso
          5.20 px² with two seeds (mean shape: 127.35) after 10 epochs, with --model.weights none
          --model.encoder resnet18 --model.width 68 --train.batch 16 --train.epochs 1000
          --train.max-minutes 12. Stride, width, sigma, weight map and decoder:
-         experiments/README.md.
+         docs/results.md.
 """
 
 from heatmap.config import Augment, Experiment, Optimizer, Train, UNet

@@ -72,7 +72,7 @@ class Data(Part, prefix="data"):
     root: Path = Path("data")
     """Folder with train/landmarks.csv, train/images and test/, directly or in contest01_data/."""
     split: Literal["auto", "person", "order", "hash", "random"] = "auto"
-    """Rule for validation rows. person: whole persons; order: the table's last rows; hash: names
+    """Rule for validation rows. person: whole people; order: the table's last rows; hash: names
     with a low hash (adding rows never moves one); auto: person if names allow it, else order."""
     split_file: Path | None = None
     """Split to use instead: a run's split.json, or a table from tools/data.py split (comma or TAB;

@@ -22,7 +22,7 @@ TRUTH: Colour = (0, 255, 0)
 
 _SUBPIXELS = 4  # fractional bits of a coordinate
 _FARTHEST = 1e5  # px; landmarks farther away are outside every image
-_MOST_ELLIPSES = 100
+_MAX_ELLIPSES = 100
 
 
 def draw_landmarks(
@@ -69,7 +69,7 @@ def draw_landmarks(
         _dot(rim, points[k], (0, 0, 0), radius + max(1, unit / 2))
     drawn = cv2.addWeighted(rim, 0.4, image, 0.6, 0)
     if covariance_image is not None:
-        for k in range(0, len(points), -(-len(points) // _MOST_ELLIPSES)):
+        for k in range(0, len(points), -(-len(points) // _MAX_ELLIPSES)):
             _ellipse(drawn, points[k], covariance_image[k], colours[k], unit)
     for line in lines:
         _line(drawn, points[line], colours[line[0]], unit)

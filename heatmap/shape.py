@@ -13,8 +13,8 @@ import numpy as np
 from heatmap.errors import UserError
 
 BLOCK = 1_000  # faces processed at once
-MOST_POSED = 10_000  # faces that define the mean pose
-MOST_FITTED = 4_000  # faces to fit a model to; more make it slower and no better
+MAX_POSED = 10_000  # faces that define the mean pose
+MAX_FITTED = 4_000  # faces to fit a model to; more make it slower and no better
 FAR = 3.0  # deviations are clipped to this many times the typical one
 
 
@@ -196,7 +196,7 @@ def fit(points_image: AnyPoints, share: float = 0.98) -> ShapeModel:
     the model is refitted to the faces that it reconstructs well.
 
     Args:
-        points_image: (N, P, 2), NaN where unlabelled. `MOST_FITTED` evenly spaced rows are used.
+        points_image: (N, P, 2), NaN where unlabelled. `MAX_FITTED` evenly spaced rows are used.
         share: fraction of the variance that the components explain.
 
     Raises:
@@ -206,7 +206,7 @@ def fit(points_image: AnyPoints, share: float = 0.98) -> ShapeModel:
     Source: Locantore et al. 1999, "Robust principal component analysis for functional data",
     https://doi.org/10.1007/BF02595862.
     """
-    shapes = of(points_image[sample(np.arange(len(points_image)), MOST_FITTED)])
+    shapes = of(points_image[sample(np.arange(len(points_image)), MAX_FITTED)])
     shapes = shapes[np.isfinite(shapes).mean(1) > 0.5]
     if len(shapes) < 3:
         count = f"{len(shapes)} of {len(points_image)} faces"
@@ -279,7 +279,7 @@ def turns(points_image: AnyPoints) -> np.ndarray:
     if len(complete) < 3:
         count = f"{len(complete)} of {len(points_image)} faces"
         raise UserError(f"{count} have all their landmarks; poses need at least three")
-    shapes = of(points_image[sample(complete, MOST_POSED)])
+    shapes = of(points_image[sample(complete, MAX_POSED)])
     mean = mean_shape(shapes)
     deviation = real(onto(shapes, mean) - mean)
     energies, vectors = np.linalg.eigh(deviation.T @ deviation)
@@ -300,7 +300,7 @@ def rolls(points_image: AnyPoints) -> np.ndarray:
         UserError: no face has three landmarks.
     """
     all_rows = np.arange(len(points_image))
-    mean = mean_shape(of(points_image[sample(all_rows, MOST_POSED)]))
+    mean = mean_shape(of(points_image[sample(all_rows, MAX_POSED)]))
     roll = np.empty(len(all_rows))
     for rows in blocks(all_rows):
         factor, _ = placement(of(points_image[rows]), mean)

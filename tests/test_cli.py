@@ -174,7 +174,7 @@ def test_resume_needs_the_folder_of_a_run(train: Train, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["unet", "baseline", "quickstart"])
-def test_the_repository_s_experiments_load_from_any_folder(
+def test_the_experiments_of_the_repository_load_from_any_folder(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -201,7 +201,7 @@ def test_the_repository_s_experiments_load_from_any_folder(
         ),
     ],
 )
-def test_a_users_problem_is_one_line(
+def test_a_user_error_is_one_line(
     capsys: pytest.CaptureFixture[str], error: Exception, code: int, message: str
 ) -> None:
     def fail() -> None:
@@ -230,7 +230,7 @@ class Broken(Dataset[Any]):
         return np.ones((2, 3)) @ np.ones((2, 3))
 
 
-def test_a_bug_in_a_loader_worker_shows_the_worker_s_traceback() -> None:
+def test_a_bug_in_a_loader_worker_shows_its_traceback() -> None:
     def read() -> None:
         list(samples.load(Broken(), [[0]], 1, torch.device("cpu")))
 
@@ -485,7 +485,7 @@ def test_too_many_processes_for_the_gpus_are_refused(monkeypatch: pytest.MonkeyP
         distributed.start(torch.device("cuda"))
 
 
-def test_a_stopped_training_says_how_to_resume(
+def test_a_stopped_run_says_how_to_resume(
     experiment: Path, tiny_contest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip

@@ -156,7 +156,7 @@ def test_kaggle_facial_keypoints_work_from_conversion_to_submission(
     table = data / "test" / "IdLookupTable.csv"
     table.write_text(table.read_text().replace(",4,nose_tip_x", ",5,nose_tip_x"))
     assert tool("submit", run, "--out", tmp_path / "no.csv", "--device", "cpu") == 1
-    assert "there is no test image 5 (00005.png)" in capsys.readouterr().err
+    assert "no test image 5 (00005.png)" in capsys.readouterr().err
     assert not (tmp_path / "no.csv").exists()
 
 

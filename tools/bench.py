@@ -39,8 +39,8 @@ def bench(
         encoder: encoder for step, predict and data.
         rows: rows of the table; the contest's has 393930 and needs 6 GB of disk space.
         seconds: measuring time per contender.
-        busy_cores: number of other processes that keep a core busy meanwhile.
-        json_file: file for the results as JSON.
+        busy_cores: number of cores that other processes keep busy during the races.
+        json_file: file to write the results to.
         markdown: print Markdown tables.
     """
     from benchmark.measuring import Settings, format_results, spinning

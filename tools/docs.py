@@ -1,5 +1,5 @@
 """Writes the option tables of docs/ from heatmap/config.py: python tools/docs.py
-A table stands between `<!-- options: Data as --data. -->` and `<!-- end -->`."""
+A table goes between `<!-- options: Data as --data. -->` and `<!-- end -->`."""
 
 import ast
 import dataclasses
@@ -16,7 +16,7 @@ TABLE = re.compile(r"(<!-- options: (\w+) as (\S+) -->\n).*?(<!-- end -->)", re.
 
 
 def with_tables(page: str) -> str:
-    """The text of a page with its option tables as config.py has them."""
+    """Returns a page's text with its option tables updated from config.py."""
     return TABLE.sub(lambda m: m[1] + _option_table(getattr(config, m[2]), m[3]) + m[4], page)
 
 
@@ -26,8 +26,8 @@ def _option_table(part: Any, prefix: str) -> str:
     for field in dataclasses.fields(part):
         if field.name in part.__annotations__ and field.default_factory is dataclasses.MISSING:
             option, values = field.name.replace("_", "-"), _format_values(hints[field.name])
-            many = field.default if isinstance(field.default, tuple) else [field.default]
-            default = " ".join("required" if v is dataclasses.MISSING else str(v) for v in many)
+            items = field.default if isinstance(field.default, tuple) else [field.default]
+            default = " ".join("required" if v is dataclasses.MISSING else str(v) for v in items)
             rows.append((f"`{prefix}{option}`", default, values, meanings.get(field.name, "")))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     lines = (" | ".join(map(str.ljust, row, [*widths, 0])).rstrip() for row in rows)
@@ -50,8 +50,8 @@ def _format_values(hint: Any) -> str:
         return ", ".join(map(str, parts))
     if typing.get_origin(hint) is Annotated:
         return f"{parts[0].__name__} in {hint.__metadata__[0]}"
-    known = (_format_values(part) for part in parts if part not in (type(None), ...))
-    return ", ".join(known) if parts else str(hint.__name__).lower()
+    formatted = (_format_values(part) for part in parts if part not in (type(None), ...))
+    return ", ".join(formatted) if parts else str(hint.__name__).lower()
 
 
 if __name__ == "__main__":

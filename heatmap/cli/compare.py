@@ -48,5 +48,4 @@ def compare(
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command; returns the exit code."""
     return run_command(lambda: tyro.cli(compare, prog="compare.py", args=arguments))

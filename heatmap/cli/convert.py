@@ -16,7 +16,7 @@ _PART_HELP = (
     "alone becomes training images, which evaluate.py --data can also score"
 )
 Part = Annotated[Literal["both", "train", "test"], tyro.conf.arg(help=_PART_HELP)]
-_LINK_HELP = "hard-link the images in place of copying them; a change then shows in both places"
+_LINK_HELP = "hard-link the images instead of copying them; changes then show in both places"
 Link = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help=_LINK_HELP)]
 Incomplete = Literal["keep", "drop"]
 
@@ -39,15 +39,16 @@ def kaggle15(
     """
     from heatmap.data.formats.kaggle15 import convert
 
-    done = convert(source, out, incomplete=incomplete, limit=limit)
-    print(f"{out}: {done.num_training} training images, {done.num_complete} with all 15 landmarks")
-    if done.num_test == 0:
+    counts = convert(source, out, incomplete=incomplete, limit=limit)
+    complete = f"{counts.num_complete} with all 15 landmarks"
+    print(f"{out}: {counts.num_training} training images, {complete}")
+    if counts.num_test == 0:
         print(f"no test images: no test.zip or test.csv next to {source}")
-    elif done.num_asked is None:
-        print(f"{done.num_test} test images; no IdLookupTable.csv next to {source}")
+    elif counts.num_asked is None:
+        print(f"{counts.num_test} test images; no IdLookupTable.csv next to {source}")
     else:
-        print(f"{done.num_test} test images, {done.num_asked} coordinates asked for")
-    if done.num_complete < done.num_training:
+        print(f"{counts.num_test} test images, {counts.num_asked} coordinates asked for")
+    if counts.num_complete < counts.num_training:
         print(
             "the first rows of Kaggle's table are complete, and by default the last rows validate; "
             "train with --data.split random to validate on a random sample"
@@ -84,7 +85,7 @@ def wflw(
 ) -> None:
     """Convert WFLW: 98 landmarks and a box per face, several faces per image.
 
-    Further faces of an image get numbered names: photo#2.jpg.
+    Additional faces in an image get numbered names: photo#2.jpg.
 
     Args:
         source: folder with list_98pt_rect_attr_train.txt and ..._test.txt, at any depth.
@@ -117,8 +118,8 @@ def coco(
 ) -> None:
     """Convert COCO keypoints, or the faces of COCO-WholeBody, several people per image.
 
-    Further people in an image get numbered names: photo#2.jpg. Crowds and people without a labelled
-    landmark are left out.
+    Additional people in an image get numbered names: photo#2.jpg. Crowds and people without a
+    labelled landmark are left out.
 
     Args:
         source: annotations of the training part.

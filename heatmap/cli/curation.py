@@ -23,7 +23,7 @@ def pose(
     """Measure head turns from the landmarks and weight images by them.
 
     Writes a table (file_name, angle, weight) for --data.weights. The angle, about -0.5 to 0.5, is
-    the face's component along the main variation of shape, in images of people the turn sideways.
+    the face's component along the main variation of shape, usually the turn to the side.
 
     Args:
         out: the table to write.
@@ -49,7 +49,7 @@ def check(
 ) -> None:
     """Check every row and every image, and report all problems at once.
 
-    Errors would stop a training or a submission; with any error the exit code is 1. Images that
+    Errors would stop training or a submission; with any error the exit code is 1. Images that
     look alike are found by a perceptual hash, within and between training and test images.
 
     Args:
@@ -94,9 +94,9 @@ def stats(
     Means and standard deviations are exact, over all pixels, in RGB with white at 1.
 
     Args:
-        trim_border: brightness (0 to 254) up to which a border is left out; 9 is a good value.
-        crop: measure crops of this height and width in px, cut as in training, not whole images.
-        out: the plots to write, .png.
+        trim_border: leave out borders up to this brightness (0 to 254); 9 is a good value.
+        crop: measure training crops of this height and width in px, instead of whole images.
+        out: the .png file of plots to write.
         json_file: also write the channels and their exact sums to this file.
         workers: processes that read the images.
     """
@@ -168,10 +168,10 @@ def audit(
             the predictions in green.
         count: faces on the sheet.
         exclude_to: also write a table for --data.exclude: images that are listed or reviewed as
-            bad, without those reviewed as good.
+            bad, except those reviewed as good.
         top: share of the images to list, between 0 and 1.
         looked: an earlier table with reviews; the rate of false alarms is reported.
-        symmetry: file of data.py symmetry, for schemes other than 971, 68 or 15 landmarks.
+        symmetry: file written by data.py symmetry, for schemes other than 971, 68 or 15 landmarks.
         person_pattern: regular expression on the file name; its first group is the person.
         device: where the networks run.
     """
@@ -199,7 +199,7 @@ def audit(
     )  # fmt: skip
     print(
         f"{folder.data.is_trained.sum()} of {len(folder.names)} images were trained on by every "
-        "run; their residuals are too small, so they are compared with each other only"
+        "run; their residuals are too small, so they are compared only with each other"
     )
     _write_audit(folder, out, sheet, count, top, exclude_to)
 
@@ -216,7 +216,7 @@ def _write_audit(
     folder.write_table(out, scores)
     print(f"{out}: all images, the most suspicious first")
     folder.write_sheet(sheet, listed[:count])
-    print(f"{sheet}: the first {min(count, len(listed))}; of these:")
+    print(f"{sheet}: the first {min(count, len(listed))}, beginning with:")
     for rank, row in enumerate(listed[: min(10, count)].tolist(), start=1):
         reasons = "; ".join(scores.reasons(row)) or "no single reason"
         print(f"{rank:4}  {folder.names[row]}: {reasons}")

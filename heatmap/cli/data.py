@@ -25,14 +25,14 @@ def make(
     test_count: int | None = None,
     workers: int = usable_cores(),
 ) -> None:
-    """Draw a synthetic contest: faces with 971 landmarks, in the contest's own files.
+    """Draw a synthetic contest: faces with 971 landmarks, in the contest's format.
 
     Args:
-        out: Folder to make.
+        out: Folder to create.
         count: Number of training images.
         seed: The same seed gives the same bytes.
         test_count: Number of test images; by default a tenth of count.
-        workers: Processes that draw.
+        workers: Drawing processes.
     """
     from heatmap.data.synthetic.contest import make_contest
 
@@ -53,7 +53,7 @@ def show_command(experiment: Experiment) -> Callable[..., int]:
         Args:
             out: Image file to write, .jpg or .png.
             count: Number of training images, evenly spaced in the table.
-            epoch: Epoch whose random changes are shown, from 1.
+            epoch: Epoch whose random augmentation is shown, from 1.
         """
         return run_command(lambda: write_sheet(experiment, out, count, epoch))
 
@@ -86,16 +86,16 @@ def split(
     """Split the training rows, and check that no image is in two parts.
 
     Writes a table (file_name, and part or fold) for --data.split-file. All images are compared
-    byte for byte. Exits with 1 if a split by person shares an image.
+    byte for byte. Exits with code 1 if a split by person shares an image.
 
     Args:
         root: Contest folder.
         out: Table to write.
-        rule: Which rows validate. person: whole persons; order: the table's last rows; hash: rows
+        rule: Which rows validate. person: whole people; order: the table's last rows; hash: rows
             with a low hash of their name, which keep their side if rows are added; random: random
             rows; auto: person if file names identify people, else order.
         share: Share of the rows that validate, between 0 and 1.
-        folds: Number of parts, each of which validates once (--data.fold), in place of the share.
+        folds: Number of parts, each of which validates once (--data.fold), instead of the share.
         person_pattern: Regular expression on the file name; its first group is the person.
         seed: Seed of the random rows.
         workers: Processes that read the images.
@@ -110,7 +110,7 @@ def split(
         root, out, rule=rule, share=share, folds=folds, person_pattern=person_pattern, seed=seed,
         workers=workers,
     )  # fmt: skip
-    print(f"{summary}\n\n{out}: train on it with --data.split-file {out}")
+    print(f"{summary}\n\n{out}: use it with --data.split-file {out}")
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -121,14 +121,13 @@ COMMANDS: dict[str, Callable[..., None]] = {
 
 def usage() -> str:
     summaries = {name: (command.__doc__ or "").split("\n")[0] for name, command in COMMANDS.items()}
-    summaries["convert"] = "Convert another data set to the contest's files."
+    summaries["convert"] = "Convert another data set to the contest's format."
     summaries["show"] = "Draw training crops, as training sees them, with their landmarks."
     lines = [f"  {name:<10}{summary}" for name, summary in summaries.items()]
     return "\n".join(["usage: data.py COMMAND ...  (data.py COMMAND --help)", "", *lines, ""])
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command; returns the exit code."""
     match arguments:
         case [name, *options] if name in COMMANDS:
             command, program = COMMANDS[name], f"data.py {name}"

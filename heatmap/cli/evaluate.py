@@ -41,10 +41,9 @@ def evaluate(
             of other data are scored.
         solution: The withheld landmarks, to score a submission as Kaggle does.
         decoder: How heatmaps become landmarks; by default as in training.
-        tta: Test-time augmentation, averaged with the plain view: mirrored crops, crops that show
-            everything 1.1 times smaller and larger, or both (six views).
-        weighted: Weight every landmark by how sharp its heatmap is (inverse covariance), in place
-            of the plain mean.
+        tta: Test-time augmentation, averaged with the plain view: mirrored crops, crops zoomed
+            out and in by 1.1, or both (six views).
+        weighted: Weight every landmark by the inverse covariance of its heatmap.
         boxes: Table of the images' boxes, for runs with crop.rule box; by default the one used
             for training.
         report: Also write report.html into this folder: scores, curves, errors by landmark and
@@ -66,8 +65,8 @@ def evaluate(
     from heatmap.runtime.machine import chosen_device
 
     ensemble = Ensemble.load([target, *others], tta=tta, weighted=weighted, boxes=boxes)
-    own_device = distributed.start(chosen_device(device))
-    evaluation = evaluate_run(ensemble, data, own_device, decoder)
+    local_device = distributed.start(chosen_device(device))
+    evaluation = evaluate_run(ensemble, data, local_device, decoder)
     if not is_first():
         return
     per_image = evaluation.folder / "per_image.csv"
@@ -77,7 +76,7 @@ def evaluate(
     if report is not None:
         from heatmap.evaluation.report import write_report
 
-        print(f"report: {write_report(ensemble, evaluation, report, own_device)}")
+        print(f"report: {write_report(ensemble, evaluation, report, local_device)}")
 
 
 def score_submission(submission: Path, solution: Path, json_file: Path | None) -> None:
@@ -91,7 +90,6 @@ def score_submission(submission: Path, solution: Path, json_file: Path | None) -
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command; returns the exit code."""
     return run_command(
         lambda: tyro.cli(evaluate, prog="evaluate.py", args=arguments, console_outputs=is_first())
     )

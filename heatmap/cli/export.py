@@ -16,30 +16,28 @@ def export(
     *,
     decoder: Literal["window", "parabola", "global", "softmax"] | None = None,
 ) -> None:
-    """Write a run as one file for other programs, and check it on drawn faces.
+    """Write a run as one file for other programs, and check it on synthetic faces.
 
     Inputs: crop (B, 3, height, width), uint8 RGB, and image_from_crop (B, 3, 3), float32, the
     affine from crop to image pixels. Outputs: points_image (B, P, 2) in image pixels and, with
-    heatmaps, confidence (B, P), the heights of their peaks, and covariance_image (B, P, 2, 2).
+    heatmaps, confidence (B, P), their peak heights, and covariance_image (B, P, 2, 2).
     Landmarks, crop and score are described as JSON, in metadata_props of an .onnx file or in
     metadata.json of a .pt2 file (extra_files of torch.export.load).
 
     Args:
         run: run folder or checkpoint.
         out: output file; .onnx needs the packages onnx, onnxscript and onnxruntime.
-        decoder: how heatmaps become points; by default as in the run's training.
+        decoder: how heatmaps become points; by default as in training.
     """
     from heatmap.inference.export import export as write
 
-    difference = write(run, out, decoder)
-    unsettled = difference.unsettled
-    left_out = f", {unsettled} left out because rounding moves them" if unsettled else ""
+    points_px, _, landmarks, unstable = write(run, out, decoder)
+    left_out = f", {unstable} left out because rounding moves them" if unstable else ""
     print(
         f"{out}: {out.stat().st_size / 1e6:.1f} MB; differs from the run by at most "
-        f"{difference.points_px:.1g} px on drawn faces ({difference.landmarks} landmarks{left_out})"
+        f"{points_px:.1g} px on synthetic faces ({landmarks} landmarks{left_out})"
     )
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command; returns the exit code."""
     return run_command(lambda: tyro.cli(export, prog="export.py", args=arguments))

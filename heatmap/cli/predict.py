@@ -1,4 +1,4 @@
-"""Predict and draw landmarks: on images, videos, a camera's stream or a contest's images."""
+"""Predict and draw landmarks on images, videos, a camera stream or a contest's images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,19 +27,20 @@ def predict(
     ellipses: bool = False,
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> None:
-    """Predict and draw landmarks: on images, videos, a camera's stream or a contest's images.
+    """Predict and draw landmarks on images, videos, a camera stream or a contest's images.
 
-    Writes a drawn copy of each image and video, and points.csv and points.json with each landmark
-    in image pixels, its confidence and covariance. Videos keep size, frame rate and length, but
-    lose their sound. Images are cropped as in training unless boxes are given: like those of the
-    training table for a run with crop.rule box, else the bounds of the face's landmarks.
+    Writes an annotated copy of each image and video, and points.csv and points.json with each
+    landmark in image pixels, its confidence and covariance. Videos keep size, frame rate and
+    length, but lose their sound. Images are cropped as in training unless boxes are given. A run
+    with crop.rule box expects boxes like those it was trained on, other runs the bounds of the
+    landmarks.
 
     Args:
         run: run folder or checkpoint.
         inputs: images, videos, folders of them, glob patterns, or the number of a camera, which is
             shown in a window.
         out: output folder; with --data also a .jpg or .png file.
-        data: contest folder, in place of inputs: draws a sheet of labelled images (validation
+        data: contest folder, instead of inputs: draws a sheet of labelled images (validation
             images if the run was trained on them), with the truth below in green.
         count: number of images on the sheet of --data, evenly spaced.
         test: draw the test images of --data.
@@ -48,15 +49,15 @@ def predict(
         detector: detect any number of faces per image with this file of OpenCV's YuNet,
             face_detection_yunet_2026may.onnx. Its boxes include the forehead; add --two-pass if
             the run's landmarks do not.
-        two_pass: predict again from a crop that fits the landmarks of the first prediction.
-        smooth: points of videos and cameras lose their jitter; --no-smooth keeps it.
+        two_pass: predict again from a crop fitted to the first prediction.
+        smooth: filter jitter out of the points of videos and cameras.
         ellipses: draw one standard deviation of the heatmap round each landmark.
         device: where the network runs; auto is the GPU if there is one.
     """
     if bool(inputs) == (data is not None):
-        raise UsageError("name images, videos or a camera, or else a contest folder with --data")
+        raise UsageError("pass images, videos or a camera, or else a contest folder with --data")
     if sum(option is not None for option in (box, boxes, detector)) > 1:
-        raise UsageError("--box, --boxes and --detector exclude each other")
+        raise UsageError("pass only one of --box, --boxes and --detector")
     corners = None if box is None else _corners(box)
     if data is not None:
         if count < 1 or box or detector or two_pass or ellipses:
@@ -73,9 +74,9 @@ def predict(
 
     cameras = [name for name in inputs if name.isdecimal() and not Path(name).exists()]
     if cameras and len(inputs) > 1:
-        raise UsageError(f"camera {cameras[0]} excludes other inputs")
+        raise UsageError(f"camera {cameras[0]} must be the only input")
     if out.is_file():
-        raise UsageError(f"--out {out} is a file; name a folder")
+        raise UsageError(f"--out {out} is a file; pass a folder")
     try:
         paths = [] if cameras else find_files(inputs)
     except UserError as error:
@@ -119,6 +120,5 @@ def _corners(box: str) -> tuple[float, float, float, float]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command; returns the exit code."""
     config = (FlagCreatePairsOff,)
     return run_command(lambda: tyro.cli(predict, prog="predict.py", args=arguments, config=config))

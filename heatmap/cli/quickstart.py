@@ -26,7 +26,7 @@ def quickstart() -> None:
     from heatmap.runtime.columns import as_lines
     from heatmap.training import loop, prepare
 
-    begin = time.monotonic()
+    start = time.monotonic()
     if not CONTEST.exists():
         print(f"drawing {COUNT} training and {TEST_COUNT} test faces with 971 landmarks")
         synthetic.make_contest(CONTEST, count=COUNT, seed=SEED, test_count=TEST_COUNT, workers=2)
@@ -38,15 +38,15 @@ def quickstart() -> None:
         saved = checkpoint.load(run.last) if run.last.exists() else None
         loop.train(prepare.prepare(experiment, saved), RUN)
     device = machine.chosen_device("auto")
-    trained = Ensemble.load([RUN])
-    scores = metrics.evaluate_run(trained, None, device).scores
-    submit.submit(trained, CONTEST, SUBMISSION, rounding="round", missing="stop", device=device)
+    ensemble = Ensemble.load([RUN])
+    scores = metrics.evaluate_run(ensemble, None, device).scores
+    submit.submit(ensemble, CONTEST, SUBMISSION, rounding="round", missing="stop", device=device)
     score = contest.score_submission(SUBMISSION, CONTEST / "withheld" / "solution.csv")
     rows = [
         ("contest MSE of the submission", f"{score.mse:.2f} px²"),
         ("contest MSE on validation", f"{scores['mse']:.2f} px²"),
         ("  of the mean shape", f"{scores['mean_shape_mse']:.2f} px²"),
-        ("time", f"{(time.monotonic() - begin) / 60:.1f} minutes"),
+        ("time", f"{(time.monotonic() - start) / 60:.1f} minutes"),
         ("run", str(RUN)),
         ("predictions", str(max(run.sheets(), default=(0, run.images))[1])),
         ("submission", str(SUBMISSION)),
@@ -56,5 +56,4 @@ def quickstart() -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command; returns the exit code."""
     return run_command(lambda: tyro.cli(quickstart, prog="quickstart.py", args=arguments))

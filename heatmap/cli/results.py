@@ -37,7 +37,7 @@ def _row(folder: Path) -> tuple[float, dict[str, str]]:
     summary, machine, config = map(read_json, (run.summary, run.machine, run.config))
     model, crop = config["model"], config["crop"]
     best, mean_shape = summary["best_mse"], summary["mean_shape_mse"]
-    has_score = best is not None  # not if it trained on all rows
+    has_score = best is not None  # False if it trained on all rows
     cores = f"{machine['cpu_cores']} cores, " if machine["device"] == "cpu" else ""
     return best if has_score else math.inf, {
         "run": config["name"],
@@ -55,5 +55,4 @@ def _row(folder: Path) -> tuple[float, dict[str, str]]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command; returns the exit code."""
     return run_command(lambda: tyro.cli(results, prog="results.py", args=arguments))

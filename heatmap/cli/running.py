@@ -67,7 +67,7 @@ def parse_and_call(
 
 
 def load_experiment(path: Path) -> Experiment:
-    """Returns the `EXPERIMENT` of a Python file, which may import its siblings by their folder.
+    """Returns the `EXPERIMENT` of a Python file, which may import its siblings as FOLDER.NAME.
 
     Raises:
         UserError: the file is missing, fails, or defines no EXPERIMENT.
@@ -102,7 +102,7 @@ def run_command(action: Callable[[], None]) -> int:
     if sys.platform == "win32":
         _print_error("heatmap runs on Linux and macOS; on Windows use WSL (wsl --install)")
         return 1
-    # set before torch is imported: spinning threads slow a busy machine up to 50 times
+    # set before torch is imported: spinning threads slow a busy machine by up to 50 times
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
     logger.setLevel(logging.INFO if is_first() else logging.ERROR)
@@ -135,7 +135,7 @@ def run_command(action: Callable[[], None]) -> int:
 def is_first() -> bool:
     """Whether this is the only process, or the first that torchrun started.
 
-    Reads the environment and not `distributed.rank`, which would import torch for every `--help`.
+    Reads the environment, because `distributed.rank` would import torch for every `--help`.
     """
     return os.environ.get("RANK", "0") == "0"
 

@@ -28,7 +28,7 @@ def submit(
 
     Coordinates of several runs are averaged, then rounded once. To average finished submissions,
     which is less exact, use --average A.csv B.csv ... --out FILE (--average --help). Data converted
-    from Kaggle's facial keypoints (with test/IdLookupTable.csv) gets that contest's form: RowId,
+    from Kaggle's facial keypoints (with test/IdLookupTable.csv) gets that contest's format: RowId,
     Location, within the image. On several GPUs or hosts, torchrun --nproc-per-node GPUS
     tools/submit.py RUN ... writes the same file.
 
@@ -37,10 +37,10 @@ def submit(
         others: more runs with the same landmarks; crops and networks may differ.
         data: contest folder; by default the training data of the first run.
         out: output file, read back and checked; it is complete or not written.
-        tta: test-time augmentation: add mirrored crops (mirror), crops that show everything 1.1
-            times smaller and larger (scale), or both (six views).
+        tta: test-time augmentation: add mirrored crops (mirror), crops zoomed out and in by 1.1
+            (scale), or both (six views).
         weighted: weight each landmark by the inverse covariance of its heatmap.
-        boxes: table of the test images' boxes, for runs with crop.rule box; by default the run's.
+        boxes: table of the test images' boxes, for runs with crop.rule box; by default their own.
         rounding: round (to integers), truncate (toward zero, as the organisers did), none (keep
             decimals) or auto (none for Kaggle's facial keypoints, else round).
         missing: stop at a test image that cannot be read, or write the mean shape for it.
@@ -71,7 +71,7 @@ def average(
     Merging the runs themselves (submit.py RUN RUN ...) is more exact, since it rounds once.
 
     Args:
-        submissions: two or more submissions of one form, for the same images.
+        submissions: two or more submissions in one format, for the same images.
         out: output file, read back and checked; it is complete or not written.
         rounding: round (to integers, halves to even), truncate (toward zero), none (keep decimals)
             or auto (none for RowId, Location, else round).
@@ -85,7 +85,6 @@ def average(
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command; returns the exit code."""
     if "--average" in arguments:
         rest = [argument for argument in arguments if argument != "--average"]
         return run_command(lambda: tyro.cli(average, prog="submit.py --average", args=rest))

@@ -30,14 +30,13 @@ usage: train.py EXPERIMENT.py --out RUN [--data.root DIR] [--field value ...] [-
        train.py --resume RUN [--field value]    resume a stopped run
 """
 
-# These only make a resumed run longer, or do not change its numbers.
+# These only make a resumed run longer, or do not change its results.
 RESUME_OPTIONS = (
     "data.root", "data.workers", "data.cache", "train.device", "train.epochs", "wandb.mode",
 )  # fmt: skip
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command; returns the exit code: 0, 1 for a failure, 2 for wrong usage."""
     if not arguments or arguments[0] in ("-h", "--help"):
         sys.stdout.write(USAGE)
         return 0 if arguments else 2
@@ -63,8 +62,8 @@ def _train_command(experiment: Experiment) -> Callable[..., int]:
         """Train an experiment.
 
         Args:
-            out: Run folder to make. Under a Weights & Biases agent the default ends with the run's
-                id.
+            out: Run folder to create. Under a Weights & Biases agent the default ends with the
+                run's id.
             dry_run: Print the configuration and sizes, and the memory and time of two steps; write
                 nothing.
         """
@@ -187,7 +186,6 @@ def _dry_run(experiment: Experiment) -> None:
 
 
 def _format_sizes(run: "Run") -> str:
-    """Formats the sizes of data, network and heatmaps as aligned lines."""
     from heatmap.networks import HeatmapNetwork
 
     experiment, parameters = run.experiment, sum(p.numel() for p in run.network.parameters())

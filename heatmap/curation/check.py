@@ -22,12 +22,10 @@ from heatmap.shape import nanmean
 
 FAR_OUTSIDE = 0.5  # of the image's width or height
 BORDER_THRESHOLD = 9  # as crop.trim_border
-OTHER_LABELS = 0.1  # Group.label_distance above which images that look alike have other labels
+OTHER_LABELS = 0.1  # Group.label_distance above which labels of images that look alike differ
 
 
 class ImageProperties(NamedTuple):
-    """The properties of an image that are checked or reported."""
-
     damage: str  # the decoder's warning, "" if there is none
     image_hw: tuple[int, int]
     is_grey: bool
@@ -258,7 +256,6 @@ def _group(members: Sequence[tuple[_Row, ImageProperties]], train: _Part) -> Gro
 
 
 def _label_distance(table: Path, members: Sequence[tuple[_Row, ImageProperties]]) -> float | None:
-    """`Group.label_distance` of labelled rows."""
     points_image = np.stack([*tables.read_rows(table, [row.start for row, _ in members])])
     size = np.array([image.image_hw[::-1] for _, image in members])[:, None]
     scaled = (points_image + 0.5) * (size[0] / size) - 0.5

@@ -30,7 +30,7 @@ EXCLUDED = (
 
 @dataclass(frozen=True)
 class Problem:
-    """A defect of a data set. Errors stop a training or a submission."""
+    """A defect of a data set. Errors stop training or a submission."""
 
     severity: Severity
     kind: str
@@ -109,11 +109,12 @@ def format_report(report: Report) -> str:
 def _statistics_rows(report: Report) -> list[tuple[str, ...]]:
     parts = report.statistics
     rows = [("", *parts)]
-    for key in min(parts.values(), key=len, default={}):  # a part without readable images has less
+    for key in min(parts.values(), key=len, default={}):  # a part may have fewer
         is_spread = any(isinstance(part[key], dict) for part in parts.values())
         label = key.replace("_", " ") + (", min / median / max" if is_spread else "")
         rows.append((label, *(_format_statistic(part, key) for part in parts.values())))
-    for label, groups in (("groups of equal files", report.same), ("groups alike", report.near)):
+    groups_by_label = {"groups of equal files": report.same, "groups that look alike": report.near}
+    for label, groups in groups_by_label.items():
         sizes = [[len(getattr(group, part)) for group in groups] for part in parts]
         rows.append((label, *(f"{np.count_nonzero(s)} ({sum(s)} images)" for s in sizes)))
     return rows

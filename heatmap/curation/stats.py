@@ -54,7 +54,7 @@ class Statistics:
     positions: np.ndarray  # (K, 2) landmarks, as fractions of their image's width and height
     turns: np.ndarray  # (F,) as `shape.turns`
     rolls_deg: np.ndarray  # (F,) as `shape.rolls`
-    unreadable: list[str]  # why images that are left out cannot be read
+    unreadable: list[str]  # reasons why images could not be read
 
     def to_json(self) -> dict[str, Any]:
         parts = {
@@ -167,7 +167,7 @@ def format_statistics(statistics: Statistics) -> str:
 
 
 def plot(statistics: Statistics, out: Path) -> None:
-    """Writes a PNG with histograms of sizes, aspects and head poses, and the landmark density."""
+    """Writes a PNG with histograms of sizes, aspect ratios and poses, and the landmark density."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13.5, 8), layout="constrained")

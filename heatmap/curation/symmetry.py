@@ -80,7 +80,7 @@ def infer(points_image: np.ndarray | Points) -> Symmetry:
         mean_shape=shape.points(model.mean) / size,
         distance=distance,
         second=distances.min(1),
-        num_faces=min(len(points_image), shape.MOST_FITTED),
+        num_faces=min(len(points_image), shape.MAX_FITTED),
     )
 
 
@@ -95,7 +95,7 @@ def write(path: Path, symmetry: Symmetry) -> None:
 def format_symmetry(symmetry: Symmetry) -> str:
     """Formats the partners of each group and their distances as a text table."""
     partners, percent = symmetry.scheme.permutation, 100 * symmetry.distance
-    rows = [("landmarks", "partners", "own mirror", "distance", "largest", "second / best")]
+    rows = [("landmarks", "partners", "self-mirrored", "distance", "largest", "second / best")]
     for name, group in symmetry.scheme.groups.items():
         members = slice(group.start, group.stop)
         margin = symmetry.second[members] / np.maximum(symmetry.distance[members], 1e-12)
@@ -108,7 +108,7 @@ def format_symmetry(symmetry: Symmetry) -> str:
     if len(low):
         lines.append(
             f"low margins: for {len(low)} of {len(partners)} landmarks another partner is nearly "
-            f"as near as the chosen one: {_format_runs(low)}"
+            f"as close as the chosen one: {_format_runs(low)}"
         )
     return "\n".join(lines)
 
@@ -212,7 +212,7 @@ def _pair_groups(groups: dict[str, range], costs: np.ndarray, _: np.ndarray) -> 
 
 
 def _pair_landmarks(costs: np.ndarray, partners: np.ndarray) -> np.ndarray:
-    """(P,) the partners of least total cost that are each other's partners.
+    """(P,) mutual partners of least total cost.
 
     Landmarks that are clearly nearest to each other, or to themselves, are paired directly. The
     others are paired by a maximum-weight matching, where a pair weighs what it saves over two

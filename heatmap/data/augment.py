@@ -1,4 +1,4 @@
-"""Random changes of training crops, on the device: one affine warp, then changes of the pixels.
+"""Random augmentation of training crops on the device: one affine warp, then pixel changes.
 
 The changes of a sample are a function of (seed, epoch, row), so they depend neither on the number
 of workers nor on a resume.
@@ -33,13 +33,13 @@ class Changes:
 
     mirrored: np.ndarray  # bool
     angle: np.ndarray  # radians, clockwise on the screen
-    scale: np.ndarray  # factor of the face's size
-    shift: np.ndarray  # (B, 2) of the crop window, in fractions of the crop
-    aspect: np.ndarray  # factor of the face's width relative to its height
-    fill: np.ndarray  # str, outside the image: black (for all samples or none), edge or noise
+    scale: np.ndarray  # magnification of the face
+    shift: np.ndarray  # (B, 2) x and y of the crop window, as fractions of the crop
+    aspect: np.ndarray  # factor on the face's width-to-height ratio
+    fill: np.ndarray  # str, fill outside the image: black (all samples or none), edge or noise
     erased: np.ndarray  # (B, 4) left, top, right, bottom in fractions of the crop, all 0 for none
     erased_colour: np.ndarray  # (B, 3) in [0, 1]
-    brightness: np.ndarray  # added
+    brightness: np.ndarray  # added to the pixels
     contrast: np.ndarray  # factor
     saturation: np.ndarray  # factor
     hue: np.ndarray  # radians on the colour circle
@@ -62,9 +62,9 @@ _DRAWS = np.dtype([
 
 
 def sample_changes(settings: config.Augment, seed: int, epoch: int, rows: list[int]) -> Changes:
-    """Draws the changes of these rows in this epoch, uniformly, each row from its own stream.
+    """Draws the changes of these rows uniformly, each row from its own random stream.
 
-    A change's draw does not depend on which other changes are on.
+    Turning a change on or off does not affect the draws of the others.
 
     Args:
         epoch: passes over the training rows so far.
@@ -133,16 +133,14 @@ def augmented(
     permutation: np.ndarray | None,
     inner: Tensor | None = None,
 ) -> Batch:
-    """Returns the batch with every change made; the warp of the pixels also moves the points.
-
-    After the warp come occlusion, then lighting, then the camera.
+    """Applies the changes to a batch: warp (which also moves the points), occlusion, light, camera.
 
     Args:
         crops: (B, 3, h, w) uint8 with their margin.
         image_from_crop: (B, 3, 3) float64, of the crops with their margin.
         points_image: (B, P, 2), NaN where unlabelled.
         crop_hw: height and width of the network's input.
-        permutation: (P,) the mirror permutation; required if a sample is mirrored.
+        permutation: (P,) mirror permutation; required if a sample is mirrored.
         inner: (B, 4) as in `heatmap.data.samples.Sample`; required for the fill "noise".
     """
     device = crops.device
@@ -201,7 +199,7 @@ def _fill_noise(images: Tensor, crop_frame: Frame, inner: Tensor, changes: Chang
 
 
 def _noise(draw: Callable[..., Tensor], images: Tensor, changes: Changes) -> Tensor:
-    """Random numbers in the images' shape, each sample's from its own seed."""
+    """Random numbers of the images' shape, each sample from its own seed."""
     generator, shape = torch.Generator(images.device), images.shape[1:]
     return torch.stack([
         draw(shape, generator=generator.manual_seed(seed), device=images.device)

@@ -1,8 +1,8 @@
-"""Reads images as uint8 crops with their frames and landmarks; only these cross the loader.
+"""Reads images as uint8 crops with their frames and landmarks, in the loader's workers.
 
 A sample is the image shrunk to the crop's scale, antialiased, with a margin as wide as the
-augmentation can reach. The image is halved until it is less than twice too large, by the JPEG
-decoder if possible; one bilinear warp does the rest. A black border is trimmed first.
+augmentation can reach. The image is halved, by the JPEG decoder if possible, until about a factor
+of two remains; one bilinear warp does the rest. A black border is trimmed first.
 """
 
 import math
@@ -25,7 +25,7 @@ from heatmap.shape import nanmean
 
 T = TypeVar("T")
 
-PointArray = np.ndarray | Points  # (N, P, 2), a row is float32
+PointArray = np.ndarray | Points  # (N, P, 2); rows are float32
 
 
 class Sample(NamedTuple):
@@ -47,16 +47,16 @@ class Samples(Dataset[Sample]):
     points_image: PointArray  # (N, P, 2)
     crop: config.Crop
     boxes_image: np.ndarray | None = None  # (N, 4) x0, y0, x1, y1, for the crop rule "box"
-    frames: Sequence[Frame] | None = None  # N crops in the whole images, instead of the rule
+    frames: Sequence[Frame] | None = None  # N frames in the whole images, instead of the crop rule
     zoom: float = 1.0  # magnification about the crop's centre
     margin: int = 0  # crop pixels on every side
-    edge: bool = False  # repeat the image's edge outside it, else black
+    edge: bool = False  # outside the image, repeat its edge; else black
 
     @classmethod
     def of(
         cls, experiment: config.Experiment, paths: Sequence[Path], points_image: PointArray
     ) -> "Samples":
-        """The images cropped as the experiment does for validation and test.
+        """Crops the images as the experiment does for validation and test.
 
         Raises:
             UserError: the crop rule is box, and a box is missing or the table malformed.
@@ -64,7 +64,7 @@ class Samples(Dataset[Sample]):
         boxes_image = None
         if experiment.crop.rule == "box":
             if experiment.data.boxes is None:
-                raise UserError("crop.rule is box; give the table of boxes with --data.boxes")
+                raise UserError("crop.rule is box, which needs a table of boxes; pass --data.boxes")
             boxes_image = read_boxes(experiment.data.boxes, paths)
         return cls(paths, points_image, experiment.crop, boxes_image)
 
@@ -75,15 +75,15 @@ class Samples(Dataset[Sample]):
         return self.cut(row, ImageFile(self.paths[row]))
 
     def cut(self, row: int, file: ImageFile) -> Sample:
-        """Returns the sample of a row from its image.
+        """Cuts a row's sample out of its image.
 
         Raises:
             UserError: the image cannot be decoded; the message names it.
         """
         image_hw = file.image_hw
-        trims = self.crop.trim_border > 0 and self.frames is None
+        trim = self.crop.trim_border > 0 and self.frames is None
         inner = 0, 0, image_hw[1], image_hw[0]
-        if trims:
+        if trim:
             inner = within_border(file.pixels(1)[0], self.crop.trim_border)
         left, top, right, bottom = inner
         crop_frame = self._frame_of(row, inner)
@@ -91,11 +91,11 @@ class Samples(Dataset[Sample]):
             crop_frame = crop_frame.zoomed(self.zoom)
         if self.margin:
             crop_frame = crop_frame.padded(self.margin)
-        pixels, reduction = file.pixels(1 if trims else min(8, _reduction(crop_frame)))
+        pixels, reduction = file.pixels(1 if trim else min(8, _reduction(crop_frame)))
         if file.image_hw != image_hw:  # decoding found that the header gave a wrong size
             return self.cut(row, file)
         image_from_crop = crop_frame.image_from_crop
-        if trims:
+        if trim:
             pixels = pixels[top:bottom, left:right]
             image_from_crop = frame.translation(left, top) @ image_from_crop
         return Sample(
@@ -124,8 +124,8 @@ class Samples(Dataset[Sample]):
                 return frame.around((x0, y0, x1, y1), crop_hw, self.crop.box_scale)
 
     def cuts_as(self, other: "Samples") -> bool:
-        """Whether both cut the same crops, given that their images are the same."""
-        mine, theirs = ((each.crop, each.zoom, each.margin, each.edge) for each in (self, other))
+        """Whether both cut the same crops, assuming the same images."""
+        mine, theirs = ((s.crop, s.zoom, s.margin, s.edge) for s in (self, other))
         if mine != theirs or self.frames is not other.frames:
             return False
         if self.boxes_image is None or other.boxes_image is None:
@@ -135,16 +135,16 @@ class Samples(Dataset[Sample]):
 
 @dataclass(frozen=True)
 class Cuts(Dataset[list[Sample]]):
-    """Several crops of each image; an image is read once."""
+    """Several crops of each image, which is read once."""
 
-    several: Sequence[Samples]
+    datasets: Sequence[Samples]
 
     def __len__(self) -> int:
-        return len(self.several[0])
+        return len(self.datasets[0])
 
     def __getitem__(self, row: int) -> list[Sample]:
-        file = ImageFile(self.several[0].paths[row])
-        return [samples.cut(row, file) for samples in self.several]
+        file = ImageFile(self.datasets[0].paths[row])
+        return [samples.cut(row, file) for samples in self.datasets]
 
 
 def within_border(image: np.ndarray, threshold: int) -> tuple[int, int, int, int]:
@@ -168,7 +168,7 @@ def cut(image: np.ndarray, crop: Frame, edge: bool = False, reduction: int = 1) 
     Args:
         image: (ceil(H / reduction), ceil(W / reduction), 3) uint8, the image at 1/reduction.
         crop: an unbatched frame without rotation, in the image at full size.
-        edge: repeat the image's edge outside it, else black.
+        edge: outside the image, repeat its edge; else black.
     """
     wanted = _reduction(crop)
     while reduction < wanted:
@@ -212,10 +212,10 @@ def _halved(image: np.ndarray) -> np.ndarray:
 def shuffled_batches(
     rows: np.ndarray, batch: int, seed: int, epoch: int, rank: int = 0, world: int = 1
 ) -> list[list[int]]:
-    """This process's part of the batches of one pass over the training rows.
+    """This process's share of each batch of one pass over the training rows.
 
     The order is a function of (seed, epoch), where epoch counts passes. An incomplete last batch is
-    dropped; a batch larger than the rows is cut to them.
+    dropped; `batch` is at most the number of rows.
 
     Raises:
         UserError: a batch cannot be divided evenly between the processes.
@@ -234,13 +234,13 @@ def shuffled_batches(
 def batches_in_order(
     rows: np.ndarray, batch: int, rank: int = 0, world: int = 1
 ) -> list[list[int]]:
-    """Batches of every row in order, dealt out to the processes in turn."""
+    """Batches of all rows in order, dealt out to the processes in turn."""
     starts = range(rank * batch, len(rows), world * batch)
     return [rows[start : start + batch].tolist() for start in starts]
 
 
 class Loader(Generic[T]):
-    """Reads batches in `workers` processes, or with 0 in this one.
+    """Reads batches in `workers` processes, or in this one if 0.
 
     Args:
         persistent: keep the processes for further calls of `load`.
@@ -264,7 +264,7 @@ class Loader(Generic[T]):
         )
 
     def load(self, batches: list[list[int]]) -> Iterator[T]:
-        """Yields the batches in order; an earlier call's iterator ends.
+        """Yields the batches in order; ends the iterator of an earlier call.
 
         Raises:
             UserError: an image cannot be read; the message names it.
@@ -298,15 +298,15 @@ def collate(items: Sequence[Any]) -> Any:
     return Sample(crops.permute(0, 3, 1, 2), *default_collate([sample[1:] for sample in items]))
 
 
-def mean_shape_crop(samples: Samples, rows: np.ndarray, most: int = 1000) -> np.ndarray:
-    """(P, 2) float64 mean landmarks in pixels of the crop without margin, over `most` rows.
+def mean_shape_crop(samples: Samples, rows: np.ndarray, max_rows: int = 1000) -> np.ndarray:
+    """(P, 2) float64 mean landmarks in pixels of the crop without margin, over evenly spaced rows.
 
     A landmark that no row labels is put at the crop's centre.
     """
     samples = replace(samples, margin=0)
     height, width = samples.crop.height, samples.crop.width
     shapes = []
-    for row in evenly_spaced(rows, most).tolist():
+    for row in evenly_spaced(rows, max_rows).tolist():
         sample = samples[row]
         points_crop = Frame(sample.image_from_crop, height, width).to_crop(sample.points_image)
         shapes.append(points_crop.numpy())
@@ -317,7 +317,7 @@ def mean_shape_crop(samples: Samples, rows: np.ndarray, most: int = 1000) -> np.
 def margin_for(crop: config.Crop, augment: config.Augment) -> int:
     """Pixels on every side that the augmentation can reach, at most half the crop's longer side.
 
-    `augment.fill` covers what lies farther out.
+    `augment.fill` fills the rest.
     """
     half = np.array([crop.width, crop.height]) / 2
     angles = np.radians(np.linspace(0, augment.rotate_deg, 91))[:, None]

@@ -1,4 +1,4 @@
-"""Expected error of a landmark in pixels, from how sure the network is of it.
+"""Expected error of a landmark in pixels, from the network's confidence.
 
 The height of a heatmap's peak and its spread rank landmarks by error. A calibration, fitted on
 labelled images, turns that rank into pixels.
@@ -16,10 +16,10 @@ from heatmap.errors import UserError
 from heatmap.runs.folder import RunFolder
 from heatmap.runtime.files import read_json, write_json
 
-MOST_FITTED = 2_000_000  # landmarks used for the fit, and as many for the check
-FEWEST_FITTED = 200
-MOST_KNOTS = 100
-FEWEST_PER_KNOT = 50
+MAX_FITTED = 2_000_000  # landmarks used for the fit, and as many for the check
+MIN_FITTED = 200
+MAX_KNOTS = 100
+MIN_PER_KNOT = 50
 SMALLEST = 1e-3  # lower limit of peaks, and of spreads and errors in px, before logarithms
 
 
@@ -38,7 +38,7 @@ class Calibration:
     def expected_error(self, peak: np.ndarray, spread: np.ndarray) -> np.ndarray:
         """Expected distance from the true landmark in image pixels; NaN where it is unknown.
 
-        peak and spread are as in `per_image.Errors`, of any one shape.
+        peak and spread are as in `per_image.Errors`, of the same shape.
         """
         doubt = np.zeros(spread.shape)
         if self.spread_weight:
@@ -57,18 +57,18 @@ def fit(distance: np.ndarray, peak: np.ndarray, spread: np.ndarray) -> Calibrati
     Args:
         distance, peak, spread: (N, P), as in `per_image.Errors`.
     """
-    signs = {"peak": -_log(peak), "spread": _log(spread)}
-    signs = {name: values for name, values in signs.items() if np.isfinite(values).any()}
-    is_known = np.isfinite([distance, *signs.values()]).all(0)
-    if is_known.sum() < FEWEST_FITTED:
+    indicators = {"peak": -_log(peak), "spread": _log(spread)}
+    indicators = {name: values for name, values in indicators.items() if np.isfinite(values).any()}
+    is_known = np.isfinite([distance, *indicators.values()]).all(0)
+    if is_known.sum() < MIN_FITTED:
         return None
     error = distance[is_known].astype(np.float64)
-    signs = {name: values[is_known] for name, values in signs.items()}
-    weights = _fit_weights(signs, _log(error))
+    indicators = {name: values[is_known] for name, values in indicators.items()}
+    weights = _fit_weights(indicators, _log(error))
     if not weights:
         return None
-    doubt = np.sum([weight * signs[name] for name, weight in weights.items()], axis=0)
-    count = min(MOST_KNOTS, len(doubt) // FEWEST_PER_KNOT)
+    doubt = np.sum([weight * indicators[name] for name, weight in weights.items()], axis=0)
+    count = min(MAX_KNOTS, len(doubt) // MIN_PER_KNOT)
     parts = np.array_split(np.argsort(doubt), count)
     knots = _isotonic([(doubt[part].mean(), error[part].mean(), len(part)) for part in parts])
     x, y, _ = zip(*knots, strict=True)
@@ -79,16 +79,16 @@ def _log(values: np.ndarray) -> np.ndarray:
     return np.log(np.maximum(values.astype(np.float64), SMALLEST))
 
 
-def _fit_weights(signs: dict[str, np.ndarray], target: np.ndarray) -> dict[str, float]:
-    """Least squares over the subsets of signs whose weights are all positive; the best of them."""
-    best, least = {}, np.inf
-    for size in range(1, len(signs) + 1):
-        for names in combinations(signs, size):
-            columns = np.stack([*(signs[name] for name in names), np.ones_like(target)], 1)
+def _fit_weights(indicators: dict[str, np.ndarray], target: np.ndarray) -> dict[str, float]:
+    """The best least-squares fit over subsets of indicators with positive weights only."""
+    best, lowest_loss = {}, np.inf
+    for size in range(1, len(indicators) + 1):
+        for names in combinations(indicators, size):
+            columns = np.stack([*(indicators[name] for name in names), np.ones_like(target)], 1)
             weights = np.linalg.lstsq(columns, target)[0]
             loss = np.square(columns @ weights - target).sum()
-            if (weights[:-1] > 1e-9).all() and loss < least:
-                best, least = dict(zip(names, weights.tolist(), strict=False)), loss
+            if (weights[:-1] > 1e-9).all() and loss < lowest_loss:
+                best, lowest_loss = dict(zip(names, weights.tolist(), strict=False)), loss
     return best
 
 
@@ -114,7 +114,7 @@ class Decile(NamedTuple):
 
 
 def deciles(expected: np.ndarray, observed: np.ndarray) -> list[Decile]:
-    """Compares errors in px, of one shape, by tenths from the surest on; NaN is left out."""
+    """Compares errors in px by tenths, smallest expected error first; NaN is left out."""
     is_known = np.isfinite(expected) & np.isfinite(observed)
     expected, observed = (px[is_known].astype(np.float64) for px in (expected, observed))
     parts = filter(len, np.array_split(np.argsort(expected, kind="stable"), 10))
@@ -122,10 +122,10 @@ def deciles(expected: np.ndarray, observed: np.ndarray) -> list[Decile]:
 
 
 def halves(groups: Sequence[str], size: np.ndarray) -> np.ndarray:
-    """Returns (N,) bool: half of the images, of similar sizes, with whole groups such as people.
+    """Picks half of the images, (N,) bool: sizes as in the other half, groups kept whole.
 
     Args:
-        groups: The group of each image.
+        groups: The group of each image, such as its person.
         size: (N,).
     """
     names, group_of, counts = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
@@ -153,7 +153,7 @@ def fit_and_check(
         distance, peak, spread: (N, P), as in `per_image.Errors`.
         fitted: (N,) bool, the images to fit on, as `halves` returns them.
     """
-    step = max(1, distance.size // MOST_FITTED)
+    step = max(1, distance.size // MAX_FITTED)
     calibration = fit(distance[fitted][::step], peak[fitted][::step], spread[fitted][::step])
     if calibration is None:
         return None

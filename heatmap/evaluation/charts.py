@@ -106,10 +106,10 @@ def _drawable_points(series: Series, log_y: bool) -> np.ndarray:
     return np.where(is_drawable[:, None], points, np.nan)
 
 
-def _curve(series: Series, points: np.ndarray, places: np.ndarray) -> Curve:
-    """Draws (N, 2) points at their (N, 2) places in the chart."""
+def _curve(series: Series, points: np.ndarray, positions: np.ndarray) -> Curve:
+    """Draws (N, 2) points at their (N, 2) positions in the chart."""
     steps, dots, pen = [], [], "M"
-    for (x, y), (value_x, value_y) in zip(places.tolist(), points.tolist(), strict=True):
+    for (x, y), (value_x, value_y) in zip(positions.tolist(), points.tolist(), strict=True):
         if not math.isfinite(y):
             pen = "M"
             continue
@@ -123,7 +123,7 @@ def _curve(series: Series, points: np.ndarray, places: np.ndarray) -> Curve:
 def ticks(low: float, high: float, finest: float = 0) -> list[float]:
     """Round numbers in four to eight steps of at least `finest` that enclose the range.
 
-    If all values are alike, the ticks go from zero to a little beyond.
+    If all values are equal, the ticks go from zero to a little beyond.
     """
     if _is_narrow(low, high):
         low, high = (min(0.0, 1.25 * low), max(0.0, 1.25 * high)) if low else (0.0, 1.0)
@@ -137,7 +137,7 @@ def ticks(low: float, high: float, finest: float = 0) -> list[float]:
 def log_ticks(low: float, high: float) -> list[float]:
     """1, 2 and 5 times powers of ten that enclose the range, or just powers of ten if it is wide.
 
-    If all values are alike, the ticks go from half of them to twice them.
+    If all values are equal, the ticks go from half the value to twice the value.
     """
     if _is_narrow(low, high):
         low, high = low / 2, high * 2
@@ -164,7 +164,7 @@ class Bar(NamedTuple):
 
 
 def bars(values: Mapping[str, float | None], unit: str = "") -> list[Bar]:
-    """A horizontal bar from zero for every name; None and NaN have none."""
+    """A horizontal bar from zero for every name; None and NaN get no bar."""
     known = {k: v for k, v in values.items() if v is not None and math.isfinite(v)}
     longest = max(known.values(), default=0) or 1
     drawn = {k: Bar(k, 100 * v / longest, three_digits(v) + unit) for k, v in known.items()}
@@ -172,7 +172,7 @@ def bars(values: Mapping[str, float | None], unit: str = "") -> list[Bar]:
 
 
 def three_digits(value: float) -> str:
-    """Formats to three digits without an exponent: 0.0123, 5.00, 21.0, 1,110; zero is "0"."""
+    """Formats to three significant digits, no exponent: 0.0123, 5.00, 21.0, 1,110; zero is "0"."""
     rounded = f"{value:.2e}"
     decimals = max(0, 2 - int(rounded.partition("e")[2]))
     return f"{float(rounded):,.{decimals}f}" if value else "0"
@@ -190,8 +190,8 @@ class DotChart(NamedTuple):
     height: float
     radius: float  # of a dot
     dots: list[Dot]
-    colours: list[str]  # of the scale from 0 to `most`
-    most: str
+    colours: list[str]  # of the scale from 0 to `highest`
+    highest: str
 
 
 def dot_chart(
@@ -199,34 +199,34 @@ def dot_chart(
     values: np.ndarray,
     names: Sequence[str],
     *,
-    most: float,
+    highest: float,
     unit: str = "",
     arrows: np.ndarray | None = None,
 ) -> DotChart:
-    """Draws P dots coloured by value, from 0 (dim) to `most` (bright); NaN is grey.
+    """Draws P dots coloured by value, from 0 (dim) to `highest` (bright); NaN is grey.
 
     Args:
         points: (P, 2), y down; NaN is not drawn.
         values: (P,).
-        arrows: (P, 2) offsets, scaled until the longest spans an eighth of the chart's width.
+        arrows: (P, 2) offsets, scaled so that the longest spans an eighth of the chart's width.
     """
     drawn = np.flatnonzero(np.isfinite(points).all(1))
     low, high = points[drawn].min(0), points[drawn].max(0)
     scale = (WIDTH - 60) / max(*(high - low), 1e-9)
-    places = scale * (points - [(low + high)[0] / 2, low[1]]) + [WIDTH / 2, 30]
+    positions = scale * (points - [(low + high)[0] / 2, low[1]]) + [WIDTH / 2, 30]
     offsets: list[tuple[float, float] | None] = [None] * len(points)
     if arrows is not None:
         arrows = np.nan_to_num(arrows)
         longest = np.linalg.norm(arrows[drawn], axis=1).max()
         offsets = [*map(tuple, arrows * (WIDTH / 8 / longest if longest > 0 else 0))]
-    colours = _viridis(values / most if most > 0 else 0 * values)
+    colours = _viridis(values / highest if highest > 0 else 0 * values)
     dots = []
     for k in drawn.tolist():
         text = three_digits(values[k]) + unit if math.isfinite(values[k]) else "–"
-        x, y = places[k]
+        x, y = positions[k]
         dots.append(Dot(x, y, offsets[k], colours[k], f"{names[k]}: {text}"))
     height, radius = 60 + scale * (high - low)[1], min(8.0, max(2.4, 60 / math.sqrt(len(drawn))))
-    return DotChart(height, radius, dots, _viridis(np.linspace(0, 1, 9)), three_digits(most))
+    return DotChart(height, radius, dots, _viridis(np.linspace(0, 1, 9)), three_digits(highest))
 
 
 def _viridis(shares: np.ndarray) -> list[str]:

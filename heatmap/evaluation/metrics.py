@@ -176,7 +176,7 @@ def format_scores(scores: dict[str, Any]) -> str:
         ("  of the mean shape", show(scores["mean_shape_mse"], " px²")),
         (f"NME ({scores['normaliser']})", show(scores["nme_percent"], " %")),
         *((f"failure rate at {p} %", show(scores[f"failure_{p}"])) for p in (8, 10)),
-        *((f"AUC to {p} %", show(scores[f"auc_{p}"])) for p in (8, 10)),
+        *((f"AUC up to {p} %", show(scores[f"auc_{p}"])) for p in (8, 10)),
         ("MSE by landmark group", ""),
         *((f"  {name}", show(mse, " px²")) for name, mse in scores["groups"].items()),
         ("MSE by shorter side", ""),
@@ -195,7 +195,7 @@ class Evaluation:
     data: contest.Folder
     labels: contest.LandmarkTable
     errors: Errors | None = None
-    checked: calibration.CheckedCalibration | None = None  # None if the errors allow none
+    checked: calibration.CheckedCalibration | None = None  # None if none could be fitted
     timing: dict[str, Any] | None = None  # hardware and milliseconds_per_image
 
 
@@ -205,8 +205,8 @@ def evaluate_run(
     """Scores a run, or several merged, on validation rows or on another contest's labelled rows.
 
     Writes evaluation.json, per_image.csv, errors.npz, calibration.json and timing.json into the
-    first run's folder. Other data, views, decoders or checkpoints than the run's own go to
-    evaluation-NAME inside it. The run's own scores also go to its model card.
+    first run's folder, or into evaluation-NAME inside it if data, views, decoder or checkpoint are
+    not the run's own. The run's own scores also go to its model card.
 
     Args:
         data: Contest folder; None for the first run's own. If runs were trained on its table, the
@@ -221,7 +221,7 @@ def evaluate_run(
     if decoder is not None:
         for run in ensemble.runs:
             if not isinstance(run.network, HeatmapNetwork):
-                raise UserError(f"{run.path} has no heatmaps; leave out --decoder")
+                raise UserError(f"{run.path} has no heatmaps; omit --decoder")
             run.network.landmark_decoder = decoder
     first = ensemble.runs[0]
     train, settings = first.experiment.train, first.experiment.data
@@ -240,8 +240,8 @@ def evaluate_run(
     if errors is None:
         return Evaluation(out.path, distributed.from_first({}), folder, labels)
     scores = summary(errors) | {"table": labels.fingerprint}
-    images = len(rows) / distributed.world()
-    milliseconds = {part: 1000 * seconds / images for part, seconds in watch.seconds().items()}
+    share = len(rows) / distributed.world()  # images per process
+    milliseconds = {part: 1000 * seconds / share for part, seconds in watch.seconds().items()}
     timing = describe(device) | {"batch": train.batch, "workers": settings.workers}
     timing["milliseconds_per_image"] = milliseconds
     names = [labels.names[row] for row in errors.rows]
@@ -272,8 +272,8 @@ def _read_labels(ensemble: Ensemble, path: Path) -> contest.LandmarkTable:
     cache, is_first = first.experiment.data.cache, distributed.rank() == 0
     labels = contest.read_landmarks(path, cache, progress=is_first)
     if labels.num_landmarks != ensemble.num_landmarks:
-        predicted = f"the network of {first.path} predicts {ensemble.num_landmarks}"
-        raise UserError(f"{path} has {labels.num_landmarks} landmarks, {predicted}")
+        predicted = f"{first.path} predicts {ensemble.num_landmarks}"
+        raise UserError(f"{path} has {labels.num_landmarks} landmarks, but {predicted}")
     distributed.must_agree({str(path): labels.fingerprint} | ensemble.fingerprints())
     return labels
 

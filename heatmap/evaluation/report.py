@@ -22,7 +22,7 @@ from heatmap.runs.folder import RunFolder
 from heatmap.runs.ledger import read_metrics
 from heatmap.runs.per_image import Errors
 from heatmap.runtime.files import write_text
-from heatmap.shape import MOST_POSED, blocks, nanmean, turns
+from heatmap.shape import MAX_POSED, blocks, nanmean, turns
 
 NUM_WORST, NUM_TYPICAL = 8, 4
 TILE = 320  # px, the side of a face tile
@@ -42,7 +42,7 @@ def write_report(
     """Writes OUT/report.html on an evaluation in the first process, and returns its path.
 
     Args:
-        device: Predicts the faces that are shown.
+        device: Where to predict the faces that are shown.
 
     Raises:
         UserError: a run's ledger is damaged, or an image cannot be read.
@@ -87,7 +87,7 @@ def _runs(ensemble: Ensemble) -> dict[str, Any]:
         "runs": lines,
         "weighted": ensemble.weighted,
         "has_doubt": len(lines) > 1 or bool(ensemble.tta) or has_heatmaps,
-        "fewest_fitted": calibration.FEWEST_FITTED,
+        "min_fitted": calibration.MIN_FITTED,
     }
 
 
@@ -137,11 +137,12 @@ def _mean_face(errors: Errors, mean_shape: Tensor) -> dict[str, Any]:
     rms = np.sqrt(np.where(count > 0, squares / np.maximum(count, 1), np.nan))
     bias = np.linalg.norm(errors.bias, axis=1)
     spread = np.sqrt(np.maximum(rms**2 - bias**2, 0))
-    most = float(np.nanmax(rms))
+    highest = float(np.nanmax(rms))
     names = [f"landmark {k} ({group})" for group, members in errors.groups.items() for k in members]
 
     def chart(values: np.ndarray, arrows: np.ndarray | None = None) -> Any:
-        return dot_chart(mean_shape.numpy(), values, names, most=most, unit=" px", arrows=arrows)
+        points = mean_shape.numpy()
+        return dot_chart(points, values, names, highest=highest, unit=" px", arrows=arrows)
 
     return {
         "error": chart(rms),
@@ -154,9 +155,9 @@ def _mean_face(errors: Errors, mean_shape: Tensor) -> dict[str, Any]:
 
 
 def _classes(evaluation: Evaluation, errors: Errors) -> dict[str, Any]:
-    """Bars by region, size, turn and doubt; for unknown turns, the reason in place of bars."""
+    """Bars by region, size, turn and doubt; if turns are unknown, the reason."""
     scores, nme = evaluation.scores, 100 * errors.nme
-    posed = evenly_spaced(np.arange(len(errors.rows)), MOST_POSED)
+    posed = evenly_spaced(np.arange(len(errors.rows)), MAX_POSED)
     turn_bars: list[Bar] | str
     try:
         turn = turns(evaluation.labels.points_image[errors.rows[posed]])
@@ -164,7 +165,7 @@ def _classes(evaluation: Evaluation, errors: Errors) -> dict[str, Any]:
         turn_bars = str(error)
     else:
         away = np.abs(turn - np.nanmedian(turn))
-        turn_bars = fifths(away, nme[posed], "straightest fifth", "most turned fifth")
+        turn_bars = fifths(away, nme[posed], "most frontal fifth", "most turned fifth")
     doubt_bars = None
     if evaluation.checked is not None:
         expected = expected_nme(errors, evaluation.checked.calibration)
@@ -179,7 +180,7 @@ def _classes(evaluation: Evaluation, errors: Errors) -> dict[str, Any]:
 
 
 def expected_nme(errors: Errors, fitted: calibration.Calibration) -> np.ndarray:
-    """(N,) mean expected error over the image's normaliser; NaN where it has none."""
+    """(N,) mean expected error over the image's normaliser; NaN where there is none."""
     parts = []
     for rows in blocks(np.arange(len(errors.rows))):
         expected_px = nanmean(fitted.expected_error(errors.peak[rows], errors.spread[rows]), 1)
@@ -211,7 +212,7 @@ def _confidence(
     ends = [0, max(*expected, *observed)]
     series = [Series(subject, expected, observed, "dots"), Series("ideal", ends, ends, "dashed")]
     return {
-        "signs": " and ".join(sign for sign, weight in weights.items() if weight),
+        "indicators": " and ".join(name for name, weight in weights.items() if weight),
         "worst": np.abs(off).max(),
         "chart": line_chart(series, "expected error, px", "actual error, px"),
         "tenths": list(zip(checked.deciles, off, strict=True)),
@@ -268,6 +269,6 @@ def _worst_group(errors: Errors, index: int) -> dict[str, Any]:
 
 def _timing(timing: dict[str, Any]) -> dict[str, Any]:
     parts: dict[str, float] = timing["milliseconds_per_image"]
-    names = {"data": "wait for the image", "network": "network", "decode": "landmarks from it"}
+    names = {"data": "waiting for images", "network": "network", "decode": "decoding"}
     time_bars = bars({names.get(part, part): ms for part, ms in parts.items()}, " ms")
     return {"timing": timing, "time_bars": time_bars, "total_ms": sum(parts.values())}

@@ -1,4 +1,4 @@
-"""Sheets: many images in one, with true and predicted landmarks."""
+"""Contact sheets of images with true and predicted landmarks."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,8 +38,8 @@ def prediction_sheet(
     Raises:
         UserError: an image cannot be read; the message names it.
     """
-    nothing = np.full((len(paths), network.num_landmarks, 2), np.nan, np.float32)
-    view = View(network, Samples.of(experiment, paths, nothing), experiment.train.precision)
+    unlabelled = np.full((len(paths), network.num_landmarks, 2), np.nan, np.float32)
+    view = View(network, Samples.of(experiment, paths, unlabelled), experiment.train.precision)
     rows = np.arange(len(paths))
     prediction = next(predict([view], rows, batch=len(paths), workers=0))
     predicted, truth = [], []
@@ -51,8 +51,8 @@ def prediction_sheet(
         predicted.append(_draw(shown, points, scheme))
         if labels is not None:
             points = tile.to_crop(torch.from_numpy(labels[row])).numpy()
-            known = scheme if len(points) == network.num_landmarks else None
-            truth.append(_draw(shown, points, known, draw.TRUTH))
+            labels_scheme = scheme if len(points) == network.num_landmarks else None
+            truth.append(_draw(shown, points, labels_scheme, draw.TRUTH))
     return draw.sheet([*predicted, *truth], columns=min(8, len(paths)))
 
 
@@ -64,7 +64,7 @@ def data_sheet(
     In the folder that the run was trained on, these are validation images.
 
     Args:
-        test: Takes test images, as it also does if the folder has no labels.
+        test: Draws test images, which is the default for a folder without labels.
 
     Raises:
         UserError: the folder has no such images, or one cannot be read.

@@ -30,8 +30,8 @@ class Ensemble:
 
     runs: tuple[TrainedRun, ...]
     tta: frozenset[str] = frozenset()
-    """Test-time augmentations: "mirror" adds mirrored crops, "scale" adds crops that show
-    everything 1.1 times smaller and larger. Both together make six views per run."""
+    """Test-time augmentations: "mirror" adds mirrored crops, "scale" adds crops zoomed
+    out and in by 1.1. Both together make six views per run."""
     weighted: bool = False
     """Weight points by the inverse covariance of their heatmap."""
     boxes: Path | None = None
@@ -42,8 +42,8 @@ class Ensemble:
         for run in self.runs:
             if run.network.num_landmarks != self.num_landmarks:
                 raise UserError(
-                    f"{first.path} predicts {self.num_landmarks} landmarks and {run.path} "
-                    f"{run.network.num_landmarks}; only runs with the same landmarks can be merged"
+                    f"{first.path} predicts {self.num_landmarks} landmarks, but {run.path} "
+                    f"predicts {run.network.num_landmarks}; runs to merge need the same landmarks"
                 )
             if self.weighted and not isinstance(run.network, HeatmapNetwork):
                 raise UserError(f"{run.path} has no heatmaps; merge it without --weighted")
@@ -62,13 +62,13 @@ class Ensemble:
         """Loads run folders (their best checkpoint) or checkpoints; `tta` is comma-separated.
 
         Raises:
-            UserError: as for the class; or a checkpoint is missing, a run is named twice, or
+            UserError: see the class; or a checkpoint is missing, a run is listed twice, or
                 `boxes` is given and no run crops boxes.
         """
         loaded: list[TrainedRun] = []
         for run in map(load_trained, runs):
             if any(run.path.resolve() == other.path.resolve() for other in loaded):
-                raise UserError(f"{run.path} is named twice; name each run once")
+                raise UserError(f"{run.path} is listed twice; list each run once")
             if boxes is not None:
                 data = replace(run.experiment.data, boxes=boxes)
                 run = replace(run, experiment=replace(run.experiment, data=data))
@@ -93,11 +93,11 @@ class Ensemble:
 
     @property
     def name(self) -> str:
-        """File name part for what is added to the first run; empty for that run alone."""
-        added_runs = "-".join(self.run_names[1:])
-        if len(added_runs) > 150:  # a file name holds at most 255 bytes
-            added_runs = f"{len(self.runs) - 1}-others"
-        parts = [f"with-{added_runs}"] if added_runs else []
+        """Suffix for file names: the other runs and the options; empty for one plain run."""
+        other_runs = "-".join(self.run_names[1:])
+        if len(other_runs) > 150:  # a file name holds at most 255 bytes
+            other_runs = f"{len(self.runs) - 1}-others"
+        parts = [f"with-{other_runs}"] if other_runs else []
         parts += sorted(self.tta)
         parts += ["weighted"] if self.weighted else []
         parts += [f"boxes-{self.boxes.stem}"] if self.boxes else []
@@ -124,12 +124,12 @@ class Ensemble:
     def views(
         self, paths: Sequence[Path], points_image: PointArray, device: torch.device
     ) -> list[View]:
-        """Moves the networks to the device and returns all views, each run's plain one first.
+        """Moves the networks to the device and returns all views, the plain one of each run first.
 
         `points_image` is the truth (N, P, 2) in image pixels, NaN where unlabelled or unknown.
 
         Raises:
-            UserError: a run crops boxes, and their table cannot be read or lacks an image.
+            UserError: a run crops boxes, and the table of boxes cannot be read or lacks an image.
         """
         views = []
         zooms = ZOOMS if "scale" in self.tta else ZOOMS[:1]
@@ -138,8 +138,8 @@ class Ensemble:
             network, precision = run.network.to(device), run.experiment.train.precision
             try:
                 samples = Samples.of(run.experiment, paths, points_image)
-            except UserError as error:  # the run's own table may have its training images only
-                hint = "" if self.boxes else "; name the boxes of these images with --boxes"
+            except UserError as error:  # the run's own table may cover only its training images
+                hint = "" if self.boxes else "; pass the boxes of these images with --boxes"
                 raise UserError(f"{error}{hint}") from None
             views += [
                 View(network, replace(samples, zoom=zoom), precision, mirrored, run.scheme)

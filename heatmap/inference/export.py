@@ -1,6 +1,6 @@
 """A trained run as one file for other programs: crops in, landmarks in image pixels out.
 
-The file holds network, decoder, map to image pixels and a description. Its user cuts the crops.
+The file holds network, decoder, map to image pixels and metadata. The caller cuts the crops.
 """
 
 import importlib.util
@@ -33,8 +33,8 @@ INPUTS = ("crop", "image_from_crop")
 OUTPUTS = ("points_image", "confidence", "covariance_image")  # direct networks: only the first
 LIBRARIES = {".onnx": ("onnx", "onnxscript", "onnxruntime"), ".pt2": ()}  # besides torch
 
-TOLERANCE = 0.01  # largest accepted difference between file and network, in image pixels
-ROUNDING = 1e-5  # of the highest heatmap value; ten times the difference between runtimes
+TOLERANCE = 0.01  # largest allowed difference between file and network, in image pixels
+ROUNDING = 1e-5  # relative to the highest heatmap value; ten times the difference between runtimes
 NUM_FACES = 8
 
 Program = Callable[[Tensor, Tensor], list[Tensor]]  # INPUTS -> OUTPUTS
@@ -44,7 +44,7 @@ class Graph(nn.Module):
     """The exported computation, in float32: network, decoder and map to image pixels.
 
     Crops (B, 3, h, w) uint8 RGB and their affines image_from_crop (B, 3, 3) become points_image
-    (B, P, 2) and, with heatmaps, heights of the peaks (B, P) and covariance_image (B, P, 2, 2).
+    (B, P, 2) and, with heatmaps, peak heights (B, P) and covariance_image (B, P, 2, 2).
     """
 
     def __init__(self, network: Network) -> None:
@@ -66,13 +66,13 @@ class Difference(NamedTuple):
     """Largest differences between an exported file and its network."""
 
     points_px: float  # along x or y, in image pixels
-    confidence: float  # of a peak's height; 0 without heatmaps
-    landmarks: int  # compared, over all faces
-    unsettled: int  # landmarks left out, because rounding alone moves them
+    confidence: float  # 0 without heatmaps
+    landmarks: int  # over all faces, unstable ones included
+    unstable: int  # landmarks not compared, because rounding alone moves them
 
 
 def export(run: Path, out: Path, decoder: str | None = None) -> Difference:
-    """Writes a run as an ONNX or torch.export file, and checks the file on drawn faces.
+    """Exports a run to ONNX or torch.export, and checks the file on synthetic faces.
 
     Args:
         run: run folder (its best checkpoint) or checkpoint.
@@ -80,8 +80,9 @@ def export(run: Path, out: Path, decoder: str | None = None) -> Difference:
         decoder: see `config.HeatmapModel`; by default the run's own.
 
     Raises:
-        UserError: another suffix, a missing library or checkpoint, a decoder without heatmaps, a
-            network that cannot be exported, or a file that differs from it. No file is left.
+        UserError: the suffix is unknown, a library or the checkpoint is missing, a network without
+            heatmaps is given a decoder, the export fails, or the file's outputs differ from the
+            network's. No file is left.
     """
     if out.suffix not in LIBRARIES:
         raise UsageError(f"{out}: the name must end in {' or '.join(LIBRARIES)}")
@@ -93,10 +94,10 @@ def export(run: Path, out: Path, decoder: str | None = None) -> Difference:
     network, crop = trained.network, trained.experiment.crop
     if decoder is not None:
         if not isinstance(network, HeatmapNetwork):
-            raise UserError(f"{trained.path} has no heatmaps and so no decoder; omit --decoder")
+            raise UserError(f"{trained.path} has no heatmaps; omit --decoder")
         network.landmark_decoder = decoder
-    crops, image_from_crop = drawn_crops(NUM_FACES, crop.height, crop.width)
-    logger.info(f"exporting {trained.path}, then checking the file on {NUM_FACES} drawn faces")
+    crops, image_from_crop = synthetic_crops(NUM_FACES, crop.height, crop.width)
+    logger.info(f"exporting {trained.path}, then checking the file on {NUM_FACES} synthetic faces")
     with write_atomically(out) as temporary:
         try:
             exported = _exported(Graph(network).eval(), crops[:2], image_from_crop[:2])
@@ -110,13 +111,13 @@ def export(run: Path, out: Path, decoder: str | None = None) -> Difference:
         if not (points_px <= TOLERANCE and confidence <= TOLERANCE):  # true for NaN
             raise UserError(
                 f"{out} was not written: its points differ from those of {trained.path} by "
-                f"{points_px:.3g} px, its confidence by {confidence:.3g}; {TOLERANCE} is allowed"
+                f"{points_px:.3g} px, its confidence by {confidence:.3g}; the limit is {TOLERANCE}"
             )
     return difference
 
 
 def metadata(trained: TrainedRun) -> dict[str, Any]:
-    """Describes inputs, landmarks and score to the file's users, as JSON-able values."""
+    """Describes the inputs, landmarks and score for users of the file, as JSON values."""
     network, crop = trained.network, trained.experiment.crop
     try:
         permutation = schemes.mirror_permutation(network.num_landmarks, trained.scheme).tolist()
@@ -135,7 +136,7 @@ def metadata(trained: TrainedRun) -> dict[str, Any]:
         "pixels": "uint8 RGB, 0 to 255, channels first",
         "mean": network.mean.flatten().tolist(),
         "std": network.std.flatten().tolist(),
-        "normalisation": "inside: (crop / 255 - mean) / std",
+        "normalisation": "in the graph: (crop / 255 - mean) / std",
         "decoder": getattr(network, "landmark_decoder", None),
         "pixel_convention": "integer coordinates are pixel centres, (x, y), in the crop and in the "
         "image; image_from_crop is the affine from crop to image pixels",
@@ -146,8 +147,8 @@ def metadata(trained: TrainedRun) -> dict[str, Any]:
     return finite(values)
 
 
-def drawn_crops(count: int, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Centre crops of drawn faces, (count, 3, height, width) uint8, and float32 image_from_crop."""
+def synthetic_crops(count: int, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Centre crops of synthetic faces, (N, 3, height, width) uint8, and float32 image_from_crop."""
     images = [synthetic.draw_face(0, index)[0] for index in range(count)]
     frames = [frame.cover(image.shape[:2], (height, width)) for image in images]
     crops = np.stack([samples.cut(i, f) for i, f in zip(images, frames, strict=True)])
@@ -164,7 +165,7 @@ def compare_with_network(
     Takes crops (B, 3, h, w) uint8 RGB and image_from_crop (B, 3, 3) float32. Landmarks that
     rounding moves (in a nearly flat heatmap, or one with two peaks) are counted but not compared.
     """
-    points_px, confidence, unsettled = torch.zeros(()), torch.zeros(()), 0
+    points_px, confidence, unstable = torch.zeros(()), torch.zeros(()), 0
     for count in (1, len(crops)):
         points_image, *rest = program(crops[:count], image_from_crop[:count])
         output = network(crops[:count].float() / 255)
@@ -173,16 +174,16 @@ def compare_with_network(
         distance = (crop_frame.to_image(expected.points_crop) - points_image).abs().amax(-1)
         if isinstance(network, HeatmapNetwork):
             assert expected.peak is not None
-            is_unsettled = _is_unsettled(network, output, crop_frame)
-            distance, unsettled = distance.masked_fill(is_unsettled, 0), int(is_unsettled.sum())
+            is_unstable = _is_unstable(network, output, crop_frame)
+            distance, unstable = distance.masked_fill(is_unstable, 0), int(is_unstable.sum())
             confidence = torch.maximum(confidence, (expected.peak - rest[0]).abs().max())
         points_px = torch.maximum(points_px, distance.max())  # keeps NaN
     landmarks = len(crops) * network.num_landmarks
-    return Difference(float(points_px), float(confidence), landmarks, unsettled)
+    return Difference(float(points_px), float(confidence), landmarks, unstable)
 
 
-def _is_unsettled(network: HeatmapNetwork, output: maps.Maps, crop_frame: Frame) -> Tensor:
-    """(B, P) bool: changes as small as rounding move the landmark beyond the tolerance."""
+def _is_unstable(network: HeatmapNetwork, output: maps.Maps, crop_frame: Frame) -> Tensor:
+    """(B, P) bool: whether rounding alone can move the landmark by more than `TOLERANCE`."""
     heights = maps.whole(output)
     noise = 2 * torch.rand(heights.shape, generator=torch.Generator().manual_seed(0)) - 1
     noise *= ROUNDING * heights.abs().max()

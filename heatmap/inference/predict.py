@@ -1,6 +1,6 @@
 """Predicts landmarks in image pixels.
 
-Each view's landmarks are mapped back to the image by its own frame, and averaged there.
+The landmarks of each view are mapped to the image by its own frame, and averaged there.
 """
 
 from collections.abc import Iterator, Sequence
@@ -37,7 +37,7 @@ class View:
 class Prediction(NamedTuple):
     """Landmarks of a batch of B images, merged over the views."""
 
-    rows: np.ndarray  # (B,) int64, of the table
+    rows: np.ndarray  # (B,) int64 table rows
     points_image: np.ndarray  # (B, P, 2) float64
     peak: np.ndarray | None
     """(B, P) float32 mean height of the heatmaps' peaks; None if no view has heatmaps."""
@@ -52,7 +52,7 @@ class Prediction(NamedTuple):
 
 
 class ViewPrediction(NamedTuple):
-    """The same from one view or all of them, as tensors on the device."""
+    """Landmarks of a batch from one view, or merged, as tensors on the device."""
 
     points_image: Tensor
     peak: Tensor | None
@@ -77,7 +77,7 @@ def predict(
     """Yields the predictions of (N,) rows in batches, without augmentation.
 
     Each image is read once, by `workers` processes. The networks run in eval mode on their own
-    device, and end in the mode they were in.
+    device, and return to their previous mode.
 
     Args:
         views: views of the same images; their points are averaged.
@@ -90,7 +90,7 @@ def predict(
     """
     device = views[0].network.mean.device
     watch = watch or Stopwatch(device)
-    # a view takes its crops from the first view with the same ones
+    # index of the first view with the same crops, which are cut once
     crop_of_view = [
         next(k for k, other in enumerate(views) if view.samples.cuts_as(other.samples))
         for view in views

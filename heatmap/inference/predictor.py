@@ -1,4 +1,4 @@
-"""A trained run as a function: images in, landmarks in their own pixels out."""
+"""A trained run as a function: images in, landmarks in image pixels out."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -89,10 +89,10 @@ class Predictor:
 
         Args:
             images: N paths, or uint8 RGB arrays (H, W, 3); sizes may differ.
-            boxes: (N, 4) x0, y0, x1, y1 in image pixels, one per face: for a run with crop.rule
-                box like those of its training table, else the bounds of the face's landmarks.
+            boxes: (N, 4) x0, y0, x1, y1 in image pixels, one per face. A run with crop.rule box
+                expects boxes like those it was trained on, other runs the bounds of the landmarks.
                 By default images are cropped as in training.
-            two_pass: Predict again from a crop that fits the landmarks of the first prediction.
+            two_pass: Predict again from a crop fitted to the first prediction.
 
         Raises:
             UserError: An image cannot be read, a box is empty or outside its image, or the run
@@ -135,7 +135,7 @@ class Predictor:
     def _frames_of_faces(
         self, points_image: np.ndarray, samples: Samples, files: Sequence[ImageFile]
     ) -> list[Frame]:
-        """Crops that these faces fill as a training face does, or the same crop where none does."""
+        """Frames that place these faces as in training; where that fails, the sample's own."""
         crop_hw, frames = (self.crop.height, self.crop.width), []
         for row, points in enumerate(torch.from_numpy(points_image)):
             try:

@@ -36,8 +36,8 @@ def submit(
 ) -> int:
     """Predicts every test image, writes the requested landmarks and returns the number of images.
 
-    With test/IdLookupTable.csv the form is that of Kaggle's facial keypoints (`kaggle15`). Of
-    several processes each predicts a share, and the first writes the file.
+    If test/IdLookupTable.csv exists, the format is that of Kaggle's facial keypoints (`kaggle15`).
+    Each process predicts a share of the images, and the first one writes the file.
 
     Args:
         root: contest folder.
@@ -92,8 +92,8 @@ def _predicted(
     experiment = ensemble.runs[0].experiment
     unlabelled = np.broadcast_to(np.float32(np.nan), (len(paths), ensemble.num_landmarks, 2))
     points, image_from_crop = [], []
-    off = distributed.rank() > 0 or None  # None: off unless on a terminal
-    with tqdm(total=len(paths), desc="predict", unit="img", leave=False, disable=off) as bar:
+    hidden = distributed.rank() > 0 or None  # None shows it on a terminal only
+    with tqdm(total=len(paths), desc="predict", unit="img", leave=False, disable=hidden) as bar:
         for batch in predict(
             ensemble.views(paths, unlabelled, device), np.arange(len(paths)),
             batch=experiment.train.batch, workers=experiment.data.workers,
@@ -108,8 +108,8 @@ def _predicted(
 def _unreadable(images: Path, names: list[str]) -> list[int]:
     """Rows of the images that cannot be read; each process checks its share."""
     share = range(distributed.rank(), len(names), distributed.world())
-    off = distributed.rank() > 0 or None
-    bar = tqdm(share, desc="check images", unit="img", leave=False, disable=off)
+    hidden = distributed.rank() > 0 or None
+    bar = tqdm(share, desc="check images", unit="img", leave=False, disable=hidden)
     lost = [row for row in bar if not contest.is_readable(images / names[row])]
     rows = sorted(chain.from_iterable(distributed.gather(lost)))
     if rows:
@@ -124,11 +124,11 @@ def average_submissions(
 ) -> int:
     """Writes the mean of submissions, in the first one's order, and returns its number of rows.
 
-    Rows are matched by file name or RowId; `rounding` is that of `submit`. Merging the runs
+    Rows are matched by file name or RowId; `rounding` is as in `submit`. Merging the runs
     themselves is more exact, since it rounds once.
 
     Raises:
-        UserError: a file is missing or malformed, or differs from the first in form, rows or
+        UserError: a file is missing or malformed, or differs from the first in format, rows or
             number of points. No file is written.
     """
     by_row_id = [kaggle15.is_submission(path) for path in submissions]

@@ -20,7 +20,7 @@ from heatmap.training.prepare import prepare
 
 Tool = Callable[..., int]
 NUM = 400
-ERROR = 0.015  # of what a good run sees, in sizes of the face
+ERROR = 0.015  # of a good run, in face sizes
 
 
 def predictions(points: np.ndarray, error: float, seed: int = 3) -> np.ndarray:
@@ -33,7 +33,7 @@ def predictions(points: np.ndarray, error: float, seed: int = 3) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def drawn() -> AuditData:
-    """400 drawn faces with about one in twelve of the 971 landmarks."""
+    """400 synthetic faces with about one in twelve of the 971 landmarks."""
     known = schemes.mirror_permutation(971)
     some = np.append(np.arange(0, 971, 24), 970)
     chosen = np.union1d(some, known[some])
@@ -98,7 +98,7 @@ def test_reasons_describe_the_injected_errors(drawn: AuditData) -> None:
     scores = score_labels(replace(drawn, points_image=points))
     expected = {
         7: "the runs see the mouth elsewhere",
-        131: "left and right landmarks exchanged",
+        131: "left and right landmarks swapped",
         260: "the whole face is shifted",
         310: "too large or too small",
         340: "the whole face is rotated",

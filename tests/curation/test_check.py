@@ -251,7 +251,7 @@ def test_repeated_images_are_grouped_within_and_between_train_and_test(
     expected = np.linalg.norm(first - second, axis=1).mean() / diagonal
     assert distance == pytest.approx(expected, rel=1e-5)
     assert [(group.train, group.test) for group in report.near] == [(["cy_0.jpg", "dee_0.jpg"], [])]
-    assert (report.near[0].label_distance or 1) < 0.01  # they only have other sizes
+    assert (report.near[0].label_distance or 1) < 0.01  # only their sizes differ
     assert places(report.problems, "warning") == [
         ("same image, other labels", "train", 2),
         ("same image, train and test", "train", 7),
@@ -297,7 +297,7 @@ def test_image_properties_are_measured(contest: Folder) -> None:
     assert train["with_border"] == 1
     assert train["border"] == {"min": 12, "median": 12, "max": 12}
     assert train["height"]["min"] == 30
-    assert train["landmarks_outside"] >= 1  # the labels of ada_1 and ada_2 are of larger images
+    assert train["landmarks_outside"] >= 1  # the labels of ada_1 and ada_2 are for larger images
     printed = format_report(report)
     assert "grey" in printed and "3 (25.0 %)" in printed
 

@@ -71,7 +71,7 @@ def test_coinciding_corners_follow_their_curves_with_mirrored_faces(
     mouths: np.ndarray, seed: int
 ) -> None:
     faces = mouths[:60] + np.random.default_rng(seed).normal(0, 1e-9, (60, 128, 2))
-    mirrored = faces[:, KNOWN_OF_MOUTHS] * (-1, 1)  # to rounding, nothing is left of the distances
+    mirrored = faces[:, KNOWN_OF_MOUTHS] * (-1, 1)  # the distances vanish up to rounding
     found = symmetry.infer(np.concatenate([faces, mirrored]))
     assert np.array_equal(found.scheme.permutation, KNOWN_OF_MOUTHS)
 
@@ -105,7 +105,7 @@ def test_15_landmarks_with_many_unlabelled_have_the_known_permutation(faces15: P
 def test_symmetry_of_any_selection_in_any_order_is_inferred(labels68: np.ndarray) -> None:
     known = schemes.mirror_permutation(68)
     chosen = np.random.default_rng(5).permutation(68)[:50]
-    chosen = chosen[np.isin(known[chosen], chosen)]  # partners come together
+    chosen = chosen[np.isin(known[chosen], chosen)]  # no landmark without its partner
     place = {landmark: index for index, landmark in enumerate(chosen.tolist())}
     expected = [place[landmark] for landmark in known[chosen].tolist()]
     found = symmetry.infer(labels68[::7, chosen])
@@ -177,7 +177,15 @@ def test_training_and_submission_mirror_other_schemes_without_the_file(
         wandb=config.Wandb(mode="off"),
     )
     run = prepare(experiment)
-    assert run.permutation is not None and run.permutation.tolist() == [1, 0, 2, 6, 5, 4, 3]
+    assert run.data.permutation is not None and run.data.permutation.tolist() == [
+        1,
+        0,
+        2,
+        6,
+        5,
+        4,
+        3,
+    ]
     loop.train(run, tmp_path / "run")
     path.unlink()
     kept = load_trained(tmp_path / "run")

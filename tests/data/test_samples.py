@@ -295,7 +295,7 @@ def test_boxes_come_from_the_experiments_table(tiny_contest: Path, tmp_path: Pat
         middle = Frame(dataset[row].image_from_crop, 48, 36).to_image(torch.tensor([[17.5, 23.5]]))
         assert middle.tolist()[0] == pytest.approx([(70.5 + row) / 2, 45], abs=1e-6)
     table.write_text("\n".join(["file_name,x0,y0,x1,y1", *lines[:3]]))
-    with pytest.raises(ValueError, match=rf"there is no row for .*{plain.paths[3].name}"):
+    with pytest.raises(ValueError, match=rf"no row for .*{plain.paths[3].name}"):
         Samples.of(experiment, plain.paths, plain.points_image)
     with pytest.raises(ValueError, match=r"--data\.boxes"):
         Samples.of(replace(experiment, data=config.Data()), plain.paths, plain.points_image)
@@ -468,7 +468,7 @@ def test_unlabelled_landmark_is_at_the_centre(tiny_contest: Path) -> None:
 
 def test_mean_shape_uses_evenly_spaced_rows(tiny_contest: Path) -> None:
     dataset = tiny_samples(tiny_contest)
-    few = samples.mean_shape_crop(dataset, np.arange(11), most=3)
+    few = samples.mean_shape_crop(dataset, np.arange(11), max_rows=3)
     assert np.array_equal(few, samples.mean_shape_crop(dataset, np.array([0, 5, 10])))
 
 

@@ -65,7 +65,7 @@ def test_more_doubt_never_lowers_the_expected_error() -> None:
     assert (np.diff(fitted.expected_error(ramp / 30, np.full(500, 4.0))) <= 0).all()
 
 
-def test_a_sign_that_points_the_wrong_way_is_not_used() -> None:
+def test_an_indicator_of_the_wrong_sign_is_not_used() -> None:
     distance, peak, spread = signs(3)
     fitted = calibration.fit(distance, 1 / peak, spread)
     assert fitted is not None
@@ -80,7 +80,7 @@ def test_unlabelled_landmarks_do_not_count() -> None:
     assert calibration.fit(hidden, peak, spread) == calibration.fit(*kept)
 
 
-def test_without_a_useful_sign_there_is_no_calibration() -> None:
+def test_without_a_useful_indicator_there_is_no_calibration() -> None:
     distance, peak, spread = signs(5)
     nothing = np.full_like(peak, np.nan)
     assert calibration.fit(distance, nothing, nothing) is None
@@ -114,7 +114,7 @@ def test_halves_keep_people_whole_and_have_similar_sizes() -> None:
 def test_the_check_uses_the_other_images() -> None:
     distance, peak, spread = signs(7)
     first = np.arange(len(distance)) % 2 == 0
-    distance[~first] *= 2  # twice as wrong on the images that check
+    distance[~first] *= 2  # twice as large on the images of the check
     checked = calibration.fit_and_check(distance, peak, spread, first)
     assert checked is not None
     assert (checked.fitted_images, checked.checked_images) == (150, 150)
@@ -125,7 +125,7 @@ def test_the_check_uses_the_other_images() -> None:
 def test_many_landmarks_are_subsampled(monkeypatch: pytest.MonkeyPatch) -> None:
     distance, peak, spread = signs(8, images=400)
     first = np.arange(len(distance)) % 2 == 0
-    monkeypatch.setattr(calibration, "MOST_FITTED", 4000)
+    monkeypatch.setattr(calibration, "MAX_FITTED", 4000)
     checked = calibration.fit_and_check(distance, peak, spread, first)
     assert checked is not None
     assert sum(tenth.landmarks for tenth in checked.deciles) <= 4000

@@ -222,7 +222,7 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
     lines = (cut / "per_image.csv").read_text().replace("_2.jpg,", "_2.jpg,7")
     (cut / "per_image.csv").write_text(re.sub(r"(_2\.jpg.*),\d+,", r"\1,64,", lines))
     assert "the height of person0_2.jpg differs" in refused(a, cut)
-    assert "given twice" in refused(a, tmp_path / "x" / ".." / "a")
+    assert "listed twice" in refused(a, tmp_path / "x" / ".." / "a")
     (tmp_path / "empty").mkdir()
     assert "empty: no run found here (no config.json)" in refused(a, tmp_path / "empty")
 
@@ -251,8 +251,8 @@ def test_evaluations_of_a_run_are_compared_like_runs(tmp_path: Path) -> None:
     (run / "evaluation-mirror" / "per_image.csv").rename(run / "per_image.csv")
     again = run_folder(tmp_path / "again", errors(0))
     (note,) = compare.compare_runs(read_runs([run, again]), 10)["notes"]
-    assert "does not belong to the best epoch" in note
-    assert f"to write it again, run python tools/evaluate.py {run}" in note
+    assert "does not match the best epoch" in note
+    assert f"to rewrite it, run python tools/evaluate.py {run}" in note
 
 
 def test_an_evaluation_on_other_data_with_more_views_is_compared(tmp_path: Path) -> None:
@@ -313,7 +313,7 @@ def test_the_page_is_readable_in_a_browser(tmp_path: Path) -> None:
         assert compare.sentence(result["paired"][0]) in seen["text"].replace("\xa0", " ")
 
 
-def test_a_run_without_errors_by_image_is_noted(tool: Tool, tmp_path: Path, capsys: Any) -> None:
+def test_a_run_without_per_image_errors_is_noted(tool: Tool, tmp_path: Path, capsys: Any) -> None:
     folders = [run_folder(tmp_path / name, errors(seed)) for seed, name in enumerate("ab")]
     (folders[1] / "per_image.csv").unlink()
     (folders[1] / "summary.json").unlink()
@@ -396,4 +396,4 @@ def test_an_unreachable_wandb_is_reported(
     assert tool("compare", run_folder(tmp_path / "a", errors(0)), "wandb:1a2b") == 1
     message = capsys.readouterr().err
     assert "cannot fetch wandb:1a2b from Weights & Biases" in message
-    assert "or name the run's folder" in message
+    assert "or give the run's folder" in message

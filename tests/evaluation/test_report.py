@@ -132,7 +132,7 @@ def test_a_direct_network_has_no_confidence(direct: Path, tool: Tool, tmp_path: 
     (direct / "calibration.json").write_text("{}")  # of an earlier evaluation
     assert tool("evaluate", direct, "--report", tmp_path, "--device", "cpu") == 0
     text = text_of((tmp_path / "report.html").read_text("utf-8"))
-    assert "A single direct network gives no confidence" in text
+    assert "A single direct network has no confidence" in text
     assert "expected error, px" not in text and "heatmap" not in text.lower()
     assert not (direct / "calibration.json").exists()
 
@@ -164,7 +164,7 @@ def test_the_spread_of_several_runs_is_their_disagreement(
         (["straight", "heat"], "", "the heights of the heatmaps' peaks and how far the runs dis"),
     ],
 )
-def test_the_calibration_names_the_signs_that_it_uses(
+def test_the_report_names_the_indicators_of_the_calibration(
     run: Path, direct: Path, tmp_path: Path, names: list[str], tta: str, signs: str
 ) -> None:
     (tmp_path / "twin").mkdir()
@@ -236,7 +236,7 @@ def errors() -> Errors:
 
 @pytest.fixture
 def page_on(run: Path, tmp_path: Path) -> Callable[..., str]:
-    """The page of the run with other errors in place of its own."""
+    """The page of the run with other errors instead of its own."""
 
     def write(errors: Errors, checked: calibration.CheckedCalibration | None = None) -> str:
         ensemble = Ensemble.load([run])

@@ -66,7 +66,7 @@ def test_mismatched_files_are_refused_by_name(tmp_path: Path) -> None:
     write_answers(fewer, NAMES, np.zeros((3, 4, 2)))
     write_answers(short, NAMES[:2], np.zeros((2, 5, 2)))
     for others, words in (
-        ([first, fewer], r"fewer\.csv holds 4 points for each image, .*0\.csv 5"),
+        ([first, fewer], r"fewer\.csv has 4 points per image, .*0\.csv has 5"),
         ([first, short], r"short\.csv, joined to .*0\.csv: 1 images are missing: c\.jpg"),
         ([short, first], r"0\.csv, joined to .*short\.csv: 1 images are not asked for: c\.jpg"),
         (

@@ -1,4 +1,4 @@
-"""An exported file predicts as its run does."""
+"""An exported file predicts like its run."""
 
 import json
 import re
@@ -36,7 +36,7 @@ Tool = Callable[..., int]
 
 @dataclass(frozen=True)
 class Faces:
-    """Crops of drawn faces with their landmarks."""
+    """Crops of synthetic faces with their landmarks."""
 
     crops: Tensor  # (B, 3, h, w) uint8
     points_crop: Tensor  # (B, P, 2)
@@ -52,7 +52,7 @@ class Faces:
 
 @pytest.fixture(scope="module")
 def faces() -> Faces:
-    """The images are 100 to 600 px large."""
+    """The images are 100 to 600 px in size."""
     crops, points_crop, affines = [], [], []
     for index in range(NUM_FACES):
         image, points_image = synthetic.draw_face(9, index)
@@ -168,7 +168,7 @@ def test_whole_heatmaps_decode_as_blocks(
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
-def test_onnx_runtime_predicts_as_the_run(onnx_file: Path, network: Network, faces: Faces) -> None:
+def test_onnx_predicts_like_the_run(onnx_file: Path, network: Network, faces: Faces) -> None:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(onnx_file)
@@ -210,7 +210,7 @@ def check_metadata(values: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-def test_torch_predicts_as_the_run(
+def test_torch_predicts_like_the_run(
     run: Path, network: Network, faces: Faces, tmp_path: Path
 ) -> None:
     export.export(run, tmp_path / "model.pt2")
@@ -239,7 +239,7 @@ def test_a_direct_run_exports_points_only(
     assert_predicts_as(network, list(outputs), part)
 
 
-def test_a_file_that_predicts_otherwise_is_not_left(
+def test_a_file_that_predicts_differently_is_removed(
     direct: tuple[Path, Network], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, network = direct
@@ -286,7 +286,7 @@ def test_the_check_covers_every_landmark(
 ) -> None:
     same = compare(lambda outputs: None)
     assert same.points_px < 0.005 and same.confidence < 1e-5
-    assert same.landmarks == NUM_FACES * NUM_LANDMARKS and same.unsettled < 0.1 * same.landmarks
+    assert same.landmarks == NUM_FACES * NUM_LANDMARKS and same.unstable < 0.1 * same.landmarks
 
     def move_one(outputs: list[Tensor]) -> None:
         outputs[0][-1, 4, 1] += 0.5
@@ -309,7 +309,7 @@ def test_a_flat_heatmap_is_not_compared(
         outputs[0][:, 6] += 100
 
     difference = compare(move_flat)
-    assert difference.unsettled >= NUM_FACES
+    assert difference.unstable >= NUM_FACES
     assert difference.points_px < 0.005
 
 
@@ -373,7 +373,7 @@ def test_every_network_in_onnx_runtime(
 ) -> None:
     """Predicts the faces one by one and eight at a time."""
     pytest.importorskip("onnxruntime", reason="pip install -e '.[export]'")
-    # one layer per block in place of 6, 12, 24 and 16, each of which takes a second to export
+    # one layer per block instead of 6, 12, 24 and 16, each of which takes a second to export
     densenet121 = smp.encoders.encoders["densenet121"]["params"]
     monkeypatch.setitem(densenet121, "block_config", (1, 1, 1, 1))
     monkeypatch.setitem(densenet121, "out_channels", [3, 64, 96, 80, 72, 68])
@@ -381,12 +381,12 @@ def test_every_network_in_onnx_runtime(
     run = run_folder(tmp_path / "run", model, network)
     export.export(run, tmp_path / "model.onnx")
     program = export.open_program(tmp_path / "model.onnx")
-    unsettled = 0
+    unstable = 0
     for size in (1, 8):
         for start in range(0, NUM_FACES, size):
             part = faces.part(slice(start, start + size))
             affines = part.image_from_crop.float()
             difference = export.compare_with_network(program, network, part.crops, affines)
             assert difference.points_px <= 0.01 and difference.confidence <= 1e-3
-            unsettled += difference.unsettled
-    assert unsettled < 0.1 * 2 * NUM_FACES * NUM_LANDMARKS
+            unstable += difference.unstable
+    assert unstable < 0.1 * 2 * NUM_FACES * NUM_LANDMARKS

@@ -210,8 +210,8 @@ def test_networks_without_heatmaps_have_no_confidence(noise: list[Path]) -> None
     ("crop", "images", "boxes", "words"),
     [
         (2, [GREY], None, "it needs boxes"),
-        (0, [GREY.astype(float)], None, "uint8 array, RGB, not .* float64"),
-        (0, [GREY[..., 0]], None, r"not \(9, 8\)"),
+        (0, [GREY.astype(float)], None, "uint8 RGB array, got .* float64"),
+        (0, [GREY[..., 0]], None, r"got \(9, 8\)"),
         (0, [Path("nowhere.png")], None, "nowhere.png: the image cannot be read"),
         (0, [GREY], [(1, 2, 3, 4)] * 2, r"shape \(1, 4\), one per image, got \(2, 4\)"),
         (0, [GREY], [(5, 2, 3, 4)], r"box 0 from \(5, 2\) to \(3, 4\) is empty"),

@@ -241,8 +241,8 @@ def test_runs_that_cannot_be_merged_are_refused_by_name(
             ([one, direct, "--weighted"], [f"{direct}/best.pt", "has no heatmaps", "--weighted"]),
             ([one, "--boxes", "b.csv"], ["--boxes", "crop.rule box", f"{one}/best.pt", "cover"]),
             ([one, tmp_path / "no"], ["no such checkpoint", str(tmp_path / "no")]),
-            ([one, direct, again], [f"{again}/best.pt is named twice; name each run once"]),
-            ([one, one / "best.pt"], [f"{one}/best.pt is named twice"]),
+            ([one, direct, again], [f"{again}/best.pt is listed twice; list each run once"]),
+            ([one, one / "best.pt"], [f"{one}/best.pt is listed twice"]),
         ):
             assert tool(name, *arguments, "--device", "cpu") == 1
             error = capsys.readouterr().err

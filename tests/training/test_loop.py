@@ -193,7 +193,7 @@ def test_a_run_on_all_rows_can_only_be_scored_on_other_data(
     cpu = torch.device("cpu")
     trained(replace(tiny, data=replace(tiny.data, validation=0)), tmp_path / "run")
     for data in (None, tiny_contest):
-        with pytest.raises(ValueError, match=r"run/best\.pt: .*no validation rows.* --data"):
+        with pytest.raises(ValueError, match=r"run/best\.pt: .*no validation rows.*--data"):
             metrics.evaluate_run(Ensemble.load([tmp_path / "run"]), data, cpu)
     other = contest_of_faces(tmp_path / "other", 4, 1, slice(7))
     scores = metrics.evaluate_run(Ensemble.load([tmp_path / "run"]), other.root, cpu).scores

@@ -74,5 +74,5 @@ def test_every_image_needs_a_box(plain: Experiment, tiny_contest: Path, tmp_path
     images = read_data(replace(boxed, augment=EVERYTHING))
     assert images.training[3].image_from_crop.isfinite().all()
     boxes.write_text("\n".join(lines[:-1]))
-    with pytest.raises(ValueError, match=f"there is no row for .*{names[-1]}"):
+    with pytest.raises(ValueError, match=f"no row for .*{names[-1]}"):
         read_data(boxed)

@@ -82,7 +82,7 @@ def run_tool(arguments: list[str], kill: Callable[[], None] | None) -> None:
     The process is forked from one that has imported everything.
     """
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["heatmap.training.loop"])
+    processes.set_forkserver_preload(["heatmap.training.loop", "heatmap.networks.unet"])
     process = processes.Process(target=tool, args=(arguments, kill))
     process.start()
     process.join(120)

@@ -189,7 +189,7 @@ def test_image_weights_scale_the_loss(tiny: Experiment, tmp_path: Path) -> None:
 def test_an_image_without_a_weight_is_named(tiny: Experiment, tmp_path: Path) -> None:
     path = tmp_path / "weights.csv"
     path.write_text("file_name,weight\nada_0.jpg,1\n")
-    with pytest.raises(ValueError, match=r"weights.csv: there is no row for .*ada_1.jpg"):
+    with pytest.raises(ValueError, match=r"weights.csv: no row for .*ada_1.jpg"):
         prepare(replace(tiny, data=replace(tiny.data, weights=path)))
 
 

@@ -3,9 +3,9 @@
     python tools/benchmark/gpu.py OUT [--seconds 480] [--only A,B] [--device cpu] [--tiny]
 
 Sections run one by one. A section that fails does not stop the others, and one that needs more than
-the remaining time is skipped. OUT gets figures.log, all printed lines, and trace.json, a profile of
-three steps. Needs only torch and the imports of `heatmap` itself, not tyro or wandb. `--device cpu
---tiny` tries out every section in two minutes; its figures mean nothing.
+the remaining time is skipped. OUT receives figures.log, all printed lines, and trace.json, a
+profile of three steps. Needs only torch and the imports of `heatmap` itself, not tyro or wandb.
+`--device cpu --tiny` tries out every section in two minutes; its figures mean nothing.
 """
 
 import argparse
@@ -157,7 +157,7 @@ def timed(bench: Bench, action: Callable[[], Any], seconds: float = 0.5) -> Time
 
 @contextmanager
 def changed(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Sets an attribute inside the block."""
+    """Sets an attribute for the duration of the block."""
     before = getattr(owner, name)
     setattr(owner, name, value)
     try:
@@ -501,7 +501,7 @@ def repeat_run(bench: Bench) -> None:
 
 
 def compile_all(bench: Bench) -> None:
-    """A step with the network compiled, too."""
+    """A step with the network compiled as well."""
     bench.log(f"compile all: {_format_step(bench, bench.experiment(compiled='all'))}")
 
 
@@ -525,9 +525,9 @@ SECTIONS = {
 
 
 def draw_faces(bench: Bench) -> None:
-    """Draws the contest of all sections if it does not exist.
+    """Draws the contest used by all sections if it does not exist.
 
-    In a new process, so that its workers do not inherit the GPU context.
+    Runs in a new process, so that its workers do not inherit the GPU context.
     """
     if bench.contest.exists():
         return

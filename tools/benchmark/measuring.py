@@ -39,7 +39,7 @@ class Settings:
 
 @contextmanager
 def spinning(count: int) -> Iterator[None]:
-    """Keeps `count` cores busy with other processes, as data loading does."""
+    """Keeps `count` cores busy, as data loading does."""
     spinners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
         yield

@@ -1,4 +1,4 @@
-"""Images read and cropped, and the whole training with its loader."""
+"""Reading and cropping images, and training steps with the loader."""
 
 import tempfile
 import warnings
@@ -101,7 +101,7 @@ def _reading(settings: Settings, side: int, folder: Path) -> list[Result]:
 
 
 def _images(folder: Path, count: int, side: int) -> list[Path]:
-    """Writes square JPEGs of drawn faces with sensor noise, as large as real ones.
+    """Writes square JPEGs of drawn faces, with sensor noise for realistic file sizes.
 
     Faces from videos have 1.7 bits per pixel at 200 to 300 px, and 1.35 at larger sizes.
     """
@@ -160,7 +160,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _training(prepared: prepare.Run, settings: Settings) -> list[Result]:
-    """Training steps with the loader, without the loader's start."""
+    """Training steps with the loader, excluding its start-up."""
     rows, workers = prepared.data.training_rows, prepared.experiment.data.workers
     steps = 8 if settings.device.type == "cpu" else 200
     batches = list[list[int]]()

@@ -67,8 +67,8 @@ def decode(settings: Settings) -> Iterator[list[Result]]:
 def loss(settings: Settings) -> Iterator[list[Result]]:
     """Adaptive wing with weight map and target, forward and backward.
 
-    On stored heatmaps, then with the head's 1 x 1 convolution. The error is the largest of the
-    gradient, relative to its largest value.
+    On stored heatmaps, then with the head's 1 x 1 convolution. The error is the gradient's
+    largest error, relative to its largest value.
     """
     device, size = settings.device, settings.size
     generator = torch.Generator().manual_seed(0)
@@ -133,15 +133,15 @@ def _fused(settings: Settings, channels: int, points: Tensor, weights: Tensor) -
     def products() -> None:
         with torch.no_grad():
             for pixels in features.flatten(2):
-                heights = embeddings @ pixels
-                embeddings.T @ heights
-                heights @ pixels.T
+                heatmaps = embeddings @ pixels
+                embeddings.T @ heatmaps
+                heatmaps @ pixels.T
 
     exact = Maps(
         *(t.detach()[: 1 if t is features else None].double().requires_grad_() for t in leaves)
     )
-    whole = functional.conv2d(exact.features, exact.embeddings[:, :, None, None], exact.bias)
-    truth = torch.autograd.grad(paper_loss(whole, points[:1].double()), exact.features)[0]
+    heatmaps = functional.conv2d(exact.features, exact.embeddings[:, :, None, None], exact.bias)
+    truth = torch.autograd.grad(paper_loss(heatmaps, points[:1].double()), exact.features)[0]
 
     contenders = [
         _with_error("fused, compiled", OURS, ours(maps.compiled_loss_of_block), truth),
@@ -156,17 +156,17 @@ def _fused(settings: Settings, channels: int, points: Tensor, weights: Tensor) -
 
 
 def _with_error(name: str, kind: str, action: Callable[[], Tensor], truth: Tensor) -> Contender:
-    """A contender whose gradient of a mean over the batch has this truth for the first image."""
+    """A contender with its gradient's error; `truth` is for the first image alone."""
     gradient = action()
     error = (len(gradient) * gradient[:1].double() - truth).abs().max() / truth.abs().max()
     return Contender(name, kind, action, (error.item(), "of max"))
 
 
-def paper_loss(heights: Tensor, points: Tensor) -> Tensor:
+def paper_loss(heatmaps: Tensor, points: Tensor) -> Tensor:
     """Adaptive wing loss with weight map (Wang et al. 2019), as printed, on whole heatmaps."""
-    target = codec.render(points, heights.shape[-2], heights.shape[-1], SIGMA)
+    target = codec.render(points, heatmaps.shape[-2], heatmaps.shape[-1], SIGMA)
     near = functional.max_pool2d(target, 3, stride=1, padding=1) >= losses.FOREGROUND
-    distance, power = (target - heights).abs(), losses.ALPHA - target
+    distance, power = (target - heatmaps).abs(), losses.ALPHA - target
     ratio = losses.THETA / losses.EPSILON
     slope = losses.OMEGA / (1 + ratio**power) * power * ratio ** (power - 1) / losses.EPSILON
     offset = losses.THETA * slope - losses.OMEGA * torch.log(1 + ratio**power)

@@ -57,8 +57,8 @@ def step(settings: Settings) -> Iterator[list[Result]]:
 
     def as_in_paper(network: networks.Network, output: Maps) -> Tensor:
         features, embeddings, bias = (t.float() for t in output)
-        heights = functional.conv2d(features, embeddings[:, :, None, None], bias)
-        return paper_loss(heights, (points + 0.5) / 4 - 0.5)
+        heatmaps = functional.conv2d(features, embeddings[:, :, None, None], bias)
+        return paper_loss(heatmaps, (points + 0.5) / 4 - 0.5)
 
     def mean_feature(network: networks.Network, output: Maps) -> Tensor:
         return output.features.float().mean()
@@ -91,10 +91,10 @@ def predict(settings: Settings) -> Iterator[list[Result]]:
     @torch.no_grad()
     def peer() -> Tensor:
         output = features()
-        heights = functional.conv2d(
+        heatmaps = functional.conv2d(
             output.features.float(), output.embeddings[:, :, None, None], output.bias
         )
-        return kornia.geometry.subpix.spatial_soft_argmax2d(heights, temperature, False)
+        return kornia.geometry.subpix.spatial_soft_argmax2d(heatmaps, temperature, False)
 
     contenders = [
         Contender(

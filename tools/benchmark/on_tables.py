@@ -14,7 +14,7 @@ from benchmark.measuring import LIMIT, OURS, PEER, Contender, Result, Settings, 
 def landmark_table(settings: Settings) -> Iterator[list[Result]]:
     """Reads part of a table with the organisers' loop and ours, then the whole table with ours.
 
-    Memory is a process's growth after its imports, including memory-mapped files.
+    Memory is a process's growth since its imports, including memory-mapped files.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

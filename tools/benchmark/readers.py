@@ -1,4 +1,4 @@
-"""Ways to read the training table, with time and memory measured in a process of their own.
+"""Ways to read the training table, each measured in its own process.
 
 Memory comes from Linux's /proc.
 """
@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from heatmap.data.contest import LandmarkTable, image_paths, read_landmarks
 
-_DISTINCT = 1000  # rows of numbers that a table repeats, so that it is written in seconds
+_DISTINCT = 1000  # rows that are repeated, so that a table is written in seconds
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Measured:
     """Time and memory of an action, and its result."""
 
     seconds: float
-    peak_mib: float  # growth after its imports
+    peak_mib: float  # growth since the imports
     result: Any
 
 
@@ -65,8 +65,8 @@ def make_images(images: Path, num_rows: int) -> None:
         (images / _name(row)).touch()
 
 
-def _bar(num_rows: int, doing: str) -> "tqdm[int]":
-    return tqdm(range(num_rows), doing, leave=False, disable=None)
+def _bar(num_rows: int, label: str) -> "tqdm[int]":
+    return tqdm(range(num_rows), label, leave=False, disable=None)
 
 
 def _name(row: int) -> str:

@@ -1,4 +1,4 @@
-"""Ranks suspicious labels: those that trained runs contradict, or that no face has.
+"""Ranks suspicious labels: those that trained runs or a model of face shapes contradict.
 
 residuals   scores every label and gives reasons
 injected    self-test: how many injected errors the audit finds

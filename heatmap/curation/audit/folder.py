@@ -42,7 +42,7 @@ class AuditFolder:
     def write_table(self, path: Path, scores: LabelScores) -> None:
         """Writes a row for each image, the most suspicious first.
 
-        Its column trained is 1 if all runs were trained on the image; review is to be filled in.
+        Column trained is 1 if all runs were trained on the image; the user fills in review.
         """
         rolls = shape.rolls(self.data.points_image)
         try:
@@ -155,16 +155,21 @@ def read_folder(
 
 
 def _zeros_on_disk(*shape: int) -> np.ndarray:
-    """Zeros in a temporary file, because they may not fit into memory."""
+    """Zeros in a temporary file, because they may not fit in memory."""
     with tempfile.TemporaryFile() as file:
         return np.memmap(file, np.float32, "w+", shape=shape)
 
 
 def _predict(
-    data: AuditData, runs: Ensemble, rows: np.ndarray, paths: Sequence[Path], device: torch.device
+    data: AuditData,
+    ensemble: Ensemble,
+    rows: np.ndarray,
+    paths: Sequence[Path],
+    device: torch.device,
 ) -> None:
-    """Fills the rows of the data with the predictions of the runs and the expected errors."""
-    views, settings = runs.views(paths, data.points_image, device), runs.runs[0].experiment
+    """Fills the rows of the data with the predictions of the ensemble and the expected errors."""
+    views = ensemble.views(paths, data.points_image, device)
+    settings = ensemble.runs[0].experiment
     peak, spread = np.full((2, len(rows), data.predicted_image.shape[1]), np.nan, np.float32)
     with tqdm(total=len(rows), desc="predict", unit="img", leave=False, disable=None) as bar:
         for batch in predict(
@@ -178,11 +183,11 @@ def _predict(
             if batch.disagreement is not None:
                 data.disagreement_px[batch.rows] = np.sqrt((batch.disagreement**2).mean(1))
             bar.update(len(indices))
-    _fill_expected(data, runs, rows, peak, spread)
+    _fill_expected(data, ensemble, rows, peak, spread)
 
 
 def _fill_expected(
-    data: AuditData, runs: Ensemble, rows: np.ndarray, peak: np.ndarray, spread: np.ndarray
+    data: AuditData, ensemble: Ensemble, rows: np.ndarray, peak: np.ndarray, spread: np.ndarray
 ) -> None:
     """Fills the expected errors of the rows.
 
@@ -191,11 +196,11 @@ def _fill_expected(
     """
     is_trained = data.is_trained[rows]
     fitted = np.flatnonzero(is_trained == is_trained.all())  # the unseen rows, if there are any
-    fitted = evenly_spaced(fitted, calibration.MOST_FITTED // spread.shape[1])
+    fitted = evenly_spaced(fitted, calibration.MAX_FITTED // spread.shape[1])
     predicted = shape.of(data.predicted_image[rows[fitted]])
     residual = np.abs(shape.of(data.points_image[rows[fitted]]) - predicted)
     median = np.nanmedian(residual / shape.face_size(predicted)[:, None], 0)
-    stored = calibration.read(runs.runs[0].path.parent) if len(runs.runs) == 1 else None
+    stored = calibration.read(ensemble.runs[0].path.parent) if len(ensemble.runs) == 1 else None
     fit = stored.calibration if stored else calibration.fit(residual, peak[fitted], spread[fitted])
     for block in shape.blocks(np.arange(len(rows))):
         size = shape.face_size(shape.of(data.predicted_image[rows[block]]))
@@ -213,7 +218,7 @@ def read_reviews(path: Path, known: set[str] | None = None) -> dict[str, str]:
         UserError: the table cannot be read, or has another review or a file name not in `known`.
     """
     reviews = {}
-    column = "verdict" if "verdict" in csv_rows(path)[0] else "review"  # version 0.1.0's name
+    column = "verdict" if "verdict" in csv_rows(path)[0] else "review"  # its name in version 0.1.0
     for where, (name, review) in read_rows(path, ["file_name", column]):
         if known is not None and name not in known:
             raise UserError(f"{where}: {name!r} is not in the training table")

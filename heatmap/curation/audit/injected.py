@@ -81,7 +81,7 @@ def inject(
 def _with_error(
     data: AuditData, face: np.ndarray, row: int, kind: str, rng: np.random.Generator
 ) -> np.ndarray:
-    """(P, 2) the face of a row with an error."""
+    """(P, 2) landmarks of the face with an error injected."""
     groups = [np.array(group) for group in data.groups.values()]
     size = float(shape.face_size(shape.of(face)))
     if kind == ORDER:

@@ -8,16 +8,16 @@ from tqdm import tqdm
 from heatmap import shape
 from heatmap.data.contest import Points
 
-REASON_SCORE = 2.0  # from which a reason is given: one face in a hundred scores as high
+REASON_SCORE = 2.0  # lowest score that gives a reason; one face in a hundred reaches it
 MIRROR_LOG_RATIO = 0.4  # by which a mirrored order must fit better: a factor of 1.5
 
-# Reasons: {group} is the most suspicious landmark group, {ratio} that of its value to the median.
+# Reasons: {group} is the most suspicious landmark group, {ratio} its value over the median.
 RUN_REASONS = {
     "group": "the runs see {group} elsewhere, {ratio} times as far off as usual",
     "shift": "the whole face is shifted, {ratio} times as far as usual",
     "scale": "the whole face is too large or too small, {ratio} times as much as usual",
     "rotation": "the whole face is rotated, {ratio} times as far as usual",
-    "mirrored": "the face fits with left and right landmarks exchanged",
+    "mirrored": "the face fits with left and right landmarks swapped",
     "face": "another face: its shape differs from the predicted one {ratio} times as much as usual",
     "agreement": "the runs agree, but the label is {ratio} times as far off as usual",
 }
@@ -78,7 +78,7 @@ class LabelScores:
         return reasons
 
     def suspicious_group(self, row: int) -> str:
-        """The landmark group of a face that scores highest, "" if none is above the usual."""
+        """The landmark group of a face that scores highest, "" if none is unusual."""
         name = max("group", "part", key=lambda name: self.reason_scores[name][row])
         is_unusual = self.reason_scores[name][row] > 0
         return self.group_names[self.worst_group[name][row]] if is_unusual else ""
@@ -143,7 +143,7 @@ def tail_scores(values: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np
 
 
 def _run_residuals(data: AuditData) -> dict[str, np.ndarray]:
-    """Log residuals against the runs by reason, (N, 1) or (N, groups), over the expected ones."""
+    """Log ratios of residuals to expected ones by reason, (N, 1) or (N, groups)."""
     label, predicted = shape.of(data.points_image), shape.of(data.predicted_image)
     predicted = np.where(np.isfinite(label), predicted, np.nan)
     expected = np.where(np.isfinite(label), data.expected_px, np.nan)
@@ -180,7 +180,7 @@ def _by_group(values: np.ndarray, groups: dict[str, range]) -> np.ndarray:
 
 
 def _rms(values: np.ndarray) -> np.ndarray:
-    """(N,) root mean square of the finite values of each row, NaN without any."""
+    """(N,) root mean square of the finite values of each row, NaN if there are none."""
     return np.sqrt(shape.nanmean(values**2, 1))
 
 

@@ -1,4 +1,4 @@
-"""Reads and writes the contest's files; no other package knows their formats.
+"""Reads and writes the contest's files; no other package depends on their formats.
 
     train/landmarks.csv      TAB; file_name, Point_0_X, Point_0_Y, ...: every landmark
     train/images/            the images named there
@@ -8,10 +8,10 @@
                              point of the image; submissions and the solution have the same form
     withheld/solution.csv    only in folders drawn or converted from labelled data
     boxes.csv                only in converted data with boxes: file_name, x0, y0, x1, y1
-    test/IdLookupTable.csv   only of `kaggle15`: the coordinates that its submissions hold
+    test/IdLookupTable.csv   only for `kaggle15`: the coordinates its submissions contain
 
 The 2021/22 edition has the same files in a folder `contest01_data`. Points are (x, y) in image
-pixels, with (0, 0) at the centre of the top-left pixel. NaN is an unlabelled landmark.
+pixels, with (0, 0) at the centre of the top-left pixel. NaN means unlabelled.
 """
 
 from heatmap.data.contest.folder import Folder, find_folder

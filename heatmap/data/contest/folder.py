@@ -14,21 +14,21 @@ class Folder:
         self.train_images = root / "train" / "images"
         self.test_points = root / "test" / "test_points.csv"
         self.test_images = root / "test" / "images"
-        self.lookup_table = root / "test" / "IdLookupTable.csv"  # only of Kaggle's facial keypoints
-        self.solution = root / "withheld" / "solution.csv"  # only of drawn and converted data
-        self.boxes = root / "boxes.csv"  # of all images, only of converted data with boxes
+        self.lookup_table = root / "test" / "IdLookupTable.csv"  # only for `kaggle15`
+        self.solution = root / "withheld" / "solution.csv"  # only in drawn or converted data
+        self.boxes = root / "boxes.csv"  # for all images, only in converted data
 
 
 def find_folder(root: Path) -> Folder:
     """Finds the contest in `root` (2020 edition) or in `root`/contest01_data (2021/22).
 
-    One of the tables is enough, for folders only to train on or only to predict.
+    One of the two tables is enough, so a folder may be for training only or prediction only.
 
     Raises:
-        UserError: `root` is no folder, or neither place has a table.
+        UserError: `root` is not a folder, or neither place has a table.
     """
     if not root.is_dir():
-        raise UserError(f"{root}: there is no such folder")
+        raise UserError(f"{root}: no such folder")
     for candidate in (Folder(root=root), Folder(root=root / "contest01_data")):
         if candidate.train_table.is_file() or candidate.test_points.is_file():
             return candidate

@@ -13,11 +13,11 @@ from heatmap.errors import UserError
 
 
 class ImageFile:
-    """The bytes of an image file, decoded on demand and once for each size.
+    """An image file's bytes, decoded on demand and once per size.
 
     The format is detected from the bytes. Pixels are RGB, rotated by the EXIF orientation. Grey,
-    palette and CMYK become RGB, 16 bits become 8, alpha is dropped, and an animation gives its
-    first frame.
+    palette and CMYK become RGB, 16 bits become 8, alpha is dropped, and only an
+    animation's first frame is read.
 
     Raises:
         UserError: the file is missing or empty.
@@ -36,7 +36,7 @@ class ImageFile:
 
     @classmethod
     def in_memory(cls, image: np.ndarray) -> "ImageFile":
-        """An image already decoded, (H, W, 3) uint8 RGB; anything else raises a UserError."""
+        """Wraps a decoded image, (H, W, 3) uint8 RGB; anything else raises a UserError."""
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
             raise UserError(
                 "an image in memory must be a (height, width, 3) uint8 RGB array, got "
@@ -49,16 +49,16 @@ class ImageFile:
 
     @property
     def image_hw(self) -> tuple[int, int]:
-        """Height and width, for a JPEG without decoding it."""
+        """Height and width, read from the header of a JPEG unless EXIF rotates it."""
         if self._header_hw:
             return self._header_hw
         height, width, _ = self.pixels(1)[0].shape
         return height, width
 
     def pixels(self, reduction: int) -> tuple[np.ndarray, int]:
-        """Returns the image at 1/reduction of its size, if it can be decoded so.
+        """Returns the image at 1/reduction of its size, if it can be decoded at that size.
 
-        JPEGs without EXIF rotation can, at 1/2, 1/4 and 1/8, by a smaller inverse DCT of their
+        JPEGs without EXIF rotation can, at 1/2, 1/4 and 1/8, with a smaller inverse DCT of their
         blocks. See `heatmap.frame.Frame.reduced` for the coordinates.
 
         Returns:
@@ -80,9 +80,9 @@ class ImageFile:
 
     def _decode(self, reduction: int) -> np.ndarray:
         flags = cv2.IMREAD_COLOR_RGB
-        if reduction > 1:  # with a colour flag, the grey one sets only the size
+        if reduction > 1:  # combined with a colour flag, this sets only the size
             flags |= getattr(cv2, f"IMREAD_REDUCED_GRAYSCALE_{reduction}")
-        try:  # imdecode refuses a truncated JPEG; imread would fill it up with grey
+        try:  # imdecode refuses a truncated JPEG; imread would pad it with grey
             image = cv2.imdecode(np.frombuffer(self.data, np.uint8), flags)
         except cv2.error as error:
             raise UserError(f"{self.path}: the image cannot be decoded: {error.err}") from error
@@ -90,7 +90,7 @@ class ImageFile:
             return image
         start = self.data[:30]
         if start.isascii() and start.decode().splitlines()[0].isprintable():
-            raise UserError(f"{self.path}: this is text, not an image; it begins {start!r}")
+            raise UserError(f"{self.path}: this is text, not an image; it begins with {start!r}")
         raise UserError(
             f"{self.path}: the image cannot be decoded; its {len(self.data)} bytes are damaged, "
             "truncated or of an unknown format"
@@ -137,7 +137,7 @@ def _jpeg_hw(data: bytes) -> tuple[int, int] | None:
 
 
 def _is_rotated(tiff: bytes) -> bool:
-    """Whether an EXIF block has another orientation than upright (TIFF 6.0, section 2)."""
+    """Whether an EXIF block gives an orientation other than upright (TIFF 6.0, section 2)."""
     order: Literal["little", "big"] = "little" if tiff[:2] == b"II" else "big"
 
     def number(at: int, size: int) -> int:
@@ -156,14 +156,14 @@ def image_paths(
     Args:
         images: folder of the images; may itself be a link.
         names: one for each row of the table, in order; may contain subfolders.
-        table: where the names come from, for messages.
+        table: file the names come from, for messages.
         rows: indices of the names to check; all if None.
 
     Raises:
         UserError: the folder or an image is missing, or a link leads out of the folder.
     """
     if not images.is_dir():
-        raise UserError(f"{images}: there is no such folder, but {table} names images in it")
+        raise UserError(f"{images}: no such folder, but {table} names images in it")
     wrong = list(misplaced(images, names, rows))
     if wrong:
         index, problem = wrong[0]
@@ -176,9 +176,9 @@ def image_paths(
 def misplaced(
     images: Path, names: Sequence[str], rows: Iterable[int] | None = None
 ) -> Iterator[tuple[int, str]]:
-    """Yields the indices of images that are not in their folder, and what is wrong with each.
+    """Yields the index of each image missing from the folder or outside it, and what is wrong.
 
-    The arguments are those of `image_paths`.
+    Takes the arguments of `image_paths`.
     """
     root = images.resolve()
     files_in: dict[str, set[str]] = {}
@@ -206,7 +206,7 @@ def _plain_files(root: Path, folder: str) -> set[str]:
 
 
 class _Paths(Sequence[Path]):
-    """Names in a folder, turned into paths on access: no Python object a row is kept."""
+    """Paths built on access, so that no Python object is kept per row."""
 
     def __init__(self, folder: Path, names: Sequence[str]) -> None:
         self._folder, self._names = folder, names

@@ -19,7 +19,7 @@ _AT_ONCE = 512  # rows
 
 
 class Names(Sequence[str]):
-    """File names, stored as UTF-8 text with one name a line."""
+    """File names, stored as UTF-8 text with one name per line."""
 
     def __init__(self, text: np.ndarray) -> None:
         """
@@ -60,9 +60,9 @@ class Names(Sequence[str]):
 
 
 class Points:
-    """(N, P, 2) points_image; indexing converts only the part it returns: float32, NaN unlabelled.
+    """(N, P, 2) points in image pixels; indexing returns a float32 copy, NaN where unlabelled.
 
-    Each index returns a new array, so `points[:]` converts everything.
+    Only the indexed part is converted; `points[:]` converts everything.
     """
 
     def __init__(self, stored: np.ndarray) -> None:
@@ -94,12 +94,12 @@ class Points:
 
 def _pickled(kind: Callable[..., Any], array: np.ndarray) -> tuple[Callable[..., Any], tuple]:
     mapped = array.base
-    if not isinstance(mapped, np.memmap) or not isinstance(mapped.base, mmap):  # or a part of one
+    if not isinstance(mapped, np.memmap) or not isinstance(mapped.base, mmap):  # or a slice of one
         return kind, (array,)
-    return _mapped_again, (kind, mapped.filename, mapped.dtype, mapped.offset, mapped.shape)
+    return _remap, (kind, mapped.filename, mapped.dtype, mapped.offset, mapped.shape)
 
 
-def _mapped_again(kind: Callable[..., Any], file: Path, dtype: Any, offset: int, shape: Any) -> Any:
+def _remap(kind: Callable[..., Any], file: Path, dtype: Any, offset: int, shape: Any) -> Any:
     return kind(np.memmap(file, dtype, "r", offset, shape))
 
 
@@ -110,7 +110,7 @@ class LandmarkTable:
     path: Path
     names: Sequence[str]  # file names, relative to the images folder, in the table's order
     points_image: Points  # (N, P, 2) float32, image pixels; NaN = unlabelled
-    fingerprint: str  # by `fingerprint_of`; equal where a run or a split fits the table
+    fingerprint: str  # by `fingerprint_of`; runs and splits store it
 
     @property
     def num_landmarks(self) -> int:
@@ -118,7 +118,7 @@ class LandmarkTable:
 
 
 def fingerprint_of(names: Names, blocks: Iterable[np.ndarray]) -> str:
-    """SHA-256 of the names, separated by newlines, and of the float32 points, NaN unlabelled."""
+    """SHA-256 of the names, separated by newlines, and of the float32 points with NaN."""
     digest = hashlib.sha256(names.text[:-1].data)
     for points in blocks:
         digest.update(points.data)

@@ -1,4 +1,4 @@
-"""Reads the contest's tables and collects every error, where the readers stop at the first.
+"""Reads the contest's tables and collects all errors; the readers stop at the first.
 
 Rows are parsed by the readers' own functions, so both report the same errors.
 """
@@ -17,7 +17,7 @@ from heatmap.data.contest.table import RowError, add_name, blank_row, open_table
 class CheckedRow:
     """A row of a table and everything wrong with it."""
 
-    row: int  # as an editor counts, the header being 1
+    row: int  # as in an editor: the header is row 1
     name: str | None  # None if it cannot be used
     points_image: np.ndarray | None  # (P, 2) float64, NaN = unlabelled; None after an error
     start: int  # byte of the file at which the row begins
@@ -35,7 +35,7 @@ def check_landmarks(path: Path, progress: bool = False) -> Iterator[CheckedRow]:
     Raises:
         UserError: the table is missing, its header is wrong, or it has no rows.
     """
-    delimiter, columns, rows = open_table(path, doing="Checking", progress=progress)
+    delimiter, columns, rows = open_table(path, label="Checking", progress=progress)
     rows_by_name: dict[str, int] = {}
     for row, start, line in rows:
         if not line:

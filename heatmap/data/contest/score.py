@@ -32,7 +32,7 @@ def squared_errors(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
     if not_finite:
         raise UserError(
             f"the prediction is not finite where the truth is labelled in {len(not_finite)} of "
-            f"{len(truth)} images; the first is number {not_finite[0]}, counted from 0"
+            f"{len(truth)} images; the first is image {not_finite[0]}, counted from 0"
         )
     return errors
 

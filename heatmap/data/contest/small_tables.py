@@ -1,6 +1,6 @@
-"""Small tables with one image a row: asked points, boxes, weights, images to exclude.
+"""Small tables with one image per row: asked points, boxes, weights, images to exclude.
 
-File names follow the rules of `heatmap.data.contest.table`, and rows are counted as there.
+File names and row numbers follow `heatmap.data.contest.table`.
 """
 
 import csv
@@ -158,8 +158,8 @@ def write_asked_points(path: Path, names: Sequence[str], indices: np.ndarray) ->
 def read_boxes(path: Path, images: Sequence[Path]) -> np.ndarray:
     """Reads (N, 4) float64 boxes of N images: x0, y0, x1, y1, opposite corners in image pixels.
 
-    The columns are file_name, x0, y0, x1, y1. A name holds as many of the image's folders as are
-    needed to tell it from others: "1.jpg" or "test/images/1.jpg".
+    The columns are file_name, x0, y0, x1, y1. A name includes as many of the image's folders as it
+    takes to be unique: "1.jpg" or "test/images/1.jpg".
 
     Raises:
         UserError: the table is malformed or lacks an image; the message names file and row.
@@ -223,11 +223,11 @@ def _numbers_of(
         ends = ("/".join(image.parts[first:]) for first in range(len(image.parts)))
         name = next((end for end in ends if end in values), "")  # the longest
         if not name:
-            raise UserError(f"{path}: there is no row for {image}, and every image needs one")
+            raise UserError(f"{path}: no row for {image}, but every image needs one")
         if images_by_name.setdefault(name, image) != image:
             raise UserError(
-                f"{path}, row {rows_by_name[name]}: {name} is the name of {images_by_name[name]} "
-                f"and of {image}; add the folders that tell them apart"
+                f"{path}, row {rows_by_name[name]}: {name} matches both {images_by_name[name]} "
+                f"and {image}; add the folders that distinguish them"
             )
         numbers.append(values[name])
     return np.array(numbers, np.float64).reshape(-1, len(columns))

@@ -1,4 +1,4 @@
-"""Which rows validate and which train."""
+"""Splits the rows of a table into training and validation."""
 
 import hashlib
 import logging
@@ -19,7 +19,7 @@ from heatmap.runtime.files import read_json
 
 logger = logging.getLogger("heatmap")
 
-PERSON_PATTERN = r"(.+)_[^_]+$"  # what stands before the last "_" of the file name
+PERSON_PATTERN = r"(.+)_[^_]+$"  # the part before the file name's last "_"
 Rule = Literal["auto", "person", "order", "hash", "random"]
 _PARTS = "train", "validation"
 Kind = Literal["none", "person", "order", "hash", "random", "file"]
@@ -27,12 +27,12 @@ Kind = Literal["none", "person", "order", "hash", "random", "file"]
 
 @dataclass(frozen=True)
 class Split:
-    """Which rows of a table validate; the others train."""
+    """Which rows of a table are for validation; the others are for training."""
 
-    kind: Kind  # how the rows were split; "none" if all train
-    rule: str  # the same for people to read: "by person (297 people, 59 in validation)"
+    kind: Kind  # "none" if all rows train
+    rule: str  # readable, such as "by person (297 people, 59 in validation)"
     validation: np.ndarray  # (N,) bool
-    # (R,) int64 rows that neither validate nor train, only from a run's split.json
+    # (R,) int64 rows in neither part, only from a run's split.json
     excluded: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
 
 
@@ -46,31 +46,31 @@ def split_rows(
     seed: int = 42,
     person_pattern: str = PERSON_PATTERN,
 ) -> Split:
-    """Splits the rows into training and validation, the same way every time.
+    """Splits the rows into training and validation, deterministically.
 
     Args:
         names: the table's file names, in its order.
-        rule: "person" keeps all images of a person together: people validate in the order of their
-            names' hashes, until `share` of the rows is reached. "order" validates with the last
-            rows, as the organisers did; "hash" with the names of low SHA-256, so a row never
-            changes sides when others come or go; "random" with a random sample. "auto" is "person"
-            if every name shows one and there are at least ten, else "order".
-        share: fraction of the rows that validates, in [0, 1); with 0 all rows train.
-        folds: number of parts of about equal size, instead of `share`; part 0 is what a share of
-            1/folds holds out.
-        fold: the part that validates, in [0, folds).
-        seed: of the rule "random".
+        rule: what goes into validation. "person": people in the order of their names' hashes, with
+            all their images, until `share` of the rows is reached. "order": the last rows, as the
+            organisers did. "hash": file names with a low SHA-256, so adding or removing rows never
+            moves another one. "random": a random sample. "auto" is "person" if every name
+            contains a person and there are at least ten people, else "order".
+        share: fraction of the rows in validation, in [0, 1); with 0 all rows train.
+        folds: number of folds of about equal size, instead of `share`; fold 0 is the validation
+            part of a share of 1/folds.
+        fold: the validation fold, in [0, folds).
+        seed: for the rule "random".
         person_pattern: regular expression matched at the start of a file name; its first group is
             the person.
 
     Raises:
-        UserError: an argument is out of range, names show no person or only one under the rule
-            "person", or a side or part would be empty.
+        UserError: an argument is out of range, a part would be empty, or the rule is "person" and a
+            name contains no person or all contain the same.
     """
     if folds is None and not 0 <= share < 1:
-        raise UserError(f"the validation share must be in [0, 1), not {share}")
+        raise UserError(f"the validation share must be in [0, 1), got {share}")
     if folds is not None and not (folds >= 2 and 0 <= fold < folds):
-        raise UserError(f"there is no fold {fold} of {folds}; folds are at least 2, from 0 on")
+        raise UserError(f"no fold {fold} of {folds}; at least 2 folds are needed, numbered from 0")
     if folds is None and share == 0:
         return Split("none", "none, all rows train", np.zeros(len(names), bool))
     people = people_of(names, person_pattern) if rule in ("auto", "person") else []
@@ -84,7 +84,7 @@ def split_rows(
     part_of = _parts(people if rule == "person" else names, rule, share, folds, seed)
     empty = set(range(folds or 2)) - set(part_of.tolist())
     if empty:
-        into = f"with a validation share of {share}: one side would be empty; choose another share"
+        into = f"with a validation share of {share}: one part would be empty; choose another share"
         if folds is not None:
             into = f"into {folds} folds: fold {min(empty)} would be empty; use fewer folds"
         raise UserError(f"cannot split {len(names)} rows {how} {into}, or split at random")
@@ -113,7 +113,7 @@ def _check_people(names: Sequence[str], people: Sequence[str | None], pattern: s
 def _parts(
     keys: Sequence[str | None], rule: Rule, share: float, folds: int | None, seed: int
 ) -> np.ndarray:
-    """(N,) int fold of each row, or without folds 0 if it validates, else 1."""
+    """(N,) int fold of each row; without folds, 0 for validation and 1 for training."""
     if rule in ("person", "hash"):
         hashes = [hashlib.sha256(str(key).encode()).digest() for key in keys]
         places, end = [int.from_bytes(digest[:6], "big") for digest in hashes], 2**48
@@ -133,7 +133,7 @@ def _parts(
 
 
 def people_of(names: Sequence[str], pattern: str = PERSON_PATTERN) -> list[str | None]:
-    """Returns the person each name shows, or None; `pattern` as for `split_rows`.
+    """Returns the person in each name, or None; `pattern` as for `split_rows`.
 
     Raises:
         UserError: the pattern is not valid, or has no group.
@@ -152,11 +152,11 @@ def write_split(path: Path, names: Sequence[str], fold_of: np.ndarray) -> None:
     """Writes a table for `read_split`: file_name, and fold or part.
 
     Args:
-        fold_of: (N,) int, the fold in which each row validates; or (N,) bool, whether it does.
+        fold_of: (N,) int, the fold of each row; or (N,) bool, true for validation.
     """
     parts, column = fold_of.tolist(), "fold"
     if fold_of.dtype == bool:
-        parts, column = [_PARTS[validates] for validates in parts], "part"
+        parts, column = [_PARTS[is_validation] for is_validation in parts], "part"
     write_rows(path, ["file_name", column], zip(names, parts, strict=True))
 
 
@@ -165,11 +165,11 @@ def read_split(path: Path, table: LandmarkTable, fold: int = 0) -> Split:
 
     Args:
         path: a table with the columns file_name and part (train or validation) or fold (0, 1, ...);
-            or a run's split.json, where the rows it does not name train.
-        fold: the fold that validates, if the table has folds.
+            or a run's split.json; rows it does not list are for training.
+        fold: the validation fold, if the table has folds.
 
     Raises:
-        UserError: the file is malformed, the images differ from the training table's, or a side
+        UserError: the file is malformed, the images differ from the training table's, or a part
             would be empty; the message names file and row, or the image.
     """
     row_of = {name: row for row, name in enumerate(table.names)}
@@ -182,30 +182,30 @@ def read_split(path: Path, table: LandmarkTable, fold: int = 0) -> Split:
     if has_folds:
         count = f"fold {fold} of {parts.max() + 1}: {count}"
     elif fold > 0:
-        raise UserError(f"{path} has parts and no folds; leave data.fold 0, not {fold}")
+        raise UserError(f"{path} has parts, not folds; data.fold must be 0, got {fold}")
     if validation.sum() in (0, len(validation) - len(excluded)):
-        raise UserError(f"{path}: {count} validate; training and validation need at least one each")
+        raise UserError(f"{path}: {count} in validation; both parts need at least one row")
     return Split("file", f"from {path} ({count})", validation, excluded)
 
 
 def _read_split_of_run(
     path: Path, table: LandmarkTable, row_of: dict[str, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(N,) bool whether a row validates, and the (R,) excluded rows."""
+    """(N,) bool, true for validation, and the (R,) excluded rows."""
     stored = read_json(path)
     rows: dict[str, list[int]] = {}
     for part in ("validation", "excluded"):
         names = stored.get(part)
         if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-            raise UserError(f"{path}: not the split of a run; it has no list {part!r} of names")
+            raise UserError(f"{path}: not the split of a run: no list {part!r} of file names")
         for name in names:
             if name not in row_of:
                 raise UserError(f"{path}, {part}: {name!r} is not in {table.path}")
         rows[part] = [row_of[name] for name in names]
     if stored.get("table") != table.fingerprint:
         logger.warning(
-            f"{path} is from a run on another table than {table.path}; rows are joined by file "
-            "name, and rows it does not name train"
+            f"{path} is from a run on a different table than {table.path}; rows are joined by file "
+            "name, and rows it does not list are for training"
         )
     validation = np.zeros(len(row_of), bool)
     validation[rows["validation"]] = True
@@ -215,7 +215,7 @@ def _read_split_of_run(
 def _read_parts(
     path: Path, table: LandmarkTable, row_of: dict[str, int]
 ) -> tuple[np.ndarray, bool]:
-    """(N,) int64 fold of each row, or 1 for validation and 0 for training; and whether folds."""
+    """(N,) int64 fold of each row, or 1 for validation and 0 for training; whether it has folds."""
     header = {cell.strip() for cell in csv_rows(path)[0]}
     if len(header & {"fold", "part"}) != 1:
         raise UserError(

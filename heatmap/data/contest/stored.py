@@ -23,7 +23,7 @@ from heatmap.runtime.files import write_atomically
 logger = logging.getLogger("heatmap")
 
 _PAGE, _AT_ONCE = 1 << 12, 1 << 20  # bytes
-_WORTH_CACHING = 16 << 20  # bytes; smaller tables are parsed in no time
+_WORTH_CACHING = 16 << 20  # bytes; smaller tables are parsed quickly
 _ABANDONED = 3600  # seconds without a write until a temporary file counts as abandoned
 _LOCK = threading.Lock()  # threads would share a temporary file
 
@@ -45,10 +45,10 @@ def read_landmarks(path: Path, cache: Path | None = None, progress: bool = False
             home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
             with _LOCK:
                 return _read_cached(path, (cache or home / "heatmap") / "tables", progress)
-        except (OSError, RuntimeError) as error:  # the latter for a user without a home
+        except (OSError, RuntimeError) as error:  # RuntimeError: the user has no home folder
             logger.warning(
-                f"{path}: the table cannot be cached ({error}), so every run parses it again; name "
-                "another folder with --data.cache or XDG_CACHE_HOME"
+                f"{path}: the table cannot be cached ({error}), so every run parses it again; "
+                "choose another folder with --data.cache or XDG_CACHE_HOME"
             )
     name_list, stored = read_points(path, np.float32, progress=progress)
     names, points = Names.of(name_list), Points(stored)
@@ -62,7 +62,7 @@ def _read_cached(path: Path, folder: Path, progress: bool) -> LandmarkTable:
         return table
     try:
         _write(path, cached, np.int16, progress)
-    except OverflowError:  # numbers that do not fit
+    except OverflowError:  # a number does not fit
         _write(path, cached, np.float32, progress)
     logger.info(f"{path}: cached in {cached} for later runs")
     for other in folder.glob(f"*-{key}-*.table"):  # old versions and temporary files
@@ -76,13 +76,13 @@ def _read_cached(path: Path, folder: Path, progress: bool) -> LandmarkTable:
 
 
 def _version(path: Path) -> str:
-    """Size and times in hexadecimal; no program can set back the second time (ctime)."""
+    """Size, mtime and ctime in hexadecimal; programs cannot set ctime."""
     status = path.stat()
     return f"{status.st_size:x}-{status.st_mtime_ns:x}-{status.st_ctime_ns:x}"
 
 
 def _map(path: Path, cached: Path) -> LandmarkTable | None:
-    """The cached table, or None if there is none or it is damaged."""
+    """The cached table, or None if it is missing or damaged."""
     try:
         with cached.open("rb") as file:
             header = json.loads(file.read(_PAGE))
@@ -105,7 +105,7 @@ def _write(path: Path, cached: Path, dtype: type[np.generic], progress: bool) ->
             file.write((points if dtype == np.int16 else as_floats(points, np.float32)).data)
         names = Names.of(name_list)
         file.seek(_PAGE)
-        chunks = iter(lambda: file.read(_AT_ONCE), b"")  # mapping would count as memory in use
+        chunks = iter(lambda: file.read(_AT_ONCE), b"")  # not mapped, to keep memory use low
         blocks = (as_floats(np.frombuffer(chunk, dtype), np.float32) for chunk in chunks)
         header = {
             "dtype": np.dtype(dtype).name,
@@ -114,7 +114,7 @@ def _write(path: Path, cached: Path, dtype: type[np.generic], progress: bool) ->
             "fingerprint": fingerprint_of(names, blocks),
         }
         if _version(path) != version:
-            raise UserError(f"{path} changed while it was read; start again")
+            raise UserError(f"{path} changed while being read; start again")
         file.write(names.text.data)
         file.seek(0)
         file.write(json.dumps(header).encode().ljust(_PAGE))

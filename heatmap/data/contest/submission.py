@@ -1,4 +1,4 @@
-"""Submissions: written, read back, and scored against the withheld solution."""
+"""Writes submissions, reads them back and scores them against the withheld solution."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ def write_submission(
 
     Args:
         answers: (N, K, 2) in image pixels, the asked points in the order of `asked`.
-        rounding: "round" to the nearest integer (halves to the even one), "truncate" toward zero
+        rounding: "round" to the nearest integer (halves to even), "truncate" toward zero
             as the organisers did, "none" for 4 decimals.
 
     Raises:
@@ -52,7 +52,9 @@ def write_submission(
     answers = answers.astype(np.float64)
     for name, answer in zip(asked.names, answers, strict=True):
         if not np.isfinite(answer).all():
-            raise UserError(f"{path}: not written, the prediction for {name!r} is not finite")
+            raise UserError(
+                f"{path}: not written, because the prediction for {name!r} is not finite"
+            )
     _write_checked(path, asked.names, rounded(answers, rounding))
 
 
@@ -72,7 +74,7 @@ def _write_checked(path: Path, names: list[str], answers: np.ndarray) -> None:
         written = read_submission(temporary)
         # 4 decimals are off by at most half of 1e-4
         if written.names != names or np.abs(written.points_image - answers).max() > 1e-4:
-            raise OSError(f"{path}: not written, it does not read back the same")
+            raise OSError(f"{path}: not written, because the file read back differs")
 
 
 def rounded(values: np.ndarray, rounding: Rounding) -> np.ndarray:
@@ -98,8 +100,8 @@ def read_submission(path: Path) -> Submission:
     if len(empty):
         row, point, axis = empty[0]
         raise UserError(
-            f"{path}, row {row + 2}, column Point_M{point}_{'XY'[axis]}: empty, but a submission "
-            "needs every number"
+            f"{path}, row {row + 2}, column Point_M{point}_{'XY'[axis]}: the cell is empty; a "
+            "submission needs every coordinate"
         )
     return submission
 
@@ -127,10 +129,10 @@ def score_submission(submission: Path, solution: Path) -> SubmissionScore:
 
 
 def _joined(first: Submission, other: Submission, where: str) -> np.ndarray:
-    """The other's points in the order of the first; both must have the same names and points."""
-    expected, found = first.points_image.shape[1], other.points_image.shape[1]
-    if found != expected:
-        message = f"{other.path} holds {found} points for each image, {first.path} {expected}"
+    """`other`'s points in `first`'s order; both must have the same names and number of points."""
+    expected, count = first.points_image.shape[1], other.points_image.shape[1]
+    if count != expected:
+        message = f"{other.path} has {count} points per image, but {first.path} has {expected}"
         raise UserError(message)
     rows = {name: row for row, name in enumerate(other.names)}
     missing = [name for name in first.names if name not in rows]

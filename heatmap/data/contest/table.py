@@ -20,7 +20,7 @@ from heatmap.runtime.files import reading_bar, write_atomically
 
 
 class Form(NamedTuple):
-    """How a table with one image a row is written; readers accept every delimiter and prefix."""
+    """Format of a table with one image per row; readers accept every delimiter and prefix."""
 
     delimiters: str  # between cells; the first is written
     prefixes: tuple[str, ...]  # of a landmark's columns, before its index; the first is written
@@ -32,7 +32,7 @@ class RowError(UserError):
 
     def __init__(self, message: str, kind: str = "table") -> None:
         super().__init__(message)
-        self.kind = kind  # what `heatmap.curation.check` counts it as
+        self.kind = kind  # category in `heatmap.curation.check`
 
 
 Errors = list[RowError]
@@ -40,7 +40,7 @@ LANDMARKS = Form("\t,", ("Point_", "Point_M"), 6)
 ANSWERS = Form(",", ("Point_M",), 4)
 NAME_COLUMNS = ("file_name", "filename")
 _BLOCK = 1 << 20  # bytes of text parsed at once
-_FARTHEST = 1e6  # pixels from the origin; no image is so large
+_FARTHEST = 1e6  # pixels from the origin; no image is that large
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 
@@ -67,7 +67,7 @@ def read_points(
 def read_blocks(
     path: Path, form: Form = LANDMARKS, progress: bool = False
 ) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Reads a table with one image a row, block by block: n names and points (n, P, 2).
+    """Reads a table with one image per row, block by block: n names and points (n, P, 2).
 
     Accepts a byte order mark, CRLF, and "filename" for the first column. A landmark with both cells
     empty is unlabelled. The points of a block are int16 with `UNLABELLED` if all are integers that
@@ -99,11 +99,11 @@ def read_blocks(
 
 
 def open_table(
-    path: Path, form: Form = LANDMARKS, doing: str = "", progress: bool = False
+    path: Path, form: Form = LANDMARKS, label: str = "", progress: bool = False
 ) -> tuple[str, list[str], Iterator[tuple[int, int, bytes]]]:
     """Returns a table's delimiter, columns, and rows: number, first byte in the file, and text.
 
-    The text has no spaces at its end. Blank rows at the end of the file are left out.
+    Trailing spaces are stripped, and blank rows at the end of the file are left out.
 
     Raises:
         UserError: the table is missing, its header is wrong, or it has no rows.
@@ -112,11 +112,11 @@ def open_table(
     with path.open("rb") as file:
         header = file.readline()
     delimiter, columns = _read_header(path, header, form)
-    return delimiter, columns, _rows(path, len(header), doing, progress)
+    return delimiter, columns, _rows(path, len(header), label, progress)
 
 
-def _rows(path: Path, start: int, doing: str, progress: bool) -> Iterator[tuple[int, int, bytes]]:
-    with path.open("rb", 1 << 20) as file, reading_bar(path, doing, progress) as bar:
+def _rows(path: Path, start: int, label: str, progress: bool) -> Iterator[tuple[int, int, bytes]]:
+    with path.open("rb", 1 << 20) as file, reading_bar(path, label, progress) as bar:
         file.seek(start)
         bar.update(start)
         row, blank = 1, list[tuple[int, int, bytes]]()
@@ -175,7 +175,7 @@ def _parse_numbers(rows: Sequence[bytes], num_cells: int, delimiter: str) -> np.
     if (empty[:, 0::2] != empty[:, 1::2]).any():
         return None
     if numbers.dtype != np.int16:
-        if not (np.abs(numbers) <= _FARTHEST).all():  # NaN is not either
+        if not (np.abs(numbers) <= _FARTHEST).all():  # also false for NaN
             return None
         numbers[empty] = np.nan
     return numbers
@@ -225,7 +225,7 @@ def _columns(name: str, prefix: str, num_landmarks: int) -> list[str]:
 
 def require_file(path: Path) -> None:
     if not path.is_file():
-        raise UserError(f"{path}: there is no such table")
+        raise UserError(f"{path}: no such table")
 
 
 def decode(text: bytes, where: str) -> str:
@@ -272,7 +272,7 @@ def add_name(rows_by_name: dict[str, int], cell: str | bytes, row: int, path: Pa
 
 
 def _name_problem(name: str) -> str | None:
-    """What is wrong with a file name: it must be relative and stay inside its folder."""
+    """Returns what is wrong with a file name, which must be relative and stay inside its folder."""
     parts = name.replace("\\", "/").split("/")
     if name == "":
         return "is empty"
@@ -285,7 +285,7 @@ def check_name(name: str, delimiter: str) -> None:
     """Raises a UserError if a file name could not be read back."""
     problem = _name_problem(name)
     if not problem and (name != name.strip() or any(mark in name for mark in f'{delimiter}"\r\n')):
-        problem = "begins or ends with a space, or holds a delimiter, a quote or a line end"
+        problem = "begins or ends with a space, or contains a delimiter, a quote or a line break"
     if problem:
         raise UserError(f"cannot write a table: the file name {name!r} {problem}")
 
@@ -316,9 +316,7 @@ def _parse_landmark(cells: Sequence[str], columns: Sequence[str], where: str) ->
     x, y = map(_parse_cell, cells, [f"{where}, column {column}" for column in columns])
     if math.isnan(x) != math.isnan(y):
         empty, filled = columns if math.isnan(x) else columns[::-1]
-        message = (
-            f"the cell is empty, but {filled} is not; an unlabelled landmark leaves both empty"
-        )
+        message = f"the cell is empty, but {filled} is not; leave both empty if unlabelled"
         raise RowError(f"{where}, column {empty}: {message}", "half a landmark")
     return [x, y]
 

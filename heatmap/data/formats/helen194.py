@@ -77,7 +77,7 @@ def _read_parts(source: Path) -> dict[str, bool] | None:
 
 
 def _find_image(image_id: str, candidates: Sequence[Path], annotation: Path) -> Path:
-    """Returns the candidate whose path ends with the id; of several, the first if it is higher."""
+    """Returns the candidate whose path ends with the id; of several, the one in fewest folders."""
     where, parts = f"{annotation}, row 1", Path(image_id).parts
     matches = [path for path in candidates if path.with_suffix("").parts[-len(parts) :] == parts]
     if not matches:

@@ -7,7 +7,7 @@
     ...
     }
 
-image_0001.png or .jpg lies next to image_0001.pts. **The first pixel is 1**: "the re-annotated data
+image_0001.png or .jpg is next to image_0001.pts. **The first pixel is 1**: "the re-annotated data
 for this challenge are saved in the matlab convention of 1 being the first index, i.e. the
 coordinates of the top left pixel in an image are x=1, y=1" (https://ibug.doc.ic.ac.uk/resources/
 300-W/; menpo's pts_importer subtracts 1, too), so 1 is subtracted from every coordinate. "nan nan"

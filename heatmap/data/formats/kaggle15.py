@@ -5,7 +5,7 @@
     test.zip           test.csv: ImageId, Image
     IdLookupTable.csv  RowId, ImageId, FeatureName, Location (empty): the coordinates to submit
 
-They lie in one folder, or in facial-keypoints-detection.zip as Kaggle serves it. Coordinates are
+They are in one folder, or in facial-keypoints-detection.zip as Kaggle serves it. Coordinates are
 0-indexed pixels, as here, from 0 to 96. Landmark k is `LANDMARKS[k]`; left and right are the
 person's own. https://www.kaggle.com/c/facial-keypoints-detection
 """
@@ -235,7 +235,7 @@ def _convert_training(
         for column in np.flatnonzero((numbers < 0) | (numbers > SIDE)):
             raise UserError(
                 f"{where}, column {_COORDINATES[column]}: {numbers[column]:g} is outside the "
-                f"image, 0 to {SIDE}; correct it, or empty both cells"
+                f"image, 0 to {SIDE}; correct it, or leave both cells empty"
             )
         if incomplete == "drop" and np.isnan(numbers).any():
             continue
@@ -312,4 +312,4 @@ def _rows(
             raise UserError(f"{where}, column {ids}: {number} is already in row {first}")
         yield number, where, named
     if row == 1:
-        raise UserError(f"{table}: the table has no rows after its header")
+        raise UserError(f"{table}: the table has a header but no rows")

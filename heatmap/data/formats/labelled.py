@@ -1,4 +1,4 @@
-"""What the readers share: labelled faces, checks that hold in every format, and text parsing."""
+"""Shared by the readers: labelled faces, checks for every format, and text parsing."""
 
 import csv
 import io
@@ -56,10 +56,10 @@ def gather(
 
     Args:
         source: The file or folder that the reader reads.
-        faces: Faces; a string in place of a face is the reason why an entry is left out.
+        faces: Faces; a string instead of a face is the reason an entry is skipped.
         several: Whether an image may have several faces. From the second on, their names get a
-            number ("a#2.jpg"), because a contest table has one row per name. It is not "a_2.jpg",
-            which would name another person (`contest.split_rows`).
+            number ("a#2.jpg"), because a contest table has one row per name; not "a_2.jpg", which
+            would name another person (`contest.split_rows`).
 
     Raises:
         UserError: `source` is missing or an archive, there are no faces, an image is missing, a

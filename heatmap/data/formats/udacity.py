@@ -5,8 +5,8 @@
     test_frames_keypoints.csv       the same
     training/, test/                the images
 
-Coordinates are 0-indexed pixels, as here. An empty cell is unlabelled. Tables and folders lie in
-the project's folder `data`. https://github.com/udacity/P1_Facial_Keypoints (data_load.py)
+Coordinates are 0-indexed pixels, as here. An empty cell is unlabelled. Tables and folders are in
+the project's `data` folder. https://github.com/udacity/P1_Facial_Keypoints (data_load.py)
 """
 
 from collections.abc import Iterator
@@ -34,7 +34,7 @@ def _faces(source: Path) -> Iterator[LabelledFace]:
             for table in tables:
                 yield from _faces_in_table(table)
             return
-    raise UserError(f"{source}: expected {' or '.join(names)} in it or in its folder data")
+    raise UserError(f"{source}: expected {' or '.join(names)} in it or in its data folder")
 
 
 def _faces_in_table(path: Path) -> Iterator[LabelledFace]:

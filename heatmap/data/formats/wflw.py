@@ -6,10 +6,10 @@
 A row holds x0 y0 ... x97 y97; x_min y_min x_max y_max, "coordinates of upper left corner and lower
 right corner of detection rectangle"; pose, expression, illumination, make-up, occlusion and blur,
 each 0 or 1; and the image (README of the annotations, https://wywu.github.io/projects/LAB/
-WFLW.html; Wu et al., Look at Boundary, CVPR 2018). The authors do not state their pixel origin. Its
-users count landmarks and box corners from 0, so nothing is shifted here. An image has one row per
-labelled face. The list's file name holds the number of landmarks. "nan nan" is an unlabelled
-landmark, an extension of the original format. Attributes are dropped.
+WFLW.html; Wu et al., Look at Boundary, CVPR 2018). The authors do not state their pixel origin;
+users of the data count from 0, so nothing is shifted here. An image has one row per labelled face.
+The list's file name holds the number of landmarks. "nan nan" is an unlabelled landmark, an
+extension of the original format. Attributes are dropped.
 """
 
 import re

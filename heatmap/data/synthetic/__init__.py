@@ -1,8 +1,8 @@
 """Synthetic faces with 971 landmarks: images whose labels are exact by construction.
 
 face       the parameters of an image, and random faces
-head       a head in three dimensions: identity, expression and pose to landmarks
-canvas     antialiased polygons and lines on a float image
+head       a 3D head: identity, expression and pose to landmarks
+canvas     a float image to paint antialiased polygons and lines on
 drawing    a face painted layer by layer
 contest    drawn faces written as a contest folder
 """

@@ -1,4 +1,4 @@
-"""A float image on which polygons and lines are painted with antialiased borders."""
+"""A float image to paint antialiased polygons and lines on."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ import numpy as np
 from heatmap.data.synthetic.face import Colour
 
 Polygons = Sequence[np.ndarray]
-Paint = Colour | np.ndarray  # RGB, or a (3, H, W) layer that shows through
+Paint = Colour | np.ndarray  # RGB, or a (3, H, W) layer painted through the shape
 
 
 class Canvas:
@@ -39,7 +39,7 @@ class Canvas:
         """Paints the union of `polygons`.
 
         Args:
-            blur: Standard deviation of the border's blur.
+            blur: Standard deviation of the blurred edge.
             inside: Polygons outside of which nothing is painted.
             line_width: Width of open lines to paint instead of filled polygons.
         """
@@ -62,7 +62,7 @@ class Canvas:
             region += coverage * ((paint[window] if np.ndim(paint) else np.float32(paint)) - region)
 
     def stroke(self, lines: Polygons, colour: Paint, width: float, **options: Any) -> None:
-        """Paints open lines of a width; `options` as in `fill`."""
+        """Paints open lines; `options` as in `fill`."""
         self.fill(lines, colour, line_width=width, **options)
 
     def noise(self, rng: np.random.Generator, cell: float) -> np.ndarray:

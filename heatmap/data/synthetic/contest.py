@@ -15,19 +15,20 @@ from heatmap.runtime.files import folder_when_complete
 from heatmap.runtime.parallel import in_processes
 
 _NUM_ASKED = 30
-_FIRST_TEST_FACE = 10**9  # index in the series of faces, beyond any training face
+_FIRST_TEST_FACE = 10**9  # face index, beyond any training face's
 
 
 def make_contest(
     out: Path, *, count: int, seed: int, test_count: int | None = None, workers: int = 1
 ) -> None:
-    """Draws `count` training faces and `test_count` test faces and writes all files of a contest.
+    """Draws training and test faces and writes all files of a contest.
 
     The sample submission is all zeros. An image's bytes and row depend only on `seed` and its
     index, so a larger contest begins with the smaller one.
 
     Args:
-        test_count: Default: a tenth of `count`, but at least 1.
+        count: Number of training faces.
+        test_count: Number of test faces; default: a tenth of `count`, but at least 1.
         workers: Number of processes that draw.
 
     Raises:

@@ -1,7 +1,7 @@
-"""A face painted layer by layer.
+"""Paints a face layer by layer, from back to front.
 
-The layers are painted from back to front on a float canvas of moderate size, which is then resized
-and given a camera's defects. Facial features are polygons of the landmarks themselves.
+The float canvas has a moderate size. It is then resized and given a camera's defects. Facial
+features are polygons of the landmarks themselves.
 """
 
 import cv2
@@ -15,7 +15,7 @@ Pair = tuple[float, float]
 
 
 class _Painting:
-    """What the layers share; points are in canvas pixels."""
+    """State shared by the layers; points are in canvas pixels."""
 
     def __init__(self, face: FaceSpec) -> None:
         height = int(np.clip(face.camera.height, 248, 380))
@@ -43,7 +43,7 @@ class _Painting:
         return self.to_canvas(self.head.project(points_head))
 
     def skin(self, share: float) -> Colour:
-        """The skin's colour with its brightness times `share`."""
+        """The skin's colour times `share`."""
         return as_colour(np.array(self.face.look.skin) * share)
 
 
@@ -450,7 +450,7 @@ def _paint_hat(painting: _Painting) -> None:
 
 
 def _camera_image(painting: _Painting) -> np.ndarray:
-    """(H, W, 3) uint8: the canvas at the image's size, with its light and camera defects."""
+    """(H, W, 3) uint8: the canvas at the image's size, with the camera's light and defects."""
     camera, light, canvas = painting.face.camera, painting.face.light, painting.canvas
     height, width = camera.height, camera.width
     interpolation = cv2.INTER_AREA if height < canvas.height else cv2.INTER_CUBIC

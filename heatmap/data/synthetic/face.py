@@ -128,7 +128,7 @@ class Expression:
     brow_raise: float = _normal(0.1, 0.28)
     frown: float = _normal(-0.05, 0.3)
     eye_open: float  # 0 closed, 1 at rest, above 1 wide open
-    gaze_x: float = _normal(0, 0.4)  # -1 to 1, a border of the opening
+    gaze_x: float = _normal(0, 0.4)  # -1 to 1, the edges of the opening
     gaze_y: float = _normal(0, 0.3)
     brow_difference: float = _normal(0, 0.08)
     eye_difference: float = _normal(0, 0.03)
@@ -142,12 +142,12 @@ def _sample_expression(rng: Rng) -> Expression:
 
 @dataclass(frozen=True, kw_only=True)
 class Camera:
-    """Size and defects of the finished image, in its pixels."""
+    """Size and defects of the final image, in its pixels."""
 
     height: int
     width: int
     blur_px: float
-    # Standard deviation of the noise; white is 1.
+    # standard deviation; white is 1
     noise: float = _drawn(lambda rng: float(min(rng.exponential(0.009), 0.045)))
     grain_px: float = _uniform(0.3, 1.0)  # size of the noise
     grey: bool = _drawn(lambda rng: bool(rng.random() < 0.04))
@@ -298,7 +298,7 @@ def _sample_appearance(rng: Rng) -> Appearance:
 @dataclass(frozen=True, kw_only=True)
 class Light:
     direction: tuple[float, float, float]  # unit vector to the light, in an unturned head's frame
-    ambient: float = _uniform(0.35, 0.8)  # share that comes from everywhere
+    ambient: float = _uniform(0.35, 0.8)  # share of light from all directions
     gain: Colour  # of each channel
     gamma: float = _drawn(lambda rng: float(np.exp(rng.normal(0.02, 0.15))))  # of the image
 

@@ -1,4 +1,4 @@
-"""A head in three dimensions: identity, expression and pose to 971 landmarks.
+"""A 3D head: identity, expression and pose to 971 landmarks.
 
 `face` describes the head frame. The eyes are at y = 0, and the head rotates about z = 0.
 """
@@ -36,8 +36,8 @@ def smoothstep(x: np.ndarray, low: float, high: float) -> np.ndarray:
 class Head:
     """A posed head: its landmarks, and transforms between head frame and image.
 
-    The mask is the head's surface without nose, brows, lips, chin and eye sockets. Points in two
-    dimensions are x and y of points on the surface.
+    The mask is the head's surface without nose, brows, lips, chin and eye sockets. 2D points are
+    the x and y of points on the surface.
 
     Attributes:
         points_head: (971, 3) landmarks in the head frame.
@@ -95,7 +95,7 @@ class Head:
         return np.stack([x * (1 + widening * side) + bend, y + lengthening + below_chin], -1)
 
     def depth(self, points: np.ndarray, *, relief: bool = True) -> np.ndarray:
-        """Returns the (...) z at (..., 2) points, without `relief` that of the mask."""
+        """Returns the (...) z of the head at (..., 2) points, or of the mask without `relief`."""
         x, y = points[..., 0] / self.shape.face_width, points[..., 1] - _FACE_CENTRE_Y
         height = np.where(y < 0, 2.05, 2.5)
         inside = 1 - (x / 1.3) ** 2 - (y / height) ** 2
@@ -154,7 +154,7 @@ class Head:
     def _silhouette(self, points: np.ndarray) -> np.ndarray:
         """Returns the (N, 3) outline of the rotated head from its (N, 2) frontal outline.
 
-        A point that the head hides slides over the mask towards the face's centre, to where it is
+        A point hidden by the head slides over the mask towards the face's centre, to the place
         furthest out in the image.
         """
         middle = np.array([0.0, _FACE_CENTRE_Y])
@@ -166,7 +166,7 @@ class Head:
         return candidates[furthest, np.arange(len(points))]
 
     def _hide_far_side_of_nose(self) -> None:
-        """Moves `points_image` of the nose side that the ridge hides to the ridge."""
+        """Moves points of the nose side hidden behind the ridge onto the ridge."""
         upright = (self.points_image - self._offset) @ self._roll
         ridge = upright[self.RIDGE]
         for side, sign in zip(self.NOSE_SIDES, (-1, 1), strict=True):
@@ -176,7 +176,7 @@ class Head:
 
 
 def _express(points: np.ndarray, shape: Shape, expression: Expression) -> np.ndarray:
-    """Applies features and expression to (971, 2) template points in place; returns them."""
+    """Applies identity and expression to (971, 2) template points in place; returns them."""
     for index, sign in enumerate((-1, 1)):
         _move_eye(points, index, shape, expression)
         _move_brow(points[Head.BROWS[index]], sign, shape, expression)

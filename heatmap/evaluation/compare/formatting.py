@@ -60,10 +60,10 @@ def _findings(comparison: Mapping[str, Any]) -> list[str]:
         images = comparison["images"]
         lines += [sentence(pair) for pair in comparison["paired"] if pair["landmarks"] == ALL]
         counts = ", ".join(f"{count} of {name}" for name, count in images["own"].items())
-        drawn = f"{images['units']} {images['drawn']}"
+        units = f"{images['units']} {images['drawn']}"
         lines.append(
             f"compared on the {images['common']} images that validated in every run ({counts}); "
-            f"95 % of {images['resamples']:,} resamples of {drawn}"
+            f"95 % intervals from {images['resamples']:,} resamples of {units}"
         )
     return lines
 
@@ -114,8 +114,8 @@ def _sampled_curves(comparison: Mapping[str, Any]) -> Rows:
     return rows
 
 
-def _cell(value: float | None, form: str = "") -> str:
-    return "-" if value is None else format(value, form)
+def _cell(value: float | None, spec: str = "") -> str:
+    return "-" if value is None else format(value, spec)
 
 
 def _setting(value: Any) -> str:

@@ -19,7 +19,7 @@ from heatmap.runtime.files import finite
 RESAMPLES = 10_000
 COVERAGE = 0.95
 BLOCK = 1 << 22  # units drawn at once: 32 MiB
-FEWEST_PEOPLE = 10  # as many as a split by person needs
+MIN_PEOPLE = 10  # a split by person needs as many
 ALL = "all landmarks"
 ON_OTHER_DATA = "(tools/evaluate.py RUN --data DIR) and compare RUN/evaluation-DIR"
 
@@ -30,12 +30,12 @@ def compare_runs(runs: Sequence[RunSummary], resamples: int = RESAMPLES) -> dict
     """Compares runs with the first one; the result is ready for JSON.
 
     Returns:
-        runs: scores of each run, a run's own by its best epoch.
+        runs: scores of each run, of its best epoch unless it is an evaluation.
         differences: as `differences` returns them.
         curves: lists of epoch, minutes and val/mse for each run.
         notes: what is missing or doubtful.
 
-        If every run has errors by image, also:
+        If every run has per-image errors, also:
         images: how many are common, and what is resampled.
         mse: px² on the common images by landmark group and run.
         nme_percent: by run.
@@ -53,8 +53,8 @@ def compare_runs(runs: Sequence[RunSummary], resamples: int = RESAMPLES) -> dict
     if missing := [run for run in runs if not run.images]:
         return comparison | {
             "notes": [
-                f"{run.name} has no errors by image, so the runs are not compared image by image; "
-                f"to write them, run {_evaluate(run)}"
+                f"{run.name} has no per-image errors, so the runs are not compared image by image; "
+                f"to write them, run {_evaluate_command(run)}"
                 for run in missing
             ]
         }
@@ -66,7 +66,7 @@ def compare_runs(runs: Sequence[RunSummary], resamples: int = RESAMPLES) -> dict
     return finite(
         comparison
         | {
-            "notes": [*_doubts(runs), *notes],
+            "notes": [*_warnings(runs), *notes],
             "images": {
                 "common": len(names),
                 "own": {run.name: len(run.images) for run in runs},
@@ -107,7 +107,7 @@ def _compare_pairs(
     ]
 
 
-def _evaluate(run: RunSummary) -> str:
+def _evaluate_command(run: RunSummary) -> str:
     return f"python tools/evaluate.py {run.folder}"
 
 
@@ -158,8 +158,8 @@ def _check_comparable(runs: Sequence[RunSummary]) -> None:
         both = f"{first.folder} and {run.folder}"
         if run.table and first.table and run.table != first.table:
             raise UserError(
-                f"{both} were scored on different tables of landmarks; score them on one "
-                f"{ON_OTHER_DATA}"
+                f"{both} were scored on different tables of landmarks; score them on the same "
+                f"one {ON_OTHER_DATA}"
             )
         if run.groups and first.groups and run.groups != first.groups:
             groups = f"{', '.join(first.groups)} and {', '.join(run.groups)}"
@@ -193,23 +193,24 @@ def _common_errors(runs: Sequence[RunSummary]) -> tuple[list[str], dict[str, Err
     return names, errors
 
 
-def _doubts(runs: Sequence[RunSummary]) -> list[str]:
+def _warnings(runs: Sequence[RunSummary]) -> list[str]:
     """Notes on errors that may be outdated or incomplete."""
-    doubts = []
+    warnings = []
     for run in runs:
         best, mean = _best_row(run).get("val/mse"), float(np.nanmean(run.errors["mse"]))
         if not run.evaluation and best is not None and abs(mean - best) > 0.01 * best:
-            doubts.append(
-                f"{run.name}: per_image.csv (mean {mean:.3f} px²) does not belong to the best "
-                f"epoch ({best:.3f} px²); to write it again, run {_evaluate(run)}"
+            warnings.append(
+                f"{run.name}: per_image.csv (mean {mean:.3f} px²) does not match the best "
+                f"epoch ({best:.3f} px²); to rewrite it, run {_evaluate_command(run)}"
             )
         if run.table is None:
-            doubts.append(f"{run.name}: the labels it was scored on are unknown")
+            warnings.append(f"{run.name}: the labels it was scored on are unknown")
         if not run.groups:
-            doubts.append(
-                f"{run.name} has no errors by landmark group; to write them, run {_evaluate(run)}"
+            warnings.append(
+                f"{run.name} has no errors by landmark group; to write them, run "
+                f"{_evaluate_command(run)}"
             )
-    return doubts
+    return warnings
 
 
 def _resampling_units(names: Sequence[str], pattern: str) -> tuple[np.ndarray, str, list[str]]:
@@ -220,11 +221,11 @@ def _resampling_units(names: Sequence[str], pattern: str) -> tuple[np.ndarray, s
     """
     people = contest.people_of(names, pattern)
     count = len(set(people))
-    if None not in people and count >= FEWEST_PEOPLE:
+    if None not in people and count >= MIN_PEOPLE:
         return np.unique(np.array(people, str), return_inverse=True)[1], "people", []
     note = (
         f"the common images show {count} people, too few to resample, so images are resampled; "
-        "the interval is too narrow if images of one person are alike"
+        "the interval is too narrow if images of one person are similar"
     )
     return np.arange(len(names)), "images", [note] if None not in people and count > 1 else []
 

@@ -74,11 +74,11 @@ def read_runs(folders: Sequence[Path]) -> list[RunSummary]:
     """Reads runs and names them by their folders, or by whole paths if folder names repeat.
 
     Raises:
-        UserError: a folder holds no run, or is given twice.
+        UserError: a folder holds no run, or is listed twice.
     """
     resolved = [folder.resolve() for folder in folders]
     if len(set(resolved)) < len(resolved):
-        raise UserError("a run is given twice; give each run once")
-    short = [str(path.relative_to(RunFolder(path).run.path.parent)) for path in resolved]
-    names = short if len(set(short)) == len(short) else [str(folder) for folder in folders]
+        raise UserError("a run is listed twice; list each run once")
+    relative = [str(path.relative_to(RunFolder(path).run.path.parent)) for path in resolved]
+    names = relative if len(set(relative)) == len(relative) else [str(folder) for folder in folders]
     return [RunSummary.read(*pair) for pair in zip(resolved, names, strict=True)]

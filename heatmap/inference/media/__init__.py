@@ -1,4 +1,4 @@
-"""Images, videos and cameras in; drawn copies and tables of points out."""
+"""Images, videos and camera streams in; annotated copies and tables of points out."""
 
 from heatmap.inference.media.annotator import Annotator, find_files
 from heatmap.inference.media.detect import Detector, face_finder

@@ -1,4 +1,4 @@
-"""Draws predicted landmarks on images, videos and a camera's stream, and writes their points."""
+"""Draws predicted landmarks on images, videos and camera streams, and writes their points."""
 
 import glob
 import logging
@@ -26,8 +26,8 @@ from heatmap.runtime.files import write_image
 
 logger = logging.getLogger("heatmap")
 
-_AT_ONCE = 8  # images read and predicted together
-_MIN_DRAWN_SIDE = 400  # px; images with a shorter longer side are drawn enlarged
+_BATCH = 8  # images
+_MIN_DRAWN_SIDE = 400  # px; images whose longer side is shorter are enlarged
 
 
 def find_files(inputs: Sequence[str]) -> list[Path]:
@@ -55,9 +55,9 @@ def _files_in(folder: Path) -> list[Path]:
     files = [path for path in files if _is_video(path) or cv2.haveImageReader(str(path))]
     if not files:
         raise UserError(f"{folder}: no images or videos in this folder")
-    if left_out := len(entries) - len(files):
-        hint = f"for subfolders, write '{folder / '**' / '*.jpg'}'"
-        logger.info(f"{folder}: left out {left_out} that are no images or videos; {hint}")
+    if skipped := len(entries) - len(files):
+        hint = f"for subfolders, pass '{folder / '**' / '*.jpg'}'"
+        logger.info(f"{folder}: skipped {skipped} that are not images or videos; {hint}")
     return files
 
 
@@ -67,7 +67,7 @@ def _is_video(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class Annotator:
-    """Draws the landmarks that a predictor sees."""
+    """Draws a predictor's landmarks."""
 
     predictor: Predictor
     finder: Finder | None = None  # None: one face per image, cropped as in training
@@ -76,19 +76,19 @@ class Annotator:
     ellipses: bool = False  # draw the spread of the heatmaps
 
     def files(self, paths: Sequence[Path], out: Path) -> int:
-        """Draws images and videos (without sound) into a folder, and writes its `points_files`.
+        """Writes annotated copies of images and videos (without sound), and `points_files`.
 
         Reports the files that cannot be read, and returns their number. Ctrl-C keeps the points so
-        far. Raises UserError if a drawn copy would replace its original.
+        far. Raises UserError if a copy would overwrite its original.
         """
-        targets, failed, is_stopped = _targets(paths, out), 0, False
+        targets, failed, is_interrupted = _targets(paths, out), 0, False
         images = [path for path in paths if not _is_video(path)]
         head = {"run": str(self.predictor.path), "landmarks": self.predictor.num_landmarks}
         with points_files(out, head) as add_faces:
             try:
-                starts = range(0, len(images), _AT_ONCE)
-                for start in tqdm(starts, "images", unit="img", unit_scale=_AT_ONCE, leave=False):
-                    failed += self._images(images[start : start + _AT_ONCE], targets, add_faces)
+                starts = range(0, len(images), _BATCH)
+                for start in tqdm(starts, "images", unit="img", unit_scale=_BATCH, leave=False):
+                    failed += self._images(images[start : start + _BATCH], targets, add_faces)
                 for path in filter(_is_video, paths):
                     try:
                         self._video(path, targets[path], add_faces)
@@ -96,22 +96,22 @@ class Annotator:
                         failed += 1
                         tqdm.write(f"error: {error}", file=sys.stderr)
             except KeyboardInterrupt:
-                is_stopped = True
-        if is_stopped:
+                is_interrupted = True
+        if is_interrupted:
             raise KeyboardInterrupt
         return failed
 
     def camera(self, index: int) -> None:
-        """Shows a camera's images, drawn, until the window is closed.
+        """Shows a camera's stream with its landmarks until the window is closed.
 
         Raises UserError if there is no display or no such camera.
         """
-        window = camera.Window(f"{self.predictor.path} (Esc or q: end)")
+        window = camera.Window(f"{self.predictor.path} (Esc or q to quit)")
         tracks, name = Tracks(self.smooth), Path(f"camera {index}")
         try:
             for image, seconds in tqdm(camera.frames(index), desc=str(name), unit="frame"):
                 (faces,) = self._faces([image], [self._boxes(name, image)])
-                window.show(self._drawn(image, tracks.follow(faces, seconds)))
+                window.show(self._annotated(image, tracks.follow(faces, seconds)))
                 if not window.is_open:
                     break
         finally:
@@ -130,10 +130,10 @@ class Annotator:
         for file, faces in zip(files, self._faces(files, boxes), strict=True):
             path, image = file.path, file.pixels(1)[0]
             if not faces:
-                logger.warning(f"{path}: no face was found")
+                logger.warning(f"{path}: no face found")
             add(path, faces, None, None)
-            enlarged = max(1, -(-_MIN_DRAWN_SIDE // max(image.shape[:2])))
-            write_image(targets[path], self._drawn(image, faces, enlarged))
+            scale = max(1, -(-_MIN_DRAWN_SIDE // max(image.shape[:2])))
+            write_image(targets[path], self._annotated(image, faces, scale))
         return len(paths) - len(files)
 
     def _video(self, path: Path, target: Path, add: AddFaces) -> None:
@@ -144,7 +144,7 @@ class Annotator:
                 (faces,) = self._faces([image], [self._boxes(path, image)])
                 faces = tracks.follow(faces, seconds)
                 add(path, faces, num_read, round(seconds, 6))
-                write(self._drawn(image, faces), start, duration)
+                write(self._annotated(image, faces), start, duration)
                 num_read += 1
             if num_read == 0:
                 raise UserError(f"{path}: none of the video's frames can be decoded")
@@ -171,21 +171,21 @@ class Annotator:
         rows = zip(*(repeat(None) if part is None else part for part in landmarks), strict=False)
         return [[TrackedFace(number, *next(rows)) for number in range(n)] for n in counts]
 
-    def _drawn(
-        self, image: np.ndarray, faces: Sequence[TrackedFace], enlarged: int = 1
+    def _annotated(
+        self, image: np.ndarray, faces: Sequence[TrackedFace], scale: int = 1
     ) -> np.ndarray:
-        """A copy of the image, `enlarged` times as large, with its faces."""
+        """Draws faces on a copy of the image, enlarged by `scale`."""
         scheme = self.predictor.num_landmarks, self.predictor.scheme
         groups, curves = schemes.groups(*scheme), schemes.curves(*scheme)
         height, width = image.shape[:2]
-        drawn_from_image = frame.resizing((height, width), (enlarged * height, enlarged * width))
-        if enlarged > 1:
-            image = cv2.resize(image, None, None, enlarged, enlarged, cv2.INTER_CUBIC)
+        drawn_from_image = frame.resizing((height, width), (scale * height, scale * width))
+        if scale > 1:
+            image = cv2.resize(image, None, None, scale, scale, cv2.INTER_CUBIC)
         for face in faces:
             points = frame.apply(drawn_from_image, torch.from_numpy(face.points_image)).numpy()
             covariance = face.covariance if self.ellipses else None
             if covariance is not None:
-                covariance = covariance * enlarged**2
+                covariance = covariance * scale**2
             image = draw.draw_landmarks(
                 image, points, groups, curves=curves, covariance_image=covariance
             )
@@ -193,15 +193,15 @@ class Annotator:
 
 
 def _targets(paths: Sequence[Path], out: Path) -> dict[Path, Path]:
-    """The drawn copy of each file: in the same subfolder and under the same name, if possible.
+    """Path of each file's annotated copy: in the same subfolder, under the same name if possible.
 
-    Formats that cannot be written get .png or .mp4 appended. A name that is taken, even by another
-    spelling of its case, gets a number.
+    Formats that cannot be written get .png or .mp4 appended. A name that is taken, ignoring case,
+    gets a number.
     """
     common = os.path.commonpath([path.absolute().parent for path in paths])
     targets, taken = dict[Path, Path](), set[str]()
     kept = {path: path.suffix.lower() in (".jpg", ".jpeg", ".png", ".mp4") for path in paths}
-    # files that keep their names come first, so that these stay free of numbers
+    # files that keep their suffix come first, so that they get no number
     for path in sorted(paths, key=lambda path: not kept[path]):
         target = out / path.absolute().relative_to(common)
         if not kept[path]:
@@ -209,10 +209,10 @@ def _targets(paths: Sequence[Path], out: Path) -> dict[Path, Path]:
         stems = chain([target.stem], (f"{target.stem}-{number}" for number in count(2)))
         free = (t for t in map(target.with_stem, stems) if str(t).casefold() not in taken)
         if (unique := next(free)) != target:
-            logger.info(f"{path} is drawn to {unique}, because {target} is another file's copy")
+            logger.info(f"{path}: written to {unique}, because {target} is taken")
             target = unique
         if target.absolute() == path.absolute() or (target.exists() and target.samefile(path)):
-            raise UserError(f"{path}: the drawn copy would replace it; name another folder (--out)")
+            raise UserError(f"{path}: the copy would overwrite it; choose another folder (--out)")
         taken.add(str(target).casefold())
         targets[path] = target
     return targets

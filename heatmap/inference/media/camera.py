@@ -10,7 +10,7 @@ from heatmap.errors import UserError
 
 
 def frames(index: int) -> Iterator[tuple[np.ndarray, float]]:
-    """Yields the camera's images, (H, W, 3) uint8 RGB, and the seconds at which each arrived.
+    """Yields the camera's images, (H, W, 3) uint8 RGB, and the arrival time of each in seconds.
 
     Raises UserError if there is no such camera, or it stops.
     """
@@ -21,14 +21,14 @@ def frames(index: int) -> Iterator[tuple[np.ndarray, float]]:
         while True:
             has_image, image = camera.read()
             if not has_image:
-                raise UserError(f"camera {index}: it sends no more images")
+                raise UserError(f"camera {index}: the stream ended")
             yield cv2.cvtColor(image, cv2.COLOR_BGR2RGB), time.monotonic()
     finally:
         camera.release()
 
 
 class Window:
-    """A window of tkinter, since headless OpenCV has none. Esc or q closes it.
+    """A tkinter window, since headless OpenCV has none. Esc or q closes it.
 
     Raises UserError if there is no display, or no tkinter.
     """
@@ -40,9 +40,9 @@ class Window:
             self._root = tkinter.Tk()
         except ImportError:
             hint = "on Debian, apt install python3-tk"
-            raise UserError(f"a live window needs tkinter, not installed here ({hint})") from None
+            raise UserError(f"a live window needs tkinter, which is missing ({hint})") from None
         except tkinter.TclError as error:
-            hint = "record the camera to a video file, and predict that"
+            hint = "record a video file and pass that instead"
             raise UserError(f"no display for a live window ({error}); {hint}") from None
         self.is_open = True
         self._root.title(title)
@@ -62,7 +62,7 @@ class Window:
             self._root.update()
 
     def close(self) -> None:
-        """Closes the window. A closed window shows nothing."""
+        """Closes the window; `show` then does nothing."""
         if self.is_open:
             self.is_open = False
             self._root.destroy()

@@ -1,4 +1,4 @@
-"""Finds the faces in images: with OpenCV's YuNet, in a table of boxes, or in one fixed box."""
+"""Face boxes of images: from OpenCV's YuNet, from a table, or one fixed box."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -35,24 +35,24 @@ def face_finder(
 class Detector:
     """YuNet (Wu et al. 2023, https://doi.org/10.1007/s11633-023-1423-y).
 
-    Takes face_detection_yunet_*.onnx of OpenCV's model zoo. Raises UserError if the file is missing
-    or another network.
+    Takes face_detection_yunet_*.onnx from OpenCV's model zoo. Raises UserError if the file is
+    missing or holds another network.
     """
 
     def __init__(self, model: Path) -> None:
         if not model.is_file():
             raise UserError(f"{model}: no such file; expected the .onnx file of YuNet")
         try:
-            # every file of the model zoo accepts this one size
+            # every file in the model zoo accepts this size
             self._network = cv2.FaceDetectorYN.create(str(model), "", (_SIDE, _SIDE), 0.7)
             self(np.zeros((64, 64, 3), np.uint8))  # another network fails only when it runs
         except cv2.error as error:
-            raise UserError(f"{model}: not YuNet of OpenCV's model zoo ({error.err})") from None
+            raise UserError(f"{model}: not YuNet from OpenCV's model zoo ({error.err})") from None
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """Returns the faces in (H, W, 3) uint8 RGB, from forehead to chin, largest first.
+        """Returns boxes from forehead to chin, largest first: (F, 4) float64 x0, y0, x1, y1.
 
-        The boxes are (F, 4) float64 x0, y0, x1, y1 in image pixels.
+        The image is (H, W, 3) uint8 RGB.
         """
         height, width = image.shape[:2]
         shrink = min(1.0, _SIDE / max(height, width))

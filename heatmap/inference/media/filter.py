@@ -14,10 +14,10 @@ import numpy as np
 
 from heatmap.inference.predict import MIN_STD
 
-STEADIER = 6.0  # ratio of the jitter before and after, for a landmark that never moves
-_GAIN = 2 / (STEADIER**2 + 1)  # of a first-order filter with that ratio
+_JITTER_RATIO = 6.0  # jitter before over after, for a landmark that never moves
+_GAIN = 2 / (_JITTER_RATIO**2 + 1)  # of a first-order filter with that ratio
 _DRIFT = _GAIN**2 / (1 - _GAIN)  # variance added per frame, in variances of the noise
-_MOTION = 6.0  # squared mean innovation, in its variances, above which a coordinate moves
+_MOTION = 6.0  # squared mean innovation over its variance, above which a coordinate moves
 _MAX_GAP_SECONDS = 0.5  # after a longer gap the filter restarts
 _UNKNOWN = 1e8  # px^2; variance of a landmark that starts without a peak
 _NOISE_FRAMES = 60  # frames over which the noise is measured
@@ -71,7 +71,7 @@ class LandmarkFilter:
         # a second difference has six times the noise's variance; 0.455 is the median of chi squared
         self._ratios.append((first - 2 * second + third) ** 2 / (6 * 0.455) / spread)
         ratio, frames = np.median(self._ratios, axis=0), len(self._ratios)
-        face = np.median(ratio)
-        ratio = (frames * ratio + _PRIOR_FRAMES * face) / (frames + _PRIOR_FRAMES)
-        ratio = np.clip(ratio, face / 4, 4 * face)  # a moving mouth is not noise
+        face_ratio = np.median(ratio)
+        ratio = (frames * ratio + _PRIOR_FRAMES * face_ratio) / (frames + _PRIOR_FRAMES)
+        ratio = np.clip(ratio, face_ratio / 4, 4 * face_ratio)  # a moving mouth is not noise
         return np.where(has_peak, ratio * spread + 1e-6, np.inf)

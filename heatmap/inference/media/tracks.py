@@ -1,4 +1,4 @@
-"""Follows the faces of a video from frame to frame, and filters each one's points."""
+"""Tracks the faces of a video from frame to frame, and filters their points."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -67,6 +67,6 @@ class Tracks:
 
 def _overlap(a: np.ndarray, b: np.ndarray) -> float:
     """Intersection over union of two boxes x0, y0, x1, y1."""
-    both = float((np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])).clip(0).prod())
+    intersection = float((np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])).clip(0).prod())
     areas = float((a[2:] - a[:2]).prod() + (b[2:] - b[:2]).prod())
-    return both / max(areas - both, 1e-9)
+    return intersection / max(areas - intersection, 1e-9)

@@ -23,8 +23,6 @@ SUFFIXES = {
 
 
 class VideoFrame(NamedTuple):
-    """One frame of a video."""
-
     image: np.ndarray  # (H, W, 3) uint8 RGB, upright
     start: int  # ticks of the video's time base
     duration: int  # ticks
@@ -37,9 +35,9 @@ class Video:
     Attributes:
         rate: average frames per second.
         time_base: seconds per tick.
-        expected: number of frames by the file's header, or None.
+        expected: number of frames according to the file's header, or None.
         pixel_aspect: displayed width of a pixel over its height.
-        lost: parts left out so far because they cannot be decoded.
+        lost: parts skipped so far because they could not be decoded.
         damaged: frames so far that the decoder marks as damaged.
 
     Raises UserError if the file is missing, not a video, or has no frames.
@@ -63,7 +61,7 @@ class Video:
             raise UserError(f"{self.path}: the video cannot be read: {error.strerror}") from None
         with container:
             if not container.streams.video:
-                raise UserError(f"{self.path}: this file has no frames, or it is cut short")
+                raise UserError(f"{self.path}: no video stream; the file may be cut short")
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             yield container, stream
@@ -76,7 +74,7 @@ class Video:
             for frame in self._decoded(container, stream):
                 if first is None:
                     first = frame.pts or 0
-                # a frame may lack a time, and times must increase even if the file's do not
+                # a frame may lack a timestamp, and ours must increase even if the file's do not
                 start = following if frame.pts is None else max(frame.pts - first, earliest)
                 duration = frame.duration or usual_duration
                 earliest, following = start + 1, start + duration
@@ -104,7 +102,7 @@ class Video:
                 if self.lost <= 3:
                     at = "" if ticks is None else f" at {float(ticks * self.time_base):.2f} s"
                     logger.warning(f"{self.path}: cannot decode a part{at} ({error.strerror})")
-                if ticks is None:  # the file breaks off here
+                if ticks is None:  # the file ends here
                     return
 
     def problems(self, num_read: int) -> str:
@@ -114,7 +112,7 @@ class Video:
         if self.expected and num_read < self.expected:
             parts.append(f"{num_read} of {self.expected} frames could be read")
         elif not self.expected and self._end < self._seconds - 1:
-            parts.append(f"it breaks off after {self._end:.1f} of {self._seconds:.1f} s")
+            parts.append(f"it ends after {self._end:.1f} of {self._seconds:.1f} s")
         return f"{self.path}: {', '.join(parts)}" if parts else ""
 
 
@@ -123,7 +121,7 @@ def write_video(path: Path, source: Video) -> Iterator[Callable[[np.ndarray, int
     """Yields `write(image, start, duration)` for an H.264 mp4 file, which appears when complete.
 
     Images are (H, W, 3) uint8 RGB, scaled to the size of the first one. Start and duration are in
-    ticks of the source's time base. Odd sizes need yuv444p, which only Chrome plays in a browser.
+    ticks of the source's time base. Odd sizes need yuv444p, which no browser but Chrome plays.
     """
     with write_atomically(path) as temporary, av.open(str(temporary), "w", "mp4") as container:
 
@@ -131,7 +129,7 @@ def write_video(path: Path, source: Video) -> Iterator[Callable[[np.ndarray, int
             if not container.streams.video:
                 _add_stream(container, source, image.shape[0], image.shape[1])
             stream = container.streams.video[0]
-            if image.shape[:2] != (stream.height, stream.width):  # the source changed its size
+            if image.shape[:2] != (stream.height, stream.width):  # the source changed size
                 size = stream.width, stream.height
                 image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")

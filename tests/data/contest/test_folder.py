@@ -1,4 +1,4 @@
-"""Both editions of the contest's folder are found."""
+"""Both editions of the contest folder are found."""
 
 from pathlib import Path
 
@@ -44,5 +44,5 @@ def test_error_names_the_places_searched(tmp_path: Path) -> None:
 
 
 def test_missing_root_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="absent: there is no such folder"):
+    with pytest.raises(ValueError, match="absent: no such folder"):
         find_folder(tmp_path / "absent")

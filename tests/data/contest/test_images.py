@@ -189,7 +189,7 @@ def test_truncated_image_is_refused(tmp_path: Path, form: str, kept: float) -> N
         (bytes(range(256)), "256 bytes are damaged, truncated or of an unknown format"),
     ],
 )
-def test_file_that_is_no_image_is_refused(tmp_path: Path, data: bytes, fragment: str) -> None:
+def test_file_that_is_not_an_image_is_refused(tmp_path: Path, data: bytes, fragment: str) -> None:
     path = save(tmp_path, data)
     with pytest.raises(ValueError, match=f"{re.escape(str(path))}.*{fragment}"):
         read_image(path)
@@ -234,7 +234,7 @@ def test_links_inside_the_folder_and_to_the_folder_are_followed(images: Path) ->
 
 
 @pytest.mark.parametrize("name", ["link.jpg", "folder/outside.jpg", "folder/absent.jpg"])
-def test_links_out_of_the_folder_are_refused(images: Path, name: str) -> None:
+def test_links_outside_the_folder_are_refused(images: Path, name: str) -> None:
     (images / "link.jpg").symlink_to(images.parent / "outside.jpg")
     (images / "folder").symlink_to(images.parent)
     with pytest.raises(ValueError, match="leads out of") as error:
@@ -242,7 +242,7 @@ def test_links_out_of_the_folder_are_refused(images: Path, name: str) -> None:
     assert f"landmarks.csv, row 3, column file_name: '{name}'" in str(error.value)
 
 
-def test_name_that_leads_out_of_the_folder_is_refused(images: Path) -> None:
+def test_name_outside_the_folder_is_refused(images: Path) -> None:
     with pytest.raises(ValueError, match=r"row 2, .*'\.\./outside\.jpg' leads out of"):
         image_paths(images, ["../outside.jpg"], TABLE)
 
@@ -268,7 +268,7 @@ def test_images_of_other_rows_may_be_missing(images: Path) -> None:
 
 
 def test_missing_folder_is_refused(images: Path) -> None:
-    with pytest.raises(ValueError, match=r"absent: there is no such folder.*landmarks\.csv"):
+    with pytest.raises(ValueError, match=r"absent: no such folder.*landmarks\.csv"):
         image_paths(images / "absent", ["a.jpg"], TABLE)
 
 

@@ -89,7 +89,7 @@ def test_malformed_asked_points_are_refused(
 
 
 def test_missing_asked_points_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"absent\.csv: there is no such table"):
+    with pytest.raises(ValueError, match=r"absent\.csv: no such table"):
         read_asked_points(tmp_path / "absent.csv", num_landmarks=8)
 
 
@@ -118,7 +118,7 @@ def test_boxes_are_matched_by_the_longest_name(tmp_path: Path, text: str) -> Non
         ("a.jpg,1,2,30", "a.jpg,30,2,30", ["row 2", "the box from (30, 2) to (30, 40.5)"]),
         ("a.jpg,1,2,30", "a.jpg,1,nan,30", ["row 2, column y0"]),
         ("a.jpg", "train/images/b.jpg", ["row 4, column file_name", "row 2"]),
-        ("train/images/b.jpg", "c.jpg", ["there is no row for /data/train/images/b.jpg"]),
+        ("train/images/b.jpg", "c.jpg", ["no row for /data/train/images/b.jpg"]),
         (BOXES, "", ["row 1"]),
     ],
 )

@@ -1,4 +1,4 @@
-"""A person is on one side only, and a table is always split the same way."""
+"""A person is in one part only, and splits are deterministic."""
 
 import json
 from pathlib import Path
@@ -30,7 +30,7 @@ def people_in(names: list[str], chosen: np.ndarray) -> set[str]:
     return {name.rpartition("_")[0] for name, taken in zip(names, chosen, strict=True) if taken}
 
 
-def test_no_person_is_on_both_sides() -> None:
+def test_no_person_is_in_both_parts() -> None:
     names = names_of(50)
     split = split_rows(names, rule="person")
     assert split.validation.shape == (150,)
@@ -40,7 +40,7 @@ def test_no_person_is_on_both_sides() -> None:
     assert split.rule == "by person (50 people, 10 in validation)"
 
 
-def test_split_by_person_does_not_depend_on_the_rows_order() -> None:
+def test_split_by_person_does_not_depend_on_the_order_of_rows() -> None:
     names = names_of(50)
     shuffled = list(np.random.default_rng(0).permutation(names))
     chosen, chosen_again = split_rows(names), split_rows(shuffled)
@@ -67,7 +67,7 @@ def test_person_pattern_selects_the_person() -> None:
     assert (split.validation[0::2] == split.validation[1::2]).all()
 
 
-def test_split_by_order_validates_with_the_last_rows() -> None:
+def test_split_by_order_takes_the_last_rows_for_validation() -> None:
     split = split_rows(names_of(50), rule="order", share=0.2)
     np.testing.assert_array_equal(np.flatnonzero(split.validation), np.arange(120, 150))
     assert split.rule == "by order (the last 30 of 150 rows)"
@@ -97,8 +97,8 @@ def test_split_by_hash_is_stable_when_the_table_changes() -> None:
     grown = [f"New_{number}.jpg" for number in range(77)] + names[::-1]
     for options in ({"share": 0.3}, {"folds": 4, "fold": 2}):
         sides = [
-            dict(zip(some, split_rows(some, rule="hash", **options).validation, strict=True))  # type: ignore[arg-type]
-            for some in (names, grown)
+            dict(zip(table, split_rows(table, rule="hash", **options).validation, strict=True))  # type: ignore[arg-type]
+            for table in (names, grown)
         ]
         assert sides[0] == {name: sides[1][name] for name in names}
         assert 0.2 < np.mean(list(sides[1].values())) < 0.4
@@ -162,9 +162,9 @@ def test_auto_splits_by_person_if_names_show_people(names: list[str], rule: str)
 @pytest.mark.parametrize(
     ("names", "options", "fragment"),
     [
-        (names_of(9), {"share": -0.1}, r"must be in \[0, 1\), not -0.1"),
-        (names_of(9), {"share": 1.0}, r"must be in \[0, 1\), not 1"),
-        (names_of(9), {"share": np.nan}, r"must be in \[0, 1\), not nan"),
+        (names_of(9), {"share": -0.1}, r"must be in \[0, 1\), got -0.1"),
+        (names_of(9), {"share": 1.0}, r"must be in \[0, 1\), got 1"),
+        (names_of(9), {"share": np.nan}, r"must be in \[0, 1\), got nan"),
         (names_of(9), {"folds": 1}, "no fold 0 of 1"),
         (names_of(9), {"folds": 3, "fold": 3}, "no fold 3 of 3"),
         (names_of(9), {"folds": 3, "fold": -1}, "no fold -1 of 3"),
@@ -177,7 +177,7 @@ def test_auto_splits_by_person_if_names_show_people(names: list[str], rule: str)
             "66 rows by person into 3 folds: fold 1 would be empty; .*at random",
         ),
         (["a.jpg"], {"rule": "random"}, "cannot split 1 rows"),
-        (["a.jpg"], {"rule": "hash"}, "1 rows by hash .* with a validation share of 0.2: one side"),
+        (["a.jpg"], {"rule": "hash"}, "1 rows by hash .* with a validation share of 0.2: one part"),
         (["a.jpg"], {"rule": "hash", "folds": 2}, "1 rows by hash .* into 2 folds: fold . would"),
         ([*names_of(9), "x.jpg"], {"rule": "person"}, r"'x.jpg' does not match.*\(\.\+\)_"),
         (names_of(9), {"rule": "person", "person_pattern": r"(\d+)_"}, "'Jo_0_0.jpg' does not"),
@@ -185,7 +185,7 @@ def test_auto_splits_by_person_if_names_show_people(names: list[str], rule: str)
         (
             names_of(2),
             {"rule": "person", "share": 0.9},
-            "6 rows by person with a validation share of 0.9: one side",
+            "6 rows by person with a validation share of 0.9: one part",
         ),
         (names_of(9), {"rule": "person", "person_pattern": "("}, "'\\(' is not valid"),
         (names_of(9), {"rule": "person", "person_pattern": ".+"}, "needs a group"),
@@ -237,9 +237,9 @@ def test_stored_split_is_joined_by_file_name(tmp_path: Path) -> None:
         ("file_name,part\nx.jpg,train\n", 0, r"row 2, column file_name: 'x.jpg' is not in .*land"),
         ("file_name,part\na.jpg,train\na.jpg,train\n", 0, "row 3, .* 'a.jpg' is already in a row"),
         ("file_name,part\na.jpg,train\n", 0, "1 of the 2 images .* no row, such as 'b.jpg'"),
-        ("file_name,part\na.jpg,train\nb.jpg,train\n", 0, "0 of 2 rows validate"),
-        ("file_name,part\na.jpg,train\nb.jpg,validation\n", 1, "no folds; .*data.fold 0, not 1"),
-        ("file_name,fold\na.jpg,0\nb.jpg,1\n", 2, "fold 2 of 2: 0 of 2 rows validate"),
+        ("file_name,part\na.jpg,train\nb.jpg,train\n", 0, "0 of 2 rows in validation"),
+        ("file_name,part\na.jpg,train\nb.jpg,validation\n", 1, "not folds; data.fold .* got 1"),
+        ("file_name,fold\na.jpg,0\nb.jpg,1\n", 2, "fold 2 of 2: 0 of 2 rows in validation"),
     ],
 )
 def test_stored_split_of_another_table_is_refused(
@@ -265,20 +265,20 @@ def test_split_of_a_run_is_joined_by_file_name(
     assert not caplog.text
     other = read_split(path, table_of(tmp_path, [*names, "new.jpg"]))
     assert other.validation.tolist() == [False, True, False, True, False]
-    assert "another table than" in caplog.text
+    assert "a different table than" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("stored", "fragment"),
     [
-        ("[]", "holds no named values"),
+        ("[]", "expected a JSON object"),
         ('{"rule": ', "not a readable run file"),
-        ('{"excluded": []}', "no list 'validation' of names"),
-        ('{"validation": [["a.jpg"]], "excluded": []}', "no list 'validation' of names"),
-        ('{"validation": ["a.jpg"], "excluded": "b.jpg"}', "no list 'excluded' of names"),
+        ('{"excluded": []}', "no list 'validation' of file names"),
+        ('{"validation": [["a.jpg"]], "excluded": []}', "no list 'validation' of file names"),
+        ('{"validation": ["a.jpg"], "excluded": "b.jpg"}', "no list 'excluded' of file names"),
         ('{"validation": ["x.jpg"], "excluded": []}', "validation: 'x.jpg' is not in .*landmarks"),
-        ('{"validation": [], "excluded": []}', "0 of 2 rows validate"),
-        ('{"validation": ["a.jpg"], "excluded": ["b.jpg"]}', "1 of 2 rows validate"),
+        ('{"validation": [], "excluded": []}', "0 of 2 rows in validation"),
+        ('{"validation": ["a.jpg"], "excluded": ["b.jpg"]}', "1 of 2 rows in validation"),
     ],
 )
 def test_split_of_a_run_on_another_table_is_refused(
@@ -298,13 +298,13 @@ def test_split_has_its_kind() -> None:
     assert split_rows(names_of(2)).kind == "order"
 
 
-def test_unmatched_group_is_no_person() -> None:
+def test_unmatched_group_is_not_a_person() -> None:
     with pytest.raises(ValueError, match=r"'b_0\.jpg' does not match"):
         split_rows(["a_0.jpg", "b_0.jpg"], rule="person", person_pattern="(a)?")
 
 
-@pytest.mark.skipif(not FACES68.is_dir(), reason="the faces68 data are not beside the repository")
-def test_real_people_are_on_one_side() -> None:
+@pytest.mark.skipif(not FACES68.is_dir(), reason="the faces68 data are not next to the repository")
+def test_real_people_are_in_one_part() -> None:
     names = read_landmarks(FACES68 / "train" / "landmarks.csv").names
     split = split_rows(names, rule="auto", share=0.2, person_pattern=PERSON_PATTERN)
     validating, training = people_in(names, split.validation), people_in(names, ~split.validation)

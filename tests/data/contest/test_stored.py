@@ -215,7 +215,7 @@ def test_table_that_changes_while_parsed_is_not_cached(
         path.write_bytes(path.read_bytes() + b"b.jpg\t1\t2\t3\t4\t5\t6\n")
 
     monkeypatch.setattr(module, "read_blocks", blocks)
-    with pytest.raises(ValueError, match=r"landmarks\.csv changed while it was read"):
+    with pytest.raises(ValueError, match=r"landmarks\.csv changed while being read"):
         read_landmarks(path, cache)
     assert not list((cache / "tables").iterdir())
 

@@ -281,7 +281,7 @@ WRONG: list[tuple[str, str, str, str, list[str]]] = [
     # format, file, old text ("" removes the file), new text, parts of the message
     ("udacity", TABLE, "47,106.5", "47,106;5", [TABLE, "row 2, column y of landmark 1", "'106;5'"]),
     ("udacity", TABLE, "47,106.5", "47", ["row 2", "4 cells, but 5 in the header"]),
-    ("udacity", TABLE, ",,,1", ",3,,1", ["row 3, column y of landmark 0", "leaves both empty"]),
+    ("udacity", TABLE, ",,,1", ",3,,1", ["row 3, column y of landmark 0", "leave both empty"]),
     ("udacity", TABLE, "A_B_1", "Luis_Fonsi_21", ["row 3: 'Luis_Fonsi_21.jpg'", "already in"]),
     ("udacity", TABLE, "A_B_1", "A_B_2", ["row 3: no image", "A_B_2.jpg"]),
     ("udacity", TABLE, ",0,1,2,3", ",0,1,3,2", ["row 1", "pairs of columns", "found ',0,1,3,2'"]),

@@ -199,7 +199,7 @@ def blank_row(folder: Path) -> None:
     ("spoil", "words"),
     [
         ((("training", 4, 20, "12,5")), ["training.csv, row 4, column nose_tip_x", "not a number"]),
-        ((("training", 4, 1, "")), ["row 4, column left_eye_center_y", "leaves both empty"]),
+        ((("training", 4, 1, "")), ["row 4, column left_eye_center_y", "leave both empty"]),
         (
             (("training", 5, 0, "660")),
             ["row 5, column left_eye_center_x", "outside the image, 0 to 96"],

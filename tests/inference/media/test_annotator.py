@@ -158,7 +158,7 @@ def test_subfolders_are_left_out_with_a_hint(
     (folder / "deeper" / "eve_0.jpg").write_bytes((folder / "eve_0.jpg").read_bytes())
     with caplog.at_level("INFO", "heatmap"):
         found = find_files([str(folder)])
-    assert len(found) == 5 and f"for subfolders, write '{folder}/**/*.jpg'" in caplog.text
+    assert len(found) == 5 and f"for subfolders, pass '{folder}/**/*.jpg'" in caplog.text
     assert folder / "deeper" / "eve_0.jpg" in find_files([f"{folder}/**/*.jpg"])
 
 
@@ -172,7 +172,7 @@ def test_two_images_of_one_name_need_paths_in_the_box_table(
     arguments = [*paths, "--boxes", table, "--out", folder / "out", "--device", "cpu"]
     table.write_text("file_name,x0,y0,x1,y1\neve_0.jpg,3,4,40,50\n")
     assert tool("predict", runs["heatmaps"], *arguments) == 1
-    assert f"row 2: eve_0.jpg is the name of {paths[0]} and of" in capfd.readouterr().err
+    assert f"row 2: eve_0.jpg matches both {paths[0]} and" in capfd.readouterr().err
     table.write_text(table.read_text() + "deeper/eve_0.jpg,10,12,60,44\n")
     assert tool("predict", runs["heatmaps"], *arguments) == 0
 
@@ -197,7 +197,7 @@ def test_drawn_copies_never_share_a_file(
         "points.csv", "points.json", "a.bmp.png", "A.bmp-2.png", "a.bmp-3.png", "B.jpg", "b-2.jpg",
         "b.png", "deeper/b.jpg", "c.jpg", "c.mp4", "c.avi.mp4", "c.avi-2.mp4",
     }  # fmt: skip
-    assert f"{mine / 'a.bmp'} is drawn to {out / 'a.bmp-3.png'}" in caplog.text
+    assert f"{mine / 'a.bmp'}: written to {out / 'a.bmp-3.png'}" in caplog.text
     drawn = heatmap.Predictor(runs["direct"], device="cpu")([mine / "a.bmp"]).points_image
     np.testing.assert_allclose(points_of(out, mine / "a.bmp"), drawn[0], atol=1e-3)
 
@@ -232,7 +232,7 @@ def test_every_detected_face_is_predicted(
     out, large = tmp_path / "out", folder / "large.webp"
     arguments = [large, folder / "eve_0.jpg", "--detector", model, "--out", out, "--device", "cpu"]
     assert tool("predict", runs["direct"], *arguments) == 0
-    assert f"{folder / 'eve_0.jpg'}: no face was found" in caplog.text
+    assert f"{folder / 'eve_0.jpg'}: no face found" in caplog.text
     corners = np.array([(320, 64, 448, 224), (64, 128, 128, 224)])  # the larger face first
     boxes = corners * np.tile([900 / 640, 700 / 498], 2) - 0.5
     expected = heatmap.Predictor(runs["direct"], device="cpu")([large] * 2, boxes).points_image
@@ -242,15 +242,15 @@ def test_every_detected_face_is_predicted(
     ]
     found = np.array([[float(row["x"]), float(row["y"])] for row in rows]).reshape(2, 7, 2)
     np.testing.assert_allclose(found, expected, atol=1e-3)
-    assert {row["confidence"] for row in rows} == {""}  # of the direct road
+    assert {row["confidence"] for row in rows} == {""}  # direct networks have none
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        ([], 2, "name images, videos or a camera"),
+        ([], 2, "pass images, videos or a camera"),
         (["x.jpg", "--data", "."], 2, "or else a contest folder with --data"),
-        (["0", "x.jpg"], 2, "camera 0 excludes other inputs"),
+        (["0", "x.jpg"], 2, "camera 0 must be the only input"),
         (["x.jpg", "--out", "text.onnx"], 2, "--out text.onnx is a file"),
         (["x.jpg", "--box", "60,2,70,9"], 1, "x.jpg: the box from (60, 2) to (70, 9) is outside"),
         (["nothing-*.jpg"], 2, "no file matches nothing-*.jpg"),
@@ -259,11 +259,11 @@ def test_every_detected_face_is_predicted(
         (["empty"], 2, "empty: no images or videos in this folder"),
         (["x.jpg", "--box", "1,2,3"], 2, "--box 1,2,3: expected four numbers x0,y0,x1,y1"),
         (["x.jpg", "--box", "5,2,3,4"], 2, "--box 5,2,3,4: expected x0 < x1"),
-        (["x.jpg", "--box", "1,2,3,4", "--detector", "d.onnx"], 2, "exclude each other"),
+        (["x.jpg", "--box", "1,2,3,4", "--detector", "d.onnx"], 2, "only one of --box"),
         (["x.jpg", "--detector", "d.onnx"], 1, "d.onnx: no such file"),
         (["x.jpg", "--detector", "text.onnx"], 1, "text.onnx: not YuNet"),
         (["x.jpg", "--test"], 2, "--test needs --data"),
-        (["x.jpg", "--out", "."], 1, "the drawn copy would replace it"),
+        (["x.jpg", "--out", "."], 1, "the copy would overwrite it"),
         (["--data", ".", "--count", "0"], 2, "--count (at least 1)"),
         (["987"], 1, "camera 987: not found"),
     ],

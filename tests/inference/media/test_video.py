@@ -146,7 +146,7 @@ def test_without_a_frame_count_the_duration_shows_truncation(tmp_path: Path) -> 
     whole, cut = Video(tmp_path / "clip.mkv"), Video(tmp_path / "cut.mkv")
     assert whole.expected is None and whole.problems(len(list(whole))) == ""
     count = len(list(cut))
-    assert f"breaks off after {count / 25:.1f} of 4.0 s" in cut.problems(count)
+    assert f"ends after {count / 25:.1f} of 4.0 s" in cut.problems(count)
 
 
 def test_non_square_pixels_are_kept(tmp_path: Path) -> None:
