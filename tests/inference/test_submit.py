@@ -236,7 +236,7 @@ def test_runs_that_cannot_be_merged_are_refused_by_name(
     again = direct / ".." / "one"
     for name in ("submit", "evaluate"):
         for arguments, words in (
-            ([one, fifteen[1]], [f"{one}/best.pt predicts 7", f"{fifteen[1]}/best.pt 15"]),
+            ([one, fifteen[1]], [f"{one}/best.pt predicts 7", f"{fifteen[1]}/best.pt predicts 15"]),
             ([one, "--tta", "mirror"], ["7 landmarks", "--tta mirror"]),
             ([one, direct, "--weighted"], [f"{direct}/best.pt", "has no heatmaps", "--weighted"]),
             ([one, "--boxes", "b.csv"], ["--boxes", "crop.rule box", f"{one}/best.pt", "cover"]),

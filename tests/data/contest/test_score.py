@@ -65,7 +65,7 @@ def test_unlabelled_predictions_may_be_nan() -> None:
 def test_non_finite_predictions_are_refused(value: float) -> None:
     predicted, truth = random_case()
     predicted[3, 0, 1] = predicted[5] = value
-    with pytest.raises(ValueError, match="in 2 of 7 images; the first is number 3"):
+    with pytest.raises(ValueError, match="in 2 of 7 images; the first is image 3"):
         squared_errors(predicted, truth)
 
 

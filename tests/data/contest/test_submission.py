@@ -119,7 +119,7 @@ def test_failed_read_back_leaves_no_file(tmp_path: Path, monkeypatch: pytest.Mon
         write(path, names, points + (np.arange(3) == 2)[:, None, None], form)
 
     monkeypatch.setattr(module, "write_landmarks", write_wrongly)
-    with pytest.raises(OSError, match="does not read back"):
+    with pytest.raises(OSError, match="the file read back differs"):
         write_submission(tmp_path / "s.csv", ASKED, picked(predictions()))
     assert list(tmp_path.iterdir()) == []
 
