@@ -175,7 +175,9 @@ def test_another_seed_changes_the_run(
     assert results(tmp_path / "run")[0] != results(uninterrupted)[0]
 
 
-@pytest.mark.parametrize(("step", "workers"), zip(KILLED_STEPS, itertools.cycle([0, 2])))
+@pytest.mark.parametrize(
+    ("step", "workers"), list(zip(KILLED_STEPS, itertools.cycle([0, 2]), strict=False))
+)
 def test_killed_at_a_step_and_resumed(
     start: Callable[..., None], uninterrupted: Path, tmp_path: Path, step: int, workers: int
 ) -> None:
