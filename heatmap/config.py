@@ -87,7 +87,7 @@ class Data(Part, prefix="data"):
     fold: int = 0
     """Fold to validate on, counted from 0. Fold 0 has the rows of data.validation 1/folds."""
     exclude: Path | None = None
-    """Table (comma or TAB; file_name) of images not to train on. They still validate."""
+    """Table (comma or TAB; file_name) of images not to train on. They stay in validation."""
     person_pattern: str = "(.+)_[^_]+$"
     """Regular expression for the file name; its first group is the person."""
     multiplier: Count = 1

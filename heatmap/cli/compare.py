@@ -23,10 +23,10 @@ def compare(
     do not identify people).
 
     Args:
-        runs: Run folders, or evaluations inside them (RUN/evaluation-NAME). wandb:ENTITY/PROJECT/ID
+        runs: run folders, or evaluations inside them (RUN/evaluation-NAME). wandb:ENTITY/PROJECT/ID
             is a run in Weights & Biases.
-        html: Also write the comparison as a page with charts to this file.
-        json_file: Also write the comparison as JSON to this file.
+        html: also write the comparison as a page with charts to this file.
+        json_file: also write the comparison as JSON to this file.
     """
     if len(runs) < 2:
         raise UsageError("name at least two runs")

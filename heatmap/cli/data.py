@@ -28,11 +28,11 @@ def make(
     """Draw a synthetic contest: faces with 971 landmarks, in the contest's format.
 
     Args:
-        out: Folder to create.
-        count: Number of training images.
-        seed: The same seed gives the same bytes.
-        test_count: Number of test images; by default a tenth of count.
-        workers: Drawing processes.
+        out: folder to create.
+        count: number of training images.
+        seed: the same seed gives the same bytes.
+        test_count: number of test images; by default a tenth of count.
+        workers: drawing processes.
     """
     from heatmap.data.synthetic.contest import make_contest
 
@@ -51,9 +51,9 @@ def show_command(experiment: Experiment) -> Callable[..., int]:
         """Draw augmented training crops with their landmarks.
 
         Args:
-            out: Image file to write, .jpg or .png.
-            count: Number of training images, evenly spaced in the table.
-            epoch: Epoch whose random augmentation is shown, from 1.
+            out: image file to write, .jpg or .png.
+            count: number of training images, evenly spaced in the table.
+            epoch: epoch whose random augmentation is shown, from 1.
         """
         return run_command(lambda: write_sheet(experiment, out, count, epoch))
 
@@ -89,16 +89,16 @@ def split(
     byte for byte. Exits with code 1 if a split by person shares an image.
 
     Args:
-        root: Contest folder.
-        out: Table to write.
-        rule: Which rows validate. person: whole people; order: the table's last rows; hash: rows
+        root: contest folder.
+        out: table to write.
+        rule: which rows to validate on. person: whole people; order: the table's last rows; hash: rows
             with a low hash of their name, which keep their side if rows are added; random: random
             rows; auto: person if file names identify people, else order.
-        share: Share of the rows that validate, between 0 and 1.
-        folds: Number of parts, each of which validates once (--data.fold), instead of the share.
-        person_pattern: Regular expression on the file name; its first group is the person.
-        seed: Seed of the random rows.
-        workers: Processes that read the images.
+        share: share of the rows to validate on, between 0 and 1.
+        folds: number of parts, each of which validates once (--data.fold), instead of the share.
+        person_pattern: regular expression on the file name; its first group is the person.
+        seed: seed of the random rows.
+        workers: processes that read the images.
     """
     from heatmap.curation.split import store_split
 

@@ -35,21 +35,21 @@ def evaluate(
     are shared among them, and the files written are the same.
 
     Args:
-        target: A run folder, a checkpoint, or a submission (with --solution).
-        others: More runs to merge, with the same landmarks; crops and networks may differ.
-        data: Contest folder; by default the one the first run was trained on. All labelled images
+        target: a run folder, a checkpoint, or a submission (with --solution).
+        others: more runs to merge, with the same landmarks; crops and networks may differ.
+        data: contest folder; by default the one the first run was trained on. All labelled images
             of other data are scored.
-        solution: The withheld landmarks, to score a submission as Kaggle does.
-        decoder: How heatmaps become landmarks; by default as in training.
-        tta: Test-time augmentation, averaged with the plain view: mirrored crops, crops zoomed
+        solution: the withheld landmarks, to score a submission as Kaggle does.
+        decoder: how heatmaps become landmarks; by default as in training.
+        tta: test-time augmentation, averaged with the plain view: mirrored crops, crops zoomed
             out and in by 1.1, or both (six views).
-        weighted: Weight every landmark by the inverse covariance of its heatmap.
-        boxes: Table of the images' boxes, for runs with crop.rule box; by default the one used
+        weighted: weight every landmark by the inverse covariance of its heatmap.
+        boxes: table of the images' boxes, for runs with crop.rule box; by default the one used
             for training.
-        report: Also write report.html into this folder: scores, curves, errors by landmark and
+        report: also write report.html into this folder: scores, curves, errors by landmark and
             size, calibration, the worst images.
-        json_file: Also write the scores as JSON to this file.
-        device: Where the networks run.
+        json_file: also write the scores as JSON to this file.
+        device: where the networks run.
     """
     if (target.suffix == ".csv") != (solution is not None):
         raise UsageError("a submission (.csv) needs --solution, and a run takes none")

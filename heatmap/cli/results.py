@@ -15,7 +15,7 @@ def results(runs: Annotated[tuple[Path, ...], tyro.conf.Positional]) -> None:
     """Print a Markdown table of finished runs, best first and runs without a score last.
 
     Args:
-        runs: Run folders.
+        runs: run folders.
     """
     if not runs:
         raise UsageError("name at least one run folder")

@@ -29,8 +29,8 @@ def with_experiment(
     """Runs a command on an experiment file, whose fields the command line overrides.
 
     Args:
-        arguments: The experiment file, then options.
-        command_for: Returns the command for an experiment. Its first parameter is the experiment,
+        arguments: the experiment file, then options.
+        command_for: returns the command for an experiment. Its first parameter is the experiment,
             the others become options, and it returns the exit code.
     """
     if not arguments or arguments[0].startswith("-"):

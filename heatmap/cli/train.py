@@ -62,9 +62,9 @@ def _train_command(experiment: Experiment) -> Callable[..., int]:
         """Train an experiment.
 
         Args:
-            out: Run folder to create. Under a Weights & Biases agent the default ends with the
+            out: run folder to create. Under a Weights & Biases agent the default ends with the
                 run's id.
-            dry_run: Print the configuration and sizes, and the memory and time of two steps; write
+            dry_run: print the configuration and sizes, and the memory and time of two steps; write
                 nothing.
         """
         return run_command(lambda: _dry_run(experiment) if dry_run else _train(experiment, out))

@@ -273,7 +273,8 @@ class Loader(Generic[T]):
         try:
             yield from self._loader
         except UserError as error:  # from a worker, its message is a traceback
-            raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None
+            message = str(error).rpartition(f"{type(error).__name__}: ")[2]
+            raise UserError(message.strip()) from None
 
 
 def _use_one_opencv_thread(worker: int = 0) -> None:

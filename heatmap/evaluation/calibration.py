@@ -125,7 +125,7 @@ def halves(groups: Sequence[str], size: np.ndarray) -> np.ndarray:
     """Picks half of the images, (N,) bool: sizes as in the other half, groups kept whole.
 
     Args:
-        groups: The group of each image, such as its person.
+        groups: the group of each image, such as its person.
         size: (N,).
     """
     names, group_of, counts = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)

@@ -74,8 +74,8 @@ def line_chart(
     """Draws the series in one chart; returns None if there is no value to draw.
 
     Args:
-        log_y: Makes the y axis logarithmic and leaves out values that are not positive.
-        y_ends: Values that the y axis always shows.
+        log_y: makes the y axis logarithmic and leaves out values that are not positive.
+        y_ends: values that the y axis always shows.
     """
     curves = [_drawable_points(one, log_y) for one in series]
     values = np.concatenate(curves)

@@ -55,7 +55,7 @@ def measure_errors(
     """Measures the errors of the merged views; returns None in all processes but the first.
 
     Args:
-        views, rows, batch, workers, weighted, watch: As for `predict`.
+        views, rows, batch, workers, weighted, watch: as for `predict`.
         mean_shape_crop: (P, 2) mean training shape in the first view's crops.
 
     Raises:
@@ -209,9 +209,9 @@ def evaluate_run(
     not the run's own. The run's own scores also go to its model card.
 
     Args:
-        data: Contest folder; None for the first run's own. If runs were trained on its table, the
+        data: contest folder; None for the first run's own. If runs were trained on its table, the
             rows that validate in all of them are scored.
-        decoder: As in `config.HeatmapModel`; None for the run's own.
+        decoder: as in `config.HeatmapModel`; None for the run's own.
 
     Raises:
         UserError: the data has no labels or another number of landmarks, no row validates in

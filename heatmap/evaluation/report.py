@@ -42,7 +42,7 @@ def write_report(
     """Writes OUT/report.html on an evaluation in the first process, and returns its path.
 
     Args:
-        device: Where to predict the faces that are shown.
+        device: where to predict the faces that are shown.
 
     Raises:
         UserError: a run's ledger is damaged, or an image cannot be read.

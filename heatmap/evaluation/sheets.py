@@ -28,9 +28,9 @@ def prediction_sheet(
     """Draws images with their predicted landmarks and, below, with the truth in green.
 
     Args:
-        paths: N images.
+        paths: n images.
         labels: (N, Q, 2) true landmarks in image pixels, NaN where unlabelled; None for no truth.
-        scheme: Of the predicted landmarks, if the run has one.
+        scheme: of the predicted landmarks, if the run has one.
 
     Returns:
         uint8 RGB.
@@ -64,7 +64,7 @@ def data_sheet(
     In the folder that the run was trained on, these are validation images.
 
     Args:
-        test: Draws test images, which is the default for a folder without labels.
+        test: draws test images, which is the default for a folder without labels.
 
     Raises:
         UserError: the folder has no such images, or one cannot be read.

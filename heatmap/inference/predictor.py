@@ -50,18 +50,18 @@ class Predictor:
         (2, 971, 2)
 
     Args:
-        run: Run folder, whose best checkpoint is loaded, or checkpoint file.
+        run: run folder, whose best checkpoint is loaded, or checkpoint file.
         device: "auto" (the GPU if there is one), "cpu" or "cuda".
-        batch: Images per forward pass. Defaults to the run's training batch.
+        batch: images per forward pass. Defaults to the run's training batch.
 
     Attributes:
-        num_landmarks: Number P of landmarks per face.
-        path: The loaded checkpoint.
-        crop: Size and rule of the network's crops, a `heatmap.config.Crop`.
-        scheme: The run's landmark scheme, or None.
+        num_landmarks: number P of landmarks per face.
+        path: the loaded checkpoint.
+        crop: size and rule of the network's crops, a `heatmap.config.Crop`.
+        scheme: the run's landmark scheme, or None.
 
     Raises:
-        UserError: There is no such checkpoint or device, or `batch` is below 1.
+        UserError: there is no such checkpoint or device, or `batch` is below 1.
     """
 
     def __init__(
@@ -88,14 +88,14 @@ class Predictor:
         """Predicts one face per image.
 
         Args:
-            images: N paths, or uint8 RGB arrays (H, W, 3); sizes may differ.
+            images: n paths, or uint8 RGB arrays (H, W, 3); sizes may differ.
             boxes: (N, 4) x0, y0, x1, y1 in image pixels, one per face. A run with crop.rule box
                 expects boxes like those it was trained on, other runs the bounds of the landmarks.
                 By default images are cropped as in training.
-            two_pass: Predict again from a crop fitted to the first prediction.
+            two_pass: predict again from a crop fitted to the first prediction.
 
         Raises:
-            UserError: An image cannot be read, a box is empty or outside its image, or the run
+            UserError: an image cannot be read, a box is empty or outside its image, or the run
                 needs boxes.
         """
         if isinstance(images, str | Path | ImageFile):

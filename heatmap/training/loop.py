@@ -112,9 +112,9 @@ def _train_epochs(run: Run, files: RunFolder, ledger: Ledger | None) -> dict[str
         scores, columns = _validate(run, watch)
         row, is_best = _finish_epoch(run, scores)
         if ledger:
-            seconds = time.monotonic() - epoch_start
-            reporting.report_epoch(run, files, ledger, row, columns if is_best else {},
-                                   watch.seconds() | {"total": seconds})  # fmt: skip
+            row["time/seconds"] = time.monotonic() - epoch_start
+            best_columns = columns if is_best else {}
+            reporting.report_epoch(run, files, ledger, row, best_columns, watch.seconds())
             if is_best:
                 save(run, files.best)
             keep_every = run.experiment.train.keep_every

@@ -48,14 +48,13 @@ def report_epoch(
     """Writes and logs the results of an epoch.
 
     Args:
-        row: from `ledger_row`.
+        row: from `ledger_row`, with the epoch's "time/seconds".
         columns: of per_image.csv if the epoch is the best so far, else empty.
-        seconds: per part of the epoch, and "total".
+        seconds: per part of the epoch.
     """
     progress, every = run.progress, run.experiment.wandb.images_every
-    total = seconds.pop("total")
-    shares = {part: value / total for part, value in seconds.items()}
-    row = row | {"time/seconds": total} | {f"time/{part}": share for part, share in shares.items()}
+    shares = {part: value / row["time/seconds"] for part, value in seconds.items()}
+    row = row | {f"time/{part}": share for part, share in shares.items()}
     _warn_if_black(run.experiment.model, row)
     if "val/mse" in row and (progress.finished or (progress.epoch - 1) % every == 0):
         rows = evenly_spaced(run.data.validation_rows, NUM_SHOWN).tolist()

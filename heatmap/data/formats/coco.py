@@ -48,9 +48,9 @@ def read(
 
     Args:
         source: JSON file of the training part.
-        images: Folder that its file names are relative to; default: the JSON file's folder.
+        images: folder that its file names are relative to; default: the JSON file's folder.
         test: JSON file of the test part, or None.
-        test_images: Folder of the test images; default: `images`.
+        test_images: folder of the test images; default: `images`.
         points: "keypoints", or "face" for COCO-WholeBody's face_kpts and face_box.
     """
     images = images or source.parent

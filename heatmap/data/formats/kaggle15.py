@@ -67,13 +67,13 @@ def convert(
     ImageId. test_points.csv lists all 15 landmarks; the lookup table is copied.
 
     Args:
-        source: The folder or zip archive with all files, or training.zip or training.csv with the
+        source: the folder or zip archive with all files, or training.zip or training.csv with the
             other files next to it.
-        incomplete: Whether to keep training images with missing landmarks, as unlabelled.
-        limit: Maximum number of training images.
+        incomplete: whether to keep training images with missing landmarks, as unlabelled.
+        limit: maximum number of training images.
 
     Raises:
-        UserError: A file is missing, damaged or malformed, or `out` exists and is not empty.
+        UserError: a file is missing, damaged or malformed, or `out` exists and is not empty.
     """
     if limit is not None and limit < 1:
         raise UserError(f"limit must be at least 1, got {limit}")
@@ -95,11 +95,11 @@ def read_lookup(table: Table, images: Collection[str]) -> Lookup:
     """Reads the coordinates of a submission, in the table's order.
 
     Args:
-        table: IdLookupTable.csv.
-        images: File names of the test images, as written by `convert`.
+        table: idLookupTable.csv.
+        images: file names of the test images, as written by `convert`.
 
     Raises:
-        UserError: The table is malformed or contains an unknown image.
+        UserError: the table is malformed or contains an unknown image.
     """
     columns = ["RowId", "ImageId", "FeatureName", "Location"]
     images = set(images)
@@ -123,12 +123,12 @@ def write_submission(
     The file is read back and compared.
 
     Args:
-        names: N file names, in any order.
+        names: n file names, in any order.
         points_image: (N, 15, 2) predicted landmarks in image pixels.
-        rounding: Rounding of the locations; "none" writes 4 decimals.
+        rounding: rounding of the locations; "none" writes 4 decimals.
 
     Raises:
-        UserError: There are not 15 landmarks, or a prediction is missing or not finite.
+        UserError: there are not 15 landmarks, or a prediction is missing or not finite.
     """
     count = points_image.shape[1]
     if count != len(LANDMARKS):

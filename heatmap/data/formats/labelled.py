@@ -55,9 +55,9 @@ def gather(
     """Collects the faces that a reader yields and checks them.
 
     Args:
-        source: The file or folder that the reader reads.
-        faces: Faces; a string instead of a face is the reason an entry is skipped.
-        several: Whether an image may have several faces. From the second on, their names get a
+        source: the file or folder that the reader reads.
+        faces: faces; a string instead of a face is the reason an entry is skipped.
+        several: whether an image may have several faces. From the second on, their names get a
             number ("a#2.jpg"), because a contest table has one row per name; not "a_2.jpg", which
             would name another person (`contest.split_rows`).
 
@@ -122,7 +122,7 @@ def read_cells(table: Table) -> Iterator[tuple[str, list[str]]]:
     """Yields file and row (for messages) and the cells of each row of a CSV table, header first.
 
     Raises:
-        UserError: A row is blank or its length differs from the header's, the table is not UTF-8
+        UserError: a row is blank or its length differs from the header's, the table is not UTF-8
             text, or its archive is damaged.
     """
     row, width = 0, 0

@@ -30,7 +30,7 @@ def write_contest(labelled: LabelledFaces, out: Path, *, link: bool = False) -> 
         out/boxes.csv                                   boxes of both parts, if there are any
 
     Args:
-        link: Whether to hard-link the images instead of copying them.
+        link: whether to hard-link the images instead of copying them.
 
     Raises:
         UserError: `out` exists and is not empty, a table cannot hold a name, or an image cannot be
@@ -66,10 +66,10 @@ def read_contest(root: Path, *, boxes: Path | None = None) -> LabelledFaces:
     highest listed index gives the number of landmarks.
 
     Args:
-        boxes: Table of the boxes; default: `root`/boxes.csv if it exists.
+        boxes: table of the boxes; default: `root`/boxes.csv if it exists.
 
     Raises:
-        UserError: A table is malformed, an image is missing, or no face is labelled.
+        UserError: a table is malformed, an image is missing, or no face is labelled.
     """
     folder = contest.find_folder(root)
     faces, left_out = list[LabelledFace](), Counter[str]()
@@ -127,11 +127,11 @@ def place_images(sources: Mapping[Path, Path], *, link: bool) -> None:
     An image with several targets is stored once if the file system supports hard links.
 
     Args:
-        sources: The file to copy, by target path.
-        link: Whether to link instead of copying.
+        sources: the file to copy, by target path.
+        link: whether to link instead of copying.
 
     Raises:
-        UserError: Two targets are the same file on this disk, or a link cannot be made.
+        UserError: two targets are the same file on this disk, or a link cannot be made.
     """
     copies: dict[Path, Path] = {}
     for target, path in tqdm(sources.items(), "Placing images", unit="img", delay=1):

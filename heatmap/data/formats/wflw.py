@@ -36,8 +36,8 @@ def read(source: Path, *, images: Path | None = None) -> LabelledFaces:
     """Reads one or both lists, with the faces' boxes.
 
     Args:
-        source: Folder that holds the lists at any depth.
-        images: Folder of the images; default: `source`/WFLW_images.
+        source: folder that holds the lists at any depth.
+        images: folder of the images; default: `source`/WFLW_images.
     """
     return gather(source, _faces(source, images or source / "WFLW_images"), several=True)
 

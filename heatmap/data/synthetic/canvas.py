@@ -19,7 +19,7 @@ class Canvas:
 
     Attributes:
         planes: (3, H, W) float32 RGB, 0 to 1.
-        unit: Canvas pixels per unit of the head frame.
+        unit: canvas pixels per unit of the head frame.
     """
 
     def __init__(self, height: int, width: int, unit: float) -> None:
@@ -39,9 +39,9 @@ class Canvas:
         """Paints the union of `polygons`.
 
         Args:
-            blur: Standard deviation of the blurred edge.
-            inside: Polygons outside of which nothing is painted.
-            line_width: Width of open lines to paint instead of filled polygons.
+            blur: standard deviation of the blurred edge.
+            inside: polygons outside of which nothing is painted.
+            line_width: width of open lines to paint instead of filled polygons.
         """
         blur_px, line_px = blur * self.unit, None if line_width is None else line_width * self.unit
         margin = 2 + 3 * blur_px + (line_px or 0)

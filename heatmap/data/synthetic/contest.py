@@ -27,9 +27,9 @@ def make_contest(
     index, so a larger contest begins with the smaller one.
 
     Args:
-        count: Number of training faces.
-        test_count: Number of test faces; default: a tenth of `count`, but at least 1.
-        workers: Number of processes that draw.
+        count: number of training faces.
+        test_count: number of test faces; default: a tenth of `count`, but at least 1.
+        workers: number of processes that draw.
 
     Raises:
         UserError: `out` exists and is not empty, or a number is out of range.
