@@ -91,7 +91,7 @@ def split(
     Args:
         root: contest folder.
         out: table to write.
-        rule: which rows to validate on. person: whole people; order: the table's last rows; hash: rows
+        rule: which rows to validate on. person: whole people; order: the last rows; hash: rows
             with a low hash of their name, which keep their side if rows are added; random: random
             rows; auto: person if file names identify people, else order.
         share: share of the rows to validate on, between 0 and 1.

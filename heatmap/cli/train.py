@@ -173,14 +173,12 @@ def _dry_run(experiment: Experiment) -> None:
     from heatmap.training.step import time_steps
 
     logger.info(json.dumps(config.to_dict(experiment), indent=2))
-    device = machine.chosen_device(experiment.train.device)
-    before = machine.peak_memory(device)
     run = prepare(replace(experiment, model=replace(experiment.model, weights="none")))
     logger.info(_format_sizes(run))
     first, second = time_steps(run)
-    mib = (machine.peak_memory(device) - before) / 2**20
+    mib = machine.peak_memory(run.device) / 2**20
     logger.info(
-        f"memory        {mib:,.0f} MiB at the peak of two steps, without the program itself\n"
+        f"memory        {mib:,.0f} MiB at the peak of two steps, on {run.device}\n"
         f"time          {second:.2f} s per step, {first:.2f} s for the first, on {run.device}"
     )
 
