@@ -15,11 +15,13 @@ from heatmap.runs.folder import RunFolder
 from heatmap.runs.ledger import Ledger
 from heatmap.runs.per_image import read_per_image, write_per_image
 from heatmap.runtime.files import finite
+from heatmap.runtime.machine import loader_processes
 from heatmap.training.prepare import Run
 
 logger = logging.getLogger("heatmap")
 
 BLACK_PEAK = 0.05  # mean peak height below which the heatmaps have collapsed
+LONG_WAIT = 0.25  # fraction of an epoch spent waiting for images above which a warning is logged
 NUM_SHOWN = 8  # validation images on the sheet of an epoch
 NUM_WORST = NUM_OTHERS = 16  # images in the table of predictions
 
@@ -56,6 +58,12 @@ def report_epoch(
     shares = {part: value / row["time/seconds"] for part, value in seconds.items()}
     row = row | {f"time/{part}": share for part, share in shares.items()}
     _warn_if_black(run.experiment.model, row)
+    if shares.get("data", 0) > LONG_WAIT and progress.epoch <= 2:
+        logger.warning(
+            f"training waited for images {100 * shares['data']:.0f} % of the time, with "
+            f"{loader_processes(run.experiment.data.workers)} loader processes; if cores are "
+            "free, raise data.workers"
+        )
     if "val/mse" in row and (progress.finished or (progress.epoch - 1) % every == 0):
         rows = evenly_spaced(run.data.validation_rows, NUM_SHOWN).tolist()
         ledger.image("validation", progress.step, _sheet(run, run.scored_network, rows))

@@ -40,7 +40,7 @@ from heatmap.networks import HeatmapNetwork
 from heatmap.runtime import machine
 from heatmap.runtime.stopwatch import Stopwatch
 from heatmap.training import loop, prepare
-from heatmap.training.step import step as train_step
+from heatmap.training.step import Stepper
 
 UNET: config.Experiment = runpy.run_path(
     str(Path(__file__).resolve().parents[2] / "experiments" / "unet.py")
@@ -170,6 +170,7 @@ class Training(NamedTuple):
     """A run that takes training steps on a single batch."""
 
     run: prepare.Run
+    stepper: Stepper
     sample: samples.Sample
     watch: Stopwatch
 
@@ -178,11 +179,12 @@ class Training(NamedTuple):
         run = prepare.prepare(experiment)
         batches = samples.shuffled_batches(run.data.training_rows, experiment.train.batch, 0, 0)[:1]
         (sample,) = samples.load(run.data.training, batches, 0, run.device)
-        run.network.train()
-        return cls(run, sample, Stopwatch(run.device))
+        stepper = Stepper(run)
+        stepper.train()
+        return cls(run, stepper, sample, Stopwatch(run.device))
 
     def step(self) -> None:
-        train_step(self.run, self.run.network, self.sample, self.watch)
+        self.stepper.step(self.sample, self.watch)
 
     def augmented(self) -> augment.Batch:
         return self.run.data.augmented(self.sample, 0, self.run.device)

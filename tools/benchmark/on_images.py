@@ -21,7 +21,7 @@ from heatmap.data import samples, synthetic
 from heatmap.data.contest import read_image
 from heatmap.runtime.stopwatch import Stopwatch
 from heatmap.training import prepare
-from heatmap.training.step import step
+from heatmap.training.step import Stepper
 
 CROP = config.Crop(height=128, width=128)
 AUGMENT = config.Augment(mirror=0.5, rotate_deg=25, scale=0.2, contrast=0.3)
@@ -169,12 +169,13 @@ def _training(prepared: prepare.Run, settings: Settings) -> list[Result]:
     loading = iter(
         samples.load(prepared.data.training, batches[: steps + 2], workers, settings.device)
     )
-    prepared.network.train()
+    stepper = Stepper(prepared)
+    stepper.train()
     watch = Stopwatch(settings.device)
 
     def steps_of(number: int) -> None:
         for _ in range(number):
-            step(prepared, prepared.network, next(loading), watch)
+            stepper.step(next(loading), watch)
 
     steps_of(2)
     seconds = measuring.seconds_of(lambda: steps_of(steps), settings.device) / steps
