@@ -220,7 +220,9 @@ def _backward(
 
 
 def time_steps(run: Run) -> list[float]:
-    """Trains two steps on one batch and returns their seconds. The first one includes compiling.
+    """Trains a few steps on one batch and returns their seconds.
+
+    The first includes compiling; on a GPU the second includes the capture of the graph.
 
     Raises:
         UserError: as `step`, or an image cannot be read.
@@ -230,7 +232,7 @@ def time_steps(run: Run) -> list[float]:
     stepper.train()
     (sample,) = load(run.data.training, batches_of_pass(run, 0)[:1], 0, run.device)
     times = [time.monotonic()]
-    for _ in range(2):
+    for _ in range(3 if run.device.type == "cuda" else 2):
         stepper.step(sample, Stopwatch(run.device))
         stepper.check()
         times.append(time.monotonic())
