@@ -87,8 +87,7 @@ class Stepper:
         _set_learning_rates(run)
         torch.manual_seed(schedule.seed_of(seed, 1 + progress.step, distributed.rank()))
         with _explaining_out_of_memory(run):
-            with watch("augment"):
-                batch = self._augmented(sample)
+            batch = self._augmented(sample, watch)
             loss = self._gradients(_arguments(run, batch), watch)
             with watch("network"):
                 values = self._update(loss)
@@ -128,8 +127,8 @@ class Stepper:
             assert self._launched
             raise UserError(_not_finite_message(self._run, self._launched))
 
-    def _augmented(self, sample: Sample) -> augment.Batch:
-        with torch.cuda.stream(self._stream):
+    def _augmented(self, sample: Sample, watch: Stopwatch) -> augment.Batch:
+        with torch.cuda.stream(self._stream), watch("augment"):
             batch = self._run.data.augmented(sample, self._run.pass_index, self._run.device)
         if self._stream:
             torch.cuda.current_stream().wait_stream(self._stream)
