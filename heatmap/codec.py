@@ -153,8 +153,8 @@ def soft_argmax(heatmaps: Tensor, steepness: Tensor | float) -> tuple[Tensor, Te
     Source: Sun et al. 2018, https://arxiv.org/abs/1711.08229; covariance: Nibali et al. 2018,
     https://arxiv.org/abs/1801.07372.
     """
-    factor = torch.as_tensor(steepness, dtype=heatmaps.dtype, device=heatmaps.device)
-    probability = (factor[..., None] * heatmaps.flatten(-2)).softmax(-1)
+    factor = steepness[..., None].to(heatmaps) if isinstance(steepness, Tensor) else steepness
+    probability = (factor * heatmaps.flatten(-2)).softmax(-1)
     return mean_and_covariance(probability @ pixel_moments(heatmaps), heatmaps.shape[-2:])
 
 
@@ -176,8 +176,9 @@ def mean_and_covariance(moments: Tensor, map_hw: Sequence[int]) -> tuple[Tensor,
     """Converts mean `pixel_moments` (..., 5) to a mean (..., 2) and covariance (..., 2, 2)."""
     mean, (xx, xy, yy) = moments[..., :2], moments[..., 2:].unbind(-1)
     second = torch.stack([xx, xy, xy, yy], -1).unflatten(-1, (2, 2))
-    centre = torch.tensor([map_hw[1] - 1, map_hw[0] - 1], device=moments.device) / 2
-    return mean + centre, second - mean[..., :, None] * mean[..., None, :]
+    (x, y), (height, width) = mean.unbind(-1), map_hw
+    points = torch.stack([x + (width - 1) / 2, y + (height - 1) / 2], -1)
+    return points, second - mean[..., :, None] * mean[..., None, :]
 
 
 def _window_soft_argmax(windows: _Windows, map_hw: tuple[int, int], sigma: float) -> Decoded:

@@ -9,7 +9,8 @@ Shapes: B images, C feature channels, P landmarks, H x W heatmap pixels.
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -163,8 +164,8 @@ def soft_argmax(maps: Maps, steepness: Tensor | float) -> tuple[Tensor, Tensor]:
     with torch.autocast(maps.features.device.type, enabled=False):
         features, embeddings, _ = _to_full_precision(maps)
         images, channels, *map_hw = features.shape
-        factor = torch.as_tensor(steepness, dtype=features.dtype, device=features.device)
-        query = embeddings * factor.expand(images, len(embeddings))[..., None]
+        factor = steepness[..., None].to(features) if isinstance(steepness, Tensor) else steepness
+        query = embeddings.expand(images, -1, -1) * factor
         key, value = features.flatten(2).mT, codec.pixel_moments(features)
         # with different head sizes, torch falls back to a kernel that holds every map
         size = 8 * math.ceil(max(channels, value.shape[1]) / 8)
@@ -205,6 +206,7 @@ def divergence(
             total = total + checkpoint(
                 _divergence_of_block, Maps(features[b], embeddings[p], bias[p]),
                 points_heatmap[b, p], weights[b, p], steepness, sigma, use_reentrant=False,
+                preserve_rng_state=False,
             )  # fmt: skip
         return total / weights.numel()
 
@@ -266,16 +268,43 @@ def _loss_and_gradients(
         for rows, columns in tiles:
             tile = maps.features[b, :, rows, columns].to(dtype)  # (b, C, rows, columns)
             pixels = tile.flatten(2)
-            heights = _heights(pixels, embeddings, bias)
+            with _rounded_products(pixels):
+                heights = _heights(pixels, embeddings, bias)
             loss, slope = loss_and_slope(heights, targets.tile(rows, columns))
             total += (loss * targets.weights).sum(dtype=torch.float64)
             if grad_features is not None:
-                grad_features[b, :, rows, columns] = (embeddings.T @ slope).view_as(tile)
-                grad_embeddings.addbmm_(slope, pixels.mT)
+                with _rounded_products(pixels):
+                    grad_features[b, :, rows, columns] = (embeddings.T @ slope).view_as(tile)
+                    _add_products(grad_embeddings, slope, pixels.mT)
                 grad_bias += slope.sum((0, 2))
         del targets  # free them before the next ones are computed
     gradients = () if grad_features is None else (grad_features, grad_embeddings, grad_bias)
     return total.to(dtype), tuple(g.to(t.dtype) for g, t in zip(gradients, maps, strict=False))
+
+
+@contextmanager
+def _rounded_products(features: Tensor) -> Iterator[None]:
+    """On a GPU, rounds the factors of float32 products to 10 bits (TF32), for 5 times the speed.
+
+    This moves a landmark by about 0.001 pixels. Decoding does not round.
+    """
+    settings = torch.backends.cuda.matmul
+    before = settings.allow_tf32 if features.is_cuda else False
+    if features.is_cuda:
+        settings.allow_tf32 = True
+    try:
+        yield
+    finally:
+        if features.is_cuda:
+            settings.allow_tf32 = before
+
+
+def _add_products(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """Adds the sum of (b, ...) matrix products to `total`."""
+    if total.is_cuda:  # where addbmm_ multiplies one pair after the other
+        total += torch.bmm(left, right).sum(0)
+    else:
+        total.addbmm_(left, right)
 
 
 def _heights(features: Tensor, embeddings: Tensor, bias: Tensor) -> Tensor:

@@ -69,7 +69,7 @@ def predict(
     rows: np.ndarray,
     *,
     batch: int,
-    workers: int,
+    workers: int | None,
     weighted: bool = False,
     distribute: bool = False,
     watch: Stopwatch | None = None,

@@ -30,9 +30,10 @@ from benchmark.measuring import (
 from heatmap import config
 from heatmap.data import samples, synthetic
 from heatmap.data.contest import read_image
+from heatmap.runtime import machine
 from heatmap.runtime.stopwatch import Stopwatch
 from heatmap.training import prepare
-from heatmap.training.step import step
+from heatmap.training.step import Stepper
 
 CROP = config.Crop(height=128, width=128)
 AUGMENT = config.Augment(mirror=0.5, rotate_deg=25, scale=0.2, contrast=0.3)
@@ -56,7 +57,7 @@ def data(settings: Settings) -> Iterator[list[Result]]:
         synthetic.make_contest(root, count=count, seed=0, test_count=1, workers=workers)
         experiment = config.Experiment(
             name="bench",
-            data=config.Data(root=root, workers=2 if settings.device.type == "cpu" else 12),
+            data=config.Data(root=root),
             crop=CROP,
             model=config.UNet(encoder=settings.encoder, weights="none"),
             augment=AUGMENT,
@@ -171,22 +172,23 @@ def _one_thread() -> Iterator[None]:
 
 def _training(prepared: prepare.Run, settings: Settings, most: int = 200) -> list[Result]:
     """At most `most` training steps with the loader, excluding its start-up."""
-    rows, workers = prepared.data.training_rows, prepared.experiment.data.workers
+    rows, workers = prepared.data.training_rows, machine.loader_processes()
     batches = list[list[int]]()
-    for epoch in range(most + 2):
+    for epoch in range(most + 3):
         batches += samples.shuffled_batches(rows, settings.batch, 0, epoch)
     loading = iter(samples.load(prepared.data.training, batches, workers, settings.device))
-    prepared.network.train()
+    stepper = Stepper(prepared)
+    stepper.train()
     watch, steps = Stopwatch(settings.device), 0
 
     def steps_until(end: float, least: int) -> None:
         nonlocal steps
         steps = 0
         while steps < least or (steps < most and time.monotonic() < end):
-            step(prepared, prepared.network, next(loading), watch)
+            stepper.step(next(loading), watch)
             steps += 1
 
-    steps_until(0.0, least=2)
+    steps_until(0.0, least=3)  # the second captures a CUDA graph
     end = time.monotonic() + settings.seconds
     seconds = measuring.seconds_of(lambda: steps_until(end, settings.min_rounds), settings.device)
     name = f"step with {workers} loader workers and augmentation"
