@@ -66,7 +66,9 @@ class Stepper:
         on_gpu = run.device.type == "cuda"
         self._stream = torch.cuda.Stream(run.device) if on_gpu else None  # for augmentation
         self._launched: _Launched | None = None
-        self._captures = on_gpu and run.experiment.train.graph and distributed.world() == 1
+        self._captures = (
+            on_gpu and run.experiment.train.graph == "auto" and distributed.world() == 1
+        )
         self._graph: CudaGraph | None = None
         self._sigma = math.nan  # of the graph, or of the step before it is captured
 
@@ -160,7 +162,7 @@ class Stepper:
             self._captures = False
             logger.warning(
                 f"training is slower, since its step cannot be captured as a CUDA graph "
-                f"({machine.first_line(error)}); --train.no-graph silences this"
+                f"({machine.first_line(error)}); --train.graph off silences this"
             )
 
     def _update(self, loss: Tensor) -> Tensor:

@@ -306,14 +306,14 @@ def steps(bench: Bench) -> None:
     fine, dense = replace(MODEL, stride=2), config.DenseUNet(weights="none")
     for name, experiment in {
         "bf16, batch 64": bench.experiment(),
-        "bf16, batch 64, kernel by kernel": bench.experiment(graph=False),
+        "bf16, batch 64, kernel by kernel": bench.experiment(graph="off"),
         "bf16, batch 64, eager loss": bench.experiment(compiled="off"),
         "fp32, batch 64": bench.experiment(precision="fp32"),
         "bf16, batch 256": bench.experiment(256),
         "bf16, batch 64, EMA": bench.experiment(ema=0.999),
         "bf16, batch 64, stride 2": bench.experiment(model=fine),
         "DenseUNet, batch 64": bench.experiment(model=dense),
-        "DenseUNet, batch 64, kernel by kernel": bench.experiment(model=dense, graph=False),
+        "DenseUNet, batch 64, kernel by kernel": bench.experiment(model=dense, graph="off"),
     }.items():
         bench.log(f"{name}: {_format_step(bench, experiment)}")
         torch.cuda.empty_cache()
@@ -528,7 +528,7 @@ def evaluations(bench: Bench) -> None:
 def repeat_run(bench: Bench) -> None:
     """Compares the weights of identical runs of four steps, and times deterministic ones."""
     runs = [_weights_after_steps(bench) for _ in range(2)]
-    resumed = _weights_after_steps(bench, graph=False)
+    resumed = _weights_after_steps(bench, graph="off")
     bench.log(
         f"identical runs of 4 steps: max difference {max_difference(*runs):.1e} in weights, "
         f"{max_difference(runs[0], resumed):.1e} without the graph"
@@ -538,7 +538,7 @@ def repeat_run(bench: Bench) -> None:
     torch.use_deterministic_algorithms(False)
 
 
-def _weights_after_steps(bench: Bench, graph: bool = True) -> Tensor:
+def _weights_after_steps(bench: Bench, graph: Literal["auto", "off"] = "auto") -> Tensor:
     training = Training.of(bench.experiment(32, graph=graph))
     for _ in range(4):
         training.step()
