@@ -27,7 +27,7 @@ class Network(nn.Module, ABC, Generic[Output]):
     """Maps images to an `Output`, which only the network's own `loss` and `decode` interpret."""
 
     HEAD: tuple[str, ...]  # modules and parameters of the head
-    compiled_parts: str = "off"  # or loss (of heatmaps) or all (layers too)
+    compiled_parts: str = "off"  # or loss (of heatmaps) or all (layers in training too)
     encoder: nn.Module
     mean: Tensor
     std: Tensor
@@ -69,8 +69,13 @@ class Network(nn.Module, ABC, Generic[Output]):
         return ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Output:
-        """Applies the layers, compiled or not, to (B, 3, H, W) float RGB in [0, 1]."""
-        if self.compiled_parts == "all":
+        """Applies the layers to (B, 3, H, W) float RGB in [0, 1].
+
+        Only training compiles them. Evaluation and single images would need graphs of their own.
+        """
+        is_training = self.training and torch.is_grad_enabled() and len(images) > 1
+        if self.compiled_parts == "all" and is_training:
+            torch._dynamo.maybe_mark_dynamic(images, 0)  # one graph for all batch sizes
             return _compiled_layers(self, images)
         return self.layers(images)
 
@@ -97,9 +102,11 @@ class Network(nn.Module, ABC, Generic[Output]):
         """Converts the output to landmarks, without gradient."""
 
 
-@compiled
-def _compiled_layers(network: Network[Output], images: Tensor) -> Output:
+def _layers(network: Network[Output], images: Tensor) -> Output:
     return network.layers(images)
+
+
+_compiled_layers = compiled(_layers, dynamic=None)
 
 
 def point_loss(

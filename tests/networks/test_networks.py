@@ -457,17 +457,20 @@ class TinyNetwork(networks.HeatmapNetwork):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_compiled_layers_equal_the_layers_for_all_shapes(
+def test_compiled_layers_equal_the_layers_for_all_batch_sizes(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     torch._dynamo.reset()
-    network = TinyNetwork().eval()
+    network = TinyNetwork()
     with torch._dynamo.config.patch(disable=False):
-        for height, width in ((HEIGHT, WIDTH), (50, 75)):
-            batch = images(height, width)
-            network.compiled_parts = "off"
-            expected = network(batch)
-            network.compiled_parts = "all"
-            for tensor, other in zip(network(batch), expected, strict=True):
-                assert torch.allclose(tensor, other, atol=1e-4)
+        for count in (2, 3):
+            batch, outputs = torch.rand(count, 3, 50, 75), []
+            for parts in ("off", "all"):
+                network.compiled_parts = parts
+                outputs.append(network(batch))
+                network.zero_grad()
+                outputs[-1].features.square().sum().backward()
+                outputs[-1] += (network.expansion[0].weight.grad,)
+            for tensor, other in zip(*outputs, strict=True):
+                assert torch.allclose(tensor, other, rtol=1e-4, atol=1e-4)
     assert not [r for r in caplog.records if r.name == "heatmap"]  # no fallback to eager mode
