@@ -1,0 +1,146 @@
+"""A training step neither waits for the GPU nor holds all maps in its memory."""
+
+import runpy
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from device_runs import on, take_steps
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from heatmap import config, maps
+from heatmap.config import Experiment
+from heatmap.data.samples import load
+from heatmap.maps import Maps
+from heatmap.runtime.stopwatch import Stopwatch
+from heatmap.training.prepare import prepare
+from heatmap.training.step import Stepper, batches_of_pass
+
+# Operations that wait until the GPU has computed their arguments.
+WAITING = {
+    "_local_scalar_dense", "_linalg_check_errors", "is_nonzero", "item", "linalg_inv_ex",
+    "linalg_solve_ex", "masked_select", "nonzero", "_unique2", "unique_dim", "unique_consecutive",
+}  # fmt: skip
+EVERYTHING = {"jpeg": 0.7, "noise": 0.05, "fill": "mixed"}
+
+
+class Waits(TorchDispatchMode):
+    """Counts operations that would wait, and copies between devices that would."""
+
+    def __init__(self, *devices: str) -> None:
+        super().__init__()
+        self.devices, self.seen = devices, Counter[str]()
+
+    def __torch_dispatch__(self, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs, name = kwargs or {}, call.overloadpacket.__name__
+        result = call(*args, **kwargs)
+        made, given = ([t for t in tree_leaves(x) if isinstance(t, Tensor)] for x in (result, args))
+        if name in WAITING and any(t.device.type in self.devices for t in made + given):
+            self.seen[name] += 1
+        if name in ("copy_", "_to_copy"):
+            blocking = not (kwargs.get("non_blocking") or (name == "copy_" and args[2:] == (True,)))
+            if blocking and len({t.device.type for t in made + given}) > 1:
+                self.seen[name] += 1
+        return result
+
+
+@pytest.fixture
+def recipe(tiny: Experiment) -> Experiment:
+    """The main recipe on a small encoder and 32 pixels."""
+    path = Path(__file__).resolve().parents[2] / "experiments" / "unet.py"
+    main: Experiment = runpy.run_path(str(path))["EXPERIMENT"]
+    assert isinstance(main.model, config.UNet)
+    model = replace(main.model, encoder="tu-test_resnet", weights="none", width=8)
+    train = replace(main.train, batch=2, compile="off")
+    return replace(main, data=tiny.data, crop=tiny.crop, model=model, train=train)
+
+
+@pytest.mark.parametrize("more", [{}, EVERYTHING], ids=["main recipe", "every augmentation"])
+def test_a_step_on_a_gpu_never_waits(
+    recipe: Experiment, tiny: Experiment, gpu: torch.device, more: dict[str, Any]
+) -> None:
+    """The event of the step before, which `check` waits for, is not seen by this mode."""
+    if more:
+        recipe = replace(recipe, augment=replace(tiny.augment, **more))
+    run = prepare(on(gpu, recipe, ema=0.9))
+    stepper = Stepper(run)
+    stepper.train()
+    samples = [*load(run.data.training, batches_of_pass(run, 0)[:4], 0, gpu)]
+    try:
+        for number, sample in enumerate(samples, start=1):
+            if number == 3:  # the first one launches, the second captures
+                torch.cuda.set_sync_debug_mode("error")
+            stepper.step(sample, Stopwatch(gpu))
+            run.progress.step += 1
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    stepper.check()
+
+
+@pytest.mark.parametrize("all_augmentations", [False, True])
+def test_no_value_on_the_device_is_read_between_images_and_gradients(
+    recipe: Experiment, tiny: Experiment, monkeypatch: pytest.MonkeyPatch, all_augmentations: bool
+) -> None:
+    """Runs on the meta device, whose tensors have no values, so that reading one is an error."""
+    if all_augmentations:
+        more = EVERYTHING | {"noise": 0.0, "fill": "edge"}  # meta has no random generator
+        recipe = replace(recipe, augment=replace(tiny.augment, **more))
+    monkeypatch.setattr(
+        torch, "autocast", lambda *_, **__: torch.no_grad.__base__ and torch.enable_grad()
+    )
+    run, meta = prepare(on(torch.device("cpu"), recipe)), torch.device("meta")
+    (sample,) = load(run.data.training, batches_of_pass(run, 0)[:1], 0, run.device)
+    network = run.network.to(meta).train()
+    with Waits("meta") as waits:
+        batch = run.data.augmented(sample, 0, meta)
+        loss = network.loss(network(batch.images), batch.points_crop, batch.weights)
+        loss.backward()
+    assert not waits.seen
+    assert all(weight.grad is not None for weight in network.parameters())
+
+
+def test_a_step_reads_as_few_values_as_it_did(recipe: Experiment) -> None:
+    """Counted on the CPU, from the sample to the updated weights and their running mean."""
+    run = prepare(on(torch.device("cpu"), recipe, ema=0.9))
+    seen = []
+
+    class Counted(Stepper):
+        def step(self, *arguments: Any) -> None:
+            with Waits("cpu") as waits:
+                super().step(*arguments)
+            seen.append(dict(waits.seen))
+
+    take_steps(run, 3, stepper_type=Counted)
+    assert seen == 3 * [{}]
+
+
+def test_the_loss_holds_one_block_of_maps(
+    gpu: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gradients, and some copies of a block: heights, targets, steps of loss and slope."""
+    block, landmarks, channels = 2**21, 971, 128
+    monkeypatch.setitem(maps.BLOCK_VALUES, "cuda", block)
+    heatmaps = Maps(
+        torch.randn(16, channels, 64, 64, device=gpu, requires_grad=True),
+        torch.randn(landmarks, channels, device=gpu, requires_grad=True),
+        torch.randn(landmarks, device=gpu, requires_grad=True),
+    )
+    points = 64 * torch.rand(16, landmarks, 2, device=gpu)
+    weights = torch.ones(16, landmarks, device=gpu)
+
+    def peak() -> int:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        loss = maps.loss(heatmaps, points, weights, sigma=1.5, weight_map=10)
+        torch.autograd.grad(loss, heatmaps)
+        return torch.cuda.max_memory_allocated() - before
+
+    peak()  # the first product allocates cuBLAS's workspace
+    gradients = sum(tensor.numel() for tensor in heatmaps)
+    whole = 16 * landmarks * 64 * 64
+    assert peak() <= 4 * (gradients + 12 * block) < 4 * whole
