@@ -48,17 +48,17 @@ def symmetry(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny(tiny_contest: Path, symmetry: Path) -> config.Experiment:
-    """Trains a small U-Net on 9 images in 4 steps an epoch, with every augmentation but noise."""
+    """Trains a small U-Net on 9 images in 3 steps an epoch, with every augmentation but noise."""
     return config.Experiment(
         name="tiny",
         data=config.Data(
             root=tiny_contest, split="order", validation=0.25, workers=0, symmetry=symmetry
         ),
-        crop=config.Crop(height=32, width=32),
+        crop=config.Crop(height=64, width=64),
         augment=AUGMENT,
         model=config.UNet(encoder="tu-test_resnet", weights="none", width=6),
-        optimizer=config.Optimizer(kind="sgd", lr=0.02),
+        optimizer=config.Optimizer(kind="sgd", lr=1e-3),
         schedule=config.Schedule(kind="constant", warmup=0),
-        train=config.Train(epochs=2, batch=2, compile="off"),
+        train=config.Train(epochs=2, batch=3, compile="off"),
         wandb=config.Wandb(mode="off"),
     )

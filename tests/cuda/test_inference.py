@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from device_runs import on
+from device_runs import on, take_steps
 
 import heatmap
 from heatmap import config
@@ -16,8 +16,8 @@ from heatmap.data.contest import Folder
 from heatmap.evaluation.metrics import evaluate_run
 from heatmap.inference.ensemble import Ensemble
 from heatmap.inference.submit import submit
-from heatmap.training import loop
-from heatmap.training.prepare import prepare
+from heatmap.runs.folder import RunFolder
+from heatmap.training.prepare import prepare, save
 
 CPU = torch.device("cpu")
 
@@ -25,15 +25,18 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def trained(tiny: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that has learnt its training images."""
-    folder = tmp_path_factory.mktemp("runs") / "trained"
+    folder = tmp_path_factory.mktemp("runs")
     experiment = replace(
-        on(CPU, tiny, epochs=40, batch=3),
+        on(CPU, tiny),
+        crop=config.Crop(height=32, width=32),
         augment=config.Augment(),
         model=config.UNet(encoder="tu-test_resnet", weights="none", width=7, stride=2),
         optimizer=config.Optimizer(lr=5e-3),
-        schedule=config.Schedule(),
     )
-    loop.train(prepare(experiment), folder)
+    run = prepare(experiment)
+    for _ in range(12):
+        take_steps(run, 6)
+    save(run, RunFolder(folder).best)
     return folder
 
 
@@ -42,11 +45,8 @@ def test_predictor(trained: Path, tiny_contest: Path, device: torch.device) -> N
     expected = heatmap.Predictor(trained, "cpu")(images)
     actual = heatmap.Predictor(trained, device.type)(images)
     assert expected.confidence is not None and actual.confidence is not None
-    print(np.sort(expected.confidence.ravel()))
-    clear = expected.confidence > 0.3
-    assert clear.mean() > 0.5
-    distance = np.linalg.norm(actual.points_image - expected.points_image, axis=-1)
-    assert distance[clear].max() < 0.05
+    assert expected.confidence.min() > 0.5  # the peaks are clear
+    assert np.abs(actual.points_image - expected.points_image).max() < 0.05
     assert np.abs(actual.confidence - expected.confidence).max() < 0.01
 
 
@@ -54,9 +54,7 @@ def test_evaluation(trained: Path, device: torch.device) -> None:
     expected, actual = (
         evaluate_run(Ensemble.load([trained]), None, where).scores for where in (CPU, device)
     )
-    print(expected)
     assert actual["mse"] == pytest.approx(expected["mse"], rel=0.01)
-    assert actual["nme"] == pytest.approx(expected["nme"], rel=0.01)
 
 
 def test_submission(
@@ -67,6 +65,6 @@ def test_submission(
         out = tmp_path / f"{where.type}-{len(submitted)}.csv"
         ensemble = Ensemble.load([trained])
         submit(ensemble, tiny_contest, out, rounding="none", missing="stop", device=where)
-        rows = [*csv.reader(out.open())]
+        rows = [*csv.reader(out.read_text().splitlines())]
         submitted.append(np.array([row[1:] for row in rows[1:]], float))
     assert np.abs(submitted[1] - submitted[0]).max() < 0.05

@@ -15,8 +15,9 @@ from heatmap.training.optimizer import RunningMean
 from heatmap.training.prepare import prepare
 
 IMAGES, LANDMARKS, HEIGHT, WIDTH, SIGMA = 3, 24, 33, 27, 1.5
-# A GPU may cut the factors of the loss's products to 10 bits (TF32): 2^-10 for each of the two.
-GRADIENT_ERROR = {"cpu": 1e-5, "cuda": 2**-9}
+# The factors of the loss's products have 10 bits on a GPU (TF32). Emulated on the CPU, the error is
+# 0.001 if they are rounded and 0.009 if they are cut off.
+GRADIENT_ERROR = {"cpu": 1e-5, "cuda": 1e-2}
 
 
 class Problem(tuple[Maps, Tensor, Tensor]):

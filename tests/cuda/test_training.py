@@ -61,13 +61,17 @@ def graphs(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> list[CudaGr
     return made
 
 
-def test_a_step_moves_the_weights_as_on_the_cpu(tiny: Experiment, device: torch.device) -> None:
+def test_a_step_moves_the_weights_as_on_the_cpu(
+    tiny: Experiment, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # rounded to 10 bits, the convolutions alone turn this gradient by a tenth of its length
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     runs = [prepare(on(d, tiny)) for d in (torch.device("cpu"), device)]
     start = weights_of(runs[0])
     assert torch.equal(start, weights_of(runs[1]))
     (expected,), (loss,) = (take_steps(run, 1) for run in runs)
     assert loss == pytest.approx(expected, rel=1e-3)
-    # the convolutions on a GPU round to 10 bits (TF32)
+    # the products of the loss are still rounded on a GPU
     assert_moved_alike(start, *map(weights_of, runs), 0.02 if device.type == "cuda" else 0)
 
 
@@ -82,11 +86,11 @@ def test_a_graph_trains_as_single_launches_and_follows_sigma(
 
         def shrink_sigma(number: int, run: Run = run) -> None:
             captured[number] = len(graphs)
-            if number == 5:
+            if number == 4:
                 run.network.sigma = 1.0
 
-        losses[graph] = take_steps(run, 8, shrink_sigma, CapturingStepper)
-    assert captured == {1: 0, 2: 0, 3: 1, 4: 1, 5: 1, 6: 1, 7: 2, 8: 2}
+        losses[graph] = take_steps(run, 6, shrink_sigma, CapturingStepper)
+    assert captured == {1: 0, 2: 0, 3: 1, 4: 1, 5: 1, 6: 2}
     assert losses[True] == pytest.approx(losses[False], rel=1e-3)
     assert_moved_alike(start, *map(weights_of, runs.values()), 0.01)
 
@@ -111,7 +115,7 @@ def test_a_loss_that_is_not_finite_changes_no_weight(
 ) -> None:
     run = prepare(on(device, replace(tiny, optimizer=config.Optimizer()), ema=0.9))
     assert run.averaged
-    innocent, offender = batches_of_pass(run, 0)[2]
+    offender, *innocent = batches_of_pass(run, 0)[2]
     after_two = list[Tensor]()
 
     def spoil(number: int) -> None:
@@ -121,18 +125,16 @@ def test_a_loss_that_is_not_finite_changes_no_weight(
             after_two.append(weights_of(run))
 
     with pytest.raises(UserError, match=r"step 3 .*the loss is nan") as caught:
-        take_steps(run, 4, spoil, CapturingStepper)
+        take_steps(run, 3, spoil, CapturingStepper)
     assert run.data.table.names[offender] in str(caught.value)
-    assert run.data.table.names[innocent] not in str(caught.value)
+    assert not any(run.data.table.names[row] in str(caught.value) for row in innocent)
     assert torch.equal(weights_of(run), *after_two)
     assert all(torch.isfinite(tensor).all() for tensor in run.averaged.network.parameters())
 
 
-@pytest.mark.parametrize("kind", ["adamw", "sgd"])
 def test_a_run_resumes_on_either_device(
-    tiny: Experiment, device: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    kind: Any,
-) -> None:  # fmt: skip
+    tiny: Experiment, device: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save, state = checkpoint.save, tmp_path / "state.pt"
 
     def keeping_epoch_1(path: Path, saved: checkpoint.Checkpoint) -> None:
@@ -140,8 +142,7 @@ def test_a_run_resumes_on_either_device(
         if saved.state and saved.state.progress["epoch"] == 1:
             shutil.copy(path, state)
 
-    optimizer = config.Optimizer(kind=kind, lr=1e-3)
-    experiment = replace(on(device, tiny, ema=0.5), optimizer=optimizer)
+    experiment = replace(on(device, tiny, ema=0.5), optimizer=config.Optimizer())
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save", keeping_epoch_1)
         loop.train(prepare(experiment), tmp_path / "whole")
@@ -159,8 +160,7 @@ def test_a_run_resumes_on_either_device(
             assert same_shape and all(v.stride() == weight.stride() for v in same_shape)
         loop.train(run, tmp_path / other)
         (resumed,) = read_metrics(tmp_path / other)
-        for column in ("train/loss", "val/mse"):
-            assert resumed[column] == pytest.approx(expected[column], rel=0.02)
+        assert resumed["train/loss"] == pytest.approx(expected["train/loss"], rel=0.02)
 
 
 @pytest.fixture
@@ -174,7 +174,7 @@ def deterministic(device: torch.device) -> Any:
 @pytest.mark.usefixtures("deterministic")
 def test_deterministic_runs_are_equal_to_the_bit(tiny: Experiment, device: torch.device) -> None:
     runs = [prepare(on(device, tiny, deterministic=True)) for _ in range(2)]
-    losses = [take_steps(run, 4) for run in runs]
+    losses = [take_steps(run, 3) for run in runs]
     assert losses[0] == losses[1]
     assert torch.equal(*map(weights_of, runs))
 
