@@ -34,7 +34,7 @@ def trained(tiny: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Path:
         optimizer=config.Optimizer(lr=5e-3),
     )
     run = prepare(experiment)
-    for _ in range(12):
+    for _ in range(8):
         take_steps(run, 6)
     save(run, RunFolder(folder).best)
     return folder

@@ -24,7 +24,8 @@ from heatmap.training.step import Stepper, batches_of_pass
 
 def assert_moved_alike(start: Tensor, one: Tensor, other: Tensor, error: float) -> None:
     """The difference is at most `error` of the way from the start, as Euclidean norms."""
-    assert (one - other).norm() <= error * (one - start).norm() > 0
+    way = (one - start).norm()
+    assert way > 0 and (one - other).norm() <= error * way
 
 
 class CapturingStepper(Stepper):
