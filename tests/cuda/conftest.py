@@ -3,7 +3,6 @@
 `pytest tests/cuda` needs neither av, wandb nor dsntnn.
 """
 
-import json
 import os
 from pathlib import Path
 
@@ -38,17 +37,10 @@ def gpu(request: pytest.FixtureRequest) -> torch.device:
 
 
 @pytest.fixture(scope="session")
-def symmetry(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A mirror permutation of 7 landmarks."""
-    path = tmp_path_factory.mktemp("symmetry") / "symmetry.json"
-    scheme = {"permutation": [1, 0, 3, 2, 5, 4, 6], "groups": {"face": [0, 7]}}
-    path.write_text(json.dumps(scheme))
-    return path
-
-
-@pytest.fixture(scope="session")
-def tiny(tiny_contest: Path, symmetry: Path) -> config.Experiment:
+def tiny(tiny_contest: Path, tmp_path_factory: pytest.TempPathFactory) -> config.Experiment:
     """Trains a small U-Net on 9 images in 3 steps an epoch, with every augmentation but noise."""
+    symmetry = tmp_path_factory.mktemp("symmetry") / "symmetry.json"
+    symmetry.write_text('{"permutation": [1, 0, 3, 2, 5, 4, 6], "groups": {"face": [0, 7]}}')
     return config.Experiment(
         name="tiny",
         data=config.Data(

@@ -40,31 +40,21 @@ def trained(tiny: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_predictor(trained: Path, tiny_contest: Path, device: torch.device) -> None:
-    images = sorted(Folder(root=tiny_contest).train_images.iterdir())[:9]
-    expected = heatmap.Predictor(trained, "cpu")(images)
-    actual = heatmap.Predictor(trained, device.type)(images)
-    assert expected.confidence is not None and actual.confidence is not None
-    assert expected.confidence.min() > 0.5  # the peaks are clear
-    assert np.abs(actual.points_image - expected.points_image).max() < 0.05
-    assert np.abs(actual.confidence - expected.confidence).max() < 0.01
-
-
-def test_evaluation(trained: Path, device: torch.device) -> None:
-    expected, actual = (
-        evaluate_run(Ensemble.load([trained]), None, where).scores for where in (CPU, device)
-    )
-    assert actual["mse"] == pytest.approx(expected["mse"], rel=0.01)
-
-
-def test_submission(
+def test_points_scores_and_submissions_are_the_cpus(
     trained: Path, tiny_contest: Path, device: torch.device, tmp_path: Path
 ) -> None:
-    submitted = []
+    images, out = sorted(Folder(root=tiny_contest).train_images.iterdir()), tmp_path / "out.csv"
+    found, scores, submitted = [], [], []
     for where in (CPU, device):
-        out = tmp_path / f"{where.type}-{len(submitted)}.csv"
+        found.append(heatmap.Predictor(trained, where.type)(images))
         ensemble = Ensemble.load([trained])
+        scores.append(evaluate_run(ensemble, None, where).scores["mse"])
         submit(ensemble, tiny_contest, out, rounding="none", missing="stop", device=where)
-        rows = [*csv.reader(out.read_text().splitlines())]
-        submitted.append(np.array([row[1:] for row in rows[1:]], float))
+        _, *rows = csv.reader(out.read_text().splitlines())
+        submitted.append(np.array([row[1:] for row in rows], float))
+        out.unlink()
+    assert found[0].confidence.min() > 0.5  # clear peaks: TF32 moves them by 0.003 px, emulated
+    assert np.abs(found[1].points_image - found[0].points_image).max() < 0.05
+    assert np.abs(found[1].confidence - found[0].confidence).max() < 0.01
+    assert scores[1] == pytest.approx(scores[0], rel=0.01)
     assert np.abs(submitted[1] - submitted[0]).max() < 0.05

@@ -166,7 +166,7 @@ def deterministic(device: torch.device) -> Any:
     """Undoes what train.deterministic sets for the whole process."""
     yield
     torch.use_deterministic_algorithms(False)
-    torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
+    torch.utils.deterministic.fill_uninitialized_memory = True
 
 
 @pytest.mark.usefixtures("deterministic")
