@@ -384,8 +384,9 @@ class Train(Part, prefix="train"):
     """Precision of the network; rendering, loss and decoding always use float32."""
     compile: Literal["off", "loss", "all"] = "loss"
     """What torch.compile compiles: nothing, the loss, or also the network."""
-    graph: bool = True
-    """On a GPU, launch forward, loss and backward as one CUDA graph. Off with several processes."""
+    graph: Literal["auto", "off"] = "auto"
+    """auto: on a GPU, launch forward, loss and backward as one CUDA graph, unless several processes
+    train; off: launch every kernel."""
     deterministic: bool = False
     """Give the same bits in every run on the same GPU and software, at some cost in speed. On a CPU
     runs always do."""

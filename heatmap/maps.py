@@ -165,7 +165,7 @@ def soft_argmax(maps: Maps, steepness: Tensor | float) -> tuple[Tensor, Tensor]:
         features, embeddings, _ = _to_full_precision(maps)
         images, channels, *map_hw = features.shape
         factor = steepness[..., None].to(features) if isinstance(steepness, Tensor) else steepness
-        query = (embeddings * factor).expand(images, -1, -1)
+        query = embeddings.expand(images, -1, -1) * factor
         key, value = features.flatten(2).mT, codec.pixel_moments(features)
         # with different head sizes, torch falls back to a kernel that holds every map
         size = 8 * math.ceil(max(channels, value.shape[1]) / 8)

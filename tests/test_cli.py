@@ -310,7 +310,7 @@ def test_a_dry_run_shows_sizes_memory_and_time_and_writes_nothing(
         "6 channels cannot show 7 such heatmaps",
     ):
         assert text in done.out[end:]
-    (mib,) = re.findall(r"memory +([\d,]+) MiB at the peak of two steps, on cpu", done.out)
+    (mib,) = re.findall(r"memory +([\d,]+) MiB at the peak of these steps, on cpu", done.out)
     assert 200 < int(mib.replace(",", "")) < 4000
     assert re.search(r"time +\d+\.\d\d s per step, .* on cpu", done.out)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["questions"]

@@ -175,11 +175,11 @@ def _dry_run(experiment: Experiment) -> None:
     logger.info(json.dumps(config.to_dict(experiment), indent=2))
     run = prepare(replace(experiment, model=replace(experiment.model, weights="none")))
     logger.info(_format_sizes(run))
-    first, second = time_steps(run)
+    first, *_, last = time_steps(run)
     mib = machine.peak_memory(run.device) / 2**20
     logger.info(
-        f"memory        {mib:,.0f} MiB at the peak of two steps, on {run.device}\n"
-        f"time          {second:.2f} s per step, {first:.2f} s for the first, on {run.device}"
+        f"memory        {mib:,.0f} MiB at the peak of these steps, on {run.device}\n"
+        f"time          {last:.2f} s per step, {first:.2f} s for the first, on {run.device}"
     )
 
 

@@ -1,7 +1,8 @@
 """The training loop, the same for heatmap and direct networks.
 
 Learning rate, batch order, augmentation and dropout depend only on (seed, epoch, row, step), so a
-killed and resumed run is bit-identical to an uninterrupted one.
+killed and resumed run is bit-identical to an uninterrupted one, on GPUs with
+`train.deterministic`.
 """
 
 import logging

@@ -21,7 +21,7 @@ from heatmap.training.prepare import Run
 logger = logging.getLogger("heatmap")
 
 BLACK_PEAK = 0.05  # mean peak height below which the heatmaps have collapsed
-LONG_WAIT = 0.25  # fraction of an epoch spent waiting for images above which a warning is logged
+LONG_WAIT = 0.25  # warn if an epoch waits for images for a larger fraction of its time
 NUM_SHOWN = 8  # validation images on the sheet of an epoch
 NUM_WORST = NUM_OTHERS = 16  # images in the table of predictions
 
@@ -58,12 +58,8 @@ def report_epoch(
     shares = {part: value / row["time/seconds"] for part, value in seconds.items()}
     row = row | {f"time/{part}": share for part, share in shares.items()}
     _warn_if_black(run.experiment.model, row)
-    if shares.get("data", 0) > LONG_WAIT and progress.epoch <= 2:
-        logger.warning(
-            f"training waited for images {100 * shares['data']:.0f} % of the time, with "
-            f"{loader_processes(run.experiment.data.workers)} loader processes; if cores are "
-            "free, raise data.workers"
-        )
+    if progress.epoch <= 2:
+        _warn_if_waiting(run.experiment.data.workers, seconds.get("data", 0.0), row)
     if "val/mse" in row and (progress.finished or (progress.epoch - 1) % every == 0):
         rows = evenly_spaced(run.data.validation_rows, NUM_SHOWN).tolist()
         ledger.image("validation", progress.step, _sheet(run, run.scored_network, rows))
@@ -109,6 +105,15 @@ def _warn_if_black(model: Model, row: dict[str, Any]) -> None:
             f"the heatmaps are nearly black (mean peak {row['val/peak']:.3f} instead of 1). "
             "Usual causes: a learning rate too high or too low, model.weight_map 0, model.sigma "
             "below 1, or labels that belong to other images"
+        )
+
+
+def _warn_if_waiting(workers: int | None, waited: float, row: dict[str, Any]) -> None:
+    share = waited / row["time/seconds"]
+    if share > LONG_WAIT and waited > 10:
+        logger.warning(
+            f"training waited for images for {100 * share:.0f} % of the epoch; its loader has "
+            f"{loader_processes(workers)} processes. If cores are free, raise data.workers"
         )
 
 

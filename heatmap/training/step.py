@@ -66,7 +66,9 @@ class Stepper:
         on_gpu = run.device.type == "cuda"
         self._stream = torch.cuda.Stream(run.device) if on_gpu else None  # for augmentation
         self._launched: _Launched | None = None
-        self._captures = on_gpu and run.experiment.train.graph and distributed.world() == 1
+        self._captures = (
+            on_gpu and run.experiment.train.graph == "auto" and distributed.world() == 1
+        )
         self._graph: CudaGraph | None = None
         self._sigma = math.nan  # of the graph, or of the step before it is captured
 
@@ -85,8 +87,7 @@ class Stepper:
         _set_learning_rates(run)
         torch.manual_seed(schedule.seed_of(seed, 1 + progress.step, distributed.rank()))
         with _explaining_out_of_memory(run):
-            with watch("augment"):
-                batch = self._augmented(sample)
+            batch = self._augmented(sample, watch)
             loss = self._gradients(_arguments(run, batch), watch)
             with watch("network"):
                 values = self._update(loss)
@@ -126,8 +127,8 @@ class Stepper:
             assert self._launched
             raise UserError(_not_finite_message(self._run, self._launched))
 
-    def _augmented(self, sample: Sample) -> augment.Batch:
-        with torch.cuda.stream(self._stream):
+    def _augmented(self, sample: Sample, watch: Stopwatch) -> augment.Batch:
+        with torch.cuda.stream(self._stream), watch("augment"):
             batch = self._run.data.augmented(sample, self._run.pass_index, self._run.device)
         if self._stream:
             torch.cuda.current_stream().wait_stream(self._stream)
@@ -160,7 +161,7 @@ class Stepper:
             self._captures = False
             logger.warning(
                 f"training is slower, since its step cannot be captured as a CUDA graph "
-                f"({machine.first_line(error)}); --train.no-graph silences this"
+                f"({machine.first_line(error)}); --train.graph off silences this"
             )
 
     def _update(self, loss: Tensor) -> Tensor:
@@ -220,7 +221,9 @@ def _backward(
 
 
 def time_steps(run: Run) -> list[float]:
-    """Trains two steps on one batch and returns their seconds. The first one includes compiling.
+    """Trains a few steps on one batch and returns their seconds.
+
+    The first includes compiling; on a GPU the second includes the capture of the graph.
 
     Raises:
         UserError: as `step`, or an image cannot be read.
@@ -230,7 +233,7 @@ def time_steps(run: Run) -> list[float]:
     stepper.train()
     (sample,) = load(run.data.training, batches_of_pass(run, 0)[:1], 0, run.device)
     times = [time.monotonic()]
-    for _ in range(2):
+    for _ in range(3 if run.device.type == "cuda" else 2):
         stepper.step(sample, Stopwatch(run.device))
         stepper.check()
         times.append(time.monotonic())
