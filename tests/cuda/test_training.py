@@ -33,7 +33,7 @@ class CapturingStepper(Stepper):
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)
-        self._captures = run.experiment.train.graph
+        self._captures = run.experiment.train.graph == "auto"
 
     def _gradients(self, *arguments: Any) -> Tensor:
         if self._run.device.type == "cpu":  # a graph writes new gradients, a function adds to them
@@ -78,7 +78,7 @@ def test_a_step_moves_the_weights_as_on_the_cpu(
 def test_a_graph_trains_as_single_launches_and_follows_sigma(
     tiny: Experiment, device: torch.device, graphs: list[CudaGraph]
 ) -> None:
-    runs = [prepare(on(device, tiny, graph=graph)) for graph in (False, True)]
+    runs = [prepare(on(device, tiny, graph=graph)) for graph in ("off", "auto")]
     start, losses, captured = weights_of(runs[0]), [], list[int]()
     for run in runs:
 
@@ -99,12 +99,12 @@ def test_every_stage_has_its_graph(
     stages = Stage(epochs=1), Stage(epochs=1, rates=FROZEN_ENCODER)
     staged = replace(tiny, stages=stages, train=replace(tiny.train, epochs=None))
     weights = []
-    for graph in (False, True):
+    for graph, num_captured in (("off", 0), ("auto", 2)):
         run = prepare(on(device, staged, graph=graph))
         start = weights_of(run)
-        loop.train(run, tmp_path / str(graph))
+        loop.train(run, tmp_path / graph)
         weights.append(weights_of(run))
-        assert len(graphs) == (2 if graph else 0)
+        assert len(graphs) == num_captured
     assert_moved_alike(start, *weights, 0.01)
 
 
