@@ -79,12 +79,10 @@ def decode(heatmaps: Tensor, sigma: float, decoder: str = "window") -> Decoded:
     leading, (height, width) = heatmaps.shape[:-2], heatmaps.shape[-2:]
     maps = heatmaps.to(torch.promote_types(heatmaps.dtype, torch.float32))
     maps = maps.reshape(-1, height, width)
-    windows = _windows_at_peaks(maps, window_radius(sigma, decoder))
+    windows = windows_at_peaks(maps, window_radius(sigma, decoder))
     match decoder:
-        case "window":
-            decoded = _window_soft_argmax(windows, (height, width), sigma)
-        case "parabola":
-            decoded = _log_parabola(windows, (height, width), sigma)
+        case "window" | "parabola":
+            decoded = decode_windows(windows, (height, width), sigma, decoder)
         case "global":
             steepness = softmax_steepness(height, width, sigma)
             points, covariance = soft_argmax(maps, steepness / windows.peak.clamp_min(MIN_PEAK))
@@ -97,35 +95,47 @@ def decode(heatmaps: Tensor, sigma: float, decoder: str = "window") -> Decoded:
     return Decoded(*(part.reshape(leading + part.shape[1:]) for part in decoded))
 
 
-class _Windows(NamedTuple):
-    values: Tensor  # (n, w, w) around the peaks of n maps, 0 outside the map
+class Windows(NamedTuple):
+    """Windows of w x w pixels around the peaks of n maps; n is last: short inner loops are slow."""
+
+    values: Tensor  # (w w, n), arbitrary outside the map
     row: Tensor  # (n,) int64, the peaks' pixels
     column: Tensor
     peak: Tensor  # (n,)
 
 
 def window_radius(sigma: float, decoder: str) -> int:
-    """Returns the half width in pixels of the window that a decoder reads around the peak."""
+    """Returns the half width in pixels of the window that a decoder reads, 0 if it reads maps."""
     # a squared target falls to 0.2 % at 2.5 sigma; at the border the parabola moves inwards by one
     return {"window": math.ceil(2.5 * sigma), "parabola": 2}.get(decoder, 0)
 
 
-def _windows_at_peaks(maps: Tensor, radius: int) -> _Windows:
+def windows_at_peaks(maps: Tensor, radius: int) -> Windows:
+    """Returns the windows of 2 radius + 1 pixels around the highest pixels of (n, H, W) maps."""
     height, width = maps.shape[1:]
     assert min(height, width) >= 3, f"a {height} x {width} map is too small to decode"
-    index = torch.arange(maps.shape[0], device=maps.device)  # len() would be constant in an export
-    # in two stages, since the maximum of every row is one fast reduction
-    row = maps.amax(-1).argmax(-1)
-    column = maps[index, row].argmax(-1)
-
+    flat = maps.flatten()
+    first = height * width * torch.arange(maps.shape[0], device=maps.device)  # len(): see export
+    if maps.is_cuda:  # one pass, where the maximum of short rows is slow
+        pixel = maps.flatten(1).argmax(1)
+        row, column = pixel // width, pixel % width
+    else:  # in two stages, where the index of a long maximum is slow
+        row = maps.amax(-1).argmax(-1)
+        column = maps.flatten(0, 1).index_select(0, first // width + row).argmax(-1)
+        pixel = width * row + column
     offsets = torch.arange(-radius, radius + 1, device=maps.device)
-    y, x = row[:, None] + offsets, column[:, None] + offsets  # (n, w) each
-    start = y.clamp(0, height - 1) * width
-    pixel = (start[:, :, None] + x.clamp(0, width - 1)[:, None, :]).flatten(1)
-    values = maps.flatten(1).gather(1, pixel).unflatten(1, (len(offsets), -1))
-    inside_y, inside_x = (y >= 0) & (y < height), (x >= 0) & (x < width)
-    values.mul_(inside_y[:, :, None] & inside_x[:, None, :])
-    return _Windows(values, row, column, maps[index, row, column])
+    offsets = (width * offsets[:, None] + offsets).flatten()
+    pixels = (pixel + offsets[:, None]).clamp_(0, height * width - 1).add_(first)
+    values = flat.index_select(0, pixels.flatten()).view(pixels.shape)
+    return Windows(values, row, column, values[len(offsets) // 2])
+
+
+def decode_windows(
+    windows: Windows, map_hw: Sequence[int], sigma: float, decoder: str = "window"
+) -> Decoded:
+    """Decodes n windows of `window_radius`; see `decode` for the decoders window and parabola."""
+    by_decoder = {"window": _window_soft_argmax, "parabola": _log_parabola}
+    return by_decoder[decoder](windows, map_hw, sigma)
 
 
 def softmax_steepness(height: int, width: int, sigma: float) -> float:
@@ -181,22 +191,28 @@ def mean_and_covariance(moments: Tensor, map_hw: Sequence[int]) -> tuple[Tensor,
     return points, second - mean[..., :, None] * mean[..., None, :]
 
 
-def _window_soft_argmax(windows: _Windows, map_hw: tuple[int, int], sigma: float) -> Decoded:
-    values, row, column, peak = windows
-    size = values.shape[-1]
+def _window_soft_argmax(windows: Windows, map_hw: Sequence[int], sigma: float) -> Decoded:
+    (values, row, column, peak), (height, width) = windows, map_hw
+    size = math.isqrt(values.shape[0])
     offsets = torch.arange(size, device=values.device) - size // 2
-    weights = values.clamp_min(0).square()
-    along_x, along_y = weights.sum(-2), weights.sum(-1)
-    total = along_x.sum(-1).clamp_min(torch.finfo(weights.dtype).tiny)
+    y, x = row + offsets[:, None], column + offsets[:, None]  # (w, n) each
+    inside_y, inside_x = (
+        ((pixel >= 0) & (pixel < length)).to(values.dtype)
+        for pixel, length in ((y, height), (x, width))
+    )
+    weights = values.clamp_min(0).square_().unflatten(0, (size, size))
+    weights.mul_(inside_y[:, None]).mul_(inside_x)
+    along_x, along_y = weights.sum(0), weights.sum(1)
+    total = along_x.sum(0).clamp_min(torch.finfo(weights.dtype).tiny)
 
     step = offsets.to(weights.dtype)
-    x, y = along_x @ step / total, along_y @ step / total
-    xx, yy = along_x @ step.square() / total, along_y @ step.square() / total
-    xy = weights.flatten(1) @ (step[:, None] * step).flatten() / total
+    powers = torch.stack([step, step.square()])
+    (x, xx), (y, yy) = powers @ along_x / total, powers @ along_y / total
+    xy = (step[:, None] * step).flatten() @ weights.flatten(0, 1) / total
     second = torch.stack([xx - x * x, xy - x * y, xy - x * y, yy - y * y], -1)
     covariance = 2 * second.unflatten(-1, (2, 2))  # the square of a Gaussian is half as wide
 
-    points, (height, width) = [], map_hw
+    points = []
     for profile, pixel, mean, length in ((along_x, column, x, width), (along_y, row, y, height)):
         vertex, curvature = _vertex(profile, pixel, length, sigma)
         is_cut = (pixel < size // 2) | (pixel >= length - size // 2)
@@ -204,10 +220,11 @@ def _window_soft_argmax(windows: _Windows, map_hw: tuple[int, int], sigma: float
     return Decoded(torch.stack(points, -1), peak, covariance)
 
 
-def _log_parabola(windows: _Windows, map_hw: tuple[int, int], sigma: float) -> Decoded:
-    values, row, column, peak = windows
-    middle, (height, width) = values.shape[-1] // 2, map_hw
-    along_x, along_y = values[:, middle, :], values[:, :, middle]
+def _log_parabola(windows: Windows, map_hw: Sequence[int], sigma: float) -> Decoded:
+    (values, row, column, peak), (height, width) = windows, map_hw
+    size = math.isqrt(values.shape[0])
+    values = values.unflatten(0, (size, size))
+    along_x, along_y = values[size // 2], values[:, size // 2]
     points, variances = [], []
     for profile, pixel, length in ((along_x, column, width), (along_y, row, height)):
         vertex, curvature = _vertex(profile, pixel, length, sigma)
@@ -219,13 +236,13 @@ def _log_parabola(windows: _Windows, map_hw: tuple[int, int], sigma: float) -> D
 def _vertex(profile: Tensor, pixel: Tensor, length: int, sigma: float) -> tuple[Tensor, Tensor]:
     """Vertex (n,) and curvature (n,) of the parabola through the logarithms of three values.
 
-    profile (n, w) is centred at `pixel` (n,). The values are its middle three, or at the border
+    profile (w, n) is centred at `pixel` (n,). The values are its middle three, or at the border
     the nearest three inside the map. The curvature is 0 at a valley or if a value is not positive.
     """
     centre = pixel.clamp(1, length - 2)
-    first = (centre - 1 - pixel + profile.shape[1] // 2)[:, None]
-    three = profile.gather(1, first + torch.arange(3, device=profile.device))
-    left, middle, right = three.clamp_min(torch.finfo(profile.dtype).tiny).log().unbind(1)
-    curvature = (left + right - 2 * middle).clamp_max(0) * (three > 0).all(-1)
+    first = centre - 1 - pixel + profile.shape[0] // 2
+    three = profile.gather(0, first + torch.arange(3, device=profile.device)[:, None])
+    left, middle, right = three.clamp_min(torch.finfo(profile.dtype).tiny).log().unbind(0)
+    curvature = (left + right - 2 * middle).clamp_max(0) * (three > 0).all(0)
     vertex = centre + 0.5 * (left - right) / curvature
     return vertex.clamp(-REACH * sigma, length - 1 + REACH * sigma), curvature

@@ -142,14 +142,32 @@ def targets_of(
 @torch.no_grad()
 def decode(maps: Maps, sigma: float, decoder: str = "window") -> codec.Decoded:
     """Returns `codec.decode` of all maps (B, P, ...), computed block by block."""
+    (num_images, _, *map_hw), num_landmarks = maps.features.shape, len(maps.bias)
     images, landmarks = _whole_block(maps)
     heads = [*zip(maps.embeddings.split(landmarks), maps.bias.split(landmarks), strict=True)]
-    rows = []
+    blocks = [Maps(part, *head) for part in maps.features.split(images) for head in heads]
+    radius = codec.window_radius(sigma, decoder)
+    # as many blocks as have windows that fill one: on a CPU, a small operation is mostly overhead
+    together = max(1, math.prod(map_hw) // (2 * radius + 1) ** 2) if radius else 1
+
+    def decoded(blocks: list[Maps]) -> codec.Decoded:
+        heatmaps = (whole(block).flatten(0, 1) for block in blocks)
+        if not radius:
+            return codec.decode(next(heatmaps), sigma, decoder)
+        windows = [codec.windows_at_peaks(part, radius) for part in heatmaps]
+        joined = codec.Windows(*(torch.cat(parts, -1) for parts in zip(*windows, strict=True)))
+        return codec.decode_windows(joined, map_hw, sigma, decoder)
+
     with torch.autocast(maps.features.device.type, enabled=False):
-        for features in maps.features.split(images):
-            parts = [codec.decode(whole(Maps(features, *head)), sigma, decoder) for head in heads]
-            rows.append([torch.cat(tensors, 1) for tensors in zip(*parts, strict=True)])
-    return codec.Decoded(*(torch.cat(tensors) for tensors in zip(*rows, strict=True)))
+        parts = [
+            decoded(blocks[start : start + together]) for start in range(0, len(blocks), together)
+        ]
+    return codec.Decoded(
+        *(
+            torch.cat(tensors).unflatten(0, (num_images, num_landmarks))
+            for tensors in zip(*parts, strict=True)
+        )
+    )
 
 
 def soft_argmax(maps: Maps, steepness: Tensor | float) -> tuple[Tensor, Tensor]:
