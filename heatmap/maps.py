@@ -173,7 +173,7 @@ def _windows(maps: Maps, radius: int) -> codec.Windows:
     return codec.Windows(values, pixel)
 
 
-def _cat(tensors: Sequence[Tensor], dim: int) -> Tensor:
+def _cat(tensors: tuple[Tensor, ...], dim: int) -> Tensor:
     """torch.cat without copying a single tensor."""
     return torch.cat(tensors, dim) if len(tensors) > 1 else tensors[0]
 
