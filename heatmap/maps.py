@@ -142,14 +142,40 @@ def targets_of(
 @torch.no_grad()
 def decode(maps: Maps, sigma: float, decoder: str = "window") -> codec.Decoded:
     """Returns `codec.decode` of all maps (B, P, ...), computed block by block."""
-    images, landmarks = _whole_block(maps)
+    (num_images, _, *map_hw), num_landmarks = maps.features.shape, len(maps.bias)
+    # a block is read only twice: larger ones, with fewer operations, pay even outside the cache
+    images, landmarks = _whole_block(maps, 2 * block_values(maps.features))
     heads = [*zip(maps.embeddings.split(landmarks), maps.bias.split(landmarks), strict=True)]
-    rows = []
+    blocks = [Maps(part, *head) for part in maps.features.split(images) for head in heads]
+    radius = codec.window_radius(sigma, decoder)
+    # as many blocks as have windows that fill one: on a CPU, a small operation is mostly overhead
+    together = max(1, math.prod(map_hw) // (2 * radius + 1) ** 2) if radius else 1
+    parts = []
     with torch.autocast(maps.features.device.type, enabled=False):
-        for features in maps.features.split(images):
-            parts = [codec.decode(whole(Maps(features, *head)), sigma, decoder) for head in heads]
-            rows.append([torch.cat(tensors, 1) for tensors in zip(*parts, strict=True)])
-    return codec.Decoded(*(torch.cat(tensors) for tensors in zip(*rows, strict=True)))
+        for start in range(0, len(blocks), together):
+            if radius:
+                several = [_windows(block, radius) for block in blocks[start : start + together]]
+                windows = codec.Windows(*(_cat(part, -1) for part in zip(*several, strict=True)))
+                parts.append(codec.decode_windows(windows, map_hw, sigma, decoder))
+            else:
+                parts.append(codec.decode(whole(blocks[start]).flatten(0, 1), sigma, decoder))
+    decoded = (_cat(tensors, 0) for tensors in zip(*parts, strict=True))
+    return codec.Decoded(*(t.unflatten(0, (num_images, num_landmarks)) for t in decoded))
+
+
+def _windows(maps: Maps, radius: int) -> codec.Windows:
+    """`codec.windows_at_peaks` of all maps, which get their bias afterwards."""
+    features, embeddings, bias = _to_full_precision(maps)
+    heights = embeddings.expand(len(features), -1, -1) @ features.flatten(2)
+    heights = heights.unflatten(2, features.shape[2:]).flatten(0, 1)
+    values, pixel = codec.windows_at_peaks(heights, radius)
+    values.unflatten(1, (len(features), -1)).add_(bias)
+    return codec.Windows(values, pixel)
+
+
+def _cat(tensors: tuple[Tensor, ...], dim: int) -> Tensor:
+    """torch.cat without copying a single tensor."""
+    return torch.cat(tensors, dim) if len(tensors) > 1 else tensors[0]
 
 
 def soft_argmax(maps: Maps, steepness: Tensor | float) -> tuple[Tensor, Tensor]:
@@ -199,7 +225,7 @@ def divergence(
         features, embeddings, bias = _to_full_precision(maps)
         points_heatmap = torch.where(weights[..., None] > 0, points_heatmap, 0).to(features)
         weights, total = weights.to(features), features.new_zeros(())
-        images, landmarks = _whole_block(maps)
+        images, landmarks = _whole_block(maps, block_values(maps.features))
         starts = range(0, len(features), images), range(0, len(bias), landmarks)
         for image, landmark in itertools.product(*starts):
             b, p = slice(image, image + images), slice(landmark, landmark + landmarks)
@@ -312,10 +338,10 @@ def _heights(features: Tensor, embeddings: Tensor, bias: Tensor) -> Tensor:
     return torch.baddbmm(bias[:, None], embeddings.expand(features.shape[0], -1, -1), features)
 
 
-def _whole_block(maps: Maps) -> tuple[int, int]:
+def _whole_block(maps: Maps, num_values: int) -> tuple[int, int]:
     """The numbers of images and of landmarks in a block of whole maps."""
     height, width = maps.features.shape[-2:]
-    most, num_landmarks = block_values(maps.features) // (height * width), len(maps.bias)
+    most, num_landmarks = num_values // (height * width), len(maps.bias)
     return max(1, most // num_landmarks), max(1, min(most, num_landmarks))
 
 
