@@ -1,7 +1,8 @@
 """The base class of all networks: forward, loss and decoding."""
 
 from abc import ABC, abstractmethod
-from typing import Generic, NamedTuple, Self, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -42,16 +43,26 @@ class Network(nn.Module, ABC, Generic[Output]):
         """Returns the parameter names of each part in `config.Rates`; a part may be empty.
 
         Encoder block k holds the parameters that the features at stride 2**k need but finer
-        ones do not.
+        ones do not. Parameters that the output does not depend on are in no part. No parameter
+        may be frozen yet.
         """
         parts: dict[str, list[str]] = {name: [] for name in vars(config.Rates())}
-        blocks = _encoder_blocks(self.encoder)
-        for name, _ in self.named_parameters():
-            top, _, below = name.partition(".")
+        parameters, training = dict(self.named_parameters()), self.training
+        image = torch.zeros(1, 3, 64, 64, device=self.mean.device)
+        self.eval()
+        with torch.enable_grad():
+            output: Any = self.layers(image)
+            used = _needed([output] if isinstance(output, Tensor) else output, parameters)
+            blocks = _encoder_blocks(self.encoder(image)[-5:], parameters)
+        self.train(training)
+        for name in parameters:
+            top = name.split(".")[0]
             if top == "encoder":
-                parts[f"block{blocks[below]}"].append(name)
+                part = f"block{blocks.get(name, 5)}"
             else:
-                parts["head" if top in self.HEAD else "decoder"].append(name)
+                part = "head" if top in self.HEAD else "decoder"
+            if name in used:
+                parts[part].append(name)
         return parts
 
     def train(self, mode: bool = True) -> Self:
@@ -124,23 +135,23 @@ def point_loss(
     return (loss.of_points(points_crop, truth_crop) * weights).sum() / weights.numel()
 
 
-def _encoder_blocks(encoder: nn.Module) -> dict[str, int]:
-    """Maps each parameter to the first of the features at strides 2 to 32 (1 to 5) that needs it.
-
-    A parameter that no feature needs is in block 5. No parameter may be frozen yet.
-    """
-    names, weights = zip(*encoder.named_parameters(), strict=True)
-    blocks = dict.fromkeys(names, 5)
-    training = encoder.training
-    encoder.eval()
-    with torch.enable_grad():
-        features = encoder(torch.zeros(1, 3, 64, 64, device=weights[0].device))[-5:]
-        for block in range(5, 0, -1):
-            if (feature := features[block - 1]).requires_grad:
-                gradients = torch.autograd.grad(
-                    feature.sum(), weights, retain_graph=True, allow_unused=True
-                )
-                used = zip(names, gradients, strict=True)
-                blocks |= {name: block for name, gradient in used if gradient is not None}
-    encoder.train(training)
+def _encoder_blocks(
+    features: Sequence[Tensor], parameters: Mapping[str, nn.Parameter]
+) -> dict[str, int]:
+    """Maps parameters to the first of the features at strides 2 to 32 (1 to 5) that needs them."""
+    blocks: dict[str, int] = {}
+    for block in range(5, 0, -1):
+        blocks |= dict.fromkeys(_needed([features[block - 1]], parameters), block)
     return blocks
+
+
+def _needed(outputs: Sequence[Tensor], parameters: Mapping[str, nn.Parameter]) -> set[str]:
+    """Names of the parameters that the outputs depend on."""
+    sums = [output.sum() for output in outputs if output.requires_grad]
+    gradients: Sequence[Tensor | None] = (
+        torch.autograd.grad(sums, [*parameters.values()], retain_graph=True, allow_unused=True)
+        if sums
+        else [None] * len(parameters)
+    )
+    used = zip(parameters, gradients, strict=True)
+    return {name for name, gradient in used if gradient is not None}

@@ -8,14 +8,22 @@ from typing import Any
 import torch
 
 from heatmap.config import Optimizer, Rates
+from heatmap.errors import UserError
 from heatmap.networks import Network
 
 
 def optimizer_for(settings: Optimizer, network: Network) -> torch.optim.Optimizer:
-    """Builds the optimizer with one parameter group for each part of the network."""
+    """Builds the optimizer with one parameter group for each part of the network.
+
+    Freezes the weights in no part: they never get a gradient, for which processes would wait.
+    """
+    parts = network.parts()
+    used = set(chain.from_iterable(parts.values()))
+    for name, weight in network.named_parameters():
+        weight.requires_grad_(name in used)
     groups: list[dict[str, Any]] = [
         {"part": part, "params": [network.get_parameter(name) for name in names]}
-        for part, names in network.parts().items()
+        for part, names in parts.items()
         if names
     ]
     lr, decay = settings.lr, settings.weight_decay
@@ -34,8 +42,18 @@ def freeze(optimizer: torch.optim.Optimizer, rates: Rates) -> None:
 
 
 def load_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Loads the optimizer's state dict, in the memory layout of the weights."""
-    optimizer.load_state_dict(state)
+    """Loads the optimizer's state dict, in the memory layout of the weights.
+
+    Raises:
+        UserError: the state is of other weights.
+    """
+    try:
+        optimizer.load_state_dict(state)
+    except ValueError:
+        raise UserError(
+            "this run trained other weights than this version would, so it cannot be resumed; "
+            "start a new one from its weights with --train.start RUN"
+        ) from None
     for weight, values in optimizer.state.items():
         for name, value in values.items():
             if value.shape == weight.shape:  # a fused optimizer needs the same layout

@@ -29,8 +29,13 @@ logger = logging.getLogger("heatmap")
 
 
 def distribute(network: Network) -> nn.Module:
-    """Wraps the network for training in several processes."""
-    return DistributedDataParallel(network) if distributed.world() > 1 else network
+    """Wraps the network for training in several processes.
+
+    Between two epochs' ends, running statistics are each process's own; the first one's count.
+    """
+    if distributed.world() == 1:
+        return network
+    return DistributedDataParallel(network, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
 def batches_of_pass(run: Run, pass_index: int) -> list[list[int]]:
