@@ -22,8 +22,11 @@ def main(arguments: Sequence[str]) -> int:
     if arguments and arguments[0] in COMMANDS:
         command = importlib.import_module(f"{__name__}.{arguments[0]}")
         return int(command.main(arguments[1:]))
-    is_help = bool(arguments) and arguments[0] in ("-h", "--help")
     lines = [f"  {name:<12}{description}" for name, description in COMMANDS.items()]
     usage = "\n".join(["usage: heatmap COMMAND ...", "", *lines, ""])
-    (sys.stdout if is_help else sys.stderr).write(usage)
-    return 0 if is_help else 2
+    if arguments and arguments[0] in ("-h", "--help"):
+        sys.stdout.write(usage)
+        return 0
+    from heatmap.cli.running import unknown_command  # late, so that the usage appears at once
+
+    return unknown_command(arguments, COMMANDS, usage)
