@@ -11,7 +11,7 @@ COMMANDS = {
     "submit": "write the submission of a run or an ensemble",
     "predict": "predict landmarks of images, videos and cameras",
     "compare": "compare runs image by image, with confidence intervals",
-    "results": "print a table of finished runs",
+    "results": "print a table of runs",
     "export": "export a run to ONNX or torch.export",
     "data": "draw, convert, check, describe, split and audit data sets",
 }

@@ -35,10 +35,10 @@ def _row(folder: Path) -> tuple[float, dict[str, str]]:
     machine, config = read_json(run.machine), read_json(run.config)
     summary = read_json(run.summary) if run.summary.is_file() else {}
     model, crop = config["model"], config["crop"]
-    best = summary.get("best_mse")
+    best: float | None = summary.get("best_mse")
     has_score = best is not None  # False if it trained on all rows
     cores = f"{machine['cpu_cores']} cores, " if machine["device"] == "cpu" else ""
-    return best if has_score else math.inf, {
+    return math.inf if best is None else best, {
         "run": config["name"] if summary else f"{config['name']} (unfinished)",
         "network": f"{model['type']} {model['encoder']}, weights {model['weights']}, "
         f"{crop['height']}×{crop['width']}",
