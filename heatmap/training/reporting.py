@@ -126,5 +126,5 @@ def _log_epoch(run: Run, row: dict[str, Any], shares: dict[str, float]) -> None:
     times = ", ".join(f"{part} {100 * share:.0f} %" for part, share in shares.items())
     logger.info(
         f"epoch {row['epoch']:3d}  loss {row['train/loss']:.4g}{scores}"
-        f"  lr {row['lr']:.1e}  {row['time/seconds']:.0f} s: {times}"
+        f"  lr {row['lr']:.2g}  {row['time/seconds']:.0f} s: {times}"
     )
