@@ -79,53 +79,69 @@ def decode(heatmaps: Tensor, sigma: float, decoder: str = "window") -> Decoded:
     leading, (height, width) = heatmaps.shape[:-2], heatmaps.shape[-2:]
     maps = heatmaps.to(torch.promote_types(heatmaps.dtype, torch.float32))
     maps = maps.reshape(-1, height, width)
-    windows = _windows_at_peaks(maps, window_radius(sigma, decoder))
     match decoder:
-        case "window":
-            decoded = _window_soft_argmax(windows, (height, width), sigma)
-        case "parabola":
-            decoded = _log_parabola(windows, (height, width), sigma)
+        case "window" | "parabola":
+            windows = windows_at_peaks(maps, window_radius(sigma, decoder))
+            decoded = decode_windows(windows, (height, width), sigma, decoder)
         case "global":
-            steepness = softmax_steepness(height, width, sigma)
-            points, covariance = soft_argmax(maps, steepness / windows.peak.clamp_min(MIN_PEAK))
-            decoded = Decoded(points, windows.peak, steepness * covariance)
+            peak, steepness = maps.amax((1, 2)), softmax_steepness(height, width, sigma)
+            points, covariance = soft_argmax(maps, steepness / peak.clamp_min(MIN_PEAK))
+            decoded = Decoded(points, peak, steepness * covariance)
         case "softmax":
             points, covariance = soft_argmax(maps, softmax_steepness(height, width, sigma))
-            decoded = Decoded(points, windows.peak, covariance)
+            decoded = Decoded(points, maps.amax((1, 2)), covariance)
         case _:
             raise AssertionError(f"unknown decoder {decoder!r}")
     return Decoded(*(part.reshape(leading + part.shape[1:]) for part in decoded))
 
 
-class _Windows(NamedTuple):
-    values: Tensor  # (n, w, w) around the peaks of n maps, 0 outside the map
-    row: Tensor  # (n,) int64, the peaks' pixels
-    column: Tensor
-    peak: Tensor  # (n,)
+class Windows(NamedTuple):
+    """Windows of w x w pixels around the peaks of n maps; n is last: short inner loops are slow."""
+
+    values: Tensor  # (w w, n), arbitrary outside the map
+    pixel: Tensor  # (n,) int64, W row + column of the peak
 
 
 def window_radius(sigma: float, decoder: str) -> int:
-    """Returns the half width in pixels of the window that a decoder reads around the peak."""
+    """Returns the half width in pixels of the window that a decoder reads, 0 if it reads maps."""
     # a squared target falls to 0.2 % at 2.5 sigma; at the border the parabola moves inwards by one
     return {"window": math.ceil(2.5 * sigma), "parabola": 2}.get(decoder, 0)
 
 
-def _windows_at_peaks(maps: Tensor, radius: int) -> _Windows:
+def windows_at_peaks(maps: Tensor, radius: int) -> Windows:
+    """Returns the windows of 2 radius + 1 pixels around the highest pixels of (n, H, W) maps."""
     height, width = maps.shape[1:]
     assert min(height, width) >= 3, f"a {height} x {width} map is too small to decode"
-    index = torch.arange(maps.shape[0], device=maps.device)  # len() would be constant in an export
-    # in two stages, since the maximum of every row is one fast reduction
-    row = maps.amax(-1).argmax(-1)
-    column = maps[index, row].argmax(-1)
-
+    # len() would be constant in an export
+    first = height * width * torch.arange(maps.shape[0], device=maps.device)
+    if maps.is_cuda:  # one pass, where the maximum of short rows is slow
+        pixel = maps.flatten(1).argmax(1)
+    else:  # in two stages, where the index of a long maximum is slow
+        row = maps.amax(-1).argmax(-1)
+        peak_rows = maps.flatten(0, 1).index_select(0, first // width + row)
+        pixel = width * row + peak_rows.argmax(-1)
     offsets = torch.arange(-radius, radius + 1, device=maps.device)
-    y, x = row[:, None] + offsets, column[:, None] + offsets  # (n, w) each
-    start = y.clamp(0, height - 1) * width
-    pixel = (start[:, :, None] + x.clamp(0, width - 1)[:, None, :]).flatten(1)
-    values = maps.flatten(1).gather(1, pixel).unflatten(1, (len(offsets), -1))
-    inside_y, inside_x = (y >= 0) & (y < height), (x >= 0) & (x < width)
-    values.mul_(inside_y[:, :, None] & inside_x[:, None, :])
-    return _Windows(values, row, column, maps[index, row, column])
+    offsets = (width * offsets[:, None] + offsets).flatten()
+    pixels = (pixel + offsets[:, None]).clamp_(0, height * width - 1).add_(first)
+    return Windows(maps.flatten().index_select(0, pixels.flatten()).view(pixels.shape), pixel)
+
+
+def decode_windows(
+    windows: Windows, map_hw: Sequence[int], sigma: float, decoder: str = "window"
+) -> Decoded:
+    """Decodes n windows of `window_radius`; see `decode` for the decoders window and parabola."""
+    size, (height, width) = math.isqrt(windows.values.shape[0]), map_hw
+    values = windows.values.unflatten(0, (size, size))
+    row, column = windows.pixel // width, windows.pixel % width
+    # both axes at once, x first: on a GPU, every operation costs a launch
+    before = torch.stack([column, row])  # (2, n), pixels between the peak and the borders
+    after = torch.stack([width - 1 - column, height - 1 - row])
+    if decoder == "window":
+        points, covariance = _window_soft_argmax(values, before, after, sigma)
+    else:
+        points, covariance = _log_parabola(values, before, after, sigma)
+    peak = values[size // 2, size // 2].clone()  # not a view that keeps all windows
+    return Decoded(points.T, peak, covariance)
 
 
 def softmax_steepness(height: int, width: int, sigma: float) -> float:
@@ -153,8 +169,8 @@ def soft_argmax(heatmaps: Tensor, steepness: Tensor | float) -> tuple[Tensor, Te
     Source: Sun et al. 2018, https://arxiv.org/abs/1711.08229; covariance: Nibali et al. 2018,
     https://arxiv.org/abs/1801.07372.
     """
-    factor = torch.as_tensor(steepness, dtype=heatmaps.dtype, device=heatmaps.device)
-    probability = (factor[..., None] * heatmaps.flatten(-2)).softmax(-1)
+    factor = steepness[..., None].to(heatmaps) if isinstance(steepness, Tensor) else steepness
+    probability = (factor * heatmaps.flatten(-2)).softmax(-1)
     return mean_and_covariance(probability @ pixel_moments(heatmaps), heatmaps.shape[-2:])
 
 
@@ -176,55 +192,56 @@ def mean_and_covariance(moments: Tensor, map_hw: Sequence[int]) -> tuple[Tensor,
     """Converts mean `pixel_moments` (..., 5) to a mean (..., 2) and covariance (..., 2, 2)."""
     mean, (xx, xy, yy) = moments[..., :2], moments[..., 2:].unbind(-1)
     second = torch.stack([xx, xy, xy, yy], -1).unflatten(-1, (2, 2))
-    centre = torch.tensor([map_hw[1] - 1, map_hw[0] - 1], device=moments.device) / 2
-    return mean + centre, second - mean[..., :, None] * mean[..., None, :]
+    (x, y), (height, width) = mean.unbind(-1), map_hw
+    points = torch.stack([x + (width - 1) / 2, y + (height - 1) / 2], -1)
+    return points, second - mean[..., :, None] * mean[..., None, :]
 
 
-def _window_soft_argmax(windows: _Windows, map_hw: tuple[int, int], sigma: float) -> Decoded:
-    values, row, column, peak = windows
-    size = values.shape[-1]
-    offsets = torch.arange(size, device=values.device) - size // 2
-    weights = values.clamp_min(0).square()
-    along_x, along_y = weights.sum(-2), weights.sum(-1)
-    total = along_x.sum(-1).clamp_min(torch.finfo(weights.dtype).tiny)
+def _window_soft_argmax(
+    values: Tensor, before: Tensor, after: Tensor, sigma: float
+) -> tuple[Tensor, Tensor]:
+    """points (2, n) and covariance (n, 2, 2) from windows (w, w, n)."""
+    radius = len(values) // 2
+    offsets = torch.arange(-radius, radius + 1, device=values.device)
+    outside = torch.minimum(before[:, None] + offsets[:, None], after[:, None] - offsets[:, None])
+    inside_x, inside_y = (outside >= 0).to(values.dtype)  # (w, n) each
+    weights = values.clamp_min(0).square_().mul_(inside_y[:, None]).mul_(inside_x)
+    profiles = torch.stack([weights.sum(0), weights.sum(1)])  # (2, w, n)
 
     step = offsets.to(weights.dtype)
-    x, y = along_x @ step / total, along_y @ step / total
-    xx, yy = along_x @ step.square() / total, along_y @ step.square() / total
-    xy = weights.flatten(1) @ (step[:, None] * step).flatten() / total
-    second = torch.stack([xx - x * x, xy - x * y, xy - x * y, yy - y * y], -1)
-    covariance = 2 * second.unflatten(-1, (2, 2))  # the square of a Gaussian is half as wide
+    powers = torch.stack([step, step.square()])
+    total = profiles[0].sum(0).clamp_min(torch.finfo(weights.dtype).tiny)
+    mean, second = ((powers @ profiles) / total).unbind(1)  # (2, n) each
+    xx, yy = torch.addcmul(second, mean, mean, value=-1)
+    xy = (step[:, None] * step).flatten() @ weights.flatten(0, 1) / total - mean[0] * mean[1]
+    # the square of a Gaussian is half as wide
+    covariance = 2 * torch.stack([xx, xy, xy, yy], -1).unflatten(-1, (2, 2))
 
-    points, (height, width) = [], map_hw
-    for profile, pixel, mean, length in ((along_x, column, x, width), (along_y, row, y, height)):
-        vertex, curvature = _vertex(profile, pixel, length, sigma)
-        is_cut = (pixel < size // 2) | (pixel >= length - size // 2)
-        points.append(torch.where(is_cut & (curvature < 0), vertex, pixel + mean))
-    return Decoded(torch.stack(points, -1), peak, covariance)
-
-
-def _log_parabola(windows: _Windows, map_hw: tuple[int, int], sigma: float) -> Decoded:
-    values, row, column, peak = windows
-    middle, (height, width) = values.shape[-1] // 2, map_hw
-    along_x, along_y = values[:, middle, :], values[:, :, middle]
-    points, variances = [], []
-    for profile, pixel, length in ((along_x, column, width), (along_y, row, height)):
-        vertex, curvature = _vertex(profile, pixel, length, sigma)
-        points.append(torch.where(curvature < 0, vertex, pixel.to(vertex.dtype)))
-        variances.append(torch.where(curvature < 0, -1 / curvature, 0))
-    return Decoded(torch.stack(points, -1), peak, torch.stack(variances, -1).diag_embed())
+    vertex, curvature = _vertex(profiles, before, after, sigma)
+    is_cut = torch.minimum(before, after) < radius
+    return torch.where(is_cut & (curvature < 0), vertex, before + mean), covariance
 
 
-def _vertex(profile: Tensor, pixel: Tensor, length: int, sigma: float) -> tuple[Tensor, Tensor]:
-    """Vertex (n,) and curvature (n,) of the parabola through the logarithms of three values.
+def _log_parabola(
+    values: Tensor, before: Tensor, after: Tensor, sigma: float
+) -> tuple[Tensor, Tensor]:
+    """points (2, n) and covariance (n, 2, 2) from windows (w, w, n)."""
+    profiles = torch.stack([values[len(values) // 2], values[:, len(values) // 2]])
+    vertex, curvature = _vertex(profiles, before, after, sigma)
+    points = torch.where(curvature < 0, vertex, before.to(vertex.dtype))
+    return points, torch.where(curvature < 0, -1 / curvature, 0).T.diag_embed()
 
-    profile (n, w) is centred at `pixel` (n,). The values are its middle three, or at the border
+
+def _vertex(profiles: Tensor, before: Tensor, after: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+    """Vertex (2, n) and curvature (2, n) of the parabola through the logarithms of three values.
+
+    profiles (2, w, n) are centred at the peak. The values are their middle three, or at the border
     the nearest three inside the map. The curvature is 0 at a valley or if a value is not positive.
     """
-    centre = pixel.clamp(1, length - 2)
-    first = (centre - 1 - pixel + profile.shape[1] // 2)[:, None]
-    three = profile.gather(1, first + torch.arange(3, device=profile.device))
-    left, middle, right = three.clamp_min(torch.finfo(profile.dtype).tiny).log().unbind(1)
-    curvature = (left + right - 2 * middle).clamp_max(0) * (three > 0).all(-1)
-    vertex = centre + 0.5 * (left - right) / curvature
-    return vertex.clamp(-REACH * sigma, length - 1 + REACH * sigma), curvature
+    shift = after.clamp_max(1) - before.clamp_max(1)  # 1 at the first pixel, -1 at the last
+    middle_three = torch.arange(3, device=profiles.device)[:, None] + profiles.shape[1] // 2 - 1
+    left, middle, right = profiles.gather(1, shift[:, None] + middle_three).log().unbind(1)
+    curvature = (left + right - 2 * middle).nan_to_num(0, 0, 0).clamp_max(0)
+    vertex = before + shift + 0.5 * (left - right) / curvature
+    reach = REACH * sigma
+    return torch.minimum(vertex.clamp_min(-reach), before + after + reach), curvature

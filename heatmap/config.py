@@ -102,8 +102,9 @@ class Data(Part, prefix="data"):
     """Mirror permutation and groups from tools/data.py symmetry; built in for 971, 68 and 15."""
     cache: Path | None = None
     """Cache folder; default: heatmap in $XDG_CACHE_HOME or ~/.cache."""
-    workers: Index = 2
-    """Processes that load images; 0 loads them in the training process."""
+    workers: Index | None = None
+    """Processes that load images; 0 loads them in the training process. Default: two fewer than
+    the cores, at least 2 and at most 16, shared by the training processes of a host."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -383,6 +384,12 @@ class Train(Part, prefix="train"):
     """Precision of the network; rendering, loss and decoding always use float32."""
     compile: Literal["off", "loss", "all"] = "loss"
     """What torch.compile compiles: nothing, the loss, or also the network."""
+    graph: Literal["auto", "off"] = "auto"
+    """auto: on a GPU, launch forward, loss and backward as one CUDA graph, unless several processes
+    train; off: launch every kernel."""
+    deterministic: bool = False
+    """Give the same bits in every run on the same GPU and software, at some cost in speed. On a CPU
+    runs always do."""
     patience: Count | None = None
     """Epochs without a better validation score after which the run stops."""
     ema: BelowOne = 0.0

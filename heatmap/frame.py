@@ -36,7 +36,8 @@ class Frame:
 
     def to_crop(self, points_image: Tensor) -> Tensor:
         """Maps (..., P, 2) points to crop pixels, in float64."""
-        return apply(torch.linalg.inv(self.image_from_crop), points_image)
+        # inv_ex, since inv waits for a GPU to check that the matrices are invertible
+        return apply(torch.linalg.inv_ex(self.image_from_crop).inverse, points_image)
 
     def covariance_to_image(self, covariance_crop: Tensor) -> Tensor:
         """Maps (..., P, 2, 2) covariances to square image pixels, in float64."""
@@ -134,6 +135,16 @@ def _placed(shrink: float, at_image: Point, at_crop: Point, crop_hw: tuple[int, 
 def crop_from_heatmap(stride: int) -> Tensor:
     """Returns (3, 3): x = stride h + (stride - 1) / 2."""
     return scaling(stride, offset=(stride - 1) / 2)
+
+
+def to_heatmap(points_crop: Tensor, stride: int) -> Tensor:
+    """Maps crop pixels to heatmap pixels, in the points' dtype."""
+    return (points_crop - (stride - 1) / 2) / stride
+
+
+def from_heatmap(points_heatmap: Tensor, stride: int) -> Tensor:
+    """Maps heatmap pixels to crop pixels, in the points' dtype."""
+    return stride * points_heatmap + (stride - 1) / 2
 
 
 def translation(x: float, y: float) -> Tensor:

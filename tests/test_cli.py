@@ -1,4 +1,5 @@
 import json
+import logging
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
+from heatmap import cli, config
 from heatmap.cli.running import run_command
 from heatmap.cli.train import main
 from heatmap.data import samples
@@ -21,6 +23,7 @@ from heatmap.errors import UsageError, UserError
 from heatmap.runs import checkpoint
 from heatmap.runs.ledger import read_metrics
 from heatmap.runtime import distributed
+from heatmap.runtime.files import write_json
 from heatmap.training import loop
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -170,7 +173,9 @@ def test_a_missing_or_invalid_experiment_file_is_named(train: Train, tmp_path: P
 
 def test_resume_needs_the_folder_of_a_run(train: Train, tmp_path: Path) -> None:
     train("--resume").assert_refused(2, "--resume needs a run folder")
-    train("--resume", tmp_path / "run").assert_refused(1, "no run found here", f"{tmp_path}/run")
+    train("--resume", tmp_path / "run").assert_refused(
+        1, "no such folder; expected RUN", f"{tmp_path}/run"
+    )
     assert not (tmp_path / "run").exists()
 
 
@@ -217,6 +222,7 @@ def test_a_bug_shows_its_traceback_and_exits_with_1() -> None:
     program = """
 import sys
 import numpy as np
+from heatmap import cli, config
 from heatmap.cli.running import run_command
 sys.exit(run_command(lambda: np.ones((2, 3)) @ np.ones((2, 3))))
 """
@@ -311,7 +317,7 @@ def test_a_dry_run_shows_sizes_memory_and_time_and_writes_nothing(
         "6 channels cannot show 7 such heatmaps",
     ):
         assert text in done.out[end:]
-    (mib,) = re.findall(r"memory +([\d,]+) MiB at the peak of two steps, on cpu", done.out)
+    (mib,) = re.findall(r"memory +([\d,]+) MiB at the peak of these steps, on cpu", done.out)
     assert 200 < int(mib.replace(",", "")) < 4000
     assert re.search(r"time +\d+\.\d\d s per step, .* on cpu", done.out)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["questions"]
@@ -498,3 +504,96 @@ def test_a_stopped_run_says_how_to_resume(
     with caplog.at_level("INFO", "heatmap"):
         assert main([str(experiment), "--data.root", str(tiny_contest), "--out", str(run)]) == 1
     assert f"to resume, run python tools/train.py --resume {run}" in caplog.text
+
+
+# ------------------------------------------------------------------------- mistakes with names
+
+
+def test_a_mistyped_command_gets_the_nearest_one(capsys: pytest.CaptureFixture[str]) -> None:
+    for command, words in (
+        (["data", "chek"], "there is no command 'chek'; did you mean 'check'?"),
+        (["evalute"], "there is no command 'evalute'; did you mean 'evaluate'?"),
+        (["data", "qqq"], "usage: data.py COMMAND"),
+        ([], "usage: heatmap COMMAND"),
+    ):
+        assert cli.main(command) == 2
+        assert words in capsys.readouterr().err
+
+
+def test_a_data_folder_and_a_run_in_each_others_place_are_named(
+    tiny_contest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, run = str(tiny_contest), str(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    for command in (
+        ["train", "--resume", data],
+        ["evaluate", data],
+        ["submit", data, "--out", f"{run}/out.csv"],
+        ["predict", data, data],
+        ["results", data],
+        ["compare", data, run],
+        ["export", data, f"{run}/model.pt2"],
+    ):
+        assert cli.main(command) == 1
+        assert f"{data}: a data folder, not a run; expected RUN" in capsys.readouterr().err
+    assert cli.main(["data", "check", run]) == 1
+    assert f"{run}: a run, not a data folder; expected DIR" in capsys.readouterr().err
+
+
+def test_what_a_submission_and_a_run_are_scored_with_is_said_for_the_one_given(
+    tmp_path: Path, tiny_contest: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    submission, landmarks = tmp_path / "s.csv", tiny_contest / "train" / "landmarks.csv"
+    submission.write_text("file_name,Point_M0_X,Point_M0_Y\na.jpg,1,2\n")
+    assert cli.main(["evaluate", str(submission)]) == 2
+    assert "s.csv: to score a submission, add --solution" in capsys.readouterr().err
+    assert cli.main(["evaluate", str(tmp_path), "--solution", str(submission)]) == 2
+    assert "is not a submission (.csv), so it takes no --solution" in capsys.readouterr().err
+    assert cli.main(["evaluate", str(submission), "--solution", str(landmarks)]) == 1
+    assert "this is a table of landmarks, not a solution" in capsys.readouterr().err
+
+
+def test_submit_replaces_a_file_only_if_told_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "file_name,Point_M0_X,Point_M0_Y\na.jpg,%d,2\n"
+    files = [tmp_path / f"{number}.csv" for number in (1, 3)]
+    for number, file in zip((1, 3), files, strict=True):
+        file.write_text(text % number)
+    out = tmp_path / "out.csv"
+    out.write_text("precious")
+    average = ["submit", "--average", *map(str, files), "--out", str(out)]
+    for command in (average, ["submit", str(tmp_path), "--out", str(out)]):
+        assert cli.main(command) == 1
+        assert "out.csv exists; choose another --out" in capsys.readouterr().err
+    assert out.read_text() == "precious"
+    assert cli.main([*average, "--overwrite"]) == 0
+    assert "out.csv: 1 row, read back" in capsys.readouterr().out
+    assert out.read_text() == text % 2
+
+
+def test_unfinished_runs_are_listed_without_scores(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine = {"device": "cuda", "processor": "H100", "date": "2026-11-28", "commit": "abc"}
+    summary = {"best_mse": 2.5, "mean_shape_mse": 60.0, "epochs": 3, "minutes": 4.0}
+    for name in ("done", "stopped"):
+        write_json(tmp_path / name / "config.json", config.to_dict(config.Experiment(name=name)))
+        write_json(tmp_path / name / "machine.json", machine)
+    write_json(tmp_path / "done" / "summary.json", summary)
+    assert cli.main(["results", str(tmp_path / "stopped"), str(tmp_path / "done")]) == 0
+    *_, done, stopped = capsys.readouterr().out.splitlines()
+    assert "| done |" in done and "**2.50**" in done
+    assert "| stopped (unfinished) |" in stopped and "| - | - | - | - | H100 |" in stopped
+
+
+def test_torch_does_not_warn_of_a_cuda_toolkit_without_a_gpu(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def warn() -> None:
+        torch_logger = logging.getLogger("torch.utils.cpp_extension")
+        torch_logger.warning("No CUDA runtime is found, using CUDA_HOME='%s'", "/usr/local/cuda")
+        torch_logger.warning("another warning")
+
+    assert run_command(warn) == 0
+    assert caplog.messages == ["another warning"]

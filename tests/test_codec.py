@@ -291,6 +291,15 @@ def test_leading_axes_are_kept_and_maps_are_independent() -> None:
         assert torch.allclose(one, all_of_them[1, 2, 3], atol=1e-5)
 
 
+@pytest.mark.parametrize("decoder", ["window", "parabola"])
+def test_a_map_of_nan_does_not_spoil_its_neighbours(decoder: str) -> None:
+    points = torch.tensor([[0.2, 10.1], [5.3, 6.2], [12.1, 0.3]])  # next to its rows in memory
+    maps = codec.render(points, 11, 13, 1.5)
+    maps[1] = torch.nan
+    decoded = codec.decode(maps, 1.5, decoder).points_heatmap
+    assert torch.allclose(decoded[[0, 2]], points[[0, 2]], atol=0.01)
+
+
 # decode: peak and spread
 
 

@@ -232,13 +232,13 @@ def test_wrong_usage_is_explained(
     assert tool("evaluate", tmp_path / "nothing") == 1
     assert "no such checkpoint" in capsys.readouterr().err
     assert tool("evaluate", trained, "--solution", tmp_path / "solution.csv") == 2
-    assert "needs --solution" in capsys.readouterr().err
+    assert "it takes no --solution" in capsys.readouterr().err
     assert tool("submit", trained, "--roundin", "none") == 2
     assert "--rounding" in capsys.readouterr().err
     assert tool("results", trained) == 0
     assert "| unet | UNet resnet18" in capsys.readouterr().out
     assert tool("results", tmp_path) == 1
-    assert "not a finished run" in capsys.readouterr().err
+    assert "not a run (no config.json)" in capsys.readouterr().err
 
 
 def test_other_number_of_landmarks_is_refused(

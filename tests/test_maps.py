@@ -468,6 +468,29 @@ def test_whole_maps_are_inner_products_in_full_precision(problem: Any) -> None:
     assert torch.allclose(heights.double(), expected, atol=1e-5)
 
 
+class Operations(TorchDispatchMode):
+    """Counts the operations that compute something, each at least one launch on a GPU."""
+
+    count = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        self.count += not function.is_view
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("blocks", "most"), [(1, 90), (9, 90 + 8 * 25)])
+def test_decoding_takes_few_operations_per_block(
+    blocks: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(maps.BLOCK_VALUES, "cpu", 32 * 32 // 2)  # decoding's blocks hold twice that
+    many = Maps(torch.randn(blocks, CHANNELS, 32, 32), torch.randn(1, CHANNELS), torch.randn(1))
+    with Operations() as operations:
+        maps.decode(many, SIGMA)
+    assert operations.count <= most
+
+
 def test_decoding_needs_no_gradient(problem: Any) -> None:
     heatmaps = Maps(*(t.requires_grad_() for t in cast(problem[0], torch.float32)))
     assert not any(part.requires_grad for part in maps.decode(heatmaps, SIGMA))
@@ -521,10 +544,13 @@ def test_divergence_never_holds_more_than_one_block(many_maps: Maps) -> None:
     assert BLOCK // 2 < largest.num_values <= BLOCK
 
 
-def test_decoding_never_holds_more_than_one_block(many_maps: Maps) -> None:
+@pytest.mark.parametrize("decoder", ["window", "parabola", "global", "softmax"])
+def test_decoding_never_holds_more_than_two_blocks_of_the_loss(
+    many_maps: Maps, decoder: str
+) -> None:
     with LargestTensor() as largest:
-        maps.decode(many_maps, SIGMA)
-    assert BLOCK // 2 < largest.num_values <= BLOCK
+        maps.decode(many_maps, SIGMA, decoder)
+    assert BLOCK < largest.num_values <= 2 * BLOCK
 
 
 def test_holding_whole_maps_is_detected(many_maps: Maps) -> None:

@@ -2,12 +2,45 @@
 
 import ast
 import configparser
+import os
 import re
+import subprocess
 import sys
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+# Trains a step, evaluates and predicts where some libraries cannot be imported.
+WITHOUT = """
+import sys
+from importlib.machinery import PathFinder
+from pathlib import Path
+
+MISSING = "wandb", "av", "dsntnn", "matplotlib", "onnx", "onnxruntime"
+
+class Finder(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.split(".")[0] in MISSING else super().find_spec(name, path, target)
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = Finder
+from heatmap.cli import evaluate, predict, train
+
+data = Path(sys.argv[1])
+Path("tiny.py").write_text(
+    "from heatmap.config import *\\n"
+    "EXPERIMENT = Experiment(name='tiny', crop=Crop(height=32, width=32),"
+    " model=UNet(encoder='tu-test_resnet', weights='none', width=6))"
+)
+tiny = ["tiny.py", "--data.root", str(data), "--data.workers", "0", "--data.validation", "0.25"]
+steps = ["--train.max-steps", "1", "--train.batch", "2", "--train.compile", "off"]
+off = ["--train.device", "cpu", "--wandb.mode", "off"]
+image = next((data / "test" / "images").iterdir())
+assert train.main([*tiny, *steps, *off, "--out", "run"]) == 0
+assert evaluate.main(["run", "--device", "cpu"]) == 0
+assert predict.main(["run", str(image), "--out", "drawn", "--device", "cpu"]) == 0
+assert predict.main(["run", "none.mp4", "--out", "drawn", "--device", "cpu"]) == 1
+"""
 
 
 def declared(section: str, option: str) -> set[str]:
@@ -41,3 +74,16 @@ def test_every_imported_library_is_declared() -> None:
 def test_libraries_of_the_benchmark_are_not_required() -> None:
     bench_only = declared("options.extras_require", "bench")
     assert not bench_only & (declared("options", "install_requires") | imported())
+
+
+def test_training_evaluation_and_prediction_need_no_rarely_used_library(
+    tiny_contest: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "none.mp4").touch()
+    ended = subprocess.run(
+        [sys.executable, "-c", WITHOUT, tiny_contest], cwd=tmp_path, capture_output=True,
+        text=True, timeout=200, check=False, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "drawn" / "points.csv").is_file()
+    assert "none.mp4: reading videos needs PyAV: run pip install av" in ended.stderr

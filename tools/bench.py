@@ -30,17 +30,20 @@ def bench(
 ) -> None:
     """Measure time, memory and error of one race or of all.
 
+    A race takes a minute at most, besides compiling. A contender that runs out of memory gets a row
+    that says so.
+
     Args:
         what: decode or loss of heatmaps, a training step, prediction, reading images (data), or
             reading the training table.
         landmarks: landmarks per image.
-        size: heatmap height and width for decode and loss; default 64, and on CUDA 64 and 128.
-        batch: images per batch; default 8, and on CUDA 64, for decode and loss also 256.
+        size: heatmap height and width for decode and loss, which accept several; default 64.
+        batch: images per batch, several for decode and loss; default 8, and on CUDA 64.
         encoder: encoder for step, predict and data.
         rows: rows of the table; the contest's has 393930 and needs 6 GB of disk space.
         seconds: measuring time per contender.
         busy_cores: number of cores that other processes keep busy during the races.
-        json_file: file to write the results to.
+        json_file: file to write the results to, after each race.
         markdown: print Markdown tables.
     """
     from benchmark.measuring import Settings, format_results, spinning
@@ -60,8 +63,7 @@ def bench(
         raise UsageError(f"--busy-cores must not be negative, got {busy_cores}")
     torch_device = machine.chosen_device(device)
     on_gpu = torch_device.type == "cuda"
-    sizes = size or ((64, 128) if on_gpu else (64,))
-    batches = batch or ((64, 256) if on_gpu else (8,))
+    sizes, batches = size or (64,), batch or ((64,) if on_gpu else (8,))
     about = machine.describe(torch_device)
     print(
         f"{about['processor']}, {about['cpu_cores']} cores, torch {about['torch']} with "
@@ -86,11 +88,11 @@ def bench(
             with spinning(busy_cores):
                 for race_results in RACES[name](settings):
                     print(format_results(race_results, markdown=markdown), flush=True)
-                    results += race_results
+                    results += [asdict(result) for result in race_results]
+                    if json_file is not None:
+                        write_json(json_file, {"machine": about, "results": results})
         if name == "step" and on_gpu:
             print(step_profile(settings))
-    if json_file is not None:
-        write_json(json_file, {"machine": about, "results": [asdict(r) for r in results]})
 
 
 if __name__ == "__main__":

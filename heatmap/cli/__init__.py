@@ -11,7 +11,7 @@ COMMANDS = {
     "submit": "write the submission of a run or an ensemble",
     "predict": "predict landmarks of images, videos and cameras",
     "compare": "compare runs image by image, with confidence intervals",
-    "results": "print a table of finished runs",
+    "results": "print a table of runs",
     "export": "export a run to ONNX or torch.export",
     "data": "draw, convert, check, describe, split and audit data sets",
 }
@@ -22,8 +22,11 @@ def main(arguments: Sequence[str]) -> int:
     if arguments and arguments[0] in COMMANDS:
         command = importlib.import_module(f"{__name__}.{arguments[0]}")
         return int(command.main(arguments[1:]))
-    is_help = bool(arguments) and arguments[0] in ("-h", "--help")
     lines = [f"  {name:<12}{description}" for name, description in COMMANDS.items()]
     usage = "\n".join(["usage: heatmap COMMAND ...", "", *lines, ""])
-    (sys.stdout if is_help else sys.stderr).write(usage)
-    return 0 if is_help else 2
+    if arguments and arguments[0] in ("-h", "--help"):
+        sys.stdout.write(usage)
+        return 0
+    from heatmap.cli.running import unknown_command  # late, so that the usage appears at once
+
+    return unknown_command(arguments, COMMANDS, usage)

@@ -7,6 +7,7 @@ import tyro
 
 from heatmap.config import Data
 from heatmap.errors import UsageError, UserError
+from heatmap.runtime.columns import counted
 from heatmap.runtime.machine import usable_cores
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ def pose(
     turns = shape.turns(labels.points_image)
     is_turned = np.abs(turns) > above
     contest.write_weights(out, labels.names, turns, np.where(is_turned, weight, 1.0))
-    print(f"{out}: {len(turns)} images, {is_turned.sum()} of them turned by more than {above:g}")
+    count = counted(len(turns), "image")
+    print(f"{out}: {count}, {is_turned.sum()} of them turned by more than {above:g}")
 
 
 def check(
@@ -73,9 +75,9 @@ def check(
     if exclude_to is not None:
         excluded = report.excluded()
         contest.write_excluded(exclude_to, excluded)
-        print(f"\n{exclude_to}: {len(excluded)} images to leave out with --data.exclude")
+        print(f"\n{exclude_to}: {counted(len(excluded), 'image')} to leave out with --data.exclude")
         if remaining := sum(not error.is_excluded for error in report.errors()):
-            print(f"{remaining} errors remain; repair the tables")
+            print(f"{counted(remaining, 'error')} left; repair the tables")
     if errors := len(report.errors()):
         raise UserError(f"training or a submission would stop at {errors} of these problems")
 
@@ -148,7 +150,7 @@ def audit(
     count: int = 40,
     exclude_to: Path | None = None,
     top: float = 0.03,
-    looked: Path | None = None,
+    reviewed: Annotated[Path | None, tyro.conf.arg(aliases=("--looked",))] = None,
     symmetry: Path | None = None,
     person_pattern: str = Data.person_pattern,
     device: Literal["auto", "cpu", "cuda"] = "auto",
@@ -163,14 +165,14 @@ def audit(
         run: run folders or checkpoints of similar accuracy. Each image is predicted by the runs
             that were not trained on it, if there are any; five folds cover all images.
         out: the table to write, a row for each image, the most suspicious first. Fill in its column
-            review (good or bad) and pass it to --looked.
+            review (good or bad) and pass it to --reviewed.
         sheet: the image to write, .jpg or .png: the most suspicious faces with their labels, and
             the predictions in green.
         count: faces on the sheet.
         exclude_to: also write a table for --data.exclude: images that are listed or reviewed as
             bad, except those reviewed as good.
         top: share of the images to list, between 0 and 1.
-        looked: an earlier table with reviews; the rate of false alarms is reported.
+        reviewed: an earlier table with reviews; the rate of false alarms is reported.
         symmetry: file written by data.py symmetry, for schemes other than 971, 68 or 15 landmarks.
         person_pattern: regular expression on the file name; its first group is the person.
         device: where the networks run.
@@ -188,13 +190,13 @@ def audit(
     from heatmap.curation.audit.folder import read_folder, read_reviews
     from heatmap.runtime.machine import chosen_device
 
-    if looked is None and out.exists() and read_reviews(out):
+    if reviewed is None and out.exists() and read_reviews(out):
         raise UserError(
-            f"{out} holds reviews, which would be lost; pass it as --looked {out}, or write "
+            f"{out} holds reviews, which would be lost; pass it as --reviewed {out}, or write "
             "another table with --out"
         )
     folder = read_folder(
-        root, run, reviewed=looked, symmetry=symmetry, person_pattern=person_pattern,
+        root, run, reviewed=reviewed, symmetry=symmetry, person_pattern=person_pattern,
         device=chosen_device(device),
     )  # fmt: skip
     print(
@@ -224,4 +226,4 @@ def _write_audit(
         print(folder.format_false_alarms(listed))
     if exclude_to:
         num_excluded = folder.write_excluded(exclude_to, scores, listed)
-        print(f"{exclude_to}: {num_excluded} images to leave out with --data.exclude")
+        print(f"{exclude_to}: {counted(num_excluded, 'image')} to leave out with --data.exclude")

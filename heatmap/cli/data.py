@@ -1,6 +1,5 @@
 """Draw, convert, check, describe, split and audit data sets."""
 
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,7 +8,7 @@ import tyro
 
 from heatmap.cli.convert import convert, export
 from heatmap.cli.curation import audit, check, pose, stats, symmetry
-from heatmap.cli.running import run_command, with_experiment
+from heatmap.cli.running import run_command, unknown_command, with_experiment
 from heatmap.config import Data, Experiment
 from heatmap.errors import UsageError
 from heatmap.runtime.machine import usable_cores
@@ -140,5 +139,4 @@ def main(arguments: Sequence[str]) -> int:
             print(usage(), end="")
             return 0
         case _:
-            print(usage(), end="", file=sys.stderr)
-            return 2
+            return unknown_command(arguments, [*COMMANDS, "convert", "show"], usage())

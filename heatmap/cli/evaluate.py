@@ -51,8 +51,10 @@ def evaluate(
         json_file: also write the scores as JSON to this file.
         device: where the networks run.
     """
-    if (target.suffix == ".csv") != (solution is not None):
-        raise UsageError("a submission (.csv) needs --solution, and a run takes none")
+    if target.suffix == ".csv" and solution is None:
+        raise UsageError(f"{target}: to score a submission, add --solution")
+    if target.suffix != ".csv" and solution is not None:
+        raise UsageError(f"{target} is not a submission (.csv), so it takes no --solution")
     if solution is not None:
         if others or tta != "none" or weighted or boxes or report or decoder or data:
             raise UsageError("a submission (.csv) takes no options but --solution and --json")
@@ -84,7 +86,7 @@ def score_submission(submission: Path, solution: Path, json_file: Path | None) -
     from heatmap.runtime.files import write_json
 
     score = contest.score_submission(submission, solution)
-    print(f"images     {len(score.names)}\ncontest MSE  {score.mse:.5f} px²")
+    print(f"images       {len(score.names)}\ncontest MSE  {score.mse:.5f} px²")
     if json_file is not None:
         write_json(json_file, {"images": len(score.names), "mse": score.mse})
 

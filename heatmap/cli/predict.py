@@ -77,11 +77,11 @@ def predict(
         raise UsageError(f"camera {cameras[0]} must be the only input")
     if out.is_file():
         raise UsageError(f"--out {out} is a file; pass a folder")
+    predictor = Predictor(run, device)
     try:
         paths = [] if cameras else find_files(inputs)
     except UserError as error:
         raise UsageError(str(error)) from None
-    predictor = Predictor(run, device)
     finder = face_finder(paths, corners, boxes, detector)
     if finder is None and predictor.crop.rule == "box":
         raise UsageError(
@@ -94,7 +94,7 @@ def predict(
     failed = annotator.files(paths, out)
     print(out)
     if failed:
-        raise UserError(f"{failed} of {len(paths)} files could not be processed")
+        raise UserError(f"{failed} of {len(paths)} inputs could not be processed")
 
 
 def _write_sheet(

@@ -1,4 +1,4 @@
-"""Print a table of finished runs."""
+"""Print a table of runs."""
 
 import math
 from collections.abc import Sequence
@@ -8,11 +8,11 @@ from typing import Annotated
 import tyro
 
 from heatmap.cli.running import run_command
-from heatmap.errors import UsageError, UserError
+from heatmap.errors import UsageError
 
 
 def results(runs: Annotated[tuple[Path, ...], tyro.conf.Positional]) -> None:
-    """Print a Markdown table of finished runs, best first and runs without a score last.
+    """Print a Markdown table of runs, best first and runs without a score last.
 
     Args:
         runs: run folders.
@@ -28,26 +28,25 @@ def results(runs: Annotated[tuple[Path, ...], tyro.conf.Positional]) -> None:
 
 def _row(folder: Path) -> tuple[float, dict[str, str]]:
     """The score to sort by, and the cells by column."""
-    from heatmap.runs.folder import RunFolder
+    from heatmap.runs.folder import find_run
     from heatmap.runtime.files import read_json
 
-    run = RunFolder(folder)
-    if not run.summary.is_file():
-        raise UserError(f"{folder}: not a finished run (summary.json is missing)")
-    summary, machine, config = map(read_json, (run.summary, run.machine, run.config))
+    run = find_run(folder)
+    machine, config = read_json(run.machine), read_json(run.config)
+    summary = read_json(run.summary) if run.summary.is_file() else {}
     model, crop = config["model"], config["crop"]
-    best, mean_shape = summary["best_mse"], summary["mean_shape_mse"]
+    best: float | None = summary.get("best_mse")
     has_score = best is not None  # False if it trained on all rows
     cores = f"{machine['cpu_cores']} cores, " if machine["device"] == "cpu" else ""
-    return best if has_score else math.inf, {
-        "run": config["name"],
+    return math.inf if best is None else best, {
+        "run": config["name"] if summary else f"{config['name']} (unfinished)",
         "network": f"{model['type']} {model['encoder']}, weights {model['weights']}, "
         f"{crop['height']}×{crop['width']}",
         "seed": str(config["seed"]),
         "val MSE px²": f"**{best:.2f}**" if has_score else "-",
-        "mean shape": f"{mean_shape:.1f}" if has_score else "-",
-        "epochs": str(summary["epochs"]),
-        "minutes": f"{summary['minutes']:.0f}",
+        "mean shape": f"{summary['mean_shape_mse']:.1f}" if has_score else "-",
+        "epochs": str(summary["epochs"]) if summary else "-",
+        "minutes": f"{summary['minutes']:.0f}" if summary else "-",
         "hardware": f"{cores}{machine['processor']}",
         "date": machine["date"],
         "commit": str(machine["commit"]),

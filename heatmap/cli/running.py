@@ -1,11 +1,12 @@
 """Shared by all commands: reading experiment files, reporting errors, exit codes."""
 
+import difflib
 import importlib.util
 import logging
 import os
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -105,6 +106,7 @@ def run_command(action: Callable[[], None]) -> int:
     # set before torch is imported: spinning threads slow a busy machine by up to 50 times
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
+    logging.getLogger("torch.utils.cpp_extension").addFilter(_is_not_about_cuda_home)
     logger.setLevel(logging.INFO if is_first() else logging.ERROR)
     try:
         action()
@@ -130,6 +132,21 @@ def run_command(action: Callable[[], None]) -> int:
             raise
         return 1
     return 0
+
+
+def _is_not_about_cuda_home(record: logging.LogRecord) -> bool:
+    """False for what torch's compiler warns of on every machine with CUDA but without a GPU."""
+    return not str(record.msg).startswith("No CUDA runtime is found")
+
+
+def unknown_command(arguments: Sequence[str], commands: Iterable[str], usage: str) -> int:
+    """Prints the nearest of the commands, or the usage if there is none; returns 2."""
+    near = difflib.get_close_matches(arguments[0], commands, 1) if arguments else []
+    if near:
+        _print_error(f"there is no command {arguments[0]!r}; did you mean {near[0]!r}?")
+    else:
+        sys.stderr.write(usage)
+    return 2
 
 
 def is_first() -> bool:

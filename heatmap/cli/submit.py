@@ -8,7 +8,8 @@ import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from heatmap.cli.running import is_first, run_command
-from heatmap.errors import UsageError
+from heatmap.errors import UsageError, UserError
+from heatmap.runtime.columns import counted
 
 
 def submit(
@@ -17,6 +18,7 @@ def submit(
     *,
     data: Path | None = None,
     out: Path = Path("submission.csv"),
+    overwrite: FlagCreatePairsOff[bool] = False,
     tta: Literal["none", "mirror", "scale", "mirror,scale"] = "none",
     weighted: FlagCreatePairsOff[bool] = False,
     boxes: Path | None = None,
@@ -37,6 +39,7 @@ def submit(
         others: more runs with the same landmarks; crops and networks may differ.
         data: contest folder; by default the training data of the first run.
         out: output file, read back and checked; it is complete or not written.
+        overwrite: replace an existing output file.
         tta: test-time augmentation: add mirrored crops (mirror), crops zoomed out and in by 1.1
             (scale), or both (six views).
         weighted: weight each landmark by the inverse covariance of its heatmap.
@@ -46,6 +49,7 @@ def submit(
         missing: stop at a test image that cannot be read, or write the mean shape for it.
         device: where the networks run; auto is the GPU if there is one.
     """
+    _refuse_existing(out, overwrite)
     from heatmap.inference.ensemble import Ensemble
     from heatmap.inference.submit import submit as write_submission
     from heatmap.runtime import distributed
@@ -57,13 +61,14 @@ def submit(
         missing=missing, device=distributed.start(chosen_device(device)),
     )  # fmt: skip
     if is_first():
-        print(f"{out}: {count} images, read back and checked")
+        print(f"{out}: {counted(count, 'image')}, read back and checked")
 
 
 def average(
     submissions: Annotated[tuple[Path, ...], Positional, arg(metavar="A.csv B.csv ...")],
     *,
     out: Path,
+    overwrite: FlagCreatePairsOff[bool] = False,
     rounding: Literal["auto", "round", "truncate", "none"] = "auto",
 ) -> None:
     """Average submissions, matched by file name or RowId, in the order of the first.
@@ -73,15 +78,22 @@ def average(
     Args:
         submissions: two or more submissions in one format, for the same images.
         out: output file, read back and checked; it is complete or not written.
+        overwrite: replace an existing output file.
         rounding: round (to integers, halves to even), truncate (toward zero), none (keep decimals)
             or auto (none for RowId, Location, else round).
     """
     if len(submissions) < 2:
         raise UsageError("--average needs at least two submissions")
+    _refuse_existing(out, overwrite)
     from heatmap.inference.submit import average_submissions
 
     count = average_submissions(submissions, out, rounding=rounding)
-    print(f"{out}: {count} rows, read back and checked")
+    print(f"{out}: {counted(count, 'row')}, read back and checked")
+
+
+def _refuse_existing(out: Path, overwrite: bool) -> None:
+    if out.exists() and not overwrite:
+        raise UserError(f"{out} exists; choose another --out, or replace it with --overwrite")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -15,7 +15,7 @@ from heatmap import config
 from heatmap.cli.running import is_first, parse_and_call, run_command, with_experiment
 from heatmap.config import Experiment
 from heatmap.errors import UsageError, UserError
-from heatmap.runs.folder import RunFolder
+from heatmap.runs.folder import RunFolder, find_run
 from heatmap.runtime.files import read_json
 
 if TYPE_CHECKING:
@@ -86,9 +86,7 @@ def _train(experiment: Experiment, out: Path) -> None:
 
 
 def _resume(folder: Path, arguments: Sequence[str]) -> None:
-    files = RunFolder(folder)
-    if not files.config.is_file():
-        raise UserError(f"{folder}: no run found here (no config.json)")
+    files = find_run(folder)
     from heatmap.runs import checkpoint
     from heatmap.training.prepare import prepare
 
@@ -130,9 +128,15 @@ def _check_may_be_longer(
     """Raises UsageError if a run of the new length would have had other learning rates so far."""
     schedule, old_epochs = before.schedule, before.all_stages[0].epochs
     epochs = experiment.all_stages[0].epochs
+    progress = saved.state.progress if saved and saved.state else {"step": 0}
+    limit = before.train.max_steps
+    if limit and progress["step"] >= limit:
+        raise UsageError(
+            f"--train.epochs cannot change: the run has ended after train.max_steps {limit}; start "
+            "a new run from its weights with --train.start"
+        )
     if epochs < old_epochs:
         raise UsageError(f"--train.epochs {epochs} is less than the run's {old_epochs}")
-    progress = saved.state.progress if saved and saved.state else {"step": 0}
     if progress["step"] == 0:
         return
     if schedule.kind in ("cosine", "onecycle"):
@@ -175,11 +179,11 @@ def _dry_run(experiment: Experiment) -> None:
     logger.info(json.dumps(config.to_dict(experiment), indent=2))
     run = prepare(replace(experiment, model=replace(experiment.model, weights="none")))
     logger.info(_format_sizes(run))
-    first, second = time_steps(run)
+    first, *_, last = time_steps(run)
     mib = machine.peak_memory(run.device) / 2**20
     logger.info(
-        f"memory        {mib:,.0f} MiB at the peak of two steps, on {run.device}\n"
-        f"time          {second:.2f} s per step, {first:.2f} s for the first, on {run.device}"
+        f"memory        {mib:,.0f} MiB at the peak of these steps, on {run.device}\n"
+        f"time          {last:.2f} s per step, {first:.2f} s for the first, on {run.device}"
     )
 
 

@@ -62,7 +62,7 @@ def store_split(
     unread = [name for name, digest in zip(table.names, hashes, strict=True) if digest is None]
     if unread:
         lines.append(
-            f"{len(unread)} images cannot be read and were not compared, such as {unread[0]!r}"
+            f"images not compared because they cannot be read: {len(unread)}, such as {unread[0]!r}"
         )
     return "\n".join(lines)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from heatmap import config, frame
 from heatmap.frame import Frame
+from heatmap.runtime.machine import send
 
 
 @dataclass(frozen=True)
@@ -137,16 +138,16 @@ def augmented(
 
     Args:
         crops: (B, 3, h, w) uint8 with their margin.
-        image_from_crop: (B, 3, 3) float64, of the crops with their margin.
+        image_from_crop: (B, 3, 3) float64, of the crops with their margin, on the CPU.
         points_image: (B, P, 2), NaN where unlabelled.
         crop_hw: height and width of the network's input.
         permutation: (P,) mirror permutation; required if a sample is mirrored.
         inner: (B, 4) as in `heatmap.data.samples.Sample`; required for the fill "noise".
     """
     device = crops.device
-    padded_from_new = _padded_from_new(crops.shape[-2:], crop_hw, changes).to(device)
-    crop_frame = Frame(image_from_crop @ padded_from_new, *crop_hw)
-    new_from_padded = torch.linalg.inv(padded_from_new)[:, :2].float()
+    padded_from_new = _padded_from_new(crops.shape[-2:], crop_hw, changes)
+    crop_frame = Frame(send(image_from_crop @ padded_from_new, device), *crop_hw)
+    new_from_padded = send(torch.linalg.inv(padded_from_new)[:, :2].float(), device)
     padding = "zeros" if (changes.fill == "black").all() else "border"
     images = kornia.geometry.transform.warp_affine(
         crops.float() / 255, new_from_padded, crop_hw, padding_mode=padding, align_corners=False
@@ -156,8 +157,8 @@ def augmented(
         images = _fill_noise(images, crop_frame, inner, changes)
     images = _through_camera(_recoloured(_erased(images, changes), changes), changes)
     if permutation is not None:
-        mirrored = torch.from_numpy(changes.mirrored).to(device)
-        swapped = points_image[:, torch.from_numpy(permutation).to(device)]
+        mirrored = send(torch.from_numpy(changes.mirrored), device)
+        swapped = points_image[:, send(torch.from_numpy(permutation), device)]
         points_image = torch.where(mirrored[:, None, None], swapped, points_image)
     return _batch(images, crop_frame, points_image)
 
@@ -191,10 +192,11 @@ def _fill_noise(images: Tensor, crop_frame: Frame, inner: Tensor, changes: Chang
     axes = [torch.arange(size, device=images.device) for size in (width, height)]
     x, y = torch.meshgrid(*axes, indexing="xy")
     pixels_image = crop_frame.to_image(torch.stack([x, y], -1).flatten(0, 1))
-    left_top, right_bottom = inner.to(images.device)[:, None].double().split(2, -1)
+    left_top, right_bottom = send(inner[:, None].double(), images.device).split(2, -1)
     outside = ((pixels_image < left_top - 0.5) | (pixels_image > right_bottom - 0.5)).any(-1)
     outside = outside.unflatten(1, (height, width))[:, None]
-    has_noise = torch.from_numpy(changes.fill == "noise").to(images.device)[:, None, None, None]
+    has_noise = send(torch.from_numpy(changes.fill == "noise"), images.device)
+    has_noise = has_noise[:, None, None, None]
     return torch.where(outside & has_noise, _noise(torch.rand, images, changes), images)
 
 
@@ -210,10 +212,10 @@ def _noise(draw: Callable[..., Tensor], images: Tensor, changes: Changes) -> Ten
 def _erased(images: Tensor, changes: Changes) -> Tensor:
     if not changes.erased.any():
         return images
-    left, top, right, bottom = torch.from_numpy(changes.erased).to(images)[..., None].unbind(1)
+    left, top, right, bottom = _values(changes.erased, images)[..., None].unbind(1)
     y, x = ((torch.arange(n, device=images.device) + 0.5) / n for n in images.shape[-2:])
     rows, columns = (top <= y) & (y < bottom), (left <= x) & (x < right)
-    colour = torch.from_numpy(changes.erased_colour).to(images)[..., None, None]
+    colour = _values(changes.erased_colour, images)[..., None, None]
     return torch.where((rows[:, :, None] & columns[:, None])[:, None], colour, images)
 
 
@@ -226,7 +228,7 @@ def _recoloured(images: Tensor, changes: Changes) -> Tensor:
         (changes.brightness, 0, enhance.adjust_brightness),
     ):
         if (values != unchanged).any():
-            images = change(images, torch.from_numpy(values).to(images))
+            images = change(images, _values(values, images))
     return images
 
 
@@ -239,9 +241,14 @@ def _through_camera(images: Tensor, changes: Changes) -> Tensor:
     if (changes.sharpness != 1).any():
         images = kornia.enhance.sharpness(images, torch.from_numpy(changes.sharpness))
     if (changes.noise != 0).any():
-        deviation = torch.from_numpy(changes.noise).to(images)[:, None, None, None]
+        deviation = _values(changes.noise, images)[:, None, None, None]
         images = (images + deviation * _noise(torch.randn, images, changes)).clamp(0, 1)
     if (changes.jpeg_quality != 100).any():
         quality = torch.from_numpy(changes.jpeg_quality)
         images = kornia.enhance.jpeg_codec_differentiable(images, quality).clamp(0, 1)
     return images
+
+
+def _values(array: np.ndarray, images: Tensor) -> Tensor:
+    """The array as a tensor of the images' dtype on their device."""
+    return send(torch.from_numpy(array).to(images.dtype), images.device)

@@ -21,6 +21,7 @@ from heatmap import config, frame
 from heatmap.data.contest import ImageFile, Points, read_boxes
 from heatmap.errors import UserError
 from heatmap.frame import Frame
+from heatmap.runtime.machine import loader_processes
 from heatmap.shape import nanmean
 
 T = TypeVar("T")
@@ -240,15 +241,20 @@ def batches_in_order(
 
 
 class Loader(Generic[T]):
-    """Reads batches in `workers` processes, or in this one if 0.
+    """Reads batches in `workers` processes (see `machine.loader_processes`), or in this one if 0.
 
     Args:
         persistent: keep the processes for further calls of `load`.
     """
 
     def __init__(
-        self, samples: Dataset[T], workers: int, device: torch.device, persistent: bool = True
+        self,
+        samples: Dataset[T],
+        workers: int | None,
+        device: torch.device,
+        persistent: bool = True,
     ) -> None:
+        workers = loader_processes(workers)
         if workers:
             _use_one_opencv_thread()  # OpenCV's threads do not survive a fork; workers would hang
         self._batches: list[list[int]] = []
@@ -282,10 +288,11 @@ def _use_one_opencv_thread(worker: int = 0) -> None:
 
 
 def load(
-    samples: Dataset[T], batches: list[list[int]], workers: int, device: torch.device
+    samples: Dataset[T], batches: list[list[int]], workers: int | None, device: torch.device
 ) -> Iterator[T]:
     """Yields the batches of one pass; see `Loader`."""
-    return Loader(samples, min(workers, len(batches)), device, persistent=False).load(batches)
+    workers = min(loader_processes(workers), len(batches))
+    return Loader(samples, workers, device, persistent=False).load(batches)
 
 
 def collate(items: Sequence[Any]) -> Any:

@@ -26,7 +26,7 @@ from heatmap.runs.per_image import Errors, write_errors, write_per_image
 from heatmap.runtime import distributed
 from heatmap.runtime.columns import as_lines
 from heatmap.runtime.files import finite, write_json
-from heatmap.runtime.machine import describe
+from heatmap.runtime.machine import describe, loader_processes
 from heatmap.runtime.stopwatch import Stopwatch
 from heatmap.shape import nanmean
 
@@ -48,7 +48,7 @@ def measure_errors(
     mean_shape_crop: torch.Tensor,
     *,
     batch: int,
-    workers: int,
+    workers: int | None,
     weighted: bool = False,
     watch: Stopwatch | None = None,
 ) -> Errors | None:
@@ -242,7 +242,8 @@ def evaluate_run(
     scores = summary(errors) | {"table": labels.fingerprint}
     share = len(rows) / distributed.world()  # images per process
     milliseconds = {part: 1000 * seconds / share for part, seconds in watch.seconds().items()}
-    timing = describe(device) | {"batch": train.batch, "workers": settings.workers}
+    timing = describe(device) | {"batch": train.batch}
+    timing["workers"] = loader_processes(settings.workers)
     timing["milliseconds_per_image"] = milliseconds
     names = [labels.names[row] for row in errors.rows]
     checked = _calibrate(errors, names, settings.person_pattern)

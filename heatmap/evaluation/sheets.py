@@ -11,7 +11,7 @@ from heatmap import config, draw, frame, schemes
 from heatmap.data import augment, contest
 from heatmap.data.samples import Samples, cut, evenly_spaced
 from heatmap.errors import UserError
-from heatmap.inference.predict import View, predict
+from heatmap.inference.predict import View, placed, predict
 from heatmap.networks import Network
 from heatmap.runs.checkpoint import TrainedRun
 
@@ -85,7 +85,7 @@ def data_sheet(
         path_of = contest.image_paths(folder.train_images, table.names, table.path, rows)
         paths = [path_of[row] for row in rows.tolist()]
         labels = np.stack([np.array(table.points_image[row], np.float32) for row in rows])
-    network = trained.network.to(device)
+    network = placed(trained.network, device)
     return prediction_sheet(network, trained.experiment, paths, labels, trained.scheme)
 
 

@@ -11,7 +11,7 @@ import torch
 from heatmap import schemes
 from heatmap.data.samples import PointArray, Samples
 from heatmap.errors import UserError
-from heatmap.inference.predict import View
+from heatmap.inference.predict import View, placed
 from heatmap.networks import HeatmapNetwork
 from heatmap.runs.checkpoint import TrainedRun, load_trained
 from heatmap.runs.folder import RunFolder
@@ -124,7 +124,7 @@ class Ensemble:
     def views(
         self, paths: Sequence[Path], points_image: PointArray, device: torch.device
     ) -> list[View]:
-        """Moves the networks to the device and returns all views, the plain one of each run first.
+        """Returns all views on the device, the plain one of each run first.
 
         `points_image` is the truth (N, P, 2) in image pixels, NaN where unlabelled or unknown.
 
@@ -135,7 +135,7 @@ class Ensemble:
         zooms = ZOOMS if "scale" in self.tta else ZOOMS[:1]
         sides = (False, True) if "mirror" in self.tta else (False,)
         for run in self.runs:
-            network, precision = run.network.to(device), run.experiment.train.precision
+            network, precision = placed(run.network, device), run.experiment.train.precision
             try:
                 samples = Samples.of(run.experiment, paths, points_image)
             except UserError as error:  # the run's own table may cover only its training images

@@ -3,6 +3,7 @@
 The landmarks of each view are mapped to the image by its own frame, and averaged there.
 """
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -32,6 +33,14 @@ class View:
     precision: str = "fp32"  # or bf16
     mirrored: bool = False  # predictions are mirrored back, left and right landmarks swapped
     scheme: schemes.Scheme | None = None  # of the landmarks, if their table has one
+
+
+def placed(network: Network, device: torch.device) -> Network:
+    """Returns the network in eval mode on the device: a copy, unless it is there already."""
+    device = torch.empty(0, device=device).device  # "cuda" is its current GPU
+    if network.mean.device == device and not network.training:
+        return network
+    return copy.deepcopy(network).to(device).eval()
 
 
 class Prediction(NamedTuple):
@@ -69,7 +78,7 @@ def predict(
     rows: np.ndarray,
     *,
     batch: int,
-    workers: int,
+    workers: int | None,
     weighted: bool = False,
     distribute: bool = False,
     watch: Stopwatch | None = None,

@@ -14,7 +14,7 @@ from heatmap.data.contest import ImageFile
 from heatmap.data.samples import Samples, collate
 from heatmap.errors import UserError
 from heatmap.frame import Frame
-from heatmap.inference.predict import View, predict_view
+from heatmap.inference.predict import View, placed, predict_view
 from heatmap.runs.checkpoint import TrainedRun, load_trained
 from heatmap.runtime.machine import chosen_device
 from heatmap.runtime.stopwatch import Stopwatch
@@ -50,7 +50,8 @@ class Predictor:
         (2, 971, 2)
 
     Args:
-        run: run folder, whose best checkpoint is loaded, or checkpoint file.
+        run: run folder, whose best checkpoint is loaded, or checkpoint file, or a loaded run, whose
+            network stays as it is.
         device: "auto" (the GPU if there is one), "cpu" or "cuda".
         batch: images per forward pass. Defaults to the run's training batch.
 
@@ -74,7 +75,7 @@ class Predictor:
         self.num_landmarks = trained.network.num_landmarks
         self.batch = batch or trained.experiment.train.batch
         self._device = chosen_device(device)
-        self._network = trained.network.to(self._device).eval()
+        self._network = placed(trained.network, self._device)
         self._precision = trained.experiment.train.precision
         self._mean_shape_crop = trained.mean_shape_crop
 

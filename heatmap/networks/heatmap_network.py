@@ -87,8 +87,7 @@ class HeatmapNetwork(Network[Maps]):
         the divergence of that softmax. `pixel_area` weights the heatmap loss and the divergence.
         """
         model, total = self.model, output.features.new_zeros((), dtype=torch.float32)
-        heatmap_from_crop = torch.linalg.inv(frame.crop_from_heatmap(self.stride))
-        points_heatmap = frame.apply(heatmap_from_crop.to(points_crop.device), points_crop)
+        points_heatmap = frame.to_heatmap(points_crop, self.stride)
         map_weights = weights
         if pixel_area is not None:
             map_weights = losses.in_image_pixels(weights, pixel_area, "square")
@@ -103,8 +102,7 @@ class HeatmapNetwork(Network[Maps]):
             )  # fmt: skip
         if model.coordinate_loss != "none":
             softmax_heatmap, _ = maps.soft_argmax(output, self._steepness(output))
-            crop_from_heatmap = frame.crop_from_heatmap(self.stride).to(softmax_heatmap)
-            softmax_crop = softmax_heatmap @ crop_from_heatmap[:2, :2].mT + crop_from_heatmap[:2, 2]
+            softmax_crop = frame.from_heatmap(softmax_heatmap, self.stride)
             loss = point_loss(model.coordinate_loss, softmax_crop, points_crop, weights, pixel_area)
             total = total + model.coordinate_weight * loss
         if model.divergence:
@@ -126,7 +124,5 @@ class HeatmapNetwork(Network[Maps]):
         return self._in_crop(codec.decode(maps.whole(output), self.sigma, self.landmark_decoder))
 
     def _in_crop(self, decoded: codec.Decoded) -> CropPrediction:
-        # exact in float32: the factor is a power of two
-        crop_from_heatmap = frame.crop_from_heatmap(self.stride).to(decoded.points_heatmap)
-        points_crop = frame.apply(crop_from_heatmap, decoded.points_heatmap)
+        points_crop = frame.from_heatmap(decoded.points_heatmap, self.stride)
         return CropPrediction(points_crop, decoded.peak, decoded.covariance * self.stride**2)

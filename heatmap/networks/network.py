@@ -1,7 +1,8 @@
 """The base class of all networks: forward, loss and decoding."""
 
 from abc import ABC, abstractmethod
-from typing import Generic, NamedTuple, Self, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ class Network(nn.Module, ABC, Generic[Output]):
     """Maps images to an `Output`, which only the network's own `loss` and `decode` interpret."""
 
     HEAD: tuple[str, ...]  # modules and parameters of the head
-    compiled_parts: str = "off"  # or loss (of heatmaps) or all (layers too)
+    compiled_parts: str = "off"  # or loss (of heatmaps) or all (layers in training too)
     encoder: nn.Module
     mean: Tensor
     std: Tensor
@@ -42,16 +43,26 @@ class Network(nn.Module, ABC, Generic[Output]):
         """Returns the parameter names of each part in `config.Rates`; a part may be empty.
 
         Encoder block k holds the parameters that the features at stride 2**k need but finer
-        ones do not.
+        ones do not. Parameters that the output does not depend on are in no part. No parameter
+        may be frozen yet.
         """
         parts: dict[str, list[str]] = {name: [] for name in vars(config.Rates())}
-        blocks = _encoder_blocks(self.encoder)
-        for name, _ in self.named_parameters():
-            top, _, below = name.partition(".")
+        parameters, training = dict(self.named_parameters()), self.training
+        image = torch.zeros(1, 3, 64, 64, device=self.mean.device)
+        self.eval()
+        with torch.enable_grad():
+            output: Any = self.layers(image)
+            used = _needed([output] if isinstance(output, Tensor) else output, parameters)
+            blocks = _encoder_blocks(self.encoder(image)[-5:], parameters)
+        self.train(training)
+        for name in parameters:
+            top = name.split(".")[0]
             if top == "encoder":
-                parts[f"block{blocks[below]}"].append(name)
+                part = f"block{blocks.get(name, 5)}"
             else:
-                parts["head" if top in self.HEAD else "decoder"].append(name)
+                part = "head" if top in self.HEAD else "decoder"
+            if name in used:
+                parts[part].append(name)
         return parts
 
     def train(self, mode: bool = True) -> Self:
@@ -69,8 +80,13 @@ class Network(nn.Module, ABC, Generic[Output]):
         return ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Output:
-        """Applies the layers, compiled or not, to (B, 3, H, W) float RGB in [0, 1]."""
-        if self.compiled_parts == "all":
+        """Applies the layers to (B, 3, H, W) float RGB in [0, 1].
+
+        Only training compiles them. Evaluation and single images would need graphs of their own.
+        """
+        is_training = self.training and torch.is_grad_enabled() and len(images) > 1
+        if self.compiled_parts == "all" and is_training:
+            torch._dynamo.maybe_mark_dynamic(images, 0)  # one graph for all batch sizes
             return _compiled_layers(self, images)
         return self.layers(images)
 
@@ -97,9 +113,11 @@ class Network(nn.Module, ABC, Generic[Output]):
         """Converts the output to landmarks, without gradient."""
 
 
-@compiled
-def _compiled_layers(network: Network[Output], images: Tensor) -> Output:
+def _layers(network: Network[Output], images: Tensor) -> Output:
     return network.layers(images)
+
+
+_compiled_layers = compiled(_layers, dynamic=None)
 
 
 def point_loss(
@@ -117,23 +135,23 @@ def point_loss(
     return (loss.of_points(points_crop, truth_crop) * weights).sum() / weights.numel()
 
 
-def _encoder_blocks(encoder: nn.Module) -> dict[str, int]:
-    """Maps each parameter to the first of the features at strides 2 to 32 (1 to 5) that needs it.
-
-    A parameter that no feature needs is in block 5. No parameter may be frozen yet.
-    """
-    names, weights = zip(*encoder.named_parameters(), strict=True)
-    blocks = dict.fromkeys(names, 5)
-    training = encoder.training
-    encoder.eval()
-    with torch.enable_grad():
-        features = encoder(torch.zeros(1, 3, 64, 64, device=weights[0].device))[-5:]
-        for block in range(5, 0, -1):
-            if (feature := features[block - 1]).requires_grad:
-                gradients = torch.autograd.grad(
-                    feature.sum(), weights, retain_graph=True, allow_unused=True
-                )
-                used = zip(names, gradients, strict=True)
-                blocks |= {name: block for name, gradient in used if gradient is not None}
-    encoder.train(training)
+def _encoder_blocks(
+    features: Sequence[Tensor], parameters: Mapping[str, nn.Parameter]
+) -> dict[str, int]:
+    """Maps parameters to the first of the features at strides 2 to 32 (1 to 5) that needs them."""
+    blocks: dict[str, int] = {}
+    for block in range(5, 0, -1):
+        blocks |= dict.fromkeys(_needed([features[block - 1]], parameters), block)
     return blocks
+
+
+def _needed(outputs: Sequence[Tensor], parameters: Mapping[str, nn.Parameter]) -> set[str]:
+    """Names of the parameters that the outputs depend on."""
+    sums = [output.sum() for output in outputs if output.requires_grad]
+    gradients: Sequence[Tensor | None] = (
+        torch.autograd.grad(sums, [*parameters.values()], retain_graph=True, allow_unused=True)
+        if sums
+        else [None] * len(parameters)
+    )
+    used = zip(parameters, gradients, strict=True)
+    return {name for name, gradient in used if gradient is not None}

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from heatmap import config, networks, schemes
 from heatmap.errors import UserError
-from heatmap.runs.folder import RunFolder
+from heatmap.runs.folder import RunFolder, find_run
 from heatmap.runtime.files import write_atomically
 from heatmap.runtime.machine import first_line
 
@@ -135,6 +135,8 @@ def load_trained(run: Path) -> TrainedRun:
         UserError: the checkpoint is missing, unreadable or does not fit this version.
     """
     path = RunFolder(run).best if run.is_dir() else run
+    if run.is_dir() and not path.is_file():
+        find_run(run)
     saved = load(path)
     try:
         experiment = config.from_dict(config.Experiment, saved.config)

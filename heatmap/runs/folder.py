@@ -4,8 +4,27 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from heatmap.errors import UserError
+
 EVALUATION = "evaluation-"
 SHEETS = ("validation",)  # names of the images in images/, without their step
+
+
+def find_run(path: Path) -> "RunFolder":
+    """Returns the run in a folder.
+
+    Raises:
+        UserError: the folder does not exist or holds no config.json.
+    """
+    run = RunFolder(path)
+    if run.config.is_file():
+        return run
+    parts = ("train", "test", "contest01_data")
+    problem = "no such folder"
+    if path.is_dir():
+        is_data = any((path / part).is_dir() for part in parts)
+        problem = "a data folder, not a run" if is_data else "not a run (no config.json)"
+    raise UserError(f"{path}: {problem}; expected RUN, the folder that train.py --out has written")
 
 
 class RunFolder:

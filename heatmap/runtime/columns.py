@@ -1,6 +1,11 @@
-"""Text tables with aligned columns."""
+"""Text tables with aligned columns, and counts with their nouns."""
 
 from collections.abc import Sequence
+
+
+def counted(count: int, noun: str) -> str:
+    """Returns "1 image" or "2 images"."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def lined_up(rows: Sequence[Sequence[str]], left: int = 1) -> list[list[str]]:

@@ -1,7 +1,8 @@
-"""torch.compile that falls back to eager mode on machines without a compiler."""
+"""torch.compile that falls back to eager mode, with a warning."""
 
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import cache
 from typing import ParamSpec, TypeVar
 
@@ -15,27 +16,41 @@ R = TypeVar("R")
 _failures: list[str] = []  # functions that could not be compiled
 
 
-def compiled(function: Callable[P, R]) -> Callable[P, R]:
-    """Compiles the function at its first call, once for all shapes.
+def compiled(function: Callable[P, R], dynamic: bool | None = True) -> Callable[P, R]:
+    """Compiles the function at its first call.
 
-    After the first failure a warning is logged, and all compiled functions run in eager mode.
+    Without a compiler, or when the function needs more graphs than torch allows, a warning is
+    logged once and the function runs in eager mode from then on.
+
+    Args:
+        dynamic: True compiles once for all shapes, except that a dimension of size 1 needs its own
+            graph; None lets `torch.compile` decide.
     """
 
     @cache  # late, since torch.compile takes seconds to import the compiler
-    def compile_once() -> Callable[P, R]:
-        return torch.compile(function, dynamic=True)
+    def compile_once() -> tuple[Callable[P, R], AbstractContextManager[None]]:
+        # or torch would return to eager mode without telling this program
+        loudly = torch._dynamo.config.patch(fail_on_recompile_limit_hit=True)
+        return torch.compile(function, dynamic=dynamic), loudly
 
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        if not _failures:
+        if function.__name__ not in _failures:
+            compiled_function, loudly = compile_once()
             try:
-                return compile_once()(*args, **kwargs)
+                with loudly:
+                    return compiled_function(*args, **kwargs)
+            except torch._dynamo.exc.FailOnRecompileLimitHit:
+                limit = torch._dynamo.config.recompile_limit
+                _fall_back(function.__name__, f"it needs more than {limit} graphs")
             except torch._dynamo.exc.TorchDynamoException as error:
-                _failures.append(function.__name__)
-                reason = " ".join(str(error).strip().splitlines()[:2]).strip()
-                logger.warning(
-                    f"{function.__name__} is not compiled and may run slower ({reason}). "
-                    "--train.compile off silences this."
-                )
+                _fall_back(function.__name__, " ".join(str(error).strip().splitlines()[:2]).strip())
         return function(*args, **kwargs)
 
     return call
+
+
+def _fall_back(name: str, reason: str) -> None:
+    _failures.append(name)
+    logger.warning(
+        f"{name} is not compiled and may run slower ({reason}). --train.compile off silences this."
+    )

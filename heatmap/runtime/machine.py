@@ -38,6 +38,36 @@ def chosen_device(name: str) -> "torch.device":
     return torch.device(name)
 
 
+def use_deterministic_algorithms() -> None:
+    """Makes every later run of the same work on a GPU give the same bits.
+
+    Until the process ends, an operation that cannot do so raises RuntimeError.
+    """
+    import torch
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def loader_processes(wanted: int | None = None) -> int:
+    """Returns how many processes load images: `wanted`, or what suits the cores.
+
+    The cores, less two for training, are shared by the training processes of this host.
+    """
+    if wanted is not None:
+        return wanted
+    suitable = min(16, max(2, usable_cores() - 2))
+    return max(1, suitable // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def send(tensor: "torch.Tensor", device: "torch.device") -> "torch.Tensor":
+    """Copies a CPU tensor to the device, without waiting until the copy is done."""
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
 def describe(device: "torch.device") -> dict[str, Any]:
     """Returns date, commit ("+" marks uncommitted changes), hardware and versions, for JSON."""
     import torch

@@ -12,6 +12,7 @@ from heatmap.data import augment, contest, samples
 from heatmap.errors import UserError
 from heatmap.runs.checkpoint import Checkpoint
 from heatmap.runtime import distributed
+from heatmap.runtime.machine import send
 
 logger = logging.getLogger("heatmap")
 
@@ -60,12 +61,14 @@ class TrainingData:
         """
         experiment, rows = self.experiment, sample.row.tolist()
         changes = augment.sample_changes(experiment.augment, experiment.seed, pass_index, rows)
-        crops, image_from_crop, points_image = (t.to(device, non_blocking=True) for t in sample[:3])
+        crops = sample.crop.to(device, non_blocking=True)  # the loader has pinned it
+        points_image = sample.points_image.to(device, non_blocking=True)
         crop_hw = experiment.crop.height, experiment.crop.width
         batch = augment.augmented(
-            crops, image_from_crop, points_image, crop_hw, changes, self.permutation, sample.inner
-        )
-        weights = self.image_weights[sample.row].to(device)
+            crops, sample.image_from_crop, points_image, crop_hw, changes, self.permutation,
+            sample.inner,
+        )  # fmt: skip
+        weights = send(self.image_weights[sample.row], device)
         return replace(batch, weights=batch.weights * weights[:, None])
 
     def example(self, count: int, epoch: int) -> augment.Batch:

@@ -1,7 +1,8 @@
 """The training loop, the same for heatmap and direct networks.
 
 Learning rate, batch order, augmentation and dropout depend only on (seed, epoch, row, step), so a
-killed and resumed run is bit-identical to an uninterrupted one.
+killed and resumed run is bit-identical to an uninterrupted one, on GPUs with
+`train.deterministic`.
 """
 
 import logging
@@ -13,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from heatmap.config import HeatmapModel, to_dict
@@ -31,7 +31,7 @@ from heatmap.runtime.stopwatch import Stopwatch
 from heatmap.training import reporting, schedule
 from heatmap.training.optimizer import freeze
 from heatmap.training.prepare import Run, save
-from heatmap.training.step import batches_of_pass, distribute, step
+from heatmap.training.step import Stepper, batches_of_pass
 
 logger = logging.getLogger("heatmap")
 
@@ -90,11 +90,11 @@ def _train_epochs(run: Run, files: RunFolder, ledger: Ledger | None) -> dict[str
     progress = run.progress
     progress.start_clock()
     freeze(run.optimizer, run.experiment.all_stages[progress.stage].rates)
-    model = distribute(run.network)
+    stepper = Stepper(run)
     loader = Loader(run.data.training, run.experiment.data.workers, run.device)
 
     def save_last() -> None:
-        if ledger:
+        if ledger and stepper.settle():
             save(run, files.last, ledger.wandb_id)
 
     save_last()
@@ -104,10 +104,10 @@ def _train_epochs(run: Run, files: RunFolder, ledger: Ledger | None) -> dict[str
             stage = distributed.from_first(stage)
             if stage != progress.stage:
                 _enter_stage(run, stage, files)
-                model = distribute(run.network)
+                stepper = Stepper(run)
             _adapt_sigma(run)
         watch, epoch_start = Stopwatch(run.device), time.monotonic()
-        _train_epoch(run, model, loader, watch, save_last)
+        _train_epoch(run, stepper, loader, watch, save_last)
         _synchronise(run)
         scores, columns = _validate(run, watch)
         row, is_best = _finish_epoch(run, scores)
@@ -137,7 +137,7 @@ def _enter_stage(run: Run, number: int, files: RunFolder) -> None:
         run.network.load_state_dict(checkpoint.load(files.best).network)
     distributed.same_everywhere([*run.network.parameters(), *run.network.buffers()])
     if stage.start == "best" and run.averaged:
-        run.averaged.module.load_state_dict(run.network.state_dict())
+        run.averaged.network.load_state_dict(run.network.state_dict())
     freeze(run.optimizer, stage.rates)
     run.optimizer.state.clear()
     if distributed.rank() == 0:
@@ -161,7 +161,7 @@ def _adapt_sigma(run: Run) -> None:
 
 
 def _train_epoch(
-    run: Run, model: nn.Module, loader: Loader[Sample], watch: Stopwatch,
+    run: Run, stepper: Stepper, loader: Loader[Sample], watch: Stopwatch,
     save_last: Callable[[], None],
 ) -> None:  # fmt: skip
     """Trains the rest of the epoch, or until the budget ends."""
@@ -170,17 +170,18 @@ def _train_epoch(
     passes = range(progress.epoch * multiplier, (progress.epoch + 1) * multiplier)
     batches = [batch for index in passes for batch in batches_of_pass(run, index)]
     last_saved = time.monotonic()
-    model.train()
+    stepper.train()
     with tqdm(
         total=len(batches), initial=progress.batch, desc=f"epoch {progress.epoch + 1}",
         unit="batch", leave=False, disable=None if distributed.rank() == 0 else True,
     ) as bar:  # fmt: skip
         for sample in watch.waiting("data", loader.load(batches[progress.batch :])):
-            progress.loss_sum += step(run, model, sample, watch)
+            stepper.step(sample, watch)
+            if progress.batch:  # the last step's loss is not there yet
+                bar.set_postfix(loss=f"{progress.loss_sum / progress.batch:.4g}", refresh=False)
             progress.batch += 1
             progress.step += 1
             bar.update()
-            bar.set_postfix(loss=f"{progress.loss_sum / progress.batch:.4g}", refresh=False)
             progress.update_seconds()
             if run.budget_used() >= 1:
                 break
@@ -188,6 +189,7 @@ def _train_epoch(
             if progress.batch < len(batches) and minutes >= settings.checkpoint_minutes:
                 save_last()
                 last_saved = time.monotonic()
+        stepper.check()
 
 
 def _synchronise(run: Run) -> None:

@@ -1,19 +1,29 @@
 """The optimizer, frozen parts, and the running mean of the weights."""
 
+import copy
+from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from heatmap.config import Optimizer, Rates
+from heatmap.errors import UserError
 from heatmap.networks import Network
 
 
 def optimizer_for(settings: Optimizer, network: Network) -> torch.optim.Optimizer:
-    """Builds the optimizer with one parameter group for each part of the network."""
+    """Builds the optimizer with one parameter group for each part of the network.
+
+    Freezes the weights in no part: they never get a gradient, for which processes would wait.
+    """
+    parts = network.parts()
+    used = set(chain.from_iterable(parts.values()))
+    for name, weight in network.named_parameters():
+        weight.requires_grad_(name in used)
     groups: list[dict[str, Any]] = [
         {"part": part, "params": [network.get_parameter(name) for name in names]}
-        for part, names in network.parts().items()
+        for part, names in parts.items()
         if names
     ]
     lr, decay = settings.lr, settings.weight_decay
@@ -31,12 +41,46 @@ def freeze(optimizer: torch.optim.Optimizer, rates: Rates) -> None:
             weight.requires_grad_(getattr(rates, group["part"]) > 0)
 
 
-def running_mean(network: Network, decay: float) -> AveragedModel:
-    """Returns a copy of the network that averages its weights and buffers."""
+def load_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Loads the optimizer's state dict, in the memory layout of the weights.
 
-    def update(averaged: Any, current: Any, num_averaged: Any) -> None:
-        steps = int(num_averaged)
+    Raises:
+        UserError: the state is of other weights.
+    """
+    try:
+        optimizer.load_state_dict(state)
+    except ValueError:
+        raise UserError(
+            "this run trained other weights than this version would, so it cannot be resumed; "
+            "start a new one from its weights with --train.start RUN"
+        ) from None
+    for weight, values in optimizer.state.items():
+        for name, value in values.items():
+            if value.shape == weight.shape:  # a fused optimizer needs the same layout
+                values[name] = torch.empty_like(weight).copy_(value)
+
+
+class RunningMean:
+    """A copy of a network with an exponential moving average of its weights and statistics."""
+
+    def __init__(self, network: Network, decay: float) -> None:
+        self.network = copy.deepcopy(network)
+        self._decay = decay
+
+    @torch.no_grad()
+    def update(self, network: Network, steps: int) -> None:
+        """Adds the network's weights to the average, which has seen `steps` steps before."""
         # a shorter mean at the start forgets the random initial weights
-        get_ema_multi_avg_fn(min(decay, (1 + steps) / (10 + steps)))(averaged, current, steps)
+        decay = min(self._decay, (1 + steps) / (10 + steps)) if steps else 0.0
+        pairs = [*zip(_state(self.network), _state(network), strict=True)]
+        averages, values = zip(*(p for p in pairs if p[0].is_floating_point()), strict=True)
+        counts, new_counts = zip(*(p for p in pairs if not p[0].is_floating_point()), strict=True)
+        if decay:
+            torch._foreach_lerp_(averages, values, 1 - decay)
+        else:
+            torch._foreach_copy_(averages, values)
+        torch._foreach_copy_(counts, new_counts)
 
-    return AveragedModel(network, multi_avg_fn=update, use_buffers=True)
+
+def _state(network: Network) -> Iterator[torch.Tensor]:
+    return chain(network.parameters(), network.buffers())

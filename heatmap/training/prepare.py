@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel
 
 from heatmap import networks
 from heatmap.config import Experiment, to_dict
@@ -19,9 +18,9 @@ from heatmap.errors import UserError
 from heatmap.runs import checkpoint
 from heatmap.runs.folder import RunFolder
 from heatmap.runtime import distributed
-from heatmap.runtime.machine import chosen_device
+from heatmap.runtime.machine import chosen_device, use_deterministic_algorithms
 from heatmap.training.data import TrainingData, read_data
-from heatmap.training.optimizer import optimizer_for, running_mean
+from heatmap.training.optimizer import RunningMean, load_state, optimizer_for
 from heatmap.training.schedule import seed_of
 
 logger = logging.getLogger("heatmap")
@@ -69,7 +68,7 @@ class Run:
     device: torch.device
     mean_shape_crop: Tensor  # (P, 2) float64, mean of the training faces in crop pixels
     network: networks.Network
-    averaged: AveragedModel | None  # the running mean of the weights, if train.ema is set
+    averaged: RunningMean | None  # of the weights, if train.ema is set
     optimizer: torch.optim.Optimizer
     progress: Progress
     wandb_id: str | None  # of a resumed run
@@ -81,10 +80,7 @@ class Run:
     @property
     def scored_network(self) -> networks.Network:
         """The network that is validated and saved: the running mean of the weights, if any."""
-        if self.averaged is None:
-            return self.network
-        assert isinstance(self.averaged.module, networks.Network)
-        return self.averaged.module
+        return self.averaged.network if self.averaged else self.network
 
     @property
     def pass_index(self) -> int:
@@ -121,6 +117,8 @@ def prepare(experiment: Experiment, saved: checkpoint.Checkpoint | None = None) 
             "this run was made by version 0.1.0 and cannot be resumed; start a new one from its "
             "weights with --train.start RUN"
         )
+    if experiment.train.deterministic:
+        use_deterministic_algorithms()
     device = distributed.start(chosen_device(experiment.train.device))
     data = read_data(experiment, saved)
     _check_processes_agree(data, state)
@@ -128,12 +126,14 @@ def prepare(experiment: Experiment, saved: checkpoint.Checkpoint | None = None) 
     torch.manual_seed(seed_of(experiment.seed, 0))
     model = replace(experiment.model, weights="none") if saved else experiment.model
     network = networks.build(model, experiment.crop, data.table.num_landmarks).to(device)
+    if device.type == "cuda":  # else every convolution copies its weights into this layout
+        network.to(memory_format=torch.channels_last)
     network.compiled_parts = experiment.train.compile
     optimizer = optimizer_for(experiment.optimizer, network)
     progress = Progress()
     if saved and state:
         network.load_state_dict(state.network or saved.network)
-        optimizer.load_state_dict(state.optimizer)
+        load_state(optimizer, state.optimizer)
         progress = Progress(**state.progress)
         mean_shape_crop = saved.mean_shape_crop
     else:
@@ -145,10 +145,9 @@ def prepare(experiment: Experiment, saved: checkpoint.Checkpoint | None = None) 
         mean_shape_crop = torch.from_numpy(distributed.from_first(shape))
     if isinstance(network, networks.HeatmapNetwork):
         network.sigma = progress.sigma = progress.sigma or network.sigma
-    averaged = running_mean(network, experiment.train.ema) if experiment.train.ema else None
+    averaged = RunningMean(network, experiment.train.ema) if experiment.train.ema else None
     if averaged and saved:
-        averaged.module.load_state_dict(saved.network)
-        averaged.n_averaged.fill_(progress.step)
+        averaged.network.load_state_dict(saved.network)
     wandb_id = state.wandb_id if state else None
     return Run(data, device, mean_shape_crop, network, averaged, optimizer, progress, wandb_id)
 

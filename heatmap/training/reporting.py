@@ -15,11 +15,13 @@ from heatmap.runs.folder import RunFolder
 from heatmap.runs.ledger import Ledger
 from heatmap.runs.per_image import read_per_image, write_per_image
 from heatmap.runtime.files import finite
+from heatmap.runtime.machine import loader_processes
 from heatmap.training.prepare import Run
 
 logger = logging.getLogger("heatmap")
 
 BLACK_PEAK = 0.05  # mean peak height below which the heatmaps have collapsed
+LONG_WAIT = 0.25  # warn if an epoch waits for images for a larger fraction of its time
 NUM_SHOWN = 8  # validation images on the sheet of an epoch
 NUM_WORST = NUM_OTHERS = 16  # images in the table of predictions
 
@@ -56,6 +58,8 @@ def report_epoch(
     shares = {part: value / row["time/seconds"] for part, value in seconds.items()}
     row = row | {f"time/{part}": share for part, share in shares.items()}
     _warn_if_black(run.experiment.model, row)
+    if progress.epoch <= 2:
+        _warn_if_waiting(run.experiment.data.workers, seconds.get("data", 0.0), row)
     if "val/mse" in row and (progress.finished or (progress.epoch - 1) % every == 0):
         rows = evenly_spaced(run.data.validation_rows, NUM_SHOWN).tolist()
         ledger.image("validation", progress.step, _sheet(run, run.scored_network, rows))
@@ -104,6 +108,15 @@ def _warn_if_black(model: Model, row: dict[str, Any]) -> None:
         )
 
 
+def _warn_if_waiting(workers: int | None, waited: float, row: dict[str, Any]) -> None:
+    share = waited / row["time/seconds"]
+    if share > LONG_WAIT and waited > 10:
+        logger.warning(
+            f"training waited for images for {100 * share:.0f} % of the epoch; its loader has "
+            f"{loader_processes(workers)} processes. If cores are free, raise data.workers"
+        )
+
+
 def _log_epoch(run: Run, row: dict[str, Any], shares: dict[str, float]) -> None:
     scores = ""
     if "val/mse" in row:
@@ -113,5 +126,5 @@ def _log_epoch(run: Run, row: dict[str, Any], shares: dict[str, float]) -> None:
     times = ", ".join(f"{part} {100 * share:.0f} %" for part, share in shares.items())
     logger.info(
         f"epoch {row['epoch']:3d}  loss {row['train/loss']:.4g}{scores}"
-        f"  lr {row['lr']:.1e}  {row['time/seconds']:.0f} s: {times}"
+        f"  lr {row['lr']:.2g}  {row['time/seconds']:.0f} s: {times}"
     )

@@ -1,9 +1,11 @@
 """One training step: augment, forward, loss, backward, update."""
 
+import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,15 +19,23 @@ from heatmap.inference.predict import autocast
 from heatmap.maps import Maps
 from heatmap.networks import HeatmapNetwork, Network
 from heatmap.runtime import distributed, machine
+from heatmap.runtime.cuda_graph import CudaGraph
 from heatmap.runtime.stopwatch import Stopwatch
 from heatmap.training import schedule
 from heatmap.training.optimizer import freeze
 from heatmap.training.prepare import Run
 
+logger = logging.getLogger("heatmap")
+
 
 def distribute(network: Network) -> nn.Module:
-    """Wraps the network for training in several processes."""
-    return DistributedDataParallel(network) if distributed.world() > 1 else network
+    """Wraps the network for training in several processes.
+
+    Between two epochs' ends, running statistics are each process's own; the first one's count.
+    """
+    if distributed.world() == 1:
+        return network
+    return DistributedDataParallel(network, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
 def batches_of_pass(run: Run, pass_index: int) -> list[list[int]]:
@@ -36,62 +46,201 @@ def batches_of_pass(run: Run, pass_index: int) -> list[list[int]]:
     )  # fmt: skip
 
 
-def step(run: Run, model: nn.Module, sample: Sample, watch: Stopwatch) -> float:
-    """Trains on one batch and returns its loss, averaged over all processes.
+class _Launched(NamedTuple):
+    """A launched step."""
 
-    Args:
-        model: the run's network, wrapped by `distribute`.
+    number: int  # from 1
+    epoch: int  # from 1
+    sample: Sample
+    batch: augment.Batch
+    values: Tensor  # (2,) float64 on the CPU: loss and norm of the gradient, once `copied`
+    copied: torch.cuda.Event | None
 
-    Raises:
-        UserError: memory runs out, or loss or gradient is not finite.
+
+class Stepper:
+    """Takes training steps without waiting for the GPU.
+
+    The loss of a step is read when the next one has been launched. A step whose loss or gradient is
+    not finite changes no weight. The next batch is sent and augmented while the GPU still computes.
+    The first step launches every kernel; the later ones launch a CUDA graph of them.
     """
-    experiment = run.experiment
-    _set_learning_rates(run)
-    torch.manual_seed(schedule.seed_of(experiment.seed, 1 + run.progress.step, distributed.rank()))
-    with _explaining_out_of_memory(run):
-        with watch("augment"):
-            batch = run.data.augmented(sample, run.pass_index, run.device)
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._model = distribute(run.network)
+        on_gpu = run.device.type == "cuda"
+        self._stream = torch.cuda.Stream(run.device) if on_gpu else None  # for augmentation
+        self._launched: _Launched | None = None
+        self._captures = (
+            on_gpu and run.experiment.train.graph == "auto" and distributed.world() == 1
+        )
+        self._graph: CudaGraph | None = None
+        self._sigma = math.nan  # of the graph, or of the step before it is captured
+
+    def train(self) -> None:
+        """Switches the network to training mode."""
+        self._model.train()
+
+    def step(self, sample: Sample, watch: Stopwatch) -> None:
+        """Launches a step on one batch, then waits for the step before.
+
+        Raises:
+            UserError: memory runs out, or the loss or gradient of the step before is not finite.
+        """
+        run = self._run
+        progress, seed = run.progress, run.experiment.seed
+        _set_learning_rates(run)
+        torch.manual_seed(schedule.seed_of(seed, 1 + progress.step, distributed.rank()))
+        with _explaining_out_of_memory(run):
+            batch = self._augmented(sample, watch)
+            loss = self._gradients(_arguments(run, batch), watch)
+            with watch("network"):
+                values = self._update(loss)
+            copied = None
+            if run.device.type == "cuda":
+                values = torch.empty_like(values, device="cpu", pin_memory=True).copy_(
+                    values, non_blocking=True
+                )
+                copied = torch.cuda.Event()
+                copied.record()
+        self.check()
+        # the batch is kept until its step is done, so that its memory is not reused before
+        self._launched = _Launched(
+            1 + progress.step, 1 + progress.epoch, sample, batch, values, copied
+        )
+
+    def settle(self) -> bool:
+        """Waits for the last step and adds its loss to the progress, unless it is not finite."""
+        if self._launched is None:
+            return True
+        if self._launched.copied:
+            self._launched.copied.synchronize()
+        loss, norm = self._launched.values.tolist()
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            return False
+        self._run.progress.loss_sum += loss
+        self._launched = None
+        return True
+
+    def check(self) -> None:
+        """As `settle`; all processes must call it.
+
+        Raises:
+            UserError: the loss or gradient is not finite.
+        """
+        if not self.settle():
+            assert self._launched
+            raise UserError(_not_finite_message(self._run, self._launched))
+
+    def _augmented(self, sample: Sample, watch: Stopwatch) -> augment.Batch:
+        with torch.cuda.stream(self._stream), watch("augment"):
+            batch = self._run.data.augmented(sample, self._run.pass_index, self._run.device)
+        if self._stream:
+            torch.cuda.current_stream().wait_stream(self._stream)
+        return batch
+
+    def _gradients(self, arguments: Sequence[Tensor], watch: Stopwatch) -> Tensor:
+        """Runs forward, loss and backward; returns the loss, () float64."""
+        run = self._run
+        sigma = getattr(run.network, "sigma", 0.0)
+        if sigma != self._sigma:
+            self._sigma, self._graph = sigma, None
+        elif self._captures and self._graph is None:
+            self._capture(arguments)
+        if self._graph:
+            with watch("network"):
+                return self._graph(arguments)
         run.optimizer.zero_grad()
-        total = torch.zeros((), dtype=torch.float64, device=run.device)
-        chunks = _chunks(run, batch)
-        for number, (images, *targets) in enumerate(chunks, start=1):
-            # processes average their gradients once a step, with the last chunk
-            sync: AbstractContextManager[None] = nullcontext()
-            if number < len(chunks) and isinstance(model, DistributedDataParallel):
-                sync = model.no_sync()
-            with sync:
-                with watch("network"), autocast(run.device, experiment.train.precision):
-                    output = model(images)
-                with watch("loss"):
-                    loss = run.network.loss(output, *targets)
-                    loss = loss * (len(images) / len(batch.images))
-                with watch("network"):
-                    loss.backward()
-            total += loss.detach()
-        with watch("network"):
-            max_norm = experiment.optimizer.clip_norm or math.inf
-            norm = nn.utils.clip_grad_norm_(run.network.parameters(), max_norm)
-            value, gradient = distributed.mean(torch.stack([total, norm.double()])).tolist()
-            if not (math.isfinite(value) and math.isfinite(gradient)):
-                raise UserError(_not_finite_message(run, sample, batch, value, gradient))
-            run.optimizer.step()
-            if run.averaged:
-                run.averaged.update_parameters(run.network)
-    return value
+        return _backward(run, self._model, arguments, watch)
+
+    def _capture(self, arguments: Sequence[Tensor]) -> None:
+        def untimed(_: str) -> AbstractContextManager[None]:
+            return nullcontext()
+
+        self._run.optimizer.zero_grad()  # the graph has gradients of its own
+        try:
+            self._graph = CudaGraph(
+                lambda *tensors: _backward(self._run, self._model, tensors, untimed), arguments
+            )
+        except RuntimeError as error:
+            self._captures = False
+            logger.warning(
+                f"training is slower, since its step cannot be captured as a CUDA graph "
+                f"({machine.first_line(error)}); --train.graph off silences this"
+            )
+
+    def _update(self, loss: Tensor) -> Tensor:
+        """Updates the weights if the gradient is finite; returns loss and norm, (2,) float64."""
+        run, clip_norm = self._run, self._run.experiment.optimizer.clip_norm
+        weights = [weight for weight in run.network.parameters() if weight.grad is not None]
+        norm = nn.utils.get_total_norm([w.grad for w in weights if w.grad is not None])
+        if clip_norm:
+            nn.utils.clip_grads_with_norm_(weights, clip_norm, norm)
+        values = distributed.mean(torch.stack([loss, norm.double()]))
+        # the fused optimizers read this attribute, made for torch.amp.GradScaler
+        run.optimizer.found_inf = (~values.isfinite()).any().float()  # type: ignore[attr-defined]
+        run.optimizer.step()
+        if run.averaged:
+            run.averaged.update(run.network, run.progress.step)
+        return values
+
+
+def _arguments(run: Run, batch: augment.Batch) -> list[Tensor]:
+    """The images of a batch, then the loss's other arguments."""
+    arguments = [batch.images, batch.points_crop, batch.weights]
+    if run.experiment.train.pixel_weights:
+        arguments.append(batch.frame.pixel_area())
+    return arguments
+
+
+def _chunks(run: Run, arguments: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
+    """Splits each argument into `train.accumulate` parts."""
+    parts = (tensor.chunk(run.experiment.train.accumulate) for tensor in arguments)
+    return list(zip(*parts, strict=True))
+
+
+def _backward(
+    run: Run,
+    model: nn.Module,
+    arguments: Sequence[Tensor],
+    watch: Callable[[str], AbstractContextManager[None]],
+) -> Tensor:
+    """Adds the batch's gradient to the weights'; returns the loss, () float64."""
+    total = torch.zeros((), dtype=torch.float64, device=run.device)
+    chunks = _chunks(run, arguments)
+    for number, (images, *targets) in enumerate(chunks, start=1):
+        # processes average their gradients once a step, with the last chunk
+        sync: AbstractContextManager[None] = nullcontext()
+        if number < len(chunks) and isinstance(model, DistributedDataParallel):
+            sync = model.no_sync()
+        with sync:
+            with watch("network"), autocast(run.device, run.experiment.train.precision):
+                output = model(images)
+            with watch("loss"):
+                loss = run.network.loss(output, *targets)
+                loss = loss * (len(images) / len(arguments[0]))
+            with watch("network"):
+                loss.backward()
+        total += loss.detach()
+    return total
 
 
 def time_steps(run: Run) -> list[float]:
-    """Trains two steps on one batch and returns their seconds. The first one includes compiling.
+    """Trains a few steps on one batch and returns their seconds.
+
+    The first includes compiling; on a GPU the second includes the capture of the graph.
 
     Raises:
         UserError: as `step`, or an image cannot be read.
     """
     freeze(run.optimizer, run.experiment.all_stages[0].rates)
-    model = distribute(run.network).train()
+    stepper = Stepper(run)
+    stepper.train()
     (sample,) = load(run.data.training, batches_of_pass(run, 0)[:1], 0, run.device)
     times = [time.monotonic()]
-    for _ in range(2):
-        step(run, model, sample, Stopwatch(run.device))  # waits for the loss
+    for _ in range(3 if run.device.type == "cuda" else 2):
+        stepper.step(sample, Stopwatch(run.device))
+        stepper.check()
         times.append(time.monotonic())
     return list(np.diff(times))
 
@@ -108,15 +257,6 @@ def _set_learning_rates(run: Run) -> None:
     )
     for group in run.optimizer.param_groups:
         group["lr"] = rate * getattr(stage.rates, group["part"])
-
-
-def _chunks(run: Run, batch: augment.Batch) -> list[tuple[Tensor, ...]]:
-    """Splits the batch into `train.accumulate` parts: images, then the loss's other arguments."""
-    settings = run.experiment.train
-    tensors = [batch.images, batch.points_crop, batch.weights]
-    if settings.pixel_weights:
-        tensors.append(batch.frame.pixel_area())
-    return list(zip(*(tensor.chunk(settings.accumulate) for tensor in tensors), strict=True))
 
 
 @contextmanager
@@ -136,13 +276,11 @@ def _explaining_out_of_memory(run: Run) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _not_finite_message(
-    run: Run, sample: Sample, batch: augment.Batch, loss: float, gradient: float
-) -> str:
+def _not_finite_message(run: Run, step: _Launched) -> str:
     """Names the images whose own loss is not finite, or else all images of the batch."""
-    names = [run.data.table.names[row] for row in sample.row.tolist()]
+    names = [run.data.table.names[row] for row in step.sample.row.tolist()]
     losses: list[float] = []
-    for images, *targets in _chunks(run, batch):
+    for images, *targets in _chunks(run, _arguments(run, step.batch)):
         output = run.network(images)
         for i in range(len(images)):
             one = slice(i, i + 1)
@@ -151,9 +289,10 @@ def _not_finite_message(
             losses.append(float(run.network.loss(single, *(target[one] for target in targets))))
     culprits = [name for name, loss in zip(names, losses, strict=True) if not math.isfinite(loss)]
     offending = [name for gathered in distributed.gather(culprits) for name in gathered]
+    loss, gradient = step.values.tolist()
     return (
-        f"step {run.progress.step + 1} (epoch {run.progress.epoch + 1}): the loss is {loss} and "
-        f"the gradient norm {gradient}. Images: {', '.join(offending or names)}. If their labels "
+        f"step {step.number} (epoch {step.epoch}): the loss is {loss} and the gradient norm "
+        f"{gradient}. Images: {', '.join(offending or names)}. If their labels "
         "are right, lower optimizer.lr or set optimizer.clip_norm; last.pt holds the last good "
         "state."
     )

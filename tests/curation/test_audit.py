@@ -220,7 +220,7 @@ def test_audit_ranks_images_and_reports_false_alarms(
     assert tool(*audited, *options, "--exclude-to", "bad.csv") == 0
     said = capsys.readouterr().out
     assert "120 of 150 images were trained on by every run" in said and "too small" in said
-    assert "found in the first 10 %" in said and "of faces new to the runs" in said
+    assert "found in the first 10 %" in said and "on faces new to a run" in said
     rows = rows_of(tmp_path / "audit.csv")
     assert [row["rank"] for row in rows] == [str(rank) for rank in range(1, 151)]
     by_name = {row["file_name"]: row for row in rows}
@@ -242,7 +242,7 @@ def test_audit_ranks_images_and_reports_false_alarms(
             table_file = csv.DictWriter(file, rows[0])
             table_file.writeheader()
             table_file.writerows(rows)
-    looked = ["--looked", "looked.csv", "--out", "again.csv", "--exclude-to", "fewer.csv"]
+    looked = ["--reviewed", "looked.csv", "--out", "again.csv", "--exclude-to", "fewer.csv"]
     assert tool(*audited, *options, *looked) == 0
     said = capsys.readouterr().out
     assert "false alarms: 2 of 4 listed and reviewed images, 50 %" in said

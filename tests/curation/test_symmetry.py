@@ -193,9 +193,10 @@ def test_training_and_submission_mirror_other_schemes_without_the_file(
     resumed = read_data(kept.experiment, load(tmp_path / "run" / "last.pt"))
     assert np.array_equal(resumed.permutation, scheme.permutation)
     answers = []
-    for options in ([], ["--tta", "mirror"]):
-        assert tool("submit", "run", "--out", "out.csv", "--rounding", "none", *options) == 0
-        answers.append(contest.read_submission(tmp_path / "out.csv").points_image)
+    for tta in ("none", "mirror"):
+        out = f"{tta}.csv"
+        assert tool("submit", "run", "--out", out, "--rounding", "none", "--tta", tta) == 0
+        answers.append(contest.read_submission(tmp_path / out).points_image)
     assert np.abs(answers[0] - answers[1]).max() > 0.01
     assert tool("evaluate", "run", "--tta", "mirror", "--json", "scores.json") == 0
     assert set(json.loads((tmp_path / "scores.json").read_text())["groups"]) == {"a", "b"}

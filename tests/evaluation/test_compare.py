@@ -224,7 +224,7 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
     assert "the height of person0_2.jpg differs" in refused(a, cut)
     assert "listed twice" in refused(a, tmp_path / "x" / ".." / "a")
     (tmp_path / "empty").mkdir()
-    assert "empty: no run found here (no config.json)" in refused(a, tmp_path / "empty")
+    assert "empty: not a run (no config.json)" in refused(a, tmp_path / "empty")
 
 
 def test_runs_with_equal_folder_names_are_named_by_path(tmp_path: Path) -> None:

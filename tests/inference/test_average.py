@@ -67,8 +67,8 @@ def test_mismatched_files_are_refused_by_name(tmp_path: Path) -> None:
     write_answers(short, NAMES[:2], np.zeros((2, 5, 2)))
     for others, words in (
         ([first, fewer], r"fewer\.csv has 4 points per image, .*0\.csv has 5"),
-        ([first, short], r"short\.csv, joined to .*0\.csv: 1 images are missing: c\.jpg"),
-        ([short, first], r"0\.csv, joined to .*short\.csv: 1 images are not asked for: c\.jpg"),
+        ([first, short], r"short\.csv, joined to .*0\.csv: 1 image missing: c\.jpg"),
+        ([short, first], r"0\.csv, joined to .*short\.csv: 1 image not asked for: c\.jpg"),
         (
             [first, numbers],
             r"numbers\.csv has columns RowId and Location, but .*0\.csv does not",

@@ -18,7 +18,8 @@ import heatmap
 from heatmap import config
 from heatmap.data.contest import read_image
 from heatmap.data.samples import Samples
-from heatmap.inference.predict import View, predict
+from heatmap.inference.ensemble import Ensemble
+from heatmap.inference.predict import View, placed, predict
 from heatmap.inference.predictor import Landmarks, Predictor
 from heatmap.networks import CropPrediction
 from heatmap.runs import checkpoint
@@ -198,6 +199,23 @@ def test_calls_do_not_leak_memory() -> None:
     assert resident_mb() - before < 2  # one leaked image a call would be 170 MB
 
 
+def test_a_loaded_run_keeps_its_network(tiny_run: Path) -> None:
+    trained = checkpoint.load_trained(tiny_run)
+    paths = [np.full((50, 60, 3), shade, np.uint8) for shade in (20, 90)]
+    first = Predictor(trained, "cpu")
+    expected = first(paths).points_image
+    trained.network.train()
+    second = Predictor(trained, "cpu")
+    assert trained.network.training
+    assert np.array_equal(second(paths).points_image, expected)
+    assert placed(trained.network.eval(), CPU) is trained.network
+    elsewhere = placed(trained.network, torch.device("meta"))
+    assert elsewhere.mean.is_meta and not trained.network.mean.is_meta
+    views = Ensemble((trained,)).views([], np.empty((0, 7, 2)), torch.device("meta"))
+    assert views[0].network.mean.is_meta
+    assert np.array_equal(first(paths).points_image, expected)
+
+
 def test_networks_without_heatmaps_have_no_confidence(noise: list[Path]) -> None:
     found = predictor(dots, CROPS[0])(noise)
     assert found.points_image.shape == (5, 4, 2)
@@ -225,7 +243,8 @@ def test_wrong_input_is_reported(crop: int, images: Any, boxes: Any, words: str)
         predictor(mean_shape, CROPS[crop])(images, boxes)
 
 
-def test_a_run_folder_predicts_as_its_evaluation_does(tiny_contest: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def tiny_run(tiny_contest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     experiment = config.Experiment(
         name="tiny",
         data=config.Data(root=tiny_contest, workers=0),
@@ -234,10 +253,15 @@ def test_a_run_folder_predicts_as_its_evaluation_does(tiny_contest: Path, tmp_pa
         train=config.Train(batch=4, max_steps=1, device="cpu", compile="off"),
         wandb=config.Wandb(mode="off"),
     )
-    loop.train(prepare(experiment), tmp_path)
+    folder = tmp_path_factory.mktemp("run")
+    loop.train(prepare(experiment), folder)
+    return folder
+
+
+def test_a_run_folder_predicts_as_its_evaluation_does(tiny_contest: Path, tiny_run: Path) -> None:
     paths = sorted((tiny_contest / "test" / "images").iterdir())
-    found = heatmap.Predictor(tmp_path, device="cpu")(paths)
-    trained = checkpoint.load_trained(tmp_path / "best.pt")
+    found = heatmap.Predictor(tiny_run, device="cpu")(paths)
+    trained = checkpoint.load_trained(tiny_run / "best.pt")
     nothing = np.full((len(paths), 7, 2), np.nan, np.float32)
     samples = Samples.of(trained.experiment, paths, nothing)
     rows = np.arange(len(paths))

@@ -93,7 +93,8 @@ def test_a_submission_of_runs_is_their_rounded_mean(
 
     heatmaps = together[:2]
     for options in ([], ["--weighted"], ["--tta", "scale"], ["--tta=scale", "--weighted"]):
-        assert tool("submit", *heatmaps, "--out", out, "--rounding", "none", *options) == 0
+        options = [*options, "--rounding", "none", "--overwrite"]
+        assert tool("submit", *heatmaps, "--out", out, *options) == 0
         each = np.concatenate([each, points_of(out)[None]])
     np.testing.assert_allclose(each[3], each[:2].mean(0), atol=2e-4)
     for i in range(3, 7):

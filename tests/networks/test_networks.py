@@ -35,6 +35,15 @@ HEATMAP_MODELS = {
 HEIGHT, WIDTH, LANDMARKS, IMAGES = 96, 64, 7, 3
 CROP = config.Crop(height=HEIGHT, width=WIDTH)
 
+UNUSED = {  # weights that the output does not depend on
+    ("efficientnet-b0", "stride 1"): 3,
+    ("efficientnet-b0", "stride 4"): 3,
+    ("efficientnet-b0", "direct"): 3,
+    ("tu-hrnet_w18_small", "stride 4"): 0,
+    ("tu-hrnet_w18_small", "direct"): 66,
+    ("densenet121", "direct"): 0,
+    ("tu-test_resnet", "stride 4"): 0,
+}
 every_model = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS.keys())
 every_heatmap_model = pytest.mark.parametrize(
     "model", HEATMAP_MODELS.values(), ids=HEATMAP_MODELS.keys()
@@ -89,9 +98,24 @@ def test_every_weight_has_a_gradient(model: Any) -> None:
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
+    assert sum(map(len, build(model).parts().values())) == len([*network.parameters()])
     first = next(iter(network.encoder.parameters()))
     assert first.shape[1] == 3, "the first layer sees the image"
     assert first.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize(("encoder", "kind"), UNUSED)
+def test_the_parts_hold_the_weights_with_a_gradient(encoder: str, kind: str) -> None:
+    model = DIRECT if kind == "direct" else replace(UNET, stride=int(kind[-1]))
+    network = build(replace(model, encoder=encoder)).train()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    parts = network.parts()
+    assert network.training
+    assert all(torch.equal(tensor, before[n]) for n, tensor in network.state_dict().items())
+    network.loss(network(images()), random_points(), torch.ones(IMAGES, LANDMARKS)).backward()
+    used = [name for name, weight in network.named_parameters() if weight.grad is not None]
+    assert sorted(name for names in parts.values() for name in names) == sorted(used)
+    assert len([*network.parameters()]) - len(used) == UNUSED[encoder, kind]
 
 
 @every_model
@@ -457,17 +481,20 @@ class TinyNetwork(networks.HeatmapNetwork):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_compiled_layers_equal_the_layers_for_all_shapes(
+def test_compiled_layers_equal_the_layers_for_all_batch_sizes(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     torch._dynamo.reset()
-    network = TinyNetwork().eval()
+    network = TinyNetwork()
     with torch._dynamo.config.patch(disable=False):
-        for height, width in ((HEIGHT, WIDTH), (50, 75)):
-            batch = images(height, width)
-            network.compiled_parts = "off"
-            expected = network(batch)
-            network.compiled_parts = "all"
-            for tensor, other in zip(network(batch), expected, strict=True):
-                assert torch.allclose(tensor, other, atol=1e-4)
+        for count in (2, 3):
+            batch, outputs = torch.rand(count, 3, 50, 75), []
+            for parts in ("off", "all"):
+                network.compiled_parts = parts
+                outputs.append(network(batch))
+                network.zero_grad()
+                outputs[-1].features.square().sum().backward()
+                outputs[-1] += (network.expansion[0].weight.grad,)
+            for tensor, other in zip(*outputs, strict=True):
+                assert torch.allclose(tensor, other, rtol=1e-4, atol=1e-4)
     assert not [r for r in caplog.records if r.name == "heatmap"]  # no fallback to eager mode

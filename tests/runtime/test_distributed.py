@@ -200,7 +200,8 @@ def hosts(
     """The runs of two hosts with a process each, which share only an address.
 
     `pair` is a whole run, `resumed` the killed run after its resume, `budget` a run that ends after
-    a time. An odd batch and data that differ between the hosts are refused.
+    a time, `unused` a run whose encoder has weights that its output does not depend on. An
+    odd batch and data that differ between the hosts are refused.
     """
     out = tmp_path_factory.mktemp("hosts")
     shutil.copytree(killed.folder, out / "resumed")
@@ -210,10 +211,12 @@ def hosts(
         write_asked_points(other.test_points, [name], np.array([[3, 5]]))
     train = [TRAIN, experiment, "--data.root", data, "--out"]
     budget = ["--train.epochs", 100000, "--train.max-minutes", 0.06]
+    unused = ["--model.encoder", "efficientnet-b0", "--train.max-steps", 3]
     commands = [
         command(*train, out / "pair"),
         command(TRAIN, "--resume", out / "resumed"),
         command(*train, out / "budget", *budget),
+        command(*train, out / "unused", *unused),
         command(*train, out / "odd", "--train.batch", 3, code=1),
         command(SUBMIT, out / "pair", "--data", "data", code=1, folder=out / "host RANK"),
     ]
@@ -271,6 +274,12 @@ def test_a_run_killed_on_one_host_and_resumed_on_two_equals_an_uninterrupted_one
 def test_a_time_budget_keeps_the_processes_together(hosts: Ended) -> None:
     assert len(read_metrics(hosts.folder / "budget")) > 1
     assert_equal(*(parameters(hosts.folder / f"budget-{rank}.pt") for rank in (0, 1)))
+
+
+def test_weights_that_the_output_does_not_depend_on_stop_no_process(hosts: Ended) -> None:
+    first, second = (parameters(hosts.folder / f"unused-{rank}.pt") for rank in (0, 1))
+    assert_equal(first, second)
+    assert len(read_metrics(hosts.folder / "unused")) == 1
 
 
 def test_one_process_resumes_a_run_of_two(killed: Ended, tmp_path: Path) -> None:

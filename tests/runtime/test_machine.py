@@ -25,3 +25,16 @@ def test_peak_memory_includes_freed_memory() -> None:
     assert machine.peak_memory(CPU) > before + 0.5 * before
     del values
     assert machine.peak_memory(CPU) > before
+
+
+@pytest.mark.parametrize(
+    ("cores", "local_processes", "expected"),
+    [(1, 1, 2), (2, 1, 2), (8, 1, 6), (64, 1, 16), (16, 4, 3), (2, 4, 1)],
+)
+def test_loader_processes_share_the_cores(
+    monkeypatch: pytest.MonkeyPatch, cores: int, local_processes: int, expected: int
+) -> None:
+    monkeypatch.setattr(machine, "usable_cores", lambda: cores)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(local_processes))
+    assert machine.loader_processes() == expected
+    assert machine.loader_processes(0) == 0

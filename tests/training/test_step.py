@@ -36,7 +36,7 @@ from heatmap.runtime.stopwatch import Stopwatch
 from heatmap.training import loop
 from heatmap.training.prepare import prepare
 from heatmap.training.schedule import learning_rate
-from heatmap.training.step import step, time_steps
+from heatmap.training.step import Stepper, time_steps
 
 
 def test_the_optimizer_gets_the_scheduled_rate(
@@ -94,7 +94,8 @@ def gradients_of_a_step(experiment: Experiment) -> list[torch.Tensor]:
     run.network.eval()
     batches = shuffled_batches(run.data.training_rows, experiment.train.batch, 0, 0)
     sample = next(iter(load(run.data.training, batches[:1], 0, run.device)))
-    step(run, run.network, sample, Stopwatch(run.device))
+    stepper = Stepper(run)
+    stepper.step(sample, Stopwatch(run.device))
     return [p.grad for p in run.network.parameters() if p.grad is not None]
 
 

@@ -26,21 +26,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from heatmap import codec, config, frame, losses, maps
+from heatmap import codec, config, losses, maps, networks
 from heatmap.data import augment, samples
 from heatmap.errors import UserError
 from heatmap.evaluation import metrics
 from heatmap.inference.ensemble import Ensemble
-from heatmap.inference.predict import autocast
-from heatmap.networks import HeatmapNetwork
+from heatmap.inference.predict import autocast, predict
 from heatmap.runtime import machine
+from heatmap.runtime.cuda_graph import CudaGraph
 from heatmap.runtime.stopwatch import Stopwatch
 from heatmap.training import loop, prepare
-from heatmap.training.step import step as train_step
+from heatmap.training.step import Stepper, batches_of_pass
 
 UNET: config.Experiment = runpy.run_path(
     str(Path(__file__).resolve().parents[2] / "experiments" / "unet.py")
@@ -102,7 +103,7 @@ class Bench:
         batch: int = 64,
         *,
         model: config.UNet | config.DenseUNet = MODEL,
-        workers: int = 0,
+        workers: int | None = 0,
         precision: Literal["fp32", "bf16"] = "bf16",
         compiled: Literal["off", "loss", "all"] = "loss",
         **train: Any,
@@ -170,6 +171,7 @@ class Training(NamedTuple):
     """A run that takes training steps on a single batch."""
 
     run: prepare.Run
+    stepper: Stepper
     sample: samples.Sample
     watch: Stopwatch
 
@@ -178,11 +180,12 @@ class Training(NamedTuple):
         run = prepare.prepare(experiment)
         batches = samples.shuffled_batches(run.data.training_rows, experiment.train.batch, 0, 0)[:1]
         (sample,) = samples.load(run.data.training, batches, 0, run.device)
-        run.network.train()
-        return cls(run, sample, Stopwatch(run.device))
+        stepper = Stepper(run)
+        stepper.train()
+        return cls(run, stepper, sample, Stopwatch(run.device))
 
     def step(self) -> None:
-        train_step(self.run, self.run.network, self.sample, self.watch)
+        self.stepper.step(self.sample, self.watch)
 
     def augmented(self) -> augment.Batch:
         return self.run.data.augmented(self.sample, 0, self.run.device)
@@ -299,17 +302,18 @@ def _compare_losses(bench: Bench) -> None:
 
 
 def steps(bench: Bench) -> None:
-    """Training steps of several variants, after a first step that compiles."""
-    fine = replace(MODEL, stride=2)
+    """Training steps of several variants, after two that compile and capture."""
+    fine, dense = replace(MODEL, stride=2), config.DenseUNet(weights="none")
     for name, experiment in {
         "bf16, batch 64": bench.experiment(),
-        "bf16, batch 64, not compiled": bench.experiment(compiled="off"),
+        "bf16, batch 64, kernel by kernel": bench.experiment(graph="off"),
+        "bf16, batch 64, eager loss": bench.experiment(compiled="off"),
         "fp32, batch 64": bench.experiment(precision="fp32"),
-        "bf16, batch 128": bench.experiment(128),
         "bf16, batch 256": bench.experiment(256),
         "bf16, batch 64, EMA": bench.experiment(ema=0.999),
         "bf16, batch 64, stride 2": bench.experiment(model=fine),
-        "DenseUNet, batch 64": bench.experiment(model=config.DenseUNet(weights="none")),
+        "DenseUNet, batch 64": bench.experiment(model=dense),
+        "DenseUNet, batch 64, kernel by kernel": bench.experiment(model=dense, graph="off"),
     }.items():
         bench.log(f"{name}: {_format_step(bench, experiment)}")
         torch.cuda.empty_cache()
@@ -320,7 +324,8 @@ def _format_step(bench: Bench, experiment: config.Experiment) -> str:
     if bench.on_gpu:
         torch.cuda.reset_peak_memory_stats(bench.device)
     begin = time.monotonic()
-    training.step()
+    for _ in range(2):
+        training.step()
     bench.synchronize()
     first = time.monotonic() - begin
     training.watch.seconds()  # resets the watch
@@ -329,94 +334,114 @@ def _format_step(bench: Bench, experiment: config.Experiment) -> str:
     shares = ", ".join(f"{name} {s / sum(parts.values()):.0%}" for name, s in parts.items())
     peak = torch.cuda.max_memory_allocated(bench.device) / 2**20 if bench.on_gpu else 0
     return (
-        f"first step {first:.1f} s, then {queued:.2f} ms per step ({synchronized:.2f} when "
+        f"two first steps {first:.1f} s, then {queued:.2f} ms per step ({synchronized:.2f} when "
         f"synchronized), {1e3 * experiment.train.batch / queued:.0f} images/s, peak {peak:.0f} "
         f"MiB; {shares}"
     )
 
 
-def step_changes(bench: Bench) -> None:
-    """A bf16 step of batch 64 with one change at a time, and its parts."""
+def goals(bench: Bench) -> None:
+    """Parts of a bf16 step of batch 64 and of its prediction, as ratios with their limits."""
     training = Training.of(bench.experiment())
-
-    def log_step(name: str) -> None:
-        bench.log(f"step, {name}: {timed(bench, training.step, 1.5).queued:.2f} ms")
-
-    log_step("default")
-    with changed(torch.backends.cudnn, "benchmark", True):
-        log_step("cudnn.benchmark")
-    for power in (22, 24, 28):
-        with changed(maps, "BLOCK_VALUES", maps.BLOCK_VALUES | {bench.device.type: 2**power}):
-            log_step(f"blocks of 2^{power}")
-    with changed(*TF32, True):
-        log_step("all matrix products in TF32 (too inexact to keep)")
-
+    training.step()
+    batch = training.augmented()
+    step = timed(bench, training.step, 2.0).queued
     settings, rows = training.run.experiment.augment, training.sample.row.tolist()
     sampling = timed(bench, lambda: augment.sample_changes(settings, 0, 0, rows)).synchronized
     augmenting = timed(bench, training.augmented).synchronized
     bench.log(f"augmentation: {augmenting:.2f} ms, {sampling:.2f} ms for sampling its parameters")
-    batch = training.augmented()
+
     output = maps.Maps(*(t.detach().requires_grad_() for t in training.output(batch)))
 
-    def loss() -> None:
-        training.run.network.loss(output, batch.points_crop, batch.weights).backward()
+    def head(points_crop: Tensor, weights: Tensor) -> Tensor:
+        loss = training.run.network.loss(output, points_crop, weights)
+        loss.backward()
+        return loss
 
-    bench.log(f"loss and its gradient: {timed(bench, loss).queued:.2f} ms")
-    _products(bench, output.embeddings.detach())
-    if bench.on_gpu:
-        _graph(bench, training, batch)
-    else:
-        bench.log("one CUDA graph: skipped: no GPU")
-
-
-def _products(bench: Bench, embeddings: Tensor) -> None:
-    """Formulations of the two matrix products in a block's gradient, in fp32 and TF32."""
-    batch, (landmarks, channels), pixels = 2 if bench.tiny else 64, embeddings.shape, 1024
-    slope = torch.randn(batch, landmarks, pixels, device=bench.device)
-    features = torch.randn(batch, channels, pixels, device=bench.device)
-    gradient = torch.zeros(landmarks, channels, device=bench.device)
-    for name, product in {
-        "of embeddings, addbmm_": lambda: gradient.addbmm_(slope, features.mT),
-        "of embeddings, bmm and sum": lambda: torch.bmm(slope, features.mT).sum(0),
-        "of features, embeddings.T @ slope": lambda: embeddings.T @ slope,
-        "of features, bmm(slope.mT, embeddings)": lambda: torch.bmm(
-            slope.mT, embeddings.expand(batch, -1, -1)
-        ),
-    }.items():
-        fp32 = timed(bench, product, 0.3).queued
-        with changed(*TF32, True):
-            tf32 = timed(bench, product, 0.3).queued
-        bench.log(f"gradient {name}: {fp32:.3f} ms, in TF32 {tf32:.3f}")
-
-
-def _graph(bench: Bench, training: Training, batch: augment.Batch) -> None:
-    """Forward, loss and backward, launched kernel by kernel and as one CUDA graph."""
-    network = training.run.network
-    assert isinstance(network, HeatmapNetwork)
-    heatmap_from_crop = torch.linalg.inv(frame.crop_from_heatmap(network.stride)).to(bench.device)
-    points_heatmap = frame.apply(heatmap_from_crop, batch.points_crop)
-
-    def work() -> None:
-        maps.loss(
-            training.output(batch), points_heatmap, batch.weights,
-            sigma=network.sigma, weight_map=10.0, block_loss=maps.compiled_loss_of_block,
-        ).backward()  # fmt: skip
-
-    launched = timed(bench, work).queued
-    network.zero_grad(set_to_none=True)
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        work()
-    torch.cuda.current_stream().wait_stream(stream)
-    network.zero_grad(set_to_none=True)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        work()
+    took = _graphed(bench, head, batch.points_crop, batch.weights)
     bench.log(
-        f"forward, loss and backward: launched {launched:.2f} ms, as one CUDA graph "
-        f"{timed(bench, graph.replay).queued:.2f} ms"
+        f"head and loss: {took:.2f} of {step:.2f} ms per step, {took / step:.0%} (limit 10 %)"
     )
+    _loss_of_given_maps(bench, output)
+    _images_to_coordinates(bench, training, batch)
+    all_landmarks, one = (_pass_milliseconds(bench, training, batch, n) for n in (971, 1))
+    bench.log(
+        f"forward, loss and backward: {all_landmarks:.2f} ms with 971 landmarks, "
+        f"{all_landmarks / one:.2f} times one (limit 1.15)"
+    )
+
+
+def _loss_of_given_maps(bench: Bench, output: maps.Maps) -> None:
+    height, width = output.features.shape[2:]
+    shape = len(output.features), len(output.bias)
+    heights = torch.rand(*shape, height * width, device=bench.device)
+    points, weights = (
+        width * torch.rand(*shape, 2, device=bench.device),
+        torch.ones_like(heights[..., 0]),
+    )
+    targets = maps.targets_of(points, weights, (height, width), 1.5, 10.0)
+
+    def slope(heights: Tensor) -> Tensor:
+        return maps.compiled_loss_of_block(heights, targets, losses.adaptive_wing)[1]
+
+    took, copy = (_graphed(bench, function, heights) for function in (slope, torch.clone))
+    bench.log(f"loss of given maps: {took:.3f} ms, {took / copy:.2f} times a copy (limit 2)")
+
+
+def _images_to_coordinates(bench: Bench, training: Training, batch: augment.Batch) -> None:
+    network, precision = training.run.network.eval(), training.run.experiment.train.precision
+    assert isinstance(network, networks.HeatmapNetwork)
+
+    @torch.no_grad()
+    def backbone(images: Tensor) -> maps.Maps:
+        with autocast(bench.device, precision):
+            return network(images)
+
+    def features(images: Tensor) -> Tensor:
+        return backbone(images).features
+
+    def coordinates(images: Tensor) -> Tensor:
+        return network.decode(backbone(images)).points_crop
+
+    alone, whole = (_graphed(bench, work, batch.images) for work in (features, coordinates))
+    launched = timed(bench, lambda: coordinates(batch.images)).queued
+    network.train()
+    bench.log(
+        f"images to coordinates: {whole:.2f} ms ({launched:.2f} launched one by one), "
+        f"{whole / alone:.2f} times the backbone alone (limit 1.2)"
+    )
+
+
+def _pass_milliseconds(
+    bench: Bench, training: Training, batch: augment.Batch, num_landmarks: int
+) -> float:
+    """Forward, loss and backward of a network with this many landmarks."""
+    experiment = training.run.experiment
+    network = networks.build(experiment.model, experiment.crop, num_landmarks).to(bench.device)
+    network.to(memory_format=torch.channels_last)
+    network.compiled_parts = "loss"
+
+    def work(images: Tensor, points_crop: Tensor, weights: Tensor) -> Tensor:
+        network.zero_grad()
+        with autocast(bench.device, experiment.train.precision):
+            output = network(images)
+        loss = network.loss(output, points_crop, weights)
+        loss.backward()
+        return loss
+
+    labels = batch.points_crop[:, :num_landmarks], batch.weights[:, :num_landmarks]
+    return _graphed(bench, work, batch.images, *labels)
+
+
+def _graphed(bench: Bench, function: Callable[..., Tensor], *tensors: Tensor) -> float:
+    """Milliseconds of the function's GPU work, without its launches; on a CPU, of a call."""
+    for _ in range(2):
+        function(*tensors)
+    if not bench.on_gpu:
+        return timed(bench, lambda: function(*tensors)).queued
+    graph = CudaGraph(function, tensors)
+    empty = CudaGraph(lambda *tensors: tensors[0].view(-1)[:1] + 1, tensors)  # copies the arguments
+    return timed(bench, lambda: graph(tensors)).queued - timed(bench, lambda: empty(tensors)).queued
 
 
 def profile_steps(bench: Bench) -> None:
@@ -436,68 +461,90 @@ def profile_steps(bench: Bench) -> None:
 
 
 def trainings(bench: Bench) -> None:
-    """The loader alone, and trainings with loader and validation, by number of workers."""
-    run = prepare.prepare(bench.experiment())
-    num_batches, batch = 2 if bench.tiny else 120, run.experiment.train.batch
-    batches = list[list[int]]()
-    for epoch in range(-(-num_batches // run.data.batches_per_pass)):
-        batches += samples.shuffled_batches(run.data.training_rows, batch, 0, epoch)
-    for workers in (1,) if bench.tiny else (2, 8, 14):
-        loading = samples.load(run.data.training, batches[:num_batches], workers, bench.device)
+    """The loader alone, steps with and without it, and a training with validation."""
+    training = Training.of(bench.experiment())
+    run, num_batches = training.run, 3 if bench.tiny else 160
+    passes = range(-(-num_batches // run.data.batches_per_pass))
+    batches = [batch for index in passes for batch in batches_of_pass(run, index)][:num_batches]
+    for workers in (1,) if bench.tiny else (2, None):
+        loading = samples.load(run.data.training, batches, workers, bench.device)
         next(loading)
         begin = time.perf_counter()
         count = sum(len(sample.row) for sample in loading)
         rate = count / (time.perf_counter() - begin)
-        bench.log(f"loader, {workers} workers: {rate:.0f} images/s")
+        bench.log(f"loader, {machine.loader_processes(workers)} workers: {rate:.0f} images/s")
 
-    for workers in (0,) if bench.tiny else (2, 14):
-        shutil.rmtree(bench.run, ignore_errors=True)
-        minutes = 0.02 if bench.tiny else 0.6
-        experiment = bench.experiment(workers=workers, max_minutes=minutes)
-        run, begin = prepare.prepare(experiment), time.monotonic()
-        summary = loop.train(run, bench.run)
-        rate = summary["steps"] * experiment.train.batch / (time.monotonic() - begin)
-        bench.log(
-            f"training, {workers} workers: {summary['steps']} steps, {rate:.0f} images/s including "
-            f"validation, MSE {summary['best_mse']:.1f} px² (mean shape "
-            f"{summary['mean_shape_mse']:.1f})"
-        )
-        last = (bench.run / "metrics.jsonl").read_text().splitlines()[-1]
-        shares = {k: round(v, 2) for k, v in json.loads(last).items() if k.startswith("time/")}
-        bench.log(f"time shares of its last epoch: {shares}")
+    for _ in range(3):
+        training.step()
+    alone = timed(bench, training.step, 2.0).queued
+    loading = samples.load(run.data.training, batches, None, bench.device)
+    training.stepper.step(next(loading), training.watch)
+    bench.synchronize()
+    begin = time.perf_counter()
+    for sample in loading:
+        training.stepper.step(sample, training.watch)
+    bench.synchronize()
+    took = 1e3 * (time.perf_counter() - begin) / (num_batches - 1)
+    bench.log(f"a step with the loader: {took:.2f} ms, {took / alone:.2f} times alone (limit 1.1)")
+
+    shutil.rmtree(bench.run, ignore_errors=True)
+    run = prepare.prepare(bench.experiment(max_minutes=0.02 if bench.tiny else 0.6, workers=None))
+    begin = time.monotonic()
+    summary = loop.train(run, bench.run)
+    rate = summary["steps"] * run.experiment.train.batch / (time.monotonic() - begin)
+    bench.log(
+        f"training: {summary['steps']} steps, {rate:.0f} images/s including validation, MSE "
+        f"{summary['best_mse']:.1f} px² (mean shape {summary['mean_shape_mse']:.1f})"
+    )
+    last = (bench.run / "metrics.jsonl").read_text().splitlines()[-1]
+    shares = {k: round(v, 2) for k, v in json.loads(last).items() if k.startswith("time/")}
+    bench.log(f"time shares of its last epoch: {shares}")
 
 
 def evaluations(bench: Bench) -> None:
-    """Evaluates the last training's run with one view, with several, and on the CPU."""
-    for tta, device in ("none", bench.device), ("mirror,scale", bench.device), ("none", CPU):
-        begin = time.monotonic()
-        ensemble = Ensemble.load([bench.run], tta=tta)
+    """Evaluates the last training's run on the device and the CPU, and predicts many images."""
+    for device in bench.device, CPU:
+        ensemble = Ensemble.load([bench.run])
         evaluation = metrics.evaluate_run(ensemble, None, device)
-        scores, timing = evaluation.scores, evaluation.timing
-        assert timing is not None
-        rate = scores["images"] / (time.monotonic() - begin)
-        parts = timing["milliseconds_per_image"]
-        rounded = {name: round(value, 2) for name, value in parts.items()}
-        views = "one view" if tta == "none" else tta
-        bench.log(
-            f"evaluation on {device.type}, {views}: MSE {scores['mse']:.3f} px², {rate:.0f} "
-            f"images/s, milliseconds per image {rounded}"
-        )
+        bench.log(f"evaluation on {device.type}: MSE {evaluation.scores['mse']:.3f} px²")
+    run = prepare.prepare(bench.experiment())
+    paths, points = run.data.validation.paths, run.data.table.points_image
+    rows = np.tile(run.data.validation_rows, 1 if bench.tiny else 20)
+    watch = Stopwatch(bench.device)
+    predictions = predict(
+        Ensemble.load([bench.run]).views(paths, points, bench.device), rows,
+        batch=run.experiment.train.batch, workers=None, watch=watch,
+    )  # fmt: skip
+    begin = time.monotonic()
+    count = sum(len(prediction.rows) for prediction in predictions)
+    seconds = time.monotonic() - begin
+    parts = {name: round(1e3 * value / count, 3) for name, value in watch.seconds().items()}
+    bench.log(
+        f"prediction: {count / seconds:.0f} images/s, 99,819 images in "
+        f"{99_819 * seconds / count:.0f} s (limit 60); milliseconds per image {parts}"
+    )
 
 
 def repeat_run(bench: Bench) -> None:
-    """Compares the weights of two identical runs of four steps; resuming relies on equality."""
-    runs = []
-    for _ in range(2):
-        training = Training.of(bench.experiment(32))
-        for _ in range(4):
-            training.step()
-            training.run.progress.step += 1
-        weights = [weight.detach().flatten().cpu() for weight in training.run.network.parameters()]
-        runs.append(torch.cat(weights))
+    """Compares the weights of identical runs of four steps, and times deterministic ones."""
+    runs = [_weights_after_steps(bench) for _ in range(2)]
+    resumed = _weights_after_steps(bench, graph="off")
     bench.log(
-        f"two identical runs of 4 steps: max difference {max_difference(*runs):.1e} in weights"
+        f"identical runs of 4 steps: max difference {max_difference(*runs):.1e} in weights, "
+        f"{max_difference(runs[0], resumed):.1e} without the graph"
     )
+    experiment = bench.experiment(deterministic=True)
+    bench.log(f"deterministic: {_format_step(bench, experiment)}")
+    torch.use_deterministic_algorithms(False)
+
+
+def _weights_after_steps(bench: Bench, graph: Literal["auto", "off"] = "auto") -> Tensor:
+    training = Training.of(bench.experiment(32, graph=graph))
+    for _ in range(4):
+        training.step()
+        training.run.progress.step += 1
+    weights = [weight.detach().flatten().cpu() for weight in training.run.network.parameters()]
+    return torch.cat(weights)
 
 
 def compile_all(bench: Bench) -> None:
@@ -515,7 +562,7 @@ SECTIONS = {
     "A": Section("machine", machine_limits),
     "B": Section("differences from the CPU", compare_with_cpu),
     "C": Section("steps of experiments/unet.py", steps, 120),
-    "D": Section("single changes to a step", step_changes, 60),
+    "D": Section("goals", goals, 60),
     "E": Section("profile of three steps", profile_steps, 30),
     "F": Section("loader and trainings", trainings, 90),
     "G": Section("evaluation", evaluations, 30),

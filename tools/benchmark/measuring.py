@@ -1,22 +1,27 @@
 """A race: its contenders, measurements and table of results."""
 
+import gc
 import random
 import statistics
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
+from heatmap.runtime import machine
 from heatmap.runtime.columns import lined_up
 
 OURS, PEER, LIMIT = "ours", "peer", "limit"
+OUT_OF_MEMORY = "out of memory"
+RACE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,65 +61,116 @@ class Contender:
     name: str
     kind: str  # OURS, PEER, LIMIT, or "part" for a part of ours
     action: Callable[[], Any]
-    error: tuple[float, str] | None = None  # value and unit
+    error_of: Callable[[Any], tuple[float, str]] | None = None  # of its result: value and unit
     images: int = 0  # per call
+
+
+@dataclass
+class Entry:
+    """A contender and what was measured of it."""
+
+    contender: Contender
+    seconds: list[float] = field(default_factory=list)  # of each call
+    peak_mib: float | None = None  # without the inputs
+    error: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """A row of the table."""
+    """A row of the table. If memory ran out, `error` says so and all measurements are None."""
 
     race: str
     name: str
     kind: str
-    milliseconds: float
+    milliseconds: float | None
     times_best_peer: float | None  # how many times faster than the fastest peer
     times_limit: float | None  # how many times slower than the slowest limit
-    peak_mib: float  # without the inputs
+    peak_mib: float | None
     error: str
     images_per_second: float | None
 
 
 def race(title: str, contenders: list[Contender], settings: Settings) -> list[Result]:
-    """Races the contenders; memory is measured in separate calls, which also warm up."""
-    order, times = random.Random(0), {c.name: list[float]() for c in contenders}
-    peaks = {}
-    for contender in contenders:
-        contender.action()
-        peaks[contender.name] = peak_mib_of(contender.action, settings.device)
-    begin, rounds = time.monotonic(), 0
+    """Races the contenders for RACE_SECONDS at most, compiling excluded, but for one whole round.
+
+    The first call of each compiles, the second measures memory. Then they are timed in turns.
+    """
+    device, end = settings.device, time.monotonic() + RACE_SECONDS
+    entries = [Entry(contender) for contender in contenders]
+    for entry in entries:
+        with _noting_out_of_memory(entry):
+            end += _warm_up(entry, device)
+    running = [entry for entry in entries if entry.error != OUT_OF_MEMORY]
+    order, rounds = random.Random(0), 0
+    enough = time.monotonic() + settings.seconds * len(running)
     with tqdm(desc=title, unit="round", leave=False, disable=None) as bar:
-        while rounds < settings.min_rounds or time.monotonic() - begin < settings.seconds * len(
-            contenders
+        while rounds == 0 or (
+            time.monotonic() < end and (rounds < settings.min_rounds or time.monotonic() < enough)
         ):
-            for contender in order.sample(contenders, len(contenders)):
-                times[contender.name].append(seconds_of(contender.action, settings.device))
+            for entry in order.sample(running, len(running)):
+                with _noting_out_of_memory(entry):
+                    entry.seconds.append(seconds_of(entry.contender.action, device))
+            running = [entry for entry in running if entry.error != OUT_OF_MEMORY]
             rounds += 1
             bar.update()
-    median = {name: statistics.median(values) for name, values in times.items()}
-    return results_of(title, contenders, median, peaks)
+    return results_of(title, entries)
 
 
-def results_of(
-    title: str, contenders: list[Contender], median: dict[str, float], peaks: dict[str, float]
-) -> list[Result]:
-    """The contenders' results, from median seconds and peak MiB by name."""
-    peer = min((median[c.name] for c in contenders if c.kind == PEER), default=None)
-    limit = max((median[c.name] for c in contenders if c.kind == LIMIT), default=None)
-    return [
-        Result(
-            race=title,
-            name=c.name,
-            kind=c.kind,
-            milliseconds=1e3 * median[c.name],
-            times_best_peer=peer and peer / median[c.name],
-            times_limit=limit and median[c.name] / limit,
-            peak_mib=peaks[c.name],
-            error=f"{c.error[0]:.2g} {c.error[1]}" if c.error else "",
-            images_per_second=c.images / median[c.name] if c.images else None,
+def _warm_up(entry: Entry, device: torch.device) -> float:
+    """Measures error and memory; returns the seconds by which the first call was slower."""
+
+    def first_call() -> None:
+        result = entry.contender.action()
+        if entry.contender.error_of is not None:
+            value, unit = entry.contender.error_of(result)
+            entry.error = f"{value:.2g} {unit}"
+
+    first = seconds_of(first_call, device)
+    begin = time.monotonic()
+    entry.peak_mib = peak_mib_of(entry.contender.action, device)
+    return max(0.0, first - (time.monotonic() - begin))
+
+
+@contextmanager
+def _noting_out_of_memory(entry: Entry) -> Iterator[None]:
+    """If memory runs out, frees it and says so in the entry."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not machine.is_out_of_memory(error):
+            raise
+        entry.seconds.clear()
+        entry.peak_mib, entry.error = None, OUT_OF_MEMORY
+        traceback.clear_frames(error.__traceback__)  # their variables hold tensors
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def results_of(title: str, entries: list[Entry]) -> list[Result]:
+    """The rows of a race's table, from the medians."""
+    median = {e.contender.name: statistics.median(e.seconds) for e in entries if e.seconds}
+
+    def medians(kind: str) -> list[float]:
+        return [median[e.contender.name] for e in entries if e.contender.kind == kind and e.seconds]
+
+    peer, limit = min(medians(PEER), default=None), max(medians(LIMIT), default=None)
+    results = []
+    for entry in entries:
+        contender, seconds = entry.contender, median.get(entry.contender.name)
+        results.append(
+            Result(
+                race=title,
+                name=contender.name,
+                kind=contender.kind,
+                milliseconds=seconds and 1e3 * seconds,
+                times_best_peer=seconds and peer and peer / seconds,
+                times_limit=seconds and limit and seconds / limit,
+                peak_mib=entry.peak_mib,
+                error=entry.error,
+                images_per_second=seconds and (contender.images / seconds or None),
+            )
         )
-        for c in contenders
-    ]
+    return results
 
 
 def seconds_of(action: Callable[[], Any], device: torch.device) -> float:
@@ -130,6 +186,7 @@ def seconds_of(action: Callable[[], Any], device: torch.device) -> float:
 def peak_mib_of(action: Callable[[], Any], device: torch.device) -> float:
     """The action's peak memory, as counted by torch's allocator."""
     if device.type == "cuda":
+        torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         action()

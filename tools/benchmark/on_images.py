@@ -1,6 +1,7 @@
 """Reading and cropping images, and training steps with the loader."""
 
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,13 +16,24 @@ from PIL import Image, ImageOps
 from torchvision.transforms.v2 import functional as transforms
 
 from benchmark import measuring
-from benchmark.measuring import LIMIT, OURS, PEER, Contender, Result, Settings, race
+from benchmark.measuring import (
+    LIMIT,
+    OURS,
+    PEER,
+    Contender,
+    Entry,
+    Result,
+    Settings,
+    race,
+    results_of,
+)
 from heatmap import config
 from heatmap.data import samples, synthetic
 from heatmap.data.contest import read_image
+from heatmap.runtime import machine
 from heatmap.runtime.stopwatch import Stopwatch
 from heatmap.training import prepare
-from heatmap.training.step import step
+from heatmap.training.step import Stepper
 
 CROP = config.Crop(height=128, width=128)
 AUGMENT = config.Augment(mirror=0.5, rotate_deg=25, scale=0.2, contrast=0.3)
@@ -45,7 +57,7 @@ def data(settings: Settings) -> Iterator[list[Result]]:
         synthetic.make_contest(root, count=count, seed=0, test_count=1, workers=workers)
         experiment = config.Experiment(
             name="bench",
-            data=config.Data(root=root, workers=2 if settings.device.type == "cpu" else 12),
+            data=config.Data(root=root),
             crop=CROP,
             model=config.UNet(encoder=settings.encoder, weights="none"),
             augment=AUGMENT,
@@ -64,15 +76,14 @@ def _reading(settings: Settings, side: int, folder: Path) -> list[Result]:
     points_image = np.zeros((len(paths), settings.landmarks, 2), np.float32)
     plain = samples.Samples(paths, points_image, CROP)
     padded = replace(plain, margin=samples.margin_for(CROP, AUGMENT))
-    references = [_by_area(read_image(path)) for path in paths]
+    references = [_by_area(read_image(path)).astype(np.float32) for path in paths]
+
+    def error_of(crops: list[np.ndarray]) -> tuple[float, str]:
+        differences = [a - b for a, b in zip(crops, references, strict=True)]
+        return float(np.abs(differences).mean()), "of 255"
 
     def contender(name: str, kind: str, read: Callable[[Path], np.ndarray]) -> Contender:
-        errors = [
-            np.abs(read(path) - reference.astype(np.float32)).mean()
-            for path, reference in zip(paths, references, strict=True)
-        ]
-        error = float(np.mean(errors)), "of 255"
-        return Contender(name, kind, lambda: [read(path) for path in paths], error, len(paths))
+        return Contender(name, kind, lambda: [read(path) for path in paths], error_of, len(paths))
 
     def ours(name: str, dataset: samples.Samples) -> Contender:
         row_of = {path: row for row, path in enumerate(paths)}
@@ -159,35 +170,27 @@ def _one_thread() -> Iterator[None]:
         cv2.setNumThreads(threads[1])
 
 
-def _training(prepared: prepare.Run, settings: Settings) -> list[Result]:
-    """Training steps with the loader, excluding its start-up."""
-    rows, workers = prepared.data.training_rows, prepared.experiment.data.workers
-    steps = 8 if settings.device.type == "cpu" else 200
+def _training(prepared: prepare.Run, settings: Settings, most: int = 200) -> list[Result]:
+    """At most `most` training steps with the loader, excluding its start-up."""
+    rows, workers = prepared.data.training_rows, machine.loader_processes()
     batches = list[list[int]]()
-    for epoch in range(steps):
+    for epoch in range(most + 3):
         batches += samples.shuffled_batches(rows, settings.batch, 0, epoch)
-    loading = iter(
-        samples.load(prepared.data.training, batches[: steps + 2], workers, settings.device)
-    )
-    prepared.network.train()
-    watch = Stopwatch(settings.device)
+    loading = iter(samples.load(prepared.data.training, batches, workers, settings.device))
+    stepper = Stepper(prepared)
+    stepper.train()
+    watch, steps = Stopwatch(settings.device), 0
 
-    def steps_of(number: int) -> None:
-        for _ in range(number):
-            step(prepared, prepared.network, next(loading), watch)
+    def steps_until(end: float, least: int) -> None:
+        nonlocal steps
+        steps = 0
+        while steps < least or (steps < most and time.monotonic() < end):
+            stepper.step(next(loading), watch)
+            steps += 1
 
-    steps_of(2)
-    seconds = measuring.seconds_of(lambda: steps_of(steps), settings.device) / steps
-    return [
-        Result(
-            race=f"training, batch {settings.batch}",
-            name=f"step with {workers} loader workers and augmentation",
-            kind=OURS,
-            milliseconds=1e3 * seconds,
-            times_best_peer=None,
-            times_limit=None,
-            peak_mib=measuring.peak_mib_of(lambda: None, settings.device),
-            error="",
-            images_per_second=settings.batch / seconds,
-        )
-    ]
+    steps_until(0.0, least=3)  # the second captures a CUDA graph
+    end = time.monotonic() + settings.seconds
+    seconds = measuring.seconds_of(lambda: steps_until(end, settings.min_rounds), settings.device)
+    name = f"step with {workers} loader workers and augmentation"
+    contender = Contender(name, OURS, lambda: None, images=settings.batch)
+    return results_of(f"training, batch {settings.batch}", [Entry(contender, [seconds / steps])])

@@ -23,17 +23,18 @@ BETA = 20.0  # of the peers' softmax: lower is biased to the centre, higher to t
 
 def decode(settings: Settings) -> Iterator[list[Result]]:
     """Heatmaps (peak 0.8, noise 0.03) to points; the error is the mean distance to the truth."""
-    generator = torch.Generator().manual_seed(0)
-    shape = settings.batch, settings.landmarks, settings.size, settings.size
-    inner = 4 + (settings.size - 9) * torch.rand(*shape[:2], 2, generator=generator)
-    truth = inner.to(settings.device)
-    heatmaps = torch.randn(shape, generator=generator).to(settings.device).mul_(0.03)
+    device, size = settings.device, settings.size
+    generator = torch.Generator(device).manual_seed(0)
+    shape = settings.batch, settings.landmarks, size, size
+    truth = 4 + (size - 9) * torch.rand(*shape[:2], 2, generator=generator, device=device)
+    heatmaps = torch.randn(shape, generator=generator, device=device).mul_(0.03)
     for heatmap, points in zip(heatmaps, truth, strict=True):
-        heatmap += 0.8 * codec.render(points, settings.size, settings.size, SIGMA)
+        heatmap += 0.8 * codec.render(points, size, size, SIGMA)
 
     def with_error(name: str, kind: str, action: Callable[[], Tensor]) -> Contender:
-        distance = (action() - truth).norm(dim=-1).mean()
-        return Contender(name, kind, action, (distance.item(), "px"))
+        return Contender(
+            name, kind, action, lambda points: ((points - truth).norm(dim=-1).mean().item(), "px")
+        )
 
     def ours(decoder: str) -> Callable[[], Tensor]:
         images = max(1, maps.block_values(heatmaps) // heatmaps[0].numel())
@@ -41,7 +42,7 @@ def decode(settings: Settings) -> Iterator[list[Result]]:
             [codec.decode(b, SIGMA, decoder).points_heatmap for b in heatmaps.split(images)]
         )
 
-    temperature = torch.tensor(1 / BETA, device=settings.device)
+    temperature = torch.tensor(1 / BETA, device=device)
     contenders = [
         with_error("window soft-argmax", OURS, ours("window")),
         with_error("log-parabola", OURS, ours("parabola")),
@@ -58,7 +59,7 @@ def decode(settings: Settings) -> Iterator[list[Result]]:
         def by_dsntnn() -> Tensor:
             # dsntnn's coordinates span [-1, 1] from edge to edge, not from centre to centre.
             square = dsntnn.dsnt(dsntnn.flat_softmax(heatmaps * BETA))
-            return square * settings.size / 2 + (settings.size - 1) / 2
+            return square * size / 2 + (size - 1) / 2
 
         contenders.insert(4, with_error("dsntnn flat_softmax + dsnt", PEER, by_dsntnn))
     yield race(f"decode {size_of(settings)}", contenders, settings)
@@ -70,12 +71,20 @@ def loss(settings: Settings) -> Iterator[list[Result]]:
     On stored heatmaps, then with the head's 1 x 1 convolution. The error is the gradient's
     largest error, relative to its largest value.
     """
-    device, size = settings.device, settings.size
-    generator = torch.Generator().manual_seed(0)
-    shape = settings.batch, settings.landmarks, size, size
-    points = (size * torch.rand(*shape[:2], 2, generator=generator)).to(device)
-    weights = torch.ones(shape[:2], device=device)
-    heatmaps = torch.rand(shape, generator=generator).to(device)
+    device = settings.device
+    generator = torch.Generator(device).manual_seed(0)
+    shape = settings.batch, settings.landmarks
+    points = settings.size * torch.rand(*shape, 2, generator=generator, device=device)
+    weights = torch.ones(shape, device=device)
+    yield _stored(settings, points, weights)
+    for channels in (32, 128):
+        yield _fused(settings, channels, points, weights)
+
+
+def _stored(settings: Settings, points: Tensor, weights: Tensor) -> list[Result]:
+    size, device = settings.size, settings.device
+    generator = torch.Generator(device).manual_seed(1)
+    heatmaps = torch.rand(*points.shape[:2], size, size, generator=generator, device=device)
     gradient = torch.empty_like(heatmaps)
 
     def ours(block_loss: maps.BlockLoss) -> Callable[[], Tensor]:
@@ -96,26 +105,23 @@ def loss(settings: Settings) -> Iterator[list[Result]]:
         return torch.autograd.grad(paper_loss(leaf, points), leaf)[0]
 
     exact = heatmaps[:1].double().requires_grad_()
-    truth = torch.autograd.grad(paper_loss(exact, points[:1].double()), exact)[0]
-
+    error_of = _gradient_error(paper_loss(exact, points[:1].double()), exact)
     contenders = [
-        _with_error("closed form, compiled", OURS, ours(maps.compiled_loss_of_block), truth),
-        _with_error("closed form, eager", OURS, ours(maps.loss_of_block), truth),
-        _with_error("PyTorch as in the paper", PEER, as_in_paper, truth),
+        Contender("closed form, compiled", OURS, ours(maps.compiled_loss_of_block), error_of),
+        Contender("closed form, eager", OURS, ours(maps.loss_of_block), error_of),
+        Contender("PyTorch as in the paper", PEER, as_in_paper, error_of),
         Contender("copying the heatmaps", LIMIT, lambda: gradient.copy_(heatmaps)),
     ]
-    yield race(f"adaptive wing {size_of(settings)}", contenders, settings)
-    contenders.clear()
-    for channels in (32, 128):
-        yield _fused(settings, channels, points, weights)
+    return race(f"adaptive wing {size_of(settings)}", contenders, settings)
 
 
 def _fused(settings: Settings, channels: int, points: Tensor, weights: Tensor) -> list[Result]:
     size, device = settings.size, settings.device
-    generator = torch.Generator().manual_seed(1)
-    features = torch.randn(settings.batch, channels, size, size, generator=generator).to(device)
+    generator = torch.Generator(device).manual_seed(1)
+    shape = settings.batch, channels, size, size
+    features = torch.randn(shape, generator=generator, device=device)
     features = features.contiguous(memory_format=torch.channels_last)
-    embeddings = torch.randn(settings.landmarks, channels, generator=generator).to(device)
+    embeddings = torch.randn(settings.landmarks, channels, generator=generator, device=device)
     embeddings /= channels
     bias = torch.zeros(settings.landmarks, device=device)
     leaves = Maps(*(t.requires_grad_() for t in (features, embeddings, bias)))
@@ -141,12 +147,11 @@ def _fused(settings: Settings, channels: int, points: Tensor, weights: Tensor) -
         *(t.detach()[: 1 if t is features else None].double().requires_grad_() for t in leaves)
     )
     heatmaps = functional.conv2d(exact.features, exact.embeddings[:, :, None, None], exact.bias)
-    truth = torch.autograd.grad(paper_loss(heatmaps, points[:1].double()), exact.features)[0]
-
+    error_of = _gradient_error(paper_loss(heatmaps, points[:1].double()), exact.features)
     contenders = [
-        _with_error("fused, compiled", OURS, ours(maps.compiled_loss_of_block), truth),
-        _with_error("fused, eager", OURS, ours(maps.loss_of_block), truth),
-        _with_error("1×1 convolution + loss as in the paper", PEER, as_in_paper, truth),
+        Contender("fused, compiled", OURS, ours(maps.compiled_loss_of_block), error_of),
+        Contender("fused, eager", OURS, ours(maps.loss_of_block), error_of),
+        Contender("1×1 convolution + loss as in the paper", PEER, as_in_paper, error_of),
         Contender(
             "1×1 convolution with a mean", LIMIT, lambda: torch.autograd.grad(head().mean(), leaves)
         ),
@@ -155,11 +160,15 @@ def _fused(settings: Settings, channels: int, points: Tensor, weights: Tensor) -
     return race(f"head of {channels} and adaptive wing {size_of(settings)}", contenders, settings)
 
 
-def _with_error(name: str, kind: str, action: Callable[[], Tensor], truth: Tensor) -> Contender:
-    """A contender with its gradient's error; `truth` is for the first image alone."""
-    gradient = action()
-    error = (len(gradient) * gradient[:1].double() - truth).abs().max() / truth.abs().max()
-    return Contender(name, kind, action, (error.item(), "of max"))
+def _gradient_error(loss: Tensor, leaf: Tensor) -> Callable[[Tensor], tuple[float, str]]:
+    """Compares a batch's gradient with the exact `loss` of its first image, which is `leaf`."""
+    (truth,) = torch.autograd.grad(loss, leaf)
+
+    def error_of(gradient: Tensor) -> tuple[float, str]:
+        error = (len(gradient) * gradient[:1].double() - truth).abs().max() / truth.abs().max()
+        return error.item(), "of max"
+
+    return error_of
 
 
 def paper_loss(heatmaps: Tensor, points: Tensor) -> Tensor:

@@ -136,5 +136,5 @@ def step_profile(settings: Settings, rows: int = 15) -> str:
     with profile(activities=activities + [ProfilerActivity.CUDA] * on_gpu) as profiled:
         for _ in range(5):
             action()
-    by = "cuda_time_total" if on_gpu else "cpu_time_total"
+    by = "device_time_total" if on_gpu else "cpu_time_total"
     return profiled.key_averages().table(sort_by=by, row_limit=rows, max_name_column_width=50)

@@ -1,14 +1,24 @@
 """Readers of the training table."""
 
 import random
-import statistics
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from benchmark import readers
-from benchmark.measuring import LIMIT, OURS, PEER, Contender, Result, Settings, results_of
+from benchmark.measuring import (
+    LIMIT,
+    OURS,
+    PEER,
+    RACE_SECONDS,
+    Contender,
+    Entry,
+    Result,
+    Settings,
+    results_of,
+)
 
 
 def landmark_table(settings: Settings) -> Iterator[list[Result]]:
@@ -44,13 +54,16 @@ def _readers(path: Path, num_rows: int, settings: Settings) -> list[Result]:
         Contender("reading the bytes", LIMIT, lambda: alone(readers.read_bytes, path)),
     ]
     contenders = [replace(contender, images=num_rows) for contender in contenders]
-    order, measured = random.Random(0), {c.name: list[readers.Measured]() for c in contenders}
-    for _ in range(settings.min_rounds):
-        for contender in order.sample(contenders, len(contenders)):
-            measured[contender.name].append(contender.action())
-    median = {name: statistics.median(m.seconds for m in ms) for name, ms in measured.items()}
-    peaks = {name: max(m.peak_mib for m in ms) for name, ms in measured.items()}
-    return results_of(f"table {num_rows:,}×{settings.landmarks}", contenders, median, peaks)
+    order, entries = random.Random(0), [Entry(contender) for contender in contenders]
+    end = time.monotonic() + RACE_SECONDS
+    for number in range(settings.min_rounds):
+        if number and time.monotonic() > end:
+            break
+        for entry in order.sample(entries, len(entries)):
+            measured = entry.contender.action()
+            entry.seconds.append(measured.seconds)
+            entry.peak_mib = max(entry.peak_mib or 0, measured.peak_mib)
+    return results_of(f"table {num_rows:,}×{settings.landmarks}", entries)
 
 
 def _whole_table(path: Path, images: Path, settings: Settings, workers: int = 2) -> list[Result]:
@@ -64,9 +77,8 @@ def _whole_table(path: Path, images: Path, settings: Settings, workers: int = 2)
         "finding the images": (search.result, search.peak_mib),
         f"one epoch with {workers} workers, memory growth of each": (epoch_seconds, growth),
     }
-    return results_of(
-        f"whole table {settings.rows:,}×{settings.landmarks}",
-        [Contender(name, OURS, lambda: None, images=settings.rows) for name in rows],
-        {name: seconds for name, (seconds, _) in rows.items()},
-        {name: mib for name, (_, mib) in rows.items()},
-    )
+    entries = [
+        Entry(Contender(name, OURS, lambda: None, images=settings.rows), [seconds], peak_mib)
+        for name, (seconds, peak_mib) in rows.items()
+    ]
+    return results_of(f"whole table {settings.rows:,}×{settings.landmarks}", entries)

@@ -124,10 +124,11 @@ def _reordered(face: np.ndarray, data: AuditData, rng: np.random.Generator) -> n
 def format_recalls(recalls: list[Recall], share: float) -> str:
     """Formats the recall of each kind and of all kinds as a text table."""
     total = Recall("all", *np.sum([recall[1:] for recall in recalls], 0).tolist())
-    rows = [("injected error", f"found in the first {100 * share:g} %", "of faces new to the runs")]
+    rows = [("injected error", "found on all faces", "found on faces new to a run")]
     for kind, injected, found, unseen_injected, unseen_found in [*recalls, total]:
         rows.append((kind, _ratio(found, injected), _ratio(unseen_found, unseen_injected)))
-    return "\n".join(as_lines(rows, left=3))
+    title = f"self-test: errors injected into labels and found in the first {100 * share:g} %"
+    return "\n".join([title, *as_lines(rows, left=3)])
 
 
 def _ratio(found: int, injected: int) -> str:

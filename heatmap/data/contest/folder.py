@@ -32,6 +32,8 @@ def find_folder(root: Path) -> Folder:
     for candidate in (Folder(root=root), Folder(root=root / "contest01_data")):
         if candidate.train_table.is_file() or candidate.test_points.is_file():
             return candidate
+    if (root / "config.json").is_file():
+        raise UserError(f"{root}: a run, not a data folder; expected DIR with train/landmarks.csv")
     raise UserError(
         f"{root}: no contest data found; looked for train/landmarks.csv and test/test_points.csv "
         f"in {root} and in {root / 'contest01_data'}"

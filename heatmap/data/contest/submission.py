@@ -12,6 +12,7 @@ from heatmap.data.contest.score import contest_mse, squared_errors
 from heatmap.data.contest.small_tables import AskedPoints
 from heatmap.data.contest.table import ANSWERS, read_points, write_landmarks
 from heatmap.errors import UserError
+from heatmap.runtime.columns import counted
 from heatmap.runtime.files import write_atomically
 
 Rounding = Literal["round", "truncate", "none"]
@@ -137,8 +138,8 @@ def _joined(first: Submission, other: Submission, where: str) -> np.ndarray:
     rows = {name: row for row, name in enumerate(other.names)}
     missing = [name for name in first.names if name not in rows]
     extra = sorted(rows.keys() - set(first.names))
-    for problem, names in (("missing", missing), ("not asked for", extra)):
+    for names, problem in ((missing, "missing"), (extra, "not asked for")):
         if names:
             examples = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-            raise UserError(f"{where}: {len(names)} images are {problem}: {examples}")
+            raise UserError(f"{where}: {counted(len(names), 'image')} {problem}: {examples}")
     return other.points_image[[rows[name] for name in first.names]]

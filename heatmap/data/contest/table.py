@@ -241,6 +241,12 @@ def _read_header(path: Path, line: bytes, form: Form = LANDMARKS) -> tuple[str, 
     text = decode(line.removeprefix(_BYTE_ORDER_MARK), where).strip("\r\n ")
     if not text:
         raise UserError(f"{where}: the file is empty or begins with a blank row")
+    if form is ANSWERS and re.match(r"\w+[\t,] *Point_0_X\b", text):
+        raise UserError(
+            f"{where}: this is a table of landmarks, not a solution or submission; expected "
+            "file_name,Point_M0_X,Point_M0_Y,... with the requested landmarks only, as in "
+            "withheld/solution.csv"
+        )
     delimiter = next((delimiter for delimiter in form.delimiters if delimiter in text), None)
     if delimiter is None:
         expected = "TAB or comma" if "\t" in form.delimiters else "comma"

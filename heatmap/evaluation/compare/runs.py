@@ -11,7 +11,7 @@ import numpy as np
 from heatmap.config import Experiment, flatten, from_dict, to_dict
 from heatmap.data import contest
 from heatmap.errors import UserError
-from heatmap.runs.folder import EVALUATION, RunFolder
+from heatmap.runs.folder import EVALUATION, RunFolder, find_run
 from heatmap.runs.ledger import read_metrics
 from heatmap.runs.per_image import read_per_image
 from heatmap.runtime.files import read_json
@@ -44,9 +44,7 @@ class RunSummary:
         is_evaluation = run.path != folder
         if is_evaluation and not files.scores.is_file():
             raise UserError(f"{folder}: no evaluation found here (no {files.scores.name})")
-        if not run.config.is_file():
-            raise UserError(f"{folder}: no run found here (no {run.config.name})")
-        config = read_json(run.config)
+        config = read_json(find_run(run.path).config)
         with contextlib.suppress(TypeError, ValueError):  # keep the config of another version
             config = to_dict(from_dict(Experiment, config))  # adds the fields of later versions
         paths = run.split, run.machine, run.summary, files.scores

@@ -56,8 +56,9 @@ def _files_in(folder: Path) -> list[Path]:
     if not files:
         raise UserError(f"{folder}: no images or videos in this folder")
     if skipped := len(entries) - len(files):
-        hint = f"for subfolders, pass '{folder / '**' / '*.jpg'}'"
-        logger.info(f"{folder}: skipped {skipped} that are not images or videos; {hint}")
+        has_subfolders = any(path.is_dir() for path in entries)
+        hint = f"; for subfolders, pass '{folder / '**' / '*.jpg'}'" if has_subfolders else ""
+        logger.info(f"{folder}: skipped {skipped} that are not images or videos{hint}")
     return files
 
 
@@ -79,16 +80,19 @@ class Annotator:
         """Writes annotated copies of images and videos (without sound), and `points_files`.
 
         Reports the files that cannot be read, and returns their number. Ctrl-C keeps the points so
-        far. Raises UserError if a copy would overwrite its original.
+        far. Raises UserError if no file can be read, or a copy would overwrite its original.
         """
         targets, failed, is_interrupted = _targets(paths, out), 0, False
         images = [path for path in paths if not _is_video(path)]
         head = {"run": str(self.predictor.path), "landmarks": self.predictor.num_landmarks}
+        bar = tqdm(total=len(images), desc="images", unit="img", leave=False, disable=not images)
         with points_files(out, head) as add_faces:
             try:
-                starts = range(0, len(images), _BATCH)
-                for start in tqdm(starts, "images", unit="img", unit_scale=_BATCH, leave=False):
-                    failed += self._images(images[start : start + _BATCH], targets, add_faces)
+                with bar:
+                    for start in range(0, len(images), _BATCH):
+                        batch = images[start : start + _BATCH]
+                        failed += self._images(batch, targets, add_faces)
+                        bar.update(len(batch))
                 for path in filter(_is_video, paths):
                     try:
                         self._video(path, targets[path], add_faces)
@@ -97,6 +101,8 @@ class Annotator:
                         tqdm.write(f"error: {error}", file=sys.stderr)
             except KeyboardInterrupt:
                 is_interrupted = True
+            if failed == len(paths):
+                raise UserError(f"no input could be processed, so nothing is written to {out}")
         if is_interrupted:
             raise KeyboardInterrupt
         return failed

@@ -1,18 +1,20 @@
-"""Reads and writes video files frame by frame with PyAV (FFmpeg's libraries)."""
+"""Reads and writes video files frame by frame with PyAV (FFmpeg's libraries), imported late."""
 
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import av
 import cv2
 import numpy as np
 
 from heatmap.errors import UserError
 from heatmap.runtime.files import write_atomically
+
+if TYPE_CHECKING:
+    import av
 
 logger = logging.getLogger("heatmap")
 
@@ -49,11 +51,15 @@ class Video:
             self.rate = stream.average_rate or stream.guessed_rate or Fraction(25)
             self.time_base: Fraction = stream.time_base or 1 / self.rate
             self.expected = stream.frames or None
-            self._seconds = (container.duration or 0) / av.time_base
+            self._seconds = (container.duration or 0) / 1e6  # microseconds
         self.pixel_aspect, self._end = Fraction(1), 0.0
 
     @contextmanager
-    def _opened(self) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+    def _opened(self) -> Iterator["tuple[av.container.InputContainer, av.VideoStream]"]:
+        try:
+            import av
+        except ImportError:
+            raise UserError(f"{self.path}: reading videos needs PyAV: run pip install av") from None
         try:
             # metadata in an unknown encoding must not stop the video from being read
             container = av.open(str(self.path), metadata_errors="replace")
@@ -86,8 +92,10 @@ class Video:
                 yield VideoFrame(np.ascontiguousarray(image), start, duration, seconds)
 
     def _decoded(
-        self, container: av.container.InputContainer, stream: av.VideoStream
-    ) -> Iterator[av.VideoFrame]:
+        self, container: "av.container.InputContainer", stream: "av.VideoStream"
+    ) -> "Iterator[av.VideoFrame]":
+        import av
+
         packets = container.demux(stream)
         while True:
             ticks = None
@@ -123,6 +131,8 @@ def write_video(path: Path, source: Video) -> Iterator[Callable[[np.ndarray, int
     Images are (H, W, 3) uint8 RGB, scaled to the size of the first one. Start and duration are in
     ticks of the source's time base. Odd sizes need yuv444p, which no browser but Chrome plays.
     """
+    import av
+
     with write_atomically(path) as temporary, av.open(str(temporary), "w", "mp4") as container:
 
         def write(image: np.ndarray, start: int, duration: int) -> None:
@@ -142,7 +152,7 @@ def write_video(path: Path, source: Video) -> Iterator[Callable[[np.ndarray, int
 
 
 def _add_stream(
-    container: av.container.OutputContainer, source: Video, height: int, width: int
+    container: "av.container.OutputContainer", source: Video, height: int, width: int
 ) -> None:
     stream = container.add_stream("libx264", rate=source.rate, options={"crf": "18"})
     stream.height, stream.width = height, width

@@ -131,7 +131,7 @@ SUBMISSION = "file_name,Point_M0_X,Point_M0_Y,Point_M1_X,Point_M1_Y\na.jpg,1,2,3
     ("old", "new", "fragments"),
     [
         (",", "\t", ["row 1", "comma"]),
-        ("Point_M", "Point_", ["row 1, column 2", "'Point_M0_X'", "'Point_0_X'"]),
+        ("Point_M", "Point_", ["row 1", "a table of landmarks, not a solution", "Point_M0_X"]),
         ("Point_M1_X", "Point_M2_X", ["row 1, column 4", "'Point_M1_X'", "'Point_M2_X'"]),
         (",6,", ",,", ["row 3, column Point_M0_Y", "empty"]),
         (",5,6,", ",,,", ["row 3, column Point_M0_X", "empty", "every coordinate"]),
@@ -173,9 +173,9 @@ def test_submission_is_scored_by_file_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "num_points", "fragment"),
     [
-        (["a.jpg", "b.jpg"], 5, "s.csv, scored by .*solution.csv: 1 images are missing: c.jpg"),
-        ([*NAMES, "x.jpg"], 5, "s.csv, scored by .*: 1 images are not asked for: x.jpg"),
-        ([f"{n}.jpg" for n in range(9)], 5, "3 images are missing: a.jpg, b.jpg, c.jpg$"),
+        (["a.jpg", "b.jpg"], 5, "s.csv, scored by .*solution.csv: 1 image missing: c.jpg"),
+        ([*NAMES, "x.jpg"], 5, "s.csv, scored by .*: 1 image not asked for: x.jpg"),
+        ([f"{n}.jpg" for n in range(9)], 5, "3 images missing: a.jpg, b.jpg, c.jpg$"),
         (NAMES, 4, "s.csv has 4 points per image, .*solution.csv has 5"),
     ],
 )

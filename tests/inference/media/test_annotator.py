@@ -95,7 +95,9 @@ def test_a_folder_is_drawn_and_unreadable_files_are_counted(
     )
     captured = capfd.readouterr()
     assert f"{folder / 'broken.jpg'}: the image cannot be decoded" in captured.err
-    assert "1 of 5 files could not be processed" in captured.err and "Traceback" not in captured.err
+    assert "1 of 5 inputs could not be processed" in captured.err
+    assert "Traceback" not in captured.err
+    assert "0/4 [" in captured.err, "the bar counts images"
     written = {path.name for path in out.iterdir()}
     names = {"eve_0.jpg", "eve_1.jpg", "large.webp.png", "clip.mp4"}
     assert written == names | {"points.csv", "points.json"}
@@ -243,6 +245,28 @@ def test_every_detected_face_is_predicted(
     found = np.array([[float(row["x"]), float(row["y"])] for row in rows]).reshape(2, 7, 2)
     np.testing.assert_allclose(found, expected, atol=1e-3)
     assert {row["confidence"] for row in rows} == {""}  # direct networks have none
+
+
+def test_nothing_is_written_if_no_input_can_be_read(
+    runs: dict[str, Path], folder: Path, tool: Tool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = folder / "out"
+    inputs = (folder / "broken.jpg", folder / "notes.txt")
+    assert tool("predict", runs["direct"], *inputs, "--device", "cpu", "--out", out) == 1
+    captured = capfd.readouterr()
+    for words in ("broken.jpg: ", "notes.txt: ", "no input could be processed"):
+        assert words in captured.err
+    assert not captured.out.strip() and not list(out.glob("*"))
+
+
+def test_only_folders_with_subfolders_get_a_hint_to_them(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "heatmap")
+    find_files([str(folder)])
+    (folder / "more").mkdir()
+    find_files([str(folder)])
+    assert ["for subfolders" in message for message in caplog.messages] == [False, True]
 
 
 @pytest.mark.parametrize(

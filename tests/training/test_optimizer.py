@@ -1,0 +1,37 @@
+"""What the optimizer trains."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from small_runs import trained
+
+from heatmap.config import Direct, Experiment, Rates
+from heatmap.runs import checkpoint
+from heatmap.training.optimizer import freeze
+from heatmap.training.prepare import prepare
+
+
+def test_weights_that_the_output_does_not_depend_on_are_never_trained(
+    tiny: Experiment, tmp_path: Path
+) -> None:
+    settings = replace(tiny.train, max_steps=1)
+    model = Direct(encoder="efficientnet-b0", weights="none")
+    run = trained(replace(tiny, model=model, train=settings), tmp_path)
+    in_optimizer = {weight for group in run.optimizer.param_groups for weight in group["params"]}
+    names = {n for n, weight in run.network.named_parameters() if weight not in in_optimizer}
+    assert names == {f"encoder.{n}" for n in ("_conv_head.weight", "_bn1.weight", "_bn1.bias")}
+    for rates in (Rates(block5=0), Rates()):
+        freeze(run.optimizer, rates)
+        assert not any(run.network.get_parameter(name).requires_grad for name in names)
+    assert in_optimizer == {w for w in run.network.parameters() if w.requires_grad}
+
+    warm = replace(tiny, model=model, train=replace(settings, start=tmp_path))
+    start = prepare(warm).network.state_dict()
+    assert names < start.keys()
+    saved = checkpoint.load(tmp_path / "last.pt")
+    assert saved.state
+    prepare(run.experiment, saved)
+    saved.state.optimizer["param_groups"][-1]["params"].append(999)
+    with pytest.raises(ValueError, match=r"trained other weights .*--train\.start RUN"):
+        prepare(run.experiment, saved)
