@@ -26,6 +26,12 @@ from heatmap.data.contest import Folder, write_asked_points, write_landmarks
 from heatmap.data.formats.kaggle15 import LANDMARKS
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts files with slow tests first, so that none is left over for one process at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def users_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A temporary cache folder instead of the user's, also in subprocesses."""

@@ -51,6 +51,7 @@ def test_agent_starts_training_with_the_given_settings(
     """Runs W&B's agent with a command as its server sends it."""
     for name in ("WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH"):  # the agent sets them
         monkeypatch.setenv(name, "")
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")  # saves importing the compiler, which is off
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     monkeypatch.setenv("WANDB_SWEEP_ID", "9z8y")
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=":")

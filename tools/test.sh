@@ -5,5 +5,10 @@ source "$(dirname "$0")/setup.sh"
 
 "$python" -m ruff format --check .
 "$python" -m ruff check .
-"$python" -m mypy
-exec "$python" -m pytest -n 2 --dist loadfile "$@"
+# beside the tests, which often wait
+"$python" -m mypy &
+mypy=$!
+status=0
+"$python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@" || status=$?
+wait "$mypy" || fail "mypy found errors (see above)"
+exit "$status"

@@ -82,7 +82,9 @@ def run_tool(arguments: list[str], kill: Callable[[], None] | None) -> None:
     The process is forked from one that has imported everything.
     """
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["heatmap.training.loop", "heatmap.networks.unet"])
+    processes.set_forkserver_preload(
+        ["heatmap.cli.train", "heatmap.training.loop", "heatmap.networks.unet"]
+    )
     process = processes.Process(target=tool, args=(arguments, kill))
     process.start()
     process.join(120)
@@ -91,6 +93,7 @@ def run_tool(arguments: list[str], kill: Callable[[], None] | None) -> None:
 
 def tool(arguments: list[str], kill: Callable[[], None] | None) -> None:
     torch.set_num_threads(1)
+    os.environ["TORCHDYNAMO_DISABLE"] = "1"  # saves importing the compiler, which is off anyway
     multiprocessing.set_start_method("fork", force=True)  # for the workers
     if kill:
         kill()
