@@ -10,7 +10,7 @@ Cost     On 2 CPU cores, densenet121 at 128 px, width 68, batch 16: 195 to 213 s
 Outcome  faces68, random weights, 12 minutes on 2 CPU cores with --model.weights none
          --model.encoder densenet121 --model.width 68 --train.batch 16 --train.epochs 1000
          --train.max-minutes 12: 7.78 px² (unet: 4.98) after 4 epochs. After 4 epochs the U-Net
-         has 7.63, at a still high learning rate. At 80 px, 6 epochs fit the time: 8.25 px².
+         has 7.63, with the learning rate still high. At 80 px, 6 epochs fit the time: 8.25 px².
 """
 
 from dataclasses import replace

@@ -11,7 +11,7 @@ Against  experiments/faces15_unet.py. The authors' short version: --train.epochs
          --limit 200. With incomplete rows: convert without --incomplete drop
 Cost     not measured at full size
 Outcome  980 faces of 96 pixels (a random 15 % validate), random weights, 3 minutes on 2 CPU
-         cores at 96 px: 106.7 px², behind the mean shape (38.15) and experiments/faces15_unet.py
+         cores at 96 px: 106.7 px², above the mean shape (38.15) and experiments/faces15_unet.py
          (1.91). 24 epochs, instead of 800 with 10 passes each, are too few to learn faces
          at any angle. With --model.weights none --crop.height 96 --crop.width 96
          --data.multiplier 1 --train.batch 50 --optimizer.lr 0.001 --train.max-minutes 3; with

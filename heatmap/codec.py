@@ -64,17 +64,17 @@ def decode(heatmaps: Tensor, sigma: float, decoder: str = "window") -> Decoded:
     """Decodes whole heatmaps; `heatmap.maps.decode` does the same without holding them all.
 
     window: soft-argmax with weights max(h, 0)² in a window around the peak. Where the border cuts
-        the window, a parabola through the logarithms of three of its sums replaces the biased mean.
+        the window, a parabola through the logarithms of three row or column sums is used instead.
     parabola: the vertex of a parabola through the logarithms of the peak and its two neighbours,
         along each axis. Exact for a Gaussian, fastest, most sensitive to noise.
-    global: `soft_argmax` over the whole map, its steepness inverse to the peak's height.
+    global: `soft_argmax` over the whole map, its steepness inversely proportional to the peak.
     softmax: the same, with the steepness for a peak of height 1, as used in training.
 
     If no value of a map is positive, window and parabola return its highest pixel.
 
     Args:
         heatmaps: (..., H, W), any float dtype; computed in float32 or better. H, W >= 3.
-        sigma: of the training targets, in heatmap pixels.
+        sigma: standard deviation of the training targets in heatmap pixels.
     """
     leading, (height, width) = heatmaps.shape[:-2], heatmaps.shape[-2:]
     maps = heatmaps.to(torch.promote_types(heatmaps.dtype, torch.float32))
@@ -96,14 +96,14 @@ def decode(heatmaps: Tensor, sigma: float, decoder: str = "window") -> Decoded:
 
 
 class Windows(NamedTuple):
-    """Windows of w x w pixels around the peaks of n maps; n is last: short inner loops are slow."""
+    """Windows of w x w pixels around the peaks of n maps; n is last, for long inner loops."""
 
     values: Tensor  # (w w, n), arbitrary outside the map
     pixel: Tensor  # (n,) int64, W row + column of the peak
 
 
 def window_radius(sigma: float, decoder: str) -> int:
-    """Returns the half width in pixels of the window that a decoder reads, 0 if it reads maps."""
+    """Returns the half width in pixels of a decoder's window, 0 if it reads whole maps."""
     # a squared target falls to 0.2 % at 2.5 sigma; at the border the parabola moves inwards by one
     return {"window": math.ceil(2.5 * sigma), "parabola": 2}.get(decoder, 0)
 
@@ -114,9 +114,9 @@ def windows_at_peaks(maps: Tensor, radius: int) -> Windows:
     assert min(height, width) >= 3, f"a {height} x {width} map is too small to decode"
     # len() would be constant in an export
     first = height * width * torch.arange(maps.shape[0], device=maps.device)
-    if maps.is_cuda:  # one pass, where the maximum of short rows is slow
+    if maps.is_cuda:  # one pass: maxima of short rows are slow
         pixel = maps.flatten(1).argmax(1)
-    else:  # in two stages, where the index of a long maximum is slow
+    else:  # two stages: argmax of long rows is slow
         row = maps.amax(-1).argmax(-1)
         peak_rows = maps.flatten(0, 1).index_select(0, first // width + row)
         pixel = width * row + peak_rows.argmax(-1)
@@ -140,7 +140,7 @@ def decode_windows(
         points, covariance = _window_soft_argmax(values, before, after, sigma)
     else:
         points, covariance = _log_parabola(values, before, after, sigma)
-    peak = values[size // 2, size // 2].clone()  # not a view that keeps all windows
+    peak = values[size // 2, size // 2].clone()  # a view would keep all windows alive
     return Decoded(points.T, peak, covariance)
 
 
@@ -203,18 +203,18 @@ def _window_soft_argmax(
     """points (2, n) and covariance (n, 2, 2) from windows (w, w, n)."""
     radius = len(values) // 2
     offsets = torch.arange(-radius, radius + 1, device=values.device)
-    outside = torch.minimum(before[:, None] + offsets[:, None], after[:, None] - offsets[:, None])
-    inside_x, inside_y = (outside >= 0).to(values.dtype)  # (w, n) each
+    margin = torch.minimum(before[:, None] + offsets[:, None], after[:, None] - offsets[:, None])
+    inside_x, inside_y = (margin >= 0).to(values.dtype)  # (w, n) each
     weights = values.clamp_min(0).square_().mul_(inside_y[:, None]).mul_(inside_x)
     profiles = torch.stack([weights.sum(0), weights.sum(1)])  # (2, w, n)
 
-    step = offsets.to(weights.dtype)
-    powers = torch.stack([step, step.square()])
+    offsets = offsets.to(weights.dtype)
+    powers = torch.stack([offsets, offsets.square()])
     total = profiles[0].sum(0).clamp_min(torch.finfo(weights.dtype).tiny)
     mean, second = ((powers @ profiles) / total).unbind(1)  # (2, n) each
     xx, yy = torch.addcmul(second, mean, mean, value=-1)
-    xy = (step[:, None] * step).flatten() @ weights.flatten(0, 1) / total - mean[0] * mean[1]
-    # the square of a Gaussian is half as wide
+    xy = (offsets[:, None] * offsets).flatten() @ weights.flatten(0, 1) / total - mean[0] * mean[1]
+    # the square of a Gaussian has half its variance
     covariance = 2 * torch.stack([xx, xy, xy, yy], -1).unflatten(-1, (2, 2))
 
     vertex, curvature = _vertex(profiles, before, after, sigma)

@@ -48,7 +48,7 @@ class Part:
         cls._prefix = prefix or cls._prefix
 
     def __post_init__(self) -> None:
-        """Raises UserError for the first number outside its interval, by its option name."""
+        """Raises UserError for the first number outside its interval, naming the option."""
         for name, hint in typing.get_type_hints(type(self), include_extras=True).items():
             value = getattr(self, name)
             for part in (hint, *typing.get_args(hint)):  # get_args for int | None
@@ -78,14 +78,14 @@ class Data(Part, prefix="data"):
     """Split to use instead: a run's split.json, or a table from tools/data.py split (comma or TAB;
     file_name, and part: train or validation, or fold: 0, 1, ...; see data.fold)."""
     split_seed: Index = 42
-    """Seed of split random, apart from the run's seed, so that runs share a split."""
+    """Seed of split random, separate from the run's seed so that runs share a split."""
     validation: BelowOne = 0.2
     """Fraction of rows to validate on, below 1. 0 trains on all rows, without scores; best.pt is
     then the last epoch."""
     folds: Annotated[int, "[2, inf)"] | None = None
     """Number of folds to split the rows into, by the same rule, instead of data.validation."""
     fold: int = 0
-    """Fold to validate on, counted from 0. Fold 0 has the rows of data.validation 1/folds."""
+    """Fold to validate on, counted from 0. Fold 0 is the same as data.validation 1/folds."""
     exclude: Path | None = None
     """Table (comma or TAB; file_name) of images not to train on. They stay in validation."""
     person_pattern: str = "(.+)_[^_]+$"
@@ -219,7 +219,7 @@ class HeatmapModel(Part, prefix="model"):
     decoder: Literal["window", "parabola", "global", "softmax"] = "window"
     """window: soft-argmax in a window around the peak; parabola: through the logarithms of the peak
     and its neighbours; global: soft-argmax over the whole map, its temperature set by the peak;
-    softmax: the same, its temperature as in training with coordinate_loss."""
+    softmax: the same, at the temperature of training with coordinate_loss."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -311,7 +311,7 @@ class Schedule(Part, prefix="schedule"):
     floor: BelowOne = 0.0
     """Lowest factor of cosine, step, plateau and cyclic, 0 to below 1."""
     step_epochs: Count = 1
-    """For step: epochs between two drops."""
+    """For step: epochs between drops."""
     patience: Index = 4
     """For plateau: epochs without improvement to tolerate."""
     threshold: NotNegative = 0.01
@@ -388,8 +388,8 @@ class Train(Part, prefix="train"):
     """auto: on a GPU, launch forward, loss and backward as one CUDA graph, unless several processes
     train; off: launch every kernel."""
     deterministic: bool = False
-    """Give the same bits in every run on the same GPU and software, at some cost in speed. On a CPU
-    runs always do."""
+    """Make runs on the same GPU and software identical to the bit, at some cost in speed. Runs on a
+    CPU always are."""
     patience: Count | None = None
     """Epochs without a better validation score after which the run stops."""
     ema: BelowOne = 0.0

@@ -24,7 +24,7 @@ Point = Sequence[float]  # x, y
 
 @dataclass(frozen=True)
 class Frame:
-    """The place of a crop in its image, or of a batch of crops."""
+    """The position of a crop, or of a batch of crops, in its image."""
 
     image_from_crop: Tensor  # (..., 3, 3), invertible
     height: int  # of the crop in pixels

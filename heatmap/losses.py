@@ -43,7 +43,7 @@ def adaptive_wing(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     t = torch.log2(near / EPSILON).mul_(power).exp2_()
     slope = power.mul_(OMEGA).mul_(t).div_((t + 1).mul_(near))
     loss = t.log1p_().mul_(OMEGA).addcmul_(distance.sub_(near), slope)
-    # sign, not copysign: at distance 0 the loss has slope 0, the clamped expression does not
+    # sign, not copysign: the loss has slope 0 at distance 0, but the clamped expression does not
     return loss, residual.sign_().mul_(slope)
 
 
@@ -103,7 +103,7 @@ LOSSES = {
 def in_image_pixels(weights: Tensor, pixel_area: Tensor, grows_with: str) -> Tensor:
     """Scales weights (B, P) so that errors in crop pixels count as in image pixels.
 
-    pixel_area: (B,) of a crop pixel in square image pixels; its root scales a "distance" loss.
+    pixel_area: (B,) area of a crop pixel in square image pixels; its root scales a "distance" loss.
     """
     area = pixel_area.to(weights)
     scale = area.sqrt() if grows_with == "distance" else area

@@ -104,7 +104,7 @@ def loss(
     Args:
         points_heatmap: (B, P, 2) in heatmap pixels; may be NaN where the weight is 0.
         weights: (B, P) >= 0, multiply the loss; 0 for an unlabelled landmark.
-        sigma: of the target Gaussians in heatmap pixels.
+        sigma: standard deviation of the target Gaussians in heatmap pixels.
         weight_map: extra weight of pixels near a landmark; see `Targets`.
         block_loss: `loss_of_block` or `compiled_loss_of_block`.
 
@@ -143,20 +143,20 @@ def targets_of(
 def decode(maps: Maps, sigma: float, decoder: str = "window") -> codec.Decoded:
     """Returns `codec.decode` of all maps (B, P, ...), computed block by block."""
     (num_images, _, *map_hw), num_landmarks = maps.features.shape, len(maps.bias)
-    # a block is read only twice: larger ones, with fewer operations, pay even outside the cache
+    # a block is read only twice, so larger ones pay off even if they exceed the cache
     images, landmarks = _whole_block(maps, 2 * block_values(maps.features))
     heads = [*zip(maps.embeddings.split(landmarks), maps.bias.split(landmarks), strict=True)]
     blocks = [Maps(part, *head) for part in maps.features.split(images) for head in heads]
     radius = codec.window_radius(sigma, decoder)
-    # as many blocks as have windows that fill one: on a CPU, a small operation is mostly overhead
-    together = max(1, math.prod(map_hw) // (2 * radius + 1) ** 2) if radius else 1
+    # decodes the windows of many blocks at once: small operations are mostly overhead on a CPU
+    at_once = max(1, math.prod(map_hw) // (2 * radius + 1) ** 2) if radius else 1
     parts = []
     with torch.autocast(maps.features.device.type, enabled=False):
-        for start in range(0, len(blocks), together):
+        for start in range(0, len(blocks), at_once):
             if radius:
-                several = [_windows(block, radius) for block in blocks[start : start + together]]
-                windows = codec.Windows(*(_cat(part, -1) for part in zip(*several, strict=True)))
-                parts.append(codec.decode_windows(windows, map_hw, sigma, decoder))
+                windows = [_windows(block, radius) for block in blocks[start : start + at_once]]
+                joined = codec.Windows(*(_cat(part, -1) for part in zip(*windows, strict=True)))
+                parts.append(codec.decode_windows(joined, map_hw, sigma, decoder))
             else:
                 parts.append(codec.decode(whole(blocks[start]).flatten(0, 1), sigma, decoder))
     decoded = (_cat(tensors, 0) for tensors in zip(*parts, strict=True))
@@ -164,7 +164,7 @@ def decode(maps: Maps, sigma: float, decoder: str = "window") -> codec.Decoded:
 
 
 def _windows(maps: Maps, radius: int) -> codec.Windows:
-    """`codec.windows_at_peaks` of all maps, which get their bias afterwards."""
+    """`codec.windows_at_peaks` of all maps; adds the bias only to the windows."""
     features, embeddings, bias = _to_full_precision(maps)
     heights = embeddings.expand(len(features), -1, -1) @ features.flatten(2)
     heights = heights.unflatten(2, features.shape[2:]).flatten(0, 1)
@@ -214,7 +214,7 @@ def divergence(
         points_heatmap: (B, P, 2) in heatmap pixels; may be NaN where the weight is 0.
         weights: (B, P) >= 0.
         steepness: factor of the maps before the softmax.
-        sigma: of the Gaussians in heatmap pixels.
+        sigma: standard deviation of the Gaussians in heatmap pixels.
 
     Returns:
         Scalar in nats: the weighted sum divided by B P (at most ln 2 for weights of 1).
@@ -283,13 +283,13 @@ def _loss_and_gradients(
     embeddings, bias = maps.embeddings.to(dtype), maps.bias.to(dtype)
 
     # a block is several whole images, or some rows of one, or part of a row
-    most, depth = block_values(maps.features), max(num_landmarks, channels)
-    row_slices = _slices(height, most // (depth * width))
-    tiles = [*itertools.product(row_slices, _slices(width, most // depth))]
+    max_values, depth = block_values(maps.features), max(num_landmarks, channels)
+    row_slices = _slices(height, max_values // (depth * width))
+    tiles = [*itertools.product(row_slices, _slices(width, max_values // depth))]
     total = maps.features.new_zeros((), dtype=torch.float64)
     grad_features = torch.empty_like(maps.features) if with_gradients else None
     grad_embeddings, grad_bias = torch.zeros_like(embeddings), torch.zeros_like(bias)
-    for b in _slices(images, most // (depth * width * height)):
+    for b in _slices(images, max_values // (depth * width * height)):
         targets = targets_in(b)
         for rows, columns in tiles:
             tile = maps.features[b, :, rows, columns].to(dtype)  # (b, C, rows, columns)
@@ -327,7 +327,7 @@ def _rounded_products(features: Tensor) -> Iterator[None]:
 
 def _add_products(total: Tensor, left: Tensor, right: Tensor) -> None:
     """Adds the sum of (b, ...) matrix products to `total`."""
-    if total.is_cuda:  # where addbmm_ multiplies one pair after the other
+    if total.is_cuda:  # where addbmm_ multiplies one pair at a time
         total += torch.bmm(left, right).sum(0)
     else:
         total.addbmm_(left, right)
@@ -341,8 +341,8 @@ def _heights(features: Tensor, embeddings: Tensor, bias: Tensor) -> Tensor:
 def _whole_block(maps: Maps, num_values: int) -> tuple[int, int]:
     """The numbers of images and of landmarks in a block of whole maps."""
     height, width = maps.features.shape[-2:]
-    most, num_landmarks = num_values // (height * width), len(maps.bias)
-    return max(1, most // num_landmarks), max(1, min(most, num_landmarks))
+    max_maps, num_landmarks = num_values // (height * width), len(maps.bias)
+    return max(1, max_maps // num_landmarks), max(1, min(max_maps, num_landmarks))
 
 
 def _slices(length: int, longest: int) -> list[slice]:

@@ -52,9 +52,9 @@ def face_size(shapes: np.ndarray) -> np.ndarray:
     return np.sqrt(x * y)
 
 
-def sample(rows: np.ndarray, most: int) -> np.ndarray:
-    """Returns at most `most` of the rows, evenly spaced."""
-    return rows[np.linspace(0, len(rows) - 1, min(len(rows), most)).astype(int)]
+def sample(rows: np.ndarray, max_rows: int) -> np.ndarray:
+    """Returns at most `max_rows` of the rows, evenly spaced."""
+    return rows[np.linspace(0, len(rows) - 1, min(len(rows), max_rows)).astype(int)]
 
 
 def blocks(rows: np.ndarray) -> Iterator[np.ndarray]:
@@ -250,8 +250,8 @@ def _model(mean: np.ndarray, deviation: np.ndarray, robust: np.ndarray, share: f
     energies, components = np.maximum(energies[::-1], 0), components[::-1]
     explained = np.cumsum(energies) / energies.sum()
     # position, size and tilt take four degrees of freedom; half of the others are left for noise
-    most = max(1, min((freedom - 4) // 2, num_faces // 4))
-    kept = min(int(np.searchsorted(explained, share)) + 1, most)
+    max_kept = max(1, min((freedom - 4) // 2, num_faces // 4))
+    kept = min(int(np.searchsorted(explained, share)) + 1, max_kept)
     components, energies = components[:kept], energies[:kept]
     residual = np.abs(from_real(deviation - deviation @ components.T @ components))
     noise = np.median(residual, 0) / np.sqrt(2 * np.log(2))  # median of a Rayleigh distribution

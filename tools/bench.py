@@ -30,8 +30,8 @@ def bench(
 ) -> None:
     """Measure time, memory and error of one race or of all.
 
-    A race takes a minute at most, besides compiling. A contender that runs out of memory gets a row
-    that says so.
+    A race takes a minute at most, besides compiling. If a contender runs out of memory, its row
+    reports that.
 
     Args:
         what: decode or loss of heatmaps, a training step, prediction, reading images (data), or

@@ -50,8 +50,8 @@ class Predictor:
         (2, 971, 2)
 
     Args:
-        run: run folder, whose best checkpoint is loaded, or checkpoint file, or a loaded run, whose
-            network stays as it is.
+        run: run folder (its best checkpoint), checkpoint file, or a loaded run, whose network is
+            not changed.
         device: "auto" (the GPU if there is one), "cpu" or "cuda".
         batch: images per forward pass. Defaults to the run's training batch.
 
@@ -89,7 +89,7 @@ class Predictor:
         """Predicts one face per image.
 
         Args:
-            images: n paths, or uint8 RGB arrays (H, W, 3); sizes may differ.
+            images: N paths, or uint8 RGB arrays (H, W, 3); sizes may differ.
             boxes: (N, 4) x0, y0, x1, y1 in image pixels, one per face. A run with crop.rule box
                 expects boxes like those it was trained on, other runs the bounds of the landmarks.
                 By default images are cropped as in training.

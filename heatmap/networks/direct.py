@@ -20,7 +20,7 @@ class DirectNetwork(Network[Tensor]):
 
     def __init__(self, model: config.Direct, num_landmarks: int, height: int, width: int) -> None:
         super().__init__(num_landmarks)
-        self.kind = model.loss
+        self.loss_name = model.loss
         self.encoder, (*_, channels) = load_encoder(model.encoder, model.weights)
         hidden = [nn.Linear(channels, model.hidden), nn.ReLU()] if model.hidden else []
         self.hidden = nn.Sequential(*hidden, nn.Dropout(model.dropout))
@@ -38,7 +38,7 @@ class DirectNetwork(Network[Tensor]):
         self, output: Tensor, points_crop: Tensor, weights: Tensor, pixel_area: Tensor | None = None
     ) -> Tensor:
         """Returns the loss in crop pixels, averaged over images and landmarks."""
-        return point_loss(self.kind, output, points_crop, weights, pixel_area)
+        return point_loss(self.loss_name, output, points_crop, weights, pixel_area)
 
     def decode(self, output: Tensor) -> CropPrediction:
         """Returns the output itself as points."""

@@ -35,7 +35,7 @@ def load_encoder(name: str, weights: str) -> tuple[nn.Module, tuple[int, ...]]:
     except OSError as error:
         raise UserError(
             f"could not fetch the {weights!r} weights of {name} ({type(error).__name__}): check "
-            "the network, name a local file, or start from random weights: --model.weights none"
+            "the connection, name a local file, or start from random weights: --model.weights none"
         ) from None
     except RuntimeError as error:  # unknown to timm
         raise UserError(f"model.encoder {name!r}: {error}") from None

@@ -20,7 +20,7 @@ class HeatmapNetwork(Network[Maps]):
 
     The product is a 1 x 1 convolution, kept separate so that the maps are never all in memory.
     `pyramid` and `decoder` produce features at the model's stride. A 1 x 1 convolution with ReLU
-    maps them to `width` channels, if they have others. This number bounds the maps' rank.
+    maps them to `width` channels if they have another number. `width` bounds the maps' rank.
     """
 
     HEAD = ("embeddings", "bias")

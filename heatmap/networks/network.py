@@ -28,7 +28,7 @@ class Network(nn.Module, ABC, Generic[Output]):
     """Maps images to an `Output`, which only the network's own `loss` and `decode` interpret."""
 
     HEAD: tuple[str, ...]  # modules and parameters of the head
-    compiled_parts: str = "off"  # or loss (of heatmaps) or all (layers in training too)
+    compiled_parts: str = "off"  # or loss (of heatmaps), or all (also the layers, in training)
     encoder: nn.Module
     mean: Tensor
     std: Tensor
@@ -121,13 +121,13 @@ _compiled_layers = compiled(_layers, dynamic=None)
 
 
 def point_loss(
-    kind: str, points_crop: Tensor, truth_crop: Tensor, weights: Tensor, pixel_area: Tensor | None
+    name: str, points_crop: Tensor, truth_crop: Tensor, weights: Tensor, pixel_area: Tensor | None
 ) -> Tensor:
-    """Returns the loss `kind` of `losses.LOSSES`, averaged over images and landmarks.
+    """Returns the loss `losses.LOSSES[name]`, averaged over images and landmarks.
 
     points_crop, truth_crop: (B, P, 2); the others as in `Network.loss`.
     """
-    loss = losses.LOSSES[kind]
+    loss = losses.LOSSES[name]
     assert loss.of_points
     truth_crop = torch.where(weights[..., None] > 0, truth_crop, 0).to(points_crop.dtype)
     if pixel_area is not None:

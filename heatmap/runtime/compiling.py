@@ -29,15 +29,15 @@ def compiled(function: Callable[P, R], dynamic: bool | None = True) -> Callable[
 
     @cache  # late, since torch.compile takes seconds to import the compiler
     def compile_once() -> tuple[Callable[P, R], AbstractContextManager[None]]:
-        # or torch would return to eager mode without telling this program
-        loudly = torch._dynamo.config.patch(fail_on_recompile_limit_hit=True)
-        return torch.compile(function, dynamic=dynamic), loudly
+        # else torch falls back to eager mode silently
+        raising = torch._dynamo.config.patch(fail_on_recompile_limit_hit=True)
+        return torch.compile(function, dynamic=dynamic), raising
 
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         if function.__name__ not in _failures:
-            compiled_function, loudly = compile_once()
+            compiled_function, raising = compile_once()
             try:
-                with loudly:
+                with raising:
                     return compiled_function(*args, **kwargs)
             except torch._dynamo.exc.FailOnRecompileLimitHit:
                 limit = torch._dynamo.config.recompile_limit

@@ -9,8 +9,8 @@ from torch import Tensor
 class CudaGraph:
     """Launches all kernels of a function at once, which spares the CPU hundreds of launches.
 
-    The kernels are captured, not run, when the object is made. The function must have run before
-    with tensors of the same shapes, and must not wait for the GPU.
+    The kernels are captured, not run, by the constructor. The function must have run before with
+    tensors of the same shapes, and must not wait for the GPU.
 
     Args:
         function: takes the tensors, returns one.

@@ -35,7 +35,7 @@ def start(device: torch.device) -> torch.device:
         if local_rank >= gpus:
             raise UserError(
                 f"this host has {gpus} GPUs for {os.environ['LOCAL_WORLD_SIZE']} processes; "
-                f"start it with torchrun --nproc-per-node {gpus}"
+                f"run torchrun with --nproc-per-node {gpus}"
             )
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
@@ -52,9 +52,10 @@ def stop() -> None:
 
 
 def is_first_failure() -> bool:
-    """Whether this process is the first of torchrun's to fail; call it once, on failure.
+    """Whether this process is the first of torchrun's processes to fail; call once, on failure.
 
-    Asks torchrun's store, which needs no other process. Without a store, every process is first.
+    Asks torchrun's store, which needs no other process. Without a store, every process counts
+    as first.
     """
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     try:
@@ -97,7 +98,7 @@ def joined(parts: Sequence[np.ndarray]) -> np.ndarray | None:
     """Concatenates the parts of all processes on process 0; returns None on the others.
 
     Takes one part (n, ...) from each process in turn, as `samples.batches_in_order` deals them.
-    Process 0 has as many parts as any other. Parts are received in place to save memory.
+    No process has more parts than process 0. Parts are received in place to save memory.
     """
     if world() == 1:
         return np.concatenate(parts)

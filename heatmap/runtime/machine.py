@@ -51,7 +51,7 @@ def use_deterministic_algorithms() -> None:
 
 
 def loader_processes(wanted: int | None = None) -> int:
-    """Returns how many processes load images: `wanted`, or what suits the cores.
+    """Returns how many processes load images: `wanted`, or a number that suits the cores.
 
     The cores, less two for training, are shared by the training processes of this host.
     """

@@ -1,7 +1,7 @@
 """The training loop, the same for heatmap and direct networks.
 
 Learning rate, batch order, augmentation and dropout depend only on (seed, epoch, row, step), so a
-killed and resumed run is bit-identical to an uninterrupted one, on GPUs with
+killed and resumed run is bit-identical to an uninterrupted one, on a GPU only with
 `train.deterministic`.
 """
 
@@ -177,7 +177,7 @@ def _train_epoch(
     ) as bar:  # fmt: skip
         for sample in watch.waiting("data", loader.load(batches[progress.batch :])):
             stepper.step(sample, watch)
-            if progress.batch:  # the last step's loss is not there yet
+            if progress.batch:  # finished steps; this one's loss is not read yet
                 bar.set_postfix(loss=f"{progress.loss_sum / progress.batch:.4g}", refresh=False)
             progress.batch += 1
             progress.step += 1

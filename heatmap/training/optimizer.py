@@ -15,7 +15,7 @@ from heatmap.networks import Network
 def optimizer_for(settings: Optimizer, network: Network) -> torch.optim.Optimizer:
     """Builds the optimizer with one parameter group for each part of the network.
 
-    Freezes the weights in no part: they never get a gradient, for which processes would wait.
+    Freezes weights in no part: processes would wait for gradients that they never get.
     """
     parts = network.parts()
     used = set(chain.from_iterable(parts.values()))
@@ -45,7 +45,7 @@ def load_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Loads the optimizer's state dict, in the memory layout of the weights.
 
     Raises:
-        UserError: the state is of other weights.
+        UserError: the state belongs to other weights.
     """
     try:
         optimizer.load_state_dict(state)
@@ -69,7 +69,7 @@ class RunningMean:
 
     @torch.no_grad()
     def update(self, network: Network, steps: int) -> None:
-        """Adds the network's weights to the average, which has seen `steps` steps before."""
+        """Adds the network's weights to the average of `steps` earlier steps."""
         # a shorter mean at the start forgets the random initial weights
         decay = min(self._decay, (1 + steps) / (10 + steps)) if steps else 0.0
         pairs = [*zip(_state(self.network), _state(network), strict=True)]

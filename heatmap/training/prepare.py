@@ -105,7 +105,7 @@ class Run:
 
 
 def prepare(experiment: Experiment, saved: checkpoint.Checkpoint | None = None) -> Run:
-    """Reads the data and builds network and optimizer, from the start or from a checkpoint.
+    """Reads the data and builds network and optimizer, from scratch or from a checkpoint.
 
     Raises:
         UserError: unusable data or options, data that changed since the checkpoint, or processes

@@ -31,7 +31,7 @@ logger = logging.getLogger("heatmap")
 def distribute(network: Network) -> nn.Module:
     """Wraps the network for training in several processes.
 
-    Between two epochs' ends, running statistics are each process's own; the first one's count.
+    Each process has its own running statistics until the epoch ends; then all take the first's.
     """
     if distributed.world() == 1:
         return network
@@ -47,7 +47,7 @@ def batches_of_pass(run: Run, pass_index: int) -> list[list[int]]:
 
 
 class _Launched(NamedTuple):
-    """A launched step."""
+    """A step whose loss has not been read."""
 
     number: int  # from 1
     epoch: int  # from 1
@@ -75,17 +75,17 @@ class Stepper:
             on_gpu and run.experiment.train.graph == "auto" and distributed.world() == 1
         )
         self._graph: CudaGraph | None = None
-        self._sigma = math.nan  # of the graph, or of the step before it is captured
+        self._sigma = math.nan  # of the graph, or of the previous step before capture
 
     def train(self) -> None:
         """Switches the network to training mode."""
         self._model.train()
 
     def step(self, sample: Sample, watch: Stopwatch) -> None:
-        """Launches a step on one batch, then waits for the step before.
+        """Launches a step on one batch, then waits for the previous step.
 
         Raises:
-            UserError: memory runs out, or the loss or gradient of the step before is not finite.
+            UserError: memory runs out, or the previous step's loss or gradient is not finite.
         """
         run = self._run
         progress, seed = run.progress, run.experiment.seed
@@ -104,7 +104,7 @@ class Stepper:
                 copied = torch.cuda.Event()
                 copied.record()
         self.check()
-        # the batch is kept until its step is done, so that its memory is not reused before
+        # keeps the batch until its step is done, so that its memory is not reused
         self._launched = _Launched(
             1 + progress.step, 1 + progress.epoch, sample, batch, values, copied
         )
@@ -123,7 +123,7 @@ class Stepper:
         return True
 
     def check(self) -> None:
-        """As `settle`; all processes must call it.
+        """Does what `settle` does; all processes must call it.
 
         Raises:
             UserError: the loss or gradient is not finite.

@@ -1,6 +1,6 @@
-"""Fixtures of the tests that run on the CPU and, where there is one, on a GPU.
+"""Fixtures for the tests that run on the CPU and, if available, on a GPU.
 
-`pytest tests/cuda` needs neither av, wandb nor dsntnn.
+`pytest tests/cuda` does not need av, wandb or dsntnn.
 """
 
 import os

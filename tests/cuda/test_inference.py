@@ -40,21 +40,21 @@ def trained(tiny: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_points_scores_and_submissions_are_the_cpus(
+def test_points_scores_and_submissions_match_the_cpu(
     trained: Path, tiny_contest: Path, device: torch.device, tmp_path: Path
 ) -> None:
     images, out = sorted(Folder(root=tiny_contest).train_images.iterdir()), tmp_path / "out.csv"
-    found, scores, submitted = [], [], []
+    landmarks, scores, submitted = [], [], []
     for where in (CPU, device):
-        found.append(heatmap.Predictor(trained, where.type)(images))
+        landmarks.append(heatmap.Predictor(trained, where.type)(images))
         ensemble = Ensemble.load([trained])
         scores.append(evaluate_run(ensemble, None, where).scores["mse"])
         submit(ensemble, tiny_contest, out, rounding="none", missing="stop", device=where)
         _, *rows = csv.reader(out.read_text().splitlines())
         submitted.append(np.array([row[1:] for row in rows], float))
         out.unlink()
-    assert found[0].confidence.min() > 0.5  # clear peaks: TF32 moves them by 0.003 px, emulated
-    assert np.abs(found[1].points_image - found[0].points_image).max() < 0.05
-    assert np.abs(found[1].confidence - found[0].confidence).max() < 0.01
+    assert landmarks[0].confidence.min() > 0.5  # clear peaks: emulated TF32 moves them by 0.003 px
+    assert np.abs(landmarks[1].points_image - landmarks[0].points_image).max() < 0.05
+    assert np.abs(landmarks[1].confidence - landmarks[0].confidence).max() < 0.01
     assert scores[1] == pytest.approx(scores[0], rel=0.01)
     assert np.abs(submitted[1] - submitted[0]).max() < 0.05

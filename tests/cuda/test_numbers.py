@@ -60,7 +60,8 @@ def assert_same(
     value, gradients = value_and_gradients(in_float32(problem, device))
     assert value == pytest.approx(expected, rel=error)
     for gradient, reference in zip(gradients, expected_gradients, strict=True):
-        rounding = 1e-5 * expected_gradients[0].norm()  # of the bias's, which cancels in a softmax
+        # the bias cancels in a softmax, so its gradient is rounding alone
+        rounding = 1e-5 * expected_gradients[0].norm()
         assert (gradient.cpu() - reference).norm() <= error * reference.norm() + rounding
 
 
@@ -83,8 +84,8 @@ def test_divergence(problem: list[Tensor], device: torch.device) -> None:
 
 def test_soft_argmax(problem: list[Tensor], device: torch.device) -> None:
     def spread(heatmaps: Maps, points: Tensor, weights: Tensor) -> Tensor:
-        found, covariance = maps.soft_argmax(heatmaps, STEEPNESS)
-        return (found.square().sum(-1) * weights).sum() + covariance.sum()
+        points_heatmap, covariance = maps.soft_argmax(heatmaps, STEEPNESS)
+        return (points_heatmap.square().sum(-1) * weights).sum() + covariance.sum()
 
     assert_same(spread, problem, device, 1e-3)
 
@@ -122,7 +123,7 @@ def test_augmentation(
 
 
 def test_running_mean(tiny: config.Experiment, device: torch.device) -> None:
-    """Weights and statistics against float64, counters as they are."""
+    """Weights and statistics against float64; counters must be exact."""
     network = prepare(on(device, tiny)).network
     averaged, expected = RunningMean(network, 0.9), dict[str, Tensor]()
     for step in range(4):

@@ -63,7 +63,7 @@ def recipe(tiny: Experiment, request: pytest.FixtureRequest) -> Experiment:
 
 
 def test_a_step_on_a_gpu_never_waits(recipe: Experiment, gpu: torch.device) -> None:
-    """The event of the step before, which `check` waits for, is not seen by this mode."""
+    """This mode does not see that `check` waits for the previous step's event."""
     run = prepare(on(gpu, recipe))
     stepper = Stepper(run)
     stepper.train()
@@ -97,7 +97,7 @@ def test_no_value_on_the_device_is_read_between_images_and_gradients(
     assert all(weight.grad is not None for weight in network.parameters())
 
 
-def test_a_step_reads_as_few_values_as_it_did(recipe: Experiment) -> None:
+def test_a_step_reads_few_values(recipe: Experiment) -> None:
     """Counted on the CPU, from the sample to the updated weights and their running mean."""
     seen = []
 
@@ -118,7 +118,7 @@ def test_a_step_reads_as_few_values_as_it_did(recipe: Experiment) -> None:
 def test_the_loss_holds_one_block_of_maps(
     gpu: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Gradients, and some copies of a block: heights, targets, steps of loss and slope."""
+    """Besides gradients: some copies of a block, for heights, targets, loss and slope."""
     block, landmarks, channels = 2**21, 971, 128
     monkeypatch.setitem(maps.BLOCK_VALUES, "cuda", block)
     heatmaps = Maps(

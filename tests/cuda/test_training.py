@@ -75,7 +75,7 @@ def test_a_step_moves_the_weights_as_on_the_cpu(
     assert_moved_alike(start, *map(weights_of, runs), 0.02 if device.type == "cuda" else 0)
 
 
-def test_a_graph_trains_as_single_launches_and_follows_sigma(
+def test_a_graph_trains_like_single_launches_and_follows_sigma(
     tiny: Experiment, device: torch.device, graphs: list[CudaGraph]
 ) -> None:
     runs = [prepare(on(device, tiny, graph=graph)) for graph in ("off", "auto")]
@@ -177,7 +177,7 @@ def test_deterministic_runs_are_equal_to_the_bit(tiny: Experiment, device: torch
     assert torch.equal(*map(weights_of, runs))
 
 
-def test_the_compiled_loss_trains_as_the_plain_one(
+def test_the_compiled_loss_trains_like_the_plain_one(
     tiny: Experiment, gpu: torch.device, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The last test, since compiling takes a minute; tests/test_maps.py compiles on the CPU."""

@@ -39,7 +39,7 @@ NUM_VALIDATION = 17
 NUM_TEST = 7  # two batches, so one of three processes has none
 
 # Runs commands one after the other, which is faster than starting Python for each, and stops at the
-# first whose exit code is not the expected one. Saves the weights that each process ends with.
+# first with an unexpected exit code. Saves the weights that each process ends with.
 PROGRAM = """
 import json, os, runpy, sys
 import torch
@@ -314,8 +314,8 @@ def test_three_processes_write_the_files_of_one(
     tool: Callable[..., int], tmp_path: Path,
 ) -> None:  # fmt: skip
     written = f"{three.folder / 'whole.csv'}: {NUM_TEST} images, read back"
-    for once in (written, "04.png, 06.png", "contest MSE"):
-        assert three.output.count(once) == 1
+    for text in (written, "04.png, 06.png", "contest MSE"):
+        assert three.output.count(text) == 1
     for one in scoring_commands(hosts.folder / "pair", data, torn, tmp_path):
         path, *arguments = one["arguments"]
         assert tool(Path(path).stem, *arguments) == 0

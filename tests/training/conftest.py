@@ -6,15 +6,7 @@ from pathlib import Path
 import pytest
 from small_runs import BATCH, ENCODER
 
-from heatmap.config import (
-    Augment,
-    Crop,
-    Data,
-    Experiment,
-    Train,
-    UNet,
-    Wandb,
-)
+from heatmap.config import Augment, Crop, Data, Experiment, Train, UNet, Wandb
 from heatmap.runs import checkpoint
 
 

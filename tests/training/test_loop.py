@@ -145,12 +145,12 @@ def test_the_run_folder_holds_config_and_split(tiny: Experiment, tmp_path: Path)
     )
 
 
-@pytest.mark.parametrize("road", ["heatmaps", "direct"])
+@pytest.mark.parametrize("kind", ["heatmaps", "direct"])
 def test_a_run_on_all_rows_has_no_scores_and_its_best_state_is_the_last(
-    tiny: Experiment, tmp_path: Path, caplog: pytest.LogCaptureFixture, road: str
+    tiny: Experiment, tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
     caplog.set_level("INFO", "heatmap")
-    model = tiny.model if road == "heatmaps" else Direct(encoder=ENCODER, weights="none")
+    model = tiny.model if kind == "heatmaps" else Direct(encoder=ENCODER, weights="none")
     settings = replace(tiny.train, max_steps=8)  # ends inside the second epoch
     data = replace(tiny.data, validation=0)
     run = prepare(replace(tiny, data=data, model=model, train=settings))
@@ -162,11 +162,8 @@ def test_a_run_on_all_rows_has_no_scores_and_its_best_state_is_the_last(
     assert not (tmp_path / "images").exists()
     assert "val MSE" not in caplog.text and "nan" not in caplog.text
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
-    assert (summary["best_mse"], summary["mean_shape_mse"], summary["best_epoch"]) == (
-        None,
-        None,
-        2,
-    )
+    scores = summary["best_mse"], summary["mean_shape_mse"], summary["best_epoch"]
+    assert scores == (None, None, 2)
     for path in tmp_path.glob("*.json*"):
         assert not {"NaN", "Infinity"} & set(path.read_text().replace(",", " ").split()), path
     assert not changed(weights_of(tmp_path / "best.pt"), weights_of(tmp_path / "last.pt"))
@@ -246,17 +243,17 @@ def test_an_exploding_learning_rate_leaves_a_checkpoint_that_loads(
 def test_an_unreadable_image_stops_the_run_and_is_named(
     tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
-    here = Folder(root=tmp_path / "contest")
-    here.train_images.mkdir(parents=True)
-    there = Folder(root=tiny.data.root)
-    here.train_table.write_bytes(there.train_table.read_bytes())
-    for path in there.train_images.iterdir():
+    torn = Folder(root=tmp_path / "contest")
+    torn.train_images.mkdir(parents=True)
+    original = Folder(root=tiny.data.root)
+    torn.train_table.write_bytes(original.train_table.read_bytes())
+    for path in original.train_images.iterdir():
         content = path.read_bytes()
         cut = len(content) // 2 if path.name == "bo_1.jpg" else None
-        (here.train_images / path.name).write_bytes(content[:cut])
+        (torn.train_images / path.name).write_bytes(content[:cut])
     # the mean shape reads all images of so small a contest, long before the first step
     monkeypatch.setattr("heatmap.data.samples.mean_shape_crop", lambda *_: np.zeros((7, 2)))
-    run = prepare(replace(tiny, data=replace(tiny.data, root=here.root, workers=workers)))
+    run = prepare(replace(tiny, data=replace(tiny.data, root=torn.root, workers=workers)))
     with pytest.raises(ValueError, match=r"bo_1\.jpg: the image cannot be decoded") as caught:
         loop.train(run, tmp_path / "run")
     assert "\n" not in str(caught.value)
@@ -277,10 +274,10 @@ def test_eight_drawn_faces_are_memorised(tiny: Experiment, tmp_path: Path) -> No
     run = trained(experiment, tmp_path / "run")
     rows = run.data.training_rows[::10]
     view = View(run.network, run.data.validation)
-    found = next(predict([view], rows, batch=8, workers=0))
+    prediction = next(predict([view], rows, batch=8, workers=0))
     points_crop, truth_crop = (
-        found.frame.to_crop(torch.from_numpy(points)).numpy()
-        for points in (found.points_image, run.data.table.points_image[rows])
+        prediction.frame.to_crop(torch.from_numpy(points)).numpy()
+        for points in (prediction.points_image, run.data.table.points_image[rows])
     )
     distance = np.linalg.norm(points_crop - truth_crop, axis=-1) / experiment.model.stride
     assert distance.shape == (8, 98)

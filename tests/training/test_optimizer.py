@@ -1,4 +1,4 @@
-"""What the optimizer trains."""
+"""Which weights the optimizer trains."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -29,8 +29,8 @@ def plain(tiny_contest: Path) -> Experiment:
     )
 
 
-def batch_of(images: TrainingData, rows: list[int]) -> Sample:
-    return default_collate([images.training[row] for row in rows])
+def batch_of(data: TrainingData, rows: list[int]) -> Sample:
+    return default_collate([data.training[row] for row in rows])
 
 
 def test_validation_crops_are_not_augmented(plain: Experiment) -> None:
@@ -42,20 +42,21 @@ def test_validation_crops_are_not_augmented(plain: Experiment) -> None:
 
 
 def test_every_pass_is_augmented_differently(plain: Experiment) -> None:
-    images = read_data(replace(plain, augment=EVERYTHING))
-    sample = batch_of(images, [0, 3, 4])
-    first, again, next_pass = (images.augmented(sample, index, CPU) for index in (4, 4, 5))
+    data = read_data(replace(plain, augment=EVERYTHING))
+    sample = batch_of(data, [0, 3, 4])
+    first, again, next_pass = (data.augmented(sample, index, CPU) for index in (4, 4, 5))
     assert torch.equal(first.images, again.images)
     assert (first.points_crop[:, 0] != next_pass.points_crop[:, 0]).all()
-    home = first.frame.to_image(first.points_crop)
-    assert torch.isnan(home).equal(torch.isnan(sample.points_image))
-    assert (home - sample.points_image).nan_to_num().abs().max() < 1e-4  # labels are float32
+    points_image = first.frame.to_image(first.points_crop)
+    assert torch.isnan(points_image).equal(torch.isnan(sample.points_image))
+    error = (points_image - sample.points_image).nan_to_num().abs().max()
+    assert error < 1e-4  # labels are float32
 
 
 def test_without_augmentation_the_crop_is_unchanged(plain: Experiment) -> None:
-    images = read_data(plain)
-    sample = batch_of(images, [0, 3])
-    assert (images.augmented(sample, 0, CPU).images - sample.crop / 255).abs().max() < 1e-5
+    data = read_data(plain)
+    sample = batch_of(data, [0, 3])
+    assert (data.augmented(sample, 0, CPU).images - sample.crop / 255).abs().max() < 1e-5
 
 
 def test_the_multiplier_repeats_passes_in_an_epoch(plain: Experiment) -> None:
@@ -71,8 +72,8 @@ def test_every_image_needs_a_box(plain: Experiment, tiny_contest: Path, tmp_path
     lines = ["file_name,x0,y0,x1,y1", *(f"{name},5,6,50,55" for name in names)]
     boxed = replace(plain, crop=Crop(rule="box"), data=replace(plain.data, boxes=boxes))
     boxes.write_text("\n".join(lines))
-    images = read_data(replace(boxed, augment=EVERYTHING))
-    assert images.training[3].image_from_crop.isfinite().all()
+    data = read_data(replace(boxed, augment=EVERYTHING))
+    assert data.training[3].image_from_crop.isfinite().all()
     boxes.write_text("\n".join(lines[:-1]))
     with pytest.raises(ValueError, match=f"no row for .*{names[-1]}"):
         read_data(boxed)

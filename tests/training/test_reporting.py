@@ -8,17 +8,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from small_runs import (
-    ENCODER,
-    STEPS_AN_EPOCH,
-    trained,
-)
+from small_runs import ENCODER, STEPS_AN_EPOCH, trained
 
-from heatmap.config import (
-    Experiment,
-    Optimizer,
-    Wandb,
-)
+from heatmap.config import Experiment, Optimizer, Wandb
 from heatmap.data.contest import Folder, read_landmarks, write_landmarks
 from heatmap.networks import HeatmapNetwork
 from heatmap.runs.ledger import read_metrics
@@ -40,8 +32,8 @@ def test_the_ledger_row_holds_the_mean_loss_of_the_epoch(
     monkeypatch.setattr(HeatmapNetwork, "loss", spy)
     trained(tiny, tmp_path)
     means = np.reshape(losses, (2, STEPS_AN_EPOCH)).mean(1)
-    found = [row["train/loss"] for row in read_metrics(tmp_path)]
-    np.testing.assert_allclose(found, means, rtol=1e-12)
+    logged = [row["train/loss"] for row in read_metrics(tmp_path)]
+    np.testing.assert_allclose(logged, means, rtol=1e-12)
 
 
 def test_the_ledger_row_holds_shares_of_time(tiny: Experiment, tmp_path: Path) -> None:
@@ -71,10 +63,10 @@ def test_the_worst_images_of_the_best_network_are_saved_with_their_errors(
     tiny: Experiment, tiny_contest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With 15 landmarks, which have groups."""
-    own, root = Folder(root=tiny_contest), Folder(root=tmp_path / "data")
+    original, root = Folder(root=tiny_contest), Folder(root=tmp_path / "data")
     root.train_table.parent.mkdir(parents=True)
-    root.train_images.symlink_to(own.train_images)
-    table = read_landmarks(own.train_table)
+    root.train_images.symlink_to(original.train_images)
+    table = read_landmarks(original.train_table)
     points = np.concatenate([table.points_image[:] + shift for shift in (0, 5, 9)], 1)
     write_landmarks(root.train_table, table.names, points[:, :15])
     monkeypatch.setattr(reporting, "NUM_WORST", 2)

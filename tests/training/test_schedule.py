@@ -12,7 +12,7 @@ def scheduled(schedule: Schedule, steps: int = STEPS) -> np.ndarray:
     return np.array([learning_rate(schedule, i / steps, step=i) for i in range(steps)])
 
 
-def torchs(scheduler: type, top: float, steps: int = STEPS, **settings: object) -> np.ndarray:
+def torch_rates(scheduler: type, top: float, steps: int = STEPS, **settings: object) -> np.ndarray:
     """The rates of one of torch's schedulers, as fractions of the peak."""
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=top)
     running, rates = scheduler(optimizer, **settings), []
@@ -24,25 +24,25 @@ def torchs(scheduler: type, top: float, steps: int = STEPS, **settings: object) 
 
 
 def test_onecycle_is_torchs() -> None:
-    expected = torchs(
+    expected = torch_rates(
         torch.optim.lr_scheduler.OneCycleLR, 0.5, max_lr=0.5, total_steps=STEPS,
         cycle_momentum=False,
     )  # fmt: skip
-    found = scheduled(Schedule(kind="onecycle", warmup=0.3))
+    actual = scheduled(Schedule(kind="onecycle", warmup=0.3))
     # torch counts from the first to the last step, a budget from its start to its end
-    np.testing.assert_allclose(found, expected, atol=0.02)
-    assert found[0] == pytest.approx(1 / 25)
-    assert found.max() == pytest.approx(1, abs=1e-3)
+    np.testing.assert_allclose(actual, expected, atol=0.02)
+    assert actual[0] == pytest.approx(1 / 25)
+    assert actual.max() == pytest.approx(1, abs=1e-3)
 
 
 def test_cyclic_is_torchs_exp_range() -> None:
     top, gamma = 0.012, 0.995
-    expected = torchs(
+    expected = torch_rates(
         torch.optim.lr_scheduler.CyclicLR, top, base_lr=0.2 * top, max_lr=top, step_size_up=30,
         mode="exp_range", gamma=gamma, cycle_momentum=False,
     )  # fmt: skip
-    found = scheduled(Schedule(kind="cyclic", rise_steps=30, gamma=gamma, floor=0.2))
-    np.testing.assert_allclose(found, expected, rtol=1e-9)
+    actual = scheduled(Schedule(kind="cyclic", rise_steps=30, gamma=gamma, floor=0.2))
+    np.testing.assert_allclose(actual, expected, rtol=1e-9)
 
 
 def test_plateau_lowers_the_rate_when_the_score_stops_improving() -> None:
@@ -57,8 +57,8 @@ def test_plateau_lowers_the_rate_when_the_score_stops_improving() -> None:
 
 def test_step_schedule_with_longer_steps_and_a_floor() -> None:
     schedule = Schedule(kind="step", warmup=0, gamma=0.1, step_epochs=3, floor=0.005)
-    found = [learning_rate(schedule, 0.5, epoch=epoch) for epoch in range(8)]
-    assert found == pytest.approx([1, 1, 1, 0.1, 0.1, 0.1, 0.01, 0.01])
+    actual = [learning_rate(schedule, 0.5, epoch=epoch) for epoch in range(8)]
+    assert actual == pytest.approx([1, 1, 1, 0.1, 0.1, 0.1, 0.01, 0.01])
     assert learning_rate(schedule, 0.5, epoch=99) == 0.005
 
 

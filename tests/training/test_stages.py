@@ -6,12 +6,7 @@ import torch
 from small_runs import changed, trained, trained_weights, weights_of
 
 from heatmap import config
-from heatmap.config import (
-    FROZEN_ENCODER,
-    Experiment,
-    Schedule,
-    Stage,
-)
+from heatmap.config import FROZEN_ENCODER, Experiment, Schedule, Stage
 from heatmap.evaluation import metrics
 from heatmap.inference.predict import View
 from heatmap.runs import checkpoint

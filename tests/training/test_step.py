@@ -168,7 +168,7 @@ def test_image_weights_scale_the_loss(tiny: Experiment, tmp_path: Path) -> None:
     names = prepare(tiny).data.table.names
     settings = replace(tiny.train, batch=9, max_steps=1)
 
-    def after_a_step(weights: dict[str, float]) -> dict[str, torch.Tensor]:
+    def gradients(weights: dict[str, float]) -> dict[str, torch.Tensor]:
         lines = [f"{name}\t{weights.get(name, 1)}" for name in names[:NUM_TRAINING]]
         path = tmp_path / "weights.tsv"
         path.write_text("\n".join(["file_name\tweight", *lines]))
@@ -179,9 +179,9 @@ def test_image_weights_scale_the_loss(tiny: Experiment, tmp_path: Path) -> None:
         run.network.loss(output, batch.points_crop, batch.weights).backward()
         return {n: p.grad.clone() for n, p in run.network.named_parameters()}
 
-    plain = after_a_step({})
-    without = after_a_step({names[4]: 0})
-    twice = after_a_step({names[4]: 2})
+    plain = gradients({})
+    without = gradients({names[4]: 0})
+    twice = gradients({names[4]: 2})
     for name, gradient in plain.items():  # the image's own part, added once more
         assert torch.allclose(twice[name] - gradient, gradient - without[name], atol=1e-4)
     assert changed(plain, without)

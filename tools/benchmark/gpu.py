@@ -137,7 +137,7 @@ class Timed(NamedTuple):
 
 
 def timed(bench: Bench, action: Callable[[], Any], seconds: float = 0.5) -> Timed:
-    """Measures the action for `seconds` each way after three calls; if tiny, one call each way."""
+    """Measures the action for `seconds` each way, after three calls; if tiny, for one call."""
     seconds, min_calls = (0.0, 1) if bench.tiny else (seconds, 3)
     for _ in range(0 if bench.tiny else 3):
         action()
@@ -362,7 +362,7 @@ def goals(bench: Bench) -> None:
     bench.log(
         f"head and loss: {took:.2f} of {step:.2f} ms per step, {took / step:.0%} (limit 10 %)"
     )
-    _loss_of_given_maps(bench, output)
+    _loss_of_stored_maps(bench, output)
     _images_to_coordinates(bench, training, batch)
     all_landmarks, one = (_pass_milliseconds(bench, training, batch, n) for n in (971, 1))
     bench.log(
@@ -371,7 +371,7 @@ def goals(bench: Bench) -> None:
     )
 
 
-def _loss_of_given_maps(bench: Bench, output: maps.Maps) -> None:
+def _loss_of_stored_maps(bench: Bench, output: maps.Maps) -> None:
     height, width = output.features.shape[2:]
     shape = len(output.features), len(output.bias)
     heights = torch.rand(*shape, height * width, device=bench.device)
@@ -385,7 +385,7 @@ def _loss_of_given_maps(bench: Bench, output: maps.Maps) -> None:
         return maps.compiled_loss_of_block(heights, targets, losses.adaptive_wing)[1]
 
     took, copy = (_graphed(bench, function, heights) for function in (slope, torch.clone))
-    bench.log(f"loss of given maps: {took:.3f} ms, {took / copy:.2f} times a copy (limit 2)")
+    bench.log(f"loss of stored maps: {took:.3f} ms, {took / copy:.2f} times a copy (limit 2)")
 
 
 def _images_to_coordinates(bench: Bench, training: Training, batch: augment.Batch) -> None:
@@ -502,7 +502,7 @@ def trainings(bench: Bench) -> None:
 
 
 def evaluations(bench: Bench) -> None:
-    """Evaluates the last training's run on the device and the CPU, and predicts many images."""
+    """Evaluates the trained run on the device and the CPU, and predicts many images."""
     for device in bench.device, CPU:
         ensemble = Ensemble.load([bench.run])
         evaluation = metrics.evaluate_run(ensemble, None, device)
@@ -528,10 +528,10 @@ def evaluations(bench: Bench) -> None:
 def repeat_run(bench: Bench) -> None:
     """Compares the weights of identical runs of four steps, and times deterministic ones."""
     runs = [_weights_after_steps(bench) for _ in range(2)]
-    resumed = _weights_after_steps(bench, graph="off")
+    without_graph = _weights_after_steps(bench, graph="off")
     bench.log(
         f"identical runs of 4 steps: max difference {max_difference(*runs):.1e} in weights, "
-        f"{max_difference(runs[0], resumed):.1e} without the graph"
+        f"{max_difference(runs[0], without_graph):.1e} without the graph"
     )
     experiment = bench.experiment(deterministic=True)
     bench.log(f"deterministic: {_format_step(bench, experiment)}")

@@ -67,7 +67,7 @@ class Contender:
 
 @dataclass
 class Entry:
-    """A contender and what was measured of it."""
+    """A contender and its measurements."""
 
     contender: Contender
     seconds: list[float] = field(default_factory=list)  # of each call
@@ -91,7 +91,7 @@ class Result:
 
 
 def race(title: str, contenders: list[Contender], settings: Settings) -> list[Result]:
-    """Races the contenders for RACE_SECONDS at most, compiling excluded, but for one whole round.
+    """Races the contenders for one round or more, and RACE_SECONDS at most without compiling.
 
     The first call of each compiles, the second measures memory. Then they are timed in turns.
     """
@@ -117,7 +117,7 @@ def race(title: str, contenders: list[Contender], settings: Settings) -> list[Re
 
 
 def _warm_up(entry: Entry, device: torch.device) -> float:
-    """Measures error and memory; returns the seconds by which the first call was slower."""
+    """Measures error and memory; returns how many seconds slower the first call was."""
 
     def first_call() -> None:
         result = entry.contender.action()
@@ -133,7 +133,7 @@ def _warm_up(entry: Entry, device: torch.device) -> float:
 
 @contextmanager
 def _noting_out_of_memory(entry: Entry) -> Iterator[None]:
-    """If memory runs out, frees it and says so in the entry."""
+    """If memory runs out, frees it and notes it in the entry."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

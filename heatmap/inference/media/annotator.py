@@ -58,7 +58,7 @@ def _files_in(folder: Path) -> list[Path]:
     if skipped := len(entries) - len(files):
         has_subfolders = any(path.is_dir() for path in entries)
         hint = f"; for subfolders, pass '{folder / '**' / '*.jpg'}'" if has_subfolders else ""
-        logger.info(f"{folder}: skipped {skipped} that are not images or videos{hint}")
+        logger.info(f"{folder}: skipped {skipped} entries (not images or videos){hint}")
     return files
 
 

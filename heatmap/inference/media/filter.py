@@ -2,8 +2,8 @@
 
 One Kalman filter per coordinate. Its noise has the shape of the heatmap's covariance, scaled by the
 noise measured in the video: its second differences, which are zero for steady motion. A coordinate
-counts as still until the running mean of its innovations exceeds what the noise explains. Then the
-filter's variance is raised until it does (strong tracking: Zhou and Frank 1996,
+counts as still until the running mean of its innovations is too large for the noise. Then the
+filter's variance is raised until it explains the mean (strong tracking: Zhou and Frank 1996,
 https://doi.org/10.1080/002071796179099).
 """
 
@@ -16,12 +16,12 @@ from heatmap.inference.predict import MIN_STD
 
 _JITTER_RATIO = 6.0  # jitter before over after, for a landmark that never moves
 _GAIN = 2 / (_JITTER_RATIO**2 + 1)  # of a first-order filter with that ratio
-_DRIFT = _GAIN**2 / (1 - _GAIN)  # variance added per frame, in variances of the noise
+_DRIFT = _GAIN**2 / (1 - _GAIN)  # variance added per frame, relative to the noise's
 _MOTION = 6.0  # squared mean innovation over its variance, above which a coordinate moves
 _MAX_GAP_SECONDS = 0.5  # after a longer gap the filter restarts
 _UNKNOWN = 1e8  # px^2; variance of a landmark that starts without a peak
 _NOISE_FRAMES = 60  # frames over which the noise is measured
-_PRIOR_FRAMES = 8  # weight of the whole face's noise in each landmark's own
+_PRIOR_FRAMES = 8  # weight of the whole face's noise in that of each landmark
 
 
 class LandmarkFilter:

@@ -2,13 +2,13 @@
 
 Both use these names. A value that does not apply is empty in points.csv, null in points.json.
 
-    image                    path of the image or video, as the user named it
+    image                    path of the image or video, as the user gave it
     frame, seconds           of a video's frame, from 0
     face                     number of the face in its image or video, from 0
     landmark                 index of the landmark, from 0; only in points.csv
-    x, y                     in the image's own pixels; integers are pixel centres
+    x, y                     in image pixels; integers are pixel centres
     confidence               height of the heatmap's peak
-    cov_xx, cov_xy, cov_yy   spread of the heatmap round the point, in square pixels
+    cov_xx, cov_xy, cov_yy   spread of the heatmap around the point, in square pixels
 """
 
 import csv
