@@ -214,7 +214,7 @@ def _warnings(runs: Sequence[RunSummary]) -> list[str]:
 
 
 def _resampling_units(names: Sequence[str], pattern: str) -> tuple[np.ndarray, str, list[str]]:
-    """What the bootstrap draws.
+    """The units that the bootstrap draws.
 
     Returns:
         (N,) number of each image's person, or of the image itself; "people" or "images"; notes.

@@ -88,9 +88,9 @@ def test_decimals_are_rounded_as_python_rounds_them(tmp_path: Path, places: int)
 @pytest.mark.parametrize("other", ["", "1"])
 def test_unlabelled_sentinel_is_read_as_a_number(tmp_path: Path, number: str, other: str) -> None:
     text = TABLE.replace("50\t60", f"{number}\t60").replace("9\t8", f"{other}\t{other}")
-    found = read_landmarks(save(tmp_path, text)).points_image
-    assert found[1, 0].tolist() == [-32768, 60]
-    assert np.isnan(found[2, 0]).all() == (other == "")
+    points_image = read_landmarks(save(tmp_path, text)).points_image
+    assert points_image[1, 0].tolist() == [-32768, 60]
+    assert np.isnan(points_image[2, 0]).all() == (other == "")
 
 
 def test_whole_and_decimal_rows_may_be_mixed(tmp_path: Path) -> None:
