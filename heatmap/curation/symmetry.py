@@ -17,9 +17,9 @@ from heatmap.schemes import Scheme
 
 CANDIDATES = 8  # nearest landmarks that the matching considers as partners of a landmark
 MAX_COMPONENTS = 40  # of the shape model
-GROUP_TOLERANCE = 40.0  # mean square distance of whole groups, over that of their free landmarks
+GROUP_TOLERANCE = 40.0  # mean square distance of a paired group, over pairing each landmark alone
 MAX_DISTANCE = 0.1  # face sizes between a mirrored landmark and its partner
-LOW_MARGIN = 1.5  # distance of the second best partner over that of the best
+LOW_MARGIN = 1.5  # distance of the second best partner over the best one's
 COINCIDENT = 1e-12  # of the mean square distance between landmarks
 
 

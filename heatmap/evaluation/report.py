@@ -181,7 +181,7 @@ def _classes(evaluation: Evaluation, errors: Errors) -> dict[str, Any]:
 
 
 def expected_nme(errors: Errors, fitted: calibration.Calibration) -> np.ndarray:
-    """(N,) mean expected error over the image's normaliser; NaN where there is none."""
+    """(N,) mean expected error over the image's normaliser; NaN if unknown."""
     parts = []
     for rows in blocks(np.arange(len(errors.rows))):
         expected_px = nanmean(fitted.expected_error(errors.peak[rows], errors.spread[rows]), 1)
