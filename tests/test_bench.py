@@ -56,7 +56,7 @@ SMALL = measuring.Settings(
 @pytest.mark.slow
 @pytest.mark.parametrize("race", ["loss", "step", "predict", "data", "table"])
 def test_every_race_runs(race: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    # processes of their own would take most of the time
+    # starting separate processes would take most of the time
     monkeypatch.setattr(readers, "alone", lambda *arguments: readers.measured(*arguments))
     for results in RACES[race](SMALL):
         assert all(r.milliseconds and r.milliseconds > 0 for r in results)
@@ -119,8 +119,8 @@ def test_the_gpu_script_refuses_wrong_options(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("successes", [0, 1, 2])  # then memory runs out: when warming up or timed
-def test_a_contender_that_runs_out_of_memory_is_a_row_that_says_so(
+@pytest.mark.parametrize("successes", [0, 1, 2])  # then memory runs out, in warm-up or timing
+def test_running_out_of_memory_is_reported_in_the_contenders_row(
     successes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tensors, held, calls = list["weakref.ref[torch.Tensor]"](), list[int](), itertools.count()
@@ -142,7 +142,7 @@ def test_a_contender_that_runs_out_of_memory_is_a_row_that_says_so(
     peer, ours = measuring.race("a race", contenders, SMALL)
     assert (peer.error, peer.milliseconds, peer.peak_mib) == ("out of memory", None, None)
     assert ours.milliseconds and ours.times_best_peer is None and ours.error == "0.5 px"
-    assert held == [0]  # the tensors were free when their memory was returned
+    assert held == [0]  # all tensors were freed before the cache was emptied
     row = measuring.format_results([peer, ours], markdown=True).splitlines()[2]
     assert "out of memory" in row and "None" not in row
 
@@ -153,17 +153,17 @@ def test_other_errors_end_a_race() -> None:
         measuring.race("a race", [contender], SMALL)
 
 
-def test_a_race_ends_in_time_but_compiling_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_race_ends_in_time_not_counting_compilation(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr(measuring.time, "monotonic", lambda: now)
     monkeypatch.setattr(measuring.time, "perf_counter", lambda: now)
 
     def rounds(first_seconds: float, seconds: float) -> int:
-        lasting, calls = itertools.chain([first_seconds], itertools.repeat(seconds)), 0
+        durations, calls = itertools.chain([first_seconds], itertools.repeat(seconds)), 0
 
         def action() -> None:
             nonlocal calls, now
-            now += next(lasting)
+            now += next(durations)
             calls += 1
 
         settings = replace(SMALL, seconds=100)

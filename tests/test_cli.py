@@ -222,7 +222,6 @@ def test_a_bug_shows_its_traceback_and_exits_with_1() -> None:
     program = """
 import sys
 import numpy as np
-from heatmap import cli, config
 from heatmap.cli.running import run_command
 sys.exit(run_command(lambda: np.ones((2, 3)) @ np.ones((2, 3))))
 """
@@ -317,7 +316,7 @@ def test_a_dry_run_shows_sizes_memory_and_time_and_writes_nothing(
         "6 channels cannot show 7 such heatmaps",
     ):
         assert text in done.out[end:]
-    (mib,) = re.findall(r"memory +([\d,]+) MiB at the peak of these steps, on cpu", done.out)
+    (mib,) = re.findall(r"memory +([\d,]+) MiB at the peak, on cpu", done.out)
     assert 200 < int(mib.replace(",", "")) < 4000
     assert re.search(r"time +\d+\.\d\d s per step, .* on cpu", done.out)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["questions"]
@@ -340,7 +339,7 @@ class FinishedRun(NamedTuple):
 
 @pytest.fixture(scope="module")
 def cosine_run(tiny_contest: Path, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
-    """A run of two epochs in a process of its own; not to be changed.
+    """A run of two epochs in a process of its own, which tests must not change.
 
     Its experiment derives from a sibling, and it starts in a folder that does not hold them.
     """
@@ -401,19 +400,21 @@ def test_a_resumed_run_can_be_longer_and_have_its_data_elsewhere(
     data.symlink_to(tiny_contest)
     done = train("--resume", out, "--train.epochs", "3", "--data.root", data, "--data.workers", "1")
     assert done.code == 0, done.error
-    kept = json.loads((out / "config.json").read_text())
-    assert (kept["train"]["epochs"], kept["data"]["root"]) == (3, str(data))
-    assert kept["data"]["workers"] == 1
-    whole = tmp_path / "whole"
+    stored = json.loads((out / "config.json").read_text())
+    assert (stored["train"]["epochs"], stored["data"]["root"]) == (3, str(data))
+    assert stored["data"]["workers"] == 1
+    uninterrupted = tmp_path / "whole"
     done = train(
-        experiment, "--data.root", tiny_contest, "--out", whole, "--train.epochs", "3",
+        experiment, "--data.root", tiny_contest, "--out", uninterrupted, "--train.epochs", "3",
         "--schedule.kind", "constant",
     )  # fmt: skip
     assert done.code == 0, done.error
     for name in ("best.pt", "last.pt"):
-        resumed, unbroken = (checkpoint.load(folder / name).network for folder in (out, whole))
+        resumed, unbroken = (
+            checkpoint.load(folder / name).network for folder in (out, uninterrupted)
+        )
         assert all(torch.equal(tensor, unbroken[key]) for key, tensor in resumed.items())
-    rows = [read_metrics(folder) for folder in (out, whole)]
+    rows = [read_metrics(folder) for folder in (out, uninterrupted)]
     assert [row["val/mse"] for row in rows[0]] == [row["val/mse"] for row in rows[1]]
 
 
@@ -506,21 +507,23 @@ def test_a_stopped_run_says_how_to_resume(
     assert f"to resume, run python tools/train.py --resume {run}" in caplog.text
 
 
-# ------------------------------------------------------------------------- mistakes with names
+# ------------------------------------------------------------------- mistyped and wrong arguments
 
 
-def test_a_mistyped_command_gets_the_nearest_one(capsys: pytest.CaptureFixture[str]) -> None:
-    for command, words in (
-        (["data", "chek"], "there is no command 'chek'; did you mean 'check'?"),
-        (["evalute"], "there is no command 'evalute'; did you mean 'evaluate'?"),
+def test_the_closest_command_is_suggested_for_a_mistyped_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for command, message in (
+        (["data", "chek"], "unknown command 'chek'; did you mean 'check'?"),
+        (["evalute"], "unknown command 'evalute'; did you mean 'evaluate'?"),
         (["data", "qqq"], "usage: data.py COMMAND"),
         ([], "usage: heatmap COMMAND"),
     ):
         assert cli.main(command) == 2
-        assert words in capsys.readouterr().err
+        assert message in capsys.readouterr().err
 
 
-def test_a_data_folder_and_a_run_in_each_others_place_are_named(
+def test_a_data_folder_passed_as_a_run_is_named_and_vice_versa(
     tiny_contest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data, run = str(tiny_contest), str(tmp_path)
@@ -540,7 +543,7 @@ def test_a_data_folder_and_a_run_in_each_others_place_are_named(
     assert f"{run}: a run, not a data folder; expected DIR" in capsys.readouterr().err
 
 
-def test_what_a_submission_and_a_run_are_scored_with_is_said_for_the_one_given(
+def test_only_a_submission_is_scored_with_a_solution(
     tmp_path: Path, tiny_contest: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     submission, landmarks = tmp_path / "s.csv", tiny_contest / "train" / "landmarks.csv"
@@ -553,7 +556,7 @@ def test_what_a_submission_and_a_run_are_scored_with_is_said_for_the_one_given(
     assert "this is a table of landmarks, not a solution" in capsys.readouterr().err
 
 
-def test_submit_replaces_a_file_only_if_told_to(
+def test_submit_replaces_a_file_only_with_overwrite(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = "file_name,Point_M0_X,Point_M0_Y\na.jpg,%d,2\n"
@@ -587,7 +590,7 @@ def test_unfinished_runs_are_listed_without_scores(
     assert "| stopped (unfinished) |" in stopped and "| - | - | - | - | H100 |" in stopped
 
 
-def test_torch_does_not_warn_of_a_cuda_toolkit_without_a_gpu(
+def test_torchs_warning_about_a_missing_cuda_runtime_is_hidden(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def warn() -> None:

@@ -293,7 +293,7 @@ def test_leading_axes_are_kept_and_maps_are_independent() -> None:
 
 @pytest.mark.parametrize("decoder", ["window", "parabola"])
 def test_a_map_of_nan_does_not_spoil_its_neighbours(decoder: str) -> None:
-    points = torch.tensor([[0.2, 10.1], [5.3, 6.2], [12.1, 0.3]])  # next to its rows in memory
+    points = torch.tensor([[0.2, 10.1], [5.3, 6.2], [12.1, 0.3]])  # next to map 1 in memory
     maps = codec.render(points, 11, 13, 1.5)
     maps[1] = torch.nan
     decoded = codec.decode(maps, 1.5, decoder).points_heatmap

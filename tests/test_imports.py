@@ -12,7 +12,7 @@ EVERYWHERE = [*PACKAGE.rglob("*.py"), *(ROOT / "tools").rglob("*.py")]
 EVERYWHERE += (ROOT / "experiments").glob("*.py")
 
 # The top-level modules, and which of each other they may import.
-IDEAS: dict[str, set[str]] = {
+MODULES: dict[str, set[str]] = {
     "errors": set(),
     "frame": set(),
     "codec": set(),
@@ -23,7 +23,7 @@ IDEAS: dict[str, set[str]] = {
     "config": set(),
     "maps": {"codec", "losses", "runtime"},
 }
-# Every package may import the ideas and the packages before it.
+# Every package may import these modules and the packages before it.
 PACKAGES = ["runtime", "data", "networks", "runs", "inference", "evaluation", "training"]
 # Curation may import the same as training; neither imports the other.
 BELOW = {name: set(PACKAGES[:place]) for place, name in enumerate(PACKAGES)}
@@ -58,7 +58,7 @@ def _run_on_import(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def parts(path: Path) -> set[str]:
-    """The ideas and packages of heatmap that a file imports: frame, data, networks ..."""
+    """The modules and packages of heatmap that a file imports: frame, data, networks ..."""
     package = {name for name in imports(path) if name.split(".")[0] == "heatmap"}
     return {name.split(".")[1] for name in package if "." in name}
 
@@ -74,9 +74,9 @@ def importers(library: str) -> set[str]:
 
 @pytest.mark.parametrize("package", BELOW)
 def test_packages_import_one_way(package: str) -> None:
-    allowed = {package} | set(IDEAS) | BELOW[package]
+    allowed = {package} | set(MODULES) | BELOW[package]
     if package == "runtime":
-        allowed -= set(IDEAS) - {"errors"}
+        allowed -= set(MODULES) - {"errors"}
     files = sorted((PACKAGE / package).rglob("*.py"))
     assert files
     for path in files:
@@ -84,15 +84,15 @@ def test_packages_import_one_way(package: str) -> None:
         assert not forbidden, f"{path.relative_to(ROOT)} imports {sorted(forbidden)}"
 
 
-@pytest.mark.parametrize("idea", IDEAS)
-def test_ideas_stand_alone(idea: str) -> None:
-    forbidden = parts(PACKAGE / f"{idea}.py") - IDEAS[idea] - {"errors"}
-    assert not forbidden, f"{idea}.py imports {sorted(forbidden)}"
+@pytest.mark.parametrize("module", MODULES)
+def test_top_level_modules_import_only_each_other(module: str) -> None:
+    forbidden = parts(PACKAGE / f"{module}.py") - MODULES[module] - {"errors"}
+    assert not forbidden, f"{module}.py imports {sorted(forbidden)}"
 
 
 def test_package_has_no_other_modules() -> None:
     found = {path.stem for path in PACKAGE.iterdir() if path.suffix in ("", ".py")}
-    assert found - {"__pycache__"} == {*IDEAS, *BELOW, "cli", "__init__", "__main__"}
+    assert found - {"__pycache__"} == {*MODULES, *BELOW, "cli", "__init__", "__main__"}
 
 
 def test_nothing_imports_the_command_line() -> None:

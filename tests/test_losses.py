@@ -89,10 +89,10 @@ def test_equal_heights_have_zero_loss_and_slope() -> None:
 
 def test_arguments_are_not_modified() -> None:
     prediction, target = torch.rand(3, 5), torch.rand(3, 5)
-    kept = prediction.clone(), target.clone()
+    copies = prediction.clone(), target.clone()
     losses.adaptive_wing(prediction, target)
-    assert torch.equal(prediction, kept[0])
-    assert torch.equal(target, kept[1])
+    assert torch.equal(prediction, copies[0])
+    assert torch.equal(target, copies[1])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
@@ -126,8 +126,8 @@ def test_squared_error_is_the_mean_over_x_and_y() -> None:
 )
 def test_point_losses_have_the_papers_values(loss: Any, of_3: float, of_16: float) -> None:
     points = torch.tensor([[[3.0, -3.0], [16.0, -16.0], [0.0, 3.0]]], dtype=torch.float64)
-    found = loss(points, torch.zeros_like(points))
-    assert found.tolist()[0] == pytest.approx([of_3, of_16, of_3 / 2], rel=1e-12)
+    values = loss(points, torch.zeros_like(points))
+    assert values.tolist()[0] == pytest.approx([of_3, of_16, of_3 / 2], rel=1e-12)
     away = points.flatten(1).requires_grad_()
     truth = torch.full((1, 6), 0.3, dtype=torch.float64)
     assert torch.autograd.gradcheck(loss, (away, truth))

@@ -469,7 +469,7 @@ def test_whole_maps_are_inner_products_in_full_precision(problem: Any) -> None:
 
 
 class Operations(TorchDispatchMode):
-    """Counts the operations that compute something, each at least one launch on a GPU."""
+    """Counts operations that are not views; each launches at least one kernel on a GPU."""
 
     count = 0
 
@@ -480,15 +480,15 @@ class Operations(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize(("blocks", "most"), [(1, 90), (9, 90 + 8 * 25)])
+@pytest.mark.parametrize(("blocks", "limit"), [(1, 90), (9, 90 + 8 * 25)])
 def test_decoding_takes_few_operations_per_block(
-    blocks: int, most: int, monkeypatch: pytest.MonkeyPatch
+    blocks: int, limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(maps.BLOCK_VALUES, "cpu", 32 * 32 // 2)  # decoding's blocks hold twice that
     many = Maps(torch.randn(blocks, CHANNELS, 32, 32), torch.randn(1, CHANNELS), torch.randn(1))
     with Operations() as operations:
         maps.decode(many, SIGMA)
-    assert operations.count <= most
+    assert operations.count <= limit
 
 
 def test_decoding_needs_no_gradient(problem: Any) -> None:
@@ -606,9 +606,9 @@ for case in sys.argv[1:]:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
 def test_loss_takes_less_than_64_mib_beyond_its_gradients() -> None:
-    """Of 8 images; 64 x 64 features are 16 MiB, so with one landmark not even a copy has room.
+    """8 images. 64 x 64 features take 16 MiB, so with one landmark not even a copy fits.
 
-    The narrow maps of 10,000 landmarks give blocks of two rows, for which the same code serves.
+    The narrow maps of 10,000 landmarks give blocks of two rows.
     """
     limits = {
         "1,64,64,eager": 14,

@@ -10,7 +10,7 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# Trains a step, evaluates and predicts where some libraries cannot be imported.
+# Trains a step, evaluates and predicts without libraries that are rarely used.
 WITHOUT = """
 import sys
 from importlib.machinery import PathFinder
@@ -80,10 +80,10 @@ def test_training_evaluation_and_prediction_need_no_rarely_used_library(
     tiny_contest: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "none.mp4").touch()
-    ended = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", WITHOUT, tiny_contest], cwd=tmp_path, capture_output=True,
         text=True, timeout=200, check=False, env=os.environ | {"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
-    assert ended.returncode == 0, ended.stderr
+    assert result.returncode == 0, result.stderr
     assert (tmp_path / "drawn" / "points.csv").is_file()
-    assert "none.mp4: reading videos needs PyAV: run pip install av" in ended.stderr
+    assert "none.mp4: reading videos needs PyAV: run pip install av" in result.stderr

@@ -160,38 +160,38 @@ def turned_heads(yaw: np.ndarray) -> np.ndarray:
 
 def test_turns_follow_yaw_at_any_size_position_and_tilt() -> None:
     yaw = np.random.default_rng(1).uniform(-0.6, 0.6, 200)
-    found = shape.turns(turned_heads(yaw))
-    assert abs(np.corrcoef(found, yaw)[0, 1]) > 0.99
-    assert 0.1 < np.abs(found).max() < 0.6
+    turns = shape.turns(turned_heads(yaw))
+    assert abs(np.corrcoef(turns, yaw)[0, 1]) > 0.99
+    assert 0.1 < np.abs(turns).max() < 0.6
 
 
 def test_incomplete_faces_have_no_turn_and_do_not_affect_others() -> None:
     points = turned_heads(np.linspace(-0.5, 0.5, 40))
     whole = shape.turns(points[:37])
     points[37:, 3] = np.nan
-    found = shape.turns(points)
-    assert np.isnan(found[37:]).all()
-    assert np.allclose(found[:37], whole)
+    turns = shape.turns(points)
+    assert np.isnan(turns[37:]).all()
+    assert np.allclose(turns[:37], whole)
 
 
 def test_mirrored_face_has_the_opposite_turn(faces68: Path) -> None:
     points = read_landmarks(faces68 / "train" / "landmarks.csv").points_image
     mirrored = points[:, mirror_permutation(68)] * np.float32([-1, 1])
-    found = shape.turns(np.concatenate([points, mirrored]))
-    assert np.corrcoef(found[: len(points)], -found[len(points) :])[0, 1] > 0.99
+    turns = shape.turns(np.concatenate([points, mirrored]))
+    assert np.corrcoef(turns[: len(points)], -turns[len(points) :])[0, 1] > 0.99
 
 
 def test_roll_is_the_clockwise_tilt_and_nan_without_landmarks() -> None:
     points = turned_heads(np.linspace(-0.5, 0.5, 40))
     before = shape.rolls(points)
     z = (points[..., 0] + 1j * points[..., 1]) * np.exp(1j * np.deg2rad(20))  # y points down
-    some = np.arange(40) < 9
-    tilted = np.where(some[:, None, None], np.stack([z.real, z.imag], -1), points)
+    is_tilted = np.arange(40) < 9
+    tilted = np.where(is_tilted[:, None, None], np.stack([z.real, z.imag], -1), points)
     tilted[11, 2:] = np.nan
     change = shape.rolls(tilted) - before
     assert np.isnan(change[11])
-    change -= np.nanmedian(change[~some])
-    assert np.nan_to_num(change) == pytest.approx(np.where(some, 20, 0), abs=0.5)
+    change -= np.nanmedian(change[~is_tilted])
+    assert np.nan_to_num(change) == pytest.approx(np.where(is_tilted, 20, 0), abs=0.5)
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def make(
         count: number of training images.
         seed: the same seed gives the same bytes.
         test_count: number of test images; by default a tenth of count.
-        workers: drawing processes.
+        workers: processes that draw.
     """
     from heatmap.data.synthetic.contest import make_contest
 

@@ -135,15 +135,15 @@ def run_command(action: Callable[[], None]) -> int:
 
 
 def _is_not_about_cuda_home(record: logging.LogRecord) -> bool:
-    """False for what torch's compiler warns of on every machine with CUDA but without a GPU."""
+    """False for the warning of torch's compiler on a machine with a CUDA toolkit but no GPU."""
     return not str(record.msg).startswith("No CUDA runtime is found")
 
 
 def unknown_command(arguments: Sequence[str], commands: Iterable[str], usage: str) -> int:
-    """Prints the nearest of the commands, or the usage if there is none; returns 2."""
-    near = difflib.get_close_matches(arguments[0], commands, 1) if arguments else []
-    if near:
-        _print_error(f"there is no command {arguments[0]!r}; did you mean {near[0]!r}?")
+    """Suggests the closest command, or prints the usage if none is close; returns 2."""
+    matches = difflib.get_close_matches(arguments[0], commands, 1) if arguments else []
+    if matches:
+        _print_error(f"unknown command {arguments[0]!r}; did you mean {matches[0]!r}?")
     else:
         sys.stderr.write(usage)
     return 2

@@ -43,7 +43,8 @@ def submit(
         tta: test-time augmentation: add mirrored crops (mirror), crops zoomed out and in by 1.1
             (scale), or both (six views).
         weighted: weight each landmark by the inverse covariance of its heatmap.
-        boxes: table of the test images' boxes, for runs with crop.rule box; by default their own.
+        boxes: table of the test images' boxes, for runs with crop.rule box; by default
+            the one used for training.
         rounding: round (to integers), truncate (toward zero, as the organisers did), none (keep
             decimals) or auto (none for Kaggle's facial keypoints, else round).
         missing: stop at a test image that cannot be read, or write the mean shape for it.

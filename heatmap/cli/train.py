@@ -64,8 +64,8 @@ def _train_command(experiment: Experiment) -> Callable[..., int]:
         Args:
             out: run folder to create. Under a Weights & Biases agent the default ends with the
                 run's id.
-            dry_run: print the configuration and sizes, and the memory and time of two steps; write
-                nothing.
+            dry_run: print the configuration and sizes, and the memory and time of a few steps;
+                write nothing.
         """
         return run_command(lambda: _dry_run(experiment) if dry_run else _train(experiment, out))
 
@@ -132,8 +132,8 @@ def _check_may_be_longer(
     limit = before.train.max_steps
     if limit and progress["step"] >= limit:
         raise UsageError(
-            f"--train.epochs cannot change: the run has ended after train.max_steps {limit}; start "
-            "a new run from its weights with --train.start"
+            f"--train.epochs cannot change: the run ended at train.max_steps {limit}; start a "
+            "new run from its weights with --train.start"
         )
     if epochs < old_epochs:
         raise UsageError(f"--train.epochs {epochs} is less than the run's {old_epochs}")
@@ -146,7 +146,7 @@ def _check_may_be_longer(
         )
     if schedule.kind != "cyclic" and progress["epoch"] < epochs * schedule.warmup:
         raise UsageError(
-            f"--train.epochs {epochs}: the warm-up of such a run (schedule.warmup "
+            f"--train.epochs {epochs}: the warm-up of the longer run (schedule.warmup "
             f"{schedule.warmup}) would not be over after {progress['epoch']} epochs"
         )
 
@@ -182,7 +182,7 @@ def _dry_run(experiment: Experiment) -> None:
     first, *_, last = time_steps(run)
     mib = machine.peak_memory(run.device) / 2**20
     logger.info(
-        f"memory        {mib:,.0f} MiB at the peak of these steps, on {run.device}\n"
+        f"memory        {mib:,.0f} MiB at the peak, on {run.device}\n"
         f"time          {last:.2f} s per step, {first:.2f} s for the first, on {run.device}"
     )
 

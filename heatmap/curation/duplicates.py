@@ -10,7 +10,7 @@ MAX_BITS = 4  # of 64 in which the hashes of near-duplicates may differ
 def perceptual_hash(image: np.ndarray) -> int:
     """Returns 64 bits that resizing, compression and small changes of brightness hardly change.
 
-    The bits say which low frequencies of the grey 32 x 32 image exceed their median (pHash).
+    A bit is 1 if a low frequency of the grey 32 x 32 image is above the median of all 64 (pHash).
 
     Args:
         image: (H, W, 3) uint8 RGB.

@@ -11,6 +11,7 @@ import numpy as np
 
 from heatmap.data import contest
 from heatmap.errors import UserError
+from heatmap.runtime.columns import counted
 from heatmap.runtime.parallel import in_processes
 
 
@@ -52,9 +53,9 @@ def store_split(
     shared_images = [" = ".join(table.names[row] for row in rows) for rows in shared]
     if splits[0].kind == "person" and shared_images:
         raise UserError(
-            f"{out}: {len(shared_images)} images are in several parts under different names, such "
-            f"as {shared_images[0]}, although the split is by person; exclude one of each, or give "
-            "a --person-pattern that assigns these names to one person"
+            f"{out}: {counted(len(shared_images), 'image')} in several parts under different "
+            f"names, such as {shared_images[0]}, although the split is by person; exclude one of "
+            "each, or pass a --person-pattern that assigns these names to one person"
         )
     lines = [f"split {splits[0].rule.partition(' (')[0]}", ""]
     people = contest.people_of(table.names, person_pattern)

@@ -15,6 +15,7 @@ from heatmap.config import Crop
 from heatmap.data import contest
 from heatmap.data.samples import Samples, evenly_spaced, within_border
 from heatmap.errors import UserError
+from heatmap.runtime.columns import counted
 from heatmap.runtime.files import write_atomically
 from heatmap.runtime.parallel import in_processes
 from heatmap.shape import rolls, turns
@@ -160,7 +161,7 @@ def format_statistics(statistics: Statistics) -> str:
         lines.append(f"{part:5}{mean}  {std}  {images:>8}  {channels.pixels:>15,}")
     if statistics.unreadable:
         lines.append(
-            f"{len(statistics.unreadable)} images cannot be read and are left out: "
+            f"{counted(len(statistics.unreadable), 'image')} left out as unreadable: "
             f"{statistics.unreadable[0]}; tools/data.py check lists all"
         )
     return "\n".join(lines)

@@ -17,9 +17,9 @@ from heatmap.schemes import Scheme
 
 CANDIDATES = 8  # nearest landmarks that the matching considers as partners of a landmark
 MAX_COMPONENTS = 40  # of the shape model
-GROUP_TOLERANCE = 40.0  # mean square distance of whole groups, over that of their free landmarks
+GROUP_TOLERANCE = 40.0  # mean square distance of a paired group, over pairing each landmark alone
 MAX_DISTANCE = 0.1  # face sizes between a mirrored landmark and its partner
-LOW_MARGIN = 1.5  # distance of the second best partner over that of the best
+LOW_MARGIN = 1.5  # distance of the second best partner over the best one's
 COINCIDENT = 1e-12  # of the mean square distance between landmarks
 
 
@@ -168,7 +168,7 @@ def _costs(basis: np.ndarray, mirrored: np.ndarray, partners: np.ndarray) -> np.
     """(P, P) mean square distance between mirrored landmarks and others, over the model's faces.
 
     The mirrored mean is aligned to a face of the model, and the mirrored components are rotated
-    onto its own, both to fit the current partners best.
+    onto the model's, both to fit the current partners best.
     """
     target = basis[:, partners]
     flat_target, flat_mirrored = (x.reshape(len(x), -1) for x in (target, mirrored))
@@ -215,8 +215,8 @@ def _pair_landmarks(costs: np.ndarray, partners: np.ndarray) -> np.ndarray:
     """(P,) mutual partners of least total cost.
 
     Landmarks that are clearly nearest to each other, or to themselves, are paired directly. The
-    others are paired by a maximum-weight matching, where a pair weighs what it saves over two
-    landmarks that are their own partners.
+    others are paired by a maximum-weight matching, where the weight of a pair is its saving over
+    making both landmarks their own partners.
     """
     costs = costs + _breaks(costs, partners)
     costs = costs + costs.T

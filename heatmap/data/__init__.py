@@ -4,5 +4,5 @@ contest     the contest's files: landmark table, images, split, score, submissio
 formats     other data sets' files, converted to the contest's layout
 synthetic   drawn faces with 971 exact landmarks
 samples     images to uint8 crops with their frames; the loader
-augment     random changes of crops, drawn and applied on the device
+augment     random changes of crops, applied on the device
 """

@@ -122,7 +122,7 @@ def deciles(expected: np.ndarray, observed: np.ndarray) -> list[Decile]:
 
 
 def halves(groups: Sequence[str], size: np.ndarray) -> np.ndarray:
-    """Picks half of the images, (N,) bool: sizes as in the other half, groups kept whole.
+    """Picks half of the images, (N,) bool, with sizes as in the other half and whole groups.
 
     Args:
         groups: the group of each image, such as its person.

@@ -135,9 +135,9 @@ def spread_px(prediction: Prediction) -> np.ndarray:
 def summary(errors: Errors) -> dict[str, Any]:
     """Returns the scores of all images, ready for JSON; None where nothing is labelled.
 
-    Among them are mse: the contest's, px²; nme_percent: of the normaliser; failure_8: share of
-    images with an NME above 8 %; auc_8: area under the cumulative error curve up to there, as a
-    share of the largest possible; groups, sizes: px² by landmark group and by image size.
+    mse is the contest's, in px². nme_percent is relative to the normaliser. failure_8 is the share
+    of images with an NME above 8 %, auc_8 the area under the cumulative error curve up to there, as
+    a share of the largest possible. groups and sizes hold px² by landmark group and image size.
     """
     nme, shorter = errors.nme[np.isfinite(errors.nme)], errors.image_hw.min(1)
     sizes = {}
@@ -240,8 +240,8 @@ def evaluate_run(
     if errors is None:
         return Evaluation(out.path, distributed.from_first({}), folder, labels)
     scores = summary(errors) | {"table": labels.fingerprint}
-    share = len(rows) / distributed.world()  # images per process
-    milliseconds = {part: 1000 * seconds / share for part, seconds in watch.seconds().items()}
+    num_images = len(rows) / distributed.world()  # per process
+    milliseconds = {part: 1000 * seconds / num_images for part, seconds in watch.seconds().items()}
     timing = describe(device) | {"batch": train.batch}
     timing["workers"] = loader_processes(settings.workers)
     timing["milliseconds_per_image"] = milliseconds

@@ -39,10 +39,10 @@ CURVES = {
 def write_report(
     ensemble: Ensemble, evaluation: Evaluation, out: Path, device: torch.device
 ) -> Path:
-    """Writes OUT/report.html on an evaluation in the first process, and returns its path.
+    """Writes OUT/report.html for an evaluation, in the first process, and returns its path.
 
     Args:
-        device: where to predict the faces that are shown.
+        device: where to predict the faces in the report.
 
     Raises:
         UserError: a run's ledger is damaged, or an image cannot be read.
@@ -97,11 +97,12 @@ def _scores(errors: Errors, scores: dict[str, Any], subject: str) -> dict[str, A
     limits = np.linspace(0, 10, 201)
     share = 100 * np.searchsorted(nme, limits, side="right") / (len(nme) or np.nan)
     cumulative = [Series(subject, limits, share)]
+    length = "the face's size" if normaliser == "box" else f"the distance between the {normaliser}"
     return {
         "scores": scores,
         "mse_bars": bars({"mean shape": mean_shape, subject: mse, "perfect": 0.0}, " px²"),
         "percent_removed": 100 * (1 - mse / mean_shape) if mean_shape else math.nan,
-        "length": "the face's size" if normaliser == "box" else f"that between the {normaliser}",
+        "length": length,
         "failures": {limit: 100 * np.float64(scores[f"failure_{limit}"]) for limit in (8, 10)},
         "nme_chart": line_chart(cumulative, "NME, %", "images, %", y_ends=(0, 100)),
         "median_nme": np.median(nme) if len(nme) else None,
@@ -170,7 +171,7 @@ def _classes(evaluation: Evaluation, errors: Errors) -> dict[str, Any]:
     if evaluation.checked is not None:
         expected = expected_nme(errors, evaluation.checked.calibration)
         doubt_bars = fifths(expected, nme, "surest fifth", "least sure fifth")
-    sizes = {f"{name} ({of['images']:,})": of["mse"] for name, of in scores["sizes"].items()}
+    sizes = {f"{name} ({size['images']:,})": size["mse"] for name, size in scores["sizes"].items()}
     return {
         "groups": bars(scores["groups"], " px²"),
         "sizes": bars(sizes, " px²"),
@@ -180,7 +181,7 @@ def _classes(evaluation: Evaluation, errors: Errors) -> dict[str, Any]:
 
 
 def expected_nme(errors: Errors, fitted: calibration.Calibration) -> np.ndarray:
-    """(N,) mean expected error over the image's normaliser; NaN where there is none."""
+    """(N,) mean expected error over the image's normaliser; NaN if unknown."""
     parts = []
     for rows in blocks(np.arange(len(errors.rows))):
         expected_px = nanmean(fitted.expected_error(errors.peak[rows], errors.spread[rows]), 1)
@@ -201,7 +202,7 @@ def fifths(by: np.ndarray, values: np.ndarray, first: str, last: str) -> list[Ba
 def _confidence(
     checked: calibration.CheckedCalibration, ensemble: Ensemble, subject: str
 ) -> dict[str, Any]:
-    """What the calibration uses, and its expected errors next to the observed ones."""
+    """The calibration's indicators, and its expected errors next to the observed ones."""
     peak, spread = "the height of the heatmap's peak", "how wide the heatmap is"
     if len(ensemble.runs) > 1 or ensemble.tta:
         views = "runs" if len(ensemble.runs) > 1 else "views"

@@ -28,7 +28,7 @@ def prediction_sheet(
     """Draws images with their predicted landmarks and, below, with the truth in green.
 
     Args:
-        paths: n images.
+        paths: N images.
         labels: (N, Q, 2) true landmarks in image pixels, NaN where unlabelled; None for no truth.
         scheme: of the predicted landmarks, if the run has one.
 

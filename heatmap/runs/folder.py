@@ -24,7 +24,7 @@ def find_run(path: Path) -> "RunFolder":
     if path.is_dir():
         is_data = any((path / part).is_dir() for part in parts)
         problem = "a data folder, not a run" if is_data else "not a run (no config.json)"
-    raise UserError(f"{path}: {problem}; expected RUN, the folder that train.py --out has written")
+    raise UserError(f"{path}: {problem}; expected RUN, a folder written by train.py")
 
 
 class RunFolder:

@@ -89,7 +89,7 @@ def write_per_image(path: Path, names: Sequence[str], columns: Mapping[str, np.n
     """Writes per_image.csv, one row per image, with empty cells for NaN and infinities.
 
     Args:
-        names: n file names.
+        names: N file names.
         columns: (N,) values by column, as from `Errors.columns`.
     """
     cells = [map(_format_cell, column.tolist()) for column in columns.values()]

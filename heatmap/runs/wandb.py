@@ -175,7 +175,7 @@ def fetch(path: str, parent: Path) -> Path:
     except (wandb.Error, OSError, ValueError) as error:
         raise UserError(
             f"cannot fetch wandb:{path} from Weights & Biases ({error}); check the network, run "
-            "wandb login, or give the run's folder instead, which holds the same"
+            "wandb login, or pass the run's folder instead"
         ) from None
     write_json(folder.split, config.pop("split", {}))
     write_json(folder.machine, config.pop("machine", {}))
@@ -200,7 +200,7 @@ def main() -> None:
         parser.error(str(error))
     init_arguments["mode"] = arguments.mode or init_arguments["mode"]
     if init_arguments["mode"] == "off":
-        parser.error("this run was recorded without W&B: give --mode online or --mode offline")
+        parser.error("this run was recorded without W&B: pass --mode online or --mode offline")
     writer = WandbWriter(arguments.folder, init_arguments)
     for row in rows:
         writer.log(row)

@@ -35,8 +35,8 @@ def predictions(points: np.ndarray, error: float, seed: int = 3) -> np.ndarray:
 def drawn() -> AuditData:
     """400 synthetic faces with about one in twelve of the 971 landmarks."""
     known = schemes.mirror_permutation(971)
-    some = np.append(np.arange(0, 971, 24), 970)
-    chosen = np.union1d(some, known[some])
+    every_24th = np.append(np.arange(0, 971, 24), 970)
+    chosen = np.union1d(every_24th, known[every_24th])
     place = np.full(971, -1)
     place[chosen] = np.arange(len(chosen))
     groups, start = {}, 0
@@ -75,8 +75,8 @@ def test_self_test_finds_all_kinds_with_an_accurate_run_only(
         predicted_image=predictions(drawn.points_image, 0.3),
         expected_px=20 * drawn.expected_px,
     )
-    found = rates(self_test(blind, 0.03))
-    assert found[SHIFT] < 0.5 and found[SCALE] < 0.5
+    blind_rates = rates(self_test(blind, 0.03))
+    assert blind_rates[SHIFT] < 0.5 and blind_rates[SCALE] < 0.5
 
 
 def turned(face: np.ndarray, degrees: float) -> np.ndarray:
@@ -158,20 +158,20 @@ def test_unlabelled_landmarks_and_faces_are_not_suspicious(drawn: AuditData) -> 
 def test_tail_scores_are_log_shares_and_outliers_do_not_change_them() -> None:
     rng = np.random.default_rng(2)
     values, everyone = rng.exponential(size=(5000, 1)), np.ones(5000, bool)
-    found = tail_scores(values, everyone)[0][:, 0]
+    scores = tail_scores(values, everyone)[0][:, 0]
     for share in (0.05, 0.01, 0.002):
         at = np.argsort(-values[:, 0])[round(share * 5000)]
-        assert 10 ** -found[at] == pytest.approx(share, rel=0.5)
+        assert 10 ** -scores[at] == pytest.approx(share, rel=0.5)
     mixed = values.copy()
     mixed[:50] += 30
     after = tail_scores(mixed, everyone)[0][:, 0]
-    assert after[50:] == pytest.approx(found[50:], rel=0.2, abs=0.05)
+    assert after[50:] == pytest.approx(scores[50:], rel=0.2, abs=0.05)
     assert after[:50].min() > 5
-    some = np.arange(5000) % 2 == 0
-    holed = np.where(some[:, None], values, np.nan)
-    assert np.array_equal(np.isnan(tail_scores(holed, everyone)[0][:, 0]), ~some)
-    apart = tail_scores(np.where(some[:, None], 100 * values, values), some)[0]
-    assert np.allclose(apart[some], tail_scores(values[some], some[some])[0])
+    is_even = np.arange(5000) % 2 == 0
+    holed = np.where(is_even[:, None], values, np.nan)
+    assert np.array_equal(np.isnan(tail_scores(holed, everyone)[0][:, 0]), ~is_even)
+    apart = tail_scores(np.where(is_even[:, None], 100 * values, values), is_even)[0]
+    assert np.allclose(apart[is_even], tail_scores(values[is_even], is_even[is_even])[0])
 
 
 @pytest.fixture
@@ -218,9 +218,9 @@ def test_audit_ranks_images_and_reports_false_alarms(
     audited = ["data", "audit", folder, "--run", "run", "--symmetry", "symmetry.json"]
     options = ["--top", "0.1", "--count", "12"]
     assert tool(*audited, *options, "--exclude-to", "bad.csv") == 0
-    said = capsys.readouterr().out
-    assert "120 of 150 images were trained on by every run" in said and "too small" in said
-    assert "found in the first 10 %" in said and "on faces new to a run" in said
+    output = capsys.readouterr().out
+    assert "120 of 150 images were trained on by every run" in output and "too small" in output
+    assert "found in the first 10 %" in output and "on faces new to a run" in output
     rows = rows_of(tmp_path / "audit.csv")
     assert [row["rank"] for row in rows] == [str(rank) for rank in range(1, 151)]
     by_name = {row["file_name"]: row for row in rows}
@@ -242,10 +242,10 @@ def test_audit_ranks_images_and_reports_false_alarms(
             table_file = csv.DictWriter(file, rows[0])
             table_file.writeheader()
             table_file.writerows(rows)
-    looked = ["--reviewed", "looked.csv", "--out", "again.csv", "--exclude-to", "fewer.csv"]
-    assert tool(*audited, *options, *looked) == 0
-    said = capsys.readouterr().out
-    assert "false alarms: 2 of 4 listed and reviewed images, 50 %" in said
+    reviewed = ["--reviewed", "looked.csv", "--out", "again.csv", "--exclude-to", "fewer.csv"]
+    assert tool(*audited, *options, *reviewed) == 0
+    output = capsys.readouterr().out
+    assert "false alarms: 2 of 4 listed and reviewed images, 50 %" in output
     reviews = [row["review"] for row in rows_of(tmp_path / "again.csv")]
     assert reviews[:5] == ["bad", "good", "good", "bad", ""]
     left_out = [row["file_name"] for row in rows_of(tmp_path / "fewer.csv")]

@@ -49,12 +49,12 @@ def test_a_valid_folder_has_no_errors(
     options = "--workers", "1", "--json", out, "--exclude-to", bad
     assert tool("data", "check", tiny_contest, *options) == 0
     printed = capsys.readouterr().out
-    found = json.loads(out.read_text())
-    assert not [p for p in found["problems"] if p["severity"] == "error"]
+    report = json.loads(out.read_text())
+    assert not [p for p in report["problems"] if p["severity"] == "error"]
     table = read_landmarks(find_folder(tiny_contest).train_table)
     sizes = [read_image(tiny_contest / "train" / "images" / n).shape for n in table.names]
-    train = found["statistics"]["train"]
-    assert train["rows"] == train["images"] == 12 and found["statistics"]["test"]["rows"] == 5
+    train = report["statistics"]["train"]
+    assert train["rows"] == train["images"] == 12 and report["statistics"]["test"]["rows"] == 5
     for axis, name in enumerate(("height", "width")):
         values = [size[axis] for size in sizes]
         assert train[name] == {
@@ -281,8 +281,8 @@ def test_a_partly_damaged_image_is_reported(contest: Folder) -> None:
 
 def test_only_the_wrong_row_of_the_asked_points_is_reported(contest: Folder) -> None:
     replaced(contest.test_points, (2, 1, "[1, 1]"))
-    told = places(check(contest.root).problems)
-    assert told == [("asked points", "test", 2)]
+    problems = places(check(contest.root).problems)
+    assert problems == [("asked points", "test", 2)]
 
 
 def test_image_properties_are_measured(contest: Folder) -> None:
@@ -341,4 +341,4 @@ def test_the_real_faces_can_be_trained_on(faces68: Path, tmp_path: Path) -> None
     assert report.statistics["train"]["images"] == 120
     assert report.near and not report.same
     people = [{name.rpartition("_")[0] for name in group.train} for group in report.near]
-    assert all(len(some) == 1 for some in people), "only frames of the same person are alike"
+    assert all(len(group) == 1 for group in people), "only frames of the same person are alike"

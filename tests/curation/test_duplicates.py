@@ -49,9 +49,9 @@ def test_groups_equal_those_of_a_comparison_of_all_pairs() -> None:
         while not np.array_equal(linked, wider := linked @ is_near):
             linked = wider
         expected = linked.argmax(1)  # the lowest index that is linked
-        found = near_groups(hashes, most_bits)
-        np.testing.assert_array_equal(found, expected)
-        assert len(np.unique(found)) < 300 or most_bits == 0
+        groups = near_groups(hashes, most_bits)
+        np.testing.assert_array_equal(groups, expected)
+        assert len(np.unique(groups)) < 300 or most_bits == 0
 
 
 def test_many_equal_hashes_form_one_group_quickly() -> None:

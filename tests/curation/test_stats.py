@@ -34,7 +34,7 @@ def test_channels_are_exact_for_any_number_of_workers(
     out = tmp_path / "stats.json"
     options = "--json", out, "--out", tmp_path / "s.png", "--workers", "2"
     assert tool("data", "stats", tiny_contest, *options) == 0
-    found = json.loads(out.read_text())["channels"]
+    channels = json.loads(out.read_text())["channels"]
     pixels = {
         part: np.concatenate([
             read_image(path).reshape(-1, 3).astype(np.int64)
@@ -43,22 +43,22 @@ def test_channels_are_exact_for_any_number_of_workers(
         for part in ("train", "test")
     }  # fmt: skip
     pixels["both"] = np.concatenate([*pixels.values()])
-    assert list(found) == ["train", "test", "both"]
+    assert list(channels) == ["train", "test", "both"]
     for part, values in pixels.items():
-        assert found[part]["pixels"] == len(values)
-        assert found[part]["sums"] == values.sum(0).tolist()
-        assert found[part]["squares"] == (values**2).sum(0).tolist()
-        np.testing.assert_allclose(found[part]["mean"], values.mean(0) / 255, rtol=1e-12)
-        np.testing.assert_allclose(found[part]["std"], values.std(0) / 255, rtol=1e-12)
+        assert channels[part]["pixels"] == len(values)
+        assert channels[part]["sums"] == values.sum(0).tolist()
+        assert channels[part]["squares"] == (values**2).sum(0).tolist()
+        np.testing.assert_allclose(channels[part]["mean"], values.mean(0) / 255, rtol=1e-12)
+        np.testing.assert_allclose(channels[part]["std"], values.std(0) / 255, rtol=1e-12)
     *_, train, _, both, name = capsys.readouterr().out.splitlines()
     assert [float(cell) for cell in train.split()[1:4]] == np.round(
-        found["train"]["mean"], 5
+        channels["train"]["mean"], 5
     ).tolist()
     assert both.split()[-2:] == ["17", f"{len(pixels['both']):,}"]
     assert len(train) == len(both)
     assert name == str(tmp_path / "s.png")
     alone = measure_contest(tiny_contest).to_json()["channels"]
-    assert json.loads(json.dumps(alone)) == found
+    assert json.loads(json.dumps(alone)) == channels
 
 
 def test_border_is_trimmed_and_crop_is_cut_as_in_training(tmp_path: Path) -> None:
@@ -89,10 +89,10 @@ def test_crops_equal_training_crops(tiny_contest: Path) -> None:
     paths = [folder.train_images / name for name in table.names]
     samples = Samples(paths, table.points_image, Crop(height=48, width=36, trim_border=30))
     crops = np.stack([samples[row].crop.numpy() for row in range(len(paths))]).astype(np.int64)
-    found = measure_contest(tiny_contest, trim_border=30, crop_hw=(48, 36)).channels["train"]
-    assert found.pixels == 12 * 48 * 36
-    assert list(found.sums) == crops.sum((0, 2, 3)).tolist()
-    assert list(found.squares) == (crops**2).sum((0, 2, 3)).tolist()
+    channels = measure_contest(tiny_contest, trim_border=30, crop_hw=(48, 36)).channels["train"]
+    assert channels.pixels == 12 * 48 * 36
+    assert list(channels.sums) == crops.sum((0, 2, 3)).tolist()
+    assert list(channels.squares) == (crops**2).sum((0, 2, 3)).tolist()
 
 
 def test_sizes_and_positions_are_measured(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_unreadable_images_are_left_out_and_reported(
     options = "--workers", "1", "--out", tmp_path / "s.png"
     assert tool("data", "stats", root, *options) == 0
     printed = capsys.readouterr().out
-    assert "2 images cannot be read and are left out" in printed and "ada_0.jpg" in printed
+    assert "2 images left out as unreadable" in printed and "ada_0.jpg" in printed
     (row,) = [line for line in printed.splitlines() if line.startswith("both")]
     assert row.split()[-2] == "15"
     shutil.rmtree(root / "test")

@@ -89,7 +89,7 @@ def test_the_same_image_under_two_names_is_reported(
     for person in ("ada", "bo", "cy"):  # one of the four validates
         shutil.copy(images / "dee_0.jpg", images / f"{person}_0.jpg")
     assert tool(*common, "--rule", "person") == 1
-    assert "1 images are in several parts under different names" in capsys.readouterr().err
+    assert "1 image in several parts under different names" in capsys.readouterr().err
     assert len(rows_of(out)) == 12
 
 

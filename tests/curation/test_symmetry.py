@@ -35,9 +35,9 @@ def labels971() -> np.ndarray:
 def test_971_landmarks_have_the_known_permutation_and_curves(
     labels971: np.ndarray,
 ) -> None:
-    found = symmetry.infer(labels971)
-    assert np.array_equal(found.scheme.permutation, schemes.mirror_permutation(971))
-    groups = [(group.start, group.stop) for group in found.scheme.groups.values()]
+    inferred = symmetry.infer(labels971)
+    assert np.array_equal(inferred.scheme.permutation, schemes.mirror_permutation(971))
+    groups = [(group.start, group.stop) for group in inferred.scheme.groups.values()]
     curves = [(0, 64), (64, 128), (128, 273), (273, 337), (337, 401), (401, 464), (464, 527)]
     assert groups[:7] == curves
     assert {(587, 650), (650, 714), (714, 777), (777, 841), (969, 971)} <= set(groups)
@@ -62,8 +62,8 @@ def test_coinciding_corners_follow_their_curves(
     points = mouths.copy()
     points[:, 64, 0] += left
     points[:, 95, 0] += right
-    found = symmetry.infer(points)
-    assert np.array_equal(found.scheme.permutation, KNOWN_OF_MOUTHS)
+    inferred = symmetry.infer(points)
+    assert np.array_equal(inferred.scheme.permutation, KNOWN_OF_MOUTHS)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -72,17 +72,17 @@ def test_coinciding_corners_follow_their_curves_with_mirrored_faces(
 ) -> None:
     faces = mouths[:60] + np.random.default_rng(seed).normal(0, 1e-9, (60, 128, 2))
     mirrored = faces[:, KNOWN_OF_MOUTHS] * (-1, 1)  # the distances vanish up to rounding
-    found = symmetry.infer(np.concatenate([faces, mirrored]))
-    assert np.array_equal(found.scheme.permutation, KNOWN_OF_MOUTHS)
+    inferred = symmetry.infer(np.concatenate([faces, mirrored]))
+    assert np.array_equal(inferred.scheme.permutation, KNOWN_OF_MOUTHS)
 
 
 def test_68_landmarks_have_the_known_permutation(
     faces68: Path, tool: Tool, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     assert tool("data", "symmetry", faces68, "--out", "found.json") == 0
-    said = capsys.readouterr().out
-    assert "equal to the known permutation of 68 landmarks" in said
-    assert "low margins" not in said
+    output = capsys.readouterr().out
+    assert "equal to the known permutation of 68 landmarks" in output
+    assert "low margins" not in output
     scheme = schemes.read_scheme(tmp_path / "found.json", 68)
     assert np.array_equal(scheme.permutation, schemes.mirror_permutation(68))
     eyes_and_brows = ["17-21", "22-26", "36-41", "42-47"]
@@ -98,8 +98,8 @@ def test_15_landmarks_with_many_unlabelled_have_the_known_permutation(faces15: P
     cells = [[float(cell) if cell else np.nan for cell in row[:30]] for row in rows]
     points = np.array(cells).reshape(-1, 15, 2)
     assert np.isnan(points).any((1, 2)).sum() > 300
-    found = symmetry.infer(points)
-    assert np.array_equal(found.scheme.permutation, schemes.mirror_permutation(15))
+    inferred = symmetry.infer(points)
+    assert np.array_equal(inferred.scheme.permutation, schemes.mirror_permutation(15))
 
 
 def test_symmetry_of_any_selection_in_any_order_is_inferred(labels68: np.ndarray) -> None:
@@ -108,8 +108,8 @@ def test_symmetry_of_any_selection_in_any_order_is_inferred(labels68: np.ndarray
     chosen = chosen[np.isin(known[chosen], chosen)]  # no landmark without its partner
     place = {landmark: index for index, landmark in enumerate(chosen.tolist())}
     expected = [place[landmark] for landmark in known[chosen].tolist()]
-    found = symmetry.infer(labels68[::7, chosen])
-    assert found.scheme.permutation.tolist() == expected
+    inferred = symmetry.infer(labels68[::7, chosen])
+    assert inferred.scheme.permutation.tolist() == expected
     assert len(expected) not in (68, 15)
 
 
@@ -124,8 +124,8 @@ def test_bad_faces_do_not_change_the_permutation(labels68: np.ndarray) -> None:
     bad = np.random.default_rng(1).choice(len(points), 20, replace=False)
     points[bad] = points[bad][:, np.random.default_rng(2).permutation(68)]
     points[::9, 40] = np.nan
-    found = symmetry.infer(points)
-    assert np.array_equal(found.scheme.permutation, schemes.mirror_permutation(68))
+    inferred = symmetry.infer(points)
+    assert np.array_equal(inferred.scheme.permutation, schemes.mirror_permutation(68))
 
 
 def test_labels_in_another_order_fail_the_check(
@@ -138,8 +138,8 @@ def test_labels_in_another_order_fail_the_check(
     contest.write_landmarks(tmp_path / "DIR" / "train" / "landmarks.csv", names, points)
     assert tool("data", "symmetry", "DIR", "--out", "found.json") == 1
     assert "disagree with the known permutation of 68 landmarks in 4" in capsys.readouterr().err
-    found = schemes.read_scheme(tmp_path / "found.json", 68).permutation
-    assert found[[36, 39, 42, 45]].tolist() == [42, 45, 36, 39]
+    permutation = schemes.read_scheme(tmp_path / "found.json", 68).permutation
+    assert permutation[[36, 39, 42, 45]].tolist() == [42, 45, 36, 39]
 
 
 @pytest.mark.parametrize(
@@ -188,9 +188,9 @@ def test_training_and_submission_mirror_other_schemes_without_the_file(
     ]
     loop.train(run, tmp_path / "run")
     path.unlink()
-    kept = load_trained(tmp_path / "run")
-    assert kept.scheme is not None and kept.scheme.groups == scheme.groups
-    resumed = read_data(kept.experiment, load(tmp_path / "run" / "last.pt"))
+    trained = load_trained(tmp_path / "run")
+    assert trained.scheme is not None and trained.scheme.groups == scheme.groups
+    resumed = read_data(trained.experiment, load(tmp_path / "run" / "last.pt"))
     assert np.array_equal(resumed.permutation, scheme.permutation)
     answers = []
     for tta in ("none", "mirror"):

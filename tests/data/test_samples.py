@@ -274,12 +274,12 @@ def test_box_is_centred_with_its_aspect_ratio(
     nothing = np.full((1, 1, 2), np.nan, np.float32)
     sample = Samples([tmp_path / "a.png"], nothing, crop, boxes)[0]
     corners = torch.from_numpy(boxes.reshape(2, 2))
-    found = Frame(sample.image_from_crop, *crop_hw).to_crop(corners).numpy()
+    corners_crop = Frame(sample.image_from_crop, *crop_hw).to_crop(corners).numpy()
     size = np.array(crop_hw[::-1])
-    assert found.mean(0) == pytest.approx((size - 1) / 2, abs=1e-6)
-    factors = (found[1] - found[0]) / (boxes[0, 2:] - boxes[0, :2])
+    assert corners_crop.mean(0) == pytest.approx((size - 1) / 2, abs=1e-6)
+    factors = (corners_crop[1] - corners_crop[0]) / (boxes[0, 2:] - boxes[0, :2])
     assert factors[0] == pytest.approx(factors[1], abs=1e-6)
-    assert ((found[1] - found[0]) / size).max() == pytest.approx(1 / 1.25, abs=1e-6)
+    assert ((corners_crop[1] - corners_crop[0]) / size).max() == pytest.approx(1 / 1.25, abs=1e-6)
 
 
 def test_boxes_come_from_the_experiments_table(tiny_contest: Path, tmp_path: Path) -> None:

@@ -48,9 +48,9 @@ def test_peak_and_spread_together_predict_better_than_either() -> None:
     nothing = np.full_like(peak, np.nan)
     fitted_distance, fitted_peak, fitted_spread = signs(0)
     for signs_of_one in ((nothing, fitted_spread), (fitted_peak, nothing)):
-        some = calibration.fit(fitted_distance, *signs_of_one)
-        assert some is not None
-        tenths = calibration.deciles(some.expected_error(peak, spread), distance)
+        fitted = calibration.fit(fitted_distance, *signs_of_one)
+        assert fitted is not None
+        tenths = calibration.deciles(fitted.expected_error(peak, spread), distance)
         assert off(tenths) < 0.1
         assert tenths[-1].observed_px < 0.85 * least_sure
 

@@ -46,28 +46,28 @@ def rows(text: str) -> dict[str, str]:
 
 
 def test_the_card_describes_the_run(heatmap_run: Path, tiny_contest: Path) -> None:
-    text, found = card(heatmap_run), rows(card(heatmap_run))
+    text, cells = card(heatmap_run), rows(card(heatmap_run))
     summary = json.loads((heatmap_run / "summary.json").read_text())
     assert text.startswith("# tiny: 7 facial landmarks\n")
     best = f"{summary['best_mse']:.3f} px² in epoch {summary['best_epoch']}"
-    assert found["contest MSE"] == best
-    assert found["contest MSE of the mean shape"] == f"{summary['mean_shape_mse']:.3f} px²"
-    assert found["epochs"] == f"{summary['epochs']} ({summary['steps']} steps)"
+    assert cells["contest MSE"] == best
+    assert cells["contest MSE of the mean shape"] == f"{summary['mean_shape_mse']:.3f} px²"
+    assert cells["epochs"] == f"{summary['epochs']} ({summary['steps']} steps)"
     machine = json.loads((heatmap_run / "machine.json").read_text())
-    assert found["minutes"] == f"{summary['minutes']:.1f} on {machine['processor']}"
-    assert found["date"].startswith(machine["date"])
-    assert found["folder"] == tiny_contest.name
-    assert (found["training images"], found["validation images"]) == ("9", "3")
-    assert found["split"] == "by order (the last 3 of 12 rows)"
+    assert cells["minutes"] == f"{summary['minutes']:.1f} on {machine['processor']}"
+    assert cells["date"].startswith(machine["date"])
+    assert cells["folder"] == tiny_contest.name
+    assert (cells["training images"], cells["validation images"]) == ("9", "3")
+    assert cells["split"] == "by order (the last 3 of 12 rows)"
     count = sum(p.numel() for p in load_trained(heatmap_run).network.parameters())
-    assert found["network"] == f"UNet, {count / 1e6:.2f} M parameters"
-    assert found["crop"].startswith("height 32, width 48, rule cover")
-    assert found["model"].startswith(f"encoder {ENCODER}, stride 4, width 6, sigma ")
-    assert "loss adaptive_wing" in found["model"] and "coordinate_loss wing" in found["model"]
-    assert found["augment"].startswith("rotate_deg 10, scale 0.15, fill edge")
-    assert found["optimizer"].startswith("kind adamw, lr 0.001")
-    assert found["schedule"].startswith("kind cosine")
-    assert "batch 4" in found["train"] and "ema 0.9" in found["train"]
+    assert cells["network"] == f"UNet, {count / 1e6:.2f} M parameters"
+    assert cells["crop"].startswith("height 32, width 48, rule cover")
+    assert cells["model"].startswith(f"encoder {ENCODER}, stride 4, width 6, sigma ")
+    assert "loss adaptive_wing" in cells["model"] and "coordinate_loss wing" in cells["model"]
+    assert cells["augment"].startswith("rotate_deg 10, scale 0.15, fill edge")
+    assert cells["optimizer"].startswith("kind adamw, lr 0.001")
+    assert cells["schedule"].startswith("kind cosine")
+    assert "batch 4" in cells["train"] and "ema 0.9" in cells["train"]
 
 
 @pytest.mark.parametrize(
@@ -114,9 +114,9 @@ def test_a_direct_run_on_all_rows_has_no_score(tiny_contest: Path, tmp_path: Pat
         wandb=Wandb(mode="off"),
     )
     loop.train(prepare(experiment), tmp_path / "run")
-    found = rows(card(tmp_path / "run"))
-    assert found["contest MSE"] == "none, since all rows are training rows"
-    assert (found["training images"], found["validation images"]) == ("12", "0")
-    assert "rule contain" in found["crop"] and "trim_border 9" in found["crop"]
-    assert found["model"] == f"encoder {ENCODER}, loss smooth_l1"
-    assert found["network"].startswith("Direct, ") and "stride" not in found["model"]
+    cells = rows(card(tmp_path / "run"))
+    assert cells["contest MSE"] == "none, since all rows are training rows"
+    assert (cells["training images"], cells["validation images"]) == ("12", "0")
+    assert "rule contain" in cells["crop"] and "trim_border 9" in cells["crop"]
+    assert cells["model"] == f"encoder {ENCODER}, loss smooth_l1"
+    assert cells["network"].startswith("Direct, ") and "stride" not in cells["model"]

@@ -53,21 +53,21 @@ def inspected(path: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path)]
     environment = os.environ | {"WANDB_ERROR_REPORTING": "false"}
     output = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
-    found: dict[str, Any] = {"rows": [], "summary": {}, "exit": None, "artifacts": []}
+    content: dict[str, Any] = {"rows": [], "summary": {}, "exit": None, "artifacts": []}
     for record in map(json.loads, output.stdout.splitlines()):
         if record["type"] == "run":
-            found["run"] = record["run"]
+            content["run"] = record["run"]
         elif record["type"] == "history":
             item = record["history"]["item"]
             values = {key: value for key, value in item.items() if not key.startswith("_")}
-            found["rows"].append({"step": item["_step"], **values})
+            content["rows"].append({"step": item["_step"], **values})
         elif record["type"] == "summary":
-            found["summary"] |= record["summary"].get("update", {})
+            content["summary"] |= record["summary"].get("update", {})
         elif record["type"] == "artifact":
-            found["artifacts"].append(record["artifact"])
+            content["artifacts"].append(record["artifact"])
         elif record["type"] == "exit":
-            found["exit"] = record["exit"].get("exit_code", 0)
-    return found
+            content["exit"] = record["exit"].get("exit_code", 0)
+    return content
 
 
 def is_media(key: str) -> bool:
@@ -113,14 +113,14 @@ def test_an_offline_run_equals_the_ledger(tmp_path: Path, caplog: Any) -> None:
     assert [record for record in caplog.records if record.name == "heatmap"] == []
 
     (path,) = segments(tmp_path)
-    found = inspected(path)
+    content = inspected(path)
     images, table = {}, {}
-    for row in found["rows"]:
+    for row in content["rows"]:
         for key in [key for key in row if is_media(key)]:
             kept = table if key.startswith("predictions") else images
             kept[row["step"], key] = row.pop(key)
-    assert found["rows"] == read_metrics(tmp_path)
-    assert found["rows"] == [*ROWS, {"step": 12, "loss": None, "val/mse/jaw": 2.5}]
+    assert content["rows"] == read_metrics(tmp_path)
+    assert content["rows"] == [*ROWS, {"step": 12, "loss": None, "val/mse/jaw": 2.5}]
     assert {(step, key.partition(".")[0]) for step, key in images} == {(5, "images/validation")}
     sent = path.parent / "files" / images[5, "images/validation.path"]
     assert sent.read_bytes() == (tmp_path / "images/validation_0000005.jpg").read_bytes()
@@ -131,7 +131,7 @@ def test_an_offline_run_equals_the_ledger(tmp_path: Path, caplog: Any) -> None:
         ["ada/ada_0.png", 6.25, None],
         ["bo_1.jpg", 0.5, 0.25],
     ]
-    (artifact,) = found["artifacts"]
+    (artifact,) = content["artifacts"]
     waiting = [Path(entry["local_path"]) for entry in artifact["manifest"]["contents"]]
     assert all(path.is_relative_to(tmp_path) for path in waiting)
     drawn = {path.read_bytes() for path in tmp_path.glob("predictions/*.jpg")}
@@ -139,16 +139,16 @@ def test_an_offline_run_equals_the_ledger(tmp_path: Path, caplog: Any) -> None:
     assert drawn < {path.read_bytes() for path in waiting}
     copy = (path.parent / "files" / "per_image.csv").read_bytes()
     assert copy == (tmp_path / "per_image.csv").read_bytes()
-    config = found["run"]["config"]["update"]
+    config = content["run"]["config"]["update"]
     assert {key: config[key] for key in CONFIG} == CONFIG
     assert config["machine"] == {"device": "cpu"}
     assert config["split"] == {"kind": "person", "rule": "by person", "table": "f00"}
-    assert found["summary"]["best"] == {"step": 4, "mse": 6.25}
-    run = found["run"]
+    assert content["summary"]["best"] == {"step": 4, "mse": 6.25}
+    run = content["run"]
     assert (run["run_id"], run["project"], run["run_group"]) == (record.wandb_id, "faces", "g")
     assert (run["job_type"], run["display_name"]) == ("train", f"tiny-{tmp_path.name}")
     assert run["tags"] == ["cpu", "small"]
-    assert found["exit"] == 0
+    assert content["exit"] == 0
     assert "WANDB_DATA_DIR" not in os.environ
 
 
@@ -165,19 +165,19 @@ def test_an_offline_training_run_equals_its_folder(tiny_contest: Path, tmp_path:
     ]  # fmt: skip
     assert main([str(experiment), "--out", str(run), *options]) == 0
     (path,) = segments(run)
-    found = inspected(path)
+    content = inspected(path)
     rows, media = [], set()
-    for row in found["rows"]:
+    for row in content["rows"]:
         rows.append({key: value for key, value in row.items() if not is_media(key)})
         media |= {key.partition(".")[0] for key in row if is_media(key)}
     assert rows == read_metrics(run) and len(rows) == 3
     assert media == {"images/validation", "predictions"}
     config = json.loads((run / "config.json").read_text())
-    assert {key: found["run"]["config"]["update"][key] for key in config} == config
+    assert {key: content["run"]["config"]["update"][key] for key in config} == config
     summary = json.loads((run / "summary.json").read_text())
-    assert {key: found["summary"][key] for key in summary} == summary
-    assert found["run"]["tags"] == ["UNet", "tu-test_resnet", "7 landmarks", tiny_contest.name]
-    assert (found["run"]["run_group"], found["run"]["display_name"]) == ("unet", "unet-run")
+    assert {key: content["summary"][key] for key in summary} == summary
+    assert content["run"]["tags"] == ["UNet", "tu-test_resnet", "7 landmarks", tiny_contest.name]
+    assert (content["run"]["run_group"], content["run"]["display_name"]) == ("unet", "unet-run")
 
 
 @pytest.mark.slow
@@ -193,10 +193,10 @@ def test_resuming_continues_the_same_wandb_run(tmp_path: Path) -> None:
                 resumed.finish({})
 
     assert read_metrics(tmp_path) == ROWS
-    found = [inspected(path) for path in segments(tmp_path)]
-    assert {segment["run"]["run_id"] for segment in found} == {first.wandb_id}
-    assert [row for segment in found for row in segment["rows"]] == ROWS  # each once
-    assert [segment["exit"] for segment in found] == [1, 1, 0]
+    contents = [inspected(path) for path in segments(tmp_path)]
+    assert {segment["run"]["run_id"] for segment in contents} == {first.wandb_id}
+    assert [row for segment in contents for row in segment["rows"]] == ROWS  # each once
+    assert [segment["exit"] for segment in contents] == [1, 1, 0]
 
 
 @pytest.mark.slow
@@ -237,8 +237,8 @@ def test_a_run_without_wandb_can_be_sent_later(tmp_path: Path) -> None:
     assert "give --mode online or --mode offline" in refused.stderr
     subprocess.run([*command, "--mode", "offline"], capture_output=True, check=True)
     (path,) = segments(tmp_path)
-    found = inspected(path)
-    assert (found["rows"], found["summary"]["best"], found["exit"]) == (ROWS, 0.5, 0)
+    content = inspected(path)
+    assert (content["rows"], content["summary"]["best"], content["exit"]) == (ROWS, 0.5, 0)
 
 
 @pytest.mark.slow

@@ -170,8 +170,9 @@ def _run_residuals(data: AuditData) -> dict[str, np.ndarray]:
 def _shape_residuals(data: AuditData, model: shape.ShapeModel) -> dict[str, np.ndarray]:
     """Log distances from the shape model by reason, orthogonal to its changes and along them."""
     fitted = model.reconstruct(shape.of(data.points_image))
-    off = np.abs(fitted.aligned - fitted.reconstructed) / model.noise
-    return {"part": _log(_by_group(off, data.groups)), "whole": _log(_rms(fitted.coefficients))}
+    deviation = np.abs(fitted.aligned - fitted.reconstructed) / model.noise
+    part = _log(_by_group(deviation, data.groups))
+    return {"part": part, "whole": _log(_rms(fitted.coefficients))}
 
 
 def _by_group(values: np.ndarray, groups: dict[str, range]) -> np.ndarray:

@@ -2,10 +2,10 @@
 
     train/landmarks.csv      TAB; file_name, Point_0_X, Point_0_Y, ...: every landmark
     train/images/            the images named there
-    test/test_points.csv     TAB; file_name, point_index_list: the asked points, "[742, 385, ...]"
+    test/test_points.csv     TAB; file_name, point_index_list: the points to submit, [742, 385, ...]
     test/images/             the images named there
-    sampleSubmission.csv     comma; file_name, Point_M0_X, Point_M0_Y, ...: M0 is the first asked
-                             point of the image; submissions and the solution have the same form
+    sampleSubmission.csv     comma; file_name, Point_M0_X, Point_M0_Y, ...: M0 is the image's
+                             first requested point; submissions and the solution have the same form
     withheld/solution.csv    only in folders drawn or converted from labelled data
     boxes.csv                only in converted data with boxes: file_name, x0, y0, x1, y1
     test/IdLookupTable.csv   only for `kaggle15`: the coordinates its submissions contain

@@ -16,8 +16,8 @@ class ImageFile:
     """An image file's bytes, decoded on demand and once per size.
 
     The format is detected from the bytes. Pixels are RGB, rotated by the EXIF orientation. Grey,
-    palette and CMYK become RGB, 16 bits become 8, alpha is dropped, and only an
-    animation's first frame is read.
+    palette and CMYK images become RGB, 16 bits become 8, alpha is dropped, and only the first frame
+    of an animation is read.
 
     Raises:
         UserError: the file is missing or empty.
@@ -167,7 +167,7 @@ def image_paths(
     wrong = list(misplaced(images, names, rows))
     if wrong:
         index, problem = wrong[0]
-        more = f"; {len(wrong) - 1} more images are missing or outside" if len(wrong) > 1 else ""
+        more = f"; {len(wrong) - 1} more missing or outside" if len(wrong) > 1 else ""
         # row 1 is the header
         raise UserError(f"{table}, row {index + 2}, column file_name: {problem}{more}")
     return _Paths(images, names)

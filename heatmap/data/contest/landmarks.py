@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 UNLABELLED = np.iinfo(np.int16).min  # stands for NaN in int16 arrays
-_AT_ONCE = 512  # rows
+_BLOCK_ROWS = 512  # rows
 
 
 class Names(Sequence[str]):
@@ -43,8 +43,8 @@ class Names(Sequence[str]):
         return self._text_of(row, row)
 
     def __iter__(self) -> Iterator[str]:
-        for row in range(0, len(self), _AT_ONCE):
-            yield from self._text_of(row, min(row + _AT_ONCE, len(self)) - 1).split("\n")
+        for row in range(0, len(self), _BLOCK_ROWS):
+            yield from self._text_of(row, min(row + _BLOCK_ROWS, len(self)) - 1).split("\n")
 
     def _text_of(self, first: int, last: int) -> str:
         start = self._ends[first - 1] + 1 if first else 0
@@ -85,8 +85,8 @@ class Points:
 
     def in_blocks(self) -> Iterator[np.ndarray]:
         """Yields all points in order, up to 512 rows at a time."""
-        for row in range(0, len(self), _AT_ONCE):
-            yield self[row : row + _AT_ONCE]
+        for row in range(0, len(self), _BLOCK_ROWS):
+            yield self[row : row + _BLOCK_ROWS]
 
     def __reduce__(self) -> tuple[Callable[..., "Points"], tuple[Any, ...]]:
         return _pickled(Points, self.stored)

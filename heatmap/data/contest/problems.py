@@ -65,7 +65,7 @@ def read_rows(path: Path, starts: Sequence[int]) -> Iterator[np.ndarray]:
 
 
 def check_asked_points(path: Path, num_landmarks: int) -> Iterator[CheckedRow]:
-    """Yields all rows of a table of asked points, checked as `read_asked_points` reads them.
+    """Yields all rows of test_points.csv, checked as `read_asked_points` reads them.
 
     Raises:
         UserError: the table is missing, its header is wrong, or it has no rows.

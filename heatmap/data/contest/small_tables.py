@@ -1,4 +1,4 @@
-"""Small tables with one image per row: asked points, boxes, weights, images to exclude.
+"""Small tables with one image per row: requested points, boxes, weights, images to exclude.
 
 File names and row numbers follow `heatmap.data.contest.table`.
 """

@@ -22,7 +22,7 @@ from heatmap.runtime.files import write_atomically
 
 logger = logging.getLogger("heatmap")
 
-_PAGE, _AT_ONCE = 1 << 12, 1 << 20  # bytes
+_PAGE, _CHUNK = 1 << 12, 1 << 20  # bytes
 _WORTH_CACHING = 16 << 20  # bytes; smaller tables are parsed quickly
 _ABANDONED = 3600  # seconds without a write until a temporary file counts as abandoned
 _LOCK = threading.Lock()  # threads would share a temporary file
@@ -105,7 +105,7 @@ def _write(path: Path, cached: Path, dtype: type[np.generic], progress: bool) ->
             file.write((points if dtype == np.int16 else as_floats(points, np.float32)).data)
         names = Names.of(name_list)
         file.seek(_PAGE)
-        chunks = iter(lambda: file.read(_AT_ONCE), b"")  # not mapped, to keep memory use low
+        chunks = iter(lambda: file.read(_CHUNK), b"")  # not mapped, to keep memory use low
         blocks = (as_floats(np.frombuffer(chunk, dtype), np.float32) for chunk in chunks)
         header = {
             "dtype": np.dtype(dtype).name,

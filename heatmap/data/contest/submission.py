@@ -24,7 +24,7 @@ class Submission:
 
     path: Path
     names: list[str]  # file names, in the file's order
-    points_image: np.ndarray  # (N, K, 2) float64; point k of an image is its k-th asked point
+    points_image: np.ndarray  # (N, K, 2) float64; point k of an image is its k-th requested point
 
 
 class SubmissionScore(NamedTuple):
@@ -39,7 +39,7 @@ def write_submission(
     """Writes a submission and reads it back to check it.
 
     Args:
-        answers: (N, K, 2) in image pixels, the asked points in the order of `asked`.
+        answers: (N, K, 2) in image pixels, the requested points in the order of `asked`.
         rounding: "round" to the nearest integer (halves to even), "truncate" toward zero
             as the organisers did, "none" for 4 decimals.
 

@@ -25,6 +25,7 @@ from heatmap.data.formats.labelled import (
     read_lines,
 )
 from heatmap.errors import UserError
+from heatmap.runtime.columns import counted
 
 _POINT = re.compile(r"[-+.\deE]+\s*,\s*[-+.\deE]+")
 
@@ -59,8 +60,8 @@ def _faces(source: Path) -> Iterator[LabelledFace | str]:
         yield LabelledFace(str(path), image_id + image.suffix, image, points_image, is_test)
     if missing:
         raise UserError(
-            f"{source}: {len(missing)} names in trainnames.txt and testnames.txt have no "
-            f"annotation, such as {next(iter(missing))!r}"
+            f"{source}: {counted(len(missing), 'name')} in trainnames.txt and testnames.txt "
+            f"without annotation, such as {next(iter(missing))!r}"
         )
 
 

@@ -27,6 +27,7 @@ from heatmap.data.contest.submission import Rounding, rounded
 from heatmap.data.contest.table import parse_cells, parse_number, write_landmarks, write_rows
 from heatmap.data.formats.labelled import Table, read_cells
 from heatmap.errors import UserError
+from heatmap.runtime.columns import counted
 from heatmap.runtime.files import folder_when_complete, write_atomically
 
 LANDMARKS = (
@@ -95,7 +96,7 @@ def read_lookup(table: Table, images: Collection[str]) -> Lookup:
     """Reads the coordinates of a submission, in the table's order.
 
     Args:
-        table: idLookupTable.csv.
+        table: IdLookupTable.csv.
         images: file names of the test images, as written by `convert`.
 
     Raises:
@@ -123,7 +124,7 @@ def write_submission(
     The file is read back and compared.
 
     Args:
-        names: n file names, in any order.
+        names: N file names, in any order.
         points_image: (N, 15, 2) predicted landmarks in image pixels.
         rounding: rounding of the locations; "none" writes 4 decimals.
 
@@ -136,7 +137,9 @@ def write_submission(
     points = dict(zip(names, points_image.astype(np.float64), strict=True))
     missing = sorted({name for name, _, _ in lookup.values()} - points.keys())
     if missing:
-        raise UserError(f"{path}: {len(missing)} images have no prediction, such as {missing[0]}")
+        raise UserError(
+            f"{path}: no prediction for {counted(len(missing), 'image')}, such as {missing[0]}"
+        )
     locations = {}
     for row_id, (name, landmark, axis) in lookup.items():
         location = points[name][landmark, axis]
@@ -161,8 +164,9 @@ def average(submissions: Sequence[Path], out: Path, rounding: Rounding) -> int:
         if different := sorted(tables[0].keys() ^ table.keys()):
             where = path if different[0] in table else submissions[0]
             raise UserError(
-                f"{path} and {submissions[0]} have different rows: {len(different)} RowIds are in "
-                f"only one of them, such as {different[0]} in {where}"
+                f"{path} and {submissions[0]} have different rows: "
+                f"{counted(len(different), 'RowId')} in only one of them, such as {different[0]} "
+                f"in {where}"
             )
     means = {row_id: sum(table[row_id] for table in tables) / len(tables) for row_id in tables[0]}
     _write_locations(out, means, rounding)

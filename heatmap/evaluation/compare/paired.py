@@ -33,10 +33,10 @@ def compare_runs(runs: Sequence[RunSummary], resamples: int = RESAMPLES) -> dict
         runs: scores of each run, of its best epoch unless it is an evaluation.
         differences: as `differences` returns them.
         curves: lists of epoch, minutes and val/mse for each run.
-        notes: what is missing or doubtful.
+        notes: missing or doubtful results.
 
         If every run has per-image errors, also:
-        images: how many are common, and what is resampled.
+        images: number of common images, and the units that are resampled.
         mse: px² on the common images by landmark group and run.
         nme_percent: by run.
         paired: for each other run and landmark group the difference in px² (positive if the run
@@ -214,7 +214,7 @@ def _warnings(runs: Sequence[RunSummary]) -> list[str]:
 
 
 def _resampling_units(names: Sequence[str], pattern: str) -> tuple[np.ndarray, str, list[str]]:
-    """What the bootstrap draws.
+    """The units that the bootstrap draws.
 
     Returns:
         (N,) number of each image's person, or of the image itself; "people" or "images"; notes.

@@ -40,9 +40,9 @@ def test_points_index_like_a_float32_array(stored: np.ndarray) -> None:
     assert (len(points), points.shape) == (2, (2, 3, 2))
     parts = [1, -1, slice(1), slice(None), [1, 0, 1], np.array([0]), (..., 0), (0, 2), (1, 2, 0)]
     for part in [*parts, np.array([True, False])]:
-        found = points[part]
-        assert found.dtype == np.float32
-        np.testing.assert_array_equal(found, expected[part])
+        actual = points[part]
+        assert actual.dtype == np.float32
+        np.testing.assert_array_equal(actual, expected[part])
     np.testing.assert_array_equal(np.isnan(points), np.isnan(expected))
     assert np.asarray(points, np.float64).dtype == np.float64
     points[0][:] = 99  # a copy

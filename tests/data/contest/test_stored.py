@@ -37,7 +37,7 @@ POINTS[4, 1] = np.nan
 def cache_every_table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_WORTH_CACHING", 0)
     monkeypatch.setattr(text_module, "_BLOCK", 100)  # 2 rows each
-    monkeypatch.setattr(module, "_AT_ONCE", 24)
+    monkeypatch.setattr(module, "_CHUNK", 24)
 
 
 @pytest.fixture

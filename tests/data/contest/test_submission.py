@@ -1,4 +1,4 @@
-"""A submission holds the asked points of every test image, or is not written."""
+"""A submission holds the requested points of every test image, or is not written."""
 
 import re
 from pathlib import Path
@@ -31,7 +31,7 @@ def predictions() -> np.ndarray:
 
 
 def picked(points: np.ndarray) -> np.ndarray:
-    """The asked points."""
+    """The requested points."""
     return np.take_along_axis(points, INDICES[..., None], 1)
 
 

@@ -88,9 +88,9 @@ def test_decimals_are_rounded_as_python_rounds_them(tmp_path: Path, places: int)
 @pytest.mark.parametrize("other", ["", "1"])
 def test_unlabelled_sentinel_is_read_as_a_number(tmp_path: Path, number: str, other: str) -> None:
     text = TABLE.replace("50\t60", f"{number}\t60").replace("9\t8", f"{other}\t{other}")
-    found = read_landmarks(save(tmp_path, text)).points_image
-    assert found[1, 0].tolist() == [-32768, 60]
-    assert np.isnan(found[2, 0]).all() == (other == "")
+    points_image = read_landmarks(save(tmp_path, text)).points_image
+    assert points_image[1, 0].tolist() == [-32768, 60]
+    assert np.isnan(points_image[2, 0]).all() == (other == "")
 
 
 def test_whole_and_decimal_rows_may_be_mixed(tmp_path: Path) -> None:
@@ -227,15 +227,15 @@ def test_reading_needs_little_memory_beyond_the_result(tmp_path: Path) -> None:
     path = tmp_path / "landmarks.csv"
     points = np.random.default_rng(0).integers(0, 999, (40, 971, 2))
     write_landmarks(path, names, np.resize(points, (num_rows, 971, 2)))
-    text, whole = path.stat().st_size, num_rows * 971 * 2 * 2  # int16
+    text_bytes, array_bytes = path.stat().st_size, num_rows * 971 * 2 * 2  # int16
     tracemalloc.start()
     table = read_landmarks(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert len(table.points_image) == num_rows
     # a block of 1 MiB and its numbers
-    assert peak < 2 * whole + 10 * 2**20 < whole + 3 * text
-    assert peak > whole
+    assert peak < 2 * array_bytes + 10 * 2**20 < array_bytes + 3 * text_bytes
+    assert peak > array_bytes
 
 
 def test_progress_bar_covers_the_file(

@@ -324,7 +324,7 @@ def test_locations_are_clipped_to_the_image(lookup: Lookup, tmp_path: Path) -> N
 
 def test_missing_and_non_finite_predictions_leave_no_file(lookup: Lookup, tmp_path: Path) -> None:
     path, points = tmp_path / "s.csv", predictions()
-    with pytest.raises(ValueError, match=r"1 images have no prediction, such as 00004.png"):
+    with pytest.raises(ValueError, match=r"no prediction for 1 image, such as 00004.png"):
         write_submission(path, lookup, TEST_NAMES[:3], points[:3], "none")
     with pytest.raises(ValueError, match="expected 15 landmarks per prediction, got 68"):
         write_submission(path, lookup, TEST_NAMES, np.zeros((4, 68, 2)), "none")
