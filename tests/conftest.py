@@ -15,6 +15,7 @@ import csv
 import runpy
 import sys
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,9 +28,12 @@ from heatmap.data.formats.kaggle15 import LANDMARKS
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts files with slow tests first, so that none is left over for one process at the end."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    """Puts files with many slow tests first, so that none is left over for one process at the end.
+
+    So test_resume.py starts the fork server, with everything imported that its processes need.
+    """
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(scope="session", autouse=True)

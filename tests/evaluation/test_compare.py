@@ -396,4 +396,4 @@ def test_an_unreachable_wandb_is_reported(
     assert tool("compare", run_folder(tmp_path / "a", errors(0)), "wandb:1a2b") == 1
     message = capsys.readouterr().err
     assert "cannot fetch wandb:1a2b from Weights & Biases" in message
-    assert "or give the run's folder" in message
+    assert "or pass the run's folder" in message

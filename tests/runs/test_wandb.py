@@ -234,7 +234,7 @@ def test_a_run_without_wandb_can_be_sent_later(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "heatmap.runs.wandb", str(tmp_path)]
     refused = subprocess.run(command, capture_output=True, text=True)
     assert refused.returncode == 2
-    assert "give --mode online or --mode offline" in refused.stderr
+    assert "pass --mode online or --mode offline" in refused.stderr
     subprocess.run([*command, "--mode", "offline"], capture_output=True, check=True)
     (path,) = segments(tmp_path)
     content = inspected(path)

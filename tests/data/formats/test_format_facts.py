@@ -308,7 +308,7 @@ WRONG: list[tuple[str, str, str, str, list[str]]] = [
     ("helen194", "annotation/2.txt", "10_2", "7 , 8", ["2.txt, row 1: expected an image name"]),
     ("helen194", "annotation/10.txt", "3_1", "10_2", ["10.txt: '10_2.jpg'", "already in", "2.txt"]),
     ("helen194", "trainnames.txt", "3_1", "10_2", ["testnames.txt, row 1: '10_2' is listed twice"]),
-    ("helen194", "trainnames.txt", "3_1", "3_1\nlost_1", ["1 names", "such as 'lost_1'"]),
+    ("helen194", "trainnames.txt", "3_1", "3_1\nlost_1", ["1 name in", "such as 'lost_1'"]),
     ("helen194", "helen_5/3_1.jpg", "", "", ["10.txt, row 1: no image '3_1'"]),
     ("coco", PEOPLE, '"annotations"', '"people"', ["a list 'annotations'"]),
     ("coco", PEOPLE, "}]}", "}]", ["train.json: not JSON, or cut short"]),
