@@ -144,6 +144,8 @@ WRONG = [
         )
     ),
     (config.UNet, {"width": 0}, "model.width"),
+    (config.UNet, {"mean": (0.5, 0.5, 127)}, "model.mean"),
+    (config.Direct, {"std": (0.5, 0.0, 0.5)}, "model.std"),
     (config.UNet, {"sigma": 0.4}, "model.sigma"),
     (config.UNet, {"sigma": 11}, "model.sigma"),
     (config.UNet, {"weight_map": -1}, "model.weight_map"),
