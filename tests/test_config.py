@@ -45,6 +45,8 @@ def test_model_type_is_stored() -> None:
         "type": "Direct",
         "encoder": "resnet34",
         "weights": "imagenet",
+        "mean": None,
+        "std": None,
         "hidden": 0,
         "dropout": 0.0,
         "loss": "mse",

@@ -111,11 +111,14 @@ def test_files_of_timm_fill_the_encoder(name: str, tmp_path: Path, log: Callable
     torch.save(model.state_dict(), tmp_path / "timm.pt")
     network = build(encoder=f"tu-{name}", weights=str(tmp_path / "timm.pt"))
     assert "tensors loaded" in log() and "random" not in log()
-    given = {tensor.sum().item() for tensor in model.state_dict().values()}
-    assert {tensor.sum().item() for tensor in network.encoder.state_dict().values()} <= given
+    given, found = (
+        {tuple(tensor.flatten()[:9].tolist()) for tensor in module.state_dict().values()}
+        for module in (model, network.encoder)
+    )
+    assert found <= given
 
 
-@pytest.mark.parametrize("name", ["resnet18", "densenet121", "vgg11_bn"])
+@pytest.mark.parametrize("name", ["resnet18", "densenet121"])
 def test_files_of_torchvision_fill_the_encoder(
     name: str, tmp_path: Path, log: Callable[[], str]
 ) -> None:
