@@ -191,13 +191,32 @@ PointLoss = Literal["mse", "mae", "smooth_l1", "wing"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeatmapModel(Part, prefix="model"):
-    """Options shared by all heatmap networks."""
+class EncoderModel(Part, prefix="model"):
+    """Options shared by all networks."""
 
     encoder: str = "resnet34"
     """Encoder of segmentation_models_pytorch, or tu-NAME for one of timm's."""
     weights: str = "imagenet"
-    """Encoder weights: the name of pretrained ones, a local file, or none (random)."""
+    """Encoder weights: the name of pretrained ones, bundled (those of the package that
+    heatmap[pretrained] installs), a local file, or none (random)."""
+    mean: tuple[float, float, float] | None = None
+    """Means of red, green and blue, 0 to 1, to subtract from images. Default: those that the
+    pretrained weights were trained with."""
+    std: tuple[float, float, float] | None = None
+    """Standard deviations to divide by after that, above 0. Default: as for the mean."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        is_fraction = all(0 <= value <= 1 for value in self.mean or ())
+        _check(is_fraction, f"model.mean must be three numbers in [0, 1], not {self.mean}")
+        is_positive = all(0 < value < math.inf for value in self.std or ())
+        _check(is_positive, f"model.std must be three positive numbers, not {self.std}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeatmapModel(EncoderModel):
+    """Options shared by all heatmap networks."""
+
     stride: Literal[1, 2, 4] = 4
     """Crop pixels per heatmap pixel."""
     width: Count = 128
@@ -260,13 +279,11 @@ class DenseUNet(HeatmapModel):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Direct(Part, prefix="model"):
+class Direct(EncoderModel):
     """Direct regression: encoder, global pooling, fully connected layers to coordinates."""
 
     encoder: str = "resnet18"
     """Encoder of segmentation_models_pytorch, or tu-NAME for one of timm's."""
-    weights: str = "imagenet"
-    """Encoder weights: the name of pretrained ones, a local file, or none (random)."""
     hidden: Index = 0
     """Units of a hidden layer with ReLU; 0 for none, as in the organisers' baseline."""
     dropout: BelowOne = 0.0
@@ -468,6 +485,13 @@ class Experiment:
     def all_stages(self) -> tuple[Stage, ...]:
         """The stages, or a single one if there are none."""
         return self.stages or (Stage(epochs=self.train.epochs or 20, schedule=self.schedule),)
+
+    @property
+    def start_weights(self) -> str:
+        """The weights that training starts from, for display."""
+        if self.train.start is not None:
+            return f"weights of the run {self.train.start}"
+        return "random weights" if self.model.weights == "none" else f"{self.model.weights} weights"
 
 
 def to_dict(experiment: Experiment) -> dict[str, Any]:

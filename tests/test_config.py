@@ -45,6 +45,8 @@ def test_model_type_is_stored() -> None:
         "type": "Direct",
         "encoder": "resnet34",
         "weights": "imagenet",
+        "mean": None,
+        "std": None,
         "hidden": 0,
         "dropout": 0.0,
         "loss": "mse",
@@ -144,6 +146,8 @@ WRONG = [
         )
     ),
     (config.UNet, {"width": 0}, "model.width"),
+    (config.UNet, {"mean": (0.5, 0.5, 127)}, "model.mean"),
+    (config.Direct, {"std": (0.5, 0.0, 0.5)}, "model.std"),
     (config.UNet, {"sigma": 0.4}, "model.sigma"),
     (config.UNet, {"sigma": 11}, "model.sigma"),
     (config.UNet, {"weight_map": -1}, "model.weight_map"),

@@ -75,7 +75,7 @@ class Network(nn.Module, ABC, Generic[Output]):
         return self
 
     def normalised(self, images: Tensor) -> Tensor:
-        """Returns (B, 3, H, W) RGB in [0, 1], shifted and scaled as in ImageNet pretraining."""
+        """Returns (B, 3, H, W) RGB in [0, 1], shifted and scaled as in pretraining."""
         # convolutions are faster with channels last, on CPUs and GPUs
         return ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 

@@ -46,6 +46,7 @@ def write(folder: Path, evaluation: str | None = None) -> None:
     parts = "crop", "augment", "model", "optimizer", "train"
     recipe = {
         "network": f"{type(experiment.model).__name__}, {sum(sizes) / 1e6:.2f} M parameters",
+        "start weights": experiment.start_weights,
         **{name: _settings(getattr(experiment, name)) for name in parts},
         "schedule": ", then ".join(_settings(stage.schedule) for stage in experiment.all_stages),
     }

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from heatmap import networks
-from heatmap.config import Experiment, to_dict
+from heatmap.config import Experiment, from_dict, to_dict
 from heatmap.data import samples
 from heatmap.errors import UserError
 from heatmap.runs import checkpoint
@@ -121,6 +121,12 @@ def prepare(experiment: Experiment, saved: checkpoint.Checkpoint | None = None) 
         use_deterministic_algorithms()
     device = distributed.start(chosen_device(experiment.train.device))
     data = read_data(experiment, saved)
+    path, start = experiment.train.start, None
+    if path and not saved:
+        start = checkpoint.load(RunFolder(path).best if path.is_dir() else path)
+    if not saved:
+        experiment = _with_normalisation(experiment, start)
+        data = replace(data, experiment=experiment)
     _check_processes_agree(data, state)
 
     torch.manual_seed(seed_of(experiment.seed, 0))
@@ -137,8 +143,8 @@ def prepare(experiment: Experiment, saved: checkpoint.Checkpoint | None = None) 
         progress = Progress(**state.progress)
         mean_shape_crop = saved.mean_shape_crop
     else:
-        if experiment.train.start is not None:
-            _load_start_weights(experiment.train.start, network)
+        if path and start:
+            _load_start_weights(path, start.network, network)
         shape = np.empty(0)
         if distributed.rank() == 0:
             shape = samples.mean_shape_crop(data.validation, data.training_rows)
@@ -165,10 +171,22 @@ def _check_processes_agree(data: TrainingData, state: checkpoint.State | None) -
     distributed.must_agree(must_be_equal)
 
 
-def _load_start_weights(path: Path, network: networks.Network) -> None:
+def _with_normalisation(experiment: Experiment, start: checkpoint.Checkpoint | None) -> Experiment:
+    """The experiment with the mean and std that its start weights were trained with."""
+    model = experiment.model
+    if start:
+        first = from_dict(Experiment, start.config).model
+        mean, std = first.mean or networks.IMAGENET_MEAN, first.std or networks.IMAGENET_STD
+        model = replace(model, mean=model.mean or mean, std=model.std or std)
+    model = networks.with_normalisation(model)
+    values = f"; mean {model.mean}, std {model.std}" if model.mean else ""
+    logger.info(f"encoder {model.encoder}: {experiment.start_weights}{values}")
+    return replace(experiment, model=model)
+
+
+def _load_start_weights(path: Path, loaded: dict[str, Tensor], network: networks.Network) -> None:
     """Loads the weights of another run. A head for other landmarks keeps its random weights."""
-    path = RunFolder(path).best if path.is_dir() else path
-    weights, loaded = network.state_dict(), checkpoint.load(path).network
+    weights = network.state_dict()
     fitting = {
         name: tensor
         for name, tensor in loaded.items()

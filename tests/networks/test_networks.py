@@ -177,7 +177,7 @@ def test_decoded_points_need_no_gradient(model: Any) -> None:
     assert not network.decode(network(images())).points_crop.requires_grad
 
 
-def test_images_are_normalised_as_in_imagenet_pretraining() -> None:
+def test_random_weights_see_images_as_in_imagenet_pretraining() -> None:
     network = build(MODELS["direct"])
     grey = torch.full((1, 3, 2, 5), 0.5)
     expected = [(0.5 - 0.485) / 0.229, (0.5 - 0.456) / 0.224, (0.5 - 0.406) / 0.225]
@@ -423,7 +423,7 @@ def test_without_internet_the_error_names_the_alternatives(
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ValueError, match=r"could not fetch .*--model\.weights none"):
+    with pytest.raises(ValueError, match=r"could not fetch .* bundled.*--model\.weights none"):
         build(config.UNet(encoder="resnet18", weights="imagenet"))
 
 
@@ -460,7 +460,7 @@ def test_a_file_without_weights_is_refused(suffix: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"weights{suffix}: no such file"):
         build(config.UNet(encoder="resnet18", weights=str(path)))
     path.write_bytes(b"not weights at all")
-    with pytest.raises(ValueError, match=f"weights{suffix}: does not fit"):
+    with pytest.raises(ValueError, match=f"weights{suffix}: does not hold weights"):
         build(config.UNet(encoder="resnet18", weights=str(path)))
 
 

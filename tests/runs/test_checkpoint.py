@@ -17,7 +17,7 @@ from heatmap.runs import checkpoint
 from heatmap.runs.checkpoint import Checkpoint, State
 from heatmap.training import loop
 from heatmap.training.optimizer import optimizer_for
-from heatmap.training.prepare import prepare
+from heatmap.training.prepare import prepare, save
 
 EXPERIMENT = config.Experiment(
     name="tiny",
@@ -254,6 +254,54 @@ def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path: Path, change: dict[
     checkpoint.save(tmp_path / "best.pt", tiny_checkpoint(**change))
     with pytest.raises(ValueError, match=r"best\.pt: does not fit this version"):
         checkpoint.load_trained(tmp_path)
+
+
+def input_of(network: networks.Network) -> tuple[list[float], list[float]]:
+    return network.mean.flatten().tolist(), network.std.flatten().tolist()
+
+
+def test_runs_keep_the_mean_and_std_of_their_start_weights(
+    tiny_contest: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "heatmap")
+    path, weights = tmp_path / "last.pt", tmp_path / "start.pt"
+    encoder = networks.build(EXPERIMENT.model, EXPERIMENT.crop, 7).encoder
+    torch.save(encoder.state_dict(), weights)
+    data = config.Data(root=tiny_contest, workers=0)
+    model = replace(EXPERIMENT.model, weights=str(weights), std=(0.25, 0.5, 1.0))
+    run = prepare(replace(EXPERIMENT, data=data, model=model))
+    assert run.experiment.model.mean == (0.5, 0.5, 0.5)  # timm's of this encoder
+    assert f"tu-test_resnet: {weights} weights; mean (0.5, 0.5, 0.5), std (0.25" in caplog.text
+    save(run, path, "id")
+    weights.unlink()
+
+    expected = [0.5, 0.5, 0.5], [0.25, 0.5, 1.0]
+    assert input_of(checkpoint.load_trained(path).network) == expected
+    assert input_of(prepare(run.experiment, checkpoint.load(path)).network) == expected
+    start = replace(EXPERIMENT, data=data, train=replace(EXPERIMENT.train, start=path))
+    assert input_of(prepare(start).network) == expected
+    own = replace(start, model=replace(start.model, mean=(0.0, 0.25, 1.0)))
+    assert input_of(prepare(own).network) == ([0, 0.25, 1], expected[1])
+
+
+def test_version_0_2_checkpoints_keep_the_mean_and_std_of_imagenet(
+    tiny_contest: Path, tmp_path: Path
+) -> None:
+    values = config.to_dict(EXPERIMENT)
+    values["model"] |= {"weights": "imagenet"}
+    del values["model"]["mean"], values["model"]["std"]
+    table = read_landmarks(Folder(root=tiny_contest).train_table)
+    saved = tiny_checkpoint(config=values, table_hash=table.fingerprint)
+    checkpoint.save(tmp_path / "best.pt", saved)
+    trained = checkpoint.load_trained(tmp_path)
+    expected = pytest.approx(networks.IMAGENET_MEAN), pytest.approx(networks.IMAGENET_STD)
+    assert input_of(trained.network) == expected
+
+    data = config.Data(root=tiny_contest, workers=0)
+    resumed = prepare(replace(trained.experiment, data=data), checkpoint.load(trained.path))
+    assert input_of(resumed.network) == expected
+    start = replace(EXPERIMENT.train, start=tmp_path)
+    assert input_of(prepare(replace(EXPERIMENT, data=data, train=start)).network) == expected
 
 
 @pytest.mark.parametrize("change", ["point", "name", "order"])

@@ -61,6 +61,7 @@ def test_the_card_describes_the_run(heatmap_run: Path, tiny_contest: Path) -> No
     assert cells["split"] == "by order (the last 3 of 12 rows)"
     count = sum(p.numel() for p in load_trained(heatmap_run).network.parameters())
     assert cells["network"] == f"UNet, {count / 1e6:.2f} M parameters"
+    assert cells["start weights"] == "random weights"
     assert cells["crop"].startswith("height 32, width 48, rule cover")
     assert cells["model"].startswith(f"encoder {ENCODER}, stride 4, width 6, sigma ")
     assert "loss adaptive_wing" in cells["model"] and "coordinate_loss wing" in cells["model"]
