@@ -73,13 +73,14 @@ class RunningMean:
         # a shorter mean at the start forgets the random initial weights
         decay = min(self._decay, (1 + steps) / (10 + steps)) if steps else 0.0
         pairs = [*zip(_state(self.network), _state(network), strict=True)]
-        averages, values = zip(*(p for p in pairs if p[0].is_floating_point()), strict=True)
-        counts, new_counts = zip(*(p for p in pairs if not p[0].is_floating_point()), strict=True)
-        if decay:
+        averaged = [pair for pair in pairs if decay and pair[0].is_floating_point()]
+        copied = [pair for pair in pairs if not (decay and pair[0].is_floating_point())]
+        if averaged:
+            averages, values = zip(*averaged, strict=True)
             torch._foreach_lerp_(averages, values, 1 - decay)
-        else:
-            torch._foreach_copy_(averages, values)
-        torch._foreach_copy_(counts, new_counts)
+        if copied:  # a network without batch normalisation counts nothing
+            copies, values = zip(*copied, strict=True)
+            torch._foreach_copy_(copies, values)
 
 
 def _state(network: Network) -> Iterator[torch.Tensor]:

@@ -1,14 +1,16 @@
-"""Which weights the optimizer trains."""
+"""Which weights the optimizer trains, and their running mean."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from small_runs import trained
 
-from heatmap.config import Direct, Experiment, Rates
+from heatmap import networks
+from heatmap.config import Crop, Direct, Experiment, Rates
 from heatmap.runs import checkpoint
-from heatmap.training.optimizer import freeze
+from heatmap.training.optimizer import RunningMean, freeze
 from heatmap.training.prepare import prepare
 
 
@@ -35,3 +37,17 @@ def test_weights_that_the_output_does_not_depend_on_are_never_trained(
     saved.state.optimizer["param_groups"][-1]["params"].append(999)
     with pytest.raises(ValueError, match=r"trained other weights .*--train\.start RUN"):
         prepare(run.experiment, saved)
+
+
+def test_a_network_without_batch_normalisation_is_averaged() -> None:
+    model = Direct(encoder="tu-convnext_atto", weights="none")
+    network = networks.build(model, Crop(height=64, width=64), 3)
+    assert all(buffer.is_floating_point() for buffer in network.buffers())
+    mean, weight = RunningMean(network, 0.5), next(network.parameters())
+    with torch.no_grad():
+        for step, value in enumerate((1.0, 2.0)):
+            weight.fill_(value)
+            mean.update(network, step)
+    # the first step is copied; the second has a share of 1 - 2 / 11
+    expected = torch.full_like(weight, 1 + 9 / 11)
+    assert torch.allclose(next(mean.network.parameters()), expected)
