@@ -255,6 +255,11 @@ def test_other_number_of_landmarks_is_refused(
         ("import nothing_here", "ModuleNotFoundError"),
         ("EXPERIMENT = 1 +", "SyntaxError"),
         ("from heatmap.config import Train\nEXPERIMENT = Train(epoch=3)", "epoch"),
+        (
+            "from heatmap.config import Train\nEXPERIMENT = Train(precision='fp16')",
+            "broken.py: train.precision must be fp32 or bf16, not 'fp16'; did you mean",
+        ),
+        ("import sys\nsys.exit(3)", "SystemExit: 3"),
         ("x = 1", "no EXPERIMENT"),
     ],
 )

@@ -82,8 +82,10 @@ def load_experiment(path: Path) -> Experiment:
     sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # a user's file may fail in any way
-        raise UserError(f"{path}: {type(error).__name__}: {error}") from error
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except (Exception, SystemExit) as error:  # a user's file may fail in any way
+        raise UserError(f"{path}: {type(error).__name__}: {first_line(error)}") from error
     experiment = getattr(module, "EXPERIMENT", None)
     if not isinstance(experiment, Experiment):
         raise UserError(f"{path}: defines no EXPERIMENT = Experiment(...)")

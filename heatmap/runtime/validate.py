@@ -93,9 +93,9 @@ def _plain(kind: type, value: Any, name: str) -> Any:
 def _within(interval: str, value: float, name: str) -> float:
     low, high = (float(end) for end in interval[1:-1].split(","))
     if value < low or (value == low and interval[0] == "("):
-        raise _wrong(name, f"{'above' if interval[0] == '(' else 'at least'} {low:g}", value)
+        raise _wrong(name, f"{'above' if interval[0] == '(' else 'at least'} {low:.12g}", value)
     if value > high or (value == high and interval[-1] == ")"):
-        raise _wrong(name, f"{'below' if interval[-1] == ')' else 'at most'} {high:g}", value)
+        raise _wrong(name, f"{'below' if interval[-1] == ')' else 'at most'} {high:.12g}", value)
     return value
 
 
