@@ -408,9 +408,10 @@ class Wandb(Part, prefix="wandb", renamed={"pictures_every": "images_every"}):
     """Weights & Biases, which gets a copy of what the run folder holds."""
 
     mode: Literal["online", "offline", "off"] = "offline"
-    """online: send during the run; offline: keep for wandb sync; off: nothing."""
+    """online: send during the run; offline: keep for wandb sync; off: nothing. WANDB_MODE and
+    WANDB_DISABLED set it where the command line does not."""
     project: str = "heatmap"
-    """Project of the run."""
+    """Project of the run; WANDB_PROJECT sets it where the command line does not."""
     entity: str | None = None
     """User or team that owns the project; default: your login's."""
     group: str | None = None

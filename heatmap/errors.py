@@ -1,5 +1,8 @@
 """Errors to show to the user."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class UserError(ValueError):
     """An error that the user can fix: in an option, a file or a value in it.
@@ -11,3 +14,12 @@ class UserError(ValueError):
 
 class UsageError(UserError):
     """Options that are invalid alone or together; the command line exits with 2."""
+
+
+@contextmanager
+def located(where: object) -> Iterator[None]:
+    """Puts a place, such as a file, before the messages of the block's user errors."""
+    try:
+        yield
+    except UserError as error:
+        raise type(error)(f"{where}: {error}") from None

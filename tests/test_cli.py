@@ -579,7 +579,9 @@ def test_unfinished_runs_are_listed_without_scores(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     machine = {"device": "cuda", "processor": "H100", "date": "2026-11-28", "commit": "abc"}
-    summary = {"best_mse": 2.5, "mean_shape_mse": 60.0, "epochs": 3, "minutes": 4.0}
+    machine |= {"cpu_cores": 8}
+    summary = {"best_mse": 2.5, "best_epoch": 2, "mean_shape_mse": 60.0}
+    summary |= {"epochs": 3, "steps": 9, "minutes": 4.0}
     for name in ("done", "stopped"):
         write_json(tmp_path / name / "config.json", config.to_dict(config.Experiment(name=name)))
         write_json(tmp_path / name / "machine.json", machine)
@@ -588,6 +590,9 @@ def test_unfinished_runs_are_listed_without_scores(
     *_, done, stopped = capsys.readouterr().out.splitlines()
     assert "| done |" in done and "**2.50**" in done
     assert "| stopped (unfinished) |" in stopped and "| - | - | - | - | H100 |" in stopped
+    (tmp_path / "done" / "summary.json").write_text("{}")
+    assert cli.main(["results", str(tmp_path / "done")]) == 1
+    assert "done/summary.json: best_mse is missing" in capsys.readouterr().err
 
 
 def test_torchs_warning_about_a_missing_cuda_runtime_is_hidden(

@@ -8,14 +8,17 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tqdm import tqdm
 
-from heatmap.errors import UserError
+from heatmap.errors import UserError, located
+from heatmap.runtime.validate import parse_json
 
 if TYPE_CHECKING:
     import numpy as np
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -95,19 +98,23 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(finite(values), indent=2, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object.
+def read_json(path: Path, kind: type[T]) -> T:
+    """Reads a JSON file whose value is of the type `kind`, as for `validate.typed`.
 
     Raises:
-        UserError: the file is missing or does not hold a JSON object.
+        UserError: the file cannot be read, is not JSON, or holds a value of another type.
     """
+    text = read_bytes(path)
+    with located(path):
+        return parse_json(text, kind)
+
+
+def read_bytes(path: Path) -> bytes:
+    """Reads a whole file; raises UserError if it is missing or cannot be read."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not a readable run file ({error})") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: not a run file (expected a JSON object)")
-    return values
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def finite(value: Any) -> Any:

@@ -4,12 +4,14 @@ import dataclasses
 import difflib
 import functools
 import json
+import math
+import re
 import reprlib
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired, TypeVar
+from typing import Annotated, Any, Literal, NotRequired, TypeVar, Unpack
 
 from heatmap.errors import UserError
 
@@ -25,10 +27,13 @@ def parse_json(text: str | bytes, kind: type[T]) -> T:
     """Parses JSON whose value is of the type `kind`, as for `typed`.
 
     Raises:
-        UserError: the text is not JSON, is nested too deeply or holds a value of another type.
+        UserError: the text is not strict JSON, is nested too deeply, names a field twice, or holds
+            a value of another type.
     """
     try:
-        value = json.loads(text)
+        value = json.loads(
+            text, parse_float=_finite, parse_constant=_finite, object_pairs_hook=_without_repeats
+        )
     except ValueError as error:
         raise UserError(f"not JSON, or cut short ({error})") from None
     except RecursionError:
@@ -40,6 +45,22 @@ def parse_json(text: str | bytes, kind: type[T]) -> T:
     if level:
         raise UserError("lists or objects are nested too deeply")
     return typed(kind, value)
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:60]} is not a finite number")
+    return number
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{repeated[:60]!r} occurs twice")
+    return values
 
 
 def typed(kind: type[T], value: Any, name: str = "") -> T:
@@ -85,7 +106,9 @@ def _plain(kind: type, value: Any, name: str) -> Any:
     is_valid = isinstance(value, kind | also) and isinstance(value, bool) == (kind is bool)
     if is_valid and kind is float:
         is_valid = abs(value) <= 1e308  # also False for NaN and integers beyond every float
-    if not is_valid or (kind in (str, Path) and "\0" in str(value)):
+    if is_valid and kind in (str, Path):  # paths may hold undecodable bytes as surrogates
+        is_valid = not re.search("[\0\ud800-\udfff]" if kind is str else "\0", str(value))
+    if not is_valid:
         raise _wrong(name, _PLAIN[kind], value)
     return Path(value) if kind is Path else value
 
@@ -131,9 +154,9 @@ def _items(origin: Any, kinds: Sequence[Any], value: Any, name: str) -> Any:
         raise _wrong(name, "a list", value)
     if origin is not tuple or kinds[-1] is Ellipsis:
         kinds = [kinds[0]] * len(value)
-    elif getattr(kinds[-1], "__unpacked__", False):  # tuple[str, *tuple[float, ...]]
-        rest = len(value) - len(kinds) + 1
-        kinds = [*kinds[:-1], *[typing.get_args(kinds[-1])[0]] * rest]
+    elif typing.get_origin(kinds[-1]) is Unpack:  # tuple[str, *tuple[float, ...]]
+        rest, _ = typing.get_args(typing.get_args(kinds[-1])[0])
+        kinds = [*kinds[:-1], *[rest] * (len(value) - len(kinds) + 1)]
     if len(kinds) != len(value):
         raise _wrong(name, f"a list of {len(kinds)} values", value)
     numbered = enumerate(zip(kinds, value, strict=True))
@@ -181,7 +204,8 @@ def _fields(kind: Any) -> tuple[dict[str, Any], set[str]]:
 
 def check_fields(instance: Any, prefix: str) -> None:
     """Checks and converts the fields of a dataclass that is being made, even a frozen one."""
-    for name, hint in _fields(type(instance))[0].items():
+    kind: Any = type(instance)
+    for name, hint in _fields(kind)[0].items():
         value = _typed(hint, getattr(instance, name), _join(prefix, name))
         object.__setattr__(instance, name, value)
 

@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NotRequired, TypedDict
 
 import numpy as np
 
@@ -23,6 +23,14 @@ PERSON_PATTERN = r"(.+)_[^_]+$"  # the part before the file name's last "_"
 Rule = Literal["auto", "person", "order", "hash", "random"]
 _PARTS = "train", "validation"
 Kind = Literal["none", "person", "order", "hash", "random", "file"]
+
+
+class _SplitOfRun(TypedDict):
+    """The file names in a run's split.json."""
+
+    validation: list[str]
+    excluded: list[str]
+    table: NotRequired[str | None]
 
 
 @dataclass(frozen=True)
@@ -192,12 +200,9 @@ def _read_split_of_run(
     path: Path, table: LandmarkTable, row_of: dict[str, int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """(N,) bool, true for validation, and the (R,) excluded rows."""
-    stored = read_json(path)
+    stored = read_json(path, _SplitOfRun)
     rows: dict[str, list[int]] = {}
-    for part in ("validation", "excluded"):
-        names = stored.get(part)
-        if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-            raise UserError(f"{path}: not the split of a run: no list {part!r} of file names")
+    for part, names in (("validation", stored["validation"]), ("excluded", stored["excluded"])):
         for name in names:
             if name not in row_of:
                 raise UserError(f"{path}, {part}: {name!r} is not in {table.path}")
