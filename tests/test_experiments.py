@@ -278,6 +278,28 @@ def test_negative_seed_is_a_usage_error(tool: Tool, capsys: pytest.CaptureFixtur
     assert "seed must be at least 0" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model.encoder", "resnet35"], "unknown encoder 'resnet35'; did you mean"),
+        (["--model.encoder", "tu-resnet35"], "model.encoder 'tu-resnet35'"),
+        (["--data.folds", "100"], "would be empty; use fewer folds"),
+        (["--data.split", "person", "--data.person-pattern", "("], "the person pattern"),
+        (["--crop.rule", "box"], "pass --data.boxes"),
+    ],
+)
+def test_wrong_usage_that_is_found_late_has_its_exit_code(
+    options: list[str], message: str, tool: Tool, tiny_contest: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    experiment, run = ROOT / "experiments" / "unet.py", tmp_path / "run"
+    common = [*short(tiny_contest), "--augment.mirror", "0"]
+    assert tool("train", experiment, "--out", run, *common, *options) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error and error.count("\n") == 1
+    assert not run.exists()
+
+
 def test_validation_without_labels_is_refused_before_training(
     tool: Tool, tiny_contest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

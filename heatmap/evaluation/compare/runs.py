@@ -10,7 +10,7 @@ import numpy as np
 
 from heatmap.config import Experiment, flatten, from_dict, to_dict
 from heatmap.data import contest
-from heatmap.errors import UserError, located
+from heatmap.errors import UsageError, UserError, located
 from heatmap.runs.folder import EVALUATION, Row, RunFolder, Scores, Split, Summary, find_run
 from heatmap.runs.ledger import read_metrics
 from heatmap.runs.per_image import read_per_image
@@ -83,7 +83,7 @@ def read_runs(folders: Sequence[Path]) -> list[RunSummary]:
     """
     resolved = [folder.resolve() for folder in folders]
     if len(set(resolved)) < len(resolved):
-        raise UserError("a run is listed twice; list each run once")
+        raise UsageError("a run is listed twice; list each run once")
     relative = [str(path.relative_to(RunFolder(path).run.path.parent)) for path in resolved]
     names = relative if len(set(relative)) == len(relative) else [str(folder) for folder in folders]
     return [RunSummary.read(*pair) for pair in zip(resolved, names, strict=True)]
