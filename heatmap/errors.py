@@ -22,4 +22,5 @@ def located(where: object) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise type(error)(f"{where}: {error}") from None
+        error.args = (f"{where}: {error}",)
+        raise

@@ -110,6 +110,8 @@ def _plain(kind: type, value: Any, name: str) -> Any:
         is_valid = not re.search("[\0\ud800-\udfff]" if kind is str else "\0", str(value))
     if not is_valid:
         raise _wrong(name, _PLAIN[kind], value)
+    if kind is float and abs(value) > 1e15:
+        return float(value)  # numpy has no such large integers
     return Path(value) if kind is Path else value
 
 
@@ -217,7 +219,8 @@ def _nearest(value: Any, choices: Sequence[Any]) -> str:
 
 
 def _join(prefix: str, name: str) -> str:
-    return f"{prefix}.{name}" if prefix else name
+    shown = name if name.isprintable() and len(name) <= 60 else _short.repr(name)
+    return f"{prefix}.{shown}" if prefix else shown
 
 
 def _wrong(name: str, wanted: str, value: Any) -> UserError:

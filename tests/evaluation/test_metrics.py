@@ -275,7 +275,7 @@ def test_the_written_files_hold_the_errors(images: LabelledImages, tmp_path: Pat
 
 def test_a_damaged_table_of_errors_is_refused_by_row(tmp_path: Path) -> None:
     path = tmp_path / "per_image.csv"
-    with pytest.raises(ValueError, match=r"per_image\.csv: no such table"):
+    with pytest.raises(ValueError, match=r"per_image\.csv: "):
         read_per_image(path)
     numbers = {name: np.array([0.5, np.nan]) for name in ("mse", "nme", "width", "height")}
     write_per_image(path, ["a, b.jpg", "c.jpg"], numbers)
