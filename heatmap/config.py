@@ -425,7 +425,7 @@ class Wandb(Part, prefix="wandb", renamed={"pictures_every": "images_every"}):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Experiment(Part, prefix=""):
+class Experiment(Part):
     """Everything that defines a run."""
 
     name: str
