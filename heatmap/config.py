@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from heatmap.errors import UserError
-from heatmap.runtime.validate import check_fields, typed
+from heatmap.runtime.validate import check_fields, parse_json, typed
 
 T = TypeVar("T")
 
@@ -30,6 +30,7 @@ Positive = Annotated[float, "(0, 1e9]"]
 NotNegative = Annotated[float, "[0, 1e9]"]
 Fraction = Annotated[float, "[0, 1]"]
 BelowOne = Annotated[float, "[0, 1)"]
+Offset = Annotated[float, "[-1000, 1000]"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,13 +112,11 @@ class Data(Part, prefix="data", renamed={"crop_cache": None}):
         if self.label_offset in ("auto", "none"):
             return None if self.label_offset == "auto" else (0.0, 0.0)
         try:
-            x, y = map(float, self.label_offset.split(","))
-        except ValueError:
-            x = y = math.nan
-        wanted = 'auto, none or two numbers "x,y"'
-        is_finite = math.isfinite(x) and math.isfinite(y)
-        _check(is_finite, f"data.label_offset must be {wanted}, not {self.label_offset!r}")
-        return x, y
+            return parse_json(f"[{self.label_offset}]", tuple[Offset, Offset])
+        except UserError:
+            wanted = 'auto, none or two numbers "x,y"'
+            value = repr(self.label_offset[:60])
+            raise UserError(f"data.label_offset must be {wanted}, not {value}") from None
 
     @property
     def all_rows_train(self) -> bool:

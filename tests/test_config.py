@@ -194,6 +194,7 @@ WRONG = [
         "train.epochs must be at most 1000000000, not a huge integer",
     ),
     (config.Data, {"split": "people"}, "data.split must be auto, .*; did you mean 'person'"),
+    (config.Data, {"label_offset": "1_0,2"}, "data.label_offset must be .* not '1_0,2'"),
     (config.Data, {"root": None}, "data.root must be a path, not None"),
     (config.Data, {"root": "a\0b"}, "data.root must be a path"),
     (config.Data, {"multiplier": 100_000_000}, "data.multiplier must be at most 1000"),
