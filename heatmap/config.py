@@ -30,6 +30,7 @@ Positive = Annotated[float, "(0, 1e9]"]
 NotNegative = Annotated[float, "[0, 1e9]"]
 Fraction = Annotated[float, "[0, 1]"]
 BelowOne = Annotated[float, "[0, 1)"]
+Deviation = Annotated[float, "[0.001, 1000]"]
 Offset = Annotated[float, "[-1000, 1000]"]
 
 
@@ -92,7 +93,7 @@ class Data(Part, prefix="data", renamed={"crop_cache": None}):
     """Mirror permutation and groups from tools/data.py symmetry; built in for 971, 68 and 15."""
     cache: Path | None = None
     """Cache folder; default: heatmap in $XDG_CACHE_HOME or ~/.cache."""
-    workers: Annotated[int, "[0, 1000]"] | None = None
+    workers: Annotated[int, "[0, 256]"] | None = None
     """Processes that load images; 0 loads them in the training process. Default: two fewer than
     the cores, at least 2 and at most 16, shared by the training processes of a host."""
 
@@ -134,7 +135,7 @@ class Crop(Part, prefix="crop"):
     rule: Literal["cover", "contain", "box"] = "cover"
     """cover: the image fills the crop, and its long ends are cut off (the organisers' crop);
     contain: the whole image, padded with black; box: the whole box from data.boxes."""
-    box_scale: Annotated[float, "(0, 100]"] = 1.0
+    box_scale: Annotated[float, "[0.01, 100]"] = 1.0
     """For rule box: factor that enlarges each box about its centre."""
     trim_border: Annotated[int, "[0, 255)"] = 0
     """First cut off border rows and columns whose pixels all have a channel mean of at most this,
@@ -205,8 +206,8 @@ class EncoderModel(Part, prefix="model"):
     mean: tuple[Fraction, Fraction, Fraction] | None = None
     """Means of red, green and blue, 0 to 1, to subtract from images. Default: those that the
     pretrained weights were trained with."""
-    std: tuple[Positive, Positive, Positive] | None = None
-    """Standard deviations to divide by after that, above 0. Default: as for the mean."""
+    std: tuple[Deviation, Deviation, Deviation] | None = None
+    """Standard deviations to divide by after that, at least 0.001. Default: as for the mean."""
 
 
 @dataclass(frozen=True, kw_only=True)
