@@ -23,19 +23,15 @@ from heatmap.runs.folder import SHEETS, Predictions, RunFolder, Summary, WandbAr
 from heatmap.runtime.files import read_json, write_json, write_text
 
 STAGING = "WANDB_DATA_DIR"  # environment variable: where tables of offline runs wait to be sent
+# Values of wandb.mode by those of WANDB_MODE, and the variables of other settings.
 MODES = {
-    "online": "online",
-    "run": "online",
-    "offline": "offline",
-    "dryrun": "offline",
+    "online": "online", "run": "online", "offline": "offline", "dryrun": "offline",
     "disabled": "off",
-}  # of wandb.mode, by WANDB_MODE
+}  # fmt: skip
 VARIABLES = {
-    "project": "WANDB_PROJECT",
-    "entity": "WANDB_ENTITY",
-    "group": "WANDB_RUN_GROUP",
+    "project": "WANDB_PROJECT", "entity": "WANDB_ENTITY", "group": "WANDB_RUN_GROUP",
     "job_type": "WANDB_JOB_TYPE",
-}  # for the other settings
+}  # fmt: skip
 NOT_METRICS = ("_", "images/", "predictions")  # prefixes of columns that W&B adds
 
 logger = logging.getLogger("heatmap")

@@ -10,7 +10,7 @@ import numpy as np
 
 from heatmap.config import Experiment, flatten, from_dict, to_dict
 from heatmap.data import contest
-from heatmap.errors import UsageError, UserError, located
+from heatmap.errors import UsageError, UserError
 from heatmap.runs.folder import EVALUATION, Row, RunFolder, Scores, Split, Summary, find_run
 from heatmap.runs.ledger import read_metrics
 from heatmap.runs.per_image import read_per_image
@@ -57,9 +57,8 @@ class RunSummary:
         if is_evaluation:
             parts = folder.relative_to(run.path).parts
             settings["evaluation"] = "/".join(part.removeprefix(EVALUATION) for part in parts)
-        with located(run.config):
-            pattern = settings.get("data.person_pattern", contest.PERSON_PATTERN)
-            pattern = typed(str, pattern, "data.person_pattern")
+        pattern = settings.get("data.person_pattern", contest.PERSON_PATTERN)
+        pattern = typed(str, pattern, f"{run.config}: data.person_pattern")
         rows = read_metrics(run.path) if run.metrics.is_file() else []
         summary = read_json(run.summary, Summary) if run.summary.is_file() else None
         scores = read_json(files.scores, Scores) if files.scores.is_file() else None
