@@ -575,6 +575,25 @@ def test_submit_replaces_a_file_only_with_overwrite(
     assert out.read_text() == text % 2
 
 
+def test_a_wrong_value_in_config_json_is_named_when_a_run_is_resumed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = config.to_dict(config.Experiment(name="a"))
+    for change, message in (
+        (
+            {"train": values["train"] | {"precision": "fp16"}},
+            "train.precision must be fp32 or bf16",
+        ),
+        ({"data": values["data"] | {"split": "people"}}, "data.split must be auto, person"),
+        ({"seed": "abc"}, "seed must be an integer, not 'abc'"),
+        ({"stages": [{"epoch": 3}]}, "stages.0.epoch: Stage has no such field; did you mean"),
+    ):
+        write_json(tmp_path / "config.json", values | change)
+        assert cli.main(["train", "--resume", str(tmp_path)]) == 1
+        error = capsys.readouterr().err
+        assert f"error: {tmp_path}/config.json: {message}" in error and error.count("\n") == 1
+
+
 def test_unfinished_runs_are_listed_without_scores(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
