@@ -27,7 +27,7 @@ logger = logging.getLogger("heatmap")
 
 MAX_HELD_OUT = 1_000  # images
 MIN_HELD_OUT = 20  # images in each half
-MAX_SHAPES = 1_000
+MAX_SHAPES = 500
 MAX_COMPARED = 200  # images that decide between the candidates
 VARIANCE_KEPT = 0.95  # by the components
 MIN_GAIN = 0.005  # fraction of the error that a prior must save
