@@ -99,7 +99,7 @@ class Data(Part, prefix="data"):
     """Table (comma or TAB; file_name, weight) of every training image's weight in the loss.
     tools/data.py pose writes one that favours turned heads."""
     symmetry: Path | None = None
-    """Mirror permutation and groups from tools/data.py symmetry; built in for 971, 68 and 15."""
+    """Mirror permutation and groups from tools/data.py symmetry; built in for 971, 194, 68, 15."""
     cache: Path | None = None
     """Cache folder; default: heatmap in $XDG_CACHE_HOME or ~/.cache."""
     workers: Index | None = None
