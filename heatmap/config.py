@@ -103,7 +103,7 @@ class Data(Part, prefix="data"):
     and down. auto: measured along x from mirrored images early in training; none: 0. Training
     corrects the labels by it; predictions follow the labels."""
     symmetry: Path | None = None
-    """Mirror permutation and groups from tools/data.py symmetry; built in for 971, 68 and 15."""
+    """Mirror permutation and groups from tools/data.py symmetry; built in for 971, 194, 68, 15."""
     cache: Path | None = None
     """Cache folder; default: heatmap in $XDG_CACHE_HOME or ~/.cache."""
     workers: Index | None = None
