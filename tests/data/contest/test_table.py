@@ -218,7 +218,7 @@ def test_text_in_another_encoding_is_refused(tmp_path: Path) -> None:
 
 
 def test_missing_table_is_named(tmp_path: Path) -> None:
-    refuses(tmp_path / "absent.csv", "no such table")
+    refuses(tmp_path / "absent.csv", "the table does not exist")
 
 
 def test_reading_needs_little_memory_beyond_the_result(tmp_path: Path) -> None:
