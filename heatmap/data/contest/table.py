@@ -286,6 +286,8 @@ def check_name(name: str, delimiter: str) -> None:
     problem = _name_problem(name)
     if not problem and (name != name.strip() or any(mark in name for mark in f'{delimiter}"\r\n')):
         problem = "begins or ends with a space, or contains a delimiter, a quote or a line break"
+    if not problem and name.encode(errors="ignore").decode() != name:
+        problem = "is not Unicode text"
     if problem:
         raise UserError(f"cannot write a table: the file name {name!r} {problem}")
 

@@ -6,9 +6,9 @@ import logging
 import os
 import unicodedata
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from itertools import count
 from pathlib import Path
-from types import TracebackType
 
 from heatmap.data.contest.images import SUFFIXES as IMAGES
 from heatmap.errors import UserError
@@ -70,7 +70,7 @@ def _files_in(folder: Path) -> list[Path]:
     return taken
 
 
-class Outputs:
+class Outputs(AbstractContextManager["Outputs"]):
     """The files that a command writes to a folder, each claimed before the work begins.
 
     Two claims never share a file, no input is overwritten, and without `overwrite` no file that the
@@ -89,10 +89,10 @@ class Outputs:
     def __init__(self, folder: Path, inputs: Sequence[Path] = (), overwrite: bool = False) -> None:
         self.folder, self.written = folder, list[Path]()
         self._inputs, self._overwrite, self._taken = inputs, overwrite, set[str]()
-        self._originals = {os.path.realpath(path) for path in inputs}
         self._ledger = folder / _LEDGER
-        files = read_json(self._ledger).get("files") if self._ledger.exists() else {}
-        self._hashes = dict(files) if isinstance(files, dict) else {}
+        self._hashes = read_json(self._ledger) if self._ledger.exists() else {}
+        # by inode, because some disks ignore case
+        self._originals = {(s.st_dev, s.st_ino) for s in map(_status, inputs) if s}
 
     def claim(self, name: str | Path) -> Path:
         """Returns the path of this name in the folder; a name that is taken gets a number.
@@ -105,15 +105,17 @@ class Outputs:
             end = wanted.suffix if number == 1 else f"-{number}{wanted.suffix}"
             path = wanted.with_name(fitting_name("", wanted.stem, end))
             target = written_path(path)
-            # some disks ignore case, or how an accented letter is composed
+            # some disks ignore case and how an accented letter is composed
             key = unicodedata.normalize("NFC", str(target)).casefold()
             if key not in self._taken:
                 break
         self._taken.add(key)
-        if str(target) in self._originals:
-            raise UserError(f"{path}: the copy would overwrite it; choose another folder (--out)")
-        is_ours = self._overwrite or not target.exists()
-        if not is_ours and self._hashes.get(self._name(path)) != _hash(target):
+        status = _status(target)
+        if status is None:
+            return path
+        if (status.st_dev, status.st_ino) in self._originals:
+            raise UserError(f"{path} is an input, not to be overwritten; choose another --out")
+        if not self._overwrite and self._hashes.get(self._name(path)) != _hash(target):
             raise UserError(
                 f"{path} exists, and this command did not write it; choose another --out, or "
                 "replace it with --overwrite"
@@ -142,19 +144,18 @@ class Outputs:
     def _name(self, path: Path) -> str:
         return path.relative_to(self.folder).as_posix()
 
-    def __enter__(self) -> "Outputs":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Lists the written files, also after an error."""
         if self.written:
             self._hashes |= {self._name(path): _hash(path) for path in self.written}
-            write_json(self._ledger, {"files": self._hashes})
+            write_json(self._ledger, self._hashes)
+
+
+def _status(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except OSError:
+        return None
 
 
 def _hash(path: Path) -> str:

@@ -89,7 +89,7 @@ def test_an_input_is_never_overwritten(tmp_path: Path) -> None:
     link.unlink()
     link.symlink_to(original)
     for out, inputs in ((tmp_path, [inner, original]), (tmp_path / "out", [link])):
-        with pytest.raises(ValueError, match="the copy would overwrite it"):
+        with pytest.raises(ValueError, match="is an input, not to be overwritten"):
             Outputs(out, inputs, overwrite=True).copies()
     with pytest.raises(ValueError, match=r"x\.jpg exists, and this command did not write it"):
         Outputs(tmp_path, [inner]).copies()
