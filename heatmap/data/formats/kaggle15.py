@@ -222,7 +222,7 @@ def _members(file: Table) -> dict[str, Table]:
     try:
         if isinstance(file, Path):
             open_file(file, "archive").close()  # not passed on, as ZipFile would not close it
-        archive = zipfile.ZipFile(file if isinstance(file, Path) else file.open("rb"))
+        archive = zipfile.ZipFile(file if isinstance(file, Path) else open_binary(file))
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise UserError(f"{file}: not a zip archive, or cut short; download it again") from error
     return {PurePosixPath(name).name: zipfile.Path(archive, name) for name in archive.namelist()}
