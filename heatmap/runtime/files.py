@@ -181,7 +181,7 @@ def write_image(path: Path, image: "np.ndarray") -> None:
     fits, encoded = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     if not fits:  # a JPEG has at most 65,500 pixels a side
         height, width = image.shape[:2]
-        raise UserError(f"{path}: {width} x {height} pixels are too large for its format") from None
+        raise UserError(f"{path}: {width} x {height} pixels are too large for its format")
     with write_atomically(path) as temporary:
         temporary.write_bytes(encoded.tobytes())
 

@@ -56,7 +56,7 @@ def _files_in(folder: Path) -> list[Path]:
     entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     files = [path for path in entries if not path.is_dir()]
     taken = [path for path in files if path.suffix.lower() in IMAGES | VIDEOS]
-    others = [path.name for path in files if path not in set(taken)]
+    others = [path.name for path in files if path.suffix.lower() not in IMAGES | VIDEOS]
     if others:
         more = f" and {len(others) - _MOST_LISTED} more" if len(others) > _MOST_LISTED else ""
         logger.info(
