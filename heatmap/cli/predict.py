@@ -23,6 +23,7 @@ def predict(
     boxes: Path | None = None,
     detector: Path | None = None,
     two_pass: bool = False,
+    true_pixels: bool = False,
     smooth: bool = True,
     ellipses: bool = False,
     device: Literal["auto", "cpu", "cuda"] = "auto",
@@ -51,6 +52,8 @@ def predict(
             face_detection_yunet_2026may.onnx. Its boxes include the forehead; add --two-pass if
             the run's landmarks do not.
         two_pass: predict again from a crop fitted to the first prediction.
+        true_pixels: leave out the constant offset of the training labels, if one was found, so
+            that points lie on the face.
         smooth: filter jitter out of the points of videos and cameras.
         ellipses: draw one standard deviation of the heatmap round each landmark.
         device: where the network runs; auto is the GPU if there is one.
@@ -64,7 +67,7 @@ def predict(
     if data is not None:
         from heatmap.inference.media import Outputs
 
-        if count < 1 or box or detector or two_pass or ellipses:
+        if count < 1 or box or detector or two_pass or true_pixels or ellipses:
             raise UsageError("--data allows only --count (at least 1), --test, --boxes and --out")
         path = out if out.suffix in (".jpg", ".png") else out / "sheet.jpg"
         with Outputs(path.parent, overwrite=overwrite) as outputs:
@@ -84,7 +87,7 @@ def predict(
         raise UsageError(f"camera {cameras[0]} must be the only input")
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is not a folder")
-    predictor = Predictor(run, device)
+    predictor = Predictor(run, device, true_pixels=true_pixels)
     try:
         paths = [] if cameras else find_files(inputs)
     except UserError as error:
