@@ -68,7 +68,9 @@ def predict(
         from heatmap.inference.media import Outputs
 
         if count < 1 or box or detector or two_pass or true_pixels or ellipses:
-            raise UsageError("--data allows only --count (at least 1), --test, --boxes and --out")
+            raise UsageError(
+                "--data allows only --count (at least 1), --test, --boxes, --out and --overwrite"
+            )
         path = out if out.suffix in (".jpg", ".png") else out / "sheet.jpg"
         with Outputs(path.parent, overwrite=overwrite) as outputs:
             outputs.claim(path.name)

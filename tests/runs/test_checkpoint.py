@@ -360,7 +360,7 @@ def test_best_checkpoints_hold_little_more_than_the_scored_weights(run_folder: P
 
 def test_loading_reads_the_file_once(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Path] = []
-    open_file, read_bytes = open, Path.read_bytes
+    open_file, read_bytes = open, checkpoint.read_bytes
 
     def counted_read(path: Path) -> bytes:
         read.append(path)
@@ -370,7 +370,7 @@ def test_loading_reads_the_file_once(run_folder: Path, monkeypatch: pytest.Monke
         read.append(file)
         return open_file(file, *arguments, **options)
 
-    monkeypatch.setattr(Path, "read_bytes", counted_read)
+    monkeypatch.setattr(checkpoint, "read_bytes", counted_read)
     monkeypatch.setattr("builtins.open", counted_open)
     checkpoint.load_trained(run_folder)
     assert [Path(path).name for path in read if str(path).endswith(".pt")] == ["best.pt"]

@@ -19,7 +19,7 @@ from heatmap.data.contest import ImageFile
 from heatmap.errors import UserError
 from heatmap.inference.media import camera, video
 from heatmap.inference.media.detect import Finder
-from heatmap.inference.media.paths import Outputs, is_video
+from heatmap.inference.media.paths import Outputs
 from heatmap.inference.media.points_files import AddFaces, points_files
 from heatmap.inference.media.tracks import TrackedFace, Tracks
 from heatmap.inference.predictor import Predictor, check_box
@@ -63,7 +63,8 @@ class Annotator:
         Raises:
             UserError: no file can be read, or `Outputs` refuses to write one.
         """
-        images, videos = [p for p in paths if not is_video(p)], list(filter(is_video, paths))
+        videos = [path for path in paths if video.is_video(path)]
+        images = [path for path in paths if not video.is_video(path)]
         head = {"run": str(self.predictor.path), "landmarks": self.predictor.num_landmarks}
         bar = tqdm(total=len(images), desc="images", unit="img", leave=False, disable=not images)
         stopped, answered = None, set[Path]()

@@ -13,6 +13,7 @@ from pathlib import Path
 from heatmap.data.contest.images import SUFFIXES as IMAGES
 from heatmap.errors import UserError
 from heatmap.inference.media.video import SUFFIXES as VIDEOS
+from heatmap.inference.media.video import is_video
 from heatmap.runtime.files import fitting_name, open_file, read_json, write_json, written_path
 
 logger = logging.getLogger("heatmap")
@@ -20,11 +21,6 @@ logger = logging.getLogger("heatmap")
 _LEDGER = ".heatmap.json"
 _MOST_LISTED = 20  # names in a message
 _KEPT = ".jpg", ".jpeg", ".png", ".mp4"  # formats of copies
-
-
-def is_video(path: Path) -> bool:
-    """Whether the name ends like a video's."""
-    return path.suffix.lower() in VIDEOS
 
 
 def find_files(inputs: Sequence[str]) -> list[Path]:

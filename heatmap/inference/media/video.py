@@ -24,6 +24,11 @@ SUFFIXES = {
 }  # fmt: skip
 
 
+def is_video(path: Path) -> bool:
+    """Whether a file is read as a video: by its ending."""
+    return path.suffix.lower() in SUFFIXES
+
+
 class VideoFrame(NamedTuple):
     image: np.ndarray  # (H, W, 3) uint8 RGB, upright
     start: int  # ticks of the video's time base
