@@ -259,6 +259,11 @@ class HeatmapModel(EncoderModel):
     and its neighbours; global: soft-argmax over the whole map, its temperature set by the peak;
     softmax: the same, at the temperature of training with coordinate_loss."""
 
+    shape_prior: Literal["auto", "none"] = "auto"
+    """auto: at the end of training, fit a Gaussian model of the training shapes that improves
+    decoded landmarks, and keep it if it lowers the validation error; none: decode each landmark
+    alone."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         _check(

@@ -58,6 +58,7 @@ class Checkpoint(Origin):
     num_landmarks: int
     network: dict[str, Any]  # the weights that validation scored
     sigma: float | None  # of the targets in heatmap pixels; None without heatmaps
+    shape_prior: networks.PriorValues | None = None  # in best.pt of a finished run
     state: State | None = None  # in last.pt
     format: int = FORMAT
 
@@ -74,7 +75,12 @@ class TrainedRun(Origin):
 def save(path: Path, checkpoint: Checkpoint) -> None:
     """Writes the checkpoint atomically."""
     scheme, state = checkpoint.scheme, checkpoint.state
-    plain = {"scheme": scheme and scheme.to_dict(), "state": state and vars(state)}
+    prior = checkpoint.shape_prior
+    plain = {
+        "scheme": scheme and scheme.to_dict(),
+        "shape_prior": prior and vars(prior),
+        "state": state and vars(state),
+    }
     with write_atomically(path) as temporary:
         torch.save(vars(checkpoint) | plain, temporary)
 
@@ -103,9 +109,11 @@ def load(path: Path) -> Checkpoint:
     if not _has_fields(Checkpoint, values) or values["format"] != FORMAT:
         raise UserError(f"{path}: not a checkpoint of format {FORMAT}")
     scheme, state = values.pop("scheme"), values.pop("state")
+    prior = values.pop("shape_prior", None)
     return Checkpoint(
         **values,
         scheme=scheme and schemes.Scheme.from_dict(scheme),
+        shape_prior=networks.PriorValues(**prior) if prior else None,
         state=State(**state) if _has_fields(State, state) else None,
     )
 
@@ -148,8 +156,10 @@ def load_trained(run: Path) -> TrainedRun:
         network.load_state_dict(saved.network)
     except (RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"{path}: does not fit this version: {error}") from None
-    if isinstance(network, networks.HeatmapNetwork) and saved.sigma is not None:
-        network.sigma = saved.sigma
+    if isinstance(network, networks.HeatmapNetwork):
+        network.sigma = saved.sigma or network.sigma
+        if saved.shape_prior:
+            network.shape_prior = networks.ShapePrior(saved.shape_prior)
     network.label_offset.copy_(torch.tensor(saved.label_offset))
     origin = {field.name: getattr(saved, field.name) for field in fields(Origin)}
     return TrainedRun(path=path, experiment=experiment, network=network.eval(), **origin)
