@@ -16,7 +16,7 @@ from torch import Tensor
 from heatmap import config, networks, schemes
 from heatmap.errors import UserError
 from heatmap.runs.folder import RunFolder, find_run
-from heatmap.runtime.files import write_atomically
+from heatmap.runtime.files import read_bytes, write_atomically
 from heatmap.runtime.machine import first_line
 
 FORMAT = 4
@@ -91,12 +91,12 @@ def load(path: Path) -> Checkpoint:
     Raises:
         UserError: the file is missing, damaged, not a checkpoint or has an unknown format.
     """
-    if not path.is_file():
+    if not path.exists():
         is_run = RunFolder(path.parent).config.is_file()
         hint = "its run has no finished epoch" if is_run else "expected a run folder or .pt file"
         raise UserError(f"{path}: no such checkpoint; {hint}")
     try:
-        content = io.BytesIO(path.read_bytes())
+        content = io.BytesIO(read_bytes(path, "checkpoint"))
         with zipfile.ZipFile(content) as archive:  # torch does not verify checksums
             if damaged := archive.testzip():
                 raise zipfile.BadZipFile(f"{damaged} is damaged")

@@ -40,7 +40,7 @@ from heatmap.data.formats.labelled import (
 )
 from heatmap.data.formats.layout import place_images
 from heatmap.errors import UserError
-from heatmap.runtime.files import folder_when_complete
+from heatmap.runtime.files import folder_when_complete, read_bytes
 
 Points = Literal["keypoints", "face"]
 _FIELDS = {"keypoints": ("keypoints", "bbox"), "face": ("face_kpts", "face_box")}
@@ -121,7 +121,7 @@ def _load(path: Path) -> tuple[dict[Any, str], list[dict[str, Any]], dict[Any, i
     if not path.is_file():
         raise UserError(f"{path}: no such file; expected the JSON file of the annotations")
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_bytes(path))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON, or cut short ({error})") from error
     for key in ("images", "annotations"):

@@ -9,13 +9,14 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath, PurePosixPath
-from typing import Literal
+from typing import IO, Literal
 
 import numpy as np
 from tqdm import tqdm
 
 from heatmap.data.contest.table import parse_cells
 from heatmap.errors import UserError
+from heatmap.runtime.files import open_file, read_text
 
 IMAGE_SUFFIXES = (
     ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"
@@ -166,11 +167,12 @@ class Images:
 
 def read_lines(path: Path) -> list[str]:
     """Reads a file's stripped lines, without blank ones at its end; UserError if not UTF-8."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error.reason})") from error
-    return [line.strip() for line in text.rstrip().splitlines()]
+    return [line.strip() for line in read_text(path).rstrip().splitlines()]
+
+
+def open_binary(table: Table) -> IO[bytes]:
+    """Opens a table, or another file, on its own or in a zip archive."""
+    return open_file(table, "table") if isinstance(table, Path) else table.open("rb")
 
 
 def read_cells(table: Table) -> Iterator[tuple[str, list[str]]]:
@@ -182,7 +184,7 @@ def read_cells(table: Table) -> Iterator[tuple[str, list[str]]]:
     """
     row, width = 0, 0
     try:
-        with table.open("rb") as binary, io.TextIOWrapper(binary, "utf-8-sig", newline="") as text:
+        with io.TextIOWrapper(open_binary(table), "utf-8-sig", newline="") as text:
             reader = csv.reader(text, strict=True)
             for row, cells in enumerate(reader, start=1):
                 if not cells and not any(reader):
