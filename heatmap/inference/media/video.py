@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from heatmap.errors import UserError
-from heatmap.runtime.files import write_atomically
+from heatmap.runtime.files import open_file, write_atomically
 
 if TYPE_CHECKING:
     import av
@@ -22,6 +22,11 @@ SUFFIXES = {
     ".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts",
     ".ogv", ".webm", ".wmv",
 }  # fmt: skip
+
+
+def is_video(path: Path) -> bool:
+    """Whether a file is read as a video: by its ending."""
+    return path.suffix.lower() in SUFFIXES
 
 
 class VideoFrame(NamedTuple):
@@ -60,17 +65,19 @@ class Video:
             import av
         except ImportError:
             raise UserError(f"{self.path}: reading videos needs PyAV: run pip install av") from None
-        try:
-            # metadata in an unknown encoding must not stop the video from being read
-            container = av.open(str(self.path), metadata_errors="replace")
-        except (av.FFmpegError, OSError) as error:
-            raise UserError(f"{self.path}: the video cannot be read: {error.strerror}") from None
-        with container:
-            if not container.streams.video:
-                raise UserError(f"{self.path}: no video stream; the file may be cut short")
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            yield container, stream
+        with open_file(self.path, "video") as file:
+            try:
+                # metadata in an unknown encoding must not stop the video from being read
+                container = av.open(file, "r", metadata_errors="replace")
+            except (av.FFmpegError, OSError) as error:
+                reason = error.strerror
+                raise UserError(f"{self.path}: the video cannot be read: {reason}") from None
+            with container:
+                if not container.streams.video:
+                    raise UserError(f"{self.path}: no video stream; the file may be cut short")
+                stream = container.streams.video[0]
+                stream.thread_type = "AUTO"
+                yield container, stream
 
     def __iter__(self) -> Iterator[VideoFrame]:
         with self._opened() as (container, stream):
@@ -130,6 +137,9 @@ def write_video(path: Path, source: Video) -> Iterator[Callable[[np.ndarray, int
 
     Images are (H, W, 3) uint8 RGB, scaled to the size of the first one. Start and duration are in
     ticks of the source's time base. Odd sizes need yuv444p, which no browser but Chrome plays.
+
+    Raises:
+        UserError: H.264 does not allow the size, or something else than a file is there.
     """
     import av
 
@@ -144,7 +154,11 @@ def write_video(path: Path, source: Video) -> Iterator[Callable[[np.ndarray, int
                 image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             frame.pts, frame.duration, frame.time_base = start, duration, source.time_base
-            container.mux(stream.encode(frame))
+            try:
+                container.mux(stream.encode(frame))
+            except av.error.ExternalError as error:  # the encoder's own, not of the disk
+                reason = f"{stream.width} x {stream.height} pixels: {error.strerror}"
+                raise UserError(f"{source.path}: cannot encode frames of {reason}") from None
 
         yield write
         for stream in container.streams.video:
