@@ -152,7 +152,7 @@ def test_text_must_be_utf_8(tmp_path: Path) -> None:
 
 # Files of the operating system, members of archives and of this package, and of runs.
 OTHER_DOORS = {"runtime/files.py", "runtime/machine.py", "data/synthetic/head.py"}
-OTHER_DOORS |= {"data/formats/labelled.py", "schemes.py", "runs/ledger.py", "runs/per_image.py"}
+OTHER_DOORS |= {"data/formats/labelled.py"}
 
 
 def test_every_file_is_opened_for_reading_by_one_function() -> None:
