@@ -90,7 +90,8 @@ class Data(Part, prefix="data", renamed={"crop_cache": None}):
     and down. auto: measured along x from mirrored images early in training; none: 0. Training
     corrects the labels by it; predictions follow the labels."""
     symmetry: Path | None = None
-    """Mirror permutation and groups from tools/data.py symmetry; built in for 971, 194, 68, 15."""
+    """Mirror permutation and groups from tools/data.py symmetry; built in for 971, 194, 68, 15
+    and 5 landmarks."""
     cache: Path | None = None
     """Cache folder; default: heatmap in $XDG_CACHE_HOME or ~/.cache."""
     workers: Annotated[int, "[0, 256]"] | None = None

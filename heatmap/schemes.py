@@ -1,8 +1,8 @@
 """Landmark schemes: mirror permutation, groups, curves and the NME's normaliser.
 
 Built in are 971 landmarks (the contest's, Megvii's "dense facial landmarks"), 194 (Helen's), 68
-(iBUG) and 15 (Kaggle's facial keypoints); others come from files. Except for 15, "left" is as seen
-in the image.
+(iBUG), 15 (Kaggle's facial keypoints) and 5 (MTFL, CelebA: eyes, nose, mouth corners); others come
+from files. Except for 15, "left" is as seen in the image.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,6 +37,7 @@ GROUPS: dict[int, dict[str, range]] = {
     15: {
         "eyes": range(0, 6), "brows": range(6, 10), "nose": range(10, 11), "mouth": range(11, 15),
     },
+    5: {"eyes": range(0, 2), "nose": range(2, 3), "mouth": range(3, 5)},
 }  # fmt: skip
 
 # Consecutive landmarks of each outline; a closed one repeats its first at the end.
@@ -65,6 +66,7 @@ CURVES: dict[int, tuple[tuple[int, ...], ...]] = {
         (*range(48, 60), 48), (*range(60, 68), 60),  # outer and inner edge of the lips
     ),
     15: ((2, 0, 3), (4, 1, 5), (6, 7), (8, 9), (11, 13, 12, 14, 11)),
+    5: ((3, 4),),
 }  # fmt: skip
 
 # The mirror permutation in pieces, in the order of the landmarks.
@@ -99,10 +101,14 @@ _MIRRORS: dict[int, tuple[Sequence[int], ...]] = {
     ),
     # left and right eye: centre, inner and outer corner; brow ends; nose; mouth corners, lips
     15: ((1, 0, 4, 5, 2, 3, 8, 9, 6, 7, 10, 12, 11, 13, 14),),
+    5: ((1, 0, 2, 4, 3),),
 }  # fmt: skip
 
 # The two landmarks whose distance normalises the NME.
-_EYES = {971: ("pupils", 969, 970), 68: ("outer eye corners", 36, 45), 15: ("eye centres", 0, 1)}
+_EYES = {
+    971: ("pupils", 969, 970), 68: ("outer eye corners", 36, 45), 15: ("eye centres", 0, 1),
+    5: ("eye centres", 0, 1),
+}  # fmt: skip
 
 
 _Landmark = Annotated[int, "[0, 1e6]"]

@@ -7,7 +7,7 @@ import pytest
 from heatmap import schemes
 from heatmap.data.contest import read_landmarks
 
-KNOWN = [971, 194, 68, 15]
+KNOWN = [971, 194, 68, 15, 5]
 
 
 @pytest.mark.parametrize("num_landmarks", KNOWN)
@@ -71,7 +71,12 @@ def test_left_and_right_groups_are_mirror_images(num_landmarks: int) -> None:
 
 @pytest.mark.parametrize(
     ("num_landmarks", "name", "pair"),
-    [(971, "pupils", (969, 970)), (68, "outer eye corners", (36, 45)), (15, "eye centres", (0, 1))],
+    [
+        (971, "pupils", (969, 970)),
+        (68, "outer eye corners", (36, 45)),
+        (15, "eye centres", (0, 1)),
+        (5, "eye centres", (0, 1)),
+    ],
 )
 def test_normaliser_is_the_distance_between_the_eyes(
     num_landmarks: int, name: str, pair: tuple[int, int]

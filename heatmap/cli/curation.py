@@ -127,7 +127,7 @@ def symmetry(root: Root, *, out: Path = Path("symmetry.json")) -> None:
     Writes a file for --data.symmetry, so that any landmark scheme can be mirrored. Distances
     between mirrored landmarks and their partners are printed in % of the face size. The exit code
     is 1 if landmarks have no certain partner, or if the labels disagree with a known permutation
-    (971, 194, 68 and 15 landmarks).
+    (971, 194, 68, 15 and 5 landmarks).
 
     Args:
         out: the file to write.
