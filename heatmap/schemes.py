@@ -66,7 +66,6 @@ CURVES: dict[int, tuple[tuple[int, ...], ...]] = {
         (*range(48, 60), 48), (*range(60, 68), 60),  # outer and inner edge of the lips
     ),
     15: ((2, 0, 3), (4, 1, 5), (6, 7), (8, 9), (11, 13, 12, 14, 11)),
-    5: ((3, 4),),
 }  # fmt: skip
 
 # The mirror permutation in pieces, in the order of the landmarks.

@@ -98,7 +98,7 @@ def test_other_schemes_are_normalised_by_their_bounding_box() -> None:
     assert length == pytest.approx([6, np.nan, np.nan], nan_ok=True)
 
 
-@pytest.mark.parametrize("num_landmarks", KNOWN)
+@pytest.mark.parametrize("num_landmarks", [971, 194, 68, 15])
 def test_curves_stay_in_a_group_and_cover_most_landmarks(num_landmarks: int) -> None:
     group_of = {k: name for name, g in schemes.groups(num_landmarks).items() for k in g}
     curves = schemes.curves(num_landmarks)
