@@ -27,6 +27,7 @@ OTHER_LABELS = 0.1  # Group.label_distance above which labels of images that loo
 
 class ImageProperties(NamedTuple):
     damage: str  # the decoder's warning, "" if there is none
+    note: str  # of the `contest.ImageFile`
     image_hw: tuple[int, int]
     is_grey: bool
     brightness: float  # mean of all pixels and channels, 0 to 255
@@ -173,6 +174,8 @@ def _check_images(part: _Part, workers: int) -> Iterator[Problem]:
         if image.damage:
             message = f"{row.name!r} is partly damaged: {image.damage}"
             yield row.problem("damaged image", message)
+        if image.note:
+            yield row.problem("converted image", f"{row.name!r}: {image.note}")
         yield from _check_bounds(row, image.image_hw)
     files = {
         os.path.relpath(Path(folder) / file, part.images)
@@ -195,6 +198,7 @@ def read_properties(path: Path) -> ImageProperties | str:
     left, top, right, bottom = within_border(image, BORDER_THRESHOLD)
     return ImageProperties(
         damage=damage,
+        note=file.note,
         image_hw=(height, width),
         is_grey=bool((image == image[..., :1]).all()),
         brightness=float(image.mean()),

@@ -256,12 +256,12 @@ def test_damaged_and_wrong_archives_are_named(
             convert(source, out)
     pack(source, kaggle15_files / "test.zip")
     with pytest.raises(
-        ValueError, match=r"expected training.zip or training.csv in it, found test"
+        ValueError, match=r"expected training.zip or training.csv in it, found 'test"
     ):
         convert(source, out)
     shutil.copy(source, files / "test.zip")
     (files / "test.csv").unlink()
-    with pytest.raises(ValueError, match=r"test\.zip: expected test\.csv in it, found test\.zip"):
+    with pytest.raises(ValueError, match=r"test\.zip: expected test\.csv in it, found 'test\.zip'"):
         convert(files, out)
     with pytest.raises(ValueError, match="no such file"):
         convert(tmp_path / "nothing.zip", out)
