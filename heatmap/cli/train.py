@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -94,6 +94,8 @@ def _resume(folder: Path, arguments: Sequence[str]) -> None:
     saved = checkpoint.load(files.last) if files.last.is_file() else None
     before = config.from_dict(Experiment, saved.config if saved else read_json(files.config))
     experiment = _with_options(before, folder, arguments)
+    if saved:
+        _check_unedited(files.config, saved.config, experiment)
     is_longer = experiment.train.epochs != before.train.epochs
     if is_longer:
         _check_may_be_longer(before, experiment, saved)
@@ -120,6 +122,18 @@ def _with_options(before: Experiment, folder: Path, arguments: Sequence[str]) ->
         )
         raise UsageError(f"--resume cannot change {refused}, only {allowed}")
     return experiment
+
+
+def _check_unedited(path: Path, stored: dict[str, Any], experiment: Experiment) -> None:
+    """Raises UserError if config.json was edited; a resume would ignore and overwrite it."""
+    now, *expected = map(config.flatten, (read_json(path), stored, config.to_dict(experiment)))
+    for name in sorted(now.keys() | expected[0].keys()):
+        if now.get(name) not in [values.get(name) for values in expected]:
+            remedy = f"pass --{name}" if name in RESUME_OPTIONS else "start a new run"
+            raise UserError(
+                f"{path}: {name} is {now.get(name)!r}, but the run began with "
+                f"{expected[0].get(name)!r}; restore it, or {remedy}"
+            )
 
 
 def _check_may_be_longer(

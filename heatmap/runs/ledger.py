@@ -119,16 +119,19 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """Reads the rows of metrics.jsonl; ignores an incomplete last line of a killed run.
 
     Raises:
-        UserError: another line is not JSON.
+        UserError: another line is not a JSON object with its step.
     """
     path = RunFolder(folder).metrics
     *lines, _incomplete = path.read_text(encoding="utf-8").split("\n")
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {number}: not a JSON row: {line[:80]!r}") from error
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if not isinstance(row, dict) or type(row.get("step")) is not int:
+            raise UserError(f"{path}, line {number}: not a row of a run's metrics: {line!r}")
+        rows.append(row)
     return rows
 
 

@@ -96,6 +96,11 @@ def test_an_incomplete_last_line_is_ignored_and_a_bad_line_is_refused(tmp_path: 
     metrics.write_text('{"step": 0}\n{"step": 1, "lo\n{"step": 2}\n')
     with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: .*lo"):
         read_metrics(tmp_path)
+    for line in ("[1]", '{"stop": 1}', '{"step": "1"}', "[" * 100_000):
+        metrics.write_text('{"step": 0}\n' + line + "\n")
+        with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: not a row") as error:
+            read_metrics(tmp_path)
+        assert len(str(error.value)) < 400
 
 
 def test_other_files_survive_a_resume(tmp_path: Path) -> None:
@@ -108,9 +113,10 @@ def test_other_files_survive_a_resume(tmp_path: Path) -> None:
         tmp_path / "images" / name
         for name in ("me.jpg", "holiday_2024.jpg", "x_y.jpg", "IMG_2024123.jpg", "validation_9.jpg")
     ]
-    stray.append(tmp_path / "predictions" / "mine.jpg")
+    stray += [tmp_path / "predictions" / "mine.jpg", tmp_path / "pictures" / "me_2024.jpg"]
+    stray[-1].parent.mkdir()
     for path in stray:
         path.write_bytes(b"mine")
     record_in(tmp_path, after_step=1).close()
-    left = {*tmp_path.glob("images/*"), *tmp_path.glob("predictions/*")}
+    left = {path for path in tmp_path.glob("*/*") if path.is_file()}
     assert left == set(stray)
