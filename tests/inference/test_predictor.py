@@ -250,7 +250,7 @@ def test_landmarks_that_are_not_finite_are_an_error(noise: list[Path]) -> None:
 
     found = predictor(without_red, CROPS[0])
     assert np.isfinite(found(noise).points_image).all()
-    with pytest.raises(ValueError, match="an image in memory: .* landmarks that are not finite"):
+    with pytest.raises(ValueError, match=r"an image in memory: .* landmarks that are not finite"):
         found([np.zeros((40, 40, 3), np.uint8)])
 
 

@@ -63,7 +63,7 @@ def _files_in(folder: Path) -> list[Path]:
 
 
 def _is_video(path: Path) -> bool:
-    return path.suffix.lower() in video.SUFFIXES
+    return video.is_video(path)
 
 
 @dataclass(frozen=True)
