@@ -27,6 +27,9 @@ SUFFIXES = {
 }  # fmt: skip
 
 
+_WEBP_TICK = Fraction(1, 1000)  # s
+
+
 def is_video(path: Path) -> bool:
     """Whether a file is read as a video: by its ending, or because a GIF or WebP is animated."""
     suffix = path.suffix.lower()
@@ -71,7 +74,7 @@ class Video:
             self._seconds, self._slack = _length(container, stream, self.rate)
         if self._is_webp:
             for frame in islice(_webp_frames(path), 1):
-                self.rate, self.time_base = Fraction(1000, frame.duration or 40), frame.time_base
+                self.rate, self.time_base = Fraction(1000, frame.duration or 40), _WEBP_TICK
         self.pixel_aspect, self._end = Fraction(1), 0.0
 
     @contextmanager
@@ -175,7 +178,7 @@ def _webp_frames(path: Path) -> "Iterator[av.VideoFrame]":
             for image in ImageSequence.Iterator(animation):
                 frame = av.VideoFrame.from_ndarray(np.asarray(image.convert("RGB")), format="rgb24")
                 frame.pts, frame.duration = image.info["timestamp"], image.info["duration"]
-                frame.time_base = Fraction(1, 1000)
+                frame.time_base = _WEBP_TICK
                 yield frame
     except (OSError, EOFError, ValueError, KeyError) as error:
         raise UserError(f"{path}: the animation cannot be decoded: {error}") from None
