@@ -16,7 +16,7 @@ from heatmap.curation.duplicates import near_groups, perceptual_hash
 from heatmap.data import contest
 from heatmap.data.contest import problems as tables
 from heatmap.data.samples import within_border
-from heatmap.errors import UserError
+from heatmap.errors import UserError, shortened
 from heatmap.runtime.parallel import in_processes
 from heatmap.shape import nanmean
 
@@ -66,7 +66,7 @@ class _Part:
     def problem(
         self, kind: str, message: str, row: int | None = None, images: tuple[str, ...] = ()
     ) -> Problem:
-        return Problem(severity_of(kind), kind, self.name, message, row, images)
+        return Problem(severity_of(kind), kind, self.name, shortened(message), row, images)
 
 
 def check(root: Path, *, workers: int = 1) -> Report:

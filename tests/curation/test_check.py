@@ -300,6 +300,17 @@ def test_images_that_are_not_used_as_stored_are_listed(contest: Folder) -> None:
     assert claiming.row == 4 and "25000 x 25000 pixels" in claiming.message
 
 
+def test_long_names_and_cells_are_shortened(contest: Folder) -> None:
+    replaced(contest.train_table, (4, 0, "x" * 240 + ".jpg"), (5, 1, "0" * 99_999 + "x"))
+    problems = [p for p in check(contest.root).problems if p.severity == "error"]
+    assert [(problem.kind, problem.row) for problem in problems] == [
+        ("number", 5), ("missing image", 4)
+    ]  # fmt: skip
+    for problem in problems:
+        assert "..." in problem.message and "x" * 81 not in problem.message
+        assert len(problem.message) < 500
+
+
 def test_only_the_wrong_row_of_the_asked_points_is_reported(contest: Folder) -> None:
     replaced(contest.test_points, (2, 1, "[1, 1]"))
     problems = places(check(contest.root).problems)
