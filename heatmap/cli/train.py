@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -95,7 +95,8 @@ def _resume(folder: Path, arguments: Sequence[str]) -> None:
     before = config.from_dict(Experiment, saved.config if saved else read_json(files.config))
     experiment = _with_options(before, folder, arguments)
     if saved:
-        _check_unedited(files.config, saved.config, experiment)
+        written = config.from_dict(Experiment, read_json(files.config))
+        _check_unedited(files.config, written, before, experiment)
     is_longer = experiment.train.epochs != before.train.epochs
     if is_longer:
         _check_may_be_longer(before, experiment, saved)
@@ -124,15 +125,17 @@ def _with_options(before: Experiment, folder: Path, arguments: Sequence[str]) ->
     return experiment
 
 
-def _check_unedited(path: Path, stored: dict[str, Any], experiment: Experiment) -> None:
+def _check_unedited(
+    path: Path, written: Experiment, before: Experiment, experiment: Experiment
+) -> None:
     """Raises UserError if config.json was edited; a resume would ignore and overwrite it."""
-    now, *expected = map(config.flatten, (read_json(path), stored, config.to_dict(experiment)))
-    for name in sorted(now.keys() | expected[0].keys()):
-        if now.get(name) not in [values.get(name) for values in expected]:
+    now, old, new = (config.flatten(config.to_dict(e)) for e in (written, before, experiment))
+    for name in sorted(now.keys() | old.keys()):
+        if now.get(name) not in (old.get(name), new.get(name)):
             remedy = f"pass --{name}" if name in RESUME_OPTIONS else "start a new run"
             raise UserError(
-                f"{path}: {name} is {now.get(name)!r}, but the run began with "
-                f"{expected[0].get(name)!r}; restore it, or {remedy}"
+                f"{path}: {name} is {now.get(name)!r}, but the run began with {old.get(name)!r}; "
+                f"restore it, or {remedy}"
             )
 
 

@@ -96,11 +96,6 @@ def test_an_incomplete_last_line_is_ignored_and_a_bad_line_is_refused(tmp_path: 
     metrics.write_text('{"step": 0}\n{"step": 1, "lo\n{"step": 2}\n')
     with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: .*lo"):
         read_metrics(tmp_path)
-    for line in ("[1]", '{"stop": 1}', '{"step": "1"}', "[" * 100_000):
-        metrics.write_text('{"step": 0}\n' + line + "\n")
-        with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: not a row") as error:
-            read_metrics(tmp_path)
-        assert len(str(error.value)) < 400
 
 
 def test_other_files_survive_a_resume(tmp_path: Path) -> None:
