@@ -98,6 +98,10 @@ class Data(Part, prefix="data"):
     weights: Path | None = None
     """Table (comma or TAB; file_name, weight) of every training image's weight in the loss.
     tools/data.py pose writes one that favours turned heads."""
+    label_offset: str = "auto"
+    """Distance of the labels from the true landmarks, "x,y" in image pixels, positive to the right
+    and down. auto: measured along x from mirrored images early in training; none: 0. Training
+    corrects the labels by it; predictions follow the labels."""
     symmetry: Path | None = None
     """Mirror permutation and groups from tools/data.py symmetry; built in for 971, 68 and 15."""
     cache: Path | None = None
@@ -112,8 +116,23 @@ class Data(Part, prefix="data"):
             self.fold >= 0 and (self.split_file is not None or self.fold < (self.folds or 1)),
             f"data.fold must be in [0, data.folds), not {self.fold} with data.folds {self.folds}",
         )
+        _ = self.fixed_label_offset  # may be invalid
         both = self.folds is not None and self.split_file is not None
         _check(not both, "data.split_file has its own folds; remove data.folds")
+
+    @property
+    def fixed_label_offset(self) -> tuple[float, float] | None:
+        """The offset (x, y) of the labels in image pixels; None if training measures it."""
+        if self.label_offset in ("auto", "none"):
+            return None if self.label_offset == "auto" else (0.0, 0.0)
+        try:
+            x, y = map(float, self.label_offset.split(","))
+        except ValueError:
+            x = y = math.nan
+        wanted = 'auto, none or two numbers "x,y"'
+        is_finite = math.isfinite(x) and math.isfinite(y)
+        _check(is_finite, f"data.label_offset must be {wanted}, not {self.label_offset!r}")
+        return x, y
 
     @property
     def all_rows_train(self) -> bool:

@@ -23,6 +23,7 @@ def predict(
     boxes: Path | None = None,
     detector: Path | None = None,
     two_pass: bool = False,
+    true_pixels: bool = False,
     smooth: bool = True,
     ellipses: bool = False,
     device: Literal["auto", "cpu", "cuda"] = "auto",
@@ -50,6 +51,8 @@ def predict(
             face_detection_yunet_2026may.onnx. Its boxes include the forehead; add --two-pass if
             the run's landmarks do not.
         two_pass: predict again from a crop fitted to the first prediction.
+        true_pixels: leave out the constant offset of the training labels, if one was found, so
+            that points lie on the face.
         smooth: filter jitter out of the points of videos and cameras.
         ellipses: draw one standard deviation of the heatmap round each landmark.
         device: where the network runs; auto is the GPU if there is one.
@@ -60,7 +63,7 @@ def predict(
         raise UsageError("pass only one of --box, --boxes and --detector")
     corners = None if box is None else _corners(box)
     if data is not None:
-        if count < 1 or box or detector or two_pass or ellipses:
+        if count < 1 or box or detector or two_pass or true_pixels or ellipses:
             raise UsageError("--data allows only --count (at least 1), --test, --boxes and --out")
         path = out if out.suffix in (".jpg", ".png") else out / "sheet.jpg"
         _write_sheet(path, run, data, count, test, boxes, device)
@@ -77,7 +80,7 @@ def predict(
         raise UsageError(f"camera {cameras[0]} must be the only input")
     if out.is_file():
         raise UsageError(f"--out {out} is a file; pass a folder")
-    predictor = Predictor(run, device)
+    predictor = Predictor(run, device, true_pixels=true_pixels)
     try:
         paths = [] if cameras else find_files(inputs)
     except UserError as error:

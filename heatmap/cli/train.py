@@ -217,6 +217,10 @@ def _format_sizes(run: "Run") -> str:
         f"{parameters / 1e6:.2f} M parameters, {run.device}",
         f"steps         {run.data.batches_per_epoch} per epoch, at most {run.total_steps}",
     ]
+    if run.measures_label_offset:
+        lines.append("label offset  measured along x in the first epochs")
+    elif experiment.data.fixed_label_offset is None:
+        lines.append("label offset  not measured, since training does not mirror")
     if isinstance(run.network, HeatmapNetwork):
         height, width = run.network.map_hw(experiment.crop.height, experiment.crop.width)
         model, count = run.network.model, run.data.table.num_landmarks

@@ -55,11 +55,14 @@ class Graph(nn.Module):
         output = self.network.layers(crop.float() / 255)
         crop_frame = Frame(image_from_crop, *crop.shape[-2:])
         if not isinstance(self.network, HeatmapNetwork):
-            return (crop_frame.to_image(self.network.decode(output).points_crop),)
+            return (self._in_image(self.network.decode(output).points_crop, crop_frame),)
         points_crop, peak, covariance_crop = self.network.decode_whole(output)
         assert peak is not None and covariance_crop is not None
         covariance_image = crop_frame.covariance_to_image(covariance_crop)
-        return crop_frame.to_image(points_crop), peak, covariance_image
+        return self._in_image(points_crop, crop_frame), peak, covariance_image
+
+    def _in_image(self, points_crop: Tensor, crop_frame: Frame) -> Tensor:
+        return crop_frame.to_image(points_crop) + self.network.label_offset
 
 
 class Difference(NamedTuple):
@@ -138,6 +141,7 @@ def metadata(trained: TrainedRun) -> dict[str, Any]:
         "std": network.std.flatten().tolist(),
         "normalisation": "in the graph: (crop / 255 - mean) / std",
         "decoder": getattr(network, "landmark_decoder", None),
+        "label_offset": network.label_offset.tolist(),
         "pixel_convention": "integer coordinates are pixel centres, (x, y), in the crop and in the "
         "image; image_from_crop is the affine from crop to image pixels",
     }
@@ -171,7 +175,8 @@ def compare_with_network(
         output = network(crops[:count].float() / 255)
         expected = network.decode(output)
         crop_frame = Frame(image_from_crop[:count].double(), *crops.shape[-2:])
-        distance = (crop_frame.to_image(expected.points_crop) - points_image).abs().amax(-1)
+        expected_image = crop_frame.to_image(expected.points_crop) + network.label_offset
+        distance = (expected_image - points_image).abs().amax(-1)
         if isinstance(network, HeatmapNetwork):
             assert expected.peak is not None
             is_unstable = _is_unstable(network, output, crop_frame)

@@ -33,6 +33,7 @@ class View:
     precision: str = "fp32"  # or bf16
     mirrored: bool = False  # predictions are mirrored back, left and right landmarks swapped
     scheme: schemes.Scheme | None = None  # of the landmarks, if their table has one
+    true_pixels: bool = False  # predict the landmarks themselves, without the labels' offset
 
 
 def placed(network: Network, device: torch.device) -> Network:
@@ -154,7 +155,10 @@ def predict_view(view: View, inputs: augment.Batch, watch: Stopwatch) -> ViewPre
         points_crop, peak, covariance = view.network.decode(output)
         if peak is not None and covariance is not None:
             peak, covariance = peak[:, order], frame.covariance_to_image(covariance)[:, order]
-        return ViewPrediction(frame.to_image(points_crop)[:, order], peak, covariance)
+        points_image = frame.to_image(points_crop)[:, order]
+        if not view.true_pixels:
+            points_image = points_image + view.network.label_offset
+        return ViewPrediction(points_image, peak, covariance)
 
 
 def _mean(predictions: Sequence[ViewPrediction]) -> ViewPrediction:

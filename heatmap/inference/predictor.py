@@ -54,6 +54,7 @@ class Predictor:
             not changed.
         device: "auto" (the GPU if there is one), "cpu" or "cuda".
         batch: images per forward pass. Defaults to the run's training batch.
+        true_pixels: predict where the landmarks are, without the offset of the training labels.
 
     Attributes:
         num_landmarks: number P of landmarks per face.
@@ -66,7 +67,12 @@ class Predictor:
     """
 
     def __init__(
-        self, run: Path | str | TrainedRun, device: str = "auto", batch: int | None = None
+        self,
+        run: Path | str | TrainedRun,
+        device: str = "auto",
+        batch: int | None = None,
+        *,
+        true_pixels: bool = False,
     ) -> None:
         if batch is not None and batch < 1:
             raise UserError(f"batch must be at least 1, got {batch}")
@@ -76,6 +82,7 @@ class Predictor:
         self.batch = batch or trained.experiment.train.batch
         self._device = chosen_device(device)
         self._network = placed(trained.network, self._device)
+        self._true_pixels = true_pixels
         self._precision = trained.experiment.train.precision
         self._mean_shape_crop = trained.mean_shape_crop
 
@@ -148,7 +155,7 @@ class Predictor:
 
     def _predict(self, samples: Samples, files: Sequence[ImageFile]) -> Landmarks:
         batch = collate([samples.cut(row, file) for row, file in enumerate(files)])
-        view = View(self._network, samples, self._precision)
+        view = View(self._network, samples, self._precision, true_pixels=self._true_pixels)
         with torch.no_grad():
             inputs = augment.plain(*(tensor.to(self._device) for tensor in batch[:3]))
             prediction = predict_view(view, inputs, Stopwatch(self._device))

@@ -32,12 +32,14 @@ class Network(nn.Module, ABC, Generic[Output]):
     encoder: nn.Module
     mean: Tensor
     std: Tensor
+    label_offset: Tensor  # (2,) from true landmarks to the training labels, in image pixels
 
     def __init__(self, num_landmarks: int) -> None:
         super().__init__()
         self.num_landmarks = num_landmarks
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
+        self.register_buffer("label_offset", torch.zeros(2), persistent=False)
 
     def parts(self) -> dict[str, list[str]]:
         """Returns the parameter names of each part in `config.Rates`; a part may be empty.

@@ -47,6 +47,7 @@ class Origin:
     training_rows: Tensor  # (T,) int64 rows of the table
     validation_rows: Tensor  # (V,) int64
     validation_mse: float | None = None  # image px²
+    label_offset: tuple[float, float] = (0.0, 0.0)  # of the labels, in image pixels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +111,9 @@ def load(path: Path) -> Checkpoint:
 
 
 def _has_fields(kind: type[Checkpoint | State], values: Any) -> bool:
-    return isinstance(values, dict) and set(values) == {f.name for f in fields(kind)}
+    """Whether the values have the class's fields; later versions may have added fields."""
+    required = {f.name for f in fields(kind) if f.default is MISSING}
+    return isinstance(values, dict) and required <= set(values) <= {f.name for f in fields(kind)}
 
 
 def _from_0_1(values: dict[str, Any]) -> dict[str, Any]:
@@ -150,5 +153,6 @@ def load_trained(run: Path) -> TrainedRun:
         raise UserError(f"{path}: its weights are not finite; use an earlier checkpoint")
     if isinstance(network, networks.HeatmapNetwork) and saved.sigma is not None:
         network.sigma = saved.sigma
+    network.label_offset.copy_(torch.tensor(saved.label_offset))
     origin = {field.name: getattr(saved, field.name) for field in fields(Origin)}
     return TrainedRun(path=path, experiment=experiment, network=network.eval(), **origin)

@@ -41,6 +41,7 @@ def write(folder: Path, evaluation: str | None = None) -> None:
         "validation images": len(saved.validation_rows),
         "split": split["rule"],
         "same person on both sides": same_person.get(split.get("kind"), "possible"),
+        "offset of the labels": describe_offset(*saved.label_offset),
     }
     sizes = [w.numel() for name, w in saved.network.items() if not name.endswith(NOT_TRAINED)]
     parts = "crop", "augment", "model", "optimizer", "train"
@@ -68,6 +69,13 @@ def write(folder: Path, evaluation: str | None = None) -> None:
         f"## Limits\n\n{LIMITS}",
     ]
     write_text(files.model_card, "\n\n".join(sections))
+
+
+def describe_offset(x: float, y: float) -> str:
+    """Returns an offset (x, y) in pixels in words."""
+    sides = (x, "right", "left"), (y, "down", "up")
+    parts = [f"{abs(v):.2f} px {more if v > 0 else less}" for v, more, less in sides if v]
+    return " and ".join(parts) or "none known"
 
 
 def _settings(part: Part) -> str:

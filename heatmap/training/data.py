@@ -51,18 +51,25 @@ class TrainingData:
         return self.experiment.data.multiplier * self.batches_per_pass
 
     def augmented(
-        self, sample: samples.Sample, pass_index: int, device: torch.device
+        self,
+        sample: samples.Sample,
+        pass_index: int,
+        device: torch.device,
+        label_offset: Tensor | None = None,
     ) -> augment.Batch:
         """Augments a batch on the device.
 
         Args:
             sample: training samples, batched.
             pass_index: pass over the training rows, from 0; each draws its own changes.
+            label_offset: (2,) in image pixels on the device, to take off the labels.
         """
         experiment, rows = self.experiment, sample.row.tolist()
         changes = augment.sample_changes(experiment.augment, experiment.seed, pass_index, rows)
         crops = sample.crop.to(device, non_blocking=True)  # the loader has pinned it
         points_image = sample.points_image.to(device, non_blocking=True)
+        if label_offset is not None:
+            points_image = points_image - label_offset
         crop_hw = experiment.crop.height, experiment.crop.width
         batch = augment.augmented(
             crops, sample.image_from_crop, points_image, crop_hw, changes, self.permutation,

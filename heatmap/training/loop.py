@@ -28,7 +28,7 @@ from heatmap.runs.ledger import Ledger
 from heatmap.runtime import distributed, machine
 from heatmap.runtime.files import finite, write_json
 from heatmap.runtime.stopwatch import Stopwatch
-from heatmap.training import reporting, schedule
+from heatmap.training import label_offset, reporting, schedule
 from heatmap.training.optimizer import freeze
 from heatmap.training.prepare import Run, save
 from heatmap.training.step import Stepper, batches_of_pass
@@ -109,6 +109,7 @@ def _train_epochs(run: Run, files: RunFolder, ledger: Ledger | None) -> dict[str
         watch, epoch_start = Stopwatch(run.device), time.monotonic()
         _train_epoch(run, stepper, loader, watch, save_last)
         _synchronise(run)
+        label_offset.update(run)
         scores, columns = _validate(run, watch)
         row, is_best = _finish_epoch(run, scores)
         if ledger:

@@ -46,6 +46,7 @@ class Progress:
     scores: list[float] = field(default_factory=list)  # validation MSE of the stage's epochs
     losses: list[float] = field(default_factory=list)  # mean training loss of every epoch
     sigma: float | None = None  # of the targets, in heatmap pixels
+    label_offset: tuple[float, float] = (0.0, 0.0)  # (x, y) in image pixels
 
     def __post_init__(self) -> None:
         self.start_clock()
@@ -81,6 +82,17 @@ class Run:
     def scored_network(self) -> networks.Network:
         """The network that is validated and saved: the running mean of the weights, if any."""
         return self.averaged.network if self.averaged else self.network
+
+    @property
+    def measures_label_offset(self) -> bool:
+        is_auto = self.experiment.data.fixed_label_offset is None
+        return is_auto and self.data.permutation is not None
+
+    def set_label_offset(self, x: float, y: float) -> None:
+        """Sets the distance of the labels from the landmarks, in image pixels."""
+        self.progress.label_offset = x, y
+        for network in (self.network, self.scored_network):
+            network.label_offset.copy_(torch.tensor([x, y]))
 
     @property
     def pass_index(self) -> int:
@@ -155,7 +167,9 @@ def prepare(experiment: Experiment, saved: checkpoint.Checkpoint | None = None) 
     if averaged and saved:
         averaged.network.load_state_dict(saved.network)
     wandb_id = state.wandb_id if state else None
-    return Run(data, device, mean_shape_crop, network, averaged, optimizer, progress, wandb_id)
+    run = Run(data, device, mean_shape_crop, network, averaged, optimizer, progress, wandb_id)
+    run.set_label_offset(*(experiment.data.fixed_label_offset or progress.label_offset))
+    return run
 
 
 def _check_processes_agree(data: TrainingData, state: checkpoint.State | None) -> None:
@@ -223,6 +237,7 @@ def save(run: Run, path: Path, wandb_id: str | None = None) -> None:
             num_landmarks=data.table.num_landmarks,
             network=run.scored_network.state_dict(),
             sigma=progress.sigma,
+            label_offset=progress.label_offset,
             mean_shape_crop=run.mean_shape_crop,
             scheme=data.scheme,
             table_hash=data.table_hash,

@@ -39,6 +39,7 @@ def ledger_row(run: Run, loss: float, scores: dict[str, Any]) -> dict[str, Any]:
         "val/peak": scores.get("mean_peak"),
         "lr": max(group["lr"] for group in run.optimizer.param_groups),
         "sigma": run.progress.sigma,
+        "label_offset_x": run.progress.label_offset[0] if run.measures_label_offset else None,
     }
     return {name: value for name, value in row.items() if value is not None}
 

@@ -134,7 +134,9 @@ class Stepper:
 
     def _augmented(self, sample: Sample, watch: Stopwatch) -> augment.Batch:
         with torch.cuda.stream(self._stream), watch("augment"):
-            batch = self._run.data.augmented(sample, self._run.pass_index, self._run.device)
+            run = self._run
+            offset = run.network.label_offset
+            batch = run.data.augmented(sample, run.pass_index, run.device, offset)
         if self._stream:
             torch.cuda.current_stream().wait_stream(self._stream)
         return batch
