@@ -103,7 +103,7 @@ class Data(Part, prefix="data"):
     and down. auto: measured along x from mirrored images early in training; none: 0. Training
     corrects the labels by it; predictions follow the labels."""
     symmetry: Path | None = None
-    """Mirror permutation and groups from tools/data.py symmetry; built in for 971, 68 and 15."""
+    """Mirror permutation and groups from tools/data.py symmetry; built in for 971, 194, 68, 15."""
     cache: Path | None = None
     """Cache folder; default: heatmap in $XDG_CACHE_HOME or ~/.cache."""
     workers: Index | None = None
@@ -258,6 +258,11 @@ class HeatmapModel(EncoderModel):
     """window: soft-argmax in a window around the peak; parabola: through the logarithms of the peak
     and its neighbours; global: soft-argmax over the whole map, its temperature set by the peak;
     softmax: the same, at the temperature of training with coordinate_loss."""
+
+    shape_prior: Literal["auto", "none"] = "auto"
+    """auto: at the end of training, fit a Gaussian model of the training shapes that improves
+    decoded landmarks, and keep it if it lowers the validation error; none: decode each landmark
+    alone."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,7 +1,8 @@
 """Landmark schemes: mirror permutation, groups, curves and the NME's normaliser.
 
-Built in are 971 landmarks (the contest's, Megvii's "dense facial landmarks"), 68 (iBUG) and 15
-(Kaggle's facial keypoints); others come from files. For 971 and 68, "left" is as seen in the image.
+Built in are 971 landmarks (the contest's, Megvii's "dense facial landmarks"), 194 (Helen's), 68
+(iBUG) and 15 (Kaggle's facial keypoints); others come from files. Except for 15, "left" is as seen
+in the image.
 """
 
 import json
@@ -21,6 +22,11 @@ GROUPS: dict[int, dict[str, range]] = {
         "left brow": range(273, 337), "right brow": range(337, 401), "nose": range(401, 587),
         "left eye": range(587, 714), "right eye": range(714, 841),
         "mouth": range(841, 969), "pupils": range(969, 971),
+    },
+    194: {
+        "jaw": range(0, 41), "nose": range(41, 58), "mouth": range(58, 114),
+        "right eye": range(114, 134), "left eye": range(134, 154),
+        "right brow": range(154, 174), "left brow": range(174, 194),
     },
     68: {
         "jaw": range(0, 17), "left brow": range(17, 22), "right brow": range(22, 27),
@@ -44,6 +50,12 @@ CURVES: dict[int, tuple[tuple[int, ...], ...]] = {
         (*range(714, 777), 714), (*range(777, 841), 777),  # right eye
         (*range(841, 905), 841), (*range(905, 969), 905),  # upper and lower lip
     ),
+    194: (
+        tuple(range(41)), tuple(range(41, 58)),  # jaw, nose
+        (*range(58, 86), 58), (*range(86, 114), 86),  # outer and inner edge of the lips
+        (*range(114, 134), 114), (*range(134, 154), 134),  # eyes
+        (*range(154, 174), 154), (*range(174, 194), 174),  # brows
+    ),
     68: (
         tuple(range(17)),  # jaw
         tuple(range(17, 22)), tuple(range(22, 27)),  # brows
@@ -66,6 +78,15 @@ _MIRRORS: dict[int, tuple[Sequence[int], ...]] = {
         range(841, 873)[::-1], range(873, 905)[::-1],  # upper lip
         range(905, 937)[::-1], range(937, 969)[::-1],  # lower lip
         (970, 969),  # pupils
+    ),
+    # Le et al. 2012, "Interactive Facial Feature Localization", ECCV. Contours of the mouth begin
+    # at its left corner, those of eyes and brows at the inner end, all with the upper edge.
+    194: (
+        range(0, 41)[::-1], range(41, 58)[::-1],  # jaw, nose
+        range(58, 73)[::-1], range(73, 86)[::-1],  # outer edge of the lips, upper and lower
+        range(86, 101)[::-1], range(101, 114)[::-1],  # inner edge
+        range(134, 154), range(114, 134),  # eyes
+        range(174, 194), range(154, 174),  # brows
     ),
     68: (
         range(0, 17)[::-1],  # jaw
@@ -146,9 +167,10 @@ def mirror_permutation(num_landmarks: int, scheme: Scheme | None = None) -> np.n
     if scheme is not None:
         return scheme.permutation
     if num_landmarks not in _MIRRORS:
+        known = ", ".join(map(str, _MIRRORS))
         raise UserError(
-            f"the mirror permutation is unknown for {num_landmarks} landmarks (known: 971, 68, 15);"
-            " find it with tools/data.py symmetry DIR and pass the file as --data.symmetry, or do "
+            f"the mirror permutation is unknown for {num_landmarks} landmarks (known: {known}); "
+            "find it with tools/data.py symmetry DIR and pass the file as --data.symmetry, or do "
             "not mirror: --augment.mirror 0, no --tta mirror"
         )
     permutation = np.fromiter(chain.from_iterable(_MIRRORS[num_landmarks]), np.int64)

@@ -1,3 +1,4 @@
+import io
 import json
 import logging
 import os
@@ -619,3 +620,10 @@ def test_torchs_warning_about_a_missing_cuda_runtime_is_hidden(
 
     assert run_command(warn) == 0
     assert caplog.messages == ["another warning"]
+
+
+def test_a_file_name_that_is_no_text_can_be_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    output = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, "utf-8", "strict"))
+    assert run_command(lambda: print("\udcff.jpg", flush=True)) == 0
+    assert output.getvalue() == b"\\udcff.jpg\n"

@@ -67,16 +67,29 @@ def udacity(source: Source, out: Out, *, part: Part = "both", link: Link = False
 
 
 @convert.command
-def ibug(source: Source, out: Out, *, part: Part = "both", link: Link = False) -> None:
+def ibug(
+    source: Source,
+    out: Out,
+    *,
+    images: Path | None = None,
+    negative: Literal["keep", "unlabelled", "occluded"] | None = None,
+    part: Part = "both",
+    link: Link = False,
+) -> None:
     """Convert iBUG's .pts files: 300-W, Helen, LFPW, AFW and others.
 
     Folders testset, ibug, 01_Indoor and 02_Outdoor are the test part. Mirrored copies
     (NAME_mirror.pts) are left out.
 
     Args:
-        source: folder with .pts files next to their images, at any depth.
+        source: folder with .pts files, at any depth.
+        images: folder of the images, with the same subfolders or with one image of each name;
+            default the folders of the .pts files.
+        negative: landmarks with x and y below 0: keep them, outside the image; unlabelled; or
+            occluded, as in MERL-RAV, where -1 -1 is unlabelled and another -x -y is hidden at x y.
+            By default they are kept, but the conversion stops where the same place recurs.
     """
-    _convert("ibug", out, part, link, source)
+    _convert("ibug", out, part, link, source, images=images, negative=negative)
 
 
 @convert.command
@@ -175,5 +188,7 @@ def _print_counts(labelled: "LabelledFaces", out: Path) -> None:
         f"{out}: {len(labelled.faces) - num_test} faces to train on and {num_test} to test, "
         f"{len(labelled.faces[0].points_image)} landmarks each"
     )
+    if labelled.num_replaced_boxes:
+        print(f"boxes replaced by the landmarks' bounds: {labelled.num_replaced_boxes}")
     for description, count in labelled.left_out.items():
         print(f"left out: {count} {description}")

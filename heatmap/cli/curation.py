@@ -126,7 +126,8 @@ def symmetry(root: Root, *, out: Path = Path("symmetry.json")) -> None:
 
     Writes a file for --data.symmetry, so that any landmark scheme can be mirrored. Distances
     between mirrored landmarks and their partners are printed in % of the face size. The exit code
-    is 1 if the labels disagree with a known permutation (971, 68 and 15 landmarks).
+    is 1 if landmarks have no certain partner, or if the labels disagree with a known permutation
+    (971, 194, 68 and 15 landmarks).
 
     Args:
         out: the file to write.
@@ -173,7 +174,7 @@ def audit(
             bad, except those reviewed as good.
         top: share of the images to list, between 0 and 1.
         reviewed: an earlier table with reviews; the rate of false alarms is reported.
-        symmetry: file written by data.py symmetry, for schemes other than 971, 68 or 15 landmarks.
+        symmetry: file written by data.py symmetry, for schemes that are not built in.
         person_pattern: regular expression on the file name; its first group is the person.
         device: where the networks run.
     """

@@ -27,6 +27,7 @@ def predict(
     smooth: bool = True,
     ellipses: bool = False,
     device: Literal["auto", "cpu", "cuda"] = "auto",
+    overwrite: bool = False,
 ) -> None:
     """Predict and draw landmarks on images, videos, a camera stream or a contest's images.
 
@@ -56,6 +57,7 @@ def predict(
         smooth: filter jitter out of the points of videos and cameras.
         ellipses: draw one standard deviation of the heatmap round each landmark.
         device: where the network runs; auto is the GPU if there is one.
+        overwrite: replace files in the output folder that this command did not write.
     """
     if bool(inputs) == (data is not None):
         raise UsageError("pass images, videos or a camera, or else a contest folder with --data")
@@ -63,10 +65,17 @@ def predict(
         raise UsageError("pass only one of --box, --boxes and --detector")
     corners = None if box is None else _corners(box)
     if data is not None:
+        from heatmap.inference.media import Outputs
+
         if count < 1 or box or detector or two_pass or true_pixels or ellipses:
-            raise UsageError("--data allows only --count (at least 1), --test, --boxes and --out")
+            raise UsageError(
+                "--data allows only --count (at least 1), --test, --boxes, --out and --overwrite"
+            )
         path = out if out.suffix in (".jpg", ".png") else out / "sheet.jpg"
-        _write_sheet(path, run, data, count, test, boxes, device)
+        with Outputs(path.parent, overwrite=overwrite) as outputs:
+            outputs.claim(path.name)
+            _write_sheet(path, run, data, count, test, boxes, device)
+            outputs.written.append(path)
         print(path)
         return
     if test:
@@ -78,8 +87,8 @@ def predict(
     cameras = [name for name in inputs if name.isdecimal() and not Path(name).exists()]
     if cameras and len(inputs) > 1:
         raise UsageError(f"camera {cameras[0]} must be the only input")
-    if out.is_file():
-        raise UsageError(f"--out {out} is a file; pass a folder")
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is not a folder")
     predictor = Predictor(run, device, true_pixels=true_pixels)
     try:
         paths = [] if cameras else find_files(inputs)
@@ -94,7 +103,7 @@ def predict(
     if cameras:
         annotator.camera(int(cameras[0]))
         return
-    failed = annotator.files(paths, out)
+    failed = annotator.files(paths, out, overwrite)
     print(out)
     if failed:
         raise UserError(f"{failed} of {len(paths)} inputs could not be processed")

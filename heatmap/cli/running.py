@@ -2,6 +2,7 @@
 
 import difflib
 import importlib.util
+import io
 import logging
 import os
 import socket
@@ -105,6 +106,8 @@ def run_command(action: Callable[[], None]) -> int:
         return 1
     # set before torch is imported: spinning threads slow a busy machine by up to 50 times
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may be no text
+        sys.stdout.reconfigure(errors="backslashreplace")
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
     logging.getLogger("torch.utils.cpp_extension").addFilter(_is_not_about_cuda_home)
     logger.setLevel(logging.INFO if is_first() else logging.ERROR)

@@ -112,7 +112,7 @@ def _check_landmarks(train: _Part) -> Iterator[Problem]:
 
 
 def _check_asked_points(test: _Part, train_table: Path) -> Iterator[Problem]:
-    if not test.table.exists():
+    if not os.path.lexists(test.table):
         message = f"{test.table} does not exist, so a submission cannot be made"
         yield Problem("note", "table", test.name, message)
         return
@@ -162,7 +162,9 @@ def _check_images(part: _Part, workers: int) -> Iterator[Problem]:
     names = [row.name for row in part.rows]
     missing = dict(contest.misplaced(part.images, names))
     for index, message in missing.items():
-        yield part.rows[index].problem("missing image", message)
+        row = part.rows[index]
+        where = f"{part.table}, row {row.row}, column file_name"
+        yield part.problem("missing image", f"{where}: {message}", row.row, (row.name,))
     rows = [row for index, row in enumerate(part.rows) if index not in missing]
     paths = [part.images / row.name for row in rows]
     results = in_processes(read_properties, paths, workers, f"{part.name} images")

@@ -12,6 +12,7 @@ import numpy as np
 from heatmap.data import contest
 from heatmap.errors import UserError
 from heatmap.runtime.columns import counted
+from heatmap.runtime.files import read_bytes
 from heatmap.runtime.parallel import in_processes
 
 
@@ -105,7 +106,6 @@ def _in_several_parts(keys: Sequence[Hashable], parts: np.ndarray) -> list[list[
 def _hash_file(images: Path, name: str) -> bytes | None:
     """SHA-256 of an image file, None if it cannot be read."""
     try:
-        with (images / name).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
-    except OSError:
+        return hashlib.sha256(read_bytes(images / name)).digest()
+    except UserError:
         return None

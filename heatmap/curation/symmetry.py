@@ -1,7 +1,6 @@
 """Infers the mirror permutation and the groups of a landmark scheme from labels alone."""
 
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,11 +14,11 @@ from heatmap.runtime.columns import as_lines
 from heatmap.runtime.files import write_json
 from heatmap.schemes import Scheme
 
-CANDIDATES = 8  # nearest landmarks that the matching considers as partners of a landmark
+CANDIDATES = 8  # partners that the matching considers for a landmark
 MAX_COMPONENTS = 40  # of the shape model
-GROUP_TOLERANCE = 40.0  # mean square distance of a paired group, over pairing each landmark alone
+BREAK = 4.0  # cost of a break in the order of the partners, over a typical landmark's cost
 MAX_DISTANCE = 0.1  # face sizes between a mirrored landmark and its partner
-LOW_MARGIN = 1.5  # distance of the second best partner over the best one's
+LOW_MARGIN = 1.5  # of a contour's second best partners over the best ones
 COINCIDENT = 1e-12  # of the mean square distance between landmarks
 
 
@@ -33,7 +32,7 @@ class Symmetry:
     scheme: Scheme  # groups are runs of consecutive landmarks, named by their first and last
     mean_shape: np.ndarray  # (P, 2), upright and centred, in face sizes
     distance: np.ndarray  # (P,) from a mirrored landmark to its partner
-    second: np.ndarray  # (P,) distance to the nearest other landmark
+    margin: np.ndarray  # (P,) distance of a contour's best other partners over the chosen ones'
     num_faces: int
 
 
@@ -42,13 +41,15 @@ def infer(points_image: np.ndarray | Points) -> Symmetry:
 
     A mirrored face is also a face, so the mirrored shape model is aligned to the model itself, in
     turn with the assignment of the landmarks. The model's components separate landmarks that
-    coincide in the mean, such as closed lips.
+    coincide in the mean, such as closed lips. Contours are assigned as a whole: one by one, their
+    landmarks could slide along them or jump to a parallel contour.
 
     Args:
         points_image: (N, P, 2) image pixels, NaN where unlabelled; faces roughly upright.
 
     Raises:
-        UserError: there are too few faces, or landmarks without a partner.
+        UserError: there are too few faces, or landmarks without a partner: none is near, or the
+            contour's mutual partners are further than others.
     """
     model = shape.fit(points_image, share=0.995)
     components = model.components[:MAX_COMPONENTS] * model.spread[:MAX_COMPONENTS, None]
@@ -56,30 +57,28 @@ def infer(points_image: np.ndarray | Points) -> Symmetry:
         shape.points(model.mean)[None], components.reshape(len(components), 2, -1).mT
     ])  # fmt: skip
     mirrored = basis * (-1, 1)
-    groups = _groups(basis)
     partners = _first_guess(model.mean)
-    for assign, max_rounds in ((partial(_pair_groups, groups), 10), (_pair_landmarks, 5)):
-        for _ in range(max_rounds):
-            previous, partners = partners, assign(_costs(basis, mirrored, partners), partners)
-            if np.array_equal(previous, partners):
-                break
+    for _ in range(15):
+        previous, partners = partners, _pair(_costs(basis, mirrored, partners))
+        if np.array_equal(previous, partners):
+            break
     size = shape.face_size(model.mean)
-    distances = np.sqrt(_costs(basis, mirrored, partners)) / size
-    landmarks = np.arange(len(partners))
-    distance = distances[landmarks, partners]
-    unpaired = np.flatnonzero(distance > MAX_DISTANCE)
+    costs = _costs(basis, mirrored, partners)
+    distance = np.sqrt(costs[np.arange(len(partners)), partners]) / size
+    margin = _margins(costs, partners)
+    unpaired = np.flatnonzero((distance > MAX_DISTANCE) | (margin < 1))
     if len(unpaired):
         raise UserError(
             f"{len(unpaired)} of {len(partners)} landmarks have no mirror partner within "
-            f"{100 * MAX_DISTANCE:.0f} % of the face size: {_format_runs(unpaired)}; the scheme is "
-            "not symmetric (train with --augment.mirror 0), or there are too few faces"
+            f"{100 * MAX_DISTANCE:.0f} % of the face size and nearer than others: "
+            f"{_format_runs(unpaired)}; the scheme is not symmetric (train with --augment.mirror "
+            "0), or there are too few faces or too noisy labels"
         )
-    distances[landmarks, partners] = np.inf
     return Symmetry(
-        scheme=Scheme(partners.astype(np.int64), groups),
+        scheme=Scheme(partners.astype(np.int64), _groups(basis)),
         mean_shape=shape.points(model.mean) / size,
         distance=distance,
-        second=distances.min(1),
+        margin=margin,
         num_faces=min(len(points_image), shape.MAX_FITTED),
     )
 
@@ -87,7 +86,7 @@ def infer(points_image: np.ndarray | Points) -> Symmetry:
 def write(path: Path, symmetry: Symmetry) -> None:
     """Writes the file for data.symmetry, including the distances of every landmark."""
     values = symmetry.scheme.to_dict()
-    for name in ("mean_shape", "distance", "second"):
+    for name in ("mean_shape", "distance", "margin"):
         values[name] = getattr(symmetry, name).round(6).tolist()
     write_json(path, values | {"num_faces": symmetry.num_faces})
 
@@ -98,17 +97,17 @@ def format_symmetry(symmetry: Symmetry) -> str:
     rows = [("landmarks", "partners", "self-mirrored", "distance", "largest", "second / best")]
     for name, group in symmetry.scheme.groups.items():
         members = slice(group.start, group.stop)
-        margin = symmetry.second[members] / np.maximum(symmetry.distance[members], 1e-12)
         self_mirrored = np.count_nonzero(partners[members] == np.array(group))
         distances = f"{np.median(percent[members]):.2f} %", f"{percent[members].max():.2f} %"
         partner_runs = _format_runs(partners[members])
-        rows.append((name, partner_runs, str(self_mirrored), *distances, f"{margin.min():.1f}"))
+        margin = f"{symmetry.margin[members].min():.1f}"
+        rows.append((name, partner_runs, str(self_mirrored), *distances, margin))
     lines = as_lines(rows, left=2)
-    low = np.flatnonzero(symmetry.second < LOW_MARGIN * symmetry.distance)
+    low = np.flatnonzero(symmetry.margin < LOW_MARGIN)
     if len(low):
         lines.append(
-            f"low margins: for {len(low)} of {len(partners)} landmarks another partner is nearly "
-            f"as close as the chosen one: {_format_runs(low)}"
+            f"low margins: for {len(low)} of {len(partners)} landmarks, by contour, other partners "
+            f"are nearly as close as the chosen ones: {_format_runs(low)}"
         )
     return "\n".join(lines)
 
@@ -149,19 +148,18 @@ def _format_runs(numbers: np.ndarray, max_runs: int = 8) -> str:
 
 
 def _first_guess(mean: np.ndarray) -> np.ndarray:
-    """(P,) nearest landmark to each mirrored one, from the mean shape alone.
+    """(P,) partners from the mean shape alone, which is centred.
 
     The symmetry axis is only nearly upright, so several angles are tried and the best is kept.
     """
-    guesses = []
-    for angle in np.deg2rad(range(-45, 46, 9)):
-        mirrored = -mean.conj() * np.exp(1j * angle)
-        for _ in range(20):
-            distances = np.abs(mirrored[:, None] - mean)
-            partners = distances.argmin(1)
-            mirrored = shape.onto(mirrored[None], mean[partners])[0]
-        guesses.append((np.mean(distances.min(1) ** 2), partners))
-    return min(guesses, key=lambda guess: guess[0])[1]
+    angles = np.deg2rad(range(-45, 46, 2))
+    shapes = -mean.conj() * np.exp(1j * angles)[:, None]
+    distances = [np.abs(mirrored[:, None] - mean).min(1) for mirrored in shapes]
+    mirrored = shapes[np.square(distances).mean(1).argmin()]
+    for _ in range(5):
+        partners = _pair(np.abs(mirrored[:, None] - mean) ** 2)
+        mirrored = shape.onto(mirrored[None], mean[partners])[0]
+    return partners
 
 
 def _costs(basis: np.ndarray, mirrored: np.ndarray, partners: np.ndarray) -> np.ndarray:
@@ -195,43 +193,27 @@ def _costs(basis: np.ndarray, mirrored: np.ndarray, partners: np.ndarray) -> np.
     return np.maximum(squares, COINCIDENT * squares.mean())
 
 
-def _pair_groups(groups: dict[str, range], costs: np.ndarray, _: np.ndarray) -> np.ndarray:
-    """(P,) nearest landmark to each mirrored one; groups that mirror each other stay together.
+def _pair(costs: np.ndarray) -> np.ndarray:
+    """(P,) mutual partners of least total cost, where a break in their order costs something, too.
 
-    Assigned landmark by landmark, a curve could slide along its partner by a step or two.
+    The best partner of a landmark, over all assignments of the others, is usually mutual. Where it
+    is not, mostly at the ends of contours, landmarks are paired by a maximum-weight matching; the
+    weight of a pair is its saving over making both landmarks their own partners.
     """
-    partners = costs.argmin(1)
-    curves = [np.array(group) for group in groups.values()]
-    for curve in curves:
-        candidates = [other for other in curves if len(other) == len(curve)]
-        candidates += [other[::-1] for other in candidates]
-        best = min(candidates, key=lambda candidate: costs[curve, candidate].mean())
-        if costs[curve, best].mean() < GROUP_TOLERANCE * costs[curve, partners[curve]].mean():
-            partners[curve] = best
-    return partners
-
-
-def _pair_landmarks(costs: np.ndarray, partners: np.ndarray) -> np.ndarray:
-    """(P,) mutual partners of least total cost.
-
-    Landmarks that are clearly nearest to each other, or to themselves, are paired directly. The
-    others are paired by a maximum-weight matching, where the weight of a pair is its saving over
-    making both landmarks their own partners.
-    """
-    costs = costs + _breaks(costs, partners)
-    costs = costs + costs.T
-    landmarks = np.arange(len(costs))
-    partners = costs.argmin(1)
-    best, second = np.partition(costs, 1, axis=1)[:, :2].T
-    is_clear = second > LOW_MARGIN**2 * best
-    is_free = (partners[partners] != landmarks) | ~is_clear | ~is_clear[partners]
+    totals = _totals(costs + costs.T)
+    totals = totals + totals.T
+    landmarks = np.arange(len(totals))
+    partners = totals.argmin(1)
+    is_free = partners[partners] != landmarks
+    for _ in range(2):  # also those that they compete for
+        is_free[partners[is_free]] = True
     free = landmarks[is_free]
     partners[free] = free
-    own_cost = costs.diagonal()
-    savings = (own_cost[:, None] + own_cost) / 2 - costs
+    own_total = totals.diagonal()
+    savings = (own_total[:, None] + own_total) / 2 - totals
     graph = networkx.Graph()
     for p in free.tolist():
-        nearest = free[np.argsort(costs[p, free])[:CANDIDATES]].tolist()
+        nearest = free[np.argsort(totals[p, free])[:CANDIDATES]].tolist()
         graph.add_edges_from(
             (p, q, {"weight": float(savings[p, q])}) for q in nearest if savings[p, q] > 0
         )
@@ -240,20 +222,52 @@ def _pair_landmarks(costs: np.ndarray, partners: np.ndarray) -> np.ndarray:
     return partners
 
 
-def _breaks(costs: np.ndarray, partners: np.ndarray) -> np.ndarray:
-    """(P, P) a small cost of partners that do not continue those of the neighbouring landmarks.
+def _totals(costs: np.ndarray) -> np.ndarray:
+    """(P, P) least total cost of all assignments in which q is p's partner, over the least of all.
 
-    It decides between landmarks that coincide in every face, such as the corners of the lips.
+    Along a contour, the next landmark's partner is the next or the previous one, always in the same
+    direction; anything else is a break. All assignments are compared by dynamic programming along
+    the landmarks and back (Viterbi 1967, "Error bounds for convolutional codes",
+    https://doi.org/10.1109/TIT.1967.1054010).
     """
-    landmarks = np.arange(len(partners))
-    breaks = np.full_like(costs, np.median(costs[landmarks, partners]) / 10)
-    for side in (-1, 1):
-        members = landmarks[max(0, -side) : len(landmarks) - max(0, side)]
-        for step in (-1, 1):
-            next_partner = partners[members + side] + step
-            is_valid = (next_partner >= 0) & (next_partner < len(landmarks))
-            breaks[members[is_valid], next_partner[is_valid]] = 0
-    return breaks
+    break_cost = BREAK * np.median(costs.min(1))
+    before = _totals_before(costs, break_cost)
+    after = _totals_before(costs[::-1], break_cost)[::-1, ::-1]
+    totals = (before + after - costs[:, None]).min(1)
+    return totals - totals.min()
+
+
+def _totals_before(costs: np.ndarray, break_cost: float) -> np.ndarray:
+    """(P, 2, P) least total cost up to landmark p, if its partner is q and they rise or fall."""
+    totals = np.empty((len(costs), 2, len(costs)))
+    totals[0] = costs[0]
+    for p in range(1, len(costs)):
+        totals[p] = totals[p - 1].min() + break_cost
+        totals[p, 0, 1:] = np.minimum(totals[p, 0, 1:], totals[p - 1, 0, :-1])
+        totals[p, 1, :-1] = np.minimum(totals[p, 1, :-1], totals[p - 1, 1, 1:])
+        totals[p] += costs[p]
+    return totals
+
+
+def _margins(costs: np.ndarray, partners: np.ndarray) -> np.ndarray:
+    """(P,) root mean square distance of a contour's best other partners, over the chosen ones'.
+
+    A contour is a run of landmarks whose partners are a run. Its other partners are all other runs
+    of the same length, and the chosen ones moved along by one.
+    """
+    steps = np.diff(partners)
+    is_break = np.abs(steps) != 1
+    is_break[1:] |= ~is_break[:-1] & (steps[1:] != steps[:-1])
+    margins = np.empty(len(partners))
+    for contour in np.split(np.arange(len(partners)), np.flatnonzero(is_break) + 1):
+        chosen = partners[contour]
+        runs = np.arange(len(partners) - len(contour) + 1)[:, None] + np.arange(len(contour))
+        moved = [(chosen + step).clip(chosen.min(), chosen.max()) for step in (-1, 1)]
+        others = np.concatenate([runs, runs[:, ::-1], moved])
+        others = others[(others != chosen).any(1)]
+        best = costs[contour, others].mean(1).min()
+        margins[contour] = np.sqrt(best / costs[contour, chosen].mean())
+    return margins
 
 
 def _groups(basis: np.ndarray) -> dict[str, range]:

@@ -10,7 +10,7 @@ import torch
 from heatmap import config, draw, frame, schemes
 from heatmap.data import augment, contest
 from heatmap.data.samples import Samples, cut, evenly_spaced
-from heatmap.errors import UserError
+from heatmap.inference.media import find_files
 from heatmap.inference.predict import View, placed, predict
 from heatmap.networks import Network
 from heatmap.runs.checkpoint import TrainedRun
@@ -71,10 +71,7 @@ def data_sheet(
     """
     folder, labels = contest.find_folder(root), None
     if test or not folder.train_table.is_file():
-        entries = folder.test_images.iterdir() if folder.test_images.is_dir() else ()
-        files = sorted(path for path in entries if path.is_file())
-        if not files:
-            raise UserError(f"{folder.test_images}: no test images found")
+        files = find_files([str(folder.test_images)])
         paths = [files[row] for row in evenly_spaced(np.arange(len(files)), count)]
     else:
         table = contest.read_landmarks(folder.train_table, trained.experiment.data.cache)

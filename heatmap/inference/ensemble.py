@@ -15,6 +15,7 @@ from heatmap.inference.predict import View, placed
 from heatmap.networks import HeatmapNetwork
 from heatmap.runs.checkpoint import TrainedRun, load_trained
 from heatmap.runs.folder import RunFolder
+from heatmap.runtime.files import read_bytes
 
 ZOOMS = (1.0, 1 / 1.1, 1.1)  # of the test-time augmentation "scale"
 
@@ -119,7 +120,7 @@ class Ensemble:
     def fingerprints(self) -> dict[str, str]:
         """SHA-256 of each run's checkpoint, by its path."""
         paths = [run.path for run in self.runs]
-        return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+        return {str(path): hashlib.sha256(read_bytes(path)).hexdigest() for path in paths}
 
     def views(
         self, paths: Sequence[Path], points_image: PointArray, device: torch.device

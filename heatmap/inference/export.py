@@ -24,7 +24,7 @@ from heatmap.frame import Frame
 from heatmap.networks import HeatmapNetwork, Network
 from heatmap.runs.checkpoint import TrainedRun, load_trained
 from heatmap.runs.folder import RunFolder
-from heatmap.runtime.files import finite, write_atomically
+from heatmap.runtime.files import finite, read_text, write_atomically
 from heatmap.runtime.machine import first_line
 
 logger = logging.getLogger("heatmap")
@@ -147,7 +147,7 @@ def metadata(trained: TrainedRun) -> dict[str, Any]:
     }
     folder = RunFolder(trained.path.parent)
     if trained.path == folder.best and folder.model_card.is_file():
-        values["model_card"] = folder.model_card.read_text(encoding="utf-8")
+        values["model_card"] = read_text(folder.model_card)
     return finite(values)
 
 

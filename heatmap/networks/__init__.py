@@ -10,10 +10,11 @@ import torch
 from heatmap import config
 from heatmap.networks.heatmap_network import HeatmapNetwork
 from heatmap.networks.network import IMAGENET_MEAN, IMAGENET_STD, CropPrediction, Network
+from heatmap.networks.shape_prior import PriorValues, ShapePrior
 
 __all__ = [
-    "IMAGENET_MEAN", "IMAGENET_STD", "CropPrediction", "HeatmapNetwork", "Network", "build",
-    "with_normalisation",
+    "IMAGENET_MEAN", "IMAGENET_STD", "CropPrediction", "HeatmapNetwork", "Network", "PriorValues",
+    "ShapePrior", "build", "with_normalisation",
 ]  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from heatmap import codec, config, frame, losses, maps
 from heatmap.errors import UserError
 from heatmap.maps import Maps
 from heatmap.networks.network import CropPrediction, Network, point_loss
+from heatmap.networks.shape_prior import ShapePrior
 
 COARSEST = 32  # stride of every encoder's last features
 
@@ -34,6 +35,7 @@ class HeatmapNetwork(Network[Maps]):
         self.model, self.stride = model, model.stride
         self.sigma = model.sigma_start or model.sigma
         self.landmark_decoder: str = model.decoder
+        self.shape_prior: ShapePrior | None = None  # of a finished run
         self.decoder = decoder
         self.expansion = nn.Sequential()
         if channels != model.width:
@@ -125,4 +127,5 @@ class HeatmapNetwork(Network[Maps]):
 
     def _in_crop(self, decoded: codec.Decoded) -> CropPrediction:
         points_crop = frame.from_heatmap(decoded.points_heatmap, self.stride)
-        return CropPrediction(points_crop, decoded.peak, decoded.covariance * self.stride**2)
+        prediction = CropPrediction(points_crop, decoded.peak, decoded.covariance * self.stride**2)
+        return self.shape_prior(prediction) if self.shape_prior else prediction

@@ -16,7 +16,7 @@ from torch import Tensor
 from heatmap import config, networks, schemes
 from heatmap.errors import UserError
 from heatmap.runs.folder import RunFolder, find_run
-from heatmap.runtime.files import write_atomically
+from heatmap.runtime.files import read_bytes, write_atomically
 from heatmap.runtime.machine import first_line
 
 FORMAT = 4
@@ -58,6 +58,7 @@ class Checkpoint(Origin):
     num_landmarks: int
     network: dict[str, Any]  # the weights that validation scored
     sigma: float | None  # of the targets in heatmap pixels; None without heatmaps
+    shape_prior: networks.PriorValues | None = None  # in best.pt of a finished run
     state: State | None = None  # in last.pt
     format: int = FORMAT
 
@@ -74,7 +75,12 @@ class TrainedRun(Origin):
 def save(path: Path, checkpoint: Checkpoint) -> None:
     """Writes the checkpoint atomically."""
     scheme, state = checkpoint.scheme, checkpoint.state
-    plain = {"scheme": scheme and scheme.to_dict(), "state": state and vars(state)}
+    prior = checkpoint.shape_prior
+    plain = {
+        "scheme": scheme and scheme.to_dict(),
+        "shape_prior": prior and vars(prior),
+        "state": state and vars(state),
+    }
     with write_atomically(path) as temporary:
         torch.save(vars(checkpoint) | plain, temporary)
 
@@ -85,12 +91,12 @@ def load(path: Path) -> Checkpoint:
     Raises:
         UserError: the file is missing, damaged, not a checkpoint or has an unknown format.
     """
-    if not path.is_file():
+    if not path.exists():
         is_run = RunFolder(path.parent).config.is_file()
         hint = "its run has no finished epoch" if is_run else "expected a run folder or .pt file"
         raise UserError(f"{path}: no such checkpoint; {hint}")
     try:
-        content = io.BytesIO(path.read_bytes())
+        content = io.BytesIO(read_bytes(path, "checkpoint"))
         with zipfile.ZipFile(content) as archive:  # torch does not verify checksums
             if damaged := archive.testzip():
                 raise zipfile.BadZipFile(f"{damaged} is damaged")
@@ -103,9 +109,11 @@ def load(path: Path) -> Checkpoint:
     if not _has_fields(Checkpoint, values) or values["format"] != FORMAT:
         raise UserError(f"{path}: not a checkpoint of format {FORMAT}")
     scheme, state = values.pop("scheme"), values.pop("state")
+    prior = values.pop("shape_prior", None)
     return Checkpoint(
         **values,
         scheme=scheme and schemes.Scheme.from_dict(scheme),
+        shape_prior=networks.PriorValues(**prior) if prior else None,
         state=State(**state) if _has_fields(State, state) else None,
     )
 
@@ -151,8 +159,10 @@ def load_trained(run: Path) -> TrainedRun:
         raise UserError(f"{path}: does not fit this version: {error}") from None
     if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
         raise UserError(f"{path}: its weights are not finite; use an earlier checkpoint")
-    if isinstance(network, networks.HeatmapNetwork) and saved.sigma is not None:
-        network.sigma = saved.sigma
+    if isinstance(network, networks.HeatmapNetwork):
+        network.sigma = saved.sigma or network.sigma
+        if saved.shape_prior:
+            network.shape_prior = networks.ShapePrior(saved.shape_prior)
     network.label_offset.copy_(torch.tensor(saved.label_offset))
     origin = {field.name: getattr(saved, field.name) for field in fields(Origin)}
     return TrainedRun(path=path, experiment=experiment, network=network.eval(), **origin)

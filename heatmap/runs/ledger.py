@@ -17,7 +17,14 @@ from heatmap.config import Experiment
 from heatmap.errors import UserError
 from heatmap.runs.folder import SHEETS, RunFolder
 from heatmap.runs.wandb import WandbWriter
-from heatmap.runtime.files import finite, read_json, write_image, write_json, write_text
+from heatmap.runtime.files import (
+    finite,
+    fitting_name,
+    read_json,
+    write_image,
+    write_json,
+    write_text,
+)
 
 
 class Ledger(contextlib.AbstractContextManager["Ledger"]):
@@ -97,7 +104,7 @@ class Ledger(contextlib.AbstractContextManager["Ledger"]):
         assert step > self._step, (step, self._step)
         table = []
         for number, (image, name, values) in enumerate(rows, start=1):
-            jpg = f"{number:02d}-{Path(name).stem}.jpg"
+            jpg = fitting_name(f"{number:02d}-", Path(name).stem, ".jpg")
             write_image(self.folder.predictions / jpg, image)
             table.append([jpg, name, *values])
         columns = ["image", "file_name", *columns]

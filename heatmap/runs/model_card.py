@@ -44,11 +44,13 @@ def write(folder: Path, evaluation: str | None = None) -> None:
         "offset of the labels": describe_offset(*saved.label_offset),
     }
     sizes = [w.numel() for name, w in saved.network.items() if not name.endswith(NOT_TRAINED)]
+    prior = saved.shape_prior
     parts = "crop", "augment", "model", "optimizer", "train"
     recipe = {
         "network": f"{type(experiment.model).__name__}, {sum(sizes) / 1e6:.2f} M parameters",
         "start weights": experiment.start_weights,
         **{name: _settings(getattr(experiment, name)) for name in parts},
+        "shape prior": f"{prior.basis.shape[1]} components" if prior else "none",
         "schedule": ", then ".join(_settings(stage.schedule) for stage in experiment.all_stages),
     }
     scores = {"contest MSE": "none, since all rows are training rows"}

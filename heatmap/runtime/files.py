@@ -1,12 +1,14 @@
-"""Writes files and folders completely or not at all."""
+"""Reads regular files only, and writes files and folders completely or not at all."""
 
 import errno
+import io
 import json
 import math
 import os
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,15 +20,102 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+_BUFFER = 1 << 20  # bytes
+_LONGEST_NAME = 255  # bytes, on most file systems
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFLNK: "a link to itself",
+}
+
+
+def open_file(path: Path, what: str = "file") -> io.BufferedReader:
+    """Opens a regular file for reading; every other file is opened only to be written.
+
+    A pipe would wait for ever, and a device may have no end.
+
+    Args:
+        what: what the file should be, for messages, such as "table".
+
+    Raises:
+        UserError: the file is missing, not a regular file or not readable.
+    """
+    if problem := problem_of(path):
+        raise UserError(f"{path}: the {what} {problem}")
+    try:
+        return io.BufferedReader(path.open("rb", 0), _BUFFER)
+    except OSError as error:
+        raise UserError(f"{path}: the {what} cannot be read: {error.strerror}") from None
+
+
+def problem_of(path: Path) -> str:
+    """What keeps `open_file` from a file, such as "is a pipe, not a regular file"; else empty."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        target = f"is a link to {path.readlink()}, which " if path.is_symlink() else ""
+        return f"{target}does not exist"
+    except OSError as error:  # such as a link to itself, or a name that is too long
+        return f"cannot be read: {error.strerror}"
+    except ValueError:
+        return "cannot be read: a NUL character is in its name"
+    return "" if stat.S_ISREG(mode) else f"is {_KINDS[stat.S_IFMT(mode)]}, not a regular file"
+
+
+def read_bytes(path: Path, what: str = "file") -> bytes:
+    """Reads a whole file; arguments and errors as for `open_file`."""
+    with open_file(path, what) as file:
+        try:
+            return file.read()
+        except OSError as error:
+            raise UserError(f"{path}: the {what} cannot be read: {error.strerror}") from None
+
+
+def read_text(path: Path, what: str = "file") -> str:
+    """Reads a file's UTF-8 text, without a byte order mark; else as `read_bytes`."""
+    try:
+        return read_bytes(path, what).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error.reason})") from None
+
+
+def written_path(path: Path) -> Path:
+    """Returns the file that is replaced when `path` is written: `path`, or the end of its links.
+
+    Raises:
+        UserError: something else than a regular file is there.
+    """
+    target = Path(os.path.realpath(path))
+    with suppress(FileNotFoundError):
+        mode = target.lstat().st_mode
+        if not stat.S_ISREG(mode):
+            raise UserError(f"{path} is {_KINDS[stat.S_IFMT(mode)]}; only a file can be replaced")
+    return target
+
+
+def fitting_name(start: str, stem: str, end: str) -> str:
+    """Joins the parts of a file name, with as much of the stem as fits into 255 bytes."""
+    while stem and len(os.fsencode(start + stem + end)) > _LONGEST_NAME:
+        stem = stem[:-1]
+    return start + stem + end
+
+
 @contextmanager
 def write_atomically(path: Path) -> Iterator[Path]:
     """Yields a temporary path next to `path` and renames it to `path` at the end of the block.
 
     A crash or power failure never leaves half a file, and an error leaves the old file. The
-    temporary name has the same suffix. Missing folders are created.
+    temporary name has the same suffix. Missing folders are created, and links followed.
+
+    Raises:
+        UserError: something else than a regular file is there.
     """
+    path = written_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    temporary = path.with_name(fitting_name(f".{os.getpid()}-", path.stem, path.suffix))
     try:
         yield temporary
         _flush_to_disk(temporary)
@@ -49,9 +138,9 @@ def folder_when_complete(out: Path) -> Iterator[Path]:
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is not an empty folder; choose another name or remove it")
-    out = out.absolute()
+    out = Path(os.path.realpath(out))  # the end of its links
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as parent:
+    with tempfile.TemporaryDirectory(prefix=".new-", dir=out.parent) as parent:
         folder = Path(parent, out.name)
         folder.mkdir()
         yield folder
@@ -82,10 +171,17 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_image(path: Path, image: "np.ndarray") -> None:
-    """Writes (H, W, 3) uint8 RGB, atomically; the suffix (.jpg, .png) selects the format."""
+    """Writes (H, W, 3) uint8 RGB, atomically; the suffix (.jpg, .png) selects the format.
+
+    Raises:
+        UserError: the image is too large for the format, or the path is not of a regular file.
+    """
     import cv2  # late, so that other commands start faster
 
-    encoded = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1]
+    fits, encoded = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    if not fits:  # a JPEG has at most 65,500 pixels a side
+        height, width = image.shape[:2]
+        raise UserError(f"{path}: {width} x {height} pixels are too large for its format")
     with write_atomically(path) as temporary:
         temporary.write_bytes(encoded.tobytes())
 
@@ -101,9 +197,10 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the file is missing or does not hold a JSON object.
     """
+    text = read_text(path, "run file")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        values = json.loads(text)
+    except ValueError as error:
         raise UserError(f"{path}: not a readable run file ({error})") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: not a run file (expected a JSON object)")

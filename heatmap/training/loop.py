@@ -28,7 +28,7 @@ from heatmap.runs.ledger import Ledger
 from heatmap.runtime import distributed, machine
 from heatmap.runtime.files import finite, write_json
 from heatmap.runtime.stopwatch import Stopwatch
-from heatmap.training import label_offset, reporting, schedule
+from heatmap.training import label_offset, reporting, schedule, shape_prior
 from heatmap.training.optimizer import freeze
 from heatmap.training.prepare import Run, save
 from heatmap.training.step import Stepper, batches_of_pass
@@ -112,19 +112,22 @@ def _train_epochs(run: Run, files: RunFolder, ledger: Ledger | None) -> dict[str
         label_offset.update(run)
         scores, columns = _validate(run, watch)
         row, is_best = _finish_epoch(run, scores)
+        row["time/seconds"] = time.monotonic() - epoch_start
+        if ledger and is_best:
+            save(run, files.best)
+        best_columns = columns if is_best else {}
+        if progress.finished:
+            best_columns = shape_prior.add(run, files) or best_columns
+            progress.update_seconds()
         if ledger:
-            row["time/seconds"] = time.monotonic() - epoch_start
-            best_columns = columns if is_best else {}
             reporting.report_epoch(run, files, ledger, row, best_columns, watch.seconds())
-            if is_best:
-                save(run, files.best)
             keep_every = run.experiment.train.keep_every
             if keep_every and progress.epoch % keep_every == 0:
                 save(run, files.checkpoint_of_epoch(progress.epoch))
         save_last()
-    scores = {
-        name: getattr(progress, name) for name in ("best_mse", "best_epoch", "mean_shape_mse")
-    }
+    best_mse = progress.best_mse if progress.prior_mse is None else progress.prior_mse
+    scores = {"best_mse": best_mse, "best_epoch": progress.best_epoch}
+    scores["mean_shape_mse"] = progress.mean_shape_mse
     budget = {"epochs": progress.epoch, "steps": progress.step, "minutes": progress.seconds / 60}
     return finite(scores | budget)
 

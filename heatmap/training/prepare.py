@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from heatmap import networks
-from heatmap.config import Experiment, from_dict, to_dict
+from heatmap.config import Experiment, HeatmapModel, from_dict, to_dict
 from heatmap.data import samples
 from heatmap.errors import UserError
 from heatmap.runs import checkpoint
@@ -47,6 +47,7 @@ class Progress:
     losses: list[float] = field(default_factory=list)  # mean training loss of every epoch
     sigma: float | None = None  # of the targets, in heatmap pixels
     label_offset: tuple[float, float] = (0.0, 0.0)  # (x, y) in image pixels
+    prior_mse: float | None = None  # best validation MSE with the shape prior
 
     def __post_init__(self) -> None:
         self.start_clock()
@@ -88,6 +89,12 @@ class Run:
         is_auto = self.experiment.data.fixed_label_offset is None
         return is_auto and self.data.permutation is not None
 
+    @property
+    def fits_shape_prior(self) -> bool:
+        model = self.experiment.model
+        is_wanted = isinstance(model, HeatmapModel) and model.shape_prior == "auto"
+        return is_wanted and not self.experiment.data.all_rows_train
+
     def set_label_offset(self, x: float, y: float) -> None:
         """Sets the distance of the labels from the landmarks, in image pixels."""
         self.progress.label_offset = x, y
@@ -110,8 +117,9 @@ class Run:
         """Returns the used fraction of the budget, of steps or of minutes, whichever is larger."""
         used = self.progress.step / self.total_steps
         if minutes := self.experiment.train.max_minutes:
-            # the last validation has to fit in, too
-            seconds = max(60 * minutes - self.progress.validation_seconds, 1e-9)
+            # the last validation has to fit in, too; a shape prior needs two more
+            validations = 3 if self.fits_shape_prior else 1
+            seconds = max(60 * minutes - validations * self.progress.validation_seconds, 1e-9)
             used = max(used, distributed.from_first(self.progress.update_seconds() / seconds))
         return used
 

@@ -82,9 +82,7 @@ def _sheet(run: Run, network: Network, rows: list[int]) -> np.ndarray:
 
 def _write_predictions(run: Run, files: RunFolder, ledger: Ledger) -> None:
     """Writes the best network's predictions on the worst images and some others, worst first."""
-    network, progress = run.scored_network, run.progress
-    if progress.best_epoch < progress.epoch:
-        network = checkpoint.load_trained(files.path).network.to(run.device)
+    network, progress = checkpoint.load_trained(files.path).network.to(run.device), run.progress
     _, columns = read_per_image(files.per_image)
     num_labelled = int(np.isfinite(columns["mse"]).sum())
     worst_first = np.argsort(-columns["mse"])[:num_labelled]  # NaN is last

@@ -1,6 +1,7 @@
 """All problems of a folder are reported at once, and bad images can be excluded."""
 
 import json
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -200,8 +201,8 @@ def test_bad_images_are_reported_and_can_be_excluded_from_training(
     (far,) = [p for p in problems if p["kind"] == "far outside"]
     assert far["row"] == 9 and "row 9: landmark 2 lies far outside" in far["message"]
     assert "at x = 812; the image is" in far["message"]
-    assert "row 8: 'cy_0.jpg' leads out of" in captured.out
-    assert "row 2: there is no image 'ada_0.jpg'" in captured.out
+    assert "row 8, column file_name: 'cy_0.jpg' leads out of" in captured.out
+    assert "row 2, column file_name: the image 'ada_0.jpg' in " in captured.out
     assert "row 5: " in captured.out and "this is text, not an image" in captured.out
 
     table = read_landmarks(contest.train_table)
@@ -218,13 +219,31 @@ def test_bad_images_are_reported_and_can_be_excluded_from_training(
         "--crop.height", "64", "--crop.width", "64", "--wandb.mode", "off",
     )  # fmt: skip
     assert tool(*training, "--out", tmp_path / "no") == 1
-    assert "there is no image 'ada_0.jpg'" in capsys.readouterr().err
+    assert "the image 'ada_0.jpg' in " in capsys.readouterr().err
     run = tmp_path / "run"
     assert tool(*training, "--out", run, "--data.exclude", bad) == 0
     split = json.loads((run / "split.json").read_text())
     assert split["validation"] == ["dee_0.jpg", "dee_1.jpg"]
     assert split["excluded"] == excluded
     assert tool("evaluate", run, "--device", "cpu") == 0
+
+
+def test_special_files_and_names_do_not_stop_the_check(contest: Folder) -> None:
+    replaced(contest.train_table, (2, 0, "n\0l.jpg"), (3, 0, "a" * 300))
+    image = contest.train_images / "cy_0.jpg"
+    image.unlink()
+    os.mkfifo(image)
+    report = check(contest.root)
+    missing = [problem for problem in report.problems if problem.kind == "missing image"]
+    words = "a NUL character is in its name", "File name too long", "is a pipe"
+    for problem, row, reason in zip(missing, (2, 3, 8), words, strict=True):
+        assert f"row {row}, column file_name: the image" in problem.message
+        assert reason in problem.message
+    assert report.statistics["train"]["images"] == 9
+    contest.train_table.rename(contest.train_table.with_name("other.csv"))
+    os.mkfifo(contest.train_table)
+    errors = [p.message for p in check(contest.root).problems if p.severity == "error"]
+    assert any("landmarks.csv: the table is a pipe, not a regular file" in e for e in errors)
 
 
 def test_repeated_images_are_grouped_within_and_between_train_and_test(

@@ -89,7 +89,62 @@ def test_68_landmarks_have_the_known_permutation(
     assert [name for name in scheme.groups if name in eyes_and_brows] == eyes_and_brows
     certificate = json.loads((tmp_path / "found.json").read_text())
     assert max(certificate["distance"]) < 0.01
-    assert np.all(np.array(certificate["second"]) > 1.5 * np.array(certificate["distance"]))
+    assert min(certificate["margin"]) > 1.5
+
+
+# Lines through the 971 landmarks and the number of points on them that make Helen's 194. A negative
+# number closes the contour of the line before, without both ends.
+LINES_OF_194 = [
+    ([*range(63, -1, -1), *range(64, 128)], 41), ([*range(401, 464), *range(526, 463, -1)], 17),
+    (range(841, 873), 15), (range(936, 904, -1), -13),  # outer edge of the lips
+    (range(904, 872, -1), 15), (range(937, 969), -13),  # inner edge
+    (range(808, 776, -1), 12), ([777, *range(840, 807, -1)], -8),  # right and left eye
+    (range(681, 649, -1), 12), ([650, *range(713, 680, -1)], -8),
+    (range(371, 336, -1), 11), ([337, *range(400, 370, -1)], -9),  # right and left brow
+    (range(307, 272, -1), 11), ([273, *range(336, 306, -1)], -9),
+]  # fmt: skip
+
+
+def helen194(faces: np.ndarray, slide: float = 0.0) -> np.ndarray:
+    """(N, 194, 2) even points on contours of (N, 971, 2), moved on by `slide` steps mid-way."""
+    lines = []
+    for indices, count in LINES_OF_194:
+        even = np.linspace(0, 1, count) if count > 0 else np.linspace(0, 1, 2 - count)[1:-1]
+        places = even + slide * np.sin(np.pi * even) / abs(count)
+        for_faces = []
+        for line in faces[:, list(indices)]:
+            lengths = np.linalg.norm(np.diff(line, axis=0), axis=-1).cumsum()
+            known = np.concatenate([[0], lengths / lengths[-1]])
+            for_faces.append(np.stack([np.interp(places, known, axis) for axis in line.T], -1))
+        lines.append(np.stack(for_faces))
+    return np.concatenate(lines, 1)
+
+
+@pytest.mark.parametrize("noise", [0, 2, 4])
+def test_194_landmarks_on_noisy_parallel_contours_have_the_known_permutation(
+    labels971: np.ndarray, noise: float
+) -> None:
+    points = helen194(labels971[:100])
+    inferred = symmetry.infer(points + np.random.default_rng(1).normal(0, noise, points.shape))
+    assert np.array_equal(inferred.scheme.permutation, schemes.mirror_permutation(194))
+
+
+def test_contours_that_slide_to_one_side_are_refused(labels971: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="of 194 landmarks have no mirror partner"):
+        symmetry.infer(helen194(labels971, slide=0.5))
+
+
+def test_a_landmark_nearer_to_another_than_to_its_own_partner_is_refused(
+    labels68: np.ndarray, tool: Tool, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    points = labels68[::7].astype(float)
+    mole = points[:, 30] + 0.04 * (points[:, 16] - points[:, 0])  # beside the tip of the nose
+    points = np.concatenate([points, mole[:, None]], 1)
+    names = [f"{row}.jpg" for row in range(len(points))]
+    contest.write_landmarks(tmp_path / "DIR" / "train" / "landmarks.csv", names, points)
+    assert tool("data", "symmetry", "DIR", "--out", "found.json") == 1
+    assert "1 of 69 landmarks have no mirror partner" in capsys.readouterr().err
+    assert not (tmp_path / "found.json").exists()
 
 
 def test_15_landmarks_with_many_unlabelled_have_the_known_permutation(faces15: Path) -> None:

@@ -77,7 +77,7 @@ def test_mismatched_files_are_refused_by_name(tmp_path: Path) -> None:
             [numbers, first],
             r"numbers\.csv has columns RowId and Location, but .*0\.csv does not",
         ),
-        ([first, tmp_path / "no.csv"], r"no\.csv: no such submission"),
+        ([first, tmp_path / "no.csv"], r"no\.csv: the submission does not exist"),
         ([numbers, row_ids(tmp_path / "n.csv", {1: 2, 4: 4})], r"2 RowIds .* such as 3 in .*numb"),
         (
             [numbers, row_ids(tmp_path / "m.csv", {1: 2})],

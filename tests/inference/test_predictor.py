@@ -230,7 +230,7 @@ def test_networks_without_heatmaps_have_no_confidence(noise: list[Path]) -> None
         (2, [GREY], None, "it needs boxes"),
         (0, [GREY.astype(float)], None, "uint8 RGB array, got .* float64"),
         (0, [GREY[..., 0]], None, r"got \(9, 8\)"),
-        (0, [Path("nowhere.png")], None, "nowhere.png: the image cannot be read"),
+        (0, [Path("nowhere.png")], None, "nowhere.png: the image does not exist"),
         (0, [GREY], [(1, 2, 3, 4)] * 2, r"shape \(1, 4\), one per image, got \(2, 4\)"),
         (0, [GREY], [(5, 2, 3, 4)], r"box 0 from \(5, 2\) to \(3, 4\) is empty"),
         (0, [GREY], [(1, 2, np.nan, 4)], "box 0 from"),

@@ -317,6 +317,6 @@ def test_a_missing_image_is_reported_with_its_row(
     contest.write_landmarks(folder.train_table, table.names, table.points_image[:] + 1)
     (folder.train_images / table.names[-1]).unlink()
     assert tool("predict", *common, tmp_path / "sheet.jpg", "--count", "2") == 1
-    assert f"landmarks.csv, row 13, column file_name: there is no image {table.names[-1]!r}" in (
+    assert f"landmarks.csv, row 13, column file_name: the image {table.names[-1]!r} in" in (
         capsys.readouterr().err
     )

@@ -368,17 +368,17 @@ def test_best_checkpoints_hold_little_more_than_the_scored_weights(run_folder: P
 
 def test_loading_reads_the_file_once(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Path] = []
-    open_file, read_bytes = open, Path.read_bytes
+    open_file, read_bytes = open, checkpoint.read_bytes
 
-    def counted_read(path: Path) -> bytes:
+    def counted_read(path: Path, what: str) -> bytes:
         read.append(path)
-        return read_bytes(path)
+        return read_bytes(path, what)
 
     def counted_open(file: Any, *arguments: Any, **options: Any) -> Any:
         read.append(file)
         return open_file(file, *arguments, **options)
 
-    monkeypatch.setattr(Path, "read_bytes", counted_read)
+    monkeypatch.setattr(checkpoint, "read_bytes", counted_read)
     monkeypatch.setattr("builtins.open", counted_open)
     checkpoint.load_trained(run_folder)
     assert [Path(path).name for path in read if str(path).endswith(".pt")] == ["best.pt"]
@@ -411,3 +411,9 @@ def test_version_0_1_checkpoints_load_and_start_runs_but_do_not_resume(
     with pytest.raises(ValueError, match=r"0\.1\.0.*--train\.start RUN") as caught:
         prepare(trained.experiment, checkpoint.load(old))
     assert "\n" not in str(caught.value)
+
+
+def test_a_pipe_is_no_checkpoint(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "best.pt")
+    with pytest.raises(ValueError, match=r"best\.pt: the checkpoint is a pipe"):
+        checkpoint.load(tmp_path / "best.pt")

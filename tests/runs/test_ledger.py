@@ -115,3 +115,11 @@ def test_other_files_survive_a_resume(tmp_path: Path) -> None:
     record_in(tmp_path, after_step=1).close()
     left = {path for path in tmp_path.glob("*/*") if path.is_file()}
     assert left == set(stray)
+
+
+def test_the_longest_file_name_is_recorded(tmp_path: Path) -> None:
+    name = "a" * 251 + ".jpg"
+    with record_in(tmp_path) as record:
+        record.predictions(3, ["mse"], [(np.zeros((6, 8, 3), np.uint8), name, [1.0])])
+    (path,) = tmp_path.glob("predictions/*.jpg")
+    assert path.name == "01-" + "a" * 248 + ".jpg"

@@ -1,12 +1,23 @@
-"""Files are written completely or not at all."""
+"""Only regular files are read, and files are written completely or not at all."""
 
+import ast
+import os
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from heatmap.runtime.files import write_atomically, write_image
+import heatmap
+from heatmap.errors import UserError
+from heatmap.runtime.files import (
+    folder_when_complete,
+    read_bytes,
+    read_text,
+    write_atomically,
+    write_image,
+    write_text,
+)
 
 
 def test_the_file_appears_at_the_end_of_the_block(tmp_path: Path) -> None:
@@ -62,3 +73,98 @@ def test_an_image_keeps_its_colours(tmp_path: Path) -> None:
         write_image(tmp_path / name, image)
         written = cv2.imread(str(tmp_path / name))[..., ::-1]
         assert np.abs(written.astype(int) - image).max() <= 3
+
+
+def test_an_image_too_large_for_its_format_is_refused(tmp_path: Path) -> None:
+    image = np.zeros((65_536, 1, 3), np.uint8)
+    with pytest.raises(ValueError, match=r"a\.jpg: 1 x 65536 pixels are too large"):
+        write_image(tmp_path / "a.jpg", image)
+    write_image(tmp_path / "a.png", image)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_a_name_of_any_length_is_written(tmp_path: Path) -> None:
+    for name in ("é" * 125 + ".json", "a" * 255):
+        write_text(tmp_path / name, "{}")
+        assert read_text(tmp_path / name) == "{}"
+
+
+def test_links_to_what_is_written_are_followed(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    for link, target in (("file", "there/a.txt"), ("dangling", "new/b.txt"), ("folder", "c")):
+        (tmp_path / link).symlink_to(target)
+    write_text(tmp_path / "there" / "a.txt", "old")
+    write_text(tmp_path / "file", "new")
+    write_text(tmp_path / "dangling", "new")
+    with folder_when_complete(tmp_path / "folder") as folder:
+        write_text(folder / "d.txt", "new")
+    assert all((tmp_path / link).is_symlink() for link in ("file", "dangling", "folder"))
+    for name in ("there/a.txt", "new/b.txt", "c/d.txt"):
+        assert (tmp_path / name).read_text() == "new"
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("pipe", "is a pipe, not a regular file"),
+        ("zero", "is a device, not a regular file"),
+        ("folder", "is a folder, not a regular file"),
+        ("loop", "cannot be read: Too many levels of symbolic links"),
+        ("broken", "is a link to nowhere, which does not exist"),
+        ("absent", "does not exist"),
+        ("n\0l", "cannot be read: a NUL character is in its name"),
+        ("a" * 256, "cannot be read: File name too long"),
+        ("text/a", "cannot be read: Not a directory"),
+    ],
+)
+def test_only_regular_files_are_read(tmp_path: Path, name: str, problem: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "text").touch()
+    for link, target in (("zero", "/dev/zero"), ("loop", "loop"), ("broken", "nowhere")):
+        (tmp_path / link).symlink_to(target)
+    with pytest.raises(UserError) as error:
+        read_bytes(tmp_path / name, "table")
+    assert str(error.value) == f"{tmp_path / name}: the table {problem}"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("pipe", "a pipe"), ("null", "a device"), ("loop", "a link to itself")]
+)
+def test_only_regular_files_are_replaced(tmp_path: Path, name: str, kind: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "null").symlink_to("/dev/null")
+    (tmp_path / "loop").symlink_to("loop")
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(UserError, match=f"{name} is {kind}; only a file can be replaced"):
+        write_text(tmp_path / name, "new")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_text_must_be_utf_8(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("é", encoding="utf-8-sig")
+    assert read_text(path) == "é"
+    path.write_bytes(b"\xe9")
+    with pytest.raises(UserError, match=r"a\.txt: not UTF-8 text"):
+        read_text(path)
+
+
+# Files of the operating system, members of archives and of this package, and of runs.
+OTHER_DOORS = {"runtime/files.py", "runtime/machine.py", "data/synthetic/head.py"}
+OTHER_DOORS |= {"data/formats/labelled.py", "schemes.py", "runs/ledger.py", "runs/per_image.py"}
+
+
+def test_every_file_is_opened_for_reading_by_one_function() -> None:
+    package = Path(heatmap.__file__).parent
+    found = set()
+    for path in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                opener = ast.unparse(node.func)
+                modes = "".join(str(a.value) for a in node.args if isinstance(a, ast.Constant))
+                reads = opener.endswith((".read_text", ".read_bytes"))
+                opens = opener.endswith(".open") and opener != "av.open"
+                if reads or (opens and not set(modes) & set("wax+")):
+                    found.add(str(path.relative_to(package)))
+    assert found <= OTHER_DOORS

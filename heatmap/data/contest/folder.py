@@ -1,5 +1,6 @@
 """The contest's files and folders."""
 
+import os
 from pathlib import Path
 
 from heatmap.errors import UserError
@@ -30,7 +31,7 @@ def find_folder(root: Path) -> Folder:
     if not root.is_dir():
         raise UserError(f"{root}: no such folder")
     for candidate in (Folder(root=root), Folder(root=root / "contest01_data")):
-        if candidate.train_table.is_file() or candidate.test_points.is_file():
+        if os.path.lexists(candidate.train_table) or os.path.lexists(candidate.test_points):
             return candidate
     if (root / "config.json").is_file():
         raise UserError(f"{root}: a run, not a data folder; expected DIR with train/landmarks.csv")

@@ -13,6 +13,15 @@ import cv2
 import numpy as np
 
 from heatmap.errors import UserError
+from heatmap.runtime.files import problem_of, read_bytes
+
+# Endings of images; not all formats can be read.
+SUFFIXES = {
+    ".avif", ".bmp", ".dib", ".exr", ".gif", ".hdr", ".heic", ".heif", ".jfif", ".jp2", ".jpe",
+    ".jpeg", ".jpg", ".jxl", ".pbm", ".pgm", ".pic", ".png", ".pnm", ".ppm", ".pxm", ".ras", ".sr",
+    ".tif", ".tiff", ".webp",
+}  # fmt: skip
+_HEIC = b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"  # ISO 23008-12
 
 logger = logging.getLogger("heatmap")
 
@@ -33,15 +42,12 @@ class ImageFile:
         note: what a user may not expect of the decoded pixels; empty for most images.
 
     Raises:
-        UserError: the file is missing or empty.
+        UserError: the file is missing, empty or not a regular file.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            self.data = path.read_bytes()
-        except OSError as error:
-            raise UserError(f"{path}: the image cannot be read: {error.strerror}") from error
+        self.data = read_bytes(path, "image")
         if not self.data:
             raise UserError(f"{path}: the image is an empty file")
         self._header_hw = _jpeg_hw(self.data)
@@ -125,6 +131,11 @@ class ImageFile:
         start = self.data[:30]
         if start.isascii() and start.decode().splitlines()[0].isprintable():
             raise UserError(f"{self.path}: this is text, not an image; it begins with {start!r}")
+        if start[4:8] == b"ftyp" and start[8:12] in _HEIC:
+            raise UserError(
+                f"{self.path}: this is a HEIC image, as phones take them, which cannot be read; "
+                "convert it to JPEG, for example with heif-convert or sips -s format jpeg"
+            )
         raise UserError(
             f"{self.path}: the image cannot be decoded; its {len(self.data)} bytes are damaged, "
             "truncated or of an unknown format"
@@ -265,7 +276,7 @@ def misplaced(
 
     Takes the arguments of `image_paths`.
     """
-    root = images.resolve()
+    root = os.path.realpath(images)
     files_in: dict[str, set[str]] = {}
     checked = None if rows is None else frozenset(rows)
     for index, name in enumerate(names):
@@ -274,20 +285,23 @@ def misplaced(
             files_in[folder] = _plain_files(root, folder)
         if file in files_in[folder] or (checked is not None and index not in checked):
             continue
-        target = (root / name).resolve()
-        if not target.is_relative_to(root):
+        path = Path(root, name)
+        if problem := problem_of(path):
+            yield index, f"the image {name!r} in {images} {problem}"
+        elif not (target := Path(os.path.realpath(path))).is_relative_to(root):
             yield index, f"{name!r} leads out of {images}, to {target}"
-        elif not target.is_file():
-            yield index, f"there is no image {name!r} in {images}"
 
 
-def _plain_files(root: Path, folder: str) -> set[str]:
+def _plain_files(root: str, folder: str) -> set[str]:
     """Names of the files in a folder inside the root; links must be checked one by one."""
-    inside = (root / folder).resolve()
-    if not inside.is_relative_to(root) or not inside.is_dir():
+    try:
+        inside = Path(os.path.realpath(Path(root, folder)))
+        if not inside.is_relative_to(root):
+            return set()
+        with os.scandir(inside) as entries:
+            return {entry.name for entry in entries if entry.is_file(follow_symlinks=False)}
+    except (OSError, ValueError):  # no such folder; `problem_of` says why for each image
         return set()
-    with os.scandir(inside) as entries:
-        return {entry.name for entry in entries if entry.is_file(follow_symlinks=False)}
 
 
 class _Paths(Sequence[Path]):

@@ -11,6 +11,7 @@ import numpy as np
 
 from heatmap.data.contest.small_tables import parse_asked_points
 from heatmap.data.contest.table import RowError, add_name, blank_row, open_table, parse_row
+from heatmap.runtime.files import open_file
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def check_landmarks(path: Path, progress: bool = False) -> Iterator[CheckedRow]:
 def read_rows(path: Path, starts: Sequence[int]) -> Iterator[np.ndarray]:
     """Yields the (P, 2) float64 points of the error-free rows that begin at these bytes."""
     delimiter, columns, _ = open_table(path)
-    with path.open("rb") as file:
+    with open_file(path, "table") as file:
         for start in starts:
             file.seek(start)
             line = file.readline().rstrip(b" \r\n")

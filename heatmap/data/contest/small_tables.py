@@ -4,6 +4,7 @@ File names and row numbers follow `heatmap.data.contest.table`.
 """
 
 import csv
+import io
 import json
 import math
 from collections import Counter
@@ -22,10 +23,10 @@ from heatmap.data.contest.table import (
     bounded_lines,
     check_name,
     parse_number,
-    require_file,
     write_rows,
 )
 from heatmap.errors import UserError
+from heatmap.runtime.files import open_file
 
 
 def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
@@ -54,8 +55,7 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, list[st
 
 def csv_rows(path: Path) -> list[list[str]]:
     """Reads a small table's cells, at least one row, without blank rows at the end."""
-    require_file(path)
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with io.TextIOWrapper(open_file(path, "table"), "utf-8-sig", newline="") as file:
         try:
             delimiter = "\t" if "\t" in next(bounded_lines(file, path), "") else ","
             file.seek(0)

@@ -20,7 +20,7 @@ import numpy as np
 from heatmap.data.contest.landmarks import LandmarkTable, Names, Points, as_floats, fingerprint_of
 from heatmap.data.contest.table import read_blocks, read_points
 from heatmap.errors import UserError
-from heatmap.runtime.files import write_atomically
+from heatmap.runtime.files import open_file, write_atomically
 
 logger = logging.getLogger("heatmap")
 
@@ -87,14 +87,14 @@ def _version(path: Path) -> str:
 def _map(path: Path, cached: Path) -> LandmarkTable | None:
     """The cached table, or None if it is missing or damaged."""
     try:
-        with cached.open("rb") as file:
+        with open_file(cached) as file:
             if _checksum(file) != _WHOLE:
                 return None
             file.seek(0)
             header = json.loads(file.read(_PAGE))
         points = np.memmap(cached, header["dtype"], "r", _PAGE, tuple(header["shape"]))
         names = np.memmap(cached, np.uint8, "r", _PAGE + points.nbytes, header["name_bytes"])
-    except (FileNotFoundError, ValueError):
+    except ValueError:
         return None
     return LandmarkTable(path, Names(names), Points(points), header["fingerprint"])
 

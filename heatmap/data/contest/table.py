@@ -16,7 +16,7 @@ import numpy as np
 
 from heatmap.data.contest.landmarks import UNLABELLED, as_floats
 from heatmap.errors import UserError
-from heatmap.runtime.files import reading_bar, write_atomically
+from heatmap.runtime.files import open_file, reading_bar, write_atomically
 
 
 class Form(NamedTuple):
@@ -110,15 +110,14 @@ def open_table(
     Raises:
         UserError: the table is missing, its header is wrong, or it has no rows.
     """
-    require_file(path)
-    with path.open("rb") as file:
+    with open_file(path, "table") as file:
         header = next(bounded_lines(file, path), b"")
     delimiter, columns = _read_header(path, header, form)
     return delimiter, columns, _rows(path, len(header), label, progress)
 
 
 def _rows(path: Path, start: int, label: str, progress: bool) -> Iterator[tuple[int, int, bytes]]:
-    with path.open("rb", 1 << 20) as file, reading_bar(path, label, progress) as bar:
+    with open_file(path, "table") as file, reading_bar(path, label, progress) as bar:
         file.seek(start)
         bar.update(start)
         row, blank = 1, list[tuple[int, int, bytes]]()
@@ -241,11 +240,6 @@ def _columns(name: str, prefix: str, num_landmarks: int) -> list[str]:
     return [name, *(f"{prefix}{index}_{axis}" for index in range(num_landmarks) for axis in "XY")]
 
 
-def require_file(path: Path) -> None:
-    if not path.is_file():
-        raise UserError(f"{path}: no such table")
-
-
 def decode(text: bytes, where: str) -> str:
     try:
         return text.decode()
@@ -310,6 +304,8 @@ def check_name(name: str, delimiter: str) -> None:
     problem = _name_problem(name)
     if not problem and (name != name.strip() or any(mark in name for mark in f'{delimiter}"\r\n')):
         problem = "begins or ends with a space, or contains a delimiter, a quote or a line break"
+    if not problem and name.encode(errors="ignore").decode() != name:
+        problem = "is not Unicode text"
     if problem:
         raise UserError(f"cannot write a table: the file name {name!r} {problem}")
 

@@ -1,13 +1,14 @@
 """COCO keypoints and COCO-WholeBody faces: one JSON file with images and labelled people.
 
     images        id, file_name, width, height
-    annotations   image_id, keypoints [x, y, v, x, y, v, ...], num_keypoints, bbox [x, y, w, h],
-                  iscrowd; v is 0 for unlabelled, 1 for labelled but hidden, 2 for visible
+    annotations   image_id, category_id, keypoints [x, y, v, x, y, v, ...], num_keypoints (v > 0),
+                  bbox [x, y, w, h], iscrowd; v is 0 for unlabelled, 1 for labelled but hidden, 2
+                  for visible
     categories    id, name, keypoints (their names)
 
-https://cocodataset.org/#format-data. COCO-WholeBody adds face_kpts (68 landmarks), face_box and
-face_valid to each person (https://github.com/jin-s13/COCO-WholeBody, data_format.md; Jin et al.,
-ECCV 2020).
+https://cocodataset.org/#format-data. COCO-WholeBody adds face_kpts (68 landmarks, where v may be a
+fraction), face_box and face_valid to each person (https://github.com/jin-s13/COCO-WholeBody,
+data_format.md; Jin et al., ECCV 2020).
 
 Keypoints are 0-indexed pixels, as here. Boxes span the image's area, from 0 to its width, so half a
 pixel is subtracted from their corners: "COCO's segmentation coordinates are floating points in
@@ -29,10 +30,17 @@ import numpy as np
 from tqdm import tqdm
 
 from heatmap.data.contest import read_image
-from heatmap.data.formats.labelled import LabelledFace, LabelledFaces, checked_box, gather
+from heatmap.data.formats.labelled import (
+    LabelledFace,
+    LabelledFaces,
+    bounds,
+    gather,
+    image_name,
+    usable_box,
+)
 from heatmap.data.formats.layout import place_images
 from heatmap.errors import UserError
-from heatmap.runtime.files import folder_when_complete
+from heatmap.runtime.files import folder_when_complete, read_bytes
 
 Points = Literal["keypoints", "face"]
 _FIELDS = {"keypoints": ("keypoints", "bbox"), "face": ("face_kpts", "face_box")}
@@ -82,13 +90,13 @@ def write(labelled: LabelledFaces, out: Path, *, link: bool = False) -> None:
 
 
 def _faces(path: Path, folder: Path, is_test: bool, points: Points) -> Iterator[LabelledFace | str]:
-    images, annotations = _load(path)
+    images, annotations, counts = _load(path)
     by_image = defaultdict[Any, list[tuple[str, dict[str, Any]]]](list)
     for index, annotation in enumerate(annotations):
         where = f"{path}, annotation {annotation.get('id', f'number {index}')}"
-        image_id = annotation.get("image_id")
+        image_id = _key(annotation.get("image_id"))
         if image_id not in images:
-            raise UserError(f"{where}, image_id: the file has no image {image_id!r}")
+            raise UserError(f"{where}, image_id: the file has no image {str(image_id)[:60]}")
         if annotation.get("iscrowd"):
             yield "crowds (iscrowd)"
         elif points == "face" and not annotation.get("face_valid", True):
@@ -98,25 +106,22 @@ def _faces(path: Path, folder: Path, is_test: bool, points: Points) -> Iterator[
     keypoints_field, box_field = _FIELDS[points]
     for image_id, name in images.items():
         for where, annotation in by_image[image_id]:
-            field = f"{where}, {keypoints_field}"
-            numbers = _numbers(annotation.get(keypoints_field, []), field)
-            if len(numbers) % 3:
-                raise UserError(f"{field}: {len(numbers)} numbers, expected triples x, y, v")
-            keypoints = numbers.reshape(-1, 3)
-            if not (keypoints[:, 2] > 0).any():
+            if points == "keypoints":
+                _check_flags(annotation, counts, f"{where}, keypoints")
+            points_image = _points(annotation.get(keypoints_field), f"{where}, {keypoints_field}")
+            if not np.isfinite(points_image).any():
                 yield "annotations without a labelled landmark"
                 continue
-            points_image = np.where(keypoints[:, 2:] > 0, keypoints[:, :2], np.nan)
-            box_image = _box(annotation.get(box_field), f"{where}, {box_field}")
+            box_image = _box(annotation.get(box_field))
             yield LabelledFace(where, name, folder / name, points_image, is_test, box_image)
 
 
-def _load(path: Path) -> tuple[dict[Any, str], list[dict[str, Any]]]:
-    """Reads file names by image id, and the annotations."""
+def _load(path: Path) -> tuple[dict[Any, str], list[dict[str, Any]], dict[Any, int]]:
+    """Reads file names by image id, the annotations, and numbers of keypoints by category id."""
     if not path.is_file():
         raise UserError(f"{path}: no such file; expected the JSON file of the annotations")
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_bytes(path))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON, or cut short ({error})") from error
     for key in ("images", "annotations"):
@@ -128,28 +133,75 @@ def _load(path: Path) -> tuple[dict[Any, str], list[dict[str, Any]]]:
         image_id, name = image.get("id"), image.get("file_name")
         if not isinstance(image_id, int | str) or not isinstance(name, str) or image_id in images:
             raise UserError(f"{path}, image number {index}: expected a unique id and a file_name")
-        images[image_id] = name
-    return images, content["annotations"]
+        images[image_id] = image_name(name)
+    categories = content.get("categories")
+    counts = {
+        _key(category.get("id")): len(category["keypoints"])
+        for category in (categories if isinstance(categories, list) else [])
+        if isinstance(category, dict) and isinstance(category.get("keypoints"), list)
+    }
+    return images, content["annotations"], counts
 
 
-def _box(box: Any, where: str) -> np.ndarray | None:
-    if box is None:
+def _key(value: Any) -> int | str | None:
+    return value if isinstance(value, int | str) else None
+
+
+def _box(values: Any) -> np.ndarray | None:
+    """Returns the box between pixel centres, or None if it is not one."""
+    if not isinstance(values, list) or len(values) != 4 or not all(map(_is_number, values)):
         return None
-    values = _numbers(box, where)
-    if len(values) != 4:
-        raise UserError(f"{where}: expected x, y, width and height, found {len(values)} numbers")
-    x, y, width, height = values - [0.5, 0.5, 0, 0]
-    return checked_box(x, y, x + width, y + height, where)
+    x, y, width, height = values
+    return usable_box(x - 0.5, y - 0.5, x - 0.5 + width, y - 0.5 + height)
 
 
-def _numbers(values: Any, where: str) -> np.ndarray:
-    """Returns a JSON list of coordinates as float64; raises UserError for anything else."""
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= 1e6
+
+
+def _points(values: Any, where: str) -> np.ndarray:
+    """Returns keypoints x, y, v, x, y, v, ... as (P, 2) float64, NaN where v is 0.
+
+    Raises UserError unless v is a number, and x and y are coordinates where it is not 0.
+    """
+    values = values or []
     if not isinstance(values, list):
         raise UserError(f"{where}: expected a list of numbers, found {str(values)[:60]!r}")
-    for index, value in enumerate(values):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 1e6:
-            raise UserError(f"{where}, number {index}: {str(value)[:60]!r} is not a coordinate")
-    return np.array(values, np.float64)
+    if len(values) % 3:
+        raise UserError(f"{where}: {len(values)} numbers, expected triples x, y, v")
+    points = np.full((len(values) // 3, 2), np.nan)
+    for landmark in range(len(points)):
+        x, y, flag = values[3 * landmark : 3 * landmark + 3]
+        for name, value in {"v": flag, "x": x, "y": y}.items() if flag != 0 else ():
+            if not _is_number(value):
+                place = f"{where}, {name} of landmark {landmark}"
+                raise UserError(f"{place}: {str(value)[:60]!r} is not a coordinate")
+        if flag > 0:
+            points[landmark] = x, y
+    return points
+
+
+def _check_flags(annotation: dict[str, Any], counts: dict[Any, int], where: str) -> None:
+    """Raises UserError if the numbers are not x, y, v for each of the category's keypoints."""
+    values = annotation.get("keypoints")
+    if not isinstance(values, list) or not values:
+        return
+    expected = counts.get(_key(annotation.get("category_id")))
+    if expected is not None and len(values) != 3 * expected:
+        raise UserError(
+            f"{where}: {len(values)} numbers, expected {expected} x (x, y, v), since the category "
+            f"has {expected} keypoints"
+        )
+    flags = values[2::3]
+    for landmark, flag in enumerate(flags):
+        if flag not in (0, 1, 2):
+            found = f"found {str(flag)[:60]!r}"
+            raise UserError(f"{where}, v of landmark {landmark}: expected 0, 1 or 2, {found}")
+    count, stated = sum(flag > 0 for flag in flags), annotation.get("num_keypoints")
+    if stated is not None and stated != count:
+        raise UserError(
+            f"{where}: v is above 0 in {count}, but num_keypoints is {str(stated)[:60]}"
+        )
 
 
 def _image_names(faces: Sequence[LabelledFace]) -> list[str]:
@@ -176,7 +228,11 @@ def _write_part(path: Path, faces: Sequence[LabelledFace]) -> dict[str, Path]:
     bar = tqdm(images.items(), "Reading sizes", unit="img", delay=1)
     numbered = enumerate(zip(faces, names, strict=True), start=1)
     with path.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(f'{{"categories": {json.dumps([category | {"skeleton": []}])}')
+        # pycocotools needs "info" for some of its functions.
+        info = {"description": "exported by heatmap"}
+        categories = [category | {"skeleton": []}]
+        head = json.dumps({"info": info, "licenses": [], "categories": categories})
+        file.write(head.removesuffix("}"))
         _write_list(file, "images", (_image(name, image, ids[name]) for name, image in bar))
         annotations = (_annotation(face, number, ids[name]) for number, (face, name) in numbered)
         _write_list(file, "annotations", annotations)
@@ -206,11 +262,11 @@ def _annotation(face: LabelledFace, number: int, image_id: int) -> dict[str, Any
         keypoints += [0, 0, 0] if math.isnan(x) else [*_short(x, y), 2]
     box_image = face.box_image
     if box_image is None:
-        if not (len(labelled) and (labelled.min(0) < labelled.max(0)).all()):
+        box_image = bounds(points)
+        if box_image is None:
             raise UserError(
                 f"{face.name}: COCO needs a box, but the landmarks span none; pass --boxes"
             )
-        box_image = np.concatenate([labelled.min(0), labelled.max(0)])
     x0, y0, x1, y1 = (box_image + 0.5).round(6).tolist()
     width, height = round(x1 - x0, 6), round(y1 - y0, 6)
     return {

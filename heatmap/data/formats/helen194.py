@@ -12,14 +12,14 @@ ECCV 2012). The authors do not state their pixel origin. OpenCV's trainer for th
 """
 
 import re
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 
 from heatmap.data.formats.labelled import (
-    IMAGE_SUFFIXES,
+    Images,
     LabelledFace,
     LabelledFaces,
+    files_below,
     gather,
     parse_rows,
     read_lines,
@@ -39,11 +39,9 @@ def _faces(source: Path) -> Iterator[LabelledFace | str]:
     if not (source / "annotation").is_dir():
         raise UserError(f"{source}: expected a folder named annotation in it")
     is_test_by_name = _read_parts(source)
-    images = defaultdict[str, list[Path]](list)  # by stem, those in fewer folders first
-    for path in sorted(source.rglob("*"), key=lambda path: (len(path.parts), path)):
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            images[path.stem].append(path)
-    files = sorted((source / "annotation").glob("*.txt"), key=lambda path: (len(path.stem), path))
+    images = Images(source)
+    files = files_below(source / "annotation", [".txt"])
+    files.sort(key=lambda path: (len(path.stem), path))
     missing = dict(is_test_by_name or {})
     for path in files:
         lines = read_lines(path)
@@ -54,7 +52,9 @@ def _faces(source: Path) -> Iterator[LabelledFace | str]:
             yield "annotations in neither trainnames.txt nor testnames.txt"
             continue
         missing.pop(image_id, None)
-        image = _find_image(image_id, images[image_id.rpartition("/")[2]], path)
+        image = images.find(PurePosixPath(image_id), f"{path}, row 1")
+        if image is None:
+            raise UserError(f"{path}, row 1: no image {image_id!r}")
         points_image = parse_rows(lines[1:], ",", path, 2)
         is_test = is_test_by_name is not None and is_test_by_name[image_id]
         yield LabelledFace(str(path), image_id + image.suffix, image, points_image, is_test)
@@ -75,14 +75,3 @@ def _read_parts(source: Path) -> dict[str, bool] | None:
                 raise UserError(f"{path}, row {row}: {name!r} is listed twice")
             parts[name] = is_test
     return parts if any(path.is_file() for path in lists) else None
-
-
-def _find_image(image_id: str, candidates: Sequence[Path], annotation: Path) -> Path:
-    """Returns the candidate whose path ends with the id; of several, the one in fewest folders."""
-    where, parts = f"{annotation}, row 1", Path(image_id).parts
-    matches = [path for path in candidates if path.with_suffix("").parts[-len(parts) :] == parts]
-    if not matches:
-        raise UserError(f"{where}: no image {image_id!r}")
-    if len(matches) > 1 and len(matches[0].parts) == len(matches[1].parts):
-        raise UserError(f"{where}: {image_id!r} matches both {matches[0]} and {matches[1]}")
-    return matches[0]

@@ -17,60 +17,104 @@ The first known folder on a face's path decides its part: `testset`, `ibug`, `01
 `02_Outdoor` are 300-W's test part, `trainset` and `afw` its training part (Sagonas et al., 300
 Faces in-the-Wild Challenge, ICCVW 2013). All other faces are for training. A top folder `trainset`
 or `testset` is dropped from the file's name.
+
+In MERL-RAV, "-1 -1" is a landmark hidden by the face itself, unlabelled, and another "-x -y" is one
+at (x, y) behind something else (https://github.com/abhi1kumar/MERL-RAV_dataset; Kumar et al., LUVLi
+Face Alignment, CVPR 2020). Elsewhere, a landmark below 0 lies outside the image.
 """
 
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from heatmap.data.formats.labelled import (
-    IMAGE_SUFFIXES,
+    Images,
     LabelledFace,
     LabelledFaces,
+    files_below,
     gather,
     parse_rows,
     read_lines,
 )
 from heatmap.errors import UserError
 
+Negative = Literal["keep", "unlabelled", "occluded"]
 _HEAD = re.compile(r"version\s*:.*\n\s*n_points\s*:\s*(\d+)\n\{\n")
 _TOP = {"trainset": False, "testset": True}
 _IS_TEST = {**_TOP, "afw": False, "ibug": True, "01_indoor": True, "02_outdoor": True}
 
 
-def read(source: Path) -> LabelledFaces:
+def read(
+    source: Path, *, images: Path | None = None, negative: Negative | None = None
+) -> LabelledFaces:
     """Reads all .pts files in a folder and its subfolders.
 
     Skips mirrored copies, NAME_mirror.pts next to NAME.pts: training mirrors the images itself.
+
+    Args:
+        source: folder with the .pts files.
+        images: folder of the images, with the subfolders of `source` or with one image of each
+            name at any depth; default: each image is next to its .pts file.
+        negative: what x and y below 0 mean: "keep", a landmark outside the image; "unlabelled"; or
+            "occluded", as in MERL-RAV. None is "keep" unless the same place recurs.
+
+    Raises:
+        UserError: `negative` is None and a place below 0 recurs; or as `gather`.
     """
-    return gather(source, _faces(source))
+    return gather(source, _faces(source, images, negative))
 
 
-def _faces(source: Path) -> Iterator[LabelledFace | str]:
-    for path in sorted(source.rglob("*.pts")):
+def _faces(
+    source: Path, images: Path | None, negative: Negative | None
+) -> Iterator[LabelledFace | str]:
+    root = (images or source).absolute()
+    available = Images(root)
+    places: dict[tuple[float, float], str] = {}
+    for path in files_below(source, [".pts"]):
         if path.stem.endswith("_mirror") and path.with_stem(path.stem[:-7]).is_file():
             yield "mirrored copies (NAME_mirror.pts)"
             continue
-        image = _adjacent_image(path)
-        name = image.relative_to(source)
-        folders = [folder.lower() for folder in name.parts[:-1]]
-        if folders and folders[0] in _TOP:
+        stem = path.relative_to(source).with_suffix("")
+        image = available.find(root / stem, str(path))
+        if image is None and images is not None:
+            image = available.find(Path(stem.name), str(path))
+        if image is None:
+            place = f"in {images}" if images else "next to it; pass its folder with --images"
+            raise UserError(f"{path}: no image {stem.name}.jpg or the like {place}")
+        name = image.relative_to(root)
+        folders = [folder.lower() for folder in (*stem.parts[:-1], *name.parts[:-1])]
+        if len(name.parts) > 1 and name.parts[0].lower() in _TOP:
             name = name.relative_to(name.parts[0])
         is_test = next((_IS_TEST[folder] for folder in folders if folder in _IS_TEST), False)
-        yield LabelledFace(str(path), name.as_posix(), image, _read_points(path) - 1, is_test)
+        points = _read_points(path)
+        if negative is None:
+            _check_negative(points, path, places)
+        points_image = _without_negative(points, negative) - 1
+        yield LabelledFace(str(path), name.as_posix(), image, points_image, is_test)
 
 
-def _adjacent_image(path: Path) -> Path:
-    suffixes = [*IMAGE_SUFFIXES, *map(str.upper, IMAGE_SUFFIXES)]
-    images = [image for suffix in suffixes if (image := path.with_suffix(suffix)).is_file()]
-    if not images:
-        raise UserError(f"{path}: no image next to it, such as {path.stem}.jpg")
-    for image in images:
-        if not image.samefile(images[0]):
-            raise UserError(f"{path}: {images[0].name} and {image.name} are both next to it")
-    return images[0]
+def _check_negative(points: np.ndarray, path: Path, places: dict[tuple[float, float], str]) -> None:
+    """Raises UserError if a point below 0 is in `places` already, and adds them."""
+    for landmark in np.flatnonzero((points < 0).all(1)).tolist():
+        x, y = points[landmark].tolist()
+        where = f"{path}, landmark {landmark}"
+        first = places.setdefault((x, y), where)
+        if first != where:
+            raise UserError(
+                f"{where}: {x:g} {y:g}, as in {first}; if that marks hidden landmarks, pass "
+                "--negative unlabelled or --negative occluded, else --negative keep"
+            )
+
+
+def _without_negative(points: np.ndarray, negative: Negative | None) -> np.ndarray:
+    if negative is None or negative == "keep":
+        return points
+    is_negative = (points < 0).all(1, keepdims=True)
+    has_place = (points != -1).any(1, keepdims=True) & (negative == "occluded")
+    return np.where(is_negative, np.where(has_place, -points, np.nan), points)
 
 
 def _read_points(path: Path) -> np.ndarray:

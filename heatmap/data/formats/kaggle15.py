@@ -26,10 +26,10 @@ from heatmap.data.contest.folder import Folder
 from heatmap.data.contest.small_tables import write_asked_points
 from heatmap.data.contest.submission import Rounding, rounded
 from heatmap.data.contest.table import parse_cells, parse_number, write_landmarks, write_rows
-from heatmap.data.formats.labelled import Table, read_cells
+from heatmap.data.formats.labelled import Table, open_binary, read_cells
 from heatmap.errors import UserError
 from heatmap.runtime.columns import counted
-from heatmap.runtime.files import folder_when_complete, write_atomically
+from heatmap.runtime.files import folder_when_complete, open_file, write_atomically
 
 LANDMARKS = (
     "left_eye_center", "right_eye_center",
@@ -88,7 +88,8 @@ def convert(
         num_asked = None
         if names and lookup is not None:
             num_asked = len(read_lookup(lookup, names))
-            folder.lookup_table.write_bytes(lookup.read_bytes())
+            with open_binary(lookup) as file:
+                folder.lookup_table.write_bytes(file.read())
     num_complete = int(np.isfinite(points_image).all((1, 2)).sum())
     return Converted(len(points_image), num_complete, len(names), num_asked)
 
@@ -152,9 +153,7 @@ def write_submission(
 
 def is_submission(path: Path) -> bool:
     """Whether the header contains RowId; raises UserError if there is no such file."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such submission")
-    with path.open("rb") as file:
+    with open_file(path, "submission") as file:
         return b"RowId" in file.readline(1000)
 
 
@@ -199,11 +198,11 @@ def _find_files(source: Path) -> dict[str, Table]:
     if not source.exists():
         raise UserError(f"{source}: no such file or folder")
     folder = source if source.is_dir() else source.parent
-    files: dict[str, Table] = {path.name: path for path in folder.iterdir() if path.is_file()}
-    if source.is_file() and source.suffix.lower() == ".zip":
+    files: dict[str, Table] = {path.name: path for path in folder.iterdir() if not path.is_dir()}
+    if not source.is_dir() and source.suffix.lower() == ".zip":
         members = _members(source)
         files = (files if "training.csv" in members else {}) | members
-    elif source.is_file():
+    elif not source.is_dir():
         files["training.csv"] = source
     for table, archive in (("training.csv", "training.zip"), ("test.csv", "test.zip")):
         if table not in files and archive in files:
@@ -222,7 +221,9 @@ def _require(name: str, files: Mapping[str, Table], where: Table, expected: str 
 def _members(file: Table) -> dict[str, Table]:
     """Returns the files in a zip archive, which may be in another archive, by base name."""
     try:
-        archive = zipfile.ZipFile(file if isinstance(file, Path) else file.open("rb"))
+        if isinstance(file, Path):
+            open_file(file, "archive").close()  # not passed on, as ZipFile would not close it
+        archive = zipfile.ZipFile(file if isinstance(file, Path) else open_binary(file))
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise UserError(f"{file}: not a zip archive, or cut short; download it again") from error
     return {PurePosixPath(name).name: zipfile.Path(archive, name) for name in archive.namelist()}

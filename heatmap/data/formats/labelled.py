@@ -2,19 +2,21 @@
 
 import csv
 import io
+import math
 import zipfile
 import zlib
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
-from typing import Literal
+from pathlib import Path, PurePath, PurePosixPath
+from typing import IO, Literal
 
 import numpy as np
 from tqdm import tqdm
 
 from heatmap.data.contest.table import bounded_lines, parse_cells
 from heatmap.errors import UserError
+from heatmap.runtime.files import open_file, read_text
 
 IMAGE_SUFFIXES = (
     ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"
@@ -31,7 +33,7 @@ class LabelledFace:
     path: Path
     points_image: np.ndarray  # (P, 2) image pixels, NaN = unlabelled
     is_test: bool = False
-    box_image: np.ndarray | None = None  # (4,) x0, y0, x1, y1 in image pixels
+    box_image: np.ndarray | None = None  # (4,) x0, y0, x1, y1 in image pixels; None if not usable
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class LabelledFaces:
 
     faces: list[LabelledFace]  # names are unique within training and test; images may repeat
     left_out: Counter[str]  # how many entries were skipped, by reason
+    num_replaced_boxes: int = 0  # faces whose box was unusable and is that of their landmarks
 
     def only(self, part: Literal["train", "test"]) -> "LabelledFaces":
         """Returns one part's faces as training faces; raises UserError if there are none."""
@@ -57,13 +60,14 @@ def gather(
     Args:
         source: the file or folder that the reader reads.
         faces: faces; a string instead of a face is the reason an entry is skipped.
-        several: whether an image may have several faces. From the second on, their names get a
-            number ("a#2.jpg"), because a contest table has one row per name; not "a_2.jpg", which
-            would name another person (`contest.split_rows`).
+        several: whether an image may have several faces, each with a box. From the second on, their
+            names get a number ("a#2.jpg"), because a contest table has one row per name; not
+            "a_2.jpg", which would name another person (`contest.split_rows`). A face without a
+            usable box gets the bounding box of its landmarks, or is skipped if they span none.
 
     Raises:
         UserError: `source` is missing or an archive, there are no faces, an image is missing, a
-            name repeats, faces differ in the number of landmarks, or only some have a box.
+            name repeats, or faces differ in the number of landmarks.
     """
     if source.is_file() and source.suffix.lower() in (".zip", ".tar", ".gz", ".tgz"):
         raise UserError(f"{source} is an archive; unpack it and pass the folder")
@@ -72,10 +76,17 @@ def gather(
     by_name: dict[tuple[bool, str], LabelledFace] = {}
     counts, left_out = Counter[tuple[bool, str]](), Counter[str]()
     first: LabelledFace | None = None
+    num_replaced_boxes = 0
     for face in tqdm(faces, "Reading faces", unit="face", delay=1):
         if isinstance(face, str):
             left_out[face] += 1
             continue
+        if several and face.box_image is None:
+            face = replace(face, box_image=bounds(face.points_image))
+            if face.box_image is None:
+                left_out["faces without a usable box whose landmarks span none"] += 1
+                continue
+            num_replaced_boxes += 1
         first = first or face
         _check_face(face, first)
         if several:
@@ -88,7 +99,7 @@ def gather(
             raise UserError(f"{face.where}: {face.name!r} is already in {previous.where}")
     if first is None:
         raise UserError(f"{source}: found no labelled face")
-    return LabelledFaces(list(by_name.values()), left_out)
+    return LabelledFaces(list(by_name.values()), left_out, num_replaced_boxes)
 
 
 def _check_face(face: LabelledFace, first: LabelledFace) -> None:
@@ -97,25 +108,71 @@ def _check_face(face: LabelledFace, first: LabelledFace) -> None:
     if len(face.points_image) != len(first.points_image):
         number, expected = len(face.points_image), len(first.points_image)
         raise UserError(f"{face.where}: {number} landmarks, but {expected} in {first.where}")
-    if (face.box_image is None) != (first.box_image is None):
-        with_box, without = (first, face) if face.box_image is None else (face, first)
-        raise UserError(f"{without.where}: no box, but {with_box.where} has one")
 
 
-def checked_box(x0: float, y0: float, x1: float, y1: float, where: str) -> np.ndarray:
-    """Returns the (4,) float64 box; raises UserError if it is empty."""
-    if not (x0 < x1 and y0 < y1):
-        raise UserError(f"{where}: the box from ({x0:g}, {y0:g}) to ({x1:g}, {y1:g}) is empty")
-    return np.array([x0, y0, x1, y1])
+def usable_box(x0: float, y0: float, x1: float, y1: float) -> np.ndarray | None:
+    """Returns the (4,) float64 box, or None if it is empty or not finite."""
+    is_usable = math.isfinite(x1 - x0) and math.isfinite(y1 - y0) and x0 < x1 and y0 < y1
+    return np.array([x0, y0, x1, y1], np.float64) if is_usable else None
+
+
+def bounds(points: np.ndarray) -> np.ndarray | None:
+    """Returns the (4,) bounding box of points (P, 2), NaN where unlabelled; None if it is empty."""
+    labelled = points[np.isfinite(points[:, 0])]
+    return usable_box(*labelled.min(0), *labelled.max(0)) if len(labelled) else None
+
+
+def image_name(text: str) -> str:
+    """Returns a label file's image name with "/" between folders, also if it has Windows' "\\"."""
+    return text.replace("\\", "/")
+
+
+def files_below(folder: Path, suffixes: Collection[str]) -> list[Path]:
+    """Returns the files at any depth with one of the suffixes, in small letters or capitals.
+
+    Hidden files are left out, such as the ._NAME of a Mac.
+    """
+    paths = sorted(folder.rglob("*"))
+    return [p for p in paths if p.suffix.lower() in suffixes and not p.name.startswith(".")]
+
+
+class Images:
+    """The images in a folder and its subfolders."""
+
+    def __init__(self, folder: Path) -> None:
+        self._by_stem = defaultdict[str, list[Path]](list)
+        for path in files_below(folder, IMAGE_SUFFIXES):
+            self._by_stem[path.stem.lower()].append(path)
+
+    def find(self, name: PurePath, where: str) -> Path | None:
+        """Returns the image whose path ends with `name` and a suffix, or None.
+
+        Of several, it is the one with the same capitals, then the one in the fewest folders.
+
+        Raises:
+            UserError: there are several even so; `where` is named.
+        """
+        ranked = []
+        for path in self._by_stem.get(name.name.lower(), []):
+            end = PurePath(*path.with_suffix("").parts[-len(name.parts) :])
+            if str(end).lower() == str(name).lower():
+                ranked.append((end != name, len(path.parts), path))
+        ranked.sort()
+        if len(ranked) > 1 and ranked[0][:2] == ranked[1][:2]:
+            raise UserError(
+                f"{where}: {str(name)!r} matches both {ranked[0][2]} and {ranked[1][2]}"
+            )
+        return ranked[0][2] if ranked else None
 
 
 def read_lines(path: Path) -> list[str]:
     """Reads a file's stripped lines, without blank ones at its end; UserError if not UTF-8."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error.reason})") from error
-    return [line.strip() for line in text.rstrip().splitlines()]
+    return [line.strip() for line in read_text(path).rstrip().splitlines()]
+
+
+def open_binary(table: Table) -> IO[bytes]:
+    """Opens a table, or another file, on its own or in a zip archive."""
+    return open_file(table, "table") if isinstance(table, Path) else table.open("rb")
 
 
 def read_cells(table: Table) -> Iterator[tuple[str, list[str]]]:
@@ -127,7 +184,7 @@ def read_cells(table: Table) -> Iterator[tuple[str, list[str]]]:
     """
     row, width = 0, 0
     try:
-        with table.open("rb") as binary, io.TextIOWrapper(binary, "utf-8-sig", newline="") as text:
+        with io.TextIOWrapper(open_binary(table), "utf-8-sig", newline="") as text:
             reader = csv.reader(bounded_lines(text, table), strict=True)
             for row, cells in enumerate(reader, start=1):
                 if not cells and not any(reader):

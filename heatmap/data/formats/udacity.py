@@ -16,6 +16,7 @@ from heatmap.data.formats.labelled import (
     LabelledFace,
     LabelledFaces,
     gather,
+    image_name,
     parse_points,
     read_cells,
 )
@@ -48,7 +49,7 @@ def _faces_in_table(path: Path) -> Iterator[LabelledFace]:
             f"..., found {','.join(header)[:60]!r}"
         )
     for where, (cell, *coordinates) in rows:
-        name = cell.strip()
+        name = image_name(cell.strip())
         if not name:
             raise UserError(f"{where}, column 1: the file name is empty")
         points_image = parse_points(coordinates, where)

@@ -8,6 +8,7 @@ right corner of detection rectangle"; pose, expression, illumination, make-up, o
 each 0 or 1; and the image (README of the annotations, https://wywu.github.io/projects/LAB/
 WFLW.html; Wu et al., Look at Boundary, CVPR 2018). The authors do not state their pixel origin;
 users of the data count from 0, so nothing is shifted here. An image has one row per labelled face.
+A box may be empty (x_min = x_max); that of the landmarks replaces it.
 The list's file name holds the number of landmarks. "nan nan" is an unlabelled landmark, an
 extension of the original format. Attributes are dropped.
 """
@@ -20,10 +21,11 @@ from heatmap.data.contest.table import parse_number
 from heatmap.data.formats.labelled import (
     LabelledFace,
     LabelledFaces,
-    checked_box,
     gather,
+    image_name,
     parse_points,
     read_lines,
+    usable_box,
 )
 from heatmap.errors import UserError
 
@@ -70,11 +72,12 @@ def _faces_in_list(
             expected = f"{num_landmarks} landmarks, a box, 6 attributes and a name"
             raise UserError(f"{where}: {len(cells)} cells, expected {num_numbers + 1}: {expected}")
         *coordinates, name = cells
+        name = image_name(name)
         points, box, attributes = coordinates[:-10], coordinates[-10:-6], coordinates[-6:]
         for attribute, cell in zip(_ATTRIBUTES, attributes, strict=True):
             if cell not in ("0", "1"):
                 raise UserError(f"{where}, {attribute}: expected 0 or 1, found {cell[:20]!r}")
         sides = zip(_BOX, box, strict=True)
         x0, y0, x1, y1 = (parse_number(cell, f"{where}, {side}") for side, cell in sides)
-        points_image, box_image = parse_points(points, where), checked_box(x0, y0, x1, y1, where)
+        points_image, box_image = parse_points(points, where), usable_box(x0, y0, x1, y1)
         yield LabelledFace(where, name, images / name, points_image, is_test, box_image)

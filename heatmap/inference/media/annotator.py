@@ -1,13 +1,13 @@
 """Draws predicted landmarks on images, videos and camera streams, and writes their points."""
 
-import glob
 import logging
-import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain, count, repeat
+from itertools import repeat
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,6 +19,7 @@ from heatmap.data.contest import ImageFile
 from heatmap.errors import UserError
 from heatmap.inference.media import camera, video
 from heatmap.inference.media.detect import Finder
+from heatmap.inference.media.paths import Outputs
 from heatmap.inference.media.points_files import AddFaces, points_files
 from heatmap.inference.media.tracks import TrackedFace, Tracks
 from heatmap.inference.predictor import Predictor, check_box
@@ -30,40 +31,17 @@ _BATCH = 8  # images
 _MIN_DRAWN_SIDE = 400  # px; images whose longer side is shorter are enlarged
 
 
-def find_files(inputs: Sequence[str]) -> list[Path]:
-    """Returns the files named by paths, glob patterns and folders (their images and videos).
-
-    Raises UserError if a folder has no images or videos, or a pattern matches nothing.
-    """
-    files: list[Path] = []
-    for name in inputs:
-        if Path(name).is_dir():
-            files += _files_in(Path(name))
-        elif glob.has_magic(name) and not Path(name).exists():
-            matches = sorted(glob.glob(name, recursive=True))  # noqa: PTH207
-            if not matches:
-                raise UserError(f"no file matches {name}")
-            files += [path for path in map(Path, matches) if path.is_file()]
-        else:
-            files.append(Path(name))
-    return list(dict.fromkeys(files))
+@contextmanager
+def _reported() -> Iterator[None]:
+    """Reports a file's error, so that the others go on."""
+    try:
+        yield
+    except UserError as error:
+        _report(str(error))
 
 
-def _files_in(folder: Path) -> list[Path]:
-    entries = sorted(folder.iterdir())
-    files = [path for path in entries if path.is_file()]
-    files = [path for path in files if _is_video(path) or cv2.haveImageReader(str(path))]
-    if not files:
-        raise UserError(f"{folder}: no images or videos in this folder")
-    if skipped := len(entries) - len(files):
-        has_subfolders = any(path.is_dir() for path in entries)
-        hint = f"; for subfolders, pass '{folder / '**' / '*.jpg'}'" if has_subfolders else ""
-        logger.info(f"{folder}: skipped {skipped} entries (not images or videos){hint}")
-    return files
-
-
-def _is_video(path: Path) -> bool:
-    return video.is_video(path)
+def _report(error: str) -> None:
+    tqdm.write(f"error: {error}", file=sys.stderr)
 
 
 @dataclass(frozen=True)
@@ -76,36 +54,49 @@ class Annotator:
     smooth: bool = True  # filter the points of videos and cameras
     ellipses: bool = False  # draw the spread of the heatmaps
 
-    def files(self, paths: Sequence[Path], out: Path) -> int:
+    def files(self, paths: Sequence[Path], out: Path, overwrite: bool = False) -> int:
         """Writes annotated copies of images and videos (without sound), and `points_files`.
 
-        Reports the files that cannot be read, and returns their number. Ctrl-C keeps the points so
-        far. Raises UserError if no file can be read, or a copy would overwrite its original.
+        Reports the files that cannot be read, and returns their number. The points so far are kept
+        whatever else goes wrong, Ctrl-C too.
+
+        Raises:
+            UserError: no file can be read, or `Outputs` refuses to write one.
         """
-        targets, failed, is_interrupted = _targets(paths, out), 0, False
-        images = [path for path in paths if not _is_video(path)]
+        videos = [path for path in paths if video.is_video(path)]
+        images = [path for path in paths if not video.is_video(path)]
         head = {"run": str(self.predictor.path), "landmarks": self.predictor.num_landmarks}
         bar = tqdm(total=len(images), desc="images", unit="img", leave=False, disable=not images)
-        with points_files(out, head) as add_faces:
-            try:
-                with bar:
-                    for start in range(0, len(images), _BATCH):
-                        batch = images[start : start + _BATCH]
-                        failed += self._images(batch, targets, add_faces)
-                        bar.update(len(batch))
-                for path in filter(_is_video, paths):
-                    try:
-                        self._video(path, targets[path], add_faces)
-                    except UserError as error:
-                        failed += 1
-                        tqdm.write(f"error: {error}", file=sys.stderr)
-            except KeyboardInterrupt:
-                is_interrupted = True
-            if failed == len(paths):
-                raise UserError(f"no input could be processed, so nothing is written to {out}")
-        if is_interrupted:
-            raise KeyboardInterrupt
-        return failed
+        stopped, answered = None, set[Path]()
+        with Outputs(out, paths, overwrite) as outputs:
+            copies = outputs.copies()
+            tables = outputs.claim("points.csv"), outputs.claim("points.json")
+            with points_files(*tables, head) as add_faces:
+
+                def add(path: Path, *face_values: Any) -> None:
+                    answered.add(path)
+                    add_faces(path, *face_values)
+
+                try:
+                    with bar:
+                        for start in range(0, len(images), _BATCH):
+                            batch = images[start : start + _BATCH]
+                            self._images(batch, copies, outputs, add)
+                            bar.update(len(batch))
+                    for path in videos:
+                        with _reported():
+                            self._video(path, copies[path], add)
+                            outputs.written.append(copies[path])
+                except BaseException as error:
+                    stopped = error
+                num_drawn = len(outputs.written)
+                if not answered:
+                    reason = f"no input could be processed, so nothing is written to {out}"
+                    raise stopped or UserError(reason)
+            outputs.written += tables
+        if stopped:
+            raise stopped
+        return len(paths) - num_drawn
 
     def camera(self, index: int) -> None:
         """Shows a camera's stream with its landmarks until the window is closed.
@@ -123,24 +114,34 @@ class Annotator:
         finally:
             window.close()
 
-    def _images(self, paths: Sequence[Path], targets: dict[Path, Path], add: AddFaces) -> int:
-        """Draws these images; returns how many could not be read."""
+    def _images(
+        self, paths: Sequence[Path], copies: dict[Path, Path], outputs: Outputs, add: AddFaces
+    ) -> None:
+        """Draws these images, and reports those that cannot be read or drawn."""
         files, boxes = list[ImageFile](), list[np.ndarray | None]()
         for path in paths:
-            try:
+            with _reported():
                 file = ImageFile(path)
                 boxes.append(self._boxes(path, file.pixels(1)[0]))
                 files.append(file)
-            except UserError as error:
-                tqdm.write(f"error: {error}", file=sys.stderr)
-        for file, faces in zip(files, self._faces(files, boxes), strict=True):
+        try:
+            faces_of = self._faces(files, boxes)
+        except UserError as error:
+            if len(files) == 1:
+                _report(f"{files[0].path}: {error}")
+                return
+            for file in files:  # each one alone, so that the others are answered
+                self._images([file.path], copies, outputs, add)
+            return
+        for file, faces in zip(files, faces_of, strict=True):
             path, image = file.path, file.pixels(1)[0]
             if not faces:
                 logger.warning(f"{path}: no face found")
-            add(path, faces, None, None)
             scale = max(1, -(-_MIN_DRAWN_SIDE // max(image.shape[:2])))
-            write_image(targets[path], self._annotated(image, faces, scale))
-        return len(paths) - len(files)
+            with _reported():
+                write_image(copies[path], self._annotated(image, faces, scale))
+                outputs.written.append(copies[path])
+                add(path, faces, None, None)
 
     def _video(self, path: Path, target: Path, add: AddFaces) -> None:
         source, tracks, num_read = video.Video(path), Tracks(self.smooth), 0
@@ -149,8 +150,8 @@ class Annotator:
             for image, start, duration, seconds in bar:
                 (faces,) = self._faces([image], [self._boxes(path, image)])
                 faces = tracks.follow(faces, seconds)
-                add(path, faces, num_read, round(seconds, 6))
                 write(self._annotated(image, faces), start, duration)
+                add(path, faces, num_read, round(seconds, 6))
                 num_read += 1
             if num_read == 0:
                 raise UserError(f"{path}: none of the video's frames can be decoded")
@@ -196,29 +197,3 @@ class Annotator:
                 image, points, groups, curves=curves, covariance_image=covariance
             )
         return image
-
-
-def _targets(paths: Sequence[Path], out: Path) -> dict[Path, Path]:
-    """Path of each file's annotated copy: in the same subfolder, under the same name if possible.
-
-    Formats that cannot be written get .png or .mp4 appended. A name that is taken, ignoring case,
-    gets a number.
-    """
-    common = os.path.commonpath([path.absolute().parent for path in paths])
-    targets, taken = dict[Path, Path](), set[str]()
-    kept = {path: path.suffix.lower() in (".jpg", ".jpeg", ".png", ".mp4") for path in paths}
-    # files that keep their suffix come first, so that they get no number
-    for path in sorted(paths, key=lambda path: not kept[path]):
-        target = out / path.absolute().relative_to(common)
-        if not kept[path]:
-            target = target.with_name(target.name + (".mp4" if _is_video(path) else ".png"))
-        stems = chain([target.stem], (f"{target.stem}-{number}" for number in count(2)))
-        free = (t for t in map(target.with_stem, stems) if str(t).casefold() not in taken)
-        if (unique := next(free)) != target:
-            logger.info(f"{path}: written to {unique}, because {target} is taken")
-            target = unique
-        if target.absolute() == path.absolute() or (target.exists() and target.samefile(path)):
-            raise UserError(f"{path}: the copy would overwrite it; choose another folder (--out)")
-        taken.add(str(target).casefold())
-        targets[path] = target
-    return targets

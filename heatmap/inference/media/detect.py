@@ -8,6 +8,7 @@ import numpy as np
 
 from heatmap.data.contest import read_boxes
 from heatmap.errors import UserError
+from heatmap.runtime.files import read_bytes
 
 # (file, one of its images (H, W, 3) uint8 RGB) -> boxes (F, 4) of its faces: x0, y0, x1, y1
 Finder = Callable[[Path, np.ndarray], np.ndarray]
@@ -40,11 +41,12 @@ class Detector:
     """
 
     def __init__(self, model: Path) -> None:
-        if not model.is_file():
-            raise UserError(f"{model}: no such file; expected the .onnx file of YuNet")
+        content = np.frombuffer(read_bytes(model, ".onnx file of YuNet"), np.uint8)
         try:
             # every file in the model zoo accepts this size
-            self._network = cv2.FaceDetectorYN.create(str(model), "", (_SIDE, _SIDE), 0.7)
+            self._network = cv2.FaceDetectorYN.create(
+                "onnx", content, np.empty(0, np.uint8), (_SIDE, _SIDE), 0.7
+            )
             self(np.zeros((64, 64, 3), np.uint8))  # another network fails only when it runs
         except cv2.error as error:
             raise UserError(f"{model}: not YuNet from OpenCV's model zoo ({error.err})") from None

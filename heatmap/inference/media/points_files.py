@@ -32,16 +32,17 @@ AddFaces = Callable[[Path, Sequence[TrackedFace], int | None, float | None], Non
 
 
 @contextmanager
-def points_files(folder: Path, head: dict[str, Any]) -> Iterator[AddFaces]:
+def points_files(csv_path: Path, json_path: Path, head: dict[str, Any]) -> Iterator[AddFaces]:
     """Yields a function that writes faces to both files; points.json begins with `head`.
 
     The files appear when the block ends without an error.
     """
     with (
-        write_atomically(folder / "points.csv") as csv_path,
-        write_atomically(folder / "points.json") as json_path,
-        csv_path.open("w", newline="", encoding="utf-8") as csv_file,
-        json_path.open("w", encoding="utf-8") as json_file,
+        write_atomically(csv_path) as csv_part,
+        write_atomically(json_path) as json_part,
+        # a name that is not UTF-8 has its bytes escaped, as in JSON
+        csv_part.open("w", newline="", encoding="utf-8", errors="backslashreplace") as csv_file,
+        json_part.open("w", encoding="utf-8") as json_file,
     ):
         table = csv.writer(csv_file, lineterminator="\n")
         separators = chain(["\n"], repeat(",\n"))

@@ -14,7 +14,7 @@ import numpy as np
 
 from heatmap.data.contest import ImageFile
 from heatmap.errors import UserError
-from heatmap.runtime.files import write_atomically
+from heatmap.runtime.files import open_file, write_atomically
 
 if TYPE_CHECKING:
     import av
@@ -83,17 +83,19 @@ class Video:
             import av
         except ImportError:
             raise UserError(f"{self.path}: reading videos needs PyAV: run pip install av") from None
-        try:
-            # metadata in an unknown encoding must not stop the video from being read
-            container = av.open(str(self.path), metadata_errors="replace")
-        except (av.FFmpegError, OSError) as error:
-            raise UserError(f"{self.path}: the video cannot be read: {error.strerror}") from None
-        with container:
-            if not container.streams.video:
-                raise UserError(f"{self.path}: no video stream; the file may be cut short")
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            yield container, stream
+        with open_file(self.path, "video") as file:
+            try:
+                # metadata in an unknown encoding must not stop the video from being read
+                container = av.open(file, "r", metadata_errors="replace")
+            except (av.FFmpegError, OSError) as error:
+                reason = error.strerror
+                raise UserError(f"{self.path}: the video cannot be read: {reason}") from None
+            with container:
+                if not container.streams.video:
+                    raise UserError(f"{self.path}: no video stream; the file may be cut short")
+                stream = container.streams.video[0]
+                stream.thread_type = "AUTO"
+                yield container, stream
 
     def __iter__(self) -> Iterator[VideoFrame]:
         with self._opened() as (container, stream):
@@ -174,7 +176,7 @@ def _webp_frames(path: Path) -> "Iterator[av.VideoFrame]":
     from PIL import Image, ImageSequence
 
     try:
-        with Image.open(path) as animation:
+        with open_file(path, "video") as file, Image.open(file) as animation:
             for image in ImageSequence.Iterator(animation):
                 frame = av.VideoFrame.from_ndarray(np.asarray(image.convert("RGB")), format="rgb24")
                 frame.pts, frame.duration = image.info["timestamp"], image.info["duration"]
@@ -190,6 +192,9 @@ def write_video(path: Path, source: Video) -> Iterator[Callable[[np.ndarray, int
 
     Images are (H, W, 3) uint8 RGB, scaled to the size of the first one. Start and duration are in
     ticks of the source's time base. Odd sizes need yuv444p, which no browser but Chrome plays.
+
+    Raises:
+        UserError: H.264 does not allow the size, or something else than a file is there.
     """
     import av
 
@@ -204,7 +209,11 @@ def write_video(path: Path, source: Video) -> Iterator[Callable[[np.ndarray, int
                 image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
             frame = av.VideoFrame.from_ndarray(image, format="rgb24")
             frame.pts, frame.duration, frame.time_base = start, duration, source.time_base
-            container.mux(stream.encode(frame))
+            try:
+                container.mux(stream.encode(frame))
+            except av.error.ExternalError as error:  # the encoder's own, not of the disk
+                reason = f"{stream.width} x {stream.height} pixels: {error.strerror}"
+                raise UserError(f"{source.path}: cannot encode frames of {reason}") from None
 
         yield write
         for stream in container.streams.video:

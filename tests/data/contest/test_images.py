@@ -15,6 +15,7 @@ from PIL import Image
 
 from heatmap.data.contest import ImageFile, image_paths, read_image
 from heatmap.data.contest import images as module
+from heatmap.errors import shortened
 
 TABLE = Path("landmarks.csv")
 HEIGHT, WIDTH = 30, 22
@@ -304,9 +305,9 @@ def test_image_too_large_to_decode_is_refused(tmp_path: Path) -> None:
 
 
 def test_missing_image_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"absent\.jpg.*No such file"):
+    with pytest.raises(ValueError, match=r"absent\.jpg: the image does not exist"):
         read_image(tmp_path / "absent.jpg")
-    with pytest.raises(ValueError, match="directory"):
+    with pytest.raises(ValueError, match="is a folder, not a regular file"):
         read_image(tmp_path)
 
 
@@ -334,7 +335,7 @@ def test_links_inside_the_folder_and_to_the_folder_are_followed(images: Path) ->
     assert list(image_paths(other, names, TABLE)) == [other / name for name in names]
 
 
-@pytest.mark.parametrize("name", ["link.jpg", "folder/outside.jpg", "folder/absent.jpg"])
+@pytest.mark.parametrize("name", ["link.jpg", "folder/outside.jpg"])
 def test_links_outside_the_folder_are_refused(images: Path, name: str) -> None:
     (images / "link.jpg").symlink_to(images.parent / "outside.jpg")
     (images / "folder").symlink_to(images.parent)
@@ -350,21 +351,40 @@ def test_name_outside_the_folder_is_refused(images: Path) -> None:
 
 def test_missing_images_are_counted(images: Path) -> None:
     (images / "broken.jpg").symlink_to("nowhere.jpg")
-    with pytest.raises(ValueError, match=r"no image 'x\.jpg'") as error:
+    with pytest.raises(ValueError, match=r"the image 'x\.jpg' in \S+ does not exist") as error:
         image_paths(images, ["a.jpg", "x.jpg", "no/y.jpg", "broken.jpg", "sub"], TABLE)
     message = str(error.value)
     assert "landmarks.csv, row 3, column file_name" in message
     assert str(images) in message
     assert "3 more missing or outside" in message
-    with pytest.raises(ValueError, match=r"images$"):
+    with pytest.raises(ValueError, match=r"images does not exist$"):
         image_paths(images, ["x.jpg"], TABLE)
+
+
+def test_special_files_and_names_are_refused_with_row_and_column(images: Path) -> None:
+    os.mkfifo(images / "pipe.jpg")
+    (images / "loop.jpg").symlink_to("loop.jpg")
+    (images / "zero.jpg").symlink_to("/dev/zero")
+    for name, problem in (
+        ("pipe.jpg", "is a pipe, not a regular file"),
+        ("zero.jpg", "is a device, not a regular file"),
+        ("loop.jpg", "cannot be read: Too many levels of symbolic links"),
+        ("loop.jpg/a.jpg", "cannot be read: Too many levels of symbolic links"),
+        ("n\0l.jpg", "cannot be read: a NUL character is in its name"),
+        ("n\0l/a.jpg", "cannot be read: a NUL character is in its name"),
+        ("a" * 256, "cannot be read: File name too long"),
+    ):
+        with pytest.raises(ValueError, match=problem) as error:
+            image_paths(images, ["a.jpg", name], TABLE)
+        where = f"landmarks.csv, row 3, column file_name: the image {name!r} in {images}"
+        assert str(error.value) == shortened(f"{where} {problem}")
 
 
 def test_images_of_other_rows_may_be_missing(images: Path) -> None:
     names = ["a.jpg", "x.jpg", "sub/c.jpg", "y.jpg"]
     paths = image_paths(images, names, TABLE, [2, 0])
     assert list(paths) == [images / name for name in names]
-    with pytest.raises(ValueError, match=r"row 5, .*no image 'y\.jpg' in \S+$"):
+    with pytest.raises(ValueError, match=r"row 5, .*'y\.jpg' in \S+ does not exist$"):
         image_paths(images, names, TABLE, [0, 3])
 
 

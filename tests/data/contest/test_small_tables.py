@@ -89,7 +89,7 @@ def test_malformed_asked_points_are_refused(
 
 
 def test_missing_asked_points_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"absent\.csv: no such table"):
+    with pytest.raises(ValueError, match=r"absent\.csv: the table does not exist"):
         read_asked_points(tmp_path / "absent.csv", num_landmarks=8)
 
 

@@ -264,6 +264,7 @@ def test_coco_export_has_the_fields_of_labelling_tools(tool: Tool, tmp_path: Pat
         {"id": 2, "file_name": "000000000285.jpg", "width": 3, "height": 5},
     ]
     assert written["categories"][0]["keypoints"] == ["0", "1"]
+    assert isinstance(written["info"], dict) and written["licenses"] == []
     fields = ("image_id", "keypoints", "num_keypoints", "bbox", "area", "iscrowd", "category_id")
     assert [[entry[field] for field in fields] for entry in written["annotations"]] == [
         [1, [5, 6, 2, 0, 0, 0], 1, [10, 20, 30.5, 40], 1220, 0, 1],
@@ -271,6 +272,146 @@ def test_coco_export_has_the_fields_of_labelling_tools(tool: Tool, tmp_path: Pat
         [2, [7, 8, 2, 9, 10, 2], 2, [10, 20, 30.5, 40], 1220, 0, 1],
     ]
     assert not (tmp_path / "again" / "annotations" / "test.json").exists()
+
+
+# -------------------------------------------------------------------- files as people have them
+
+
+def test_coco_landmarks_with_v_0_are_unlabelled_whatever_their_coordinates(
+    tool: Tool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    people = [
+        person(139, 1, [NAN, NAN, 0, 5, 6, 2, 7, 8, 1], num_keypoints=2),
+        person(139, 2, [None, None, 0, 1, 2, 2, 3, 4, 2.0]),
+        person(139, 3, [0, 0, 0] * 3),
+        person(139, 4, [], category_id=3),
+        {"id": 5, "image_id": 139, "category_id": 3, "bbox": [1, 2, 3, 4]},
+    ]
+    content = json.loads(coco(*people, images=(139,)))
+    content["images"][0]["file_name"] = "a\\b.jpg"
+    content["categories"] = [{"id": 1, "keypoints": ["a", "b", "c"]}, {"id": 3, "name": "car"}]
+    source = create(tmp_path / "coco", {"a.json": json.dumps(content), **images("a/b.jpg")})
+    assert tool("data", "convert", "coco", source / "a.json", tmp_path / "out") == 0
+    assert "left out: 3 annotations without a labelled landmark" in capsys.readouterr().out
+    unlabelled = [NAN, NAN]
+    train = {"a/b.jpg": [unlabelled, [5, 6], [7, 8]], "a/b#2.jpg": [unlabelled, [1, 2], [3, 4]]}
+    assert_faces(tmp_path / "out", train, {})
+
+
+def test_pairs_without_flags_are_no_coco_keypoints(
+    tool: Tool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = person(139, 1, [52, 65, 88, 65, 70, 85, 56, 108, 84, 108, 53, 66])
+    content = {"a.json": coco(pairs, images=(139,)), **images("000000000139.jpg")}
+    source = create(tmp_path / "coco", content)
+    assert tool("data", "convert", "coco", source / "a.json", tmp_path / "out") == 1
+    assert "v of landmark 0: expected 0, 1 or 2, found '88'" in capsys.readouterr().err
+
+
+UNUSABLE_BOXES = (
+    [10, 20, 30, 0], [10, 20, -3, 4], [NAN, 1, 2, 3], [None] * 4, [1, 2], [], None, "1 2"
+)  # fmt: skip
+
+
+def test_unusable_coco_boxes_are_replaced_or_left_out_and_counted(
+    tool: Tool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    people = [
+        person(139, number, [1, 2, 2, 5, 9, 2], bbox=box)
+        for number, box in enumerate(UNUSABLE_BOXES, start=1)
+    ]
+    people += [person(139, 20, [1, 2, 2, 1, 9, 2], bbox=None), person(139, 21, [1, 2, 2, 5, 9, 2])]
+    content = {"a.json": coco(*people, images=(139,)), **images("000000000139.jpg")}
+    source = create(tmp_path / "coco", content)
+    assert tool("data", "convert", "coco", source / "a.json", tmp_path / "out") == 0
+    output = capsys.readouterr().out
+    assert f"boxes replaced by the landmarks' bounds: {len(UNUSABLE_BOXES)}" in output
+    assert "left out: 1 faces without a usable box whose landmarks span none" in output
+    folder = Folder(root=tmp_path / "out")
+    names = read_landmarks(folder.train_table).names
+    boxes = read_boxes(folder.boxes, [folder.train_images / name for name in names])
+    assert boxes.tolist() == [[1, 2, 5, 9]] * len(UNUSABLE_BOXES) + [[9.5, 19.5, 40, 59.5]]
+
+
+def test_an_empty_wflw_box_is_replaced_by_the_landmarks_bounds(
+    tool: Tool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flat = str(WFLW[ROWS]).replace("50 60 70 80", "50 60 50 80").replace("/", "\\")
+    source = create(tmp_path / "WFLW", WFLW | {ROWS: flat})
+    assert tool("data", "convert", "wflw", source, tmp_path / "out") == 0
+    assert "boxes replaced by the landmarks' bounds: 1" in capsys.readouterr().out
+    folder = Folder(root=tmp_path / "out")
+    boxes = read_boxes(folder.boxes, [folder.train_images / SOCCER])
+    assert boxes.tolist() == [[7, 8, 11, 12]]
+
+
+def test_ibug_names_may_differ_in_capitals_and_hidden_files_are_skipped(
+    tool: Tool, tmp_path: Path
+) -> None:
+    files: Files = {
+        "a/Face_1.PTS": pts("2 3", "4 5"),
+        "a/._Face_1.PTS": b"\0\5\26\7Mac OS X",
+        "b/face_2.pts": pts("6 7", "8 9"),
+        **images("a/face_1.Jpg", "a/._face_1.Jpg", "b/face_2.jpg", "b/FACE_2.JPG"),
+    }
+    source = create(tmp_path / "300-W", files)
+    assert tool("data", "convert", "ibug", source, tmp_path / "out") == 0
+    train = {"a/face_1.Jpg": [[1.0, 2.0], [3.0, 4.0]], "b/face_2.jpg": [[5.0, 6.0], [7.0, 8.0]]}
+    assert_faces(tmp_path / "out", train, {})
+
+
+def test_ibug_images_may_be_in_another_folder(
+    tool: Tool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {
+        "trainset/1.pts": pts("2 3", "4 5"),
+        "testset/1.pts": pts("6 7", "8 9"),
+        "testset/2.pts": pts("1 1", "2 2"),
+    }
+    source = create(tmp_path / "points", files)
+    pictures = create(tmp_path / "images", images("trainset/1.jpg", "testset/1.jpg", "x/2.png"))
+    options = ["--images", pictures]
+    assert tool("data", "convert", "ibug", source, tmp_path / "out", *options) == 0
+    test = {"1.jpg": [[5.0, 6.0], [7.0, 8.0]], "x/2.png": [[0.0, 0.0], [1.0, 1.0]]}
+    assert_faces(tmp_path / "out", {"1.jpg": [[1, 2], [3, 4]]}, test)
+
+    assert tool("data", "convert", "ibug", source, tmp_path / "none") == 1
+    assert "next to it; pass its folder with --images" in capsys.readouterr().err
+    create(pictures, images("y/2.jpg"))
+    assert tool("data", "convert", "ibug", source, tmp_path / "none", *options) == 1
+    assert "'2' matches both" in capsys.readouterr().err
+
+
+def test_a_recurring_place_below_0_needs_a_meaning(
+    tool: Tool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {
+        "1.pts": pts("-1 -1", "-3.5 -9", "-4 2"),
+        "2.pts": pts("5 5", "-1 -1", "-4 2"),
+        **images("1.jpg", "2.jpg"),
+    }
+    source = create(tmp_path / "points", files)
+    assert tool("data", "convert", "ibug", source, tmp_path / "out") == 1
+    output = capsys.readouterr().err
+    assert "2.pts, landmark 1: -1 -1, as in" in output and "1.pts, landmark 0" in output
+    assert "--negative unlabelled" in output
+    none, last = [NAN, NAN], [-5, 1]
+    expected = {
+        "keep": {"1.jpg": [[-2, -2], [-4.5, -10], last], "2.jpg": [[4, 4], [-2, -2], last]},
+        "unlabelled": {"1.jpg": [none, none, last], "2.jpg": [[4, 4], none, last]},
+        "occluded": {"1.jpg": [none, [2.5, 8], last], "2.jpg": [[4, 4], none, last]},
+    }
+    for meaning, faces in expected.items():
+        assert (
+            tool("data", "convert", "ibug", source, tmp_path / meaning, "--negative", meaning) == 0
+        )
+        assert_faces(tmp_path / meaning, faces, {})
+
+
+def test_helen_skips_hidden_files(tool: Tool, tmp_path: Path) -> None:
+    hidden: Files = {"annotation/._1.txt": b"\0\5\26\7Mac", **images("helen_1/._10_2.jpg")}
+    source = create(tmp_path / "Helen", HELEN | hidden)
+    assert tool("data", "convert", "helen194", source, tmp_path / "out") == 0
 
 
 # -------------------------------------------------------------------------------- errors
@@ -295,10 +436,10 @@ WRONG: list[tuple[str, str, str, str, list[str]]] = [
     ("ibug", PTS, pts("1.000000 1.000000", "300.5 1"), pts("1 1"),
      [PTS, "1 landmarks, but 2 in", "indoor_001.pts"]),
     ("ibug", PTS, "version: 1", "<html>", [PTS, "expected 'version: 1'", "<html>"]),
-    ("ibug", "afw/134212_1.jpg", "", "", [PTS, "no image next to it"]),
+    ("ibug", "afw/134212_1.jpg", "", "", [PTS, "no image 134212_1.jpg or the like next to it"]),
+    ("ibug", PTS, "version: 1", "\0\1\2", [PTS, "expected 'version: 1'"]),
     ("wflw", ROWS, "7 8 9", "7 8 x", [ROWS, "row 2, column x of landmark 1", "'x'"]),
     ("wflw", ROWS, "7 8 9", "7 8", [ROWS, "row 2: 16 cells, expected 17: 3 landmarks"]),
-    ("wflw", ROWS, "50 60 70 80", "50 60 50 80", [ROWS, "row 2: the box from (50, 60) to (50, 8"]),
     ("wflw", ROWS, "50 60 70 80", "50 60 7O 80", [ROWS, "row 2, x_max: '7O' is not a number"]),
     ("wflw", ROWS, "0 0 1 0 1 0 ", "0 0 2 0 1 0 ", [ROWS, "row 1, illumination: expected 0 or 1"]),
     ("wflw", f"WFLW_images/{SOCCER}", "", "", [f"{LISTS}", "no image", SOCCER]),
@@ -314,11 +455,15 @@ WRONG: list[tuple[str, str, str, str, list[str]]] = [
     ("coco", PEOPLE, "}]}", "}]", ["train.json: not JSON, or cut short"]),
     ("coco", PEOPLE, '"id": 139', '"id": 285', ["image number 1", "a unique id"]),
     ("coco", PEOPLE, '"image_id": 139', '"image_id": 1', ["annotation 2, image_id", "no image 1"]),
-    ("coco", PEOPLE, "[5, 6, 2,", "[5, NaN, 2,", ["annotation 2, keypoints, number 1", "'nan'"]),
+    ("coco", PEOPLE, "[5, 6, 2,", "[5, NaN, 2,", ["2, keypoints, y of landmark 0: 'nan'"]),
     ("coco", PEOPLE, "[5, 6, 2,", "[5, 2,", ["annotation 2, keypoints: 5 numbers"]),
     ("coco", PEOPLE, "[5, 6, 2,", "[9, 9, 2, 5, 6, 2,", ["annotation 1: 2 landmarks, but 3 in"]),
-    ("coco", PEOPLE, "[10, 20, 30.5", "[10, 20, 0", ["bbox: the box from (9.5, 19.5) to (9.5,"]),
-    ("coco", PEOPLE, '"bbox": [10', '"box": [10', ["train.json, annotation 2: no box"]),
+    ("coco", PEOPLE, '"image_id": 139', '"image_id": [1]', ["annotation 2, image_id", "no image"]),
+    ("coco", PEOPLE, "[5, 6, 2,", "[5, 6, 0.7,", ["2, keypoints, v of landmark 0: expected 0, 1"]),
+    ("coco", PEOPLE, '"keypoints": [5, 6, 2,', '"num_keypoints": 2, "keypoints": [5, 6, 2,',
+     ["annotation 2, keypoints: v is above 0 in 1, but num_keypoints is 2"]),
+    ("coco", PEOPLE, '"info": {}', '"categories": [{"id": 1, "keypoints": ["a", "b", "c"]}]',
+     ["annotation 2, keypoints: 6 numbers, expected 3 x (x, y, v)"]),
     ("coco", "train/000000000285.jpg", "", "", ["train.json, annotation 1", "no image", "285."]),
 ]  # fmt: skip
 
@@ -407,4 +552,4 @@ def test_ambiguous_lists_and_images_are_refused(
     assert "'3_1' matches both" in capsys.readouterr().err
     source = create(tmp_path / "300-W", IBUG | images("afw/134212_1.png"))
     assert tool("data", "convert", "ibug", source, tmp_path / "out") == 1
-    assert "134212_1.png are both next to it" in capsys.readouterr().err
+    assert "134212_1' matches both" in capsys.readouterr().err

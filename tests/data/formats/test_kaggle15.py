@@ -1,6 +1,7 @@
 """Kaggle's facial keypoints, from the downloaded archives to the submission."""
 
 import csv
+import os
 import re
 import shutil
 import subprocess
@@ -380,3 +381,11 @@ def test_the_command_converts_real_faces(faces15: Path, tmp_path: Path) -> None:
     assert done.returncode == 1 and "not an empty folder" in done.stderr
     done = subprocess.run([*command[:3], "kaggle51"], capture_output=True, text=True)
     assert done.returncode == 2 and "kaggle15" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["training.zip", "training.csv"])
+def test_a_pipe_is_refused(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    for source in (tmp_path, tmp_path / name):
+        with pytest.raises(ValueError, match=f"{name}: the (archive|table) is a pipe"):
+            convert(source, tmp_path / "out")

@@ -2,9 +2,11 @@
 
 import csv
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -14,7 +16,8 @@ import heatmap
 from heatmap import config
 from heatmap.data import contest
 from heatmap.data.contest import images as contest_images
-from heatmap.inference.media import Annotator, camera, find_files
+from heatmap.errors import UserError
+from heatmap.inference.media import Annotator, camera
 from heatmap.inference.media.video import Video
 from heatmap.training import loop
 from heatmap.training.prepare import prepare
@@ -102,7 +105,7 @@ def test_a_folder_is_drawn_and_unreadable_files_are_counted(
     assert "0/4 [" in captured.err, "the bar counts images"
     written = {path.name for path in out.iterdir()}
     names = {"eve_0.jpg", "eve_1.jpg", "large.webp.png", "clip.mp4"}
-    assert written == names | {"points.csv", "points.json"}
+    assert written == names | {"points.csv", "points.json", ".heatmap.json"}
 
     # the same as the library's
     paths = [folder / name for name in ("eve_0.jpg", "eve_1.jpg", "large.webp")]
@@ -155,17 +158,6 @@ def test_boxes_come_from_the_command_line_or_a_table(
         np.testing.assert_allclose(points_of(tmp_path / name, paths[1]), points, atol=1e-3)
 
 
-def test_subfolders_are_left_out_with_a_hint(
-    folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    (folder / "deeper").mkdir()
-    (folder / "deeper" / "eve_0.jpg").write_bytes((folder / "eve_0.jpg").read_bytes())
-    with caplog.at_level("INFO", "heatmap"):
-        found = find_files([str(folder)])
-    assert len(found) == 5 and f"for subfolders, pass '{folder}/**/*.jpg'" in caplog.text
-    assert folder / "deeper" / "eve_0.jpg" in find_files([f"{folder}/**/*.jpg"])
-
-
 def test_two_images_of_one_name_need_paths_in_the_box_table(
     runs: dict[str, Path], folder: Path, tool: Tool, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -198,8 +190,8 @@ def test_drawn_copies_never_share_a_file(
         assert tool("predict", runs["direct"], *arguments) == 0
     written = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
     assert written == {
-        "points.csv", "points.json", "a.bmp.png", "A.bmp-2.png", "a.bmp-3.png", "B.jpg", "b-2.jpg",
-        "b.png", "deeper/b.jpg", "c.jpg", "c.mp4", "c.avi.mp4", "c.avi-2.mp4",
+        ".heatmap.json", "points.csv", "points.json", "a.bmp.png", "A.bmp-2.png", "a.bmp-3.png",
+        "B.jpg", "b-2.jpg", "b.png", "deeper/b.jpg", "c.jpg", "c.mp4", "c.avi.mp4", "c.avi-2.mp4",
     }  # fmt: skip
     assert f"{mine / 'a.bmp'}: written to {out / 'a.bmp-3.png'}" in caplog.text
     drawn = heatmap.Predictor(runs["direct"], device="cpu")([mine / "a.bmp"]).points_image
@@ -261,35 +253,27 @@ def test_nothing_is_written_if_no_input_can_be_read(
     assert not captured.out.strip() and not list(out.glob("*"))
 
 
-def test_only_folders_with_subfolders_get_a_hint_to_them(
-    folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("INFO", "heatmap")
-    find_files([str(folder)])
-    (folder / "more").mkdir()
-    find_files([str(folder)])
-    assert ["for subfolders" in message for message in caplog.messages] == [False, True]
-
-
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
         ([], 2, "pass images, videos or a camera"),
         (["x.jpg", "--data", "."], 2, "or else a contest folder with --data"),
         (["0", "x.jpg"], 2, "camera 0 must be the only input"),
-        (["x.jpg", "--out", "text.onnx"], 2, "--out text.onnx is a file"),
+        (["x.jpg", "--out", "text.onnx"], 2, "--out text.onnx is not a folder"),
+        (["x.jpg", "--out", "/dev/null"], 2, "--out /dev/null is not a folder"),
         (["x.jpg", "--box", "60,2,70,9"], 1, "x.jpg: the box from (60, 2) to (70, 9) is outside"),
         (["nothing-*.jpg"], 2, "no file matches nothing-*.jpg"),
-        (["missing.jpg"], 1, "missing.jpg: the image cannot be read"),
-        (["missing.mp4"], 1, "missing.mp4: the video cannot be read"),
+        (["missing.jpg"], 1, "missing.jpg: the image does not exist"),
+        (["missing.mp4"], 1, "missing.mp4: the video does not exist"),
         (["empty"], 2, "empty: no images or videos in this folder"),
         (["x.jpg", "--box", "1,2,3"], 2, "--box 1,2,3: expected four numbers x0,y0,x1,y1"),
         (["x.jpg", "--box", "5,2,3,4"], 2, "--box 5,2,3,4: expected x0 < x1"),
         (["x.jpg", "--box", "1,2,3,4", "--detector", "d.onnx"], 2, "only one of --box"),
-        (["x.jpg", "--detector", "d.onnx"], 1, "d.onnx: no such file"),
+        (["x.jpg", "--detector", "d.onnx"], 1, "d.onnx: the .onnx file of YuNet does not exist"),
         (["x.jpg", "--detector", "text.onnx"], 1, "text.onnx: not YuNet"),
         (["x.jpg", "--test"], 2, "--test needs --data"),
-        (["x.jpg", "--out", "."], 1, "the copy would overwrite it"),
+        (["x.jpg", "--out", "."], 1, "x.jpg is an input, not to be overwritten"),
+        (["x.jpg", "--out", ".", "--overwrite"], 1, "x.jpg is an input, not to be overwritten"),
         (["--data", ".", "--count", "0"], 2, "--count (at least 1)"),
         (["987"], 1, "camera 987: not found"),
     ],
@@ -369,6 +353,9 @@ def test_a_sheet_shows_the_truth_below_the_predictions(
     green = (sheet == (0, 255, 0)).all(-1)
     assert green[260:].sum() > 2 * 6 and not green[:256].any()
     assert cv2.imread(str(tmp_path / "out" / "sheet.jpg")).shape == (256, 2 * 196 - 4, 3)
+    (tmp_path / "mine.png").touch()
+    assert tool("predict", *arguments, "--out", tmp_path / "mine.png") == 1
+    assert (tmp_path / "mine.png").stat().st_size == 0
 
 
 def test_a_missing_labelled_image_is_reported_with_its_row(
@@ -383,7 +370,91 @@ def test_a_missing_labelled_image_is_reported_with_its_row(
         (other.train_images / name).write_bytes((mine.train_images / name).read_bytes())
     arguments = ["--data", other.root, "--count", "2", "--device", "cpu"]
     assert tool("predict", runs["heatmaps"], *arguments) == 1
-    assert f"{other.train_table}, row 13, column file_name: there" in capfd.readouterr().err
+    assert f"{other.train_table}, row 13, column file_name: the image" in capfd.readouterr().err
+
+
+def test_one_bad_file_never_loses_the_points_of_the_others(
+    runs: dict[str, Path], folder: Path, tool: Tool, tmp_path: Path,
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    caplog.set_level("INFO", "heatmap")
+    mine, good = tmp_path / "bad", (folder / "eve_0.jpg").read_bytes()
+    mine.mkdir()
+    for name in ("a.jpg", "\udcff.jpg", "z.jpg"):
+        (mine / name).write_bytes(good)
+    (mine / "\udcfe.mp4").write_bytes((folder / "clip.mp4").read_bytes())
+    (mine / "notes.txt").write_text("two faces on page 3")
+    (mine / "page.jpg").write_text("<!doctype html><title>not found</title>")
+    (mine / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0heicmif1" + bytes(64))
+    cv2.imwrite(str(mine / "tall.png"), np.zeros((65_536, 1, 3), np.uint8))
+    (mine / "tall.png").rename(mine / "tall.jpg")
+    os.mkfifo(mine / "pipe.jpg")
+    with av.open(str(mine / "wide.avi"), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 4, 20_000, "yuv420p"
+        wide = av.VideoFrame.from_ndarray(np.zeros((4, 20_000, 3), np.uint8), format="rgb24")
+        container.mux([*stream.encode(wide), *stream.encode(None)])
+    out = tmp_path / "out"
+    assert tool("predict", runs["direct"], mine, "--out", out, "--device", "cpu") == 1
+    errors = capfd.readouterr().err
+    for words in (
+        "page.jpg: this is text", "phone.heic: this is a HEIC image", "tall.jpg: 1 x 65536 pixels",
+        "pipe.jpg: the image is a pipe", "wide.avi: cannot encode frames of 20000 x 4 pixels",
+        "5 of 9 inputs could not be processed",
+    ):  # fmt: skip
+        assert words in errors
+    assert "left out, because they do not end like images or videos: notes.txt" in caplog.text
+    images = {row["image"].removeprefix(f"{mine}/") for row in table_of(out)}
+    assert images == {"a.jpg", r"\udcff.jpg", "z.jpg", r"\udcfe.mp4"}
+    faces = json.loads((out / "points.json").read_text())["faces"]
+    assert str(mine / "\udcff.jpg") in {face["image"] for face in faces}
+
+
+def test_an_image_that_cannot_be_predicted_fails_alone(
+    runs: dict[str, Path], folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    predictor = heatmap.Predictor(runs["direct"], device="cpu")
+    paths = [folder / "eve_0.jpg", folder / "large.webp", folder / "eve_1.jpg"]
+
+    class Refusing(Annotator):
+        def _faces(self, images: list, boxes: list) -> list:
+            if any(image.path == paths[1] for image in images):
+                raise UserError("no crop")
+            return super()._faces(images, boxes)
+
+    assert Refusing(predictor).files(paths, tmp_path / "out") == 1
+    assert f"error: {paths[1]}: no crop" in capfd.readouterr().err
+    assert {row["image"] for row in table_of(tmp_path / "out")} == {str(paths[0]), str(paths[2])}
+
+
+def test_an_error_of_ours_keeps_the_points_so_far(
+    runs: dict[str, Path], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(path: Path) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("heatmap.inference.media.video.Video", broken)
+    predictor, out = heatmap.Predictor(runs["direct"], device="cpu"), tmp_path / "out"
+    for _ in range(2):  # what was written is still the command's own
+        with pytest.raises(RuntimeError, match="a bug"):
+            Annotator(predictor).files([folder / "clip.mp4", folder / "eve_1.jpg"], out)
+        assert len(points_of(out, folder / "eve_1.jpg")) == 7
+
+
+def test_files_of_others_are_replaced_only_on_request(
+    runs: dict[str, Path], folder: Path, tool: Tool, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "sub").mkdir()
+    image = (folder / "eve_0.jpg").rename(folder / "sub" / "eve_1.jpg")
+    precious = (folder / "eve_1.jpg").read_bytes()
+    arguments = ["predict", runs["direct"], image, "--out", folder, "--device", "cpu"]
+    assert tool(*arguments) == 1
+    assert f"{folder / 'eve_1.jpg'} exists, and this command did not" in capfd.readouterr().err
+    assert (folder / "eve_1.jpg").read_bytes() == precious
+    assert not (folder / "points.csv").exists()
+    assert tool(*arguments, "--overwrite") == 0
+    assert (folder / "eve_1.jpg").read_bytes() != precious
+    assert tool(*arguments) == 0
 
 
 def test_ctrl_c_keeps_the_points_so_far(
