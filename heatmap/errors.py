@@ -4,7 +4,7 @@ import re
 
 _LONGEST = 80  # characters of a quoted value
 _QUOTED = re.compile(r"""(?<!\w)(['"])((?:\\.|(?!\1)[^\\]){81,})\1(?!\w)""", re.DOTALL)
-_WORD = re.compile(r"\w{256,}")  # longer than any file name
+_WORD = re.compile(r"\w{300,}")  # longer than any file name
 
 
 def shortened(message: str) -> str:
