@@ -4,23 +4,16 @@ Make a variant with `dataclasses.replace`. This module imports no torch, so `--h
 """
 
 import dataclasses
-import difflib
 import json
-import math
-import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from heatmap.errors import UserError
+from heatmap.runtime.validate import check_fields, parse_json, typed
 
 T = TypeVar("T")
-
-# Options of version 0.1.0 that were renamed, or removed (None), by class.
-OPTIONS_OF_0_1: dict[str, dict[str, str | None]] = {
-    "Data": {"crop_cache": None},
-    "Wandb": {"pictures_every": "images_every"},
-}
 
 
 def _check(condition: bool, message: str) -> None:
@@ -28,45 +21,39 @@ def _check(condition: bool, message: str) -> None:
         raise UserError(message)
 
 
-# Numbers with their valid interval.
-Count = Annotated[int, "[1, inf)"]
-Size = Annotated[int, "[32, inf)"]
-Index = Annotated[int, "[0, inf)"]
-Positive = Annotated[float, "(0, inf)"]
-NotNegative = Annotated[float, "[0, inf)"]
+# Numbers with their valid interval. Every number has an end, so that no option can hang a run.
+Count = Annotated[int, "[1, 1e9]"]
+Size = Annotated[int, "[32, 4096]"]
+Index = Annotated[int, "[0, 1e9]"]
+Seed = Annotated[int, "[0, 1e18]"]
+Positive = Annotated[float, "(0, 1e9]"]
+NotNegative = Annotated[float, "[0, 1e9]"]
 Fraction = Annotated[float, "[0, 1]"]
 BelowOne = Annotated[float, "[0, 1)"]
+Deviation = Annotated[float, "[0.001, 1000]"]
+Offset = Annotated[float, "[-1000, 1000]"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A group of options, whose numbers must lie in the intervals of their types."""
+    """A group of options. Values of other types than the fields' are refused by name."""
 
     _prefix = ""
+    _renamed: ClassVar[Mapping[str, str | None]] = {}  # see `validate.typed`
 
-    def __init_subclass__(cls, prefix: str = "") -> None:
-        cls._prefix = prefix or cls._prefix
+    def __init_subclass__(
+        cls, prefix: str | None = None, renamed: Mapping[str, str | None] | None = None
+    ) -> None:
+        cls._prefix = cls._prefix if prefix is None else prefix
+        cls._renamed = cls._renamed if renamed is None else renamed
 
     def __post_init__(self) -> None:
-        """Raises UserError for the first number outside its interval, naming the option."""
-        for name, hint in typing.get_type_hints(type(self), include_extras=True).items():
-            value = getattr(self, name)
-            for part in (hint, *typing.get_args(hint)):  # get_args for int | None
-                if typing.get_origin(part) is Annotated and value is not None:
-                    _check_interval(f"{self._prefix}.{name}", value, *part.__metadata__)
-
-
-def _check_interval(name: str, value: float, interval: str) -> None:
-    low, high = (float(end) for end in interval[1:-1].split(","))
-    at_end = (interval[0] == "[" and value == low) or (interval[-1] == "]" and value == high)
-    wanted = f"in {interval}"
-    if high == math.inf:
-        wanted = f"at least {low:g}" if interval[0] == "[" else "positive"
-    _check(low < value < high or at_end, f"{name} must be {wanted}, not {value}")
+        """Raises UserError for the first invalid field."""
+        check_fields(self, self._prefix)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Data(Part, prefix="data"):
+class Data(Part, prefix="data", renamed={"crop_cache": None}):
     """The dataset and its split."""
 
     root: Path = Path("data")
@@ -77,20 +64,20 @@ class Data(Part, prefix="data"):
     split_file: Path | None = None
     """Split to use instead: a run's split.json, or a table from tools/data.py split (comma or TAB;
     file_name, and part: train or validation, or fold: 0, 1, ...; see data.fold)."""
-    split_seed: Index = 42
+    split_seed: Seed = 42
     """Seed of split random, separate from the run's seed so that runs share a split."""
     validation: BelowOne = 0.2
     """Fraction of rows to validate on, below 1. 0 trains on all rows, without scores; best.pt is
     then the last epoch."""
-    folds: Annotated[int, "[2, inf)"] | None = None
+    folds: Annotated[int, "[2, 100000]"] | None = None
     """Number of folds to split the rows into, by the same rule, instead of data.validation."""
-    fold: int = 0
+    fold: Index = 0
     """Fold to validate on, counted from 0. Fold 0 is the same as data.validation 1/folds."""
     exclude: Path | None = None
     """Table (comma or TAB; file_name) of images not to train on. They stay in validation."""
     person_pattern: str = "(.+)_[^_]+$"
     """Regular expression for the file name; its first group is the person."""
-    multiplier: Count = 1
+    multiplier: Annotated[int, "[1, 1000]"] = 1
     """Passes over the training rows per epoch, each with its own random augmentation."""
     boxes: Path | None = None
     """For crop.rule box: table (comma or TAB; file_name, x0, y0, x1, y1) of the training images'
@@ -106,14 +93,14 @@ class Data(Part, prefix="data"):
     """Mirror permutation and groups from tools/data.py symmetry; built in for 971, 194, 68, 15."""
     cache: Path | None = None
     """Cache folder; default: heatmap in $XDG_CACHE_HOME or ~/.cache."""
-    workers: Index | None = None
+    workers: Annotated[int, "[0, 256]"] | None = None
     """Processes that load images; 0 loads them in the training process. Default: two fewer than
     the cores, at least 2 and at most 16, shared by the training processes of a host."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check(
-            self.fold >= 0 and (self.split_file is not None or self.fold < (self.folds or 1)),
+            self.split_file is not None or self.fold < (self.folds or 1),
             f"data.fold must be in [0, data.folds), not {self.fold} with data.folds {self.folds}",
         )
         _ = self.fixed_label_offset  # may be invalid
@@ -126,13 +113,11 @@ class Data(Part, prefix="data"):
         if self.label_offset in ("auto", "none"):
             return None if self.label_offset == "auto" else (0.0, 0.0)
         try:
-            x, y = map(float, self.label_offset.split(","))
-        except ValueError:
-            x = y = math.nan
-        wanted = 'auto, none or two numbers "x,y"'
-        is_finite = math.isfinite(x) and math.isfinite(y)
-        _check(is_finite, f"data.label_offset must be {wanted}, not {self.label_offset!r}")
-        return x, y
+            return parse_json(f"[{self.label_offset}]", tuple[Offset, Offset])
+        except UserError:
+            wanted = 'auto, none or two numbers "x,y"'
+            value = repr(self.label_offset[:60])
+            raise UserError(f"data.label_offset must be {wanted}, not {value}") from None
 
     @property
     def all_rows_train(self) -> bool:
@@ -150,7 +135,7 @@ class Crop(Part, prefix="crop"):
     rule: Literal["cover", "contain", "box"] = "cover"
     """cover: the image fills the crop, and its long ends are cut off (the organisers' crop);
     contain: the whole image, padded with black; box: the whole box from data.boxes."""
-    box_scale: Positive = 1.0
+    box_scale: Annotated[float, "[0.01, 100]"] = 1.0
     """For rule box: factor that enlarges each box about its centre."""
     trim_border: Annotated[int, "[0, 255)"] = 0
     """First cut off border rows and columns whose pixels all have a channel mean of at most this,
@@ -194,14 +179,14 @@ class Augment(Part, prefix="augment"):
     """Largest loss of JPEG quality, 0 to 1: 0.7 draws qualities from 30 to 100."""
     erase: Fraction = 0.0
     """Probability of covering a random rectangle with one colour; its landmarks still count."""
-    erase_area: tuple[float, float] = (0.01, 0.02)
+    erase_area: tuple[Fraction, Fraction] = (0.01, 0.02)
     """Smallest and largest area of that rectangle, as fractions of the crop."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         smallest, largest = self.erase_area
-        wanted = "augment.erase_area must be two rising fractions from above 0 to 1"
-        _check(0 < smallest <= largest <= 1, f"{wanted}, not {smallest} and {largest}")
+        wanted = "augment.erase_area must be two rising fractions above 0"
+        _check(0 < smallest <= largest, f"{wanted}, not {smallest} and {largest}")
 
 
 # The names in `losses.LOSSES`, which imports torch.
@@ -218,18 +203,11 @@ class EncoderModel(Part, prefix="model"):
     weights: str = "imagenet"
     """Encoder weights: the name of pretrained ones, bundled (those of the package that
     heatmap[pretrained] installs), a local file, or none (random)."""
-    mean: tuple[float, float, float] | None = None
+    mean: tuple[Fraction, Fraction, Fraction] | None = None
     """Means of red, green and blue, 0 to 1, to subtract from images. Default: those that the
     pretrained weights were trained with."""
-    std: tuple[float, float, float] | None = None
-    """Standard deviations to divide by after that, above 0. Default: as for the mean."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        is_fraction = all(0 <= value <= 1 for value in self.mean or ())
-        _check(is_fraction, f"model.mean must be three numbers in [0, 1], not {self.mean}")
-        is_positive = all(0 < value < math.inf for value in self.std or ())
-        _check(is_positive, f"model.std must be three positive numbers, not {self.std}")
+    std: tuple[Deviation, Deviation, Deviation] | None = None
+    """Standard deviations to divide by after that, at least 0.001. Default: as for the mean."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,11 +216,11 @@ class HeatmapModel(EncoderModel):
 
     stride: Literal[1, 2, 4] = 4
     """Crop pixels per heatmap pixel."""
-    width: Count = 128
+    width: Annotated[int, "[1, 10000]"] = 128
     """Feature channels. Sharp heatmaps of h x w pixels need min(0.25 h w / sigma², landmarks)."""
     sigma: Annotated[float, "[0.5, 10]"] = 1.5
     """Standard deviation of the target Gaussians in heatmap pixels, 0.5 to 10."""
-    sigma_start: float | None = None
+    sigma_start: Annotated[float, "(0, 10]"] | None = None
     """First sigma of the targets, up to 10; shrinks to sigma as the loss settles (Adaloss)."""
     loss: HeatmapLoss | Literal["none"] = "adaptive_wing"
     """Loss of the heatmaps; none trains on coordinates alone (coordinate_loss)."""
@@ -267,8 +245,8 @@ class HeatmapModel(EncoderModel):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check(
-            self.sigma_start is None or self.sigma <= self.sigma_start <= 10,
-            f"model.sigma_start must be in [model.sigma, 10], not {self.sigma_start}",
+            self.sigma_start is None or self.sigma <= self.sigma_start,
+            f"model.sigma_start must be at least model.sigma, not {self.sigma_start}",
         )
         if self.loss == "none":
             _check(
@@ -308,7 +286,7 @@ class Direct(EncoderModel):
 
     encoder: str = "resnet18"
     """Encoder of segmentation_models_pytorch, or tu-NAME for one of timm's."""
-    hidden: Index = 0
+    hidden: Annotated[int, "[0, 100000]"] = 0
     """Units of a hidden layer with ReLU; 0 for none, as in the organisers' baseline."""
     dropout: BelowOne = 0.0
     """Dropout probability of the last layer's inputs."""
@@ -416,7 +394,7 @@ class Train(Part, prefix="train"):
     """Steps after which the run stops, whatever the epoch."""
     batch: Count = 32
     """Images per step, over all processes."""
-    accumulate: Count = 1
+    accumulate: Annotated[int, "[1, 10000]"] = 1
     """Parts to split a batch into, to save memory. Batch normalisation sees each part alone."""
     pixel_weights: bool = False
     """Weight images by the area that a crop pixel covers in them (by its side for mae, smooth_l1
@@ -450,13 +428,14 @@ class Train(Part, prefix="train"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wandb(Part, prefix="wandb"):
+class Wandb(Part, prefix="wandb", renamed={"pictures_every": "images_every"}):
     """Weights & Biases, which gets a copy of what the run folder holds."""
 
     mode: Literal["online", "offline", "off"] = "offline"
-    """online: send during the run; offline: keep for wandb sync; off: nothing."""
+    """online: send during the run; offline: keep for wandb sync; off: nothing. WANDB_MODE and
+    WANDB_DISABLED set it where the command line does not."""
     project: str = "heatmap"
-    """Project of the run."""
+    """Project of the run; WANDB_PROJECT sets it where the command line does not."""
     entity: str | None = None
     """User or team that owns the project; default: your login's."""
     group: str | None = None
@@ -470,12 +449,12 @@ class Wandb(Part, prefix="wandb"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Experiment:
+class Experiment(Part):
     """Everything that defines a run."""
 
     name: str
     """Name of the experiment, used for the default run folder and the W&B run."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of weights, order and augmentation, at least 0."""
     data: Data = field(default_factory=Data)
     crop: Crop = field(default_factory=Crop)
@@ -490,7 +469,7 @@ class Experiment:
     wandb: Wandb = field(default_factory=Wandb)
 
     def __post_init__(self) -> None:
-        _check(self.seed >= 0, f"seed must be at least 0, not {self.seed}")
+        super().__post_init__()
         _check(bool(self.name), "name must not be empty")
         _check(
             not self.stages or self.train.epochs is None,
@@ -525,42 +504,13 @@ def to_dict(experiment: Experiment) -> dict[str, Any]:
     return values
 
 
-def from_dict(kind: type[T], values: dict[str, Any]) -> T:
-    """Rebuilds a dataclass from the values of `to_dict`.
+def from_dict(kind: type[T], values: Mapping[str, Any]) -> T:
+    """Rebuilds a dataclass from the values of `to_dict`, also of an earlier version.
 
     Raises:
-        UserError: unknown field; the message names the nearest one.
+        UserError: an unknown, missing or invalid field, named with its parents: train.batch.
     """
-    hints = typing.get_type_hints(kind)
-    arguments: dict[str, Any] = {}
-    for name, value in values.items():
-        if name in hints:
-            arguments[name] = _from_json(value, hints[name])
-        elif name in OPTIONS_OF_0_1.get(kind.__name__, {}):
-            if renamed := OPTIONS_OF_0_1[kind.__name__][name]:
-                arguments[renamed] = value
-        else:
-            near = difflib.get_close_matches(name, hints, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise UserError(f"{kind.__name__} has no field {name!r}{hint}")
-    return kind(**arguments)
-
-
-def _from_json(value: Any, hint: Any) -> Any:
-    is_part = hint == Model or dataclasses.is_dataclass(hint)
-    if is_part and isinstance(value, dict):
-        if hint == Model:
-            kinds = {kind.__name__: kind for kind in typing.get_args(Model)}
-            name = value.get("type", UNet.__name__)
-            if name not in kinds:
-                raise UserError(f"Experiment.model has no type {name!r}")
-            hint, value = kinds[name], {k: v for k, v in value.items() if k != "type"}
-        return from_dict(hint, value)
-    if hint in (Path, Path | None) and value is not None:
-        return Path(value)
-    if isinstance(value, list):
-        return tuple(_from_json(item, typing.get_args(hint)[0]) for item in value)
-    return value
+    return typed(kind, values)
 
 
 def flatten(values: Any, name: str = "") -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """Errors to show to the user."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _LONGEST = 80  # characters of a quoted value
 _QUOTED = re.compile(r"""(?<!\w)(['"])((?:\\.|(?!\1)[^\\]){81,})\1(?!\w)""", re.DOTALL)
@@ -31,3 +33,13 @@ class UserError(ValueError):
 
 class UsageError(UserError):
     """Options that are invalid alone or together; the command line exits with 2."""
+
+
+@contextmanager
+def located(where: object) -> Iterator[None]:
+    """Puts a place, such as a file, before the messages of the block's user errors."""
+    try:
+        yield
+    except UserError as error:
+        error.args = (f"{where}: {error}",)
+        raise

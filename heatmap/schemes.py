@@ -5,16 +5,17 @@ Built in are 971 landmarks (the contest's, Megvii's "dense facial landmarks"), 1
 in the image.
 """
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import numpy as np
 
-from heatmap.errors import UserError
+from heatmap.errors import UserError, located
+from heatmap.runtime.files import read_json
+from heatmap.runtime.validate import typed
 
 GROUPS: dict[int, dict[str, range]] = {
     971: {
@@ -104,6 +105,14 @@ _MIRRORS: dict[int, tuple[Sequence[int], ...]] = {
 _EYES = {971: ("pupils", 969, 970), 68: ("outer eye corners", 36, 45), 15: ("eye centres", 0, 1)}
 
 
+_Landmark = Annotated[int, "[0, 1e6]"]
+
+
+class _Fields(TypedDict):
+    permutation: list[_Landmark]
+    groups: dict[str, tuple[_Landmark, _Landmark]]
+
+
 @dataclass(frozen=True)
 class Scheme:
     """A landmark scheme from a file, used instead of a built-in one."""
@@ -117,7 +126,8 @@ class Scheme:
             raise UserError("the permutation does not hold every landmark once")
         if not np.array_equal(self.permutation[self.permutation], landmarks):
             raise UserError("the permutation applied twice is not the identity")
-        members = [landmark for group in self.groups.values() for landmark in group]
+        is_small = sum(map(len, self.groups.values())) == len(landmarks)  # else do not list them
+        members = list(chain.from_iterable(self.groups.values())) if is_small else []
         if sorted(members) != landmarks.tolist():
             raise UserError("the groups do not hold every landmark once")
 
@@ -127,13 +137,15 @@ class Scheme:
         return {"permutation": self.permutation.tolist(), "groups": groups}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Scheme":
-        """Rebuilds a scheme from the values of `to_dict`; ignores other keys."""
-        permutation = np.array(values["permutation"])
-        if permutation.ndim != 1 or permutation.dtype.kind != "i":
-            raise UserError("the permutation is not a list of integers")
-        groups = {str(name): range(*bounds) for name, bounds in values["groups"].items()}
-        return cls(permutation.astype(np.int64), groups)
+    def from_dict(cls, values: Mapping[str, Any]) -> "Scheme":
+        """Rebuilds a scheme from the values of `to_dict`; ignores other keys.
+
+        Raises:
+            UserError: a value is missing or invalid.
+        """
+        fields = typed(_Fields, values)
+        groups = {name: range(*bounds) for name, bounds in fields["groups"].items()}
+        return cls(np.array(fields["permutation"], np.int64), groups)
 
 
 def read_scheme(path: Path, num_landmarks: int) -> Scheme:
@@ -142,12 +154,9 @@ def read_scheme(path: Path, num_landmarks: int) -> Scheme:
     Raises:
         UserError: the file is missing, malformed or for another number of landmarks.
     """
-    try:
-        scheme = Scheme.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        is_incomplete = isinstance(error, KeyError | TypeError | AttributeError)
-        reason = "no permutation or no groups" if is_incomplete else error
-        raise UserError(f"{path}: not a file from tools/data.py symmetry: {reason}") from None
+    values = read_json(path, dict[str, Any])
+    with located(f"{path}: not a file from tools/data.py symmetry"):
+        scheme = Scheme.from_dict(values)
     if len(scheme.permutation) != num_landmarks:
         raise UserError(
             f"{path} is for {len(scheme.permutation)} landmarks, but the table has {num_landmarks}"

@@ -595,11 +595,32 @@ def test_submit_replaces_a_file_only_with_overwrite(
     assert out.read_text() == text % 2
 
 
+def test_a_wrong_value_in_config_json_is_named_when_a_run_is_resumed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = config.to_dict(config.Experiment(name="a"))
+    for change, message in (
+        (
+            {"train": values["train"] | {"precision": "fp16"}},
+            "train.precision must be fp32 or bf16",
+        ),
+        ({"data": values["data"] | {"split": "people"}}, "data.split must be auto, person"),
+        ({"seed": "abc"}, "seed must be an integer, not 'abc'"),
+        ({"stages": [{"epoch": 3}]}, "stages.0.epoch: Stage has no such field; did you mean"),
+    ):
+        write_json(tmp_path / "config.json", values | change)
+        assert cli.main(["train", "--resume", str(tmp_path)]) == 1
+        error = capsys.readouterr().err
+        assert f"error: {tmp_path}/config.json: {message}" in error and error.count("\n") == 1
+
+
 def test_unfinished_runs_are_listed_without_scores(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     machine = {"device": "cuda", "processor": "H100", "date": "2026-11-28", "commit": "abc"}
-    summary = {"best_mse": 2.5, "mean_shape_mse": 60.0, "epochs": 3, "minutes": 4.0}
+    machine |= {"cpu_cores": 8}
+    summary = {"best_mse": 2.5, "best_epoch": 2, "mean_shape_mse": 60.0}
+    summary |= {"epochs": 3, "steps": 9, "minutes": 4.0}
     for name in ("done", "stopped"):
         write_json(tmp_path / name / "config.json", config.to_dict(config.Experiment(name=name)))
         write_json(tmp_path / name / "machine.json", machine)
@@ -608,6 +629,9 @@ def test_unfinished_runs_are_listed_without_scores(
     *_, done, stopped = capsys.readouterr().out.splitlines()
     assert "| done |" in done and "**2.50**" in done
     assert "| stopped (unfinished) |" in stopped and "| - | - | - | - | H100 |" in stopped
+    (tmp_path / "done" / "summary.json").write_text("{}")
+    assert cli.main(["results", str(tmp_path / "done")]) == 1
+    assert "done/summary.json: best_mse is missing" in capsys.readouterr().err
 
 
 def test_torchs_warning_about_a_missing_cuda_runtime_is_hidden(

@@ -1,14 +1,18 @@
 import dataclasses
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from mutants import Mutant, mutants, same
 
 from heatmap import config
+from heatmap.cli.running import load_experiment
 from heatmap.config import Experiment
+from heatmap.errors import UserError
 
 UNET = Experiment(
     name="faces",
@@ -61,14 +65,25 @@ def test_missing_fields_have_defaults() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"name": "a", "sed": 1}, "Experiment has no field 'sed'; did you mean 'seed'"),
-        ({"name": "a", "train": {"epoch": 1}}, "Train has no field 'epoch'; did you mean 'epochs'"),
+        ({"name": "a", "sed": 1}, "^sed: Experiment has no such field; did you mean 'seed'"),
+        (
+            {"name": "a", "train": {"epoch": 1}},
+            r"^train\.epoch: Train has no such field; did you mean 'epochs'",
+        ),
         (
             {"name": "a", "model": {"type": "UNet", "strid": 2}},
-            "UNet has no field 'strid'; did you mean 'stride'",
+            r"^model\.strid: UNet has no such field; did you mean 'stride'",
         ),
-        ({"name": "a", "model": {"type": "Direct", "stride": 2}}, "Direct has no field 'stride'"),
-        ({"name": "a", "model": {"type": "Unet"}}, "Experiment.model has no type 'Unet'"),
+        (
+            {"name": "a", "model": {"type": "Direct", "stride": 2}},
+            r"^model\.stride: Direct has no such field",
+        ),
+        (
+            {"name": "a", "model": {"type": "Unet"}},
+            r"^model\.type must be UNet, DenseUNet or Direct, not 'Unet'; did you mean 'UNet'",
+        ),
+        ({"name": "a", "stages": [{"epochs": 2}, {"lr": 1.0}]}, r"^stages\.1\.epochs is missing"),
+        ({"seed": 1}, "^name is missing"),
     ],
 )
 def test_misspelt_name_suggests_the_nearest(values: dict[str, Any], message: str) -> None:
@@ -76,20 +91,19 @@ def test_misspelt_name_suggests_the_nearest(values: dict[str, Any], message: str
         config.from_dict(Experiment, values)
 
 
-def test_removed_options_are_ignored(
+def test_options_of_earlier_versions_are_renamed_or_ignored(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(
-        config, "OPTIONS_OF_0_1", {"Data": {"hovercraft": None}, "UNet": {"eels": None}}
-    )
+    monkeypatch.setattr(config.Data, "_renamed", {"hovercraft": None, "threads": "workers"})
+    monkeypatch.setattr(config.UNet, "_renamed", {"eels": None})
     values = {
         "name": "a",
-        "data": {"hovercraft": "full", "workers": 1},
+        "data": {"hovercraft": "full", "threads": 1},
         "model": {"type": "UNet", "eels": 3},
     }
     expected = Experiment(name="a", data=config.Data(workers=1))
     assert config.from_dict(Experiment, values) == expected
-    with pytest.raises(ValueError, match="Crop has no field 'eels'"):
+    with pytest.raises(ValueError, match=r"^crop\.eels: Crop has no such field"):
         config.from_dict(Experiment, {"name": "a", "crop": {"eels": 3}})
 
 
@@ -106,8 +120,7 @@ WRONG = [
     (config.Data, {"split_seed": -1}, "data.split_seed"),
     (config.Data, {"folds": 1}, "data.folds must be at least 2, not 1"),
     (config.Data, {"folds": 5, "fold": 5}, "data.fold must be in .* not 5 with data.folds 5"),
-    (config.Data, {"folds": 5, "fold": -1}, "data.fold must be in"),
-    (config.Data, {"split_file": Path("s.csv"), "fold": -1}, "data.fold must be in"),
+    (config.Data, {"folds": 5, "fold": -1}, "data.fold must be at least 0"),
     (config.Data, {"split_file": Path("s.csv"), "folds": 2}, "data.split_file has its own folds"),
     (config.Data, {"fold": 1}, "data.fold must be in .* not 1 with data.folds None"),
     (config.Data, {"workers": -1}, "data.workers"),
@@ -171,6 +184,27 @@ WRONG = [
     (config.Train, {"max_steps": 0}, "train.max_steps"),
     (config.Train, {"patience": 0}, "train.patience"),
     (config.Train, {"checkpoint_minutes": -1}, "train.checkpoint_minutes"),
+    (config.Train, {"batch": 4.0}, "train.batch must be an integer, not 4.0"),
+    (config.Train, {"batch": True}, "train.batch must be an integer, not True"),
+    (config.Train, {"precision": "fp16"}, "train.precision must be fp32 or bf16, not 'fp16'; did"),
+    (config.Train, {"ema": math.nan}, "train.ema must be a number, not nan"),
+    (
+        config.Train,
+        {"epochs": 10**5000},
+        "train.epochs must be at most 1000000000, not a huge integer",
+    ),
+    (config.Data, {"split": "people"}, "data.split must be auto, .*; did you mean 'person'"),
+    (config.Data, {"label_offset": "1_0,2"}, "data.label_offset must be .* not '1_0,2'"),
+    (config.Data, {"root": None}, "data.root must be a path, not None"),
+    (config.Data, {"root": "a\0b"}, "data.root must be a path"),
+    (config.Data, {"multiplier": 100_000_000}, "data.multiplier must be at most 1000"),
+    (config.Crop, {"height": 10**9}, "crop.height must be at most 4096"),
+    (config.Optimizer, {"kind": "lion"}, "optimizer.kind must be adamw, adam or sgd, not 'lion'"),
+    (config.Wandb, {"tags": "faces"}, "wandb.tags must be a list, not 'faces'"),
+    (config.Wandb, {"tags": ("a", 3)}, "wandb.tags.1 must be text, not 3"),
+    (Experiment, {"name": "a", "seed": "abc"}, "seed must be an integer, not 'abc'"),
+    (Experiment, {"name": "a", "model": config.Data()}, "model must be"),
+    (Experiment, {"name": "a", "train": None}, "train must be"),
     (Experiment, {"name": ""}, "name"),
     (Experiment, {"name": "a", "seed": -1}, "seed"),
 ]
@@ -204,6 +238,14 @@ def test_options_that_need_scores_are_refused_if_all_rows_train(
         Experiment(name="a", data=everything, **changes)
 
 
+def test_paths_and_tuples_of_an_experiment_file_may_be_text_and_lists() -> None:
+    root: Any = "there"
+    tags: Any = ["b"]
+    data, wandb = config.Data(root=root), config.Wandb(tags=tags)
+    experiment = Experiment(name="a", data=data, wandb=wandb)
+    assert experiment.data.root == Path("there") and experiment.wandb.tags == ("b",)
+
+
 def test_replace_validates_too() -> None:
     with pytest.raises(ValueError, match=r"train\.epochs must be at least 1, not 0"):
         dataclasses.replace(UNET.train, epochs=0)
@@ -216,3 +258,36 @@ def test_command_line_does_not_import_torch(module: str) -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert done.stdout == "[]\n"
+
+
+EXPERIMENTS = sorted((Path(__file__).resolve().parents[1] / "experiments").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_a_mutated_experiment_is_refused_or_means_the_same(path: Path) -> None:
+    """As config.json, and where the value fits into a Python file, also as an experiment file."""
+    experiment = load_experiment(path)
+    original = config.to_dict(experiment)
+    for mutant in mutants(original, 200, len(path.stem)):
+        text = json.dumps(mutant.values)
+        ways = [lambda text=text: config.from_dict(Experiment, json.loads(text))]
+        if mutant.kind in ("type", "choice", "not finite", "huge", "negative", "section"):
+            ways.append(lambda mutant=mutant: in_python(experiment, mutant))
+        for way in ways:
+            try:
+                read = config.to_dict(way())
+            except UserError as error:
+                message = str(error)
+                assert "\n" not in message and len(message) < 250, mutant
+                assert mutant.kind != "type" or mutant.field in message, (message, mutant)
+                continue
+            assert same(read, mutant.meaning or original), mutant
+
+
+def in_python(experiment: Any, mutant: Mutant) -> Experiment:
+    """The experiment with the mutant's field, changed as in an experiment file."""
+    name, *inner = mutant.field.split(".")
+    value: Any = mutant.values[name]
+    if inner and inner[0] != "type" and not inner[0].isdigit():
+        value = dataclasses.replace(getattr(experiment, name), **{inner[0]: value[inner[0]]})
+    return dataclasses.replace(experiment, **{name: value})

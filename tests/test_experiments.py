@@ -255,6 +255,11 @@ def test_other_number_of_landmarks_is_refused(
         ("import nothing_here", "ModuleNotFoundError"),
         ("EXPERIMENT = 1 +", "SyntaxError"),
         ("from heatmap.config import Train\nEXPERIMENT = Train(epoch=3)", "epoch"),
+        (
+            "from heatmap.config import Train\nEXPERIMENT = Train(precision='fp16')",
+            "broken.py: train.precision must be fp32 or bf16, not 'fp16'; did you mean",
+        ),
+        ("import sys\nsys.exit(3)", "SystemExit: 3"),
         ("x = 1", "no EXPERIMENT"),
     ],
 )
@@ -271,6 +276,28 @@ def test_broken_experiment_file_is_named(
 def test_negative_seed_is_a_usage_error(tool: Tool, capsys: pytest.CaptureFixture[str]) -> None:
     assert tool("train", ROOT / "experiments" / "unet.py", "--seed", "-1") == 2
     assert "seed must be at least 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model.encoder", "resnet35"], "unknown encoder 'resnet35'; did you mean"),
+        (["--model.encoder", "tu-resnet35"], "model.encoder 'tu-resnet35'"),
+        (["--data.folds", "100"], "would be empty; use fewer folds"),
+        (["--data.split", "person", "--data.person-pattern", "("], "the person pattern"),
+        (["--crop.rule", "box"], "pass --data.boxes"),
+    ],
+)
+def test_wrong_usage_that_is_found_late_has_its_exit_code(
+    options: list[str], message: str, tool: Tool, tiny_contest: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    experiment, run = ROOT / "experiments" / "unet.py", tmp_path / "run"
+    common = [*short(tiny_contest), "--augment.mirror", "0"]
+    assert tool("train", experiment, "--out", run, *common, *options) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error and error.count("\n") == 1
+    assert not run.exists()
 
 
 def test_validation_without_labels_is_refused_before_training(

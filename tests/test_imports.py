@@ -18,9 +18,9 @@ MODULES: dict[str, set[str]] = {
     "codec": set(),
     "losses": set(),
     "draw": set(),
-    "schemes": set(),
+    "schemes": {"runtime"},
     "shape": set(),
-    "config": set(),
+    "config": {"runtime"},
     "maps": {"codec", "losses", "runtime"},
 }
 # Every package may import these modules and the packages before it.

@@ -28,23 +28,24 @@ def results(runs: Annotated[tuple[Path, ...], tyro.conf.Positional]) -> None:
 
 def _row(folder: Path) -> tuple[float, dict[str, str]]:
     """The score to sort by, and the cells by column."""
-    from heatmap.runs.folder import find_run
+    from heatmap.config import Experiment
+    from heatmap.runs.folder import Machine, Summary, find_run
     from heatmap.runtime.files import read_json
 
     run = find_run(folder)
-    machine, config = read_json(run.machine), read_json(run.config)
-    summary = read_json(run.summary) if run.summary.is_file() else {}
-    model, crop = config["model"], config["crop"]
-    best: float | None = summary.get("best_mse")
-    has_score = best is not None  # False if it trained on all rows
+    machine, experiment = read_json(run.machine, Machine), read_json(run.config, Experiment)
+    summary = read_json(run.summary, Summary) if run.summary.is_file() else None
+    name, model, crop = experiment.name, experiment.model, experiment.crop
+    best = summary and summary["best_mse"]  # None if it trained on all rows
+    mean_shape = summary and summary["mean_shape_mse"]
     cores = f"{machine['cpu_cores']} cores, " if machine["device"] == "cpu" else ""
     return math.inf if best is None else best, {
-        "run": config["name"] if summary else f"{config['name']} (unfinished)",
-        "network": f"{model['type']} {model['encoder']}, weights {model['weights']}, "
-        f"{crop['height']}×{crop['width']}",
-        "seed": str(config["seed"]),
-        "val MSE px²": f"**{best:.2f}**" if has_score else "-",
-        "mean shape": f"{summary['mean_shape_mse']:.1f}" if has_score else "-",
+        "run": name if summary else f"{name} (unfinished)",
+        "network": f"{type(model).__name__} {model.encoder}, weights {model.weights}, "
+        f"{crop.height}×{crop.width}",
+        "seed": str(experiment.seed),
+        "val MSE px²": "-" if best is None else f"**{best:.2f}**",
+        "mean shape": "-" if mean_shape is None else f"{mean_shape:.1f}",
         "epochs": str(summary["epochs"]) if summary else "-",
         "minutes": f"{summary['minutes']:.0f}" if summary else "-",
         "hardware": f"{cores}{machine['processor']}",

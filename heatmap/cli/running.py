@@ -71,9 +71,13 @@ def parse_and_call(
 def load_experiment(path: Path) -> Experiment:
     """Returns the `EXPERIMENT` of a Python file, which may import its siblings as FOLDER.NAME.
 
+    The environment variables of Weights & Biases come before the file's settings of it.
+
     Raises:
         UserError: the file is missing, fails, or defines no EXPERIMENT.
     """
+    from heatmap.runs.wandb import with_environment  # late, for the commands without experiments
+
     if path.suffix != ".py" or not path.is_file():
         raise UserError(f"{path}: no such experiment file")
     sys.path.insert(0, str(path.resolve().parent.parent))
@@ -83,12 +87,14 @@ def load_experiment(path: Path) -> Experiment:
     sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # a user's file may fail in any way
-        raise UserError(f"{path}: {type(error).__name__}: {error}") from error
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except (Exception, SystemExit) as error:  # a user's file may fail in any way
+        raise UserError(f"{path}: {type(error).__name__}: {first_line(error)}") from error
     experiment = getattr(module, "EXPERIMENT", None)
     if not isinstance(experiment, Experiment):
         raise UserError(f"{path}: defines no EXPERIMENT = Experiment(...)")
-    return experiment
+    return with_environment(experiment)
 
 
 def _module_name(path: Path) -> str:

@@ -14,8 +14,9 @@ import tyro
 from heatmap import config
 from heatmap.cli.running import is_first, parse_and_call, run_command, with_experiment
 from heatmap.config import Experiment
-from heatmap.errors import UsageError, UserError
+from heatmap.errors import UsageError, UserError, located
 from heatmap.runs.folder import RunFolder, find_run
+from heatmap.runs.wandb import mode_of_environment
 from heatmap.runtime.files import read_json
 
 if TYPE_CHECKING:
@@ -92,11 +93,14 @@ def _resume(folder: Path, arguments: Sequence[str]) -> None:
 
     # a run that stopped before its first checkpoint starts from the beginning
     saved = checkpoint.load(files.last) if files.last.is_file() else None
-    before = config.from_dict(Experiment, saved.config if saved else read_json(files.config))
+    if saved:
+        with located(files.last):
+            before = config.from_dict(Experiment, saved.config)
+    else:
+        before = read_json(files.config, Experiment)
     experiment = _with_options(before, folder, arguments)
     if saved:
-        written = config.from_dict(Experiment, read_json(files.config))
-        _check_unedited(files.config, written, before, experiment)
+        _check_unedited(files.config, before, experiment)
     is_longer = experiment.train.epochs != before.train.epochs
     if is_longer:
         _check_may_be_longer(before, experiment, saved)
@@ -110,8 +114,10 @@ def _resume(folder: Path, arguments: Sequence[str]) -> None:
 
 def _with_options(before: Experiment, folder: Path, arguments: Sequence[str]) -> Experiment:
     """Returns a run's experiment, changed by the options of --resume."""
+    mode = mode_of_environment() or before.wandb.mode
+    default = replace(before, wandb=replace(before.wandb, mode=mode))
 
-    def command(experiment: Annotated[Experiment, tyro.conf.arg(name="")] = before) -> Experiment:
+    def command(experiment: Annotated[Experiment, tyro.conf.arg(name="")] = default) -> Experiment:
         return experiment
 
     experiment = parse_and_call(command, f"train.py --resume {folder}", arguments)
@@ -125,10 +131,9 @@ def _with_options(before: Experiment, folder: Path, arguments: Sequence[str]) ->
     return experiment
 
 
-def _check_unedited(
-    path: Path, written: Experiment, before: Experiment, experiment: Experiment
-) -> None:
+def _check_unedited(path: Path, before: Experiment, experiment: Experiment) -> None:
     """Raises UserError if config.json was edited; a resume would ignore and overwrite it."""
+    written = read_json(path, Experiment)
     now, old, new = (config.flatten(config.to_dict(e)) for e in (written, before, experiment))
     for name in sorted(now.keys() | old.keys()):
         if now.get(name) not in (old.get(name), new.get(name)):

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from heatmap import config, frame
 from heatmap.data.contest import ImageFile, Points, read_boxes
-from heatmap.errors import UserError
+from heatmap.errors import UsageError, UserError
 from heatmap.frame import Frame
 from heatmap.runtime.machine import loader_processes
 from heatmap.shape import nanmean
@@ -65,7 +65,9 @@ class Samples(Dataset[Sample]):
         boxes_image = None
         if experiment.crop.rule == "box":
             if experiment.data.boxes is None:
-                raise UserError("crop.rule is box, which needs a table of boxes; pass --data.boxes")
+                raise UsageError(
+                    "crop.rule is box, which needs a table of boxes; pass --data.boxes"
+                )
             boxes_image = read_boxes(experiment.data.boxes, paths)
         return cls(paths, points_image, experiment.crop, boxes_image)
 
@@ -224,7 +226,7 @@ def shuffled_batches(
     """
     batch = min(batch, len(rows))
     if batch % world:
-        raise UserError(f"a batch of {batch} cannot be divided evenly between {world} processes")
+        raise UsageError(f"a batch of {batch} cannot be divided evenly between {world} processes")
     generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch])))
     order = generator.permutation(rows)
     return [

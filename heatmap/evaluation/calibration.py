@@ -6,12 +6,13 @@ labelled images, turns that rank into pixels.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from heatmap.config import NotNegative
 from heatmap.errors import UserError
 from heatmap.runs.folder import RunFolder
 from heatmap.runtime.files import read_json, write_json
@@ -30,10 +31,16 @@ class Calibration:
     Doubt is `spread_weight * log(spread) - peak_weight * log(peak)`.
     """
 
-    peak_weight: float  # not negative
-    spread_weight: float  # not negative
+    peak_weight: NotNegative
+    spread_weight: NotNegative
     doubt: Sequence[float]  # (K,) increasing
     error_px: Sequence[float]  # (K,) in image pixels, never decreasing
+
+    def __post_init__(self) -> None:
+        if not len(self.doubt) == len(self.error_px) > 0:
+            raise UserError("calibration: doubt and error_px must have the same length, at least 1")
+        if not all(low < high for low, high in pairwise(self.doubt)):
+            raise UserError("calibration.doubt must increase")
 
     def expected_error(self, peak: np.ndarray, spread: np.ndarray) -> np.ndarray:
         """Expected distance from the true landmark in image pixels; NaN where it is unknown.
@@ -179,12 +186,4 @@ def read(folder: Path) -> CheckedCalibration | None:
     path = RunFolder(folder).calibration
     if not path.exists():
         return None
-    values = read_json(path)
-    try:
-        values["calibration"] = Calibration(**values["calibration"])
-        values["deciles"] = [Decile(**decile) for decile in values["deciles"]]
-        return CheckedCalibration(**values)
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            f"{path}: not a valid calibration ({error}); run tools/evaluate.py to write it again"
-        ) from None
+    return read_json(path, CheckedCalibration)

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from heatmap import schemes
 from heatmap.data import contest
 from heatmap.data.samples import Samples
-from heatmap.errors import UserError
+from heatmap.errors import UsageError, UserError
 from heatmap.evaluation import calibration
 from heatmap.inference.ensemble import Ensemble
 from heatmap.inference.predict import Prediction, View, predict
@@ -221,7 +221,7 @@ def evaluate_run(
     if decoder is not None:
         for run in ensemble.runs:
             if not isinstance(run.network, HeatmapNetwork):
-                raise UserError(f"{run.path} has no heatmaps; omit --decoder")
+                raise UsageError(f"{run.path} has no heatmaps; omit --decoder")
             run.network.landmark_decoder = decoder
     first = ensemble.runs[0]
     train, settings = first.experiment.train, first.experiment.data

@@ -122,8 +122,8 @@ def _learning_curves(ensemble: Ensemble) -> dict[str, LineChart | None]:
     for key, label in CURVES.items():
         series = []
         for name, rows in ledgers.items():
-            rows = [row for row in rows if "epoch" in row and key in row]
-            x, y = [row["epoch"] for row in rows], [row[key] for row in rows]
+            shown = [row for row in rows if key in row]
+            x, y = [row["epoch"] for row in shown], [row.get(key) for row in shown]
             series.append(Series(name, x, np.array(y, float), "dots" if len(x) <= 30 else "line"))
         if any(len(one.x) for one in series):
             charts[key] = line_chart(series, "epoch", label, log_y=key != "lr")

@@ -10,7 +10,7 @@ import torch
 
 from heatmap import schemes
 from heatmap.data.samples import PointArray, Samples
-from heatmap.errors import UserError
+from heatmap.errors import UsageError, UserError
 from heatmap.inference.predict import View, placed
 from heatmap.networks import HeatmapNetwork
 from heatmap.runs.checkpoint import TrainedRun, load_trained
@@ -47,7 +47,7 @@ class Ensemble:
                     f"predicts {run.network.num_landmarks}; runs to merge need the same landmarks"
                 )
             if self.weighted and not isinstance(run.network, HeatmapNetwork):
-                raise UserError(f"{run.path} has no heatmaps; merge it without --weighted")
+                raise UsageError(f"{run.path} has no heatmaps; merge it without --weighted")
             if "mirror" in self.tta:
                 schemes.mirror_permutation(self.num_landmarks, run.scheme)
 
@@ -69,14 +69,14 @@ class Ensemble:
         loaded: list[TrainedRun] = []
         for run in map(load_trained, runs):
             if any(run.path.resolve() == other.path.resolve() for other in loaded):
-                raise UserError(f"{run.path} is listed twice; list each run once")
+                raise UsageError(f"{run.path} is listed twice; list each run once")
             if boxes is not None:
                 data = replace(run.experiment.data, boxes=boxes)
                 run = replace(run, experiment=replace(run.experiment, data=data))
             loaded.append(run)
         if boxes is not None and all(run.experiment.crop.rule != "box" for run in loaded):
             path, rule = loaded[0].path, loaded[0].experiment.crop.rule
-            raise UserError(f"--boxes is for runs with crop.rule box; {path} has {rule}")
+            raise UsageError(f"--boxes is for runs with crop.rule box; {path} has {rule}")
         return cls(tuple(loaded), frozenset(tta.split(",")) - {"none"}, weighted, boxes)
 
     @property

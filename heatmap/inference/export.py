@@ -97,7 +97,7 @@ def export(run: Path, out: Path, decoder: str | None = None) -> Difference:
     network, crop = trained.network, trained.experiment.crop
     if decoder is not None:
         if not isinstance(network, HeatmapNetwork):
-            raise UserError(f"{trained.path} has no heatmaps; omit --decoder")
+            raise UsageError(f"{trained.path} has no heatmaps; omit --decoder")
         network.landmark_decoder = decoder
     crops, image_from_crop = synthetic_crops(NUM_FACES, crop.height, crop.width)
     logger.info(f"exporting {trained.path}, then checking the file on {NUM_FACES} synthetic faces")

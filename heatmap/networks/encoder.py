@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from heatmap.errors import UserError
+from heatmap.errors import UsageError, UserError
 from heatmap.networks.network import IMAGENET_MEAN, IMAGENET_STD
 from heatmap.runtime.machine import first_line
 
@@ -84,11 +84,11 @@ def _explained(name: str, weights: str) -> Iterator[None]:
     if not name.startswith("tu-") and name not in smp.encoders.encoders:
         similar = difflib.get_close_matches(name, smp.encoders.encoders, 3)
         hint = f"did you mean {' or '.join(similar)}?" if similar else "see the encoders of smp"
-        raise UserError(f"model.encoder: unknown encoder {name!r}; {hint}")
+        raise UsageError(f"model.encoder: unknown encoder {name!r}; {hint}")
     try:
         yield
     except KeyError as error:
-        raise UserError(f"model.weights {weights!r}: {error.args[0]}") from None
+        raise UsageError(f"model.weights {weights!r}: {error.args[0]}") from None
     except OSError as error:
         raise UserError(
             f"could not fetch the {weights!r} weights of {name} ({type(error).__name__}): check "
@@ -96,7 +96,7 @@ def _explained(name: str, weights: str) -> Iterator[None]:
             f"{BUNDLED} --model.weights bundled), or start from random ones: --model.weights none"
         ) from None
     except RuntimeError as error:  # unknown to timm
-        raise UserError(f"model.encoder {name!r}: {error}") from None
+        raise UsageError(f"model.encoder {name!r}: {error}") from None
 
 
 def _file_of(name: str, weights: str) -> Path | None:
@@ -104,7 +104,7 @@ def _file_of(name: str, weights: str) -> Path | None:
     if weights != "bundled":
         return Path(weights) if Path(weights).suffix in (".safetensors", ".pt", ".pth") else None
     if name != BUNDLED:
-        raise UserError(f"model.weights bundled are of --model.encoder {BUNDLED}, not of {name}")
+        raise UsageError(f"model.weights bundled are of --model.encoder {BUNDLED}, not of {name}")
     package = importlib.util.find_spec(PACKAGE.replace("-", "_"))
     folders = package.submodule_search_locations if package else None
     files = [path for folder in folders or () for path in Path(folder).glob("models/*.pth")]

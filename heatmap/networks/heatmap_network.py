@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from heatmap import codec, config, frame, losses, maps
-from heatmap.errors import UserError
+from heatmap.errors import UsageError
 from heatmap.maps import Maps
 from heatmap.networks.network import CropPrediction, Network, point_loss
 from heatmap.networks.shape_prior import ShapePrior
@@ -62,7 +62,7 @@ class HeatmapNetwork(Network[Maps]):
         """Returns features (B, width, H / stride, W / stride), embeddings and bias.
 
         Raises:
-            UserError: the encoder's features are not at strides 2, 4, 8, 16 and 32.
+            UsageError: the encoder's features are not at strides 2, 4, 8, 16 and 32.
         """
         height, width = images.shape[-2:]
         # the decoder doubles what the encoder halves, so the size must be a multiple of 32
@@ -72,7 +72,7 @@ class HeatmapNetwork(Network[Maps]):
         features = self.expansion(self.decoder(self.pyramid(padded)))
         expected = tuple(size // self.stride for size in padded.shape[-2:])
         if features.shape[-2:] != expected:
-            raise UserError(
+            raise UsageError(
                 f"the encoder {self.model.encoder} does not halve images evenly (its maps have "
                 f"{tuple(features.shape[-2:])} pixels instead of {expected}); choose another one, "
                 "or Direct"

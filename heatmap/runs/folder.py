@@ -1,13 +1,82 @@
-"""Names of a run's files."""
+"""Names of a run's files, and what those hold that are read back."""
 
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal, NotRequired, TypedDict, Unpack
 
+from heatmap.config import Index, NotNegative
 from heatmap.errors import UserError
 
 EVALUATION = "evaluation-"
 SHEETS = ("validation",)  # names of the images in images/, without their step
+
+
+class Split(TypedDict):
+    """The description in split.json."""
+
+    kind: NotRequired[str]  # version 0.1.0 stored none
+    rule: str
+    table: NotRequired[str | None]  # fingerprint of the labels
+
+
+class Machine(TypedDict):
+    """machine.json."""
+
+    date: str
+    commit: str | None
+    device: str
+    processor: str
+    cpu_cores: int
+
+
+class Summary(TypedDict):
+    """summary.json; without validation the scores are None."""
+
+    best_mse: float | None
+    best_epoch: int
+    mean_shape_mse: float | None
+    epochs: int
+    steps: int
+    minutes: float
+
+
+class Scores(TypedDict):
+    """The scores in evaluation.json, px²."""
+
+    mse: float | None
+    mean_shape_mse: float | None
+    table: NotRequired[str | None]  # fingerprint of the labels
+
+
+# A row of metrics.jsonl.
+Row = TypedDict(
+    "Row",
+    {
+        "step": Index,
+        "epoch": Index,
+        "time/seconds": NotNegative,
+        "train/loss": NotRequired[float | None],
+        "val/loss": NotRequired[float | None],
+        "val/mse": NotRequired[float | None],
+        "lr": NotRequired[float | None],
+    },
+)
+
+
+class Predictions(TypedDict):
+    """predictions/table.json; a row is an image's file, its name and its numbers."""
+
+    step: Index
+    columns: list[str]
+    rows: list[tuple[str, str, Unpack[tuple[float | None, ...]]]]  # noqa: UP044
+
+
+class WandbArguments(TypedDict):
+    """wandb.json: arguments of `wandb.init`, whose mode may also be off."""
+
+    id: str
+    mode: Literal["online", "offline", "off"]
 
 
 def find_run(path: Path) -> "RunFolder":

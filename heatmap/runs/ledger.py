@@ -14,17 +14,19 @@ from typing import Any
 import numpy as np
 
 from heatmap.config import Experiment
-from heatmap.errors import UserError
-from heatmap.runs.folder import SHEETS, RunFolder
+from heatmap.errors import located
+from heatmap.runs.folder import SHEETS, Predictions, Row, RunFolder
 from heatmap.runs.wandb import WandbWriter
 from heatmap.runtime.files import (
     finite,
     fitting_name,
+    read_bytes,
     read_json,
     write_image,
     write_json,
     write_text,
 )
+from heatmap.runtime.validate import parse_json
 
 
 class Ledger(contextlib.AbstractContextManager["Ledger"]):
@@ -55,13 +57,11 @@ class Ledger(contextlib.AbstractContextManager["Ledger"]):
         rewind(folder, after_step)
         self._step = after_step
         self.wandb_id = wandb_id or os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
-        # a sweep agent sets project and entity in the environment
-        agent = os.environ if "WANDB_SWEEP_ID" in os.environ else {}
         settings, name, folder_name = experiment.wandb, experiment.name, folder.resolve().name
         init_arguments = {
             "id": self.wandb_id,
-            "project": agent.get("WANDB_PROJECT", settings.project),
-            "entity": agent.get("WANDB_ENTITY", settings.entity),
+            "project": settings.project,
+            "entity": settings.entity,
             "group": settings.group or name,
             "job_type": settings.job_type,
             "tags": [*settings.tags, *tags],
@@ -122,20 +122,17 @@ class Ledger(contextlib.AbstractContextManager["Ledger"]):
         self._wandb = None
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
+def read_metrics(folder: Path) -> list[Row]:
     """Reads the rows of metrics.jsonl; ignores an incomplete last line of a killed run.
 
     Raises:
-        UserError: another line is not JSON.
+        UserError: the file cannot be read, or another line is not such a row.
     """
-    path = RunFolder(folder).metrics
-    *lines, _incomplete = path.read_text(encoding="utf-8").split("\n")
-    rows = []
+    path, rows = RunFolder(folder).metrics, []
+    *lines, _incomplete = read_bytes(path).split(b"\n")
     for number, line in enumerate(lines, start=1):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {number}: not a JSON row: {line[:80]!r}") from error
+        with located(f"{path}, line {number}"):
+            rows.append(parse_json(line, Row))
     return rows
 
 
@@ -146,7 +143,7 @@ def rewind(folder: Path, step: int) -> None:
         if sheet_step > step:
             path.unlink()
     if files.predictions_table.is_file():
-        table = read_json(files.predictions_table)
+        table = read_json(files.predictions_table, Predictions)
         if table["step"] > step:
             for name, *_ in table["rows"]:
                 (files.predictions / Path(name).name).unlink(missing_ok=True)
@@ -158,5 +155,5 @@ def rewind(folder: Path, step: int) -> None:
     write_text(files.metrics, "".join(_line(row) for row in rows if row["step"] <= step))
 
 
-def _line(row: Mapping[str, Any]) -> str:
+def _line(row: Mapping[str, object]) -> str:
     return json.dumps(row, allow_nan=False) + "\n"

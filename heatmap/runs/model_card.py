@@ -8,7 +8,7 @@ from pathlib import Path
 
 from heatmap.config import Experiment, Part, from_dict
 from heatmap.runs import checkpoint
-from heatmap.runs.folder import RunFolder
+from heatmap.runs.folder import Machine, RunFolder, Split, Summary
 from heatmap.runtime.files import read_json, write_text
 
 NOT_TRAINED = "running_mean", "running_var", "num_batches_tracked"
@@ -33,7 +33,8 @@ def write(folder: Path, evaluation: str | None = None) -> None:
     files = RunFolder(folder)
     saved = checkpoint.load(files.best)
     experiment = from_dict(Experiment, saved.config)
-    split, summary, machine = map(read_json, (files.split, files.summary, files.machine))
+    split, machine = read_json(files.split, Split), read_json(files.machine, Machine)
+    summary = read_json(files.summary, Summary)
     same_person = {"person": "no", None: "unknown"}  # version 0.1.0 stored no kind
     data = {
         "folder": experiment.data.root.resolve().name,

@@ -1,19 +1,22 @@
 """The errors of each scored image: per_image.csv and errors.npz."""
 
-import csv
 import json
 import math
-import zipfile
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from heatmap.data.contest.table import write_rows
+from heatmap.data.contest.small_tables import csv_rows
+from heatmap.data.contest.table import add_name, write_rows
 from heatmap.errors import UserError
 from heatmap.runtime.files import write_atomically
 from heatmap.shape import nanmean
+
+REQUIRED = {"mse", "nme", "width", "height"}  # columns of per_image.csv
+_CELL = re.compile(r"(-?[0-9]{1,100}(\.[0-9]{1,100})?)?")
 
 
 @dataclass(frozen=True)
@@ -67,24 +70,6 @@ def write_errors(path: Path, errors: Errors) -> None:
         np.savez_compressed(temporary, **vars(errors) | {"groups": json.dumps(groups)})
 
 
-def read_errors(path: Path) -> Errors:
-    """Reads errors.npz.
-
-    Raises:
-        UserError: the file is missing, damaged or incomplete.
-    """
-    try:
-        with path.open("rb") as file, np.load(file) as arrays:
-            values = {field.name: arrays[field.name] for field in fields(Errors)}
-            groups = json.loads(str(values["groups"]))
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"{path}: not readable as errors.npz ({error}); run tools/evaluate.py again"
-        ) from None
-    values["groups"] = {name: range(*bounds) for name, bounds in groups.items()}
-    return Errors(**values | {"normaliser": str(values["normaliser"])})
-
-
 def write_per_image(path: Path, names: Sequence[str], columns: Mapping[str, np.ndarray]) -> None:
     """Writes per_image.csv, one row per image, with empty cells for NaN and infinities.
 
@@ -106,19 +91,25 @@ def read_per_image(path: Path) -> tuple[list[str], dict[str, np.ndarray]]:
     """Reads the file names and the (N,) float64 columns of per_image.csv; empty cells are NaN.
 
     Raises:
-        UserError: the table is missing or a row is not valid.
+        UserError: the table is missing, lacks a column, or a row is not valid.
     """
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            header, *rows = csv.reader(file)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not readable as per_image.csv ({error})") from None
-    if header[:2] != ["file_name", "mse"]:
-        raise UserError(f"{path}, row 1: expected file_name, mse, ..., got {', '.join(header)}")
+    header, *rows = csv_rows(path)
+    if header[:1] != ["file_name"] or not set(header) >= REQUIRED or len(set(header)) < len(header):
+        raise UserError(
+            f"{path}, row 1: expected file_name, mse, nme, width, height and others, each once, "
+            f"found {', '.join(header)[:200]}; run tools/evaluate.py again"
+        )
+    rows_by_name: dict[str, int] = {}
     values = np.empty((len(rows), len(header) - 1))
-    for index, row in enumerate(rows):
-        try:
-            values[index] = [float(cell or "nan") for cell in row[1:]]
-        except ValueError as error:  # not a number, or too few or too many cells
-            raise UserError(f"{path}, row {index + 2}: {error}") from None
-    return [row[0] for row in rows], dict(zip(header[1:], values.T, strict=True))
+    for row, cells in enumerate(rows, start=2):
+        where = f"{path}, row {row}"
+        if len(cells) != len(header):
+            raise UserError(f"{where}: {len(cells)} cells where the header has {len(header)}")
+        add_name(rows_by_name, cells[0], row, path)
+        for column, cell in enumerate(cells[1:]):
+            if not _CELL.fullmatch(cell):
+                raise UserError(
+                    f"{where}, column {header[column + 1]}: {cell[:60]!r} is not a number"
+                )
+            values[row - 2, column] = float(cell or "nan")
+    return list(rows_by_name), dict(zip(header[1:], values.T, strict=True))

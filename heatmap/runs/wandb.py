@@ -11,19 +11,52 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
-from heatmap.errors import UserError
-from heatmap.runs.folder import SHEETS, RunFolder
+from heatmap.config import Experiment
+from heatmap.errors import UsageError, UserError
+from heatmap.runs.folder import SHEETS, Predictions, RunFolder, Summary, WandbArguments
 from heatmap.runtime.files import read_json, write_json, write_text
 
 STAGING = "WANDB_DATA_DIR"  # environment variable: where tables of offline runs wait to be sent
+# Values of wandb.mode by those of WANDB_MODE, and the variables of other settings.
+MODES = {
+    "online": "online", "run": "online", "offline": "offline", "dryrun": "offline",
+    "disabled": "off",
+}  # fmt: skip
+VARIABLES = {
+    "project": "WANDB_PROJECT", "entity": "WANDB_ENTITY", "group": "WANDB_RUN_GROUP",
+    "job_type": "WANDB_JOB_TYPE",
+}  # fmt: skip
 NOT_METRICS = ("_", "images/", "predictions")  # prefixes of columns that W&B adds
 
 logger = logging.getLogger("heatmap")
+
+
+def mode_of_environment() -> Any:
+    """Returns the wandb.mode that WANDB_DISABLED or WANDB_MODE asks for, None if neither is set.
+
+    Raises:
+        UsageError: WANDB_MODE is not one of W&B's modes.
+    """
+    if os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1", "yes", "on"):
+        return "off"
+    mode = os.environ.get("WANDB_MODE")
+    if mode and mode not in MODES:
+        raise UsageError(f"WANDB_MODE must be online, offline or disabled, not {mode[:60]!r}")
+    return MODES[mode] if mode else None
+
+
+def with_environment(experiment: Experiment) -> Experiment:
+    """Returns the experiment with the settings that W&B's environment variables give."""
+    values: dict[str, Any] = {name: os.environ.get(key) for name, key in VARIABLES.items()}
+    values["mode"] = mode_of_environment()
+    values = {name: value for name, value in values.items() if value}
+    return replace(experiment, wandb=replace(experiment.wandb, **values))
 
 
 class WandbWriter:
@@ -36,7 +69,7 @@ class WandbWriter:
         """Starts the thread. init_arguments: arguments of `wandb.init`, as in wandb.json."""
         self.failed = False
         self._folder, self._init_arguments = RunFolder(folder), init_arguments
-        self._rows: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
+        self._rows: SimpleQueue[Mapping[str, Any] | None] = SimpleQueue()
         self._thread = Thread(target=self._send_rows, name="wandb", daemon=True)
         os.environ["WANDB_ERROR_REPORTING"] = "false"
         try:
@@ -47,7 +80,7 @@ class WandbWriter:
             self._wandb: Any = wandb
             self._thread.start()
 
-    def log(self, row: dict[str, Any]) -> None:
+    def log(self, row: Mapping[str, Any]) -> None:
         """Queues a row of metrics with the images and predictions of its step."""
         self._rows.put(row)
 
@@ -93,11 +126,11 @@ class WandbWriter:
 
     def _start_run(self, init_arguments: Mapping[str, Any]) -> Any:
         folder = self._folder
-        config = read_json(folder.config)
+        config = read_json(folder.config, dict[str, Any])
         if folder.machine.is_file():
-            config["machine"] = read_json(folder.machine)
+            config["machine"] = read_json(folder.machine, dict[str, Any])
         if folder.split.is_file():
-            split = read_json(folder.split)
+            split = read_json(folder.split, dict[str, Any])
             config["split"] = {key: split[key] for key in ("kind", "rule", "table") if key in split}
         settings = self._wandb.Settings(
             console="off",
@@ -130,11 +163,12 @@ class WandbWriter:
         for name in SHEETS:
             if (sheet := folder.sheet(name, step)).is_file():
                 values[f"images/{name}"] = wandb.Image(str(sheet))
-        table = read_json(folder.predictions_table) if folder.predictions_table.is_file() else {}
-        if table.get("step") == step:
-            images = (wandb.Image(str(folder.predictions / name)) for name, *_ in table["rows"])
-            rows = [[image, *row[1:]] for image, row in zip(images, table["rows"], strict=True)]
-            values["predictions"] = wandb.Table(columns=table["columns"], data=rows)
+        if folder.predictions_table.is_file():
+            table = read_json(folder.predictions_table, Predictions)
+            if table["step"] == step:
+                images = (wandb.Image(str(folder.predictions / row[0])) for row in table["rows"])
+                rows = [[image, *row[1:]] for image, row in zip(images, table["rows"], strict=True)]
+                values["predictions"] = wandb.Table(columns=table["columns"], data=rows)
         # in one call: W&B merges or drops later calls of the same step
         run.log(values, step=step, commit=True)
 
@@ -143,7 +177,7 @@ class WandbWriter:
             copy = shutil.copy(self._folder.per_image, run.dir)
             run.save(copy, base_path=run.dir, policy="now")
         if finished := self._folder.summary.is_file():
-            run.summary.update(read_json(self._folder.summary))
+            run.summary.update(read_json(self._folder.summary, dict[str, Any]))
         run.finish(exit_code=0 if finished else 1)
 
 
@@ -151,7 +185,8 @@ def fetch(path: str, parent: Path) -> Path:
     """Fetches a run from W&B into a new run folder in `parent`, and returns the folder.
 
     Args:
-        path: ENTITY/PROJECT/ID, PROJECT/ID or ID; the defaults are the user's entity and heatmap.
+        path: ENTITY/PROJECT/ID, PROJECT/ID or ID; the defaults are the user's entity, and
+            WANDB_PROJECT or heatmap.
 
     Raises:
         UserError: W&B cannot be reached, nobody is logged in, or the run does not exist.
@@ -160,7 +195,8 @@ def fetch(path: str, parent: Path) -> Path:
     import wandb
 
     try:
-        run = wandb.Api().run(path if "/" in path else f"heatmap/{path}")
+        project = os.environ.get("WANDB_PROJECT", "heatmap")
+        run = wandb.Api().run(path if "/" in path else f"{project}/{path}")
         folder = RunFolder(parent / run.id)
         folder.path.mkdir()
         for file in run.files(names=[folder.per_image.name]):
@@ -171,14 +207,15 @@ def fetch(path: str, parent: Path) -> Path:
             lines.append(json.dumps({"step": row["_step"], **metrics}) + "\n")
         # a sweep adds its parameters, such as "optimizer.lr", which the config has already
         config = {name: value for name, value in run.config.items() if "." not in name}
-        summary = {name: run.summary_metrics.get(name) for name in ("best_mse", "mean_shape_mse")}
+        summary = {name: run.summary_metrics.get(name) for name in Summary.__annotations__}
     except (wandb.Error, OSError, ValueError) as error:
         raise UserError(
             f"cannot fetch wandb:{path} from Weights & Biases ({error}); check the network, run "
             "wandb login, or pass the run's folder instead"
         ) from None
-    write_json(folder.split, config.pop("split", {}))
-    write_json(folder.machine, config.pop("machine", {}))
+    for part in (folder.split, folder.machine):
+        if part.stem in config:
+            write_json(part, config.pop(part.stem))
     write_json(folder.config, config)
     if run.state == "finished":
         write_json(folder.summary, summary)
@@ -194,11 +231,12 @@ def main() -> None:
     parser.add_argument("--mode", choices=("online", "offline"), help="default: the run's own mode")
     arguments = parser.parse_args()
     try:
-        init_arguments = read_json(RunFolder(arguments.folder).wandb)
+        init_arguments = read_json(RunFolder(arguments.folder).wandb, WandbArguments)
         rows = read_metrics(arguments.folder)
-    except (OSError, UserError) as error:
+        mode = arguments.mode or mode_of_environment() or init_arguments["mode"]
+    except UserError as error:
         parser.error(str(error))
-    init_arguments["mode"] = arguments.mode or init_arguments["mode"]
+    init_arguments["mode"] = mode
     if init_arguments["mode"] == "off":
         parser.error("this run was recorded without W&B: pass --mode online or --mode offline")
     writer = WandbWriter(arguments.folder, init_arguments)

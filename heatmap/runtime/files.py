@@ -10,14 +10,17 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tqdm import tqdm
 
-from heatmap.errors import UserError
+from heatmap.errors import UserError, located
+from heatmap.runtime.validate import parse_json
 
 if TYPE_CHECKING:
     import numpy as np
+
+T = TypeVar("T")
 
 
 _BUFFER = 1 << 20  # bytes
@@ -191,20 +194,15 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(finite(values), indent=2, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object.
+def read_json(path: Path, kind: type[T]) -> T:
+    """Reads a JSON file whose value is of the type `kind`, as for `validate.typed`.
 
     Raises:
-        UserError: the file is missing or does not hold a JSON object.
+        UserError: the file cannot be read, is not JSON, or holds a value of another type.
     """
-    text = read_text(path, "run file")
-    try:
-        values = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{path}: not a readable run file ({error})") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: not a run file (expected a JSON object)")
-    return values
+    text = read_text(path)
+    with located(path):
+        return parse_json(text, kind)
 
 
 def finite(value: Any) -> Any:

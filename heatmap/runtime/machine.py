@@ -116,7 +116,7 @@ def _commit() -> str | None:
         return None
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """Returns the first line of the error's message, or the name of its type."""
     return str(error).strip().partition("\n")[0] or type(error).__name__
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from heatmap import networks
 from heatmap.config import Experiment, HeatmapModel, from_dict, to_dict
 from heatmap.data import samples
-from heatmap.errors import UserError
+from heatmap.errors import UserError, located
 from heatmap.runs import checkpoint
 from heatmap.runs.folder import RunFolder
 from heatmap.runtime import distributed
@@ -197,7 +197,8 @@ def _with_normalisation(experiment: Experiment, start: checkpoint.Checkpoint | N
     """The experiment with the mean and std that its start weights were trained with."""
     model = experiment.model
     if start:
-        first = from_dict(Experiment, start.config).model
+        with located(experiment.train.start):
+            first = from_dict(Experiment, start.config).model
         mean, std = first.mean or networks.IMAGENET_MEAN, first.std or networks.IMAGENET_STD
         model = replace(model, mean=model.mean or mean, std=model.std or std)
     model = networks.with_normalisation(model)

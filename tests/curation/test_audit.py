@@ -280,6 +280,7 @@ def test_folds_predict_every_image_unseen(
             1,
             "row 3: the review must be good or bad, got 'maybe'",
         ),
+        (["--run", "run", "--reviewed", "twice.csv"], 1, "row 3, column file_name: '001.jpg' is"),
         (["--run", "run", "--symmetry", "none.json"], 1, "none.json"),
     ],
 )
@@ -293,6 +294,7 @@ def test_invalid_audit_options_are_refused(
     message: str,
 ) -> None:
     (tmp_path / "reviews.csv").write_text("file_name,review\n001.jpg,good\n002.jpg,maybe\n")
+    (tmp_path / "twice.csv").write_text("file_name,review\n001.jpg,good\n001.jpg,bad\n")
     assert tool("data", "audit", folder, *options) == code
     assert message in capsys.readouterr().err.replace("\n", " ")
     assert not (tmp_path / "audit.csv").exists()

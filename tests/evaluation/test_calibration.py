@@ -1,8 +1,10 @@
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from heatmap.errors import UserError
 from heatmap.evaluation import calibration
 from heatmap.evaluation.calibration import Calibration
 
@@ -18,6 +20,10 @@ def signs(seed: int, images: int = 300, landmarks: int = 40) -> Signs:
     expected = 0.1 * spread * peak**-1.5
     distance = generator.rayleigh(expected * np.sqrt(2 / np.pi))
     return distance.astype(np.float32), peak.astype(np.float32), spread.astype(np.float16)
+
+
+def halved(spread: np.ndarray) -> np.ndarray:
+    return np.arange(len(spread)) % 3 > 0
 
 
 def off(tenths: list[calibration.Decile]) -> float:
@@ -134,8 +140,7 @@ def test_many_landmarks_are_subsampled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_written_calibrations_are_read_back(tmp_path: Path) -> None:
     distance, peak, spread = signs(9)
-    first = np.arange(len(distance)) % 3 > 0
-    checked = calibration.fit_and_check(distance, peak, spread, first)
+    checked = calibration.fit_and_check(distance, peak, spread, halved(spread))
     calibration.write(tmp_path, checked)
     assert calibration.read(tmp_path) == checked
     calibration.write(tmp_path, None)
@@ -144,8 +149,23 @@ def test_written_calibrations_are_read_back(tmp_path: Path) -> None:
 
 
 def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "calibration.json").write_text('{"calibration": {"peak": 1}}')
-    with pytest.raises(ValueError, match=r"calibration\.json: not a valid calibration"):
+    distance, peak, spread = signs(9)
+    calibration.write(tmp_path, calibration.fit_and_check(distance, peak, spread, halved(spread)))
+    path = tmp_path / "calibration.json"
+    whole = json.loads(path.read_text())
+    for change, problem in (
+        ({"peak": 1}, r"calibration\.peak: Calibration has no such field; did you mean 'peak_w"),
+        ({"peak_weight": None}, r"calibration\.peak_weight must be a number, not None"),
+        ({"doubt": [2, 1], "error_px": [1, 2]}, "doubt must increase"),
+        ({"doubt": [], "error_px": []}, "must have the same length"),
+        ({"doubt": [1]}, "must have the same length"),
+        ({"error_px": "1 2"}, r"calibration\.error_px must be a list"),
+    ):
+        path.write_text(json.dumps(whole | {"calibration": whole["calibration"] | change}))
+        with pytest.raises(UserError, match=rf"calibration\.json: .*{problem}"):
+            calibration.read(tmp_path)
+    path.write_text(json.dumps(whole | {"deciles": [{"landmarks": 3}]}))
+    with pytest.raises(UserError, match=r"deciles\.0\.expected_px is missing"):
         calibration.read(tmp_path)
 
 

@@ -13,6 +13,7 @@ import pytest
 from browser import Elements, shown
 
 from heatmap.config import Experiment, Optimizer, UNet, to_dict
+from heatmap.errors import UserError
 from heatmap.evaluation import compare
 from heatmap.evaluation.compare import differences, paired, read_runs
 from heatmap.evaluation.compare.paired import bootstrap_means, interval
@@ -41,7 +42,9 @@ def run_folder(
         for epoch, value in enumerate((best + 5, best, best + 1), start=1)
     ]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "summary.json").write_text(json.dumps({"best_mse": best, "mean_shape_mse": 90.0}))
+    budget = {"epochs": 3, "steps": 30, "minutes": 1.5}
+    scores = {"best_mse": best, "best_epoch": 2, "mean_shape_mse": 90.0}
+    (folder / "summary.json").write_text(json.dumps(scores | budget))
     errors = np.array(list(mse.values()))
     sizes = np.array([100 + len(name) for name in mse])
     columns = {
@@ -227,6 +230,29 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
     assert "empty: not a run (no config.json)" in refused(a, tmp_path / "empty")
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "problem"),
+    [
+        ("summary.json", "{}", "best_mse is missing"),
+        ("summary.json", "[" * 100_000, "nested too deeply"),
+        ("evaluation.json", '{"mse": "3.5", "mean_shape_mse": 9}', "mse must be a number, not '3"),
+        ("split.json", '{"rule": 3}', "rule must be text, not 3"),
+        ("machine.json", "[]", "the content must be an object"),
+        ("metrics.jsonl", "[1]\n", "line 1: the content must be an object"),
+        ("metrics.jsonl", '{"step": 1}\n', "line 1: epoch is missing"),
+        ("config.json", '{"data": {"person_pattern": 3}}', "data.person_pattern must be text"),
+        ("per_image.csv", "file_name,mse\n", "row 1: expected file_name, mse, nme, width, height"),
+    ],
+)
+def test_a_damaged_file_of_a_run_is_refused_by_field(
+    tmp_path: Path, name: str, text: str, problem: str
+) -> None:
+    run = run_folder(tmp_path / "a", errors(0))
+    (run / name).write_text(text)
+    with pytest.raises(UserError, match=rf"a/{name}[:,].*{problem}"):
+        read_runs([run])
+
+
 def test_runs_with_equal_folder_names_are_named_by_path(tmp_path: Path) -> None:
     folders = [run_folder(tmp_path / day / "unet", errors(0)) for day in ("monday", "tuesday")]
     assert [run.name for run in read_runs(folders)] == list(map(str, folders))
@@ -261,7 +287,8 @@ def test_an_evaluation_on_other_data_with_more_views_is_compared(tmp_path: Path)
     for run, folder in zip(runs, folders, strict=True):
         folder.mkdir(parents=True)
         (run / "per_image.csv").rename(folder / "per_image.csv")
-        (folder / "evaluation.json").write_text('{"table": "beef", "mse": 3.5}')
+        scores = {"table": "beef", "mse": 3.5, "mean_shape_mse": 9.5}
+        (folder / "evaluation.json").write_text(json.dumps(scores))
     read = read_runs([folders[0], folders[1]])
     assert [run.name for run in read] == [f"{n}/evaluation-other/evaluation-mirror" for n in "ab"]
     assert [run.settings["evaluation"] for run in read] == ["other/mirror"] * 2
@@ -372,7 +399,7 @@ def test_a_run_in_wandb_is_compared_with_a_folder(
             config=config,
             files=lambda names: [File() for name in names if name == "per_image.csv"],
             scan_history=lambda: history,
-            summary_metrics={"best_mse": 5.0, "val/mse": 6.0, "mean_shape_mse": 90.0},
+            summary_metrics={"val/mse": 6.0, **json.loads((there / "summary.json").read_text())},
             state="finished",
         )
 

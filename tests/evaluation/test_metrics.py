@@ -20,7 +20,6 @@ from heatmap.networks import CropPrediction, Network
 from heatmap.runs import checkpoint
 from heatmap.runs.folder import RunFolder
 from heatmap.runs.per_image import (
-    read_errors,
     read_per_image,
     write_errors,
     write_per_image,
@@ -267,38 +266,39 @@ def test_the_written_files_hold_the_errors(images: LabelledImages, tmp_path: Pat
 
     with np.load(tmp_path / "run" / "errors.npz") as arrays:
         assert arrays["rows"].tolist() == rows
-        for name in ("distance", "peak", "mse"):
+        for name in vars(errors).keys() - {"groups"}:
             np.testing.assert_array_equal(arrays[name], getattr(errors, name))
-    again = read_errors(files.errors)
-    for name, values in vars(errors).items():
-        np.testing.assert_array_equal(getattr(again, name), values)
-        assert np.asarray(getattr(again, name)).dtype == np.asarray(values).dtype
-
-
-def test_damaged_errors_are_refused(images: LabelledImages, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"errors\.npz.*run tools/evaluate\.py again"):
-        read_errors(tmp_path / "errors.npz")
-    errors = images.measured(Stubborn(torch.from_numpy(images.predicted)))
-    write_errors(tmp_path / "errors.npz", errors)
-    whole = (tmp_path / "errors.npz").read_bytes()
-    (tmp_path / "errors.npz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"errors\.npz.*run tools/evaluate\.py again"):
-        read_errors(tmp_path / "errors.npz")
+            assert arrays[name].dtype == np.asarray(getattr(errors, name)).dtype
+        bounds = {name: [group.start, group.stop] for name, group in errors.groups.items()}
+        assert json.loads(str(arrays["groups"])) == bounds
 
 
 def test_a_damaged_table_of_errors_is_refused_by_row(tmp_path: Path) -> None:
     path = tmp_path / "per_image.csv"
-    with pytest.raises(ValueError, match=r"per_image\.csv: not readable"):
+    with pytest.raises(ValueError, match=r"per_image\.csv: "):
         read_per_image(path)
-    write_per_image(path, ["a, b.jpg", "c.jpg"], {"mse": np.array([0.5, np.nan])})
+    numbers = {name: np.array([0.5, np.nan]) for name in ("mse", "nme", "width", "height")}
+    write_per_image(path, ["a, b.jpg", "c.jpg"], numbers)
     names, columns = read_per_image(path)
     assert (names, columns["mse"].tolist()[:1]) == (["a, b.jpg", "c.jpg"], [0.5])
-    path.write_text(path.read_text() + "d.jpg,1,2\n")
-    with pytest.raises(ValueError, match=r"per_image\.csv, row 4"):
-        read_per_image(path)
-    path.write_text("name,error\n")
-    with pytest.raises(ValueError, match=r"row 1: expected file_name, mse"):
-        read_per_image(path)
+    whole = path.read_text()
+    for row, problem in (
+        ("d.jpg,1", "2 cells where the header has 5"),
+        ("d.jpg,1,2,3,4,5", "6 cells where the header has 5"),
+        ("d.jpg,1,1_000,3,4", "column nme: '1_000' is not a number"),
+        ("d.jpg,inf,2,3,4", "column mse: 'inf' is not a number"),
+        ("d.jpg,nan,2,3,4", "column mse: 'nan' is not a number"),
+        ("d.jpg,1,2,3," + "4" * 40_000, "column height: '4{60}' is not a number"),
+        ("c.jpg,1,2,3,4", "'c.jpg' is already in row 3"),
+        (",1,2,3,4", "column file_name: '' is empty"),
+    ):
+        path.write_text(f"{whole}{row}\n")
+        with pytest.raises(ValueError, match=rf"per_image\.csv, row 4.*{problem}"):
+            read_per_image(path)
+    for header in ("name,error", "file_name,mse,nme,width", "file_name,mse,mse,nme,width,height"):
+        path.write_text(header + "\n")
+        with pytest.raises(ValueError, match=r"row 1: expected file_name, mse"):
+            read_per_image(path)
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from heatmap.evaluation.charts import GREY
 from heatmap.evaluation.metrics import Evaluation, evaluate_run
 from heatmap.evaluation.report import write_report
 from heatmap.inference.ensemble import Ensemble
-from heatmap.runs.per_image import Errors, read_errors
+from heatmap.runs.per_image import Errors
 from heatmap.training import loop
 from heatmap.training.prepare import prepare
 
@@ -149,8 +149,8 @@ def test_the_spread_of_several_runs_is_their_disagreement(
     assert f"UNet on tu-test_resnet, 7 landmarks, crops of 32 × 48 px; {run}/best.pt" in text
     assert "scored together, on the mean of their landmarks." in text
     assert "these runs together" in text and "this run" not in page
-    spread = read_errors(folder / "errors.npz").spread
-    assert (spread > 0).all()
+    with np.load(folder / "errors.npz") as arrays:
+        assert (arrays["spread"] > 0).all()
     assert "━━ straight ━━ heat" in text, "the curves are named"
 
 

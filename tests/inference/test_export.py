@@ -229,7 +229,7 @@ def test_a_direct_run_exports_points_only(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     run, network = direct
-    assert tool("export", run, "model.pt2", "--decoder", "window") == 1
+    assert tool("export", run, "model.pt2", "--decoder", "window") == 2
     assert "has no heatmaps" in capsys.readouterr().err
     assert not (tmp_path / "model.pt2").exists()
     assert tool("export", run, "model.pt2") == 0

@@ -236,16 +236,16 @@ def test_runs_that_cannot_be_merged_are_refused_by_name(
     one, direct = runs["one"], runs["direct"]
     again = direct / ".." / "one"
     for name in ("submit", "evaluate"):
-        for arguments, words in (
-            ([one, fifteen[1]], [f"{one}/best.pt predicts 7", f"{fifteen[1]}/best.pt predicts 15"]),
-            ([one, "--tta", "mirror"], ["7 landmarks", "--tta mirror"]),
-            ([one, direct, "--weighted"], [f"{direct}/best.pt", "has no heatmaps", "--weighted"]),
-            ([one, "--boxes", "b.csv"], ["--boxes", "crop.rule box", f"{one}/best.pt", "cover"]),
-            ([one, tmp_path / "no"], ["no such checkpoint", str(tmp_path / "no")]),
-            ([one, direct, again], [f"{again}/best.pt is listed twice; list each run once"]),
-            ([one, one / "best.pt"], [f"{one}/best.pt is listed twice"]),
+        for code, arguments, words in (
+            (1, [one, fifteen[1]], [f"{one}/best.pt predicts 7", f"{fifteen[1]}/best.pt predicts"]),
+            (1, [one, "--tta", "mirror"], ["7 landmarks", "--tta mirror"]),
+            (2, [one, direct, "--weighted"], [f"{direct}/best.pt", "no heatmaps", "--weighted"]),
+            (2, [one, "--boxes", "b.csv"], ["--boxes", "crop.rule box", f"{one}/best.pt", "cover"]),
+            (1, [one, tmp_path / "no"], ["no such checkpoint", str(tmp_path / "no")]),
+            (2, [one, direct, again], [f"{again}/best.pt is listed twice; list each run once"]),
+            (2, [one, one / "best.pt"], [f"{one}/best.pt is listed twice"]),
         ):
-            assert tool(name, *arguments, "--device", "cpu") == 1
+            assert tool(name, *arguments, "--device", "cpu") == code
             error = capsys.readouterr().err
             assert all(word in error for word in words), error
         assert tool(name, one, "--tta", "blur") == 2

@@ -7,10 +7,15 @@ import numpy as np
 import pytest
 
 from heatmap.config import Experiment, Wandb
+from heatmap.errors import UserError
 from heatmap.runs.ledger import Ledger, read_metrics, rewind
 
 CONFIG = {"name": "tiny"}
-ROWS = [{"step": s, "loss": 0.1 / (s + 1), "epoch": s, "note": f"row {s}"} for s in range(12)]
+EPOCH = {"epoch": 1, "time/seconds": 0.5, "loss": 1.0}
+ROWS = [
+    {"step": s, "loss": 0.1 / (s + 1), "epoch": s, "time/seconds": 0.5, "note": f"row {s}"}
+    for s in range(12)
+]
 
 
 def record_in(folder: Path, **changes: Any) -> Ledger:
@@ -47,9 +52,9 @@ def test_nan_and_infinities_are_null(tmp_path: Path) -> None:
 
 def test_steps_increase_and_images_come_before_their_row(tmp_path: Path) -> None:
     with record_in(tmp_path) as record:
-        record.log(4, {"loss": 1.0})
+        record.log(4, EPOCH)
         with pytest.raises(AssertionError):
-            record.log(4, {"loss": 1.0})
+            record.log(4, EPOCH)
         with pytest.raises(AssertionError):
             record.image("validation", 4, np.zeros((6, 8, 3), np.uint8))
     assert len(read_metrics(tmp_path)) == 1
@@ -76,7 +81,7 @@ def test_rewind_restores_the_state_at_a_step(tmp_path: Path) -> None:
         record.predictions(6, ["mse"], [(image, "ada.jpg", [1.0])])
     (tmp_path / "images" / "validation_0000005.jpg").write_bytes(b"early")
     with (tmp_path / "metrics.jsonl").open("a") as metrics:
-        metrics.write(json.dumps({"step": 6, "loss": 1.0}) + '\n{"step": 7, "lo')
+        metrics.write(json.dumps({"step": 6, **EPOCH}) + '\n{"step": 7, "lo')
     (tmp_path / "summary.json").write_text("{}")
 
     rewind(tmp_path, 6)
@@ -91,11 +96,44 @@ def test_rewind_restores_the_state_at_a_step(tmp_path: Path) -> None:
 
 def test_an_incomplete_last_line_is_ignored_and_a_bad_line_is_refused(tmp_path: Path) -> None:
     metrics = tmp_path / "metrics.jsonl"
-    metrics.write_text('{"step": 0}\n{"step": 1, "lo')
-    assert read_metrics(tmp_path) == [{"step": 0}]
-    metrics.write_text('{"step": 0}\n{"step": 1, "lo\n{"step": 2}\n')
-    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: .*lo"):
+    row = json.dumps({"step": 0, **EPOCH})
+    metrics.write_text(row + '\n{"step": 1, "lo')
+    assert read_metrics(tmp_path) == [{"step": 0, **EPOCH}]
+    for line, problem in (
+        ('{"step": 1, "lo', "not JSON, or cut short"),
+        ("[1]", r"the content must be an object \(Row\), not \[1\]"),
+        ("{}", "step is missing"),
+        (row.replace("0.5", '"1_000"'), "time/seconds must be a number, not '1_000'"),
+        (row.replace("1.0", "NaN"), "NaN is not a finite number"),
+        (row.replace("1.0", "1e999"), "1e999 is not a finite number"),
+        (row.replace('"loss"', '"epoch"'), "'epoch' occurs twice"),
+        ("[" * 100_000, "nested too deeply"),
+        (row.replace("1.0", "[" * 60 + "]" * 60), "nested too deeply"),
+        ('{"step": "\xff"}', "not JSON"),
+    ):
+        metrics.write_bytes(f"{row}\n{line}\n{row}\n".encode("latin-1"))
+        with pytest.raises(UserError, match=rf"metrics\.jsonl, line 2: .*{problem}"):
+            read_metrics(tmp_path)
+    metrics.unlink()
+    with pytest.raises(UserError, match=r"metrics\.jsonl: "):
         read_metrics(tmp_path)
+
+
+def test_a_damaged_table_of_predictions_deletes_nothing(tmp_path: Path) -> None:
+    with record_in(tmp_path) as record:
+        record.predictions(3, ["mse"], [(np.zeros((6, 8, 3), np.uint8), "ada.jpg", [1.0])])
+    table = tmp_path / "predictions" / "table.json"
+    for rows, problem in (
+        ([[]], "rows.0 must be a list of"),
+        ([["01-ada.jpg"]], "rows.0 must be a list of"),
+        ([["01-ada.jpg", "ada.jpg", "1.0"]], r"rows.0.2 must be a number, not '1.0'"),
+        ([[None, "ada.jpg"]], "rows.0.0 must be text"),
+        (3, "rows must be a list"),
+    ):
+        table.write_text(json.dumps({"step": 3, "columns": ["mse"], "rows": rows}))
+        with pytest.raises(UserError, match=f"table.json: {problem}"):
+            rewind(tmp_path, 1)
+        assert (tmp_path / "predictions" / "01-ada.jpg").exists()
 
 
 def test_other_files_survive_a_resume(tmp_path: Path) -> None:
@@ -103,7 +141,7 @@ def test_other_files_survive_a_resume(tmp_path: Path) -> None:
     with record_in(tmp_path) as record:
         record.image("validation", 3, image)
         record.predictions(3, ["mse"], [(image, "ada.jpg", [1.0])])
-        record.log(3, {"loss": 1.0})
+        record.log(3, EPOCH)
     stray = [
         tmp_path / "images" / name
         for name in ("me.jpg", "holiday_2024.jpg", "x_y.jpg", "IMG_2024123.jpg", "validation_9.jpg")

@@ -19,10 +19,15 @@ import numpy as np
 import pytest
 
 from heatmap.config import Experiment, Wandb
+from heatmap.errors import UsageError
 from heatmap.runs.ledger import Ledger, read_metrics
+from heatmap.runs.wandb import main, with_environment
 
 CONFIG = {"name": "tiny", "train": {"epochs": 3, "lr": 1e-3, "clip": None}, "tags": ["a", "b"]}
-ROWS = [{"step": s, "loss": 0.1 / (s + 1), "epoch": s, "note": f"row {s}"} for s in range(12)]
+ROWS = [
+    {"step": s, "loss": 0.1 / (s + 1), "epoch": s, "time/seconds": 0.5, "note": f"row {s}"}
+    for s in range(12)
+]
 
 
 @pytest.fixture(autouse=True)
@@ -32,10 +37,16 @@ def _nobody_is_logged_in(tmp_path_factory: pytest.TempPathFactory, monkeypatch: 
     monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
 
 
-def record_in(folder: Path, mode: Any = "offline", **changes: Any) -> Ledger:
-    (folder / "config.json").write_text(json.dumps(CONFIG))
+def experiment_of(mode: Any) -> Experiment:
     window = Wandb(mode=mode, project="faces", group="g", tags=("cpu",))
-    return Ledger(folder, Experiment(name="tiny", wandb=window), tags=["small"], **changes)
+    return Experiment(name="tiny", wandb=window)
+
+
+def record_in(
+    folder: Path, experiment: Experiment | None = None, mode: Any = "offline", **changes: Any
+) -> Ledger:
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    return Ledger(folder, experiment or experiment_of(mode), tags=["small"], **changes)
 
 
 def log_rows(record: Ledger, rows: list[dict[str, Any]]) -> None:
@@ -107,7 +118,8 @@ def test_an_offline_run_equals_the_ledger(tmp_path: Path, caplog: Any) -> None:
         log_rows(record, ROWS[5:])
         shown = [(image, "ada/ada_0.png", [6.25, None]), (image + 99, "bo_1.jpg", [0.5, 0.25])]
         record.predictions(12, ["mse", "nme"], shown)
-        log_rows(record, [{"step": 12, "loss": float("nan"), "val/mse/jaw": np.float64(2.5)}])
+        last = {"step": 12, "epoch": 12, "time/seconds": 0.5, "val/mse/jaw": np.float64(2.5)}
+        log_rows(record, [last | {"loss": float("nan")}])
         (tmp_path / "per_image.csv").write_text("file_name,mse\nada/ada_0.png,6.25\n")
         record.finish({"best": {"step": 4, "mse": 6.25}, "minutes": 0.5})
     assert [record for record in caplog.records if record.name == "heatmap"] == []
@@ -120,7 +132,7 @@ def test_an_offline_run_equals_the_ledger(tmp_path: Path, caplog: Any) -> None:
             kept = table if key.startswith("predictions") else images
             kept[row["step"], key] = row.pop(key)
     assert content["rows"] == read_metrics(tmp_path)
-    assert content["rows"] == [*ROWS, {"step": 12, "loss": None, "val/mse/jaw": 2.5}]
+    assert content["rows"] == [*ROWS, last | {"loss": None}]
     assert {(step, key.partition(".")[0]) for step, key in images} == {(5, "images/validation")}
     sent = path.parent / "files" / images[5, "images/validation.path"]
     assert sent.read_bytes() == (tmp_path / "images/validation_0000005.jpg").read_bytes()
@@ -254,7 +266,8 @@ def test_a_sweep_run_uses_the_id_and_project_of_its_agent(
         ("SWEEP_PARAM_PATH", parameters), ("DIR", tmp_path / "agent"),
     ):  # fmt: skip
         monkeypatch.setenv(f"WANDB_{name}", str(value))
-    with record_in(tmp_path) as record:
+    swept = with_environment(experiment_of("offline"))
+    with record_in(tmp_path, swept) as record:
         log_rows(record, ROWS)
         record.finish({})
     assert record.wandb_id == "1a2b3c"
@@ -269,9 +282,62 @@ def test_a_sweep_run_uses_the_id_and_project_of_its_agent(
 
     for name in ("RUN_ID", "SWEEP_ID", "PROJECT", "ENTITY", "SWEEP_PARAM_PATH"):
         monkeypatch.delenv(f"WANDB_{name}")
-    with record_in(tmp_path, wandb_id="1a2b3c", after_step=11) as resumed:
+    with record_in(tmp_path, swept, wandb_id="1a2b3c", after_step=11) as resumed:
         resumed.finish({})
     assert resumed.wandb_id == "1a2b3c"
+
+
+# the environment
+
+
+def test_variables_come_before_the_experiment_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = experiment_of("online")
+    assert with_environment(before) == before
+    monkeypatch.setenv("WANDB_PROJECT", "another")
+    monkeypatch.setenv("WANDB_RUN_GROUP", "seeds")
+    settings = with_environment(before).wandb
+    assert (settings.project, settings.group, settings.mode) == ("another", "seeds", "online")
+    for mode, expected in (("offline", "offline"), ("disabled", "off"), ("dryrun", "offline")):
+        monkeypatch.setenv("WANDB_MODE", mode)
+        assert with_environment(before).wandb.mode == expected
+    monkeypatch.setenv("WANDB_MODE", "onlin")
+    with pytest.raises(UsageError, match=r"WANDB_MODE must be online, .* not 'onlin'"):
+        with_environment(before)
+    monkeypatch.setenv("WANDB_DISABLED", "true")
+    assert with_environment(before).wandb.mode == "off"
+
+
+def test_the_command_line_comes_before_the_variables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any, tiny_contest: Path
+) -> None:
+    from heatmap.cli.train import main as train
+
+    caplog.set_level(logging.INFO)
+    experiment = Path(__file__).resolve().parents[2] / "experiments" / "unet.py"
+    short = ["--data.root", "nowhere", "--dry-run"]
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.setenv("WANDB_PROJECT", "theirs")
+    for options, expected in (
+        ([], ("off", "theirs")),
+        (["--wandb.mode", "online"], ("online", "theirs")),
+        (["--wandb.project", "mine"], ("off", "mine")),
+    ):
+        caplog.clear()
+        train([str(experiment), *short, *options])  # prints the settings, then finds no data
+        shown = json.loads(caplog.messages[0])["wandb"]
+        assert (shown["mode"], shown["project"]) == expected
+
+
+def test_a_damaged_wandb_json_is_wrong_usage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    (tmp_path / "metrics.jsonl").touch()
+    monkeypatch.setattr(sys, "argv", ["wandb", str(tmp_path)])
+    for text, problem in (("{}", "id is missing"), ('{"id": "a", "mode": "on"}', "did you mean")):
+        (tmp_path / "wandb.json").write_text(text)
+        with pytest.raises(SystemExit, match="2"):
+            main()
+        assert problem in capsys.readouterr().err
 
 
 # with a W&B that fails
@@ -410,8 +476,8 @@ def training(folder: Path, end: str, mode: str = "offline") -> list[str]:
 
         experiment = Experiment(name="tiny", wandb=Wandb(mode={mode!r}))
         record = Ledger(Path({str(folder)!r}), experiment)
-        record.log(0, {{"loss": 0.5}})
-        record.log(1, {{"loss": 0.25}})
+        record.log(0, {{"loss": 0.5, "epoch": 1, "time/seconds": 1.5}})
+        record.log(1, {{"loss": 0.25, "epoch": 2, "time/seconds": 1.5}})
         {end}
     """
     (folder / "config.json").write_text(json.dumps(CONFIG))
@@ -459,7 +525,10 @@ def test_a_killed_wandb_service_does_not_stop_the_run(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_killed_run_keeps_its_rows_on_disk(tmp_path: Path) -> None:
-    rows = [{"step": 0, "loss": 0.5}, {"step": 1, "loss": 0.25}]
+    rows = [
+        {"step": 0, "loss": 0.5, "epoch": 1, "time/seconds": 1.5},
+        {"step": 1, "loss": 0.25, "epoch": 2, "time/seconds": 1.5},
+    ]
     with running(tmp_path, "sys.stdin.readline()") as process:
         assert wait_for(lambda: segments(tmp_path), 30)
         assert wait_for(lambda: inspected(*segments(tmp_path))["rows"] == rows, 60)

@@ -13,7 +13,8 @@ from tqdm import tqdm
 from heatmap import draw, schemes, shape
 from heatmap.curation.audit.residuals import AuditData, LabelScores
 from heatmap.data import contest
-from heatmap.data.contest.small_tables import csv_rows, read_rows, write_rows
+from heatmap.data.contest.small_tables import csv_rows, read_rows
+from heatmap.data.contest.table import add_name, write_rows
 from heatmap.data.samples import cut, evenly_spaced
 from heatmap.errors import UserError
 from heatmap.evaluation import calibration
@@ -215,11 +216,14 @@ def read_reviews(path: Path, known: set[str] | None = None) -> dict[str, str]:
     """Reads the column review of an audit's table: "good" or "bad" by file name.
 
     Raises:
-        UserError: the table cannot be read, or has another review or a file name not in `known`.
+        UserError: the table cannot be read, has another review, or a file name that occurs twice
+            or is not in `known`.
     """
-    reviews = {}
-    column = "verdict" if "verdict" in csv_rows(path)[0] else "review"  # its name in version 0.1.0
-    for where, (name, review) in read_rows(path, ["file_name", column]):
+    reviews, rows_by_name = {}, dict[str, int]()
+    header = {cell.strip() for cell in csv_rows(path)[0]}
+    column = "verdict" if header & {"verdict", "review"} == {"verdict"} else "review"  # 0.1.0's
+    for row, (where, (name, review)) in enumerate(read_rows(path, ["file_name", column]), start=2):
+        add_name(rows_by_name, name, row, path)
         if known is not None and name not in known:
             raise UserError(f"{where}: {name!r} is not in the training table")
         if review.lower() not in ("good", "bad", ""):

@@ -7,14 +7,14 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NotRequired, TypedDict
 
 import numpy as np
 
 from heatmap.data.contest.landmarks import LandmarkTable
 from heatmap.data.contest.small_tables import csv_rows, read_rows
 from heatmap.data.contest.table import write_rows
-from heatmap.errors import UserError
+from heatmap.errors import UsageError, UserError
 from heatmap.runtime.files import read_json
 
 logger = logging.getLogger("heatmap")
@@ -23,6 +23,14 @@ PERSON_PATTERN = r"(.+)_[^_]+$"  # the part before the file name's last "_"
 Rule = Literal["auto", "person", "order", "hash", "random"]
 _PARTS = "train", "validation"
 Kind = Literal["none", "person", "order", "hash", "random", "file"]
+
+
+class _SplitOfRun(TypedDict):
+    """The file names in a run's split.json."""
+
+    validation: list[str]
+    excluded: list[str]
+    table: NotRequired[str | None]
 
 
 @dataclass(frozen=True)
@@ -68,9 +76,9 @@ def split_rows(
             name contains no person or all contain the same.
     """
     if folds is None and not 0 <= share < 1:
-        raise UserError(f"the validation share must be in [0, 1), got {share}")
+        raise UsageError(f"the validation share must be in [0, 1), got {share}")
     if folds is not None and not (folds >= 2 and 0 <= fold < folds):
-        raise UserError(f"no fold {fold} of {folds}; at least 2 folds are needed, numbered from 0")
+        raise UsageError(f"no fold {fold} of {folds}; at least 2 folds are needed, numbered from 0")
     if folds is None and share == 0:
         return Split("none", "none, all rows train", np.zeros(len(names), bool))
     people = people_of(names, person_pattern) if rule in ("auto", "person") else []
@@ -87,7 +95,7 @@ def split_rows(
         into = f"with a validation share of {share}: one part would be empty; choose another share"
         if folds is not None:
             into = f"into {folds} folds: fold {min(empty)} would be empty; use fewer folds"
-        raise UserError(f"cannot split {len(names)} rows {how} {into}, or split at random")
+        raise UsageError(f"cannot split {len(names)} rows {how} {into}, or split at random")
     validation = part_of == (0 if folds is None else fold)
     count = f"{validation.sum()} of {len(names)} rows"
     if rule == "person":
@@ -107,7 +115,9 @@ def _check_people(names: Sequence[str], people: Sequence[str | None], pattern: s
     elif len(set(people)) < 2:
         problem = f"{len(names)} images show {len(set(people))} person"
     if problem:
-        raise UserError(f"cannot split by person: {problem}; split by order, or change the pattern")
+        raise UsageError(
+            f"cannot split by person: {problem}; split by order, or change the pattern"
+        )
 
 
 def _parts(
@@ -141,9 +151,9 @@ def people_of(names: Sequence[str], pattern: str = PERSON_PATTERN) -> list[str |
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise UserError(f"the person pattern {pattern!r} is not valid: {error}") from error
+        raise UsageError(f"the person pattern {pattern!r} is not valid: {error}") from error
     if compiled.groups == 0:
-        raise UserError(f"the person pattern {pattern!r} needs a group (...) around the person")
+        raise UsageError(f"the person pattern {pattern!r} needs a group (...) around the person")
     matches = [compiled.match(name) for name in names]
     return [match[1] if match else None for match in matches]
 
@@ -182,7 +192,7 @@ def read_split(path: Path, table: LandmarkTable, fold: int = 0) -> Split:
     if has_folds:
         count = f"fold {fold} of {parts.max() + 1}: {count}"
     elif fold > 0:
-        raise UserError(f"{path} has parts, not folds; data.fold must be 0, got {fold}")
+        raise UsageError(f"{path} has parts, not folds; data.fold must be 0, got {fold}")
     if validation.sum() in (0, len(validation) - len(excluded)):
         raise UserError(f"{path}: {count} in validation; both parts need at least one row")
     return Split("file", f"from {path} ({count})", validation, excluded)
@@ -192,12 +202,9 @@ def _read_split_of_run(
     path: Path, table: LandmarkTable, row_of: dict[str, int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """(N,) bool, true for validation, and the (R,) excluded rows."""
-    stored = read_json(path)
+    stored = read_json(path, _SplitOfRun)
     rows: dict[str, list[int]] = {}
-    for part in ("validation", "excluded"):
-        names = stored.get(part)
-        if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-            raise UserError(f"{path}: not the split of a run: no list {part!r} of file names")
+    for part, names in (("validation", stored["validation"]), ("excluded", stored["excluded"])):
         for name in names:
             if name not in row_of:
                 raise UserError(f"{path}, {part}: {name!r} is not in {table.path}")

@@ -111,22 +111,23 @@ def _evaluate_command(run: RunSummary) -> str:
     return f"python tools/evaluate.py {run.folder}"
 
 
-def _best_row(run: RunSummary) -> dict[str, Any]:
-    scored = [row for row in run.rows if row.get("val/mse") is not None]
-    return min(scored, key=lambda row: row["val/mse"], default={})
+def _best_epoch(run: RunSummary) -> tuple[float, int] | tuple[None, None]:
+    """The lowest MSE of the run's epochs, and the first epoch with it."""
+    scored = [(mse, row["epoch"]) for row in run.rows if (mse := row.get("val/mse")) is not None]
+    return min(scored, default=(None, None))
 
 
 def _scores(run: RunSummary) -> dict[str, Any]:
-    best = _best_row(run)
-    scores = run.evaluation or {"mse": best.get("val/mse")} | run.summary
+    best_mse, best_epoch = _best_epoch(run)
+    scores = run.evaluation or run.summary
     return {
         "folder": str(run.folder),
-        "mse": scores.get("mse"),
-        "mean_shape_mse": scores.get("mean_shape_mse"),
-        "best_epoch": best.get("epoch"),
+        "mse": run.evaluation["mse"] if run.evaluation else best_mse,
+        "mean_shape_mse": scores["mean_shape_mse"] if scores else None,
+        "best_epoch": best_epoch,
         "epochs": run.rows[-1]["epoch"] if run.rows else 0,
         "minutes": sum(row["time/seconds"] for row in run.rows) / 60,
-        "finished": bool(run.summary),
+        "finished": run.summary is not None,
     }
 
 
@@ -197,7 +198,7 @@ def _warnings(runs: Sequence[RunSummary]) -> list[str]:
     """Notes on errors that may be outdated or incomplete."""
     warnings = []
     for run in runs:
-        best, mean = _best_row(run).get("val/mse"), float(np.nanmean(run.errors["mse"]))
+        best, mean = _best_epoch(run)[0], float(np.nanmean(run.errors["mse"]))
         if not run.evaluation and best is not None and abs(mean - best) > 0.01 * best:
             warnings.append(
                 f"{run.name}: per_image.csv (mean {mean:.3f} px²) does not match the best "

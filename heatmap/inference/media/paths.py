@@ -86,7 +86,7 @@ class Outputs(AbstractContextManager["Outputs"]):
         self.folder, self.written = folder, list[Path]()
         self._inputs, self._overwrite, self._taken = inputs, overwrite, set[str]()
         self._ledger = folder / _LEDGER
-        self._hashes = read_json(self._ledger) if self._ledger.exists() else {}
+        self._hashes = read_json(self._ledger, dict[str, str]) if self._ledger.exists() else {}
         # by inode, because some disks ignore case
         self._originals = {(s.st_dev, s.st_ino) for s in map(_status, inputs) if s}
 

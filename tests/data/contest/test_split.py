@@ -271,11 +271,11 @@ def test_split_of_a_run_is_joined_by_file_name(
 @pytest.mark.parametrize(
     ("stored", "fragment"),
     [
-        ("[]", "expected a JSON object"),
-        ('{"rule": ', "not a readable run file"),
-        ('{"excluded": []}', "no list 'validation' of file names"),
-        ('{"validation": [["a.jpg"]], "excluded": []}', "no list 'validation' of file names"),
-        ('{"validation": ["a.jpg"], "excluded": "b.jpg"}', "no list 'excluded' of file names"),
+        ("[]", "the content must be an object"),
+        ('{"rule": ', "not JSON"),
+        ('{"excluded": []}', "validation is missing"),
+        ('{"validation": [["a.jpg"]], "excluded": []}', "validation.0 must be text"),
+        ('{"validation": ["a.jpg"], "excluded": "b.jpg"}', "excluded must be a list, not 'b.jpg'"),
         ('{"validation": ["x.jpg"], "excluded": []}', "validation: 'x.jpg' is not in .*landmarks"),
         ('{"validation": [], "excluded": []}', "0 of 2 rows in validation"),
         ('{"validation": ["a.jpg"], "excluded": ["b.jpg"]}', "1 of 2 rows in validation"),
