@@ -1,9 +1,13 @@
 """Dense facial landmarks by heatmap regression."""
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from heatmap.inference.predictor import Landmarks, Predictor
+
+# OpenCV reads it when it is loaded; its default is 1 << 30. The largest phone cameras have 200 MP.
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", "200000000")
 
 __version__ = "0.2.0"
 __all__ = ["Landmarks", "Predictor"]

@@ -439,6 +439,25 @@ def test_options_that_a_resumed_run_cannot_change_are_named(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("field", "value", "remedy"), [("lr", 0.5, "start a new run"), ("epochs", 9, "--train.epochs")]
+)
+def test_a_config_edited_by_hand_is_not_overwritten(
+    train: Train, constant_run: Path, tmp_path: Path, field: str, value: float, remedy: str
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(constant_run, out)
+    values = json.loads((out / "config.json").read_text())
+    part = "optimizer" if field == "lr" else "train"
+    values[part][field] = value
+    (out / "config.json").write_text(json.dumps(values))
+    before = files_of(out)
+    done = train("--resume", out, "--wandb.mode", "off")
+    done.assert_refused(1, f"config.json: {part}.{field} is {value}, but", remedy)
+    assert files_of(out) == before
+
+
+@pytest.mark.slow
 def test_a_run_that_anneals_to_its_end_cannot_be_longer(
     train: Train, cosine_run: FinishedRun
 ) -> None:

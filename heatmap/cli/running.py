@@ -14,7 +14,7 @@ from typing import TypeVar
 import tyro
 
 from heatmap.config import Experiment
-from heatmap.errors import UsageError, UserError
+from heatmap.errors import UsageError, UserError, shortened
 from heatmap.runtime.machine import first_line, is_out_of_memory
 
 logger = logging.getLogger("heatmap")
@@ -170,7 +170,7 @@ def _print_error(message: str) -> None:
     if _is_first_to_fail():
         rank = os.environ.get("RANK")
         where = f" in process {rank} on {socket.gethostname()}" if rank else ""
-        sys.stderr.write(f"error{where}: {message}\n")
+        sys.stderr.write(f"error{where}: {shortened(message)}\n")
 
 
 def _is_first_to_fail() -> bool:

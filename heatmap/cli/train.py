@@ -99,6 +99,8 @@ def _resume(folder: Path, arguments: Sequence[str]) -> None:
     else:
         before = read_json(files.config, Experiment)
     experiment = _with_options(before, folder, arguments)
+    if saved:
+        _check_unedited(files.config, before, experiment)
     is_longer = experiment.train.epochs != before.train.epochs
     if is_longer:
         _check_may_be_longer(before, experiment, saved)
@@ -127,6 +129,19 @@ def _with_options(before: Experiment, folder: Path, arguments: Sequence[str]) ->
         )
         raise UsageError(f"--resume cannot change {refused}, only {allowed}")
     return experiment
+
+
+def _check_unedited(path: Path, before: Experiment, experiment: Experiment) -> None:
+    """Raises UserError if config.json was edited; a resume would ignore and overwrite it."""
+    written = read_json(path, Experiment)
+    now, old, new = (config.flatten(config.to_dict(e)) for e in (written, before, experiment))
+    for name in sorted(now.keys() | old.keys()):
+        if now.get(name) not in (old.get(name), new.get(name)):
+            remedy = f"pass --{name}" if name in RESUME_OPTIONS else "start a new run"
+            raise UserError(
+                f"{path}: {name} is {now.get(name)!r}, but the run began with {old.get(name)!r}; "
+                f"restore it, or {remedy}"
+            )
 
 
 def _check_may_be_longer(

@@ -16,7 +16,7 @@ from heatmap.curation.duplicates import near_groups, perceptual_hash
 from heatmap.data import contest
 from heatmap.data.contest import problems as tables
 from heatmap.data.samples import within_border
-from heatmap.errors import UserError
+from heatmap.errors import UserError, shortened
 from heatmap.runtime.parallel import in_processes
 from heatmap.shape import nanmean
 
@@ -27,6 +27,7 @@ OTHER_LABELS = 0.1  # Group.label_distance above which labels of images that loo
 
 class ImageProperties(NamedTuple):
     damage: str  # the decoder's warning, "" if there is none
+    note: str  # of the `contest.ImageFile`
     image_hw: tuple[int, int]
     is_grey: bool
     brightness: float  # mean of all pixels and channels, 0 to 255
@@ -65,7 +66,7 @@ class _Part:
     def problem(
         self, kind: str, message: str, row: int | None = None, images: tuple[str, ...] = ()
     ) -> Problem:
-        return Problem(severity_of(kind), kind, self.name, message, row, images)
+        return Problem(severity_of(kind), kind, self.name, shortened(message), row, images)
 
 
 def check(root: Path, *, workers: int = 1) -> Report:
@@ -175,6 +176,8 @@ def _check_images(part: _Part, workers: int) -> Iterator[Problem]:
         if image.damage:
             message = f"{row.name!r} is partly damaged: {image.damage}"
             yield row.problem("damaged image", message)
+        if image.note:
+            yield row.problem("converted image", f"{row.name!r}: {image.note}")
         yield from _check_bounds(row, image.image_hw)
     files = {
         os.path.relpath(Path(folder) / file, part.images)
@@ -197,6 +200,7 @@ def read_properties(path: Path) -> ImageProperties | str:
     left, top, right, bottom = within_border(image, BORDER_THRESHOLD)
     return ImageProperties(
         damage=damage,
+        note=file.note,
         image_hw=(height, width),
         is_grey=bool((image == image[..., :1]).all()),
         brightness=float(image.mean()),

@@ -20,7 +20,9 @@ WARNINGS = (
     "damaged image", "far outside", "all at one point", "same image, other labels",
     "same image, train and test", "alike, other labels", "alike, train and test",
 )  # fmt: skip
-NOTES = ("same image, twice", "alike, twice", "unlabelled row", "unnamed image")
+NOTES = (
+    "same image, twice", "alike, twice", "unlabelled row", "unnamed image", "converted image",
+)  # fmt: skip
 # Training images with these problems are better left out.
 EXCLUDED = (
     "missing image", "unreadable image", "damaged image", "far outside", "all at one point",

@@ -95,6 +95,7 @@ class Samples(Dataset[Sample]):
         if self.margin:
             crop_frame = crop_frame.padded(self.margin)
         pixels, reduction = file.pixels(1 if trim else min(8, _reduction(crop_frame)))
+        file.log_note()
         if file.image_hw != image_hw:  # decoding found that the header gave a wrong size
             return self.cut(row, file)
         image_from_crop = crop_frame.image_from_crop

@@ -103,8 +103,8 @@ class Predictor:
             two_pass: predict again from a crop fitted to the first prediction.
 
         Raises:
-            UserError: an image cannot be read, a box is empty or outside its image, or the run
-                needs boxes.
+            UserError: an image cannot be read, a box is empty or outside its image, the run
+                needs boxes, or a landmark is not finite.
         """
         if isinstance(images, str | Path | ImageFile):
             raise UserError(f"expected a list of images, got one; write [{str(images)!r}]")
@@ -159,7 +159,11 @@ class Predictor:
         with torch.no_grad():
             inputs = augment.plain(*(tensor.to(self._device) for tensor in batch[:3]))
             prediction = predict_view(view, inputs, Stopwatch(self._device))
-        return Landmarks(*prediction.numpy())
+        landmarks = Landmarks(*prediction.numpy())
+        for file, points in zip(files, landmarks.points_image, strict=True):
+            if not np.isfinite(points).all():
+                raise UserError(f"{file.path}: {self.path} predicts landmarks that are not finite")
+        return landmarks
 
 
 def _image_file(image: Image) -> ImageFile:

@@ -143,7 +143,8 @@ def load_trained(run: Path) -> TrainedRun:
     """Loads the network of a run folder's best checkpoint, or of a checkpoint file, in eval mode.
 
     Raises:
-        UserError: the checkpoint is missing, unreadable or does not fit this version.
+        UserError: the checkpoint is missing, unreadable or does not fit this version, or its
+            weights are not finite.
     """
     path = RunFolder(run).best if run.is_dir() else run
     if run.is_dir() and not path.is_file():
@@ -156,6 +157,8 @@ def load_trained(run: Path) -> TrainedRun:
         network.load_state_dict(saved.network)
     except (RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"{path}: does not fit this version: {error}") from None
+    if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
+        raise UserError(f"{path}: its weights are not finite; use an earlier checkpoint")
     if isinstance(network, networks.HeatmapNetwork):
         network.sigma = saved.sigma or network.sigma
         if saved.shape_prior:

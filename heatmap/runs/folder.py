@@ -114,7 +114,7 @@ class RunFolder:
         # ledger
         self.metrics = path / "metrics.jsonl"  # one row per step; NaN and infinities are null
         self.images = path / "images"  # validation_STEP.jpg
-        if (old := path / "pictures").is_dir():  # version 0.1.0
+        if (old := path / "pictures").is_dir() and not self.images.is_dir():  # version 0.1.0
             self.images = old
         self.predictions = path / "predictions"  # images
         self.predictions_table = self.predictions / "table.json"  # their numbers

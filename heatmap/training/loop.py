@@ -64,7 +64,7 @@ def train(run: Run, folder: Path) -> dict[str, Any]:
 def _write_description(run: Run, files: RunFolder) -> None:
     """Writes config, split and machine. A resumed run keeps the split and machine of its start."""
     files.path.mkdir(parents=True, exist_ok=True)
-    for partial in files.path.glob(".*.pt"):  # checkpoints that a killed process did not finish
+    for partial in files.path.glob(".[0-9]*-*.pt"):  # checkpoints of a killed process
         partial.unlink()
     write_json(files.config, to_dict(run.experiment))
     if not files.split.exists():

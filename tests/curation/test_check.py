@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from heatmap.curation.check import check
 from heatmap.curation.check_report import Problem, format_report
@@ -296,6 +297,37 @@ def test_a_partly_damaged_image_is_reported(contest: Folder) -> None:
     (problem,) = [p for p in check(contest.root).problems if p.kind == "damaged image"]
     assert (problem.severity, problem.row, problem.images) == ("warning", 5, (names[3],))
     assert "Corrupt JPEG data" in problem.message
+
+
+def test_images_that_are_not_used_as_stored_are_listed(contest: Folder) -> None:
+    names, images = read_landmarks(contest.train_table).names, contest.train_images
+    twelve_bits = read_image(images / names[0]).astype(np.uint16) << 4
+    (images / names[0]).write_bytes(cv2.imencode(".png", twelve_bits)[1].tobytes())
+    frames = [Image.fromarray(np.full((90, 70, 3), grey, np.uint8)) for grey in (50, 200)]
+    frames[0].save(images / names[1], "GIF", save_all=True, append_images=frames[1:])
+    data = bytearray((images / names[2]).read_bytes())
+    at = data.find(b"\xff\xc0") + 5
+    data[at : at + 4] = (25_000).to_bytes(2, "big") * 2
+    (images / names[2]).write_bytes(data)
+    problems = check(contest.root).problems
+    stretched, animated = [p for p in problems if p.kind == "converted image"]
+    assert (stretched.row, animated.row) == (2, 3)
+    assert stretched.severity == "note" and "12-bit values" in stretched.message
+    assert "only the first frame" in animated.message
+    assert not [p for p in problems if p.kind == "damaged image"]
+    (claiming,) = [p for p in problems if p.kind == "unreadable image"]
+    assert claiming.row == 4 and "25000 x 25000 pixels" in claiming.message
+
+
+def test_long_names_and_cells_are_shortened(contest: Folder) -> None:
+    replaced(contest.train_table, (4, 0, "x" * 240 + ".jpg"), (5, 1, "0" * 99_999 + "x"))
+    problems = [p for p in check(contest.root).problems if p.severity == "error"]
+    assert [(problem.kind, problem.row) for problem in problems] == [
+        ("number", 5), ("missing image", 4)
+    ]  # fmt: skip
+    for problem in problems:
+        assert "..." in problem.message and "x" * 81 not in problem.message
+        assert len(problem.message) < 500
 
 
 def test_only_the_wrong_row_of_the_asked_points_is_reported(contest: Folder) -> None:

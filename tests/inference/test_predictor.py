@@ -243,6 +243,17 @@ def test_wrong_input_is_reported(crop: int, images: Any, boxes: Any, words: str)
         predictor(mean_shape, CROPS[crop])(images, boxes)
 
 
+def test_landmarks_that_are_not_finite_are_an_error(noise: list[Path]) -> None:
+    def without_red(images: Tensor) -> CropPrediction:
+        points, *rest = mean_shape(images)
+        return CropPrediction(points.where(images[:, 0].any(), np.nan), *rest)
+
+    found = predictor(without_red, CROPS[0])
+    assert np.isfinite(found(noise).points_image).all()
+    with pytest.raises(ValueError, match=r"an image in memory: .* landmarks that are not finite"):
+        found([np.zeros((40, 40, 3), np.uint8)])
+
+
 @pytest.fixture(scope="module")
 def tiny_run(tiny_contest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     experiment = config.Experiment(

@@ -256,6 +256,14 @@ def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path: Path, change: dict[
         checkpoint.load_trained(tmp_path)
 
 
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    saved = tiny_checkpoint()
+    next(iter(saved.network.values())).flatten()[3] = float("nan")
+    checkpoint.save(tmp_path / "best.pt", saved)
+    with pytest.raises(ValueError, match=r"best\.pt: its weights are not finite"):
+        checkpoint.load_trained(tmp_path)
+
+
 def input_of(network: networks.Network) -> tuple[list[float], list[float]]:
     return network.mean.flatten().tolist(), network.std.flatten().tolist()
 

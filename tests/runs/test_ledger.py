@@ -146,11 +146,12 @@ def test_other_files_survive_a_resume(tmp_path: Path) -> None:
         tmp_path / "images" / name
         for name in ("me.jpg", "holiday_2024.jpg", "x_y.jpg", "IMG_2024123.jpg", "validation_9.jpg")
     ]
-    stray.append(tmp_path / "predictions" / "mine.jpg")
+    stray += [tmp_path / "predictions" / "mine.jpg", tmp_path / "pictures" / "me_2024.jpg"]
+    stray[-1].parent.mkdir()
     for path in stray:
         path.write_bytes(b"mine")
     record_in(tmp_path, after_step=1).close()
-    left = {*tmp_path.glob("images/*"), *tmp_path.glob("predictions/*")}
+    left = {path for path in tmp_path.glob("*/*") if path.is_file()}
     assert left == set(stray)
 
 

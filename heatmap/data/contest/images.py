@@ -1,7 +1,10 @@
 """Finds and reads image files."""
 
+import logging
+import mmap
 import os
 import struct
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -20,13 +23,23 @@ SUFFIXES = {
 }  # fmt: skip
 _HEIC = b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"  # ISO 23008-12
 
+logger = logging.getLogger("heatmap")
+
+_PIXELS_PER_BYTE = 512  # of a JPEG, at most: every 8 x 8 pixels have at least one Huffman code
+_LIMIT = "OPENCV_IO_MAX_IMAGE_PIXELS"  # set in heatmap/__init__.py
+_TOO_LARGE = f"it has more pixels than the environment variable {_LIMIT} allows"
+_LOGGED = mmap.mmap(-1, 4096)  # whether notes were logged, shared with forked workers
+
 
 class ImageFile:
     """An image file's bytes, decoded on demand and once per size.
 
     The format is detected from the bytes. Pixels are RGB, rotated by the EXIF orientation. Grey,
-    palette and CMYK images become RGB, 16 bits become 8, alpha is dropped, and only the first frame
-    of an animation is read.
+    palette and CMYK images become RGB, alpha is dropped, and only the first frame of an animation
+    is read. 16 bits become the upper 8 of those that the file uses (8, 10, 12, 14 or 16).
+
+    Attributes:
+        note: what a user may not expect of the decoded pixels; empty for most images.
 
     Raises:
         UserError: the file is missing, empty or not a regular file.
@@ -39,6 +52,7 @@ class ImageFile:
             raise UserError(f"{path}: the image is an empty file")
         self._header_hw = _jpeg_hw(self.data)
         self._decoded: dict[int, np.ndarray] = {}
+        self.note = ""
 
     @classmethod
     def in_memory(cls, image: np.ndarray) -> "ImageFile":
@@ -50,8 +64,20 @@ class ImageFile:
             )
         file = cls.__new__(cls)
         file.path, file.data = Path("an image in memory"), b""
-        file._header_hw, file._decoded = None, {1: image}
+        file._header_hw, file._decoded, file.note = None, {1: image}, ""
         return file
+
+    @property
+    def is_animated(self) -> bool:
+        """Whether it is a GIF, WebP, PNG or AVIF with several frames."""
+        start = self.data[:32].ljust(32, b"\0")
+        if start[:3] == b"GIF":
+            return _has_frames(self.data)
+        if start[:4] == b"RIFF":
+            return start[12:16] == b"VP8X" and bool(start[20] & 2)
+        if start[:4] == b"\x89PNG":
+            return b"acTL" in self.data[: self.data.find(b"IDAT")]
+        return start[4:12] == b"ftypavis"
 
     @property
     def image_hw(self) -> tuple[int, int]:
@@ -71,7 +97,9 @@ class ImageFile:
             (ceil(H / r), ceil(W / r), 3) uint8 RGB, and r: `reduction`, or 1.
 
         Raises:
-            UserError: the file is truncated or not an image.
+            UserError: the file is truncated or not an image, it has more pixels than
+                OPENCV_IO_MAX_IMAGE_PIXELS allows or its bytes can hold, or they are not integers
+                of 8 or 16 bits.
         """
         if self._header_hw is None:
             reduction = 1
@@ -85,15 +113,21 @@ class ImageFile:
         return self._decoded[reduction], reduction
 
     def _decode(self, reduction: int) -> np.ndarray:
-        flags = cv2.IMREAD_COLOR_RGB
+        if self._header_hw:  # before memory is allocated
+            self._check_size(*self._header_hw)
+        is_jpeg = self.data[:2] == b"\xff\xd8"
+        # 16-bit TIFF has wrong values with the RGB flag (OpenCV 5.0)
+        flags = cv2.IMREAD_COLOR_RGB if is_jpeg else cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
         if reduction > 1:  # combined with a colour flag, this sets only the size
             flags |= getattr(cv2, f"IMREAD_REDUCED_GRAYSCALE_{reduction}")
         try:  # imdecode refuses a truncated JPEG; imread would pad it with grey
             image = cv2.imdecode(np.frombuffer(self.data, np.uint8), flags)
         except cv2.error as error:
-            raise UserError(f"{self.path}: the image cannot be decoded: {error.err}") from error
+            problem = _TOO_LARGE if "MAX_IMAGE_PIXELS" in error.err else error.err
+            raise UserError(f"{self.path}: the image cannot be decoded: {problem}") from error
         if image is not None:
-            return image
+            self._check_size(*(reduction * size for size in image.shape[:2]))
+            return image if is_jpeg else self._rgb8(image)
         start = self.data[:30]
         if start.isascii() and start.decode().splitlines()[0].isprintable():
             raise UserError(f"{self.path}: this is text, not an image; it begins with {start!r}")
@@ -106,6 +140,41 @@ class ImageFile:
             f"{self.path}: the image cannot be decoded; its {len(self.data)} bytes are damaged, "
             "truncated or of an unknown format"
         )
+
+    def _check_size(self, height: int, width: int) -> None:
+        """Checks the full size; OpenCV checks a reduced one, and fills up what a JPEG lacks."""
+        problem, limit = "", os.environ.get(_LIMIT, "")
+        is_jpeg = self.data[:2] == b"\xff\xd8"
+        if is_jpeg and height * width > _PIXELS_PER_BYTE * len(self.data):
+            problem = f"{len(self.data)} bytes cannot hold the {width} x {height} pixels it claims"
+        elif limit.isdecimal() and height * width > int(limit):
+            problem = _TOO_LARGE
+        if problem:
+            raise UserError(f"{self.path}: the image cannot be decoded: {problem}")
+
+    def _rgb8(self, image: np.ndarray) -> np.ndarray:
+        """(H, W, 3) uint8 RGB of a decoded grey or BGR image."""
+        if image.dtype not in (np.uint8, np.uint16):
+            raise UserError(
+                f"{self.path}: its pixels are {image.dtype}; convert it to unsigned integers of 8 "
+                "or 16 bits"
+            )
+        if image.dtype == np.uint16:
+            highest = int(image.max())
+            bits = next(bits for bits in (8, 10, 12, 14, 16) if highest < 1 << bits)
+            image = (image >> (bits - 8)).astype(np.uint8)
+            if bits < 16:
+                self.note = f"the {bits}-bit values of a 16-bit file are stretched to its range"
+        if self.is_animated:
+            self.note = "only the first frame of an animation is used"
+        return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB if image.ndim == 2 else cv2.COLOR_BGR2RGB)
+
+    def log_note(self) -> None:
+        """Logs `note` unless an image with the same one was logged before."""
+        place = zlib.crc32(self.note.encode()) % len(_LOGGED)
+        if self.note and not _LOGGED[place]:
+            _LOGGED[place] = 1
+            logger.warning(f"{self.path}: {self.note} (said once)")
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -124,6 +193,22 @@ def is_readable(path: Path) -> bool:
     except UserError:
         return False
     return True
+
+
+def _has_frames(gif: bytes) -> bool:
+    """Whether a GIF has more than one frame (GIF89a specification, sections 15 to 26)."""
+
+    def table_bytes(flags: bytes) -> int:
+        return 6 << (flags[0] & 7) if flags and flags[0] & 0x80 else 0
+
+    at, frames = 13 + table_bytes(gif[10:11]), 0
+    while frames < 2 and (block := gif[at : at + 1]) in (b",", b"!"):
+        frames += block == b","
+        at += 11 + table_bytes(gif[at + 9 : at + 10]) if block == b"," else 2
+        while size := int.from_bytes(gif[at : at + 1]):  # of a sub-block; 0 is the last
+            at += 1 + size
+        at += 1
+    return frames == 2
 
 
 def _jpeg_hw(data: bytes) -> tuple[int, int] | None:

@@ -20,6 +20,7 @@ from heatmap.data.contest.table import (
     RowError,
     add_name,
     blank_row,
+    bounded_lines,
     check_name,
     parse_number,
     write_rows,
@@ -35,12 +36,16 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, list[st
         columns: columns to read, in this order. The table may call file_name filename.
 
     Raises:
-        UserError: the table or a column is missing, or a row and the header differ in length.
+        UserError: the table or a column is missing, a column is repeated, or a row and the header
+            differ in length.
     """
     rows = csv_rows(path)
     header = ["file_name" if cell.strip() == "filename" else cell.strip() for cell in rows[0]]
-    if not set(columns) <= set(header):
-        raise UserError(f"{path}, row 1: expected the columns {', '.join(columns)}, found {header}")
+    if any(header.count(column) != 1 for column in columns):
+        raise UserError(
+            f"{path}, row 1: expected the columns {', '.join(columns)}, once each, found "
+            f"{','.join(header)!r}"
+        )
     for row, cells in enumerate(rows[1:], start=2):
         where = f"{path}, row {row}"
         if len(cells) != len(header):
@@ -52,9 +57,10 @@ def csv_rows(path: Path) -> list[list[str]]:
     """Reads a small table's cells, at least one row, without blank rows at the end."""
     with io.TextIOWrapper(open_file(path, "table"), "utf-8-sig", newline="") as file:
         try:
-            delimiter = "\t" if "\t" in file.readline() else ","
+            delimiter = "\t" if "\t" in next(bounded_lines(file, path), "") else ","
             file.seek(0)
-            rows = list(csv.reader(file, delimiter=delimiter, strict=True))
+            lines = bounded_lines(file, path)
+            rows = list(csv.reader(lines, delimiter=delimiter, strict=True))
         except (UnicodeDecodeError, csv.Error) as error:
             raise UserError(f"{path}: not a table in UTF-8: {error}") from error
     while rows and not "".join(rows[-1]).strip():
@@ -100,7 +106,7 @@ def parse_asked_points(
     if len(header) != 2 or header[0] not in NAME_COLUMNS or header[1] != "point_index_list":
         raise UserError(
             f"{path}, row 1: expected the columns file_name and point_index_list, separated by a "
-            f"TAB or a comma, found {header}"
+            f"TAB or a comma, found {','.join(header)!r}"
         )
     if not rows:
         raise UserError(f"{path}: the table has a header but no rows")

@@ -227,7 +227,7 @@ def _read_parts(
     if len(header & {"fold", "part"}) != 1:
         raise UserError(
             f"{path}, row 1: expected the columns file_name and either part or fold, found "
-            f"{sorted(header)}"
+            f"{','.join(sorted(header))!r}"
         )
     column = "fold" if "fold" in header else "part"
     parts = np.full(len(row_of), -1)

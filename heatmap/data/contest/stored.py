@@ -1,7 +1,7 @@
 """The training table, parsed once and cached as a memory-mapped file.
 
 A cached table is one file: a page of JSON, the points (int16 if all are integers that fit, else
-float32), and the names. Its name holds a hash of the table's path, its size and times.
+float32), the names, and a checksum. Its name holds a hash of the table's path, its size and times.
 """
 
 import hashlib
@@ -10,8 +10,10 @@ import logging
 import os
 import threading
 import time
+import zlib
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -23,6 +25,7 @@ from heatmap.runtime.files import open_file, write_atomically
 logger = logging.getLogger("heatmap")
 
 _PAGE, _CHUNK = 1 << 12, 1 << 20  # bytes
+_WHOLE = 0x2144DF1C  # CRC-32 of any bytes that are followed by their own CRC-32
 _WORTH_CACHING = 16 << 20  # bytes; smaller tables are parsed quickly
 _ABANDONED = 3600  # seconds without a write until a temporary file counts as abandoned
 _LOCK = threading.Lock()  # threads would share a temporary file
@@ -85,6 +88,9 @@ def _map(path: Path, cached: Path) -> LandmarkTable | None:
     """The cached table, or None if it is missing or damaged."""
     try:
         with open_file(cached) as file:
+            if _checksum(file) != _WHOLE:
+                return None
+            file.seek(0)
             header = json.loads(file.read(_PAGE))
         points = np.memmap(cached, header["dtype"], "r", _PAGE, tuple(header["shape"]))
         names = np.memmap(cached, np.uint8, "r", _PAGE + points.nbytes, header["name_bytes"])
@@ -118,3 +124,12 @@ def _write(path: Path, cached: Path, dtype: type[np.generic], progress: bool) ->
         file.write(names.text.data)
         file.seek(0)
         file.write(json.dumps(header).encode().ljust(_PAGE))
+        file.write(_checksum(file).to_bytes(4, "little"))
+
+
+def _checksum(file: IO[bytes]) -> int:
+    """CRC-32 of a whole file, which is left at its end."""
+    checksum = file.seek(0)
+    while chunk := file.read(_CHUNK):
+        checksum = zlib.crc32(chunk, checksum)
+    return checksum

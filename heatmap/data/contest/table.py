@@ -8,9 +8,9 @@ import csv
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, AnyStr, NamedTuple
 
 import numpy as np
 
@@ -40,9 +40,11 @@ LANDMARKS = Form("\t,", ("Point_", "Point_M"), 6)
 ANSWERS = Form(",", ("Point_M",), 4)
 NAME_COLUMNS = ("file_name", "filename")
 _BLOCK = 1 << 20  # bytes of text parsed at once
+_LONGEST_ROW = 1 << 22  # characters, enough for 100,000 landmarks
 _FARTHEST = 1e6  # pixels from the origin; no image is that large
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
+_IN_NUMBERS = b"0123456789+-.eE \n"
 
 
 def count_landmarks(path: Path) -> int:
@@ -109,7 +111,7 @@ def open_table(
         UserError: the table is missing, its header is wrong, or it has no rows.
     """
     with open_file(path, "table") as file:
-        header = file.readline()
+        header = next(bounded_lines(file, path), b"")
     delimiter, columns = _read_header(path, header, form)
     return delimiter, columns, _rows(path, len(header), label, progress)
 
@@ -119,7 +121,7 @@ def _rows(path: Path, start: int, label: str, progress: bool) -> Iterator[tuple[
         file.seek(start)
         bar.update(start)
         row, blank = 1, list[tuple[int, int, bytes]]()
-        for row, line in enumerate(file, start=2):
+        for row, line in enumerate(bounded_lines(file, path, 2), start=2):
             bar.update(len(line))
             text = line.rstrip(b" \r\n")
             blank.append((row, start, text))
@@ -129,6 +131,21 @@ def _rows(path: Path, start: int, label: str, progress: bool) -> Iterator[tuple[
                 blank.clear()
         if row - len(blank) == 1:
             raise UserError(f"{path}: the table has a header but no rows")
+
+
+def bounded_lines(file: IO[AnyStr], name: object, first: int = 1) -> Iterator[AnyStr]:
+    """Yields the lines of an open file, the `first` of which is numbered so in messages.
+
+    Raises:
+        UserError: a line is longer than any table's row; it is not read to its end.
+    """
+    for number in count(first):
+        line = file.readline(_LONGEST_ROW + 1)
+        if len(line) > _LONGEST_ROW:
+            raise UserError(f"{name}, row {number}: longer than {_LONGEST_ROW} characters")
+        if not line:
+            return
+        yield line
 
 
 def blank_row(path: Path, row: int) -> RowError:
@@ -154,7 +171,8 @@ def _parse_numbers(rows: Sequence[bytes], num_cells: int, delimiter: str) -> np.
     """
     separator, filler, num_empty = delimiter.encode(), b"%d" % UNLABELLED, 0
     text = b"\n".join([b"", *rows, b""])
-    if filler in text or b"\n\n" in text:
+    # NumPy strips bytes that are spaces in Latin-1, such as A0
+    if text.translate(None, _IN_NUMBERS + separator) or filler in text or b"\n\n" in text:
         return None
     if any(gap in text for gap in (2 * separator, separator + b"\n", b"\n" + separator)):
         rows = [separator.join([cell or filler for cell in row.split(separator)]) for row in rows]
@@ -332,7 +350,7 @@ def parse_number(text: str, where: str) -> float:
 
 
 def _parse_cell(text: str, where: str) -> float:
-    text = text.strip()
+    text = text.strip(" \t\r\n")
     if not text:
         return math.nan
     if not _NUMBER.fullmatch(text):

@@ -10,6 +10,7 @@ They are in one folder, or in facial-keypoints-detection.zip as Kaggle serves it
 person's own. https://www.kaggle.com/c/facial-keypoints-detection
 """
 
+import re
 import zipfile
 import zlib
 from collections import Counter
@@ -153,7 +154,7 @@ def write_submission(
 def is_submission(path: Path) -> bool:
     """Whether the header contains RowId; raises UserError if there is no such file."""
     with open_file(path, "submission") as file:
-        return b"RowId" in file.readline()
+        return b"RowId" in file.readline(1000)
 
 
 def average(submissions: Sequence[Path], out: Path, rounding: Rounding) -> int:
@@ -213,7 +214,7 @@ def _find_files(source: Path) -> dict[str, Table]:
 def _require(name: str, files: Mapping[str, Table], where: Table, expected: str = "") -> Table:
     if name not in files:
         found = ", ".join(sorted(files)[:5]) or "nothing"
-        raise UserError(f"{where}: expected {expected or name} in it, found {found}")
+        raise UserError(f"{where}: expected {expected or name} in it, found {found!r}")
     return files[name]
 
 
@@ -286,7 +287,7 @@ def _write_image(path: Path, values: str, where: str) -> None:
 
 def _parse_id(text: str, where: str) -> int:
     text = text.strip()
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
+    if not re.fullmatch("[0-9]{1,18}", text) or int(text) == 0:
         raise UserError(f"{where}: expected a positive whole number, found {text[:20]!r}")
     return int(text)
 

@@ -14,7 +14,7 @@ from typing import IO, Literal
 import numpy as np
 from tqdm import tqdm
 
-from heatmap.data.contest.table import parse_cells
+from heatmap.data.contest.table import bounded_lines, parse_cells
 from heatmap.errors import UserError
 from heatmap.runtime.files import open_file, read_text
 
@@ -185,7 +185,7 @@ def read_cells(table: Table) -> Iterator[tuple[str, list[str]]]:
     row, width = 0, 0
     try:
         with io.TextIOWrapper(open_binary(table), "utf-8-sig", newline="") as text:
-            reader = csv.reader(text, strict=True)
+            reader = csv.reader(bounded_lines(text, table), strict=True)
             for row, cells in enumerate(reader, start=1):
                 if not cells and not any(reader):
                     break  # only blank rows follow

@@ -1,15 +1,18 @@
 """Reads and writes video files frame by frame with PyAV (FFmpeg's libraries), imported late."""
 
 import logging
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
 
+from heatmap.data.contest import ImageFile
 from heatmap.errors import UserError
 from heatmap.runtime.files import open_file, write_atomically
 
@@ -24,9 +27,18 @@ SUFFIXES = {
 }  # fmt: skip
 
 
+_WEBP_TICK = Fraction(1, 1000)  # s
+
+
 def is_video(path: Path) -> bool:
-    """Whether a file is read as a video: by its ending."""
-    return path.suffix.lower() in SUFFIXES
+    """Whether a file is read as a video: by its ending, or because a GIF or WebP is animated."""
+    suffix = path.suffix.lower()
+    if suffix not in (".gif", ".webp"):
+        return suffix in SUFFIXES
+    try:
+        return ImageFile(path).is_animated
+    except UserError:  # it will fail as an image
+        return False
 
 
 class VideoFrame(NamedTuple):
@@ -42,7 +54,7 @@ class Video:
     Attributes:
         rate: average frames per second.
         time_base: seconds per tick.
-        expected: number of frames according to the file's header, or None.
+        expected: number of shown frames according to the file's header, or None.
         pixel_aspect: displayed width of a pixel over its height.
         lost: parts skipped so far because they could not be decoded.
         damaged: frames so far that the decoder marks as damaged.
@@ -52,11 +64,17 @@ class Video:
 
     def __init__(self, path: Path) -> None:
         self.path, self.lost, self.damaged = path, 0, 0
+        self._is_webp = path.suffix.lower() == ".webp"
         with self._opened() as (container, stream):
             self.rate = stream.average_rate or stream.guessed_rate or Fraction(25)
             self.time_base: Fraction = stream.time_base or 1 / self.rate
             self.expected = stream.frames or None
-            self._seconds = (container.duration or 0) / 1e6  # microseconds
+            if self.expected and "mp4" in container.format.name:  # both ends may be cut off
+                self.expected = sum(not entry.is_discard for entry in stream.index_entries)
+            self._seconds, self._slack = _length(container, stream, self.rate)
+        if self._is_webp:
+            for frame in islice(_webp_frames(path), 1):
+                self.rate, self.time_base = Fraction(1000, frame.duration or 40), _WEBP_TICK
         self.pixel_aspect, self._end = Fraction(1), 0.0
 
     @contextmanager
@@ -84,7 +102,8 @@ class Video:
             usual_duration = round(1 / (self.rate * self.time_base))
             aspect = stream.sample_aspect_ratio or Fraction(1)
             first, earliest, following = None, 0, 0
-            for frame in self._decoded(container, stream):
+            frames = self._decoded(container, stream)
+            for frame in _webp_frames(self.path) if self._is_webp else frames:
                 if first is None:
                     first = frame.pts or 0
                 # a frame may lack a timestamp, and ours must increase even if the file's do not
@@ -126,9 +145,45 @@ class Video:
         parts += [f"{self.damaged} frames are damaged"] if self.damaged else []
         if self.expected and num_read < self.expected:
             parts.append(f"{num_read} of {self.expected} frames could be read")
-        elif not self.expected and self._end < self._seconds - 1:
-            parts.append(f"it ends after {self._end:.1f} of {self._seconds:.1f} s")
+        elif not self.expected and self._end < self._seconds - self._slack:
+            parts.append(f"it ends after {self._end:.2f} of {self._seconds:.2f} s")
         return f"{self.path}: {', '.join(parts)}" if parts else ""
+
+
+def _length(
+    container: "av.container.InputContainer", stream: "av.VideoStream", rate: Fraction
+) -> tuple[float, float]:
+    """Seconds from the first frame to the end of the last, 0 if unknown; by how much less is right.
+
+    The file's own length includes its sound, which may be longer than the video.
+    """
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base), 0.75 / rate
+    seconds, slack = (container.duration or 0) / 1e6, 1.0  # microseconds
+    tags = (text for key, text in stream.metadata.items() if key.startswith("DURATION"))  # Matroska
+    match = re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", next(tags, ""))
+    if match:
+        hours, minutes, seconds = map(float, match.groups())
+        seconds += 3600 * hours + 60 * minutes
+    if match or len(container.streams) == 1:
+        slack = 0.75 / rate
+    return seconds - float((stream.start_time or 0) * (stream.time_base or 0)), slack
+
+
+def _webp_frames(path: Path) -> "Iterator[av.VideoFrame]":
+    """Decodes an animated WebP with Pillow; FFmpeg decodes only still ones."""
+    import av
+    from PIL import Image, ImageSequence
+
+    try:
+        with open_file(path, "video") as file, Image.open(file) as animation:
+            for image in ImageSequence.Iterator(animation):
+                frame = av.VideoFrame.from_ndarray(np.asarray(image.convert("RGB")), format="rgb24")
+                frame.pts, frame.duration = image.info["timestamp"], image.info["duration"]
+                frame.time_base = _WEBP_TICK
+                yield frame
+    except (OSError, EOFError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: the animation cannot be decoded: {error}") from None
 
 
 @contextmanager

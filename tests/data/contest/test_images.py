@@ -3,6 +3,8 @@
 import io
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,8 @@ import pytest
 from PIL import Image
 
 from heatmap.data.contest import ImageFile, image_paths, read_image
+from heatmap.data.contest import images as module
+from heatmap.errors import shortened
 
 TABLE = Path("landmarks.csv")
 HEIGHT, WIDTH = 30, 22
@@ -87,6 +91,104 @@ def test_sixteen_bits_become_eight(tmp_path: Path, channels: int) -> None:
     data = expected[..., ::-1] if channels == 3 else expected[..., 0]
     encoded = cv2.imencode(".png", data.astype(np.uint16) * 257)[1].tobytes()
     assert_close(read_image(save(tmp_path, encoded)), expected, tolerance=1)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("form", [".png", ".tif"])
+@pytest.mark.parametrize("bits", [8, 10, 12, 14])
+def test_a_16_bit_file_is_stretched_by_the_bits_that_it_uses(
+    tmp_path: Path, bits: int, form: str, channels: int
+) -> None:
+    expected = painted() if channels == 3 else np.stack([painted()[..., 0]] * 3, axis=-1)
+    data = expected[..., ::-1] if channels == 3 else expected[..., 0]
+    encoded = cv2.imencode(form, data.astype(np.uint16) << (bits - 8))[1].tobytes()
+    image = ImageFile(save(tmp_path, encoded))
+    np.testing.assert_array_equal(image.pixels(1)[0], expected)
+    assert f"the {bits}-bit values of a 16-bit file" in image.note
+
+
+def test_a_note_is_logged_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "_LOGGED", bytearray(4096))
+    for number, bits in enumerate((8, 12, 12, 16, 12)):
+        values = painted().astype(np.uint16 if bits > 8 else np.uint8) << (bits - 8)
+        image = ImageFile(
+            save(tmp_path, cv2.imencode(".png", values)[1].tobytes(), f"{number}.png")
+        )
+        image.pixels(1)
+        image.log_note()
+    (message,) = caplog.messages
+    assert message.startswith(f"{tmp_path / '1.png'}: the 12-bit values of a 16-bit file")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int16])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pixels_that_are_no_unsigned_integers_are_named(
+    tmp_path: Path, dtype: type, channels: int
+) -> None:
+    pixels = painted().astype(dtype)[..., :channels]
+    path = save(tmp_path, cv2.imencode(".tif", pixels)[1].tobytes(), "a.tif")
+    with pytest.raises(ValueError, match=rf"a\.tif: its pixels are {np.dtype(dtype)}"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG", "AVIF"])
+def test_an_animation_is_known_by_its_bytes(tmp_path: Path, form: str) -> None:
+    first, second = Image.fromarray(painted()), Image.fromarray(255 - painted())
+    moving = encode(first, form, save_all=True, append_images=[second], duration=100)
+    still = encode(first, form)
+    for data, is_animated in ((moving, True), (still, False)):
+        image = ImageFile(save(tmp_path, data))
+        assert image.is_animated == is_animated
+        assert image.pixels(1)[0].shape == (HEIGHT, WIDTH, 3)
+        assert ("first frame" in image.note) == is_animated
+        assert not ImageFile(save(tmp_path, data[:10])).is_animated
+
+
+def claiming(height: int, width: int) -> bytes:
+    """A JPEG of 100 x 100 grey pixels with other sizes in its header."""
+    data = bytearray(cv2.imencode(".jpg", np.full((100, 100, 3), 90, np.uint8))[1].tobytes())
+    at = data.find(b"\xff\xc0") + 5
+    data[at : at + 4] = height.to_bytes(2, "big") + width.to_bytes(2, "big")
+    return bytes(data)
+
+
+@pytest.mark.parametrize("reduction", [1, 8])
+@pytest.mark.parametrize("side", [1000, 25_000])
+def test_jpeg_that_claims_more_than_its_bytes_can_hold_is_refused(
+    tmp_path: Path, side: int, reduction: int
+) -> None:
+    path = save(tmp_path, claiming(side, side))
+    with pytest.raises(ValueError, match=f"a.jpg: .* cannot hold the {side} x {side}"):
+        ImageFile(path).pixels(reduction)
+
+
+def test_flat_images_are_not_refused_for_their_small_files(tmp_path: Path) -> None:
+    flat = Image.fromarray(np.zeros((1600, 1600, 3), np.uint8))
+    for form, options in (("JPEG", {"optimize": True, "progressive": True}), ("PNG", {})):
+        path = save(tmp_path, encode(flat, form, quality=1, **options))
+        assert read_image(path).shape == (1600, 1600, 3)
+
+
+LIMITED = """
+import os, sys
+from pathlib import Path
+os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] = "9999"
+from heatmap.data.contest import ImageFile
+try:
+    ImageFile(Path(sys.argv[1])).pixels(int(sys.argv[2]))
+except ValueError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("reduction", [1, 8])
+def test_the_number_of_pixels_is_limited_by_a_variable(tmp_path: Path, reduction: int) -> None:
+    path = save(tmp_path, claiming(100, 100))
+    command = [sys.executable, "-c", LIMITED, path, str(reduction)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert f"{path}: the image cannot be decoded: it has more pixels than" in done.stdout
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG"])
@@ -275,7 +377,7 @@ def test_special_files_and_names_are_refused_with_row_and_column(images: Path) -
         with pytest.raises(ValueError, match=problem) as error:
             image_paths(images, ["a.jpg", name], TABLE)
         where = f"landmarks.csv, row 3, column file_name: the image {name!r} in {images}"
-        assert str(error.value) == f"{where} {problem}"
+        assert str(error.value) == shortened(f"{where} {problem}")
 
 
 def test_images_of_other_rows_may_be_missing(images: Path) -> None:

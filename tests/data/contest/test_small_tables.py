@@ -112,6 +112,7 @@ def test_boxes_are_matched_by_the_longest_name(tmp_path: Path, text: str) -> Non
     ("old", "new", "fragments"),
     [
         ("x0,y0", "x,y", ["row 1", "file_name, x0, y0, x1, y1"]),
+        ("x0,y0", "x0,x0", ["row 1", "once each, found 'file_name,x0,x0"]),
         ("a.jpg,1,2,30", "a.jpg,1,2", ["row 2", "4 cells where the header has 5"]),
         ("a.jpg,1,2,30", "a.jpg,1,two,30", ["row 2, column y0", "'two' is not a number"]),
         ("a.jpg,1,2,30", "a.jpg,1,,30", ["row 2, column y0", "empty"]),
@@ -161,6 +162,8 @@ def test_excluded_images_become_rows(tmp_path: Path, text: str) -> None:
     [
         ("file_name", "image", ["row 1", "columns file_name", "image"]),
         ("sub/c.jpg", "c.jpg", ["row 2, column file_name", "'c.jpg' is not in ", "landmarks.csv"]),
+        ("why", "filename", ["row 1", "once each, found 'file_name,file_name'"]),
+        ("blurred", "blurred" * 700_000, ["row 2: longer than"]),
         (" a.jpg ", "", ["row 3, column file_name", "'' is not in "]),
         ("two faces", "two, faces", ["row 3", "3 cells where the header has 2"]),
         (EXCLUDED, "", ["row 1"]),

@@ -163,6 +163,18 @@ def test_damaged_cache_is_rewritten(
     assert_holds(read_landmarks(path, cache), POINTS)
 
 
+@pytest.mark.parametrize("byte", [20, 4095, 4096, 4400, -10, -1])
+def test_cache_with_a_flipped_bit_is_rewritten(path: Path, cache: Path, byte: int) -> None:
+    read_landmarks(path, cache)
+    file = cached_file(cache)
+    content = bytearray(file.read_bytes())
+    content[byte] ^= 4
+    file.write_bytes(content)
+    assert_holds(read_landmarks(path, cache), POINTS)
+    content[byte] ^= 4
+    assert file.read_bytes() == content
+
+
 def test_first_run_logs_where_the_table_is_cached(
     path: Path, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,6 +1,7 @@
 """Every accepted form of a landmark table is read; errors name their place."""
 
 import re
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -164,6 +165,7 @@ def test_unreadable_names_are_not_written(tmp_path: Path, name: str) -> None:
         ("1308", "1308 px", ["row 4, column Point_1_Y", "'1308 px' is not a number"]),
         ("1308", "nan", ["row 4, column Point_1_Y", "'nan'", "leave", "empty"]),
         ("1308", "-NaN", ["row 4, column Point_1_Y", "'-NaN'", "leave", "empty"]),
+        ("\t70\t", "\t" + 9 * "0123456789" + "x\t", ["row 3", "'0123", "...", "456789x' is not"]),
         ("\t50\t", "\tinf\t", ["row 3, column Point_0_X", "'inf' is not a number"]),
         ("\t50\t", "\t-Infinity\t", ["row 3, column Point_0_X", "'-Infinity' is not a number"]),
         ("\t50\t", "\t1e999\t", ["row 3, column Point_0_X", "'1e999' is not a coordinate"]),
@@ -215,6 +217,29 @@ def test_header_without_points_is_refused(tmp_path: Path) -> None:
 def test_text_in_another_encoding_is_refused(tmp_path: Path) -> None:
     refuses(save(tmp_path, TABLE.encode("utf-16")), "row 1", "UTF-8")
     refuses(save(tmp_path, TABLE.replace("b.jpg", "é.jpg").encode("latin-1")), "row 3", "UTF-8")
+
+
+@pytest.mark.parametrize("byte", [b"\xa0", b"\x85", b"\x1f", b"\0", b"\xc2\xa0"])
+@pytest.mark.usefixtures("any_blocks")
+def test_bytes_beside_a_number_are_refused(tmp_path: Path, byte: bytes) -> None:
+    path = save(tmp_path, TABLE)
+    path.write_bytes(TABLE.encode().replace(b"\t70\t", b"\t" + byte + b"70\t"))
+    refuses(path, "row 3")
+
+
+def test_a_long_cell_is_refused_quickly(tmp_path: Path) -> None:
+    start = time.monotonic()
+    refuses(save(tmp_path, TABLE.replace("70", "0" * 100_000 + "x")), "row 3", "000...000")
+    assert time.monotonic() - start < 1  # 60 s with an expression that backtracks
+
+
+def test_a_row_longer_than_any_table_s_is_not_read(tmp_path: Path) -> None:
+    path = save(tmp_path, TABLE + "d.jpg\t" + "1\t" * 3_000_000)
+    tracemalloc.start()
+    refuses(path, "row 5: longer than")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 30e6
 
 
 def test_missing_table_is_named(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -257,12 +258,12 @@ def test_damaged_and_wrong_archives_are_named(
             convert(source, out)
     pack(source, kaggle15_files / "test.zip")
     with pytest.raises(
-        ValueError, match=r"expected training.zip or training.csv in it, found test"
+        ValueError, match=r"expected training.zip or training.csv in it, found 'test"
     ):
         convert(source, out)
     shutil.copy(source, files / "test.zip")
     (files / "test.csv").unlink()
-    with pytest.raises(ValueError, match=r"test\.zip: expected test\.csv in it, found test\.zip"):
+    with pytest.raises(ValueError, match=r"test\.zip: expected test\.csv in it, found 'test\.zip'"):
         convert(files, out)
     with pytest.raises(ValueError, match="no such file"):
         convert(tmp_path / "nothing.zip", out)
@@ -271,6 +272,27 @@ def test_damaged_and_wrong_archives_are_named(
     with pytest.raises(ValueError, match=r"page.csv, row 1: expected 31 columns, left_eye.*Image"):
         convert(page, out)
     assert not out.exists()
+
+
+def test_a_row_that_fills_memory_is_not_read(files: Path, tmp_path: Path) -> None:
+    header, *_ = (files / "training.csv").read_text().splitlines()
+    archive = tmp_path / "training.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as writer:
+        writer.writestr("training.csv", f"{header}\n" + "1," * 10_000_000)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"training\.csv, row 2: longer than 4194304 characters"):
+        convert(archive, tmp_path / "out")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 30e6
+
+
+@pytest.mark.parametrize("digits", [19, 5000])
+def test_a_long_id_is_refused(files: Path, tmp_path: Path, digits: int) -> None:
+    set_cell(files / "test.csv", 2, 0, "1" * digits)
+    with pytest.raises(ValueError, match=r"test\.csv, row 2, .* positive whole number") as error:
+        convert(files, tmp_path / "out")
+    assert len(str(error.value)) < 300
 
 
 def test_a_non_empty_folder_is_refused(kaggle15_files: Path, tmp_path: Path) -> None:

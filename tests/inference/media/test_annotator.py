@@ -10,10 +10,12 @@ import av
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 import heatmap
 from heatmap import config
 from heatmap.data import contest
+from heatmap.data.contest import images as contest_images
 from heatmap.errors import UserError
 from heatmap.inference.media import Annotator, camera
 from heatmap.inference.media.video import Video
@@ -466,3 +468,27 @@ def test_ctrl_c_keeps_the_points_so_far(
     assert tool("predict", runs["direct"], *files, "--out", out, "--device", "cpu") == 1
     assert len(points_of(out, folder / "eve_1.jpg")) == 7
     assert len(json.loads((out / "points.json").read_text())["faces"]) == 1
+
+
+def test_animations_are_videos_but_of_an_animated_png_the_first_frame_is_drawn(
+    runs: dict[str, Path],
+    folder: Path,
+    tool: Tool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(contest_images, "_LOGGED", bytearray(4096))
+    faces = [Image.open(folder / f"eve_{k}.jpg").resize((90, 66)) for k in (0, 1)]
+    for name in ("moving.gif", "moving.webp", "moving.png"):
+        faces[0].save(tmp_path / name, save_all=True, append_images=faces[1:], duration=100)
+    out, inputs = tmp_path / "out", [tmp_path / f"moving.{form}" for form in ("gif", "webp", "png")]
+    with caplog.at_level("WARNING", "heatmap"):
+        assert tool("predict", runs["heatmaps"], *inputs, "--out", out, "--device", "cpu") == 0
+    assert [message for message in caplog.messages if "first frame" in message] == [
+        f"{tmp_path / 'moving.png'}: only the first frame of an animation is used (said once)"
+    ]
+    frames = [(Path(row["image"]).name, row["seconds"]) for row in table_of(out)]
+    for name in ("moving.gif", "moving.webp"):
+        assert (name, "0.1") in frames and len(list(Video(out / f"{name}.mp4"))) == 2
+    assert ("moving.png", "") in frames and (out / "moving.png").is_file()

@@ -10,8 +10,9 @@ import av
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
-from heatmap.inference.media.video import Video, write_video
+from heatmap.inference.media.video import Video, is_video, write_video
 
 
 def frame(k: int, height: int, width: int) -> np.ndarray:
@@ -142,11 +143,53 @@ def test_without_a_frame_count_the_duration_shows_truncation(tmp_path: Path) -> 
             container.mux(stream.encode(av.VideoFrame.from_ndarray(one.image, format="rgb24")))
         container.mux(stream.encode(None))
     content = (tmp_path / "clip.mkv").read_bytes()
-    (tmp_path / "cut.mkv").write_bytes(content[: len(content) // 2])
-    whole, cut = Video(tmp_path / "clip.mkv"), Video(tmp_path / "cut.mkv")
+    whole = Video(tmp_path / "clip.mkv")
     assert whole.expected is None and whole.problems(len(list(whole))) == ""
-    count = len(list(cut))
-    assert f"ends after {count / 25:.1f} of 4.0 s" in cut.problems(count)
+    for kept, shortest in ((0.5, 0), (0.97, 3)):
+        (tmp_path / "cut.mkv").write_bytes(content[: int(kept * len(content))])
+        cut = Video(tmp_path / "cut.mkv")
+        end = list(cut)[-1].seconds + 0.04
+        assert shortest < end < 3.96
+        assert f"ends after {end:.2f} of 3.96 s" in cut.problems(0)
+
+
+@pytest.mark.parametrize("length", [40, 25, 15])
+def test_a_clip_cut_without_encoding_it_again_is_whole(tmp_path: Path, length: int) -> None:
+    with av.open(str(tmp_path / "clip.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=25, options={"g": "30", "bf": "2"})
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        for k in range(60):
+            image = av.VideoFrame.from_ndarray(frame(k % 18, 48, 64), format="rgb24")
+            container.mux(stream.encode(image))
+        container.mux(stream.encode(None))
+    content = bytearray((tmp_path / "clip.mp4").read_bytes())
+    at = content.find(b"elst") + 12  # ISO 14496-12, 8.6.6: duration, first time, in ticks
+    ticks = struct.unpack_from(">i", content, at + 4)[0] + 20 * 512
+    struct.pack_into(">Ii", content, at, length * 40, ticks)
+    (tmp_path / "cut.mp4").write_bytes(content)
+    cut = Video(tmp_path / "cut.mp4")
+    assert cut.expected == len(frames := list(cut)) == length
+    assert cut.problems(length) == ""
+    assert bar(frames[0].image) == pytest.approx(5 + 3 * (20 % 18), abs=0.5)
+    assert f"{length - 1} of {length} frames" in cut.problems(length - 1)
+
+
+@pytest.mark.parametrize("form", ["GIF", "WEBP"])
+def test_an_animation_is_a_video(tmp_path: Path, form: str) -> None:
+    images = [Image.fromarray(frame(k, 48, 64)) for k in range(5)]
+    times, path = [50, 50, 200, 50, 50], tmp_path / f"moving.{form.lower()}"
+    images[0].save(path, save_all=True, append_images=images[1:], duration=times, lossless=True)
+    images[0].save(still := tmp_path / f"still.{form.lower()}")
+    (broken := tmp_path / f"broken.{form.lower()}").write_bytes(path.read_bytes()[:20])
+    assert is_video(path) and not is_video(still) and not is_video(broken)
+    animation = Video(path)
+    frames = list(animation)
+    assert_shows([one.image for one in frames], (48, 64))
+    assert [one.seconds for one in frames] == pytest.approx([0, 0.05, 0.1, 0.3, 0.35])
+    assert animation.problems(5) == ""
+    copied(path, tmp_path / "copy.mp4")
+    copy = list(Video(tmp_path / "copy.mp4"))
+    assert [one.seconds for one in copy] == pytest.approx([0, 0.05, 0.1, 0.3, 0.35], abs=1e-3)
 
 
 def test_non_square_pixels_are_kept(tmp_path: Path) -> None:
