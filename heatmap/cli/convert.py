@@ -85,9 +85,9 @@ def ibug(
         source: folder with .pts files, at any depth.
         images: folder of the images, with the same subfolders or with one image of each name;
             default the folders of the .pts files.
-        negative: landmarks with x and y below 0: keep them, outside the image; unlabelled; or
+        negative: what x and y below 0 mean: keep, a landmark outside the image; unlabelled; or
             occluded, as in MERL-RAV, where -1 -1 is unlabelled and another -x -y is hidden at x y.
-            By default they are kept, but the conversion stops where the same place recurs.
+            Default keep, but the conversion stops where the same x and y recur.
     """
     _convert("ibug", out, part, link, source, images=images, negative=negative)
 

@@ -94,8 +94,8 @@ def _faces(path: Path, folder: Path, is_test: bool, points: Points) -> Iterator[
     by_image = defaultdict[Any, list[tuple[str, dict[str, Any]]]](list)
     for index, annotation in enumerate(annotations):
         where = f"{path}, annotation {annotation.get('id', f'number {index}')}"
-        image_id = _key(annotation.get("image_id"))
-        if image_id not in images:
+        image_id = annotation.get("image_id")
+        if _key(image_id) not in images:
             raise UserError(f"{where}, image_id: the file has no image {str(image_id)[:60]}")
         if annotation.get("iscrowd"):
             yield "crowds (iscrowd)"
@@ -106,9 +106,10 @@ def _faces(path: Path, folder: Path, is_test: bool, points: Points) -> Iterator[
     keypoints_field, box_field = _FIELDS[points]
     for image_id, name in images.items():
         for where, annotation in by_image[image_id]:
-            if points == "keypoints":
+            keypoints = annotation.get(keypoints_field) or []
+            points_image = _points(keypoints, f"{where}, {keypoints_field}")
+            if points == "keypoints" and keypoints:
                 _check_flags(annotation, counts, f"{where}, keypoints")
-            points_image = _points(annotation.get(keypoints_field), f"{where}, {keypoints_field}")
             if not np.isfinite(points_image).any():
                 yield "annotations without a labelled landmark"
                 continue
@@ -148,7 +149,7 @@ def _key(value: Any) -> int | str | None:
 
 
 def _box(values: Any) -> np.ndarray | None:
-    """Returns the box between pixel centres, or None if it is not one."""
+    """Returns the box (4,), or None unless the values are one."""
     if not isinstance(values, list) or len(values) != 4 or not all(map(_is_number, values)):
         return None
     x, y, width, height = values
@@ -162,9 +163,8 @@ def _is_number(value: Any) -> bool:
 def _points(values: Any, where: str) -> np.ndarray:
     """Returns keypoints x, y, v, x, y, v, ... as (P, 2) float64, NaN where v is 0.
 
-    Raises UserError unless v is a number, and x and y are coordinates where it is not 0.
+    Raises UserError where v is not 0, and x, y or v is not a number.
     """
-    values = values or []
     if not isinstance(values, list):
         raise UserError(f"{where}: expected a list of numbers, found {str(values)[:60]!r}")
     if len(values) % 3:
@@ -174,34 +174,25 @@ def _points(values: Any, where: str) -> np.ndarray:
         x, y, flag = values[3 * landmark : 3 * landmark + 3]
         for name, value in {"v": flag, "x": x, "y": y}.items() if flag != 0 else ():
             if not _is_number(value):
-                place = f"{where}, {name} of landmark {landmark}"
-                raise UserError(f"{place}: {str(value)[:60]!r} is not a coordinate")
+                found = f"expected a number up to 1e6, found {str(value)[:60]!r}"
+                raise UserError(f"{where}, {name} of landmark {landmark}: {found}")
         if flag > 0:
             points[landmark] = x, y
     return points
 
 
 def _check_flags(annotation: dict[str, Any], counts: dict[Any, int], where: str) -> None:
-    """Raises UserError if the numbers are not x, y, v for each of the category's keypoints."""
-    values = annotation.get("keypoints")
-    if not isinstance(values, list) or not values:
-        return
-    expected = counts.get(_key(annotation.get("category_id")))
-    if expected is not None and len(values) != 3 * expected:
-        raise UserError(
-            f"{where}: {len(values)} numbers, expected {expected} x (x, y, v), since the category "
-            f"has {expected} keypoints"
-        )
-    flags = values[2::3]
+    """Raises UserError if v or the number of keypoints is not what the annotation says."""
+    flags = annotation["keypoints"][2::3]
+    expected = counts.get(_key(annotation.get("category_id")), len(flags))
+    if len(flags) != expected:
+        raise UserError(f"{where}: {len(flags)} triples x, y, v; the category has {expected}")
     for landmark, flag in enumerate(flags):
         if flag not in (0, 1, 2):
-            found = f"found {str(flag)[:60]!r}"
-            raise UserError(f"{where}, v of landmark {landmark}: expected 0, 1 or 2, {found}")
+            raise UserError(f"{where}, v of landmark {landmark}: expected 0, 1 or 2, found {flag}")
     count, stated = sum(flag > 0 for flag in flags), annotation.get("num_keypoints")
-    if stated is not None and stated != count:
-        raise UserError(
-            f"{where}: v is above 0 in {count}, but num_keypoints is {str(stated)[:60]}"
-        )
+    if stated not in (None, count):
+        raise UserError(f"{where}: v is above 0 in {count}, but num_keypoints is {stated!r}")
 
 
 def _image_names(faces: Sequence[LabelledFace]) -> list[str]:
@@ -228,11 +219,12 @@ def _write_part(path: Path, faces: Sequence[LabelledFace]) -> dict[str, Path]:
     bar = tqdm(images.items(), "Reading sizes", unit="img", delay=1)
     numbered = enumerate(zip(faces, names, strict=True), start=1)
     with path.open("w", encoding="utf-8", newline="\n") as file:
-        # pycocotools needs "info" for some of its functions.
-        info = {"description": "exported by heatmap"}
-        categories = [category | {"skeleton": []}]
-        head = json.dumps({"info": info, "licenses": [], "categories": categories})
-        file.write(head.removesuffix("}"))
+        head = {
+            "info": {"description": "exported by heatmap"},  # pycocotools needs it
+            "licenses": [],
+            "categories": [category | {"skeleton": []}],
+        }
+        file.write(json.dumps(head).removesuffix("}"))
         _write_list(file, "images", (_image(name, image, ids[name]) for name, image in bar))
         annotations = (_annotation(face, number, ids[name]) for number, (face, name) in numbered)
         _write_list(file, "annotations", annotations)

@@ -59,10 +59,10 @@ def read(
         images: folder of the images, with the subfolders of `source` or with one image of each
             name at any depth; default: each image is next to its .pts file.
         negative: what x and y below 0 mean: "keep", a landmark outside the image; "unlabelled"; or
-            "occluded", as in MERL-RAV. None is "keep" unless the same place recurs.
+            "occluded", as in MERL-RAV. None is "keep", but they must not recur.
 
     Raises:
-        UserError: `negative` is None and a place below 0 recurs; or as `gather`.
+        UserError: `negative` is None and x and y below 0 recur; or as `gather`.
     """
     return gather(source, _faces(source, images, negative))
 
@@ -90,15 +90,21 @@ def _faces(
             name = name.relative_to(name.parts[0])
         is_test = next((_IS_TEST[folder] for folder in folders if folder in _IS_TEST), False)
         points = _read_points(path)
+        is_negative = (points < 0).all(1)
         if negative is None:
-            _check_negative(points, path, places)
-        points_image = _without_negative(points, negative) - 1
-        yield LabelledFace(str(path), name.as_posix(), image, points_image, is_test)
+            _check_negative(points, is_negative, path, places)
+        elif negative != "keep":
+            has_place = is_negative & (points != -1).any(1) & (negative == "occluded")
+            points[is_negative & ~has_place] = np.nan
+            points[has_place] *= -1
+        yield LabelledFace(str(path), name.as_posix(), image, points - 1, is_test)
 
 
-def _check_negative(points: np.ndarray, path: Path, places: dict[tuple[float, float], str]) -> None:
-    """Raises UserError if a point below 0 is in `places` already, and adds them."""
-    for landmark in np.flatnonzero((points < 0).all(1)).tolist():
+def _check_negative(
+    points: np.ndarray, is_negative: np.ndarray, path: Path, places: dict[tuple[float, float], str]
+) -> None:
+    """Records the negative points in `places`; raises UserError if one is there already."""
+    for landmark in np.flatnonzero(is_negative).tolist():
         x, y = points[landmark].tolist()
         where = f"{path}, landmark {landmark}"
         first = places.setdefault((x, y), where)
@@ -107,14 +113,6 @@ def _check_negative(points: np.ndarray, path: Path, places: dict[tuple[float, fl
                 f"{where}: {x:g} {y:g}, as in {first}; if that marks hidden landmarks, pass "
                 "--negative unlabelled or --negative occluded, else --negative keep"
             )
-
-
-def _without_negative(points: np.ndarray, negative: Negative | None) -> np.ndarray:
-    if negative is None or negative == "keep":
-        return points
-    is_negative = (points < 0).all(1, keepdims=True)
-    has_place = (points != -1).any(1, keepdims=True) & (negative == "occluded")
-    return np.where(is_negative, np.where(has_place, -points, np.nan), points)
 
 
 def _read_points(path: Path) -> np.ndarray:

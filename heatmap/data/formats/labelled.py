@@ -2,7 +2,6 @@
 
 import csv
 import io
-import math
 import zipfile
 import zlib
 from collections import Counter, defaultdict
@@ -14,13 +13,11 @@ from typing import IO, Literal
 import numpy as np
 from tqdm import tqdm
 
+from heatmap.data.contest.images import SUFFIXES
 from heatmap.data.contest.table import bounded_lines, parse_cells
 from heatmap.errors import UserError
 from heatmap.runtime.files import open_file, read_text
 
-IMAGE_SUFFIXES = (
-    ".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"
-)  # fmt: skip
 Table = Path | zipfile.Path
 
 
@@ -33,7 +30,7 @@ class LabelledFace:
     path: Path
     points_image: np.ndarray  # (P, 2) image pixels, NaN = unlabelled
     is_test: bool = False
-    box_image: np.ndarray | None = None  # (4,) x0, y0, x1, y1 in image pixels; None if not usable
+    box_image: np.ndarray | None = None  # (4,) x0, y0, x1, y1 in image pixels
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,7 @@ class LabelledFaces:
 
     faces: list[LabelledFace]  # names are unique within training and test; images may repeat
     left_out: Counter[str]  # how many entries were skipped, by reason
-    num_replaced_boxes: int = 0  # faces whose box was unusable and is that of their landmarks
+    num_replaced_boxes: int = 0  # faces without a usable box, which have that of their landmarks
 
     def only(self, part: Literal["train", "test"]) -> "LabelledFaces":
         """Returns one part's faces as training faces; raises UserError if there are none."""
@@ -84,7 +81,7 @@ def gather(
         if several and face.box_image is None:
             face = replace(face, box_image=bounds(face.points_image))
             if face.box_image is None:
-                left_out["faces without a usable box whose landmarks span none"] += 1
+                left_out["faces without a box whose landmarks span none"] += 1
                 continue
             num_replaced_boxes += 1
         first = first or face
@@ -111,9 +108,8 @@ def _check_face(face: LabelledFace, first: LabelledFace) -> None:
 
 
 def usable_box(x0: float, y0: float, x1: float, y1: float) -> np.ndarray | None:
-    """Returns the (4,) float64 box, or None if it is empty or not finite."""
-    is_usable = math.isfinite(x1 - x0) and math.isfinite(y1 - y0) and x0 < x1 and y0 < y1
-    return np.array([x0, y0, x1, y1], np.float64) if is_usable else None
+    """Returns the (4,) float64 box, or None if it is empty."""
+    return np.array([x0, y0, x1, y1], np.float64) if x0 < x1 and y0 < y1 else None
 
 
 def bounds(points: np.ndarray) -> np.ndarray | None:
@@ -123,14 +119,14 @@ def bounds(points: np.ndarray) -> np.ndarray | None:
 
 
 def image_name(text: str) -> str:
-    """Returns a label file's image name with "/" between folders, also if it has Windows' "\\"."""
+    """Returns an image name with "/" between folders, where a label file may have "\\"."""
     return text.replace("\\", "/")
 
 
 def files_below(folder: Path, suffixes: Collection[str]) -> list[Path]:
-    """Returns the files at any depth with one of the suffixes, in small letters or capitals.
+    """Returns the files at any depth with one of these suffixes, in upper or lower case.
 
-    Hidden files are left out, such as the ._NAME of a Mac.
+    Hidden files are left out, such as macOS's ._NAME.
     """
     paths = sorted(folder.rglob("*"))
     return [p for p in paths if p.suffix.lower() in suffixes and not p.name.startswith(".")]
@@ -141,16 +137,16 @@ class Images:
 
     def __init__(self, folder: Path) -> None:
         self._by_stem = defaultdict[str, list[Path]](list)
-        for path in files_below(folder, IMAGE_SUFFIXES):
+        for path in files_below(folder, SUFFIXES):
             self._by_stem[path.stem.lower()].append(path)
 
     def find(self, name: PurePath, where: str) -> Path | None:
         """Returns the image whose path ends with `name` and a suffix, or None.
 
-        Of several, it is the one with the same capitals, then the one in the fewest folders.
+        Of several, it is the one whose case matches, then the one in the fewest folders.
 
         Raises:
-            UserError: there are several even so; `where` is named.
+            UserError: several remain; the message begins with `where`.
         """
         ranked = []
         for path in self._by_stem.get(name.name.lower(), []):

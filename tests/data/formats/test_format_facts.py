@@ -298,16 +298,6 @@ def test_coco_landmarks_with_v_0_are_unlabelled_whatever_their_coordinates(
     assert_faces(tmp_path / "out", train, {})
 
 
-def test_pairs_without_flags_are_no_coco_keypoints(
-    tool: Tool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pairs = person(139, 1, [52, 65, 88, 65, 70, 85, 56, 108, 84, 108, 53, 66])
-    content = {"a.json": coco(pairs, images=(139,)), **images("000000000139.jpg")}
-    source = create(tmp_path / "coco", content)
-    assert tool("data", "convert", "coco", source / "a.json", tmp_path / "out") == 1
-    assert "v of landmark 0: expected 0, 1 or 2, found '88'" in capsys.readouterr().err
-
-
 UNUSABLE_BOXES = (
     [10, 20, 30, 0], [10, 20, -3, 4], [NAN, 1, 2, 3], [None] * 4, [1, 2], [], None, "1 2"
 )  # fmt: skip
@@ -326,7 +316,7 @@ def test_unusable_coco_boxes_are_replaced_or_left_out_and_counted(
     assert tool("data", "convert", "coco", source / "a.json", tmp_path / "out") == 0
     output = capsys.readouterr().out
     assert f"boxes replaced by the landmarks' bounds: {len(UNUSABLE_BOXES)}" in output
-    assert "left out: 1 faces without a usable box whose landmarks span none" in output
+    assert "left out: 1 faces without a box whose landmarks span none" in output
     folder = Folder(root=tmp_path / "out")
     names = read_landmarks(folder.train_table).names
     boxes = read_boxes(folder.boxes, [folder.train_images / name for name in names])
@@ -360,26 +350,17 @@ def test_ibug_names_may_differ_in_capitals_and_hidden_files_are_skipped(
     assert_faces(tmp_path / "out", train, {})
 
 
-def test_ibug_images_may_be_in_another_folder(
-    tool: Tool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_ibug_images_may_be_in_another_folder(tool: Tool, tmp_path: Path) -> None:
     files = {
         "trainset/1.pts": pts("2 3", "4 5"),
         "testset/1.pts": pts("6 7", "8 9"),
         "testset/2.pts": pts("1 1", "2 2"),
     }
     source = create(tmp_path / "points", files)
-    pictures = create(tmp_path / "images", images("trainset/1.jpg", "testset/1.jpg", "x/2.png"))
-    options = ["--images", pictures]
-    assert tool("data", "convert", "ibug", source, tmp_path / "out", *options) == 0
+    other = create(tmp_path / "images", images("trainset/1.jpg", "testset/1.jpg", "x/2.png"))
+    assert tool("data", "convert", "ibug", source, tmp_path / "out", "--images", other) == 0
     test = {"1.jpg": [[5.0, 6.0], [7.0, 8.0]], "x/2.png": [[0.0, 0.0], [1.0, 1.0]]}
     assert_faces(tmp_path / "out", {"1.jpg": [[1, 2], [3, 4]]}, test)
-
-    assert tool("data", "convert", "ibug", source, tmp_path / "none") == 1
-    assert "next to it; pass its folder with --images" in capsys.readouterr().err
-    create(pictures, images("y/2.jpg"))
-    assert tool("data", "convert", "ibug", source, tmp_path / "none", *options) == 1
-    assert "'2' matches both" in capsys.readouterr().err
 
 
 def test_a_recurring_place_below_0_needs_a_meaning(
@@ -402,16 +383,9 @@ def test_a_recurring_place_below_0_needs_a_meaning(
         "occluded": {"1.jpg": [none, [2.5, 8], last], "2.jpg": [[4, 4], none, last]},
     }
     for meaning, faces in expected.items():
-        assert (
-            tool("data", "convert", "ibug", source, tmp_path / meaning, "--negative", meaning) == 0
-        )
-        assert_faces(tmp_path / meaning, faces, {})
-
-
-def test_helen_skips_hidden_files(tool: Tool, tmp_path: Path) -> None:
-    hidden: Files = {"annotation/._1.txt": b"\0\5\26\7Mac", **images("helen_1/._10_2.jpg")}
-    source = create(tmp_path / "Helen", HELEN | hidden)
-    assert tool("data", "convert", "helen194", source, tmp_path / "out") == 0
+        out = tmp_path / meaning
+        assert tool("data", "convert", "ibug", source, out, "--negative", meaning) == 0
+        assert_faces(out, faces, {})
 
 
 # -------------------------------------------------------------------------------- errors
@@ -436,7 +410,7 @@ WRONG: list[tuple[str, str, str, str, list[str]]] = [
     ("ibug", PTS, pts("1.000000 1.000000", "300.5 1"), pts("1 1"),
      [PTS, "1 landmarks, but 2 in", "indoor_001.pts"]),
     ("ibug", PTS, "version: 1", "<html>", [PTS, "expected 'version: 1'", "<html>"]),
-    ("ibug", "afw/134212_1.jpg", "", "", [PTS, "no image 134212_1.jpg or the like next to it"]),
+    ("ibug", "afw/134212_1.jpg", "", "", [PTS, "no image 134212_1.jpg or the like next to it; pass"]),
     ("ibug", PTS, "version: 1", "\0\1\2", [PTS, "expected 'version: 1'"]),
     ("wflw", ROWS, "7 8 9", "7 8 x", [ROWS, "row 2, column x of landmark 1", "'x'"]),
     ("wflw", ROWS, "7 8 9", "7 8", [ROWS, "row 2: 16 cells, expected 17: 3 landmarks"]),
@@ -455,7 +429,7 @@ WRONG: list[tuple[str, str, str, str, list[str]]] = [
     ("coco", PEOPLE, "}]}", "}]", ["train.json: not JSON, or cut short"]),
     ("coco", PEOPLE, '"id": 139', '"id": 285', ["image number 1", "a unique id"]),
     ("coco", PEOPLE, '"image_id": 139', '"image_id": 1', ["annotation 2, image_id", "no image 1"]),
-    ("coco", PEOPLE, "[5, 6, 2,", "[5, NaN, 2,", ["2, keypoints, y of landmark 0: 'nan'"]),
+    ("coco", PEOPLE, "[5, 6, 2,", "[5, NaN, 2,", ["2, keypoints, y of landmark 0: expected", "'nan'"]),
     ("coco", PEOPLE, "[5, 6, 2,", "[5, 2,", ["annotation 2, keypoints: 5 numbers"]),
     ("coco", PEOPLE, "[5, 6, 2,", "[9, 9, 2, 5, 6, 2,", ["annotation 1: 2 landmarks, but 3 in"]),
     ("coco", PEOPLE, '"image_id": 139', '"image_id": [1]', ["annotation 2, image_id", "no image"]),
@@ -463,7 +437,7 @@ WRONG: list[tuple[str, str, str, str, list[str]]] = [
     ("coco", PEOPLE, '"keypoints": [5, 6, 2,', '"num_keypoints": 2, "keypoints": [5, 6, 2,',
      ["annotation 2, keypoints: v is above 0 in 1, but num_keypoints is 2"]),
     ("coco", PEOPLE, '"info": {}', '"categories": [{"id": 1, "keypoints": ["a", "b", "c"]}]',
-     ["annotation 2, keypoints: 6 numbers, expected 3 x (x, y, v)"]),
+     ["annotation 2, keypoints: 2 triples x, y, v; the category has 3"]),
     ("coco", "train/000000000285.jpg", "", "", ["train.json, annotation 1", "no image", "285."]),
 ]  # fmt: skip
 
