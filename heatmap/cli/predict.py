@@ -90,10 +90,7 @@ def predict(
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is not a folder")
     predictor = Predictor(run, device, true_pixels=true_pixels)
-    try:
-        paths = [] if cameras else find_files(inputs)
-    except UserError as error:
-        raise UsageError(str(error)) from None
+    paths = [] if cameras else find_files(inputs)
     finder = face_finder(paths, corners, boxes, detector)
     if finder is None and predictor.crop.rule == "box":
         raise UsageError(

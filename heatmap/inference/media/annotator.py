@@ -3,7 +3,7 @@
 import logging
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
@@ -37,11 +37,7 @@ def _reported() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        _report(str(error))
-
-
-def _report(error: str) -> None:
-    tqdm.write(f"error: {error}", file=sys.stderr)
+        tqdm.write(f"error: {error}", file=sys.stderr)
 
 
 @dataclass(frozen=True)
@@ -57,14 +53,15 @@ class Annotator:
     def files(self, paths: Sequence[Path], out: Path, overwrite: bool = False) -> int:
         """Writes annotated copies of images and videos (without sound), and `points_files`.
 
-        Reports the files that cannot be read, and returns their number. The points so far are kept
-        whatever else goes wrong, Ctrl-C too.
+        Reports the files that cannot be read or drawn, and returns their number. Any other error,
+        or Ctrl-C, keeps the points so far.
 
         Raises:
             UserError: no file can be read, or `Outputs` refuses to write one.
         """
-        videos = [path for path in paths if video.is_video(path)]
-        images = [path for path in paths if not video.is_video(path)]
+        is_video = {path: video.is_video(path) for path in paths}
+        videos = [path for path in paths if is_video[path]]
+        images = [path for path in paths if not is_video[path]]
         head = {"run": str(self.predictor.path), "landmarks": self.predictor.num_landmarks}
         bar = tqdm(total=len(images), desc="images", unit="img", leave=False, disable=not images)
         stopped, answered = None, set[Path]()
@@ -81,7 +78,12 @@ class Annotator:
                     with bar:
                         for start in range(0, len(images), _BATCH):
                             batch = images[start : start + _BATCH]
-                            self._images(batch, copies, outputs, add)
+                            with suppress(UserError):
+                                self._images(batch, copies, outputs, add)
+                            for path in batch:  # after an error, one by one
+                                if path not in answered:
+                                    with _reported():
+                                        self._images([path], copies, outputs, add)
                             bar.update(len(batch))
                     for path in videos:
                         with _reported():
@@ -117,31 +119,17 @@ class Annotator:
     def _images(
         self, paths: Sequence[Path], copies: dict[Path, Path], outputs: Outputs, add: AddFaces
     ) -> None:
-        """Draws these images, and reports those that cannot be read or drawn."""
-        files, boxes = list[ImageFile](), list[np.ndarray | None]()
-        for path in paths:
-            with _reported():
-                file = ImageFile(path)
-                boxes.append(self._boxes(path, file.pixels(1)[0]))
-                files.append(file)
-        try:
-            faces_of = self._faces(files, boxes)
-        except UserError as error:
-            if len(files) == 1:
-                _report(f"{files[0].path}: {error}")
-                return
-            for file in files:  # each one alone, so that the others are answered
-                self._images([file.path], copies, outputs, add)
-            return
-        for file, faces in zip(files, faces_of, strict=True):
+        """Draws these images until one cannot be read or drawn, which raises a UserError."""
+        files = list(map(ImageFile, paths))
+        boxes = [self._boxes(file.path, file.pixels(1)[0]) for file in files]
+        for file, faces in zip(files, self._faces(files, boxes), strict=True):
             path, image = file.path, file.pixels(1)[0]
             if not faces:
                 logger.warning(f"{path}: no face found")
             scale = max(1, -(-_MIN_DRAWN_SIDE // max(image.shape[:2])))
-            with _reported():
-                write_image(copies[path], self._annotated(image, faces, scale))
-                outputs.written.append(copies[path])
-                add(path, faces, None, None)
+            write_image(copies[path], self._annotated(image, faces, scale))
+            outputs.written.append(copies[path])
+            add(path, faces, None, None)
 
     def _video(self, path: Path, target: Path, add: AddFaces) -> None:
         source, tracks, num_read = video.Video(path), Tracks(self.smooth), 0

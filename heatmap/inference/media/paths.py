@@ -11,7 +11,7 @@ from itertools import count
 from pathlib import Path
 
 from heatmap.data.contest.images import SUFFIXES as IMAGES
-from heatmap.errors import UserError
+from heatmap.errors import UsageError, UserError
 from heatmap.inference.media.video import SUFFIXES as VIDEOS
 from heatmap.inference.media.video import is_video
 from heatmap.runtime.files import fitting_name, open_file, read_json, write_json, written_path
@@ -26,12 +26,11 @@ _KEPT = ".jpg", ".jpeg", ".png", ".mp4"  # formats of copies
 def find_files(inputs: Sequence[str]) -> list[Path]:
     """Returns the files named by paths, by glob patterns, and by folders.
 
-    Of a folder, these are the files that end like an image or a video; those that cannot be read
-    fail later, by name. The others are listed in a message, except those whose names begin with a
-    dot.
+    Of a folder, these are the files with a suffix of images or videos, whether they can be read or
+    not. The others are listed in a message, unless their names begin with a dot.
 
     Raises:
-        UserError: a folder has no images or videos, or a pattern matches nothing.
+        UsageError: a folder has no images or videos, or a pattern matches nothing.
     """
     files: list[Path] = []
     for name in inputs:
@@ -41,7 +40,7 @@ def find_files(inputs: Sequence[str]) -> list[Path]:
             matches = map(Path, sorted(glob.glob(name, recursive=True)))  # noqa: PTH207
             matching = [path for path in matches if not path.is_dir()]
             if not matching:
-                raise UserError(f"no file matches {name}")
+                raise UsageError(f"no file matches {name}")
             files += matching
         else:
             files.append(Path(name))
@@ -50,36 +49,33 @@ def find_files(inputs: Sequence[str]) -> list[Path]:
 
 def _files_in(folder: Path) -> list[Path]:
     entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    files = [path for path in entries if not path.is_dir()]
-    taken = [path for path in files if path.suffix.lower() in IMAGES | VIDEOS]
-    others = [path.name for path in files if path.suffix.lower() not in IMAGES | VIDEOS]
+    taken = [p for p in entries if p.suffix.lower() in IMAGES | VIDEOS and not p.is_dir()]
+    others = [p.name for p in entries if p.suffix.lower() not in IMAGES | VIDEOS and not p.is_dir()]
     if others:
         more = f" and {len(others) - _MOST_LISTED} more" if len(others) > _MOST_LISTED else ""
-        logger.info(
-            f"{folder}: left out, because they do not end like images or videos: "
-            f"{', '.join(others[:_MOST_LISTED])}{more}"
-        )
-    if len(files) < len(entries):
+        names = ", ".join(others[:_MOST_LISTED])
+        logger.info(f"{folder}: not ending like images or videos, so skipped: {names}{more}")
+    if len(taken) + len(others) < len(entries):
         logger.info(f"{folder}: for subfolders, pass '{folder / '**' / '*.jpg'}'")
     if not taken:
-        raise UserError(f"{folder}: no images or videos in this folder")
+        raise UsageError(f"{folder}: no images or videos in this folder")
     return taken
 
 
 class Outputs(AbstractContextManager["Outputs"]):
     """The files that a command writes to a folder, each claimed before the work begins.
 
-    Two claims never share a file, no input is overwritten, and without `overwrite` no file that the
-    command did not write itself. `.heatmap.json` in the folder lists what it wrote, with the
-    SHA-256 of each file, so a file that was changed since is not its own any more.
+    Two claims never share a file. No input is overwritten and, without `overwrite`, no file that
+    the command did not write or that has changed since: `.heatmap.json` in the folder lists the
+    SHA-256 of each file written.
 
     Args:
         folder: where the files go; need not exist.
         inputs: files that are read.
-        overwrite: whether other files than inputs may be replaced.
+        overwrite: whether any file but the inputs may be replaced.
 
     Attributes:
-        written: the files written so far; add each one.
+        written: the files written so far; append each one.
     """
 
     def __init__(self, folder: Path, inputs: Sequence[Path] = (), overwrite: bool = False) -> None:
@@ -101,7 +97,7 @@ class Outputs(AbstractContextManager["Outputs"]):
             end = wanted.suffix if number == 1 else f"-{number}{wanted.suffix}"
             path = wanted.with_name(fitting_name("", wanted.stem, end))
             target = written_path(path)
-            # some disks ignore case and how an accented letter is composed
+            # some disks ignore case and Unicode composition
             key = unicodedata.normalize("NFC", str(target)).casefold()
             if key not in self._taken:
                 break
@@ -119,7 +115,7 @@ class Outputs(AbstractContextManager["Outputs"]):
         return path
 
     def copies(self) -> dict[Path, Path]:
-        """Claims a copy of each input, by input: in the same subfolder, under the same name.
+        """Claims and returns a copy for each input, in the same subfolder, under the same name.
 
         Formats that cannot be written get .png or .mp4 appended.
         """
@@ -141,8 +137,7 @@ class Outputs(AbstractContextManager["Outputs"]):
         return path.relative_to(self.folder).as_posix()
 
     def __exit__(self, *_: object) -> None:
-        """Lists the written files, also after an error."""
-        if self.written:
+        if self.written:  # also before an error
             self._hashes |= {self._name(path): _hash(path) for path in self.written}
             write_json(self._ledger, self._hashes)
 

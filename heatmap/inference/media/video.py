@@ -5,7 +5,6 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,8 +24,6 @@ SUFFIXES = {
     ".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts",
     ".ogv", ".webm", ".wmv",
 }  # fmt: skip
-
-
 _WEBP_TICK = Fraction(1, 1000)  # s
 
 
@@ -73,8 +70,8 @@ class Video:
                 self.expected = sum(not entry.is_discard for entry in stream.index_entries)
             self._seconds, self._slack = _length(container, stream, self.rate)
         if self._is_webp:
-            for frame in islice(_webp_frames(path), 1):
-                self.rate, self.time_base = Fraction(1000, frame.duration or 40), _WEBP_TICK
+            frame = next(_webp_frames(path))
+            self.rate, self.time_base = Fraction(1000, frame.duration or 40), _WEBP_TICK
         self.pixel_aspect, self._end = Fraction(1), 0.0
 
     @contextmanager
@@ -86,7 +83,7 @@ class Video:
         with open_file(self.path, "video") as file:
             try:
                 # metadata in an unknown encoding must not stop the video from being read
-                container = av.open(file, "r", metadata_errors="replace")
+                container = av.open(file, metadata_errors="replace")
             except (av.FFmpegError, OSError) as error:
                 reason = error.strerror
                 raise UserError(f"{self.path}: the video cannot be read: {reason}") from None
@@ -102,8 +99,8 @@ class Video:
             usual_duration = round(1 / (self.rate * self.time_base))
             aspect = stream.sample_aspect_ratio or Fraction(1)
             first, earliest, following = None, 0, 0
-            frames = self._decoded(container, stream)
-            for frame in _webp_frames(self.path) if self._is_webp else frames:
+            decoded = self._decoded(container, stream)
+            for frame in _webp_frames(self.path) if self._is_webp else decoded:
                 if first is None:
                     first = frame.pts or 0
                 # a frame may lack a timestamp, and ours must increase even if the file's do not
@@ -153,16 +150,15 @@ class Video:
 def _length(
     container: "av.container.InputContainer", stream: "av.VideoStream", rate: Fraction
 ) -> tuple[float, float]:
-    """Seconds from the first frame to the end of the last, 0 if unknown; by how much less is right.
+    """Seconds from the first frame to the end of the last, 0 if unknown, and their tolerance.
 
-    The file's own length includes its sound, which may be longer than the video.
+    The container's length is only roughly the video's, because its sound may be longer.
     """
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base), 0.75 / rate
     seconds, slack = (container.duration or 0) / 1e6, 1.0  # microseconds
     tags = (text for key, text in stream.metadata.items() if key.startswith("DURATION"))  # Matroska
-    match = re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", next(tags, ""))
-    if match:
+    if match := re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", next(tags, "")):
         hours, minutes, seconds = map(float, match.groups())
         seconds += 3600 * hours + 60 * minutes
     if match or len(container.streams) == 1:
@@ -194,7 +190,7 @@ def write_video(path: Path, source: Video) -> Iterator[Callable[[np.ndarray, int
     ticks of the source's time base. Odd sizes need yuv444p, which no browser but Chrome plays.
 
     Raises:
-        UserError: H.264 does not allow the size, or something else than a file is there.
+        UserError: H.264 does not allow the size, or `path` is not a regular file.
     """
     import av
 
@@ -211,7 +207,7 @@ def write_video(path: Path, source: Video) -> Iterator[Callable[[np.ndarray, int
             frame.pts, frame.duration, frame.time_base = start, duration, source.time_base
             try:
                 container.mux(stream.encode(frame))
-            except av.error.ExternalError as error:  # the encoder's own, not of the disk
+            except av.error.ExternalError as error:  # from the encoder, not from the disk
                 reason = f"{stream.width} x {stream.height} pixels: {error.strerror}"
                 raise UserError(f"{source.path}: cannot encode frames of {reason}") from None
 
