@@ -52,12 +52,12 @@ def predict(
             face_detection_yunet_2026may.onnx. Its boxes include the forehead; add --two-pass if
             the run's landmarks do not.
         two_pass: predict again from a crop fitted to the first prediction.
-        true_pixels: leave out the constant offset of the training labels, if one was found, so
-            that points lie on the face.
+        true_pixels: remove the constant offset of the training labels, if one was found, so that
+            points lie on the face.
         smooth: filter jitter out of the points of videos and cameras.
         ellipses: draw one standard deviation of the heatmap round each landmark.
         device: where the network runs; auto is the GPU if there is one.
-        overwrite: replace files in the output folder that this command did not write.
+        overwrite: also replace files in the output folder that this command did not write.
     """
     if bool(inputs) == (data is not None):
         raise UsageError("pass images, videos or a camera, or else a contest folder with --data")
@@ -65,17 +65,12 @@ def predict(
         raise UsageError("pass only one of --box, --boxes and --detector")
     corners = None if box is None else _corners(box)
     if data is not None:
-        from heatmap.inference.media import Outputs
-
         if count < 1 or box or detector or two_pass or true_pixels or ellipses:
             raise UsageError(
                 "--data allows only --count (at least 1), --test, --boxes, --out and --overwrite"
             )
         path = out if out.suffix in (".jpg", ".png") else out / "sheet.jpg"
-        with Outputs(path.parent, overwrite=overwrite) as outputs:
-            outputs.claim(path.name)
-            _write_sheet(path, run, data, count, test, boxes, device)
-            outputs.written.append(path)
+        _write_sheet(path, run, data, count, test, boxes, device, overwrite)
         print(path)
         return
     if test:
@@ -107,15 +102,20 @@ def predict(
 
 
 def _write_sheet(
-    path: Path, run: Path, data: Path, count: int, test: bool, boxes: Path | None, device: str
-) -> None:
+    path: Path, run: Path, data: Path, count: int, test: bool, boxes: Path | None, device: str,
+    overwrite: bool,
+) -> None:  # fmt: skip
     from heatmap.evaluation import sheets
     from heatmap.inference.ensemble import Ensemble
+    from heatmap.inference.media import Outputs
     from heatmap.runtime.files import write_image
     from heatmap.runtime.machine import chosen_device
 
-    (trained,) = Ensemble.load([run], boxes=boxes).runs
-    write_image(path, sheets.data_sheet(trained, data, count, test, chosen_device(device)))
+    with Outputs(path.parent, overwrite=overwrite) as outputs:
+        outputs.claim(path.name)
+        (trained,) = Ensemble.load([run], boxes=boxes).runs
+        write_image(path, sheets.data_sheet(trained, data, count, test, chosen_device(device)))
+        outputs.written.append(path)
 
 
 def _corners(box: str) -> tuple[float, float, float, float]:

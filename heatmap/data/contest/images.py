@@ -15,7 +15,7 @@ import numpy as np
 from heatmap.errors import UserError
 from heatmap.runtime.files import problem_of, read_bytes
 
-# Endings of images; not all formats can be read.
+# of images; not all formats can be read
 SUFFIXES = {
     ".avif", ".bmp", ".dib", ".exr", ".gif", ".hdr", ".heic", ".heif", ".jfif", ".jp2", ".jpe",
     ".jpeg", ".jpg", ".jxl", ".pbm", ".pgm", ".pic", ".png", ".pnm", ".ppm", ".pxm", ".ras", ".sr",
@@ -39,7 +39,7 @@ class ImageFile:
     is read. 16 bits become the upper 8 of those that the file uses (8, 10, 12, 14 or 16).
 
     Attributes:
-        note: what a user may not expect of the decoded pixels; empty for most images.
+        note: how the decoded pixels differ from the file's; empty for most images.
 
     Raises:
         UserError: the file is missing, empty or not a regular file.
@@ -98,8 +98,8 @@ class ImageFile:
 
         Raises:
             UserError: the file is truncated or not an image, it has more pixels than
-                OPENCV_IO_MAX_IMAGE_PIXELS allows or its bytes can hold, or they are not integers
-                of 8 or 16 bits.
+                OPENCV_IO_MAX_IMAGE_PIXELS allows or its bytes can hold, or they are not unsigned
+                integers of 8 or 16 bits.
         """
         if self._header_hw is None:
             reduction = 1
@@ -113,9 +113,9 @@ class ImageFile:
         return self._decoded[reduction], reduction
 
     def _decode(self, reduction: int) -> np.ndarray:
-        if self._header_hw:  # before memory is allocated
-            self._check_size(*self._header_hw)
         is_jpeg = self.data[:2] == b"\xff\xd8"
+        if self._header_hw:  # before memory is allocated
+            self._check_size(*self._header_hw, is_jpeg)
         # 16-bit TIFF has wrong values with the RGB flag (OpenCV 5.0)
         flags = cv2.IMREAD_COLOR_RGB if is_jpeg else cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
         if reduction > 1:  # combined with a colour flag, this sets only the size
@@ -126,7 +126,8 @@ class ImageFile:
             problem = _TOO_LARGE if "MAX_IMAGE_PIXELS" in error.err else error.err
             raise UserError(f"{self.path}: the image cannot be decoded: {problem}") from error
         if image is not None:
-            self._check_size(*(reduction * size for size in image.shape[:2]))
+            height, width = image.shape[:2]
+            self._check_size(reduction * height, reduction * width, is_jpeg)
             return image if is_jpeg else self._rgb8(image)
         start = self.data[:30]
         if start.isascii() and start.decode().splitlines()[0].isprintable():
@@ -134,17 +135,16 @@ class ImageFile:
         if start[4:8] == b"ftyp" and start[8:12] in _HEIC:
             raise UserError(
                 f"{self.path}: this is a HEIC image, as phones take them, which cannot be read; "
-                "convert it to JPEG, for example with heif-convert or sips -s format jpeg"
+                "convert it to JPEG, for example with heif-convert or sips"
             )
         raise UserError(
             f"{self.path}: the image cannot be decoded; its {len(self.data)} bytes are damaged, "
             "truncated or of an unknown format"
         )
 
-    def _check_size(self, height: int, width: int) -> None:
-        """Checks the full size; OpenCV checks a reduced one, and fills up what a JPEG lacks."""
+    def _check_size(self, height: int, width: int, is_jpeg: bool) -> None:
+        """Checks the full size: OpenCV checks the reduced one, and fills up what a JPEG lacks."""
         problem, limit = "", os.environ.get(_LIMIT, "")
-        is_jpeg = self.data[:2] == b"\xff\xd8"
         if is_jpeg and height * width > _PIXELS_PER_BYTE * len(self.data):
             problem = f"{len(self.data)} bytes cannot hold the {width} x {height} pixels it claims"
         elif limit.isdecimal() and height * width > int(limit):

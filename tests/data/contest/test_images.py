@@ -86,17 +86,9 @@ def test_cmyk_becomes_rgb(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_sixteen_bits_become_eight(tmp_path: Path, channels: int) -> None:
-    expected = painted() if channels == 3 else np.stack([painted()[..., 0]] * 3, axis=-1)
-    data = expected[..., ::-1] if channels == 3 else expected[..., 0]
-    encoded = cv2.imencode(".png", data.astype(np.uint16) * 257)[1].tobytes()
-    assert_close(read_image(save(tmp_path, encoded)), expected, tolerance=1)
-
-
-@pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("form", [".png", ".tif"])
-@pytest.mark.parametrize("bits", [8, 10, 12, 14])
-def test_a_16_bit_file_is_stretched_by_the_bits_that_it_uses(
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+def test_of_16_bits_the_upper_8_that_the_file_uses_are_kept(
     tmp_path: Path, bits: int, form: str, channels: int
 ) -> None:
     expected = painted() if channels == 3 else np.stack([painted()[..., 0]] * 3, axis=-1)
@@ -104,7 +96,7 @@ def test_a_16_bit_file_is_stretched_by_the_bits_that_it_uses(
     encoded = cv2.imencode(form, data.astype(np.uint16) << (bits - 8))[1].tobytes()
     image = ImageFile(save(tmp_path, encoded))
     np.testing.assert_array_equal(image.pixels(1)[0], expected)
-    assert f"the {bits}-bit values of a 16-bit file" in image.note
+    assert (f"the {bits}-bit values of a 16-bit file" in image.note) == (bits < 16)
 
 
 def test_a_note_is_logged_once(
@@ -113,9 +105,8 @@ def test_a_note_is_logged_once(
     monkeypatch.setattr(module, "_LOGGED", bytearray(4096))
     for number, bits in enumerate((8, 12, 12, 16, 12)):
         values = painted().astype(np.uint16 if bits > 8 else np.uint8) << (bits - 8)
-        image = ImageFile(
-            save(tmp_path, cv2.imencode(".png", values)[1].tobytes(), f"{number}.png")
-        )
+        encoded = cv2.imencode(".png", values)[1].tobytes()
+        image = ImageFile(save(tmp_path, encoded, f"{number}.png"))
         image.pixels(1)
         image.log_note()
     (message,) = caplog.messages
@@ -172,23 +163,23 @@ def test_flat_images_are_not_refused_for_their_small_files(tmp_path: Path) -> No
 
 
 LIMITED = """
-import os, sys
+import sys
 from pathlib import Path
-os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] = "9999"
 from heatmap.data.contest import ImageFile
-try:
-    ImageFile(Path(sys.argv[1])).pixels(int(sys.argv[2]))
-except ValueError as error:
-    print(error)
+for reduction in (1, 8):
+    try:
+        ImageFile(Path(sys.argv[1])).pixels(reduction)
+    except ValueError as error:
+        print(error)
 """
 
 
-@pytest.mark.parametrize("reduction", [1, 8])
-def test_the_number_of_pixels_is_limited_by_a_variable(tmp_path: Path, reduction: int) -> None:
+def test_the_number_of_pixels_is_limited_by_a_variable(tmp_path: Path) -> None:
     path = save(tmp_path, claiming(100, 100))
-    command = [sys.executable, "-c", LIMITED, path, str(reduction)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert f"{path}: the image cannot be decoded: it has more pixels than" in done.stdout
+    environment = {**os.environ, "OPENCV_IO_MAX_IMAGE_PIXELS": "9999"}
+    command = [sys.executable, "-c", LIMITED, path]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.count(f"{path}: the image cannot be decoded: it has more pixels than") == 2
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG"])
