@@ -131,9 +131,7 @@ class Scheme:
             raise UserError("the permutation does not hold every landmark once")
         if not np.array_equal(self.permutation[self.permutation], landmarks):
             raise UserError("the permutation applied twice is not the identity")
-        is_small = sum(map(len, self.groups.values())) == len(landmarks)  # else do not list them
-        members = list(chain.from_iterable(self.groups.values())) if is_small else []
-        if sorted(members) != landmarks.tolist():
+        if sorted(chain.from_iterable(self.groups.values())) != landmarks.tolist():
             raise UserError("the groups do not hold every landmark once")
 
     def to_dict(self) -> dict[str, Any]:

@@ -48,8 +48,8 @@ def infer(points_image: np.ndarray | Points) -> Symmetry:
         points_image: (N, P, 2) image pixels, NaN where unlabelled; faces roughly upright.
 
     Raises:
-        UserError: there are too few faces, or landmarks without a partner: none is near, or the
-            contour's mutual partners are further than others.
+        UserError: there are too few faces, or landmarks without a partner: none is near, or other
+            landmarks are nearer than a contour's mutual partners.
     """
     model = shape.fit(points_image, share=0.995)
     components = model.components[:MAX_COMPONENTS] * model.spread[:MAX_COMPONENTS, None]
@@ -70,7 +70,7 @@ def infer(points_image: np.ndarray | Points) -> Symmetry:
     if len(unpaired):
         raise UserError(
             f"{len(unpaired)} of {len(partners)} landmarks have no mirror partner within "
-            f"{100 * MAX_DISTANCE:.0f} % of the face size and nearer than others: "
+            f"{100 * MAX_DISTANCE:.0f} % of the face size that is nearer than all others: "
             f"{_format_runs(unpaired)}; the scheme is not symmetric (train with --augment.mirror "
             "0), or there are too few faces or too noisy labels"
         )
@@ -194,7 +194,7 @@ def _costs(basis: np.ndarray, mirrored: np.ndarray, partners: np.ndarray) -> np.
 
 
 def _pair(costs: np.ndarray) -> np.ndarray:
-    """(P,) mutual partners of least total cost, where a break in their order costs something, too.
+    """(P,) mutual partners of least total cost; a break in their order has a cost, too.
 
     The best partner of a landmark, over all assignments of the others, is usually mutual. Where it
     is not, mostly at the ends of contours, landmarks are paired by a maximum-weight matching; the

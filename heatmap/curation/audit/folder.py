@@ -221,7 +221,7 @@ def read_reviews(path: Path, known: set[str] | None = None) -> dict[str, str]:
     """
     reviews, rows_by_name = {}, dict[str, int]()
     header = {cell.strip() for cell in csv_rows(path)[0]}
-    column = "verdict" if header & {"verdict", "review"} == {"verdict"} else "review"  # 0.1.0's
+    column = "verdict" if "verdict" in header and "review" not in header else "review"  # 0.1.0
     for row, (where, (name, review)) in enumerate(read_rows(path, ["file_name", column]), start=2):
         add_name(rows_by_name, name, row, path)
         if known is not None and name not in known:

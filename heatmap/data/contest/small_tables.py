@@ -27,6 +27,7 @@ from heatmap.data.contest.table import (
 )
 from heatmap.errors import UserError
 from heatmap.runtime.files import open_file
+from heatmap.runtime.validate import parse_json
 
 
 def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
@@ -57,9 +58,8 @@ def csv_rows(path: Path) -> list[list[str]]:
     """Reads a small table's cells, at least one row, without blank rows at the end."""
     with io.TextIOWrapper(open_file(path, "table"), "utf-8-sig", newline="") as file:
         try:
-            delimiter = "\t" if "\t" in next(bounded_lines(file, path), "") else ","
-            file.seek(0)
-            lines = bounded_lines(file, path)
+            lines = list(bounded_lines(file, path))
+            delimiter = "\t" if "\t" in "".join(lines[:1]) else ","
             rows = list(csv.reader(lines, delimiter=delimiter, strict=True))
         except (UnicodeDecodeError, csv.Error) as error:
             raise UserError(f"{path}: not a table in UTF-8: {error}") from error
@@ -134,15 +134,13 @@ def parse_asked_points(
 
 
 def _parse_indices(text: str, num_landmarks: int, num_asked: int, where: str) -> list[int]:
-    problem = ""
+    problem, reason, indices = "", "", list[int]()
     try:
-        indices = json.loads(text)
-    except (ValueError, RecursionError):
-        indices = None
-    if not isinstance(indices, list) or not indices:
-        problem = f"expected a list such as [742, 385, 583], found {text[:60]!r}"
-    elif wrong := [index for index in indices if type(index) is not int]:
-        problem = f"{wrong[0]!r} is not an integer"
+        indices = parse_json(text, list[int])
+    except UserError as error:
+        reason = f" ({error})"
+    if not indices:
+        problem = f"expected integers such as [742, 385, 583], found {text!r}{reason}"
     elif wrong := [index for index in indices if not 0 <= index < num_landmarks]:
         numbers = f"there are {num_landmarks} landmarks, 0 to {num_landmarks - 1}"
         problem = f"index {wrong[0]} is out of range; {numbers}"
