@@ -4,6 +4,7 @@ import glob
 import hashlib
 import logging
 import os
+import textwrap
 import unicodedata
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -14,12 +15,12 @@ from heatmap.data.contest.images import SUFFIXES as IMAGES
 from heatmap.errors import UsageError, UserError
 from heatmap.inference.media.video import SUFFIXES as VIDEOS
 from heatmap.inference.media.video import is_video
+from heatmap.runtime.columns import counted
 from heatmap.runtime.files import fitting_name, open_file, read_json, write_json, written_path
 
 logger = logging.getLogger("heatmap")
 
 _LEDGER = ".heatmap.json"
-_MOST_LISTED = 20  # names in a message
 _KEPT = ".jpg", ".jpeg", ".png", ".mp4"  # formats of copies
 
 
@@ -52,9 +53,8 @@ def _files_in(folder: Path) -> list[Path]:
     taken = [p for p in entries if p.suffix.lower() in IMAGES | VIDEOS and not p.is_dir()]
     others = [p.name for p in entries if p.suffix.lower() not in IMAGES | VIDEOS and not p.is_dir()]
     if others:
-        more = f" and {len(others) - _MOST_LISTED} more" if len(others) > _MOST_LISTED else ""
-        names = ", ".join(others[:_MOST_LISTED])
-        logger.info(f"{folder}: not ending like images or videos, so skipped: {names}{more}")
+        names = textwrap.shorten(", ".join(others), 400, placeholder=" ...")
+        logger.info(f"{folder}: skipped {counted(len(others), 'file')} of other types: {names}")
     if len(taken) + len(others) < len(entries):
         logger.info(f"{folder}: for subfolders, pass '{folder / '**' / '*.jpg'}'")
     if not taken:

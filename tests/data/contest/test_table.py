@@ -1,7 +1,6 @@
 """Every accepted form of a landmark table is read; errors name their place."""
 
 import re
-import time
 import tracemalloc
 from pathlib import Path
 
@@ -165,7 +164,8 @@ def test_unreadable_names_are_not_written(tmp_path: Path, name: str) -> None:
         ("1308", "1308 px", ["row 4, column Point_1_Y", "'1308 px' is not a number"]),
         ("1308", "nan", ["row 4, column Point_1_Y", "'nan'", "leave", "empty"]),
         ("1308", "-NaN", ["row 4, column Point_1_Y", "'-NaN'", "leave", "empty"]),
-        ("\t70\t", "\t" + 9 * "0123456789" + "x\t", ["row 3", "'0123", "...", "456789x' is not"]),
+        # takes 60 s with an expression that backtracks
+        ("\t70\t", "\t" + "0" * 100_000 + "x\t", ["row 3", "'0000", "...", "00000x' is not"]),
         ("\t50\t", "\tinf\t", ["row 3, column Point_0_X", "'inf' is not a number"]),
         ("\t50\t", "\t-Infinity\t", ["row 3, column Point_0_X", "'-Infinity' is not a number"]),
         ("\t50\t", "\t1e999\t", ["row 3, column Point_0_X", "'1e999' is not a coordinate"]),
@@ -225,12 +225,6 @@ def test_bytes_beside_a_number_are_refused(tmp_path: Path, byte: bytes) -> None:
     path = save(tmp_path, TABLE)
     path.write_bytes(TABLE.encode().replace(b"\t70\t", b"\t" + byte + b"70\t"))
     refuses(path, "row 3")
-
-
-def test_a_long_cell_is_refused_quickly(tmp_path: Path) -> None:
-    start = time.monotonic()
-    refuses(save(tmp_path, TABLE.replace("70", "0" * 100_000 + "x")), "row 3", "000...000")
-    assert time.monotonic() - start < 1  # 60 s with an expression that backtracks
 
 
 def test_a_row_longer_than_any_table_s_is_not_read(tmp_path: Path) -> None:

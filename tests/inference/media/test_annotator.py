@@ -375,7 +375,7 @@ def test_one_bad_file_never_loses_the_points_of_the_others(
         "5 of 9 inputs could not be processed",
     ):  # fmt: skip
         assert words in errors
-    assert "not ending like images or videos, so skipped: notes.txt" in caplog.text
+    assert f"{mine}: skipped 1 file of other types: notes.txt" in caplog.text
     images = {row["image"].removeprefix(f"{mine}/") for row in table_of(out)}
     assert images == {"a.jpg", r"\udcff.jpg", "z.jpg", r"\udcfe.mp4"}
     faces = json.loads((out / "points.json").read_text())["faces"]

@@ -38,7 +38,7 @@ def test_every_file_of_a_folder_is_taken_or_listed(
     found = find_files([str(tmp_path)])
     assert found == sorted([*taken, tmp_path / "pipe.png", tmp_path / "broken.jpg"])
     (listed,) = caplog.messages
-    assert listed.endswith("not ending like images or videos, so skipped: face, notes.txt")
+    assert listed == f"{tmp_path}: skipped 2 files of other types: face, notes.txt"
 
 
 def test_only_folders_with_subfolders_get_a_hint_to_them(
@@ -82,8 +82,6 @@ def test_an_input_is_never_overwritten(tmp_path: Path) -> None:
     for out, inputs in ((tmp_path, [inner, original]), (tmp_path / "out", [link])):
         with pytest.raises(ValueError, match="is an input, not to be overwritten"):
             Outputs(out, inputs, overwrite=True).copies()
-    with pytest.raises(ValueError, match=r"x\.jpg exists, and this command did not write it"):
-        Outputs(tmp_path, [inner]).copies()
 
 
 def test_two_inputs_never_share_an_output(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
