@@ -174,7 +174,7 @@ class ImageFile:
         place = zlib.crc32(self.note.encode()) % len(_LOGGED)
         if self.note and not _LOGGED[place]:
             _LOGGED[place] = 1
-            logger.warning(f"{self.path}: {self.note} (said once)")
+            logger.warning(f"{self.path}: {self.note} (logged once)")
 
 
 def read_image(path: Path) -> np.ndarray:

@@ -90,21 +90,21 @@ def _faces(
             name = name.relative_to(name.parts[0])
         is_test = next((_IS_TEST[folder] for folder in folders if folder in _IS_TEST), False)
         points = _read_points(path)
-        is_negative = (points < 0).all(1)
+        below = np.flatnonzero((points < 0).all(1))
         if negative is None:
-            _check_negative(points, is_negative, path, places)
+            _check_negative(points, below, path, places)
         elif negative != "keep":
-            has_place = is_negative & (points != -1).any(1) & (negative == "occluded")
-            points[is_negative & ~has_place] = np.nan
-            points[has_place] *= -1
+            hidden = -points[below]
+            hidden[(hidden == 1).all(1) | (negative == "unlabelled")] = np.nan
+            points[below] = hidden
         yield LabelledFace(str(path), name.as_posix(), image, points - 1, is_test)
 
 
 def _check_negative(
-    points: np.ndarray, is_negative: np.ndarray, path: Path, places: dict[tuple[float, float], str]
+    points: np.ndarray, below: np.ndarray, path: Path, places: dict[tuple[float, float], str]
 ) -> None:
-    """Records the negative points in `places`; raises UserError if one is there already."""
-    for landmark in np.flatnonzero(is_negative).tolist():
+    """Records the points below 0 in `places`; raises UserError if one is there already."""
+    for landmark in below.tolist():
         x, y = points[landmark].tolist()
         where = f"{path}, landmark {landmark}"
         first = places.setdefault((x, y), where)

@@ -1,4 +1,4 @@
-"""Which files are read, and which are written: no file vanishes, and none is overwritten."""
+"""Finds the files to read, and claims the files to write."""
 
 import glob
 import hashlib

@@ -83,7 +83,7 @@ class Video:
         with open_file(self.path, "video") as file:
             try:
                 # metadata in an unknown encoding must not stop the video from being read
-                container = av.open(file, metadata_errors="replace")
+                container = av.open(file, "r", metadata_errors="replace")
             except (av.FFmpegError, OSError) as error:
                 reason = error.strerror
                 raise UserError(f"{self.path}: the video cannot be read: {reason}") from None

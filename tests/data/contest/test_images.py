@@ -115,9 +115,7 @@ def test_a_note_is_logged_once(
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int16])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_pixels_that_are_no_unsigned_integers_are_named(
-    tmp_path: Path, dtype: type, channels: int
-) -> None:
+def test_pixels_must_be_unsigned_integers(tmp_path: Path, dtype: type, channels: int) -> None:
     pixels = painted().astype(dtype)[..., :channels]
     path = save(tmp_path, cv2.imencode(".tif", pixels)[1].tobytes(), "a.tif")
     with pytest.raises(ValueError, match=rf"a\.tif: its pixels are {np.dtype(dtype)}"):

@@ -426,7 +426,7 @@ def test_animations_are_videos_but_of_an_animated_png_the_first_frame_is_drawn(
     with caplog.at_level("WARNING", "heatmap"):
         assert tool("predict", runs["direct"], *inputs, "--out", out, "--device", "cpu") == 0
     assert caplog.messages == [
-        f"{inputs[2]}: only the first frame of an animation is used (said once)"
+        f"{inputs[2]}: only the first frame of an animation is used (logged once)"
     ]
     frames = {(Path(row["image"]).name, row["seconds"]) for row in table_of(out)}
     animated = {(f"moving.{form}", time) for form in ("gif", "webp") for time in ("0.0", "0.1")}

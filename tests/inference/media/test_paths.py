@@ -116,7 +116,7 @@ def test_the_name_of_a_copy_is_cut_if_it_would_be_too_long(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
-def test_what_is_no_file_is_not_replaced(tmp_path: Path, make: Callable[[Path], None]) -> None:
+def test_only_files_are_replaced(tmp_path: Path, make: Callable[[Path], None]) -> None:
     make(tmp_path / "a.png")
     with pytest.raises(ValueError, match=r"a\.png is a (folder|pipe); only a file"):
         Outputs(tmp_path, overwrite=True).claim("a.png")
