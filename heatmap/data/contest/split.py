@@ -72,8 +72,8 @@ def split_rows(
             the person.
 
     Raises:
-        UserError: an argument is out of range, a part would be empty, or the rule is "person" and a
-            name contains no person or all contain the same.
+        UsageError: an argument is out of range, a part would be empty, or the rule is "person" and
+            a name contains no person or all contain the same.
     """
     if folds is None and not 0 <= share < 1:
         raise UsageError(f"the validation share must be in [0, 1), got {share}")
@@ -86,12 +86,10 @@ def split_rows(
         rule = "order" if None in people or len(set(people)) < 10 else "person"
     if rule == "person":
         _check_people(names, people, person_pattern)
-    how = f"at random with seed {seed}" if rule == "random" else f"by {rule}"
-    if rule == "hash":
-        how = "by hash of the file name"
+    others = {"random": f"at random with seed {seed}", "hash": "by hash of the file name"}
+    how = others.get(rule, f"by {rule}")
     part_of = _parts(people if rule == "person" else names, rule, share, folds, seed)
-    empty = set(range(folds or 2)) - set(part_of.tolist())
-    if empty:
+    if empty := set(range(folds or 2)) - set(part_of.tolist()):
         into = f"with a validation share of {share}: one part would be empty; choose another share"
         if folds is not None:
             into = f"into {folds} folds: fold {min(empty)} would be empty; use fewer folds"
@@ -99,8 +97,8 @@ def split_rows(
     validation = part_of == (0 if folds is None else fold)
     count = f"{validation.sum()} of {len(names)} rows"
     if rule == "person":
-        num_validating = len({people[row] for row in np.flatnonzero(validation)})
-        count = f"{len(set(people))} people, {num_validating} in validation"
+        validating = {people[row] for row in np.flatnonzero(validation)}
+        count = f"{len(set(people))} people, {len(validating)} in validation"
     if folds is not None:
         count = f"fold {fold} of {folds}: {count}"
     elif rule == "order":
@@ -146,7 +144,7 @@ def people_of(names: Sequence[str], pattern: str = PERSON_PATTERN) -> list[str |
     """Returns the person in each name, or None; `pattern` as for `split_rows`.
 
     Raises:
-        UserError: the pattern is not valid, or has no group.
+        UsageError: the pattern is not valid, or has no group.
     """
     try:
         compiled = re.compile(pattern)

@@ -178,7 +178,7 @@ def _webp_frames(path: Path) -> "Iterator[av.VideoFrame]":
                 frame.pts, frame.duration = image.info["timestamp"], image.info["duration"]
                 frame.time_base = _WEBP_TICK
                 yield frame
-    except (OSError, EOFError, ValueError, KeyError) as error:
+    except (OSError, EOFError, ValueError, KeyError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: the animation cannot be decoded: {error}") from None
 
 
