@@ -40,11 +40,9 @@ def write_faces(root: Path, offset: tuple[float, float]) -> np.ndarray:
     names = [f"{index}.png" for index in range(NUM_IMAGES)]
     for name, landmarks in zip(names, points, strict=True):
         image = np.full((SIZE, SIZE, 3), 180.0)
-        for (px, py), colour in zip(
-            landmarks, [(170, 170, 170)] * 2 + [(150, 150, 0)], strict=True
-        ):
+        for (px, py), colour in zip(landmarks, COLOURS, strict=True):
             spot = np.exp(-((x - px) ** 2 + (y - py) ** 2) / 5)
-            image -= spot[..., None] * np.array(colour)
+            image -= spot[..., None] * colour
         assert cv2.imwrite(str(folder.train_images / name), image.round().astype(np.uint8))
     write_landmarks(folder.train_table, names, (points + offset).astype(np.float32))
     (root / "symmetry.json").write_text(json.dumps(SCHEME))
