@@ -102,6 +102,14 @@ def test_the_offset_is_found_along_x_and_reported(shifted: Shifted) -> None:
     assert read_metrics(shifted.folder)[-1]["label_offset_x"] == x
 
 
+def test_a_resumed_run_keeps_it(shifted: Shifted) -> None:
+    saved = checkpoint.load(shifted.folder / "last.pt")
+    run = prepare(experiment_on(shifted.root), saved)
+    assert run.progress.label_offset == saved.label_offset != (0, 0)
+    for network in (run.network, run.scored_network):
+        assert np.allclose(network.label_offset, saved.label_offset)
+
+
 def test_predictions_follow_the_labels_or_the_face(shifted: Shifted) -> None:
     images = sorted(Folder(root=shifted.root).train_images.iterdir(), key=lambda p: int(p.stem))
     like_labels = heatmap.Predictor(shifted.folder)(images).points_image - shifted.points
