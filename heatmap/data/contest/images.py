@@ -15,12 +15,11 @@ import numpy as np
 from heatmap.errors import UserError
 from heatmap.runtime.files import problem_of, read_bytes
 
-# of images; not all formats can be read
 SUFFIXES = {
-    ".avif", ".bmp", ".dib", ".exr", ".gif", ".hdr", ".heic", ".heif", ".jfif", ".jp2", ".jpe",
-    ".jpeg", ".jpg", ".jxl", ".pbm", ".pgm", ".pic", ".png", ".pnm", ".ppm", ".pxm", ".ras", ".sr",
-    ".tif", ".tiff", ".webp",
+    ".avif", ".bmp", ".dib", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm",
+    ".png", ".pnm", ".ppm", ".pxm", ".ras", ".sr", ".tif", ".tiff", ".webp",
 }  # fmt: skip
+UNREADABLE = {".exr", ".hdr", ".heic", ".heif", ".jxl", ".pic"}  # suffixes of other images
 _HEIC = b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"  # ISO 23008-12
 
 logger = logging.getLogger("heatmap")

@@ -11,16 +11,16 @@ from contextlib import AbstractContextManager
 from itertools import count
 from pathlib import Path
 
-from heatmap.data.contest.images import SUFFIXES as IMAGES
+from heatmap.data.contest import images
 from heatmap.errors import UsageError, UserError
-from heatmap.inference.media.video import SUFFIXES as VIDEOS
-from heatmap.inference.media.video import is_video
+from heatmap.inference.media import video
 from heatmap.runtime.columns import counted
 from heatmap.runtime.files import fitting_name, open_file, read_json, write_json, written_path
 
 logger = logging.getLogger("heatmap")
 
 _LEDGER = ".heatmap.json"
+_TAKEN = images.SUFFIXES | images.UNREADABLE | video.SUFFIXES
 _KEPT = ".jpg", ".jpeg", ".png", ".mp4"  # formats of copies
 
 
@@ -50,8 +50,8 @@ def find_files(inputs: Sequence[str]) -> list[Path]:
 
 def _files_in(folder: Path) -> list[Path]:
     entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    taken = [p for p in entries if p.suffix.lower() in IMAGES | VIDEOS and not p.is_dir()]
-    others = [p.name for p in entries if p.suffix.lower() not in IMAGES | VIDEOS and not p.is_dir()]
+    taken = [p for p in entries if p.suffix.lower() in _TAKEN and not p.is_dir()]
+    others = [p.name for p in entries if p.suffix.lower() not in _TAKEN and not p.is_dir()]
     if others:
         names = textwrap.shorten(", ".join(others), 400, placeholder=" ...")
         logger.info(f"{folder}: skipped {counted(len(others), 'file')} of other types: {names}")
@@ -127,7 +127,7 @@ class Outputs(AbstractContextManager["Outputs"]):
         for path in sorted(places, key=lambda path: path.suffix.lower() not in _KEPT):
             name = places[path].relative_to(common)
             if path.suffix.lower() not in _KEPT:
-                name = name.with_name(name.name + (".mp4" if is_video(path) else ".png"))
+                name = name.with_name(name.name + (".mp4" if video.is_video(path) else ".png"))
             copies[path] = self.claim(name)
             if copies[path] != self.folder / name:
                 logger.info(f"{path}: written to {copies[path]}, because the name is taken")

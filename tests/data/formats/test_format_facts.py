@@ -335,14 +335,14 @@ def test_an_empty_wflw_box_is_replaced_by_the_landmarks_bounds(
     assert boxes.tolist() == [[7, 8, 11, 12]]
 
 
-def test_ibug_names_may_differ_in_capitals_and_hidden_files_are_skipped(
+def test_ibug_names_may_differ_in_case_and_hidden_and_unreadable_files_are_skipped(
     tool: Tool, tmp_path: Path
 ) -> None:
     files: Files = {
         "a/Face_1.PTS": pts("2 3", "4 5"),
         "a/._Face_1.PTS": b"\0\5\26\7Mac OS X",
         "b/face_2.pts": pts("6 7", "8 9"),
-        **images("a/face_1.Jpg", "a/._face_1.Jpg", "b/face_2.jpg", "b/FACE_2.JPG"),
+        **images("a/face_1.Jpg", "a/._face_1.Jpg", "b/face_2.jpg", "b/FACE_2.JPG", "b/face_2.heic"),
     }
     source = create(tmp_path / "300-W", files)
     assert tool("data", "convert", "ibug", source, tmp_path / "out") == 0
