@@ -69,7 +69,7 @@ def predict(
             raise UsageError(
                 "--data allows only --count (at least 1), --test, --boxes, --out and --overwrite"
             )
-        path = out if out.suffix in (".jpg", ".png") else out / "sheet.jpg"
+        path = out if out.suffix.lower() in (".jpg", ".jpeg", ".png") else out / "sheet.jpg"
         _write_sheet(path, run, data, count, test, boxes, device, overwrite)
         print(path)
         return
