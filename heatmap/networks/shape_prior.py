@@ -33,6 +33,7 @@ class PriorValues:
     slopes: Tensor  # (3,) of the logarithm of the squared error in the signs of doubt
     typical: Tensor  # (P, 3) mean signs of doubt
     border: Tensor  # (5,) as for `signs_of_doubt`
+    calibration: Tensor  # () factor of the posterior covariance that makes it the squared error
 
 
 class Symmetric(NamedTuple):
@@ -83,6 +84,7 @@ class ShapePrior(nn.Module):
     slopes: Tensor
     typical: Tensor
     border: Tensor
+    calibration: Tensor
 
     def __init__(self, values: PriorValues) -> None:
         super().__init__()
@@ -127,7 +129,7 @@ class ShapePrior(nn.Module):
         left = lost.times(noise)  # by the components
         xx, xy, yy = (e + n for e, n in zip(explained, left, strict=True))
         posterior = torch.stack([xx, xy, xy, yy], -1).unflatten(-1, (2, 2))
-        return CropPrediction(points + move, peak, posterior)
+        return CropPrediction(points + move, peak, self.calibration * posterior)
 
     def error_crop(self, points: Tensor, peak: Tensor, spread: Tensor) -> Symmetric:
         """Returns expected squared errors (B, P) in square crop pixels."""
