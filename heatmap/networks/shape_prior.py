@@ -111,7 +111,7 @@ class ShapePrior(nn.Module):
         basis = _times((factor[0][..., None], factor[1][..., None]), self.basis)
         weighted = precision.of_components() @ basis
         products = basis[0] @ weighted[0].mT + basis[1] @ weighted[1].mT
-        covariance = inverse(products + torch.eye(products.shape[-1]).to(products))  # (B, K, K)
+        covariance = inverse(products + _identity(products))  # (B, K, K), of the components
         amounts = sum(w @ r[..., None] for w, r in zip(weighted, residual, strict=True))
         amounts = (covariance @ amounts).mT  # (B, 1, K)
         rest_x, rest_y = (r - (amounts @ b)[:, 0] for r, b in zip(residual, basis, strict=True))
@@ -185,12 +185,16 @@ def inverse(matrix: Tensor) -> Tensor:
     """
     scale = matrix.diagonal(dim1=-2, dim2=-1).rsqrt()  # a unit diagonal keeps float32 accurate
     swept = scale[:, :, None] * matrix * scale[:, None]
-    for row, unit in enumerate(torch.eye(matrix.shape[-1]).to(matrix)):
+    for row, unit in enumerate(_identity(matrix)):
         values = swept[:, row]
         changed = values - unit
         outer = changed[:, :, None] * (changed / values[:, row, None])[:, None]
         swept = swept - outer - 2 * unit[:, None] * unit
     return -scale[:, :, None] * swept * scale[:, None]
+
+
+def _identity(matrix: Tensor) -> Tensor:
+    return torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
 
 
 def _times(factor: tuple[Tensor, Tensor], vectors: Tensor) -> tuple[Tensor, Tensor]:
