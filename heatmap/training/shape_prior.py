@@ -62,10 +62,11 @@ def add(run: Run, files: RunFolder) -> dict[str, np.ndarray]:
         best = checkpoint.load(files.best)
         network.load_state_dict(best.network)
         network.sigma = best.sigma or network.sigma
+        network.label_offset.copy_(torch.tensor(best.label_offset))
     distributed.same_everywhere([*network.parameters(), *network.buffers()])
     network.sigma = distributed.from_first(network.sigma)
     view = View(network, data.validation, settings.train.precision, scheme=data.scheme)
-    held_out = _held_out(run, view)
+    held_out = _held_out(run, replace(view, true_pixels=True))
     rows = evenly_spaced(data.training_rows, MAX_SHAPES)
     values = None
     if held_out:
@@ -90,7 +91,8 @@ def add(run: Run, files: RunFolder) -> dict[str, np.ndarray]:
             return errors.columns() if errors else {}
     run.progress.prior_mse = None
     if distributed.rank() == 0:
-        logger.info("shape prior: none, since it does not lower the validation error")
+        reason = "it does not lower the error of validation images, or there are too few"
+        logger.info(f"shape prior: none, since {reason}")
     return {}
 
 
@@ -103,16 +105,16 @@ def _held_out(run: Run, view: View) -> HeldOut | None:
         [view], rows, batch=settings.train.batch, workers=settings.data.workers, distribute=True
     ):
         assert batch.peak is not None and batch.covariance_image is not None
-        offset = run.progress.label_offset
         area = batch.frame.pixel_area()
-        truth_image = torch.from_numpy(data.table.points_image[batch.rows]).double()
+        labels_image = torch.from_numpy(data.table.points_image[batch.rows])
+        truth_image = labels_image - view.network.label_offset.cpu()
         covariance = torch.from_numpy(batch.covariance_image) / area[:, None, None, None]
         parts.append((
             torch.from_numpy(batch.rows),
-            batch.frame.to_crop(torch.from_numpy(batch.points_image - offset)).float(),
+            batch.frame.to_crop(torch.from_numpy(batch.points_image)).float(),
             torch.from_numpy(batch.peak),
             covariance.float(),
-            batch.frame.to_crop(truth_image - torch.tensor(offset)).float(),
+            batch.frame.to_crop(truth_image).float(),
             area.float(),
         ))  # fmt: skip
     gathered = [part for parts in distributed.gather(parts) for part in parts]
