@@ -119,14 +119,13 @@ def _faces(path: Path, folder: Path, is_test: bool, points: Points) -> Iterator[
 
 def _load(path: Path) -> tuple[dict[Any, str], list[dict[str, Any]], dict[Any, int]]:
     """Reads file names by image id, the annotations, and numbers of keypoints by category id."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; expected the JSON file of the annotations")
-    try:
-        content = json.loads(read_bytes(path))
+    data = read_bytes(path, "JSON file of the annotations")
+    try:  # not `parse_json`, which refuses the NaN of unlabelled landmarks
+        content = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON, or cut short ({error})") from error
-    for key in ("images", "annotations"):
-        entries = content.get(key) if isinstance(content, dict) else None
+    for key, default in (("images", None), ("annotations", None), ("categories", [])):
+        entries = content.get(key, default) if isinstance(content, dict) else None
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             raise UserError(f"{path}: expected a list {key!r} of objects, as in COCO keypoints")
     images: dict[Any, str] = {}
@@ -135,11 +134,10 @@ def _load(path: Path) -> tuple[dict[Any, str], list[dict[str, Any]], dict[Any, i
         if not isinstance(image_id, int | str) or not isinstance(name, str) or image_id in images:
             raise UserError(f"{path}, image number {index}: expected a unique id and a file_name")
         images[image_id] = image_name(name)
-    categories = content.get("categories")
     counts = {
         _key(category.get("id")): len(category["keypoints"])
-        for category in (categories if isinstance(categories, list) else [])
-        if isinstance(category, dict) and isinstance(category.get("keypoints"), list)
+        for category in content.get("categories", [])
+        if isinstance(category.get("keypoints"), list)
     }
     return images, content["annotations"], counts
 

@@ -484,7 +484,7 @@ def test_errors_name_their_place_and_leave_no_folder(
         ("ibug", "found no labelled face"),
         ("wflw", "WFLW_images: no such folder"),
         ("helen194", "expected a folder named annotation"),
-        ("coco", "expected the JSON file of the annotations"),
+        ("coco", "the JSON file of the annotations is a folder"),
     ],
 )
 def test_empty_missing_and_archived_sources_are_refused(
