@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from heatmap import config, schemes
+from heatmap import config, schemes, shape
 from heatmap.data import augment, contest, samples
 from heatmap.errors import UserError
 from heatmap.runs.checkpoint import Checkpoint
@@ -15,6 +15,9 @@ from heatmap.runtime import distributed
 from heatmap.runtime.machine import send
 
 logger = logging.getLogger("heatmap")
+
+NUM_AVERAGED = 200  # faces whose mean must be symmetric
+MAX_ASYMMETRY = 0.5  # of the mean face's radius
 
 
 @dataclass(frozen=True)
@@ -132,10 +135,30 @@ def read_data(experiment: config.Experiment, saved: Checkpoint | None = None) ->
     permutation = None
     if experiment.augment.mirror > 0:
         permutation = schemes.mirror_permutation(table.num_landmarks, scheme)
+        _warn_if_asymmetric(table.points_image, training_rows, permutation)
     return TrainingData(
         experiment, table, table_hash, kind, rule, training_rows, validation_rows, image_weights,
         training, validation, scheme, permutation,
     )  # fmt: skip
+
+
+def _warn_if_asymmetric(
+    points_image: contest.Points, rows: np.ndarray, permutation: np.ndarray
+) -> None:
+    """Warns if mirroring the mean face changes it, since its landmarks may be in another order."""
+    try:
+        labels = points_image[samples.evenly_spaced(rows, NUM_AVERAGED)]
+        mean = shape.mean_shape(shape.of(labels))
+    except UserError:  # no face has three landmarks
+        return
+    mirrored = shape.onto(-mean[None, permutation].conj(), mean)[0]
+    change = np.nanmax(np.abs(mirrored - mean)) / np.sqrt(np.nanmean(np.abs(mean) ** 2))
+    if change > MAX_ASYMMETRY and distributed.rank() == 0:
+        logger.warning(
+            f"mirroring moves a landmark of the mean face by {100 * change:.0f} % of its radius, "
+            "so the mirror pairs seem to be wrong; find them with tools/data.py symmetry and pass the "
+            "file as --data.symmetry, or do not mirror: --augment.mirror 0"
+        )
 
 
 def _split(

@@ -23,6 +23,7 @@ from heatmap.inference.ensemble import Ensemble
 from heatmap.runs import checkpoint
 from heatmap.runs.ledger import read_metrics
 from heatmap.training import loop
+from heatmap.training.data import read_data
 from heatmap.training.prepare import prepare
 
 NUM_IMAGES, SIZE = 160, 32
@@ -163,3 +164,13 @@ def test_options(
 def test_a_malformed_offset_is_refused(value: str) -> None:
     with pytest.raises(UserError, match=r"data.label_offset must be auto, none or two numbers"):
         Data(label_offset=value)
+
+
+@pytest.mark.parametrize(("partners", "is_wrong"), [([1, 0, 2], False), ([2, 1, 0], True)])
+def test_wrong_mirror_pairs_are_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, partners: list[int], is_wrong: bool
+) -> None:
+    write_faces(tmp_path, (0, 0))
+    (tmp_path / "symmetry.json").write_text(json.dumps(SCHEME | {"permutation": partners}))
+    read_data(experiment_on(tmp_path))
+    assert ("the mirror pairs seem to be wrong" in caplog.text) == is_wrong
