@@ -25,6 +25,7 @@ def _check(condition: bool, message: str) -> None:
 Count = Annotated[int, "[1, 1e9]"]
 Size = Annotated[int, "[32, 4096]"]
 Index = Annotated[int, "[0, 1e9]"]
+Folds = Annotated[int, "[2, 100000]"]
 Seed = Annotated[int, "[0, 1e18]"]
 Positive = Annotated[float, "(0, 1e9]"]
 NotNegative = Annotated[float, "[0, 1e9]"]
@@ -69,7 +70,7 @@ class Data(Part, prefix="data", renamed={"crop_cache": None}):
     validation: BelowOne = 0.2
     """Fraction of rows to validate on, below 1. 0 trains on all rows, without scores; best.pt is
     then the last epoch."""
-    folds: Annotated[int, "[2, 100000]"] | None = None
+    folds: Folds | None = None
     """Number of folds to split the rows into, by the same rule, instead of data.validation."""
     fold: Index = 0
     """Fold to validate on, counted from 0. Fold 0 is the same as data.validation 1/folds."""

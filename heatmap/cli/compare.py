@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from heatmap.cli.running import run_command
+from heatmap.cli.running import parse_and_call, run_command
 from heatmap.errors import UsageError
 
 
@@ -48,4 +48,4 @@ def compare(
 
 
 def main(arguments: Sequence[str]) -> int:
-    return run_command(lambda: tyro.cli(compare, prog="compare.py", args=arguments))
+    return run_command(lambda: parse_and_call(compare, "compare.py", arguments))

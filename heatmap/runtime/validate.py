@@ -87,7 +87,11 @@ def _typed(kind: Any, value: Any, name: str) -> Any:
     if kind is Any:
         return value
     if origin is Annotated:
-        return _within(arguments[1], _typed(arguments[0], value, name), name)
+        value = _typed(arguments[0], value, name)
+        for interval in arguments[1:]:
+            if isinstance(interval, str):  # the rest is for the command line
+                value = _within(interval, value, name)
+        return value
     if origin is Literal:
         return _one_of(arguments, value, name)
     if origin in (typing.Union, types.UnionType):
