@@ -93,14 +93,12 @@ def _resume(folder: Path, arguments: Sequence[str]) -> None:
 
     # a run that stopped before its first checkpoint starts from the beginning
     saved = checkpoint.load(files.last) if files.last.is_file() else None
+    before = written = read_json(files.config, Experiment)
     if saved:
         with located(files.last):
             before = config.from_dict(Experiment, saved.config)
-    else:
-        before = read_json(files.config, Experiment)
     experiment = _with_options(before, folder, arguments)
-    if saved:
-        _check_unedited(files.config, before, experiment)
+    _check_unedited(files.config, written, before, experiment)
     is_longer = experiment.train.epochs != before.train.epochs
     if is_longer:
         _check_may_be_longer(before, experiment, saved)
@@ -131,9 +129,10 @@ def _with_options(before: Experiment, folder: Path, arguments: Sequence[str]) ->
     return experiment
 
 
-def _check_unedited(path: Path, before: Experiment, experiment: Experiment) -> None:
+def _check_unedited(
+    path: Path, written: Experiment, before: Experiment, experiment: Experiment
+) -> None:
     """Raises UserError if config.json was edited; a resume would ignore and overwrite it."""
-    written = read_json(path, Experiment)
     now, old, new = (config.flatten(config.to_dict(e)) for e in (written, before, experiment))
     for name in sorted(now.keys() | old.keys()):
         if now.get(name) not in (old.get(name), new.get(name)):

@@ -37,10 +37,9 @@ class Calibration:
     error_px: Sequence[float]  # (K,) in image pixels, never decreasing
 
     def __post_init__(self) -> None:
-        if not len(self.doubt) == len(self.error_px) > 0:
-            raise UserError("calibration: doubt and error_px must have the same length, at least 1")
-        if not all(low < high for low, high in pairwise(self.doubt)):
-            raise UserError("calibration.doubt must increase")
+        increases = all(low < high for low, high in pairwise(self.doubt))
+        if not (increases and len(self.doubt) == len(self.error_px) > 0):
+            raise UserError("calibration.doubt must increase, with an error_px for each value")
 
     def expected_error(self, peak: np.ndarray, spread: np.ndarray) -> np.ndarray:
         """Expected distance from the true landmark in image pixels; NaN where it is unknown.

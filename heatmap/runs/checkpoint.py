@@ -156,7 +156,8 @@ def load_trained(run: Path) -> TrainedRun:
         network = networks.build(model, experiment.crop, saved.num_landmarks)
         network.load_state_dict(saved.network)
     except (RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: does not fit this version: {error}") from None
+        problem = " ".join(str(error).split())[:300]  # torch lists every key on a line
+        raise UserError(f"{path}: does not fit this version: {problem}") from None
     if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
         raise UserError(f"{path}: its weights are not finite; use an earlier checkpoint")
     if isinstance(network, networks.HeatmapNetwork):
