@@ -12,7 +12,7 @@ from heatmap.errors import UsageError
 
 
 def compare(
-    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN RUN ...")],
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN RUN ...")],
     *,
     html: Path | None = None,
     json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
@@ -37,8 +37,8 @@ def compare(
     with tempfile.TemporaryDirectory() as downloads:
         folders = []
         for run in runs:
-            path = run.removeprefix("wandb:")
-            folders.append(fetch(path, Path(downloads)) if path != run else Path(run))
+            path = str(run).removeprefix("wandb:")
+            folders.append(fetch(path, Path(downloads)) if path != str(run) else run)
         comparison = compare.compare_runs(compare.read_runs(folders))
     print(compare.format_comparison(comparison))
     if html is not None:

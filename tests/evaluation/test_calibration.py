@@ -143,6 +143,9 @@ def test_written_calibrations_are_read_back(tmp_path: Path) -> None:
     checked = calibration.fit_and_check(distance, peak, spread, halved(spread))
     calibration.write(tmp_path, checked)
     assert calibration.read(tmp_path) == checked
+    path = tmp_path / "calibration.json"
+    path.write_text(path.read_text().replace("images", "pictures"))  # as version 0.1.0 wrote it
+    assert calibration.read(tmp_path) == checked
     calibration.write(tmp_path, None)
     assert calibration.read(tmp_path) is None
     assert not list(tmp_path.iterdir())
