@@ -158,11 +158,9 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     whole = json.loads(path.read_text())
     for change, problem in (
         ({"peak": 1}, r"calibration\.peak: Calibration has no such field; did you mean 'peak_w"),
-        ({"peak_weight": None}, r"calibration\.peak_weight must be a number, not None"),
         ({"doubt": [2, 1], "error_px": [1, 2]}, "doubt must increase"),
         ({"doubt": [], "error_px": []}, "an error_px for each"),
         ({"doubt": [1]}, "an error_px for each"),
-        ({"error_px": "1 2"}, r"calibration\.error_px must be a list"),
     ):
         path.write_text(json.dumps(whole | {"calibration": whole["calibration"] | change}))
         with pytest.raises(UserError, match=rf"calibration\.json: .*{problem}"):
