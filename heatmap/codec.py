@@ -144,6 +144,17 @@ def decode_windows(
     return Decoded(points.T, peak, covariance)
 
 
+def second_peak(heatmaps: Tensor, sigma: float) -> Tensor:
+    """Returns (...): each map's highest value further than 3 sigma from its peak along x or y."""
+    maps = heatmaps.flatten(0, -3)
+    height, width = maps.shape[1:]
+    pixel = maps.flatten(1).argmax(1)[:, None]
+    y, x = (torch.arange(size, device=maps.device) for size in (height, width))
+    near_y, near_x = (y - pixel // width).abs() <= 3 * sigma, (x - pixel % width).abs() <= 3 * sigma
+    is_near = near_y[:, :, None] & near_x[:, None]
+    return maps.masked_fill(is_near, 0).amax((1, 2)).view(heatmaps.shape[:-2])
+
+
 def softmax_steepness(height: int, width: int, sigma: float) -> float:
     """Returns k, the factor of the heatmap before a softmax over the whole map.
 

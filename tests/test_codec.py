@@ -348,3 +348,10 @@ def test_covariance_is_rotated_and_scaled_with_the_frame(sigma: float) -> None:
             rtol=0.02,
             atol=0.02 * expected.abs().max().item(),
         )
+
+
+def test_the_second_peak_is_the_highest_value_away_from_the_first() -> None:
+    points = torch.tensor([[8.0, 8.0], [24.3, 20.1]])
+    first, second = codec.render(points, 32, 32, 1.5)
+    both = torch.stack([first + 0.6 * second, first, 0.3 * first + second])
+    assert torch.allclose(codec.second_peak(both, 1.5), torch.tensor([0.6, 0.0, 0.3]), atol=0.03)

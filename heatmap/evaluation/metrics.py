@@ -1,8 +1,9 @@
 """Scores of a network: the contest's MSE, NME and others, by image, landmark group and size."""
 
+import copy
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -219,10 +220,7 @@ def evaluate_run(
             the same files.
     """
     if decoder is not None:
-        for run in ensemble.runs:
-            if not isinstance(run.network, HeatmapNetwork):
-                raise UsageError(f"{run.path} has no heatmaps; omit --decoder")
-            run.network.landmark_decoder = decoder
+        ensemble = _with_decoder(ensemble, decoder)
     first = ensemble.runs[0]
     train, settings = first.experiment.train, first.experiment.data
     root = data or settings.root
@@ -256,6 +254,18 @@ def evaluate_run(
         model_card.write(out.path, format_scores(scores))
     scores = distributed.from_first(scores)
     return Evaluation(out.path, scores, folder, labels, errors, checked, timing)
+
+
+def _with_decoder(ensemble: Ensemble, decoder: str) -> Ensemble:
+    """The ensemble with copies of its networks that use another decoder."""
+    runs = []
+    for run in ensemble.runs:
+        network = copy.deepcopy(run.network)
+        if not isinstance(network, HeatmapNetwork):
+            raise UsageError(f"{run.path} has no heatmaps; omit --decoder")
+        network.landmark_decoder = decoder
+        runs.append(replace(run, network=network))
+    return replace(ensemble, runs=tuple(runs))
 
 
 def _calibrate(

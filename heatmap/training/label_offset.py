@@ -21,6 +21,7 @@ logger = logging.getLogger("heatmap")
 
 MAX_IMAGES = 256  # predicted twice per measurement
 MIN_IMAGES = 8
+MAX_VARIANCE = 0.25  # of the errors along x, relative to the mean shape's squared error
 LATEST = 0.5  # fraction of the budget; the rest of the training keeps the last offset
 
 
@@ -41,8 +42,9 @@ def measure(run: Run) -> float:
     """Returns how far right of the landmarks the labels lie, in image pixels; NaN if unknown.
 
     Predicts training images and their mirror images, which gives both the same weight. The result
-    is the interquartile mean over images, so that wrong labels hardly change it. In a run of
-    several processes, only the first one's result counts.
+    is the interquartile mean over images, so that wrong labels hardly change it. It is unknown
+    while the predictions are not clearly better than the mean shape. In a run of several processes,
+    only the first one's result counts.
     """
     data, train = run.data, run.experiment.train
     assert data.permutation is not None
@@ -51,18 +53,27 @@ def measure(run: Run) -> float:
         for mirrored in (False, True)
     ]
     rows, workers = evenly_spaced(data.training_rows, MAX_IMAGES), run.experiment.data.workers
-    offsets = [np.empty(0)]
+    parts = [np.empty((0, 3))]
     for prediction in predict(views, rows, batch=train.batch, workers=workers, distribute=True):
+        label_x = data.table.points_image[prediction.rows][..., 0]
         # predictions follow the labels, so they contain the offset of the last measurement
-        predicted_x = prediction.points_image[..., 0] - run.progress.label_offset[0]
-        difference = data.table.points_image[prediction.rows][..., 0] - predicted_x
+        difference = label_x - (prediction.points_image[..., 0] - run.progress.label_offset[0])
+        from_mean = label_x - prediction.frame.to_image(run.mean_shape_crop).numpy()[..., 0]
         is_paired = np.isfinite(difference) & np.isfinite(difference[:, data.permutation])
-        with np.errstate(invalid="ignore"):
-            total = np.where(is_paired, difference, 0).sum(1)
-            offsets.append(total / is_paired.sum(1))
-    known = np.concatenate(distributed.gather(np.concatenate(offsets)))
-    known = np.sort(known[np.isfinite(known)])
-    if len(known) < MIN_IMAGES:
+        parts.append(_means(is_paired, difference, difference**2, from_mean**2))
+    every = np.concatenate(distributed.gather(np.concatenate(parts)))
+    offset, square, square_of_mean_shape = every[np.isfinite(every).all(1)].T
+    if len(offset) < MIN_IMAGES:
         return math.nan
-    quarter = len(known) // 4
-    return float(known[quarter : len(known) - quarter].mean())
+    variance = square.mean() - offset.mean() ** 2
+    if variance > MAX_VARIANCE * square_of_mean_shape.mean():
+        return math.nan
+    quarter = len(offset) // 4
+    return float(np.sort(offset)[quarter : len(offset) - quarter].mean())
+
+
+def _means(is_counted: np.ndarray, *values: np.ndarray) -> np.ndarray:
+    """(B, len(values)): means over the counted landmarks; NaN if there are none."""
+    sums = np.stack([np.where(is_counted, value, 0).sum(1) for value in values], 1)
+    with np.errstate(invalid="ignore"):
+        return sums / is_counted.sum(1, keepdims=True)

@@ -5,11 +5,14 @@ import math
 from typing import Any
 
 import numpy as np
+import torch
 
+from heatmap import codec, maps
 from heatmap.config import Model
-from heatmap.data.samples import evenly_spaced
+from heatmap.data import augment
+from heatmap.data.samples import collate, evenly_spaced
 from heatmap.evaluation.sheets import prediction_sheet
-from heatmap.networks import Network
+from heatmap.networks import HeatmapNetwork, Network
 from heatmap.runs import checkpoint
 from heatmap.runs.folder import RunFolder
 from heatmap.runs.ledger import Ledger
@@ -22,6 +25,9 @@ logger = logging.getLogger("heatmap")
 
 BLACK_PEAK = 0.05  # mean peak height below which the heatmaps have collapsed
 LONG_WAIT = 0.25  # warn if an epoch waits for images for a larger fraction of its time
+WORSE_EPOCHS = 2  # without a better validation score, before labels are suspected
+TWO_PEAKS = 0.1  # fraction of heatmaps with two peaks from which labels contradict each other
+NUM_LOOKED_AT = 64  # validation images whose heatmaps' peaks are counted
 NUM_SHOWN = 8  # validation images on the sheet of an epoch
 NUM_WORST = NUM_OTHERS = 16  # images in the table of predictions
 
@@ -59,6 +65,7 @@ def report_epoch(
     shares = {part: value / row["time/seconds"] for part, value in seconds.items()}
     row = row | {f"time/{part}": share for part, share in shares.items()}
     _warn_if_black(run.experiment.model, row)
+    warn_if_labels_contradict(run)
     if progress.epoch <= 2:
         _warn_if_waiting(run.experiment.data.workers, seconds.get("data", 0.0), row)
     if "val/mse" in row and (progress.finished or (progress.epoch - 1) % every == 0):
@@ -105,6 +112,42 @@ def _warn_if_black(model: Model, row: dict[str, Any]) -> None:
             "Usual causes: a learning rate too high or too low, model.weight_map 0, model.sigma "
             "below 1, or labels that belong to other images"
         )
+
+
+def warn_if_labels_contradict(run: Run) -> None:
+    """Warns if validation worsens, the training loss falls and many heatmaps have two peaks."""
+    progress, network = run.progress, run.scored_network
+    is_worse = bool(progress.scores) and progress.epoch - progress.best_epoch == WORSE_EPOCHS
+    if not is_worse or not isinstance(network, HeatmapNetwork):
+        return
+    if progress.losses[-1] < progress.losses[-1 - WORSE_EPOCHS]:
+        fraction = fraction_with_two_peaks(run, network)
+        if fraction > TWO_PEAKS:
+            logger.warning(
+                f"validation has worsened for {WORSE_EPOCHS} epochs while the training loss fell, "
+                f"and {100 * fraction:.0f} % of the heatmaps have two peaks: labels of similar "
+                "images contradict each other. tools/data.py audit lists the doubtful ones"
+            )
+
+
+@torch.no_grad()
+def fraction_with_two_peaks(run: Run, network: HeatmapNetwork) -> float:
+    """Returns the fraction of validation heatmaps whose second peak is half as high as the first.
+
+    Peaks below `BLACK_PEAK` do not count. Looks at `NUM_LOOKED_AT` evenly spaced images.
+    """
+    rows, num_double, total = evenly_spaced(run.data.validation_rows, NUM_LOOKED_AT), 0, 0
+    was_training = network.training
+    network.eval()
+    for row in rows.tolist():
+        sample = collate([run.data.validation[row]])
+        images = augment.plain(*(tensor.to(run.device) for tensor in sample[:3])).images
+        heatmaps = maps.whole(network(images))
+        peak, second = heatmaps.amax((2, 3)), codec.second_peak(heatmaps, network.sigma)
+        num_double += int(((second > peak / 2) & (peak > BLACK_PEAK)).sum())
+        total += peak.numel()
+    network.train(was_training)
+    return num_double / total
 
 
 def _warn_if_waiting(workers: int | None, waited: float, row: dict[str, Any]) -> None:

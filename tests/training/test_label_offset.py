@@ -40,11 +40,9 @@ def write_faces(root: Path, offset: tuple[float, float]) -> np.ndarray:
     names = [f"{index}.png" for index in range(NUM_IMAGES)]
     for name, landmarks in zip(names, points, strict=True):
         image = np.full((SIZE, SIZE, 3), 180.0)
-        for (px, py), colour in zip(
-            landmarks, [(170, 170, 170)] * 2 + [(150, 150, 0)], strict=True
-        ):
+        for (px, py), colour in zip(landmarks, COLOURS, strict=True):
             spot = np.exp(-((x - px) ** 2 + (y - py) ** 2) / 5)
-            image -= spot[..., None] * np.array(colour)
+            image -= spot[..., None] * colour
         assert cv2.imwrite(str(folder.train_images / name), image.round().astype(np.uint8))
     write_landmarks(folder.train_table, names, (points + offset).astype(np.float32))
     (root / "symmetry.json").write_text(json.dumps(SCHEME))
@@ -102,6 +100,14 @@ def test_the_offset_is_found_along_x_and_reported(shifted: Shifted) -> None:
         f"| offset of the labels | {x:.2f} px right |" in (shifted.folder / "MODEL.md").read_text()
     )
     assert read_metrics(shifted.folder)[-1]["label_offset_x"] == x
+
+
+def test_a_resumed_run_keeps_it(shifted: Shifted) -> None:
+    saved = checkpoint.load(shifted.folder / "last.pt")
+    run = prepare(experiment_on(shifted.root), saved)
+    assert run.progress.label_offset == saved.label_offset != (0, 0)
+    for network in (run.network, run.scored_network):
+        assert np.allclose(network.label_offset, saved.label_offset)
 
 
 def test_predictions_follow_the_labels_or_the_face(shifted: Shifted) -> None:

@@ -10,8 +10,10 @@ import pytest
 import torch
 from small_runs import ENCODER, STEPS_AN_EPOCH, trained
 
+from heatmap import codec
 from heatmap.config import Experiment, Optimizer, Wandb
 from heatmap.data.contest import Folder, read_landmarks, write_landmarks
+from heatmap.maps import Maps
 from heatmap.networks import HeatmapNetwork
 from heatmap.runs.ledger import read_metrics
 from heatmap.runs.per_image import read_per_image
@@ -110,3 +112,29 @@ def test_black_heatmaps_are_warned_about(
     alarms = [record.message for record in caplog.records if "black" in record.message]
     assert len(alarms) == (2 if is_alarm else 0)
     assert all("learning rate" in alarm for alarm in alarms)
+
+
+@pytest.mark.parametrize("contradicting", [True, False])
+def test_labels_that_contradict_each_other_are_reported(
+    tiny: Experiment,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    contradicting: bool,
+) -> None:
+    run = prepare(tiny)
+
+    def layers(network: HeatmapNetwork, images: torch.Tensor) -> Maps:
+        """Every map has a peak at (2, 2), and a second one if labels contradict each other."""
+        first, second = codec.render(torch.tensor([[2.0, 2.0], [10.0, 6.0]]), 8, 12, 1.0)
+        features = (first + (0.7 if contradicting else 0.2) * second).expand(len(images), 1, 8, 12)
+        return Maps(features, torch.ones(network.num_landmarks, 1), network.bias * 0)
+
+    monkeypatch.setattr(HeatmapNetwork, "layers", layers)
+    run.network.sigma = 1.0
+    run.progress.epoch, run.progress.best_epoch, run.progress.scores = 3, 1, [1.0, 2.0, 3.0]
+    for losses in ([3.0, 2.0, 1.0], [1.0, 1.0, 1.0]):
+        caplog.clear()
+        run.progress.losses = losses
+        reporting.warn_if_labels_contradict(run)
+        is_reported = "100 % of the heatmaps have two peaks" in caplog.text
+        assert is_reported == (contradicting and losses[-1] < losses[0])
