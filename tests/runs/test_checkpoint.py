@@ -214,10 +214,11 @@ def test_other_zip_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_flipped_bit_is_noticed(tmp_path: Path, intact: bytes) -> None:
-    path = tmp_path / "last.pt"
-    for place in (0.3, 0.5, 0.7):
+    path, size, directory = tmp_path / "last.pt", len(intact), intact.find(b"PK\x01\x02")
+    compression, name = directory + 10, directory + 46
+    for place, bit in ((size // 3, 1), (size // 2, 1), (compression, 8), (name, 128)):
         damaged = bytearray(intact)
-        damaged[int(place * len(intact))] ^= 1
+        damaged[place] ^= bit
         path.write_bytes(damaged)
         assert_refused(path)
 
