@@ -55,7 +55,7 @@ def predict(
         true_pixels: leave out the constant offset of the training labels, if one was found, so
             that points lie on the face.
         smooth: filter jitter out of the points of videos and cameras.
-        ellipses: draw one standard deviation of the heatmap round each landmark.
+        ellipses: draw one standard deviation round each landmark.
         device: where the network runs; auto is the GPU if there is one.
         overwrite: replace files in the output folder that this command did not write.
     """

@@ -30,9 +30,9 @@ class Landmarks(NamedTuple):
             coordinates are pixel centres.
         confidence: (N, P) float32, height of each heatmap's peak: about 1 where the network is
             sure, near 0 where it does not see the landmark. None if the network has no heatmaps.
-        covariance: (N, P, 2, 2) float64, spread of each heatmap in square image pixels. It is not
-            an error bar: a sharp heatmap is as wide as its training target. None if the network
-            has no heatmaps.
+        covariance: (N, P, 2, 2) float64, expected squared error in square image pixels. For a run
+            without a shape prior it is the spread of each heatmap, which is not an error bar: a
+            sharp heatmap is as wide as its training target. None if the network has no heatmaps.
     """
 
     points_image: np.ndarray

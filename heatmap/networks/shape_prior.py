@@ -33,6 +33,7 @@ class PriorValues:
     slopes: Tensor  # (3,) of the logarithm of the squared error in the signs of doubt
     typical: Tensor  # (P, 3) mean signs of doubt
     border: Tensor  # (5,) as for `signs_of_doubt`
+    calibration: Tensor  # () factor of the posterior covariance that makes it the squared error
 
 
 class Symmetric(NamedTuple):
@@ -83,6 +84,7 @@ class ShapePrior(nn.Module):
     slopes: Tensor
     typical: Tensor
     border: Tensor
+    calibration: Tensor
 
     def __init__(self, values: PriorValues) -> None:
         super().__init__()
@@ -109,7 +111,7 @@ class ShapePrior(nn.Module):
         basis = _times((factor[0][..., None], factor[1][..., None]), self.basis)
         weighted = precision.of_components() @ basis
         products = basis[0] @ weighted[0].mT + basis[1] @ weighted[1].mT
-        covariance = inverse(products + torch.eye(products.shape[-1]).to(products))  # (B, K, K)
+        covariance = inverse(products + _identity(products))  # (B, K, K), of the components
         amounts = sum(w @ r[..., None] for w, r in zip(weighted, residual, strict=True))
         amounts = (covariance @ amounts).mT  # (B, 1, K)
         rest_x, rest_y = (r - (amounts @ b)[:, 0] for r, b in zip(residual, basis, strict=True))
@@ -127,7 +129,7 @@ class ShapePrior(nn.Module):
         left = lost.times(noise)  # by the components
         xx, xy, yy = (e + n for e, n in zip(explained, left, strict=True))
         posterior = torch.stack([xx, xy, xy, yy], -1).unflatten(-1, (2, 2))
-        return CropPrediction(points + move, peak, posterior)
+        return CropPrediction(points + move, peak, self.calibration * posterior)
 
     def error_crop(self, points: Tensor, peak: Tensor, spread: Tensor) -> Symmetric:
         """Returns expected squared errors (B, P) in square crop pixels."""
@@ -183,12 +185,16 @@ def inverse(matrix: Tensor) -> Tensor:
     """
     scale = matrix.diagonal(dim1=-2, dim2=-1).rsqrt()  # a unit diagonal keeps float32 accurate
     swept = scale[:, :, None] * matrix * scale[:, None]
-    for row, unit in enumerate(torch.eye(matrix.shape[-1]).to(matrix)):
+    for row, unit in enumerate(_identity(matrix)):
         values = swept[:, row]
         changed = values - unit
         outer = changed[:, :, None] * (changed / values[:, row, None])[:, None]
         swept = swept - outer - 2 * unit[:, None] * unit
     return -scale[:, :, None] * swept * scale[:, None]
+
+
+def _identity(matrix: Tensor) -> Tensor:
+    return torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
 
 
 def _times(factor: tuple[Tensor, Tensor], vectors: Tensor) -> tuple[Tensor, Tensor]:

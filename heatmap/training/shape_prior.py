@@ -62,10 +62,11 @@ def add(run: Run, files: RunFolder) -> dict[str, np.ndarray]:
         best = checkpoint.load(files.best)
         network.load_state_dict(best.network)
         network.sigma = best.sigma or network.sigma
+        network.label_offset.copy_(torch.tensor(best.label_offset))
     distributed.same_everywhere([*network.parameters(), *network.buffers()])
     network.sigma = distributed.from_first(network.sigma)
     view = View(network, data.validation, settings.train.precision, scheme=data.scheme)
-    held_out = _held_out(run, view)
+    held_out = _held_out(run, replace(view, true_pixels=True))
     rows = evenly_spaced(data.training_rows, MAX_SHAPES)
     values = None
     if held_out:
@@ -90,7 +91,8 @@ def add(run: Run, files: RunFolder) -> dict[str, np.ndarray]:
             return errors.columns() if errors else {}
     run.progress.prior_mse = None
     if distributed.rank() == 0:
-        logger.info("shape prior: none, since it does not lower the validation error")
+        reason = "it does not lower the error of validation images, or there are too few"
+        logger.info(f"shape prior: none, since {reason}")
     return {}
 
 
@@ -103,16 +105,16 @@ def _held_out(run: Run, view: View) -> HeldOut | None:
         [view], rows, batch=settings.train.batch, workers=settings.data.workers, distribute=True
     ):
         assert batch.peak is not None and batch.covariance_image is not None
-        offset = run.progress.label_offset
         area = batch.frame.pixel_area()
-        truth_image = torch.from_numpy(data.table.points_image[batch.rows]).double()
+        labels_image = torch.from_numpy(data.table.points_image[batch.rows])
+        truth_image = labels_image - view.network.label_offset.cpu()
         covariance = torch.from_numpy(batch.covariance_image) / area[:, None, None, None]
         parts.append((
             torch.from_numpy(batch.rows),
-            batch.frame.to_crop(torch.from_numpy(batch.points_image - offset)).float(),
+            batch.frame.to_crop(torch.from_numpy(batch.points_image)).float(),
             torch.from_numpy(batch.peak),
             covariance.float(),
-            batch.frame.to_crop(truth_image - torch.tensor(offset)).float(),
+            batch.frame.to_crop(truth_image).float(),
             area.float(),
         ))  # fmt: skip
     gathered = [part for parts in distributed.gather(parts) for part in parts]
@@ -162,7 +164,22 @@ def fit(points_image: shape.AnyPoints, held_out: HeldOut, border: Tensor) -> Pri
         mse(held_out, half, best) < (1 - MIN_GAIN) * mse(held_out, half)
         for half in (compared, checked)
     )
-    return best if pays else None
+    return _calibrated(best, held_out, compared) if pays else None
+
+
+@torch.no_grad()
+def _calibrated(values: PriorValues, held_out: HeldOut, images: Tensor) -> PriorValues:
+    """The values with a posterior variance that equals the squared error of these images."""
+    prediction = ShapePrior(values)(_of_images(held_out.prediction, images))
+    assert prediction.covariance_crop is not None
+    squares = (prediction.points_crop - held_out.truth_crop[images]).square().mean(-1)
+    variance = prediction.covariance_crop.diagonal(dim1=-2, dim2=-1).mean(-1)
+    is_known = squares.isfinite()
+    return replace(values, calibration=squares[is_known].mean() / variance[is_known].mean())
+
+
+def _of_images(prediction: CropPrediction, images: Tensor) -> CropPrediction:
+    return CropPrediction(*(part[images] for part in prediction if part is not None))
 
 
 @torch.no_grad()
@@ -175,7 +192,7 @@ def mse(held_out: HeldOut, images: Tensor, values: PriorValues | None = None) ->
     prior = ShapePrior(values) if values else None
     total, count = 0.0, 0
     for block in images.split(BLOCK):
-        prediction = CropPrediction(*(t[block] for t in held_out.prediction if t is not None))
+        prediction = _of_images(held_out.prediction, block)
         if prior:
             prediction = prior(prediction)
         squares = (prediction.points_crop - held_out.truth_crop[block]).square().mean(-1)
@@ -193,7 +210,7 @@ def _of_shapes(model: shape.ShapeModel, border: Tensor) -> PriorValues:
     basis = torch.from_numpy(np.stack(np.split(components, 2, 1)))
     noise = torch.from_numpy((model.noise / radius) ** 2)
     signs = torch.zeros(mean.shape[1], 3)
-    return PriorValues(mean, basis, noise, signs.T, signs[0], signs, border)
+    return PriorValues(mean, basis, noise, signs.T, signs[0], signs, border, torch.ones(()))
 
 
 def _with_errors(values: PriorValues, held_out: HeldOut) -> PriorValues:
@@ -203,7 +220,8 @@ def _with_errors(values: PriorValues, held_out: HeldOut) -> PriorValues:
     landmarks, which differ in their average.
     """
     prediction, truth_crop, _, is_fitted = held_out
-    points, peak, spread = (t[is_fitted] for t in prediction if t is not None)
+    points, peak, spread = _of_images(prediction, is_fitted)
+    assert peak is not None and spread is not None
     offset = points - truth_crop[is_fitted]
     is_known = offset.isfinite().all(-1)
     signs = signs_of_doubt(points, peak, spread, values.border.float())

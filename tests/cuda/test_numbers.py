@@ -11,6 +11,7 @@ from torch import Tensor
 from heatmap import codec, config, losses, maps
 from heatmap.data import samples
 from heatmap.maps import Maps
+from heatmap.networks import CropPrediction, PriorValues, ShapePrior
 from heatmap.training.optimizer import RunningMean
 from heatmap.training.prepare import prepare
 
@@ -19,6 +20,8 @@ STEEPNESS = codec.softmax_steepness(HEIGHT, WIDTH, SIGMA)
 # The factors of the loss's products have 10 bits on a GPU (TF32). Emulated on the CPU, the error is
 # 0.001 if they are rounded and 0.009 if they are cut off.
 HEATMAP_LOSS_ERROR = {"cpu": 1e-5, "cuda": 1e-2}
+
+BORDER = torch.tensor([0.0, 0.0, 26.0, 32.0, 2.0])
 
 Function = Callable[[Maps, Tensor, Tensor], Tensor]
 
@@ -136,3 +139,21 @@ def test_running_mean(tiny: config.Experiment, device: torch.device) -> None:
         averaged.update(network, step)
     for name, tensor in averaged.network.state_dict().items():
         assert torch.allclose(tensor.double(), expected[name], 1e-5, 1e-5), name
+
+
+def test_shape_prior(device: torch.device) -> None:
+    generator = torch.Generator().manual_seed(5)
+    mean, noise = torch.randn(2, LANDMARKS, generator=generator), torch.full((LANDMARKS,), 1e-3)
+    basis = 0.1 * torch.randn(2, 3, LANDMARKS, generator=generator)
+    error = torch.tensor([[2.0], [0.5], [1.0]]).expand(3, LANDMARKS)
+    slopes, typical = torch.tensor([-1.0, 1.0, 2.0]), torch.zeros(LANDMARKS, 3)
+    values = PriorValues(mean, basis, noise, error, slopes, typical, BORDER, torch.ones(()))
+    points = 8 * mean.T + 14 + torch.randn(IMAGES, LANDMARKS, 2, generator=generator)
+    spread = 4 * torch.eye(2).expand(IMAGES, LANDMARKS, 2, 2)
+    prediction = CropPrediction(points, torch.rand(points.shape[:2], generator=generator), spread)
+    expected = ShapePrior(values)(prediction)
+    on_device = CropPrediction(*(part.to(device) for part in prediction if part is not None))
+    actual = ShapePrior(values).to(device)(on_device)
+    for one, other in zip(expected, actual, strict=True):
+        assert one is not None and other is not None
+        assert (one - other.cpu()).abs().max() < 1e-3

@@ -21,9 +21,8 @@ def prior_values(noise: float = 1e-4, error: float = 4.0) -> PriorValues:
     basis = 0.05 * P**0.5 * orthogonal[:, 4:].unflatten(0, (2, P)).permute(0, 2, 1)
     xx, xy, yy = torch.tensor([1.0, 0.3, 0.5])
     errors = error * torch.stack([xx, xy, yy])[:, None].expand(3, P)
-    return PriorValues(
-        mean, basis, torch.full((P,), noise), errors, torch.zeros(3), torch.zeros(P, 3), BORDER
-    )
+    slopes, typical, one = torch.zeros(3), torch.zeros(P, 3), torch.ones(())
+    return PriorValues(mean, basis, torch.full((P,), noise), errors, slopes, typical, BORDER, one)
 
 
 def pose_of(mean: Tensor) -> Tensor:

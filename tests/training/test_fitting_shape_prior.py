@@ -46,9 +46,13 @@ def test_it_is_fitted_where_it_pays() -> None:
     images = held_out(2.0)
     values = fit(shapes(300, 5), images, BORDER)
     assert values is not None
-    after = ShapePrior(values)(images.prediction).points_crop
+    after = ShapePrior(values)(images.prediction)
     before = (images.prediction.points_crop - images.truth_crop).square().mean()
-    assert (after - images.truth_crop).square().mean() < 0.5 * before
+    error = (after.points_crop - images.truth_crop).square().mean()
+    assert error < 0.5 * before
+    assert after.covariance_crop is not None
+    variance = after.covariance_crop.diagonal(dim1=-2, dim2=-1).mean()
+    assert float(variance) == pytest.approx(float(error), rel=0.15)
 
 
 @pytest.mark.parametrize(
