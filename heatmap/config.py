@@ -21,10 +21,11 @@ def _check(condition: bool, message: str) -> None:
         raise UserError(message)
 
 
-# Numbers with their valid interval. Every number has an end, so that no option can hang a run.
+# Numbers with their valid interval, bounded far beyond useful values.
 Count = Annotated[int, "[1, 1e9]"]
 Size = Annotated[int, "[32, 4096]"]
 Index = Annotated[int, "[0, 1e9]"]
+Folds = Annotated[int, "[2, 100000]"]
 Seed = Annotated[int, "[0, 1e18]"]
 Positive = Annotated[float, "(0, 1e9]"]
 NotNegative = Annotated[float, "[0, 1e9]"]
@@ -36,16 +37,15 @@ Offset = Annotated[float, "[-1000, 1000]"]
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A group of options. Values of other types than the fields' are refused by name."""
+    """A group of options, whose values must have the types of the fields."""
 
     _prefix = ""
     _renamed: ClassVar[Mapping[str, str | None]] = {}  # see `validate.typed`
 
     def __init_subclass__(
-        cls, prefix: str | None = None, renamed: Mapping[str, str | None] | None = None
+        cls, prefix: str = "", renamed: Mapping[str, str | None] | None = None
     ) -> None:
-        cls._prefix = cls._prefix if prefix is None else prefix
-        cls._renamed = cls._renamed if renamed is None else renamed
+        cls._prefix, cls._renamed = prefix or cls._prefix, renamed or cls._renamed
 
     def __post_init__(self) -> None:
         """Raises UserError for the first invalid field."""
@@ -69,7 +69,7 @@ class Data(Part, prefix="data", renamed={"crop_cache": None}):
     validation: BelowOne = 0.2
     """Fraction of rows to validate on, below 1. 0 trains on all rows, without scores; best.pt is
     then the last epoch."""
-    folds: Annotated[int, "[2, 100000]"] | None = None
+    folds: Folds | None = None
     """Number of folds to split the rows into, by the same rule, instead of data.validation."""
     fold: Index = 0
     """Fold to validate on, counted from 0. Fold 0 is the same as data.validation 1/folds."""
@@ -116,9 +116,10 @@ class Data(Part, prefix="data", renamed={"crop_cache": None}):
         try:
             return parse_json(f"[{self.label_offset}]", tuple[Offset, Offset])
         except UserError:
-            wanted = 'auto, none or two numbers "x,y"'
-            value = repr(self.label_offset[:60])
-            raise UserError(f"data.label_offset must be {wanted}, not {value}") from None
+            wanted = 'auto, none or two numbers "x,y" from -1000 to 1000'
+            raise UserError(
+                f"data.label_offset must be {wanted}, not {self.label_offset!r}"
+            ) from None
 
     @property
     def all_rows_train(self) -> bool:
@@ -237,7 +238,6 @@ class HeatmapModel(EncoderModel):
     """window: soft-argmax in a window around the peak; parabola: through the logarithms of the peak
     and its neighbours; global: soft-argmax over the whole map, its temperature set by the peak;
     softmax: the same, at the temperature of training with coordinate_loss."""
-
     shape_prior: Literal["auto", "none"] = "auto"
     """auto: at the end of training, fit a Gaussian model of the training shapes that improves
     decoded landmarks, and keep it if it lowers the validation error; none: decode each landmark

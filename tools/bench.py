@@ -8,8 +8,10 @@ from typing import Annotated, Literal
 
 import tyro
 
-from heatmap.cli.running import run_command
-from heatmap.errors import UsageError
+from heatmap.cli.running import parse_and_call, run_command
+from heatmap.config import Count, Index, Positive
+
+Size = Annotated[int, "[8, 4096]"]
 
 
 def bench(
@@ -18,13 +20,13 @@ def bench(
     ] = "all",
     *,
     device: Literal["auto", "cpu", "cuda"] = "auto",
-    landmarks: int = 971,
-    size: tuple[int, ...] = (),
-    batch: tuple[int, ...] = (),
+    landmarks: Count = 971,
+    size: tuple[Size, ...] = (),
+    batch: tuple[Count, ...] = (),
     encoder: str = "resnet34",
-    rows: int = 20_000,
-    seconds: float = 4.0,
-    busy_cores: int = 0,
+    rows: Count = 20_000,
+    seconds: Positive = 4.0,
+    busy_cores: Index = 0,
     json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
     markdown: bool = False,
 ) -> None:
@@ -53,14 +55,6 @@ def bench(
     from heatmap.runtime import machine
     from heatmap.runtime.files import write_json
 
-    if landmarks < 1 or any(n < 1 for n in batch) or seconds <= 0:
-        raise UsageError("--landmarks, --batch and --seconds must be positive")
-    if any(n < 8 for n in size):
-        raise UsageError("--size must be at least 8")
-    if rows < 1:
-        raise UsageError(f"--rows must be positive, got {rows}")
-    if busy_cores < 0:
-        raise UsageError(f"--busy-cores must not be negative, got {busy_cores}")
     torch_device = machine.chosen_device(device)
     on_gpu = torch_device.type == "cuda"
     sizes, batches = size or (64,), batch or ((64,) if on_gpu else (8,))
@@ -96,4 +90,4 @@ def bench(
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(lambda: tyro.cli(bench)))
+    sys.exit(run_command(lambda: parse_and_call(bench, "bench.py", sys.argv[1:])))

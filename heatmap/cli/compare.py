@@ -7,12 +7,12 @@ from typing import Annotated
 
 import tyro
 
-from heatmap.cli.running import run_command
+from heatmap.cli.running import parse_and_call, run_command
 from heatmap.errors import UsageError
 
 
 def compare(
-    runs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN RUN ...")],
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN RUN ...")],
     *,
     html: Path | None = None,
     json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
@@ -37,8 +37,8 @@ def compare(
     with tempfile.TemporaryDirectory() as downloads:
         folders = []
         for run in runs:
-            path = run.removeprefix("wandb:")
-            folders.append(fetch(path, Path(downloads)) if path != run else Path(run))
+            path = str(run).removeprefix("wandb:")
+            folders.append(fetch(path, Path(downloads)) if path != str(run) else run)
         comparison = compare.compare_runs(compare.read_runs(folders))
     print(compare.format_comparison(comparison))
     if html is not None:
@@ -48,4 +48,4 @@ def compare(
 
 
 def main(arguments: Sequence[str]) -> int:
-    return run_command(lambda: tyro.cli(compare, prog="compare.py", args=arguments))
+    return run_command(lambda: parse_and_call(compare, "compare.py", arguments))

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from heatmap.config import Data
+from heatmap.cli.running import check_ending
+from heatmap.config import Count, Data, NotNegative, Size
 from heatmap.errors import UsageError, UserError
 from heatmap.runtime.columns import counted
 from heatmap.runtime.machine import usable_cores
@@ -15,11 +16,17 @@ if TYPE_CHECKING:
 
 CORES = usable_cores()
 Root = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR", help="contest folder")]
+Workers = Annotated[int, "[1, 4096]"]
+Share = Annotated[float, "(0, 1)"]
 Json = Annotated[Path | None, tyro.conf.arg(name="json")]
 
 
 def pose(
-    root: Root, *, out: Path = Path("weights.csv"), above: float = 0.15, weight: float = 2.0
+    root: Root,
+    *,
+    out: Path = Path("weights.csv"),
+    above: NotNegative = 0.15,
+    weight: NotNegative = 2.0,
 ) -> None:
     """Measure head turns from the landmarks and weight images by them.
 
@@ -31,8 +38,6 @@ def pose(
         above: absolute angle above which a head gets the weight; all others get 1.
         weight: weight of turned heads.
     """
-    if above < 0 or weight < 0:
-        raise UsageError("--above and --weight must not be negative")
     import numpy as np
 
     from heatmap import shape
@@ -47,7 +52,7 @@ def pose(
 
 
 def check(
-    root: Root, *, json_file: Json = None, exclude_to: Path | None = None, workers: int = CORES
+    root: Root, *, json_file: Json = None, exclude_to: Path | None = None, workers: Workers = CORES
 ) -> None:
     """Check every row and every image, and report all problems at once.
 
@@ -61,8 +66,6 @@ def check(
             landmarks. Unreadable table rows must be repaired instead.
         workers: processes that read the images.
     """
-    if workers < 1:
-        raise UsageError(f"--workers must be at least 1, got {workers}")
     from heatmap.curation.check import check
     from heatmap.curation.check_report import format_report
     from heatmap.data import contest
@@ -85,11 +88,11 @@ def check(
 def stats(
     root: Root,
     *,
-    trim_border: int = 0,
-    crop: Annotated[tuple[int, int] | None, tyro.conf.arg(metavar="H W")] = None,
+    trim_border: Annotated[int, "[0, 255)"] = 0,
+    crop: Annotated[tuple[Size, Size] | None, tyro.conf.arg(metavar="H W")] = None,
     out: Path = Path("stats.png"),
     json_file: Json = None,
-    workers: int = CORES,
+    workers: Workers = CORES,
 ) -> None:
     """Measure the images' channels, and plot sizes, landmark positions and head poses.
 
@@ -102,17 +105,10 @@ def stats(
         json_file: also write the channels and their exact sums to this file.
         workers: processes that read the images.
     """
-    if workers < 1:
-        raise UsageError(f"--workers must be at least 1, got {workers}")
+    check_ending("--out", out, ".png")
     from heatmap.curation.stats import format_statistics, measure_contest, plot
     from heatmap.runtime.files import write_json
 
-    if out.suffix != ".png":
-        raise UsageError(f"--out must end in .png, got {out}")
-    if not 0 <= trim_border < 255:
-        raise UsageError(f"--trim-border must be from 0 to 254, got {trim_border}")
-    if crop is not None and min(crop) < 32:
-        raise UsageError("--crop takes a height and a width of at least 32")
     statistics = measure_contest(root, trim_border=trim_border, crop_hw=crop, workers=workers)
     print(format_statistics(statistics))
     if json_file is not None:
@@ -148,9 +144,9 @@ def audit(
     run: tuple[Path, ...] = (),
     out: Path = Path("audit.csv"),
     sheet: Path = Path("audit.jpg"),
-    count: int = 40,
+    count: Count = 40,
     exclude_to: Path | None = None,
-    top: float = 0.03,
+    top: Share = 0.03,
     reviewed: Annotated[Path | None, tyro.conf.arg(aliases=("--looked",))] = None,
     symmetry: Path | None = None,
     person_pattern: str = Data.person_pattern,
@@ -184,10 +180,7 @@ def audit(
             f"cover all images: python tools/train.py experiments/unet.py --data.root {root} "
             "--data.folds 5 --data.fold 0 --out runs/fold0, and so on to fold 4"
         )
-    if not 0 < top < 1 or count < 1 or sheet.suffix not in (".jpg", ".png"):
-        raise UsageError(
-            "--top must be above 0 and below 1, --count at least 1, --sheet end in .jpg or .png"
-        )
+    check_ending("--sheet", sheet, ".jpg", ".png")
     from heatmap.curation.audit.folder import read_folder, read_reviews
     from heatmap.runtime.machine import chosen_device
 

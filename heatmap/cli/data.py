@@ -7,11 +7,15 @@ from typing import Annotated, Literal
 import tyro
 
 from heatmap.cli.convert import convert, export
-from heatmap.cli.curation import audit, check, pose, stats, symmetry
-from heatmap.cli.running import run_command, unknown_command, with_experiment
-from heatmap.config import Data, Experiment
-from heatmap.errors import UsageError
-from heatmap.runtime.machine import usable_cores
+from heatmap.cli.curation import CORES, Share, Workers, audit, check, pose, stats, symmetry
+from heatmap.cli.running import (
+    check_ending,
+    parse_and_call,
+    run_command,
+    unknown_command,
+    with_experiment,
+)
+from heatmap.config import Count, Data, Experiment, Folds, Seed
 
 SHOW_USAGE = "usage: data.py show EXPERIMENT.py --data.root DIR [--out FILE] [--field value ...]\n"
 
@@ -19,10 +23,10 @@ SHOW_USAGE = "usage: data.py show EXPERIMENT.py --data.root DIR [--out FILE] [--
 def make(
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")],
     *,
-    count: int,
-    seed: int = 0,
-    test_count: int | None = None,
-    workers: int = usable_cores(),
+    count: Count,
+    seed: Seed = 0,
+    test_count: Count | None = None,
+    workers: Workers = CORES,
 ) -> None:
     """Draw a synthetic contest: faces with 971 landmarks, in the contest's format.
 
@@ -44,8 +48,8 @@ def show_command(experiment: Experiment) -> Callable[..., int]:
         experiment: Annotated[Experiment, tyro.conf.arg(name="")] = experiment,
         *,
         out: Path = Path("sheet.jpg"),
-        count: int = 16,
-        epoch: int = 1,
+        count: Count = 16,
+        epoch: Count = 1,
     ) -> int:
         """Draw augmented training crops with their landmarks.
 
@@ -60,8 +64,7 @@ def show_command(experiment: Experiment) -> Callable[..., int]:
 
 
 def write_sheet(experiment: Experiment, out: Path, count: int, epoch: int) -> None:
-    if min(count, epoch) < 1 or out.suffix not in (".jpg", ".png"):
-        raise UsageError("--count and --epoch must be at least 1; --out must end in .jpg or .png")
+    check_ending("--out", out, ".jpg", ".png")
     from heatmap.evaluation.sheets import batch_sheet
     from heatmap.runtime.files import write_image
     from heatmap.training.data import read_data
@@ -76,11 +79,11 @@ def split(
     *,
     out: Path = Path("split.csv"),
     rule: Literal["auto", "person", "order", "hash", "random"] = "auto",
-    share: float = 0.2,
-    folds: int | None = None,
+    share: Share = 0.2,
+    folds: Folds | None = None,
     person_pattern: str = Data.person_pattern,
-    seed: int = 42,
-    workers: int = usable_cores(),
+    seed: Seed = 42,
+    workers: Workers = CORES,
 ) -> None:
     """Split the training rows, and check that no image is in two parts.
 
@@ -101,10 +104,6 @@ def split(
     """
     from heatmap.curation.split import store_split
 
-    if workers < 1:
-        raise UsageError(f"--workers must be at least 1, got {workers}")
-    if not 0 < share < 1:
-        raise UsageError(f"--share must be between 0 and 1, got {share}")
     summary = store_split(
         root, out, rule=rule, share=share, folds=folds, person_pattern=person_pattern, seed=seed,
         workers=workers,
@@ -130,7 +129,7 @@ def main(arguments: Sequence[str]) -> int:
     match arguments:
         case [name, *options] if name in COMMANDS:
             command, program = COMMANDS[name], f"data.py {name}"
-            return run_command(lambda: tyro.cli(command, prog=program, args=options))
+            return run_command(lambda: parse_and_call(command, program, options))
         case ["convert", *options]:
             return run_command(lambda: convert.cli(prog="data.py convert", args=options))
         case ["show", *options]:

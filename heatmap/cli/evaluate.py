@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from heatmap.cli.running import is_first, run_command
+from heatmap.cli.running import is_first, parse_and_call, run_command
 from heatmap.errors import UsageError
 
 
@@ -20,7 +20,7 @@ def evaluate(
     solution: Path | None = None,
     decoder: Literal["window", "parabola", "global", "softmax"] | None = None,
     tta: Literal["none", "mirror", "scale", "mirror,scale"] = "none",
-    weighted: tyro.conf.FlagCreatePairsOff[bool] = False,
+    weighted: bool = False,
     boxes: Path | None = None,
     report: Path | None = None,
     json_file: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
@@ -92,6 +92,4 @@ def score_submission(submission: Path, solution: Path, json_file: Path | None) -
 
 
 def main(arguments: Sequence[str]) -> int:
-    return run_command(
-        lambda: tyro.cli(evaluate, prog="evaluate.py", args=arguments, console_outputs=is_first())
-    )
+    return run_command(lambda: parse_and_call(evaluate, "evaluate.py", arguments))

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tyro
 from tyro.conf import Positional, arg
 
-from heatmap.cli.running import run_command
+from heatmap.cli.running import parse_and_call, run_command
 
 
 def export(
@@ -40,4 +39,4 @@ def export(
 
 
 def main(arguments: Sequence[str]) -> int:
-    return run_command(lambda: tyro.cli(export, prog="export.py", args=arguments))
+    return run_command(lambda: parse_and_call(export, "export.py", arguments))

@@ -5,9 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import tyro
-
-from heatmap.cli.running import load_experiment, run_command
+from heatmap.cli.running import load_experiment, parse_and_call, run_command
 
 FOLDER = Path("quickstart")
 CONTEST, RUN, SUBMISSION = FOLDER / "contest", FOLDER / "run", FOLDER / "submission.csv"
@@ -56,4 +54,4 @@ def quickstart() -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    return run_command(lambda: tyro.cli(quickstart, prog="quickstart.py", args=arguments))
+    return run_command(lambda: parse_and_call(quickstart, "quickstart.py", arguments))

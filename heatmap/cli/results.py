@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from heatmap.cli.running import run_command
+from heatmap.cli.running import parse_and_call, run_command
 from heatmap.errors import UsageError
 
 
@@ -55,4 +55,4 @@ def _row(folder: Path) -> tuple[float, dict[str, str]]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    return run_command(lambda: tyro.cli(results, prog="results.py", args=arguments))
+    return run_command(lambda: parse_and_call(results, "results.py", arguments))

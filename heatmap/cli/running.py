@@ -1,7 +1,9 @@
 """Shared by all commands: reading experiment files, reporting errors, exit codes."""
 
 import difflib
+import functools
 import importlib.util
+import inspect
 import io
 import logging
 import os
@@ -9,13 +11,14 @@ import socket
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, get_type_hints
 
 import tyro
 
 from heatmap.config import Experiment
 from heatmap.errors import UsageError, UserError, shortened
 from heatmap.runtime.machine import first_line, is_out_of_memory
+from heatmap.runtime.validate import typed
 
 logger = logging.getLogger("heatmap")
 
@@ -52,20 +55,35 @@ def with_experiment(
 def parse_and_call(
     command: Callable[..., R], program: str, arguments: Sequence[str], title: str = ""
 ) -> R:
-    """Calls a command with an experiment whose fields the arguments override.
+    """Calls a command with the options that the arguments give, checked against its type hints.
 
     Raises:
-        UsageError: the experiment is invalid as a whole. For a single option, tyro reports the
-            problem and exits.
+        UsageError: an option's value is invalid. If it cannot be parsed, tyro prints why and exits.
     """
+
+    @functools.wraps(command)
+    def checked(*values: object, **named_values: object) -> Callable[[], R]:
+        bound = inspect.signature(command).bind(*values, **named_values)
+        hints = get_type_hints(command, include_extras=True)
+        for name, value in bound.arguments.items():
+            bound.arguments[name] = typed(hints[name], value, f"--{name.replace('_', '-')}")
+        return functools.partial(command, *bound.args, **bound.kwargs)
+
     try:
-        return tyro.cli(
-            command, prog=program, description=title.partition("\n")[0] or None,
+        call = tyro.cli(
+            checked, prog=program, description=title.partition("\n")[0] or None,
             args=list(arguments), console_outputs=is_first(),
             config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff),
         )  # fmt: skip
     except UserError as error:
         raise UsageError(str(error)) from None
+    return call()
+
+
+def check_ending(option: str, path: Path, *endings: str) -> None:
+    """Raises UsageError if the name of an output file has another ending than these."""
+    if path.suffix not in endings:
+        raise UsageError(f"{option} must end in {' or '.join(endings)}, not {path.name!r}")
 
 
 def load_experiment(path: Path) -> Experiment:

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tyro
-from tyro.conf import FlagCreatePairsOff, Positional, arg
+from tyro.conf import Positional, arg
 
-from heatmap.cli.running import is_first, run_command
+from heatmap.cli.running import is_first, parse_and_call, run_command
 from heatmap.errors import UsageError, UserError
 from heatmap.runtime.columns import counted
 
@@ -18,9 +17,9 @@ def submit(
     *,
     data: Path | None = None,
     out: Path = Path("submission.csv"),
-    overwrite: FlagCreatePairsOff[bool] = False,
+    overwrite: bool = False,
     tta: Literal["none", "mirror", "scale", "mirror,scale"] = "none",
-    weighted: FlagCreatePairsOff[bool] = False,
+    weighted: bool = False,
     boxes: Path | None = None,
     rounding: Literal["auto", "round", "truncate", "none"] = "auto",
     missing: Literal["stop", "mean-shape"] = "stop",
@@ -69,7 +68,7 @@ def average(
     submissions: Annotated[tuple[Path, ...], Positional, arg(metavar="A.csv B.csv ...")],
     *,
     out: Path,
-    overwrite: FlagCreatePairsOff[bool] = False,
+    overwrite: bool = False,
     rounding: Literal["auto", "round", "truncate", "none"] = "auto",
 ) -> None:
     """Average submissions, matched by file name or RowId, in the order of the first.
@@ -100,7 +99,5 @@ def _refuse_existing(out: Path, overwrite: bool) -> None:
 def main(arguments: Sequence[str]) -> int:
     if "--average" in arguments:
         rest = [argument for argument in arguments if argument != "--average"]
-        return run_command(lambda: tyro.cli(average, prog="submit.py --average", args=rest))
-    return run_command(
-        lambda: tyro.cli(submit, prog="submit.py", args=arguments, console_outputs=is_first())
-    )
+        return run_command(lambda: parse_and_call(average, "submit.py --average", rest))
+    return run_command(lambda: parse_and_call(submit, "submit.py", arguments))

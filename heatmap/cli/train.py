@@ -93,14 +93,12 @@ def _resume(folder: Path, arguments: Sequence[str]) -> None:
 
     # a run that stopped before its first checkpoint starts from the beginning
     saved = checkpoint.load(files.last) if files.last.is_file() else None
+    before = written = read_json(files.config, Experiment)
     if saved:
         with located(files.last):
             before = config.from_dict(Experiment, saved.config)
-    else:
-        before = read_json(files.config, Experiment)
-    experiment = _with_options(before, folder, arguments)
-    if saved:
-        _check_unedited(files.config, before, experiment)
+    experiment = _with_options(before, written, folder, arguments)
+    _check_changes(files.config, written, before, experiment)
     is_longer = experiment.train.epochs != before.train.epochs
     if is_longer:
         _check_may_be_longer(before, experiment, saved)
@@ -112,35 +110,41 @@ def _resume(folder: Path, arguments: Sequence[str]) -> None:
     _run(run, folder)
 
 
-def _with_options(before: Experiment, folder: Path, arguments: Sequence[str]) -> Experiment:
-    """Returns a run's experiment, changed by the options of --resume."""
-    mode = mode_of_environment() or before.wandb.mode
-    default = replace(before, wandb=replace(before.wandb, mode=mode))
+def _with_options(
+    before: Experiment, written: Experiment, folder: Path, arguments: Sequence[str]
+) -> Experiment:
+    """Returns a run's experiment, changed by the options of --resume.
+
+    Their defaults are in config.json: the last resume may have ended before its first checkpoint.
+    """
+    data, train = written.data, written.train
+    default = replace(
+        before,
+        data=replace(before.data, root=data.root, workers=data.workers, cache=data.cache),
+        train=replace(before.train, device=train.device, epochs=train.epochs),
+        wandb=replace(before.wandb, mode=mode_of_environment() or written.wandb.mode),
+    )
 
     def command(experiment: Annotated[Experiment, tyro.conf.arg(name="")] = default) -> Experiment:
         return experiment
 
-    experiment = parse_and_call(command, f"train.py --resume {folder}", arguments)
-    old, new = (config.flatten(config.to_dict(e)) for e in (before, experiment))
-    fixed = [name for name in new if new[name] != old.get(name) and name not in RESUME_OPTIONS]
-    if fixed:
-        refused, allowed = (
-            ", ".join(f"--{name}" for name in names) for names in (fixed, RESUME_OPTIONS)
-        )
-        raise UsageError(f"--resume cannot change {refused}, only {allowed}")
-    return experiment
+    return parse_and_call(command, f"train.py --resume {folder}", arguments)
 
 
-def _check_unedited(path: Path, before: Experiment, experiment: Experiment) -> None:
-    """Raises UserError if config.json was edited; a resume would ignore and overwrite it."""
-    written = read_json(path, Experiment)
+def _check_changes(
+    path: Path, written: Experiment, before: Experiment, experiment: Experiment
+) -> None:
+    """Raises UserError if options or an edited config.json change what a resume cannot change."""
     now, old, new = (config.flatten(config.to_dict(e)) for e in (written, before, experiment))
-    for name in sorted(now.keys() | old.keys()):
-        if now.get(name) not in (old.get(name), new.get(name)):
-            remedy = f"pass --{name}" if name in RESUME_OPTIONS else "start a new run"
+    names = [name for name in {**old, **now, **new} if name not in RESUME_OPTIONS]
+    if fixed := [f"--{name}" for name in names if new.get(name) != old.get(name)]:
+        allowed = ", ".join(f"--{name}" for name in RESUME_OPTIONS)
+        raise UsageError(f"--resume cannot change {', '.join(fixed)}, only {allowed}")
+    for name in names:
+        if now.get(name) != old.get(name):
             raise UserError(
                 f"{path}: {name} is {now.get(name)!r}, but the run began with {old.get(name)!r}; "
-                f"restore it, or {remedy}"
+                "restore it, or start a new run"
             )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations, pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -37,10 +37,9 @@ class Calibration:
     error_px: Sequence[float]  # (K,) in image pixels, never decreasing
 
     def __post_init__(self) -> None:
-        if not len(self.doubt) == len(self.error_px) > 0:
-            raise UserError("calibration: doubt and error_px must have the same length, at least 1")
-        if not all(low < high for low, high in pairwise(self.doubt)):
-            raise UserError("calibration.doubt must increase")
+        increases = all(low < high for low, high in pairwise(self.doubt))
+        if not (increases and len(self.doubt) == len(self.error_px) > 0):
+            raise UserError("calibration.doubt must increase, with an error_px for each value")
 
     def expected_error(self, peak: np.ndarray, spread: np.ndarray) -> np.ndarray:
         """Expected distance from the true landmark in image pixels; NaN where it is unknown.
@@ -142,8 +141,13 @@ def halves(groups: Sequence[str], size: np.ndarray) -> np.ndarray:
     return chosen[group_of]
 
 
-class CheckedCalibration(NamedTuple):
+@dataclass(frozen=True)
+class CheckedCalibration:
     """A calibration and its check on images that it was not fitted to."""
+
+    _renamed: ClassVar = {  # since version 0.1.0; see `validate.typed`
+        "fitted_pictures": "fitted_images", "checked_pictures": "checked_images",
+    }  # fmt: skip
 
     calibration: Calibration
     fitted_images: int
@@ -177,8 +181,7 @@ def write(folder: Path, checked: CheckedCalibration | None) -> None:
     if checked is None:
         path.unlink(missing_ok=True)
         return
-    values = checked._asdict() | {"calibration": asdict(checked.calibration)}
-    write_json(path, values | {"deciles": [decile._asdict() for decile in checked.deciles]})
+    write_json(path, asdict(checked) | {"deciles": [one._asdict() for one in checked.deciles]})
 
 
 def read(folder: Path) -> CheckedCalibration | None:

@@ -4,7 +4,6 @@
 """
 
 import io
-import pickle
 import zipfile
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
@@ -95,14 +94,14 @@ def load(path: Path) -> Checkpoint:
         is_run = RunFolder(path.parent).config.is_file()
         hint = "its run has no finished epoch" if is_run else "expected a run folder or .pt file"
         raise UserError(f"{path}: no such checkpoint; {hint}")
+    content = io.BytesIO(read_bytes(path, "checkpoint"))
     try:
-        content = io.BytesIO(read_bytes(path, "checkpoint"))
         with zipfile.ZipFile(content) as archive:  # torch does not verify checksums
             if damaged := archive.testzip():
                 raise zipfile.BadZipFile(f"{damaged} is damaged")
         content.seek(0)
         values = torch.load(content, map_location="cpu", weights_only=True)
-    except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, OSError) as error:
+    except Exception as error:  # zipfile and torch raise many kinds for a damaged file
         raise UserError(f"{path}: not a readable checkpoint ({first_line(error)})") from None
     if isinstance(values, dict) and values.get("format") == FORMAT_OF_0_1:
         values = _from_0_1(values)
@@ -156,7 +155,8 @@ def load_trained(run: Path) -> TrainedRun:
         network = networks.build(model, experiment.crop, saved.num_landmarks)
         network.load_state_dict(saved.network)
     except (RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: does not fit this version: {error}") from None
+        problem = " ".join(str(error).split())[:300]  # torch lists every key on a line
+        raise UserError(f"{path}: does not fit this version: {problem}") from None
     if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
         raise UserError(f"{path}: its weights are not finite; use an earlier checkpoint")
     if isinstance(network, networks.HeatmapNetwork):

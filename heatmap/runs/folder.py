@@ -1,4 +1,4 @@
-"""Names of a run's files, and what those hold that are read back."""
+"""Names of a run's files, and the types of those that are read back."""
 
 import re
 from collections.abc import Iterator

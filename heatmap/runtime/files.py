@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-
 _BUFFER = 1 << 20  # bytes
 _LONGEST_NAME = 255  # bytes, on most file systems
 _KINDS = {
@@ -36,9 +35,7 @@ _KINDS = {
 
 
 def open_file(path: Path, what: str = "file") -> io.BufferedReader:
-    """Opens a regular file for reading; every other file is opened only to be written.
-
-    A pipe would wait for ever, and a device may have no end.
+    """Opens a regular file for reading; a pipe could block for ever, and a device have no end.
 
     Args:
         what: what the file should be, for messages, such as "table".
@@ -55,7 +52,7 @@ def open_file(path: Path, what: str = "file") -> io.BufferedReader:
 
 
 def problem_of(path: Path) -> str:
-    """What keeps `open_file` from a file, such as "is a pipe, not a regular file"; else empty."""
+    """Returns why `open_file` would refuse a file, such as "does not exist"; else ""."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -89,7 +86,7 @@ def written_path(path: Path) -> Path:
     """Returns the file that is replaced when `path` is written: `path`, or the end of its links.
 
     Raises:
-        UserError: something else than a regular file is there.
+        UserError: something other than a regular file is there.
     """
     target = Path(os.path.realpath(path))
     with suppress(FileNotFoundError):
@@ -114,7 +111,7 @@ def write_atomically(path: Path) -> Iterator[Path]:
     temporary name has the same suffix. Missing folders are created, and links followed.
 
     Raises:
-        UserError: something else than a regular file is there.
+        UserError: something other than a regular file is there.
     """
     path = written_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -177,7 +174,7 @@ def write_image(path: Path, image: "np.ndarray") -> None:
     """Writes (H, W, 3) uint8 RGB, atomically; the suffix (.jpg, .png) selects the format.
 
     Raises:
-        UserError: the image is too large for the format, or the path is not of a regular file.
+        UserError: the image is too large for the format, or as for `write_atomically`.
     """
     import cv2  # late, so that other commands start faster
 

@@ -10,6 +10,7 @@ import reprlib
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypeVar, Unpack
 
@@ -17,7 +18,7 @@ from heatmap.errors import UserError
 
 T = TypeVar("T")
 
-MAX_DEPTH = 50  # of lists and objects in JSON
+_MAX_DEPTH = 50  # of lists and objects in JSON
 _PLAIN = {bool: "true or false", int: "an integer", float: "a number", str: "text", Path: "a path"}
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 60
@@ -34,23 +35,27 @@ def parse_json(text: str | bytes, kind: type[T]) -> T:
         value = json.loads(
             text, parse_float=_finite, parse_constant=_finite, object_pairs_hook=_without_repeats
         )
+        level = [value]
+        for _ in range(_MAX_DEPTH):
+            outer = (each for each in level if isinstance(each, dict | list))
+            level = list(
+                chain.from_iterable(o.values() if isinstance(o, dict) else o for o in outer)
+            )
+        if level:
+            raise RecursionError
+    except UserError:
+        raise
     except ValueError as error:
         raise UserError(f"not JSON, or cut short ({error})") from None
     except RecursionError:
         raise UserError("lists or objects are nested too deeply") from None
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        level = [inner for outer in level if isinstance(outer, dict | list)
-                 for inner in (outer.values() if isinstance(outer, dict) else outer)]  # fmt: skip
-    if level:
-        raise UserError("lists or objects are nested too deeply")
     return typed(kind, value)
 
 
 def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise ValueError(f"{text[:60]} is not a finite number")
+        raise UserError(f"{text[:60]} is not a finite number")
     return number
 
 
@@ -59,7 +64,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(values) < len(pairs):
         names = [name for name, _ in pairs]
         repeated = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{repeated[:60]!r} occurs twice")
+        raise UserError(f"the field {repeated!r} occurs twice")
     return values
 
 
@@ -68,9 +73,9 @@ def typed(kind: type[T], value: Any, name: str = "") -> T:
 
     Nothing is guessed: text is not a number, 4.0 not an integer and 1 not true. But a list becomes
     a tuple, text a `Path`, and an object the dataclass or NamedTuple whose fields it holds.
-    `Annotated[int, "[1, 9)"]` is an integer of the interval. In a union of dataclasses the field
-    "type" names one; without it, it is the first. A TypedDict may have further keys. A class's
-    `_renamed` gives the new names of its fields by their old ones, None if they were removed.
+    `Annotated[int, "[1, 9)"]` is an integer in that interval. In a union of dataclasses the field
+    "type" names one; the default is the first. A TypedDict may have further keys. A class's
+    `_renamed` maps old names of its fields to new ones, or to None for removed fields.
 
     Args:
         name: dotted name of the value, for errors.
@@ -87,7 +92,11 @@ def _typed(kind: Any, value: Any, name: str) -> Any:
     if kind is Any:
         return value
     if origin is Annotated:
-        return _within(arguments[1], _typed(arguments[0], value, name), name)
+        value = _typed(arguments[0], value, name)
+        for interval in arguments[1:]:
+            if isinstance(interval, str):  # the rest is for the command line
+                value = _within(interval, value, name)
+        return value
     if origin is Literal:
         return _one_of(arguments, value, name)
     if origin in (typing.Union, types.UnionType):
@@ -110,9 +119,7 @@ def _plain(kind: type, value: Any, name: str) -> Any:
         is_valid = not re.search("[\0\ud800-\udfff]" if kind is str else "\0", str(value))
     if not is_valid:
         raise _wrong(name, _PLAIN[kind], value)
-    if kind is float and abs(value) > 1e15:
-        return float(value)  # numpy has no such large integers
-    return Path(value) if kind is Path else value
+    return kind(value)
 
 
 def _within(interval: str, value: float, name: str) -> float:
@@ -224,8 +231,4 @@ def _join(prefix: str, name: str) -> str:
 
 
 def _wrong(name: str, wanted: str, value: Any) -> UserError:
-    try:
-        shown = _short.repr(value)
-    except ValueError:  # Python does not print integers of more than 4300 digits
-        shown = "a huge integer"
-    return UserError(f"{name or 'the content'} must be {wanted}, not {shown}")
+    return UserError(f"{name or 'the content'} must be {wanted}, not {_short.repr(value)}")

@@ -143,6 +143,9 @@ def test_written_calibrations_are_read_back(tmp_path: Path) -> None:
     checked = calibration.fit_and_check(distance, peak, spread, halved(spread))
     calibration.write(tmp_path, checked)
     assert calibration.read(tmp_path) == checked
+    path = tmp_path / "calibration.json"
+    path.write_text(path.read_text().replace("images", "pictures"))  # as version 0.1.0 wrote it
+    assert calibration.read(tmp_path) == checked
     calibration.write(tmp_path, None)
     assert calibration.read(tmp_path) is None
     assert not list(tmp_path.iterdir())
@@ -155,11 +158,9 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     whole = json.loads(path.read_text())
     for change, problem in (
         ({"peak": 1}, r"calibration\.peak: Calibration has no such field; did you mean 'peak_w"),
-        ({"peak_weight": None}, r"calibration\.peak_weight must be a number, not None"),
         ({"doubt": [2, 1], "error_px": [1, 2]}, "doubt must increase"),
-        ({"doubt": [], "error_px": []}, "must have the same length"),
-        ({"doubt": [1]}, "must have the same length"),
-        ({"error_px": "1 2"}, r"calibration\.error_px must be a list"),
+        ({"doubt": [], "error_px": []}, "an error_px for each"),
+        ({"doubt": [1]}, "an error_px for each"),
     ):
         path.write_text(json.dumps(whole | {"calibration": whole["calibration"] | change}))
         with pytest.raises(UserError, match=rf"calibration\.json: .*{problem}"):

@@ -234,11 +234,9 @@ def test_runs_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
     ("name", "text", "problem"),
     [
         ("summary.json", "{}", "best_mse is missing"),
-        ("summary.json", "[" * 100_000, "nested too deeply"),
         ("evaluation.json", '{"mse": "3.5", "mean_shape_mse": 9}', "mse must be a number, not '3"),
         ("split.json", '{"rule": 3}', "rule must be text, not 3"),
         ("machine.json", "[]", "the content must be an object"),
-        ("metrics.jsonl", "[1]\n", "line 1: the content must be an object"),
         ("metrics.jsonl", '{"step": 1}\n', "line 1: epoch is missing"),
         ("config.json", '{"data": {"person_pattern": 3}}', "data.person_pattern must be text"),
         ("per_image.csv", "file_name,mse\n", "row 1: expected file_name, mse, nme, width, height"),

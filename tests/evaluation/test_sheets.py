@@ -57,7 +57,7 @@ def test_augmented_training_crops_are_shown_with_their_landmarks(
         (["--count", "3"], 2, "the first argument must be an experiment file, got '--count'"),
         (["nothing.py"], 2, "nothing.py: no such experiment file"),
         (["EXPERIMENT", "--coun", "3"], 2, "--count"),
-        (["EXPERIMENT", "--augment.hue", "2"], 2, "augment.hue must be in [0, 0.5]"),
+        (["EXPERIMENT", "--augment.hue", "2"], 2, "augment.hue must be at most 0.5, not 2.0"),
         (["EXPERIMENT", "--count", "0", "--data.root", "nowhere"], 2, "--count"),
     ],
 )

@@ -65,7 +65,7 @@ def test_the_card_describes_the_run(heatmap_run: Path, tiny_contest: Path) -> No
     assert cells["crop"].startswith("height 32, width 48, rule cover")
     assert cells["model"].startswith(f"encoder {ENCODER}, stride 4, width 6, sigma ")
     assert "loss adaptive_wing" in cells["model"] and "coordinate_loss wing" in cells["model"]
-    assert cells["augment"].startswith("rotate_deg 10, scale 0.15, fill edge")
+    assert cells["augment"].startswith("rotate_deg 10.0, scale 0.15, fill edge")
     assert cells["optimizer"].startswith("kind adamw, lr 0.001")
     assert cells["schedule"].startswith("kind cosine")
     assert "batch 4" in cells["train"] and "ema 0.9" in cells["train"]

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from heatmap.cli import train
 from heatmap.config import Experiment, Wandb
 from heatmap.errors import UsageError
 from heatmap.runs.ledger import Ledger, read_metrics
@@ -308,13 +309,11 @@ def test_variables_come_before_the_experiment_file(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_command_line_comes_before_the_variables(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any, tiny_contest: Path
+    monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
-    from heatmap.cli.train import main as train
-
     caplog.set_level(logging.INFO)
     experiment = Path(__file__).resolve().parents[2] / "experiments" / "unet.py"
-    short = ["--data.root", "nowhere", "--dry-run"]
+    short = [str(experiment), "--data.root", "nowhere", "--dry-run"]
     monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.setenv("WANDB_PROJECT", "theirs")
     for options, expected in (
@@ -323,7 +322,7 @@ def test_the_command_line_comes_before_the_variables(
         (["--wandb.project", "mine"], ("off", "mine")),
     ):
         caplog.clear()
-        train([str(experiment), *short, *options])  # prints the settings, then finds no data
+        train.main([*short, *options])  # prints the settings, then finds no data
         shown = json.loads(caplog.messages[0])["wandb"]
         assert (shown["mode"], shown["project"]) == expected
 

@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -213,6 +214,8 @@ def test_excluded_images_still_validate(
     bad.write_text("file_name\ncy_0.jpg\n")  # a resumed run keeps the rows of its start
     saved = checkpoint.load(tmp_path / "whole" / "state-1.pt")
     resumed = prepare(config.from_dict(Experiment, saved.config), saved)
+    (tmp_path / "again").mkdir()
+    shutil.copy(tmp_path / "whole" / "best.pt", tmp_path / "again")
     loop.train(resumed, tmp_path / "again")
     assert resumed.data.training_rows.tolist() == run.data.training_rows.tolist()
     paths = (tmp_path / folder / "last.pt" for folder in ("whole", "again"))
@@ -229,7 +232,7 @@ def test_an_exploding_learning_rate_leaves_a_checkpoint_that_loads(
 ) -> None:
     experiment = replace(
         tiny,
-        optimizer=Optimizer(kind="sgd", lr=1e25),
+        optimizer=Optimizer(kind="sgd", lr=1e9),
         schedule=Schedule(kind="constant", warmup=0),
         train=replace(tiny.train, checkpoint_minutes=0),
     )

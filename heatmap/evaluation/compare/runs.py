@@ -62,8 +62,8 @@ class RunSummary:
         rows = read_metrics(run.path) if run.metrics.is_file() else []
         summary = read_json(run.summary, Summary) if run.summary.is_file() else None
         scores = read_json(files.scores, Scores) if files.scores.is_file() else None
-        scored = scores if scores or is_evaluation else split  # knows the table of labels
-        table = scored.get("table") if scored else None
+        labelled = scores or split
+        table = labelled.get("table") if labelled else None
         images = read_per_image(files.per_image) if files.per_image.is_file() else ([], {})
         evaluation = scores if is_evaluation else None
         return cls(name, folder, settings, pattern, rows, summary, evaluation, table, *images)
