@@ -25,6 +25,8 @@ from heatmap.training.schedule import seed_of
 
 logger = logging.getLogger("heatmap")
 
+MIN_HELD_OUT = 40  # validation images for a shape prior
+
 
 @dataclass
 class Progress:
@@ -93,7 +95,7 @@ class Run:
     def fits_shape_prior(self) -> bool:
         model = self.experiment.model
         is_wanted = isinstance(model, HeatmapModel) and model.shape_prior == "auto"
-        return is_wanted and not self.experiment.data.all_rows_train
+        return is_wanted and len(self.data.validation_rows) >= MIN_HELD_OUT
 
     def set_label_offset(self, x: float, y: float) -> None:
         """Sets the distance of the labels from the landmarks, in image pixels."""

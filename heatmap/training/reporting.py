@@ -74,7 +74,8 @@ def report_epoch(
     if columns:
         names = [run.data.table.names[row] for row in run.data.validation_rows]
         write_per_image(files.per_image, names, columns)
-    if progress.finished and files.per_image.is_file():
+    # a run resumed into another folder may lack both
+    if progress.finished and files.per_image.is_file() and files.best.is_file():
         _write_predictions(run, files, ledger)
     ledger.log(progress.step, row)
     _log_epoch(run, row, shares)

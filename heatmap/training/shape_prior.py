@@ -21,12 +21,11 @@ from heatmap.networks.shape_prior import PriorValues, ShapePrior, signs_of_doubt
 from heatmap.runs import checkpoint
 from heatmap.runs.folder import RunFolder
 from heatmap.runtime import distributed
-from heatmap.training.prepare import Run
+from heatmap.training.prepare import MIN_HELD_OUT, Run
 
 logger = logging.getLogger("heatmap")
 
 MAX_HELD_OUT = 1_000  # images
-MIN_HELD_OUT = 20  # images in each half
 MAX_SHAPES = 500
 MAX_COMPARED = 200  # images that decide between the candidates
 VARIANCE_KEPT = 0.95  # by the components
@@ -54,7 +53,8 @@ def add(run: Run, files: RunFolder) -> dict[str, np.ndarray]:
         but the first.
     """
     settings, data = run.experiment, run.data
-    if not run.fits_shape_prior:
+    # a run resumed into another folder may have no best.pt
+    if not (run.fits_shape_prior and distributed.from_first(files.best.is_file())):
         return {}
     network = copy.deepcopy(run.scored_network)
     assert isinstance(network, HeatmapNetwork)
@@ -91,8 +91,7 @@ def add(run: Run, files: RunFolder) -> dict[str, np.ndarray]:
             return errors.columns() if errors else {}
     run.progress.prior_mse = None
     if distributed.rank() == 0:
-        reason = "it does not lower the error of validation images, or there are too few"
-        logger.info(f"shape prior: none, since {reason}")
+        logger.info("shape prior: none, since it does not lower the error of validation images")
     return {}
 
 
@@ -146,7 +145,7 @@ def fit(points_image: shape.AnyPoints, held_out: HeldOut, border: Tensor) -> Pri
         border: as in `PriorValues`.
     """
     fitted, checked = (half.nonzero()[:, 0] for half in (held_out.is_fitted, ~held_out.is_fitted))
-    if min(len(fitted), len(checked)) < MIN_HELD_OUT:
+    if min(len(fitted), len(checked)) < MIN_HELD_OUT // 4:  # halves hold whole people
         return None
     try:
         model = shape.fit(points_image, VARIANCE_KEPT)

@@ -15,6 +15,7 @@ from small_runs import ENCODER
 
 import heatmap
 from heatmap.config import Augment, Crop, Data, Experiment, Optimizer, Train, UNet, Wandb
+from heatmap.data import synthetic
 from heatmap.data.contest import Folder, write_landmarks
 from heatmap.data.samples import collate
 from heatmap.errors import UserError
@@ -166,11 +167,18 @@ def test_a_malformed_offset_is_refused(value: str) -> None:
         Data(label_offset=value)
 
 
-@pytest.mark.parametrize(("partners", "is_wrong"), [([1, 0, 2], False), ([2, 1, 0], True)])
+@pytest.mark.parametrize(("order", "is_wrong"), [([0, 1, 2, 3, 4], False), ([0, 2, 1, 3, 4], True)])
 def test_wrong_mirror_pairs_are_reported(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, partners: list[int], is_wrong: bool
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, order: list[int], is_wrong: bool
 ) -> None:
-    write_faces(tmp_path, (0, 0))
-    (tmp_path / "symmetry.json").write_text(json.dumps(SCHEME | {"permutation": partners}))
-    read_data(experiment_on(tmp_path))
+    """Pupils, nose and mouth corners in the usual order of 5 landmarks, and in another one."""
+    folder, names = Folder(root=tmp_path), [f"{index}.png" for index in range(10)]
+    folder.train_images.mkdir(parents=True)
+    faces = [synthetic.landmarks(synthetic.sample_face(0, index)) for index in range(10)]
+    points = np.float32(faces)[:, [969, 970, 586, 841, 872]]
+    for name in names:
+        assert cv2.imwrite(str(folder.train_images / name), np.zeros((32, 32, 3), np.uint8))
+    write_landmarks(folder.train_table, names, points[:, order])
+    experiment = experiment_on(tmp_path)
+    read_data(replace(experiment, data=replace(experiment.data, symmetry=None)))
     assert ("the mirror pairs seem to be wrong" in caplog.text) == is_wrong
