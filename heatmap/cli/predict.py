@@ -1,5 +1,6 @@
 """Predict and draw landmarks on images, videos, a camera stream or a contest's images."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -123,7 +124,7 @@ def _corners(box: str) -> tuple[float, float, float, float]:
         x0, y0, x1, y1 = map(float, box.split(","))
     except ValueError:
         raise UsageError(f"--box {box}: expected four numbers x0,y0,x1,y1") from None
-    if not (x0 < x1 and y0 < y1):
+    if not (-math.inf < x0 < x1 < math.inf and -math.inf < y0 < y1 < math.inf):
         raise UsageError(f"--box {box}: expected x0 < x1 and y0 < y1")
     return x0, y0, x1, y1
 
