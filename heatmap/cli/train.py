@@ -230,6 +230,9 @@ def _format_sizes(run: "Run") -> str:
         lines.append("label offset  measured along x in the first epochs")
     elif experiment.data.fixed_label_offset is None:
         lines.append("label offset  not measured, since training does not mirror")
+    if getattr(experiment.model, "shape_prior", "none") == "auto" and not run.fits_shape_prior:
+        count = len(run.data.validation_rows)
+        lines.append(f"shape prior   none, since {count} validation images are too few")
     if isinstance(run.network, HeatmapNetwork):
         height, width = run.network.map_hw(experiment.crop.height, experiment.crop.width)
         model, count = run.network.model, run.data.table.num_landmarks

@@ -109,6 +109,8 @@ def load(path: Path) -> Checkpoint:
         raise UserError(f"{path}: not a checkpoint of format {FORMAT}")
     scheme, state = values.pop("scheme"), values.pop("state")
     prior = values.pop("shape_prior", None)
+    if prior and not _has_fields(networks.PriorValues, prior):
+        raise UserError(f"{path}: its shape prior does not fit this version")
     return Checkpoint(
         **values,
         scheme=scheme and schemes.Scheme.from_dict(scheme),
@@ -117,7 +119,7 @@ def load(path: Path) -> Checkpoint:
     )
 
 
-def _has_fields(kind: type[Checkpoint | State], values: Any) -> bool:
+def _has_fields(kind: type[Checkpoint | State | networks.PriorValues], values: Any) -> bool:
     """Whether the values have the class's fields; later versions may have added fields."""
     required = {f.name for f in fields(kind) if f.default is MISSING}
     return isinstance(values, dict) and required <= set(values) <= {f.name for f in fields(kind)}

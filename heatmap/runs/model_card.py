@@ -78,7 +78,7 @@ def describe_offset(x: float, y: float) -> str:
     """Returns an offset (x, y) in pixels in words."""
     sides = (x, "right", "left"), (y, "down", "up")
     parts = [f"{abs(v):.2f} px {more if v > 0 else less}" for v, more, less in sides if v]
-    return " and ".join(parts) or "none known"
+    return " and ".join(parts) or "not known"
 
 
 def _settings(part: Part) -> str:

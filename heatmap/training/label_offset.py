@@ -36,6 +36,10 @@ def update(run: Run) -> None:
             if distributed.rank() == 0:
                 offset = model_card.describe_offset(offset_x, 0.0)
                 logger.info(f"the labels are off by {offset}, measured along x; corrected")
+        elif distributed.rank() == 0:
+            logger.info(
+                "label offset: unknown, since predictions are not clearly better than the mean"
+            )
 
 
 def measure(run: Run) -> float:

@@ -217,7 +217,7 @@ def hosts(
         command(TRAIN, "--resume", out / "resumed"),
         command(*train, out / "budget", *budget),
         command(*train, out / "unused", *unused),
-        command(*train, out / "odd", "--train.batch", 3, code=1),
+        command(*train, out / "odd", "--train.batch", 3, code=2),
         command(SUBMIT, out / "pair", "--data", "data", code=1, folder=out / "host RANK"),
     ]
     with socket.socket() as free:

@@ -56,7 +56,7 @@ def test_it_is_fitted_where_it_pays() -> None:
 
 
 @pytest.mark.parametrize(
-    "images", [held_out(0.005), held_out(2.0, count=30)], ids=["exact", "few images"]
+    "images", [held_out(0.005), held_out(2.0, count=16)], ids=["exact", "few images"]
 )
 def test_it_is_left_out_where_it_does_not_pay_or_cannot_be_checked(images: HeldOut) -> None:
     assert fit(shapes(300, 5), images, BORDER) is None

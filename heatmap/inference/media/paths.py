@@ -107,10 +107,13 @@ class Outputs(AbstractContextManager["Outputs"]):
             return path
         if (status.st_dev, status.st_ino) in self._originals:
             raise UserError(f"{path} is an input, not to be overwritten; choose another --out")
-        if not self._overwrite and self._hashes.get(self._name(path)) != _hash(target):
+        known = self._hashes.get(self._name(path))
+        if not self._overwrite and known != _hash(target):
+            reason = "exists, and this command did not write it"
+            if known:
+                reason = "has changed since this command wrote it"
             raise UserError(
-                f"{path} exists, and this command did not write it; choose another --out, or "
-                "replace it with --overwrite"
+                f"{path} {reason}; choose another --out, or replace it with --overwrite"
             )
         return path
 
