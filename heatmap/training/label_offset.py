@@ -38,7 +38,7 @@ def update(run: Run) -> None:
                 logger.info(f"the labels are off by {offset}, measured along x; corrected")
         elif distributed.rank() == 0:
             logger.info(
-                "label offset: unknown, since predictions are not clearly better than the mean"
+                "label offset: unknown, since predictions are not clearly better than the mean shape"
             )
 
 

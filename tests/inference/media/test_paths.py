@@ -68,8 +68,8 @@ def test_only_files_that_the_command_wrote_are_replaced(tmp_path: Path) -> None:
         write(Outputs(out), "a.png", "deeper/b.png")
     files(out, "c.png")
     (out / "a.png").write_text("changed")
-    for name in ("a.png", "c.png"):
-        with pytest.raises(ValueError, match=rf"{name} exists, and .* replace it with --overwrite"):
+    for name, reason in (("a.png", "has changed since"), ("c.png", "exists, and this command did")):
+        with pytest.raises(ValueError, match=rf"{name} {reason} .* replace it with --overwrite"):
             Outputs(out).claim(name)
     write(Outputs(out, overwrite=True), "a.png", "c.png")
     write(Outputs(out), "a.png", "deeper/b.png", "c.png")
