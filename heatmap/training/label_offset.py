@@ -37,9 +37,8 @@ def update(run: Run) -> None:
                 offset = model_card.describe_offset(offset_x, 0.0)
                 logger.info(f"the labels are off by {offset}, measured along x; corrected")
         elif distributed.rank() == 0:
-            logger.info(
-                "label offset: unknown, since predictions are not clearly better than the mean shape"
-            )
+            reason = "predictions are not clearly better than the mean shape"
+            logger.info(f"label offset: unknown, since {reason}")
 
 
 def measure(run: Run) -> float:
