@@ -227,7 +227,7 @@ def _format_sizes(run: "Run") -> str:
         f"steps         {run.data.batches_per_epoch} per epoch, at most {run.total_steps}",
     ]
     if run.measures_label_offset:
-        lines.append("label offset  measured along x in the first epochs")
+        lines.append("label offset  to be measured along x after early epochs")
     elif experiment.data.fixed_label_offset is None:
         lines.append("label offset  not measured, since training does not mirror")
     if getattr(experiment.model, "shape_prior", "none") == "auto" and not run.fits_shape_prior:

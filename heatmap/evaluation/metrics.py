@@ -271,10 +271,15 @@ def _with_decoder(ensemble: Ensemble, decoder: str) -> Ensemble:
 def _calibrate(
     errors: Errors, names: Sequence[str], person_pattern: str
 ) -> calibration.CheckedCalibration | None:
+    fitted = half_to_fit(names, person_pattern, errors.image_hw.min(1))
+    return calibration.fit_and_check(errors.distance, errors.peak, errors.spread, fitted)
+
+
+def half_to_fit(names: Sequence[str], person_pattern: str, size: np.ndarray) -> np.ndarray:
+    """Picks half of the images, (N,) bool, with whole people; `size` is as for `halves`."""
     people = contest.people_of(names, person_pattern)
     groups = [person or name for person, name in zip(people, names, strict=True)]
-    fitted = calibration.halves(groups, errors.image_hw.min(1))
-    return calibration.fit_and_check(errors.distance, errors.peak, errors.spread, fitted)
+    return calibration.halves(groups, size)
 
 
 def _read_labels(ensemble: Ensemble, path: Path) -> contest.LandmarkTable:

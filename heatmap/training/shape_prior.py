@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from heatmap import codec, frame, shape
-from heatmap.data import contest
 from heatmap.data.samples import evenly_spaced
 from heatmap.errors import UserError
-from heatmap.evaluation import calibration, metrics
+from heatmap.evaluation import metrics
 from heatmap.inference.predict import View, predict
 from heatmap.networks import CropPrediction, HeatmapNetwork
 from heatmap.networks.shape_prior import PriorValues, ShapePrior, signs_of_doubt
@@ -121,9 +120,8 @@ def _held_out(run: Run, view: View) -> HeldOut | None:
         return None
     used, points, peak, covariance, truth, area = map(torch.cat, zip(*gathered, strict=True))
     names = [data.table.names[row] for row in used.tolist()]
-    people = contest.people_of(names, settings.data.person_pattern)
-    groups = [person or name for person, name in zip(people, names, strict=True)]
-    is_fitted = torch.from_numpy(calibration.halves(groups, area.sqrt().numpy()))
+    fitted = metrics.half_to_fit(names, settings.data.person_pattern, area.sqrt().numpy())
+    is_fitted = torch.from_numpy(fitted)
     return HeldOut(CropPrediction(points, peak, covariance), truth, area, is_fitted)
 
 

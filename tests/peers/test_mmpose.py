@@ -56,7 +56,7 @@ TRUTH = [[10, 0], [10, 10], [0, 0], [30, 30], [0, 10]]
 def test_mean_distance_and_nme(tmp_path: Path) -> None:
     errors = errors_of([PREDICTED], [TRUTH], tmp_path)
     assert np.nanmean(errors.distance) == pytest.approx(11.5355339, abs=1e-6)
-    # mmpose is told a factor of 1; we divide by the distance of the eyes, 10 px: landmarks 0 and 1
+    # mmpose divides by a given factor, here 1; we divide by the eye distance, here 10 px
     nme_percent = metrics.summary(errors)["nme_percent"]
     assert nme_percent / 100 * 10 == pytest.approx(11.5355339, abs=1e-6)
 
