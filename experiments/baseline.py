@@ -15,8 +15,8 @@ Outcome  faces68, random weights, 12 minutes on 2 CPU cores, validation by perso
 
 from dataclasses import replace
 
-from experiments import unet
 from heatmap.config import Direct, Optimizer
+from heatmap_experiments import unet
 
 EXPERIMENT = replace(
     unet.EXPERIMENT,

@@ -12,8 +12,8 @@ Outcome  set up as for experiments/faces15_resnet18.py, with --schedule.rise-ste
 
 from dataclasses import replace
 
-from experiments import faces15_resnet18
 from heatmap.config import Optimizer, Schedule, Train
+from heatmap_experiments import faces15_resnet18
 
 EXPERIMENT = replace(
     faces15_resnet18.EXPERIMENT,

@@ -11,8 +11,8 @@ Outcome  980 faces of 96 pixels (a random 15 % validate), random weights, 3 minu
 
 from dataclasses import replace
 
-from experiments import faces15_resnet18, unet
 from heatmap.config import Augment, Crop, UNet
+from heatmap_experiments import faces15_resnet18, unet
 
 EXPERIMENT = replace(
     unet.EXPERIMENT,

@@ -11,8 +11,8 @@ Outcome  faces68, validation by person: 4.01 px², 3.93 with mirrored crops; doc
 
 from dataclasses import replace
 
-from experiments import unet
 from heatmap.config import Train, UNet
+from heatmap_experiments import unet
 
 EXPERIMENT = replace(
     unet.EXPERIMENT,

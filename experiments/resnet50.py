@@ -21,8 +21,8 @@ Outcome  faces68, random weights, 12 minutes on 2 CPU cores: 10.41 and 10.94 pxÂ
 
 from dataclasses import replace
 
-from experiments import baseline
 from heatmap.config import Augment, Crop, Direct, Optimizer, Schedule, Train
+from heatmap_experiments import baseline
 
 MODEL = Direct(encoder="resnet50", weights="imagenet", loss="mae")
 

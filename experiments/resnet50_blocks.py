@@ -20,8 +20,8 @@ Outcome  no gain with random weights, which have nothing to transfer: 120.2 px²
 
 from dataclasses import replace
 
-from experiments import resnet50
 from heatmap.config import FROZEN_ENCODER, Rates, Schedule, Stage
+from heatmap_experiments import resnet50
 
 UNFROZEN = ("block5", "block4", "block3", "block2", "block1")
 CONSTANT = Schedule(kind="constant", warmup=0)

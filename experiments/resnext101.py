@@ -17,8 +17,8 @@ Outcome  faces68, random weights, its three stages (10 epochs, 8.3 minutes on 2 
 
 from dataclasses import replace
 
-from experiments import baseline
 from heatmap.config import FROZEN_ENCODER, Augment, Crop, Direct, Schedule, Stage, Train
+from heatmap_experiments import baseline
 
 EXPERIMENT = replace(
     baseline.EXPERIMENT,

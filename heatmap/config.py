@@ -62,7 +62,7 @@ class Data(Part, prefix="data", renamed={"crop_cache": None}):
     """Rule for validation rows. person: whole people; order: the table's last rows; hash: names
     with a low hash (adding rows never moves one); auto: person if names allow it, else order."""
     split_file: Path | None = None
-    """Split to use instead: a run's split.json, or a table from tools/data.py split (comma or TAB;
+    """Split to use instead: a run's split.json, or a table from heatmap data split (comma or TAB;
     file_name, and part: train or validation, or fold: 0, 1, ...; see data.fold)."""
     split_seed: Seed = 42
     """Seed of split random, separate from the run's seed so that runs share a split."""
@@ -84,13 +84,13 @@ class Data(Part, prefix="data", renamed={"crop_cache": None}):
     face boxes in image pixels. For other images use --boxes."""
     weights: Path | None = None
     """Table (comma or TAB; file_name, weight) of every training image's weight in the loss.
-    tools/data.py pose writes one that favours turned heads."""
+    heatmap data pose writes one that favours turned heads."""
     label_offset: str = "auto"
     """Distance of the labels from the true landmarks, "x,y" in image pixels, positive to the right
     and down. auto: measured along x from mirrored images early in training; none: 0. Training
     corrects the labels by it; predictions follow the labels."""
     symmetry: Path | None = None
-    """Mirror permutation and groups from tools/data.py symmetry; built in for 971, 194, 68, 15
+    """Mirror permutation and groups from heatmap data symmetry; built in for 971, 194, 68, 15
     and 5 landmarks."""
     cache: Path | None = None
     """Cache folder; default: heatmap in $XDG_CACHE_HOME or ~/.cache."""

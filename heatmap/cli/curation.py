@@ -1,4 +1,4 @@
-"""The commands of tools/data.py that check a data set: pose, check, stats, symmetry, audit."""
+"""The commands of heatmap data that check a data set: pose, check, stats, symmetry, audit."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -170,14 +170,14 @@ def audit(
             bad, except those reviewed as good.
         top: share of the images to list, between 0 and 1.
         reviewed: an earlier table with reviews; the rate of false alarms is reported.
-        symmetry: file written by data.py symmetry, for schemes that are not built in.
+        symmetry: file written by heatmap data symmetry, for schemes that are not built in.
         person_pattern: regular expression on the file name; its first group is the person.
         device: where the networks run.
     """
     if not run:
         raise UsageError(
             "audit compares labels with trained runs; pass them with --run. To train runs that "
-            f"cover all images: python tools/train.py experiments/unet.py --data.root {root} "
+            f"cover all images: heatmap train unet --data.root {root} "
             "--data.folds 5 --data.fold 0 --out runs/fold0, and so on to fold 4"
         )
     check_ending("--sheet", sheet, ".jpg", ".png")

@@ -28,10 +28,10 @@ def evaluate(
 ) -> None:
     """Score a run on its validation images, or a submission against the solution.
 
-    Several runs are merged, as submit.py merges them, and scored on the images that validate in
-    all of them.
+    Several runs are merged, as heatmap submit merges them, and scored on the images that validate
+    in all of them.
 
-    On several GPUs or hosts: torchrun --nproc-per-node GPUS tools/evaluate.py RUN ...; the images
+    On several GPUs or hosts: torchrun --nproc-per-node GPUS -m heatmap evaluate RUN ...; the images
     are shared among them, and the files written are the same.
 
     Args:
@@ -92,4 +92,4 @@ def score_submission(submission: Path, solution: Path, json_file: Path | None) -
 
 
 def main(arguments: Sequence[str]) -> int:
-    return run_command(lambda: parse_and_call(evaluate, "evaluate.py", arguments))
+    return run_command(lambda: parse_and_call(evaluate, "heatmap evaluate", arguments))

@@ -131,4 +131,6 @@ def _corners(box: str) -> tuple[float, float, float, float]:
 
 def main(arguments: Sequence[str]) -> int:
     config = (FlagCreatePairsOff,)
-    return run_command(lambda: tyro.cli(predict, prog="predict.py", args=arguments, config=config))
+    return run_command(
+        lambda: tyro.cli(predict, prog="heatmap predict", args=arguments, config=config)
+    )

@@ -22,6 +22,9 @@ from heatmap.runtime.validate import typed
 
 logger = logging.getLogger("heatmap")
 
+RECIPES = Path(__file__).resolve().parents[2] / "heatmap_experiments"
+OPTIONAL = ("matplotlib", "wandb")  # libraries of the extra "full" that commands import
+
 R = TypeVar("R")
 
 
@@ -34,19 +37,19 @@ def with_experiment(
     """Runs a command on an experiment file, whose fields the command line overrides.
 
     Args:
-        arguments: the experiment file, then options.
+        arguments: the experiment's name or file, then options.
         command_for: returns the command for an experiment. Its first parameter is the experiment,
             the others become options, and it returns the exit code.
     """
     if not arguments or arguments[0].startswith("-"):
         actual = repr(arguments[0]) if arguments else "nothing"
-        sys.stderr.write(f"the first argument must be an experiment file, got {actual}\n{usage}")
+        sys.stderr.write(f"the first argument must be an experiment, got {actual}\n{usage}")
         return 2
-    path = Path(arguments[0])
     try:
+        path = experiment_file(arguments[0])
         command = command_for(load_experiment(path))
         title = sys.modules[_module_name(path)].__doc__ or ""
-        return parse_and_call(command, f"{program} {path}", arguments[1:], title)
+        return parse_and_call(command, f"{program} {arguments[0]}", arguments[1:], title)
     except UserError as error:
         _print_error(str(error))
         return 2
@@ -86,18 +89,30 @@ def check_ending(option: str, path: Path, *endings: str) -> None:
         raise UsageError(f"{option} must end in {' or '.join(endings)}, not {path.name!r}")
 
 
+def experiment_file(name: str) -> Path:
+    """Returns the file of a recipe, such as unet, or of an experiment given by its path.
+
+    Raises:
+        UserError: there is neither such a recipe nor such a file.
+    """
+    if name.endswith(".py") and Path(name).is_file():
+        return Path(name)
+    recipes = {path.stem: path for path in sorted(RECIPES.glob("[!_]*.py"))}
+    if name in recipes:
+        return recipes[name]
+    raise UserError(f"{name}: no such experiment; expected a .py file or {', '.join(recipes)}")
+
+
 def load_experiment(path: Path) -> Experiment:
     """Returns the `EXPERIMENT` of a Python file, which may import its siblings as FOLDER.NAME.
 
     The environment variables of Weights & Biases come before the file's settings of it.
 
     Raises:
-        UserError: the file is missing, fails, or defines no EXPERIMENT.
+        UserError: the file fails, or defines no EXPERIMENT.
     """
     from heatmap.runs.wandb import with_environment  # late, for the commands without experiments
 
-    if path.suffix != ".py" or not path.is_file():
-        raise UserError(f"{path}: no such experiment file")
     sys.path.insert(0, str(path.resolve().parent.parent))
     spec = importlib.util.spec_from_file_location(_module_name(path), path)
     assert spec and spec.loader
@@ -153,7 +168,12 @@ def run_command(action: Callable[[], None]) -> int:
             sys.stderr.write("stopped\n")
         return 1
     except Exception as error:
-        if is_out_of_memory(error):
+        if isinstance(error, ModuleNotFoundError) and error.name in OPTIONAL:
+            _print_error(
+                f"{error.name} is missing: run pip install {error.name}, or install the extra "
+                "[full], which has all optional libraries"
+            )
+        elif is_out_of_memory(error):
             _print_error(f"out of memory ({first_line(error)}); use a smaller batch or model")
         elif _is_first_to_fail():
             raise

@@ -30,8 +30,8 @@ def submit(
     Coordinates of several runs are averaged, then rounded once. To average finished submissions,
     which is less exact, use --average A.csv B.csv ... --out FILE (--average --help). Data converted
     from Kaggle's facial keypoints (with test/IdLookupTable.csv) gets that contest's format: RowId,
-    Location, within the image. On several GPUs or hosts, torchrun --nproc-per-node GPUS
-    tools/submit.py RUN ... writes the same file.
+    Location, within the image. On several GPUs or hosts, torchrun --nproc-per-node GPUS -m heatmap
+    submit RUN ... writes the same file.
 
     Args:
         run: run folder or checkpoint.
@@ -73,7 +73,7 @@ def average(
 ) -> None:
     """Average submissions, matched by file name or RowId, in the order of the first.
 
-    Merging the runs themselves (submit.py RUN RUN ...) is more exact, since it rounds once.
+    Merging the runs themselves (heatmap submit RUN RUN ...) is more exact, since it rounds once.
 
     Args:
         submissions: two or more submissions in one format, for the same images.
@@ -99,5 +99,5 @@ def _refuse_existing(out: Path, overwrite: bool) -> None:
 def main(arguments: Sequence[str]) -> int:
     if "--average" in arguments:
         rest = [argument for argument in arguments if argument != "--average"]
-        return run_command(lambda: parse_and_call(average, "submit.py --average", rest))
-    return run_command(lambda: parse_and_call(submit, "submit.py", arguments))
+        return run_command(lambda: parse_and_call(average, "heatmap submit --average", rest))
+    return run_command(lambda: parse_and_call(submit, "heatmap submit", arguments))

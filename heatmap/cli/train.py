@@ -26,9 +26,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger("heatmap")
 
 USAGE = """\
-usage: train.py EXPERIMENT.py --out RUN [--data.root DIR] [--field value ...] [--dry-run]
-       train.py EXPERIMENT.py --help            every field with its default
-       train.py --resume RUN [--field value]    resume a stopped run
+usage: heatmap train EXPERIMENT --out RUN [--data.root DIR] [--field value ...] [--dry-run]
+       heatmap train EXPERIMENT --help               every field with its default
+       heatmap train --resume RUN [--field value]    resume a stopped run
+
+EXPERIMENT is a recipe's name, such as unet, or a Python file.
 """
 
 # These only make a resumed run longer, or do not change its results.
@@ -46,10 +48,10 @@ def main(arguments: Sequence[str]) -> int:
             sys.stderr.write("--resume needs a run folder\n")
             return 2
         return run_command(lambda: _resume(Path(arguments[1]), arguments[2:]))
-    return with_experiment("train.py", arguments, _train_command, USAGE)
+    return with_experiment("heatmap train", arguments, command_of, USAGE)
 
 
-def _train_command(experiment: Experiment) -> Callable[..., int]:
+def command_of(experiment: Experiment) -> Callable[..., int]:
     # all runs of a sweep have the same command, but each needs a folder of its own
     wandb_id = os.environ.get("WANDB_RUN_ID")
     folder = Path("runs") / (f"{experiment.name}-{wandb_id}" if wandb_id else experiment.name)
@@ -128,7 +130,7 @@ def _with_options(
     def command(experiment: Annotated[Experiment, tyro.conf.arg(name="")] = default) -> Experiment:
         return experiment
 
-    return parse_and_call(command, f"train.py --resume {folder}", arguments)
+    return parse_and_call(command, f"heatmap train --resume {folder}", arguments)
 
 
 def _check_changes(
@@ -186,7 +188,7 @@ def _run(run: "Run", folder: Path) -> None:
         summary = loop.train(run, folder)
     except KeyboardInterrupt:
         if is_first():
-            logger.info(f"to resume, run python tools/train.py --resume {folder}")
+            logger.info(f"to resume, run heatmap train --resume {folder}")
         raise
     outcome = f"trained on all rows, without a score, for {summary['epochs']} epochs"
     if summary["best_mse"] is not None:

@@ -74,6 +74,11 @@ class WandbWriter:
         os.environ["WANDB_ERROR_REPORTING"] = "false"
         try:
             import wandb  # not in the thread: forked workers would inherit import locks
+        except ModuleNotFoundError:
+            self.failed = True
+            logger.info(
+                "no record for Weights & Biases, since wandb is missing (pip install wandb)"
+            )
         except Exception as error:
             self._fail(error)
         else:

@@ -156,7 +156,7 @@ def _warn_if_asymmetric(
     if change > MAX_ASYMMETRY and distributed.rank() == 0:
         logger.warning(
             f"mirroring moves a landmark of the mean face by {100 * change:.0f} % of its radius, "
-            "so the mirror pairs seem to be wrong; find them with tools/data.py symmetry and pass "
+            "so the mirror pairs seem to be wrong; find them with heatmap data symmetry and pass "
             "the file as --data.symmetry, or do not mirror: --augment.mirror 0"
         )
 
