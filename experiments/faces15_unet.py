@@ -1,6 +1,6 @@
 """What do heatmaps gain with only 15 landmarks, on grey images of 96 pixels?
 
-Run      python tools/train.py experiments/faces15_unet.py --data.root DIR --out RUN
+Run      heatmap train faces15_unet --data.root DIR --out RUN
 Against  experiments/faces15_resnet18.py, which describes the data; same rows and split
 Cost     On 2 CPU cores, random weights: 16 s per epoch of 833 images with validation (the run
          below).

@@ -204,7 +204,7 @@ class EncoderModel(Part, prefix="model"):
     """Encoder of segmentation_models_pytorch, or tu-NAME for one of timm's."""
     weights: str = "imagenet"
     """Encoder weights: the name of pretrained ones, bundled (those of the package that
-    heatmap[pretrained] installs), a local file, or none (random)."""
+    the extra [pretrained] installs), a local file, or none (random)."""
     mean: tuple[Fraction, Fraction, Fraction] | None = None
     """Means of red, green and blue, 0 to 1, to subtract from images. Default: those that the
     pretrained weights were trained with."""

@@ -70,7 +70,7 @@ def train(
     capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> Train:
-    """Runs train.py in this process."""
+    """Runs heatmap train in this process."""
     monkeypatch.setenv("COLUMNS", "200")
 
     def run(*arguments: object) -> Done:
@@ -139,7 +139,7 @@ def test_help_shows_every_field_with_its_default_and_does_not_import_torch(
 def test_without_arguments_the_usage_is_shown(train: Train) -> None:
     done = train()
     assert done.code == 2
-    assert "train.py EXPERIMENT.py --out RUN" in done.out
+    assert "heatmap train EXPERIMENT --out RUN" in done.out
     assert train("--help").code == 0
 
 
@@ -552,7 +552,7 @@ def test_a_stopped_run_says_how_to_resume(
     run = tmp_path / "run"
     with caplog.at_level("INFO", "heatmap"):
         assert main([str(experiment), "--data.root", str(tiny_contest), "--out", str(run)]) == 1
-    assert f"to resume, run python tools/train.py --resume {run}" in caplog.text
+    assert f"to resume, run heatmap train --resume {run}" in caplog.text
 
 
 # ------------------------------------------------------------------- mistyped and wrong arguments
@@ -564,7 +564,7 @@ def test_the_closest_command_is_suggested_for_a_mistyped_one(
     for command, message in (
         (["data", "chek"], "unknown command 'chek'; did you mean 'check'?"),
         (["evalute"], "unknown command 'evalute'; did you mean 'evaluate'?"),
-        (["data", "qqq"], "usage: data.py COMMAND"),
+        (["data", "qqq"], "usage: heatmap data COMMAND"),
         ([], "usage: heatmap COMMAND"),
     ):
         assert cli.main(command) == 2

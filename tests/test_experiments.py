@@ -15,7 +15,7 @@ from heatmap.data import contest
 from heatmap.data.synthetic.contest import make_contest
 
 ROOT = Path(__file__).resolve().parents[1]
-EXPERIMENTS = sorted((ROOT / "experiments").glob("*.py"))
+EXPERIMENTS = sorted((ROOT / "experiments").glob("[!_]*.py"))
 
 Tool = Callable[..., int]
 
