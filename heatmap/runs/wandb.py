@@ -75,10 +75,7 @@ class WandbWriter:
         try:
             import wandb  # not in the thread: forked workers would inherit import locks
         except ModuleNotFoundError:
-            self.failed = True
-            logger.info(
-                "no record for Weights & Biases, since wandb is missing (pip install wandb)"
-            )
+            self._fail("wandb is missing: run pip install wandb")
         except Exception as error:
             self._fail(error)
         else:
