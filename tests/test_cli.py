@@ -591,6 +591,16 @@ def test_a_data_folder_passed_as_a_run_is_named_and_vice_versa(
     assert f"{run}: a run, not a data folder; expected DIR" in capsys.readouterr().err
 
 
+def test_an_input_in_the_place_of_the_run_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.jpg").touch()
+    for arguments in ([f"{tmp_path}/a.jpg"], [f"{tmp_path}/a.jpg", "b.jpg"], [str(tmp_path)]):
+        assert cli.main(["predict", *arguments]) == 2
+        message = f"{arguments[0]} is not a run; expected heatmap predict RUN {arguments[0]}"
+        assert message in capsys.readouterr().err
+
+
 def test_only_a_submission_is_scored_with_a_solution(
     tmp_path: Path, tiny_contest: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

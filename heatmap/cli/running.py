@@ -145,6 +145,7 @@ def run_command(action: Callable[[], None]) -> int:
         return 1
     # set before torch is imported: spinning threads slow a busy machine by up to 50 times
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # else each retry of a download is shown
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may be no text
         sys.stdout.reconfigure(errors="backslashreplace")
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
