@@ -22,11 +22,11 @@ def completion_script(shell: str) -> str:
     experiment = load_experiment(experiment_file("unet"))
     commands, data_commands = tyro.extras.SubcommandApp(), tyro.extras.SubcommandApp()
     for name in [name for name in cli.COMMANDS if name not in ("train", "data")]:
-        commands.command(getattr(import_module(f"heatmap.cli.{name}"), name), name=name)
-    commands.command(train.command_of(experiment), name="train")
+        commands.command(name=name)(getattr(import_module(f"heatmap.cli.{name}"), name))
+    commands.command(name="train")(train.command_of(experiment))
     for name, command in data.COMMANDS.items():
-        data_commands.command(command, name=name)
-    data_commands.command(data.show_command(experiment), name="show")
+        data_commands.command(name=name)(command)
+    data_commands.command(name="show")(data.show_command(experiment))
     data_commands.command(convert, name="convert")
     commands.command(data_commands, name="data")
     output = io.StringIO()
