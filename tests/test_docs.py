@@ -176,6 +176,6 @@ def test_option_tables_are_up_to_date(page: Path) -> None:
 
 def test_readme_is_short_and_leads_to_every_page() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 135
+    assert len(text.splitlines()) <= 140
     for page in [*PAGES[1:], ROOT / "CHANGELOG.md"]:
         assert f"({page.relative_to(ROOT)})" in text
