@@ -74,7 +74,8 @@ class Data(Part, prefix="data", renamed={"crop_cache": None}):
     fold: Index = 0
     """Fold to validate on, counted from 0. Fold 0 is the same as data.validation 1/folds."""
     exclude: Path | None = None
-    """Table (comma or TAB; file_name) of images not to train on. They stay in validation."""
+    """Table (comma or TAB; file_name) or plain list of images not to train on. They stay in
+    validation. Names of images that are not there are logged."""
     person_pattern: str = "(.+)_[^_]+$"
     """Regular expression for the file name; its first group is the person."""
     multiplier: Annotated[int, "[1, 1000]"] = 1
