@@ -371,32 +371,6 @@ def test_the_contest_can_be_read(small_contest: Path) -> None:
     assert not (small_contest / "test" / "landmarks.csv").exists()
 
 
-def test_a_non_empty_folder_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match="not an empty folder"):
-        make_contest(tmp_path, count=1, seed=0)
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
-
-
-def test_a_failure_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
-        raise OSError("the disk is full")
-
-    monkeypatch.setattr("heatmap.data.synthetic.contest.write_landmarks", fail)
-    with pytest.raises(OSError, match="the disk is full"):
-        make_contest(tmp_path / "out", count=1, seed=0)
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("name", "value"), [("count", 0), ("test_count", -1), ("seed", -1), ("workers", 0)]
-)
-def test_numbers_out_of_range_are_refused(tmp_path: Path, name: str, value: int) -> None:
-    numbers: dict[str, Any] = {"count": 1, "seed": 0, name: value}
-    with pytest.raises(ValueError, match=f"{name} must be at least ., got {value}"):
-        make_contest(tmp_path / "out", **numbers)
-
-
 def run_tool(*arguments: str) -> subprocess.CompletedProcess[str]:
     tool = Path(__file__).parents[2] / "tools" / "data.py"
     return subprocess.run(

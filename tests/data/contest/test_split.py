@@ -162,12 +162,6 @@ def test_auto_splits_by_person_if_names_show_people(names: list[str], rule: str)
 @pytest.mark.parametrize(
     ("names", "options", "fragment"),
     [
-        (names_of(9), {"share": -0.1}, r"must be in \[0, 1\), got -0.1"),
-        (names_of(9), {"share": 1.0}, r"must be in \[0, 1\), got 1"),
-        (names_of(9), {"share": np.nan}, r"must be in \[0, 1\), got nan"),
-        (names_of(9), {"folds": 1}, "no fold 0 of 1"),
-        (names_of(9), {"folds": 3, "fold": 3}, "no fold 3 of 3"),
-        (names_of(9), {"folds": 3, "fold": -1}, "no fold -1 of 3"),
         (names_of(2), {"rule": "order", "folds": 7}, "6 rows by order into 7 folds"),
         (names_of(2), {"rule": "random", "folds": 7}, "6 rows at random .* into 7 folds"),
         (names_of(4), {"rule": "person", "folds": 5}, "12 rows by person into 5 folds"),
