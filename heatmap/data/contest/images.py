@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from heatmap.errors import UserError
 from heatmap.runtime.files import problem_of, read_bytes
@@ -72,12 +71,11 @@ class ImageFile:
     @property
     def is_animated(self) -> bool:
         """Whether it is a GIF, WebP, PNG or AVIF with several frames."""
+        from PIL import Image  # late, since JPEGs do not need it
+
         try:
-            with (
-                warnings.catch_warnings(action="ignore"),
-                Image.open(io.BytesIO(self.data)) as image,
-            ):
-                return getattr(image, "is_animated", False)
+            with warnings.catch_warnings(action="ignore"):  # of many pixels
+                return getattr(Image.open(io.BytesIO(self.data)), "is_animated", False)
         except Exception:  # Pillow raises many kinds for damaged files
             return False
 
