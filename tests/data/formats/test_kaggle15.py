@@ -283,13 +283,6 @@ def test_a_row_that_would_fill_memory_is_not_read(files: Path, tmp_path: Path) -
         convert(archive, tmp_path / "out")
 
 
-def test_a_non_empty_folder_is_refused(kaggle15_files: Path, tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match="not an empty folder"):
-        convert(kaggle15_files, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
-
-
 # ------------------------------------------------------------------------------------ submission
 
 
@@ -367,8 +360,6 @@ def test_the_command_converts_real_faces(faces15: Path, tmp_path: Path) -> None:
 
     done = subprocess.run([*command, *options], capture_output=True, text=True)
     assert done.returncode == 1 and "not an empty folder" in done.stderr
-    done = subprocess.run([*command[:3], "kaggle51"], capture_output=True, text=True)
-    assert done.returncode == 2 and "kaggle15" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["training.zip", "training.csv"])
