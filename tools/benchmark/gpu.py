@@ -82,14 +82,17 @@ class Bench:
         **train: Any,
     ) -> config.Experiment:
         """experiments/unet.py with random weights on the drawn faces; CPUs use fp32, not bf16."""
-        train = {"batch": 64, "precision": "bf16", "compile": "loss", "epochs": 2} | train
+        defaults = {"batch": 64, "precision": "bf16", "compile": "loss", "epochs": 2}
+        train = {**defaults, **train}
         crop = UNET.crop
         if not self.on_gpu:
             train["precision"] = "fp32"
         if self.tiny:
             train["batch"], crop = 2, replace(crop, height=32, width=32)
-            encoder = "tu-test_resnet" if isinstance(model, config.UNet) else "densenet121"
-            model = replace(model, encoder=encoder, width=8)
+            if isinstance(model, config.UNet):
+                model = replace(model, encoder="tu-test_resnet", width=8)
+            else:
+                model = replace(model, encoder="densenet121", width=8)
         return replace(
             UNET,
             data=config.Data(root=self.contest, workers=workers, split="order"),
