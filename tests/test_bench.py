@@ -227,10 +227,7 @@ def test_measured_memory_excludes_other_memory() -> None:
     ],
 )
 def test_the_command_refuses_wrong_options(
-    tool: Tool,
-    arguments: tuple[object, ...],
-    words: str,
-    capsys: pytest.CaptureFixture[str],
+    tool: Tool, arguments: tuple[object, ...], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert tool("bench", *arguments) == 2
     assert words in capsys.readouterr().err

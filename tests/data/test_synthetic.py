@@ -1,7 +1,7 @@
 """Synthetic faces: landmark order, painted features at their landmarks, readable files."""
 
-import dataclasses
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +34,16 @@ def plain_face(seed: int, index: int, width: int = 240, *, mouth_open: float = 0
     face = sample_face(seed, index)
     factor = width / face.camera.width
     height = round(face.camera.height * factor)
-    return dataclasses.replace(
+    return replace(
         face,
-        expression=dataclasses.replace(face.expression, eye_open=1.1, mouth_open=mouth_open),
-        pose=dataclasses.replace(
+        expression=replace(face.expression, eye_open=1.1, mouth_open=mouth_open),
+        pose=replace(
             face.pose,
             scale_px=face.pose.scale_px * factor,
             x_image=face.pose.x_image * factor,
             y_image=face.pose.y_image * factor,
         ),
-        look=dataclasses.replace(
+        look=replace(
             face.look,
             hair=Hair(colour=BLACK, length=0.5, volume=0.1, fringe=0, parting=0, curl=0),
             glasses=None,
@@ -55,7 +55,7 @@ def plain_face(seed: int, index: int, width: int = 240, *, mouth_open: float = 0
             lashes=0.2,
         ),
         light=Light(direction=(0, 0, 1), ambient=1, gain=(1, 1, 1), gamma=1),
-        camera=dataclasses.replace(
+        camera=replace(
             face.camera,
             height=height,
             width=width,
@@ -72,8 +72,8 @@ def colour_change(face: FaceSpec, *colours: str) -> np.ndarray:
 
     def image(colour: synthetic.Colour) -> np.ndarray:
         repainted: dict[str, Any] = dict.fromkeys(colours, colour)
-        look = dataclasses.replace(face.look, **repainted)
-        return paint(dataclasses.replace(face, look=look))[0].astype(np.float64)
+        look = replace(face.look, **repainted)
+        return paint(replace(face, look=look))[0].astype(np.float64)
 
     difference = np.abs(image(WHITE) - image(BLACK)).max(-1)
     return difference / np.percentile(difference[difference > 10], 90)
@@ -152,10 +152,10 @@ def test_features_are_painted_at_their_landmarks(
 @pytest.mark.parametrize("index", range(4))
 def test_the_iris_is_centred_on_the_pupil(index: int) -> None:
     face = plain_face(12, index, 420)
-    face = dataclasses.replace(  # otherwise the lids hide one side
+    face = replace(  # otherwise the lids hide one side
         face,
-        expression=dataclasses.replace(face.expression, gaze_x=0, gaze_y=0, eye_open=1.3),
-        pose=dataclasses.replace(face.pose, roll_deg=0, yaw_deg=10),
+        expression=replace(face.expression, gaze_x=0, gaze_y=0, eye_open=1.3),
+        pose=replace(face.pose, roll_deg=0, yaw_deg=10),
     )
     points = landmarks(face)
     coloured = without_holes(colour_change(face, "iris") > 0.25)
@@ -174,7 +174,7 @@ def test_the_crease_next_to_the_nose_follows_the_landmarks(
     index: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     face = plain_face(13, index, 420)
-    face = dataclasses.replace(face, pose=dataclasses.replace(face.pose, yaw_deg=0))
+    face = replace(face, pose=replace(face.pose, yaw_deg=0))
     with_nose, points = paint(face)
     monkeypatch.setattr(drawing, "_paint_nose", lambda painting: None)
     without_nose, _ = paint(face)
@@ -192,9 +192,7 @@ def test_the_crease_next_to_the_nose_follows_the_landmarks(
 def test_landmarks_are_in_the_contests_order() -> None:
     for index in range(20):
         face = plain_face(14, index)
-        face = dataclasses.replace(
-            face, pose=dataclasses.replace(face.pose, yaw_deg=0, pitch_deg=0, roll_deg=0)
-        )
+        face = replace(face, pose=replace(face.pose, yaw_deg=0, pitch_deg=0, roll_deg=0))
         points = landmarks(face)
         x, y = points.T
         assert points.shape == (971, 2)
@@ -240,17 +238,17 @@ def test_a_mirrored_face_has_the_mirrored_landmarks() -> None:
     for index in range(20):
         face = sample_face(17, index)
         expression, pose = face.expression, face.pose
-        mirrored = dataclasses.replace(
+        mirrored = replace(
             face,
-            shape=dataclasses.replace(face.shape, lean=-face.shape.lean),
-            expression=dataclasses.replace(
+            shape=replace(face.shape, lean=-face.shape.lean),
+            expression=replace(
                 expression,
                 gaze_x=-expression.gaze_x,
                 brow_difference=-expression.brow_difference,
                 eye_difference=-expression.eye_difference,
                 smile_difference=-expression.smile_difference,
             ),
-            pose=dataclasses.replace(
+            pose=replace(
                 pose,
                 yaw_deg=-pose.yaw_deg,
                 roll_deg=-pose.roll_deg,
@@ -294,7 +292,7 @@ def test_sizes_positions_and_borders_match_the_contests() -> None:
 
 def test_an_image_has_its_cameras_size_and_black_borders() -> None:
     face = plain_face(19, 0, 130)
-    face = dataclasses.replace(face, camera=dataclasses.replace(face.camera, borders=(3, 20, 0, 7)))
+    face = replace(face, camera=replace(face.camera, borders=(3, 20, 0, 7)))
     image, points_image = paint(face)
     assert image.shape == (face.camera.height, 130, 3) and image.dtype == np.uint8
     is_black = (image == 0).all(-1)

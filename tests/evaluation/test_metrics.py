@@ -20,11 +20,7 @@ from heatmap.inference.predict import View
 from heatmap.networks import CropPrediction, Network
 from heatmap.runs import checkpoint
 from heatmap.runs.folder import RunFolder
-from heatmap.runs.per_image import (
-    read_per_image,
-    write_errors,
-    write_per_image,
-)
+from heatmap.runs.per_image import read_per_image, write_errors, write_per_image
 from heatmap.schemes import GROUPS
 
 CPU = torch.device("cpu")

@@ -34,9 +34,7 @@ def clip(
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{}, {"weighted": False}, {"common": 0.8}, {"sigma": 0.03}, {"sigma": 6.0}],
-    ids=str,
+    "options", [{}, {"weighted": False}, {"common": 0.8}, {"sigma": 0.03}, {"sigma": 6.0}], ids=str
 )
 def test_jitter_of_a_still_face_shrinks_four_times(options: dict[str, float]) -> None:
     truth, raw, filtered = (part[60:] for part in clip(lambda t: 0.0, **options))
