@@ -70,7 +70,7 @@ class ImageFile:
 
     @property
     def is_animated(self) -> bool:
-        """Whether it is a GIF, WebP, PNG or AVIF with several frames."""
+        """Whether the file holds several frames, as animated GIF, WebP, PNG and AVIF do."""
         from PIL import Image  # late, since JPEGs do not need it
 
         try:
