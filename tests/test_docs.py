@@ -23,6 +23,7 @@ PAGES = [
     ROOT / "experiments" / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
 ]
+FILE = re.compile(r"# (\w+\.py)\n")  # the first line of a block to save instead of running it
 BLOCK = re.compile(r"^```(bash|python)([a-z ]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 POOLED = ("check", "stats", "split")
 RUN_ELSEWHERE = {"export.md"}  # its example needs an ONNX file: tests/inference/test_export.py
@@ -32,11 +33,10 @@ TOOL = re.compile(r"tools/(?:benchmark/)?\w+\.py")
 by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
-def blocks(page: Path, language: str) -> Iterator[tuple[set[str], str]]:
-    """The marks and the text of a page's code blocks."""
+def blocks(page: Path) -> Iterator[tuple[str, set[str], str]]:
+    """The language, the marks and the text of a page's code blocks."""
     for match in BLOCK.finditer(page.read_text(encoding="utf-8")):
-        if match[1] == language:
-            yield set(match[2].split()), match[3]
+        yield match[1], set(match[2].split()), match[3]
 
 
 def commands(block: str) -> list[list[str]]:
@@ -84,25 +84,34 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @by_page
 def test_commands_run(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
-    for marks, block in blocks(page, "bash"):
+    names: dict[str, object] = {"__name__": "example"}  # of the page, as in a notebook
+    for language, marks, block in blocks(page):
         assert marks <= NOT_RUN
-        for words in [] if marks else commands(block):
-            assert words[0] == "python" and TOOL.fullmatch(words[1]), f"cannot run {words}"
-            if words[1].endswith("submit.py"):  # other pages write the same file
-                Path(words[words.index("--out") + 1]).unlink(missing_ok=True)
-            # each process of a pool would import torch
-            is_pooled = words[1:3] in (["tools/data.py", name] for name in POOLED)
-            code, _ = run_tool(words[1], words[2:] + ["--workers", "1"] * is_pooled)
-            assert code == 0, f"{shlex.join(words)} exits with {code}"
-    for marks, block in blocks(page, "python"):
-        if not marks and page.name not in RUN_ELSEWHERE:
-            exec(compile(block, str(page), "exec"), {"__name__": "example"})
+        if marks:
+            continue
+        if file := FILE.match(block):
+            Path(file[1]).write_text(block)
+        elif language == "bash":
+            for words in commands(block):
+                run_command(words)
+        elif page.name not in RUN_ELSEWHERE:
+            exec(compile(block, str(page), "exec"), names)
+
+
+def run_command(words: list[str]) -> None:
+    assert words[0] == "python" and TOOL.fullmatch(words[1]), f"cannot run {words}"
+    if words[1].endswith("submit.py"):  # other pages write the same file
+        Path(words[words.index("--out") + 1]).unlink(missing_ok=True)
+    # each process of a pool would import torch
+    is_pooled = words[1:3] in (["tools/data.py", name] for name in POOLED)
+    code, _ = run_tool(words[1], words[2:] + ["--workers", "1"] * is_pooled)
+    assert code == 0, f"{shlex.join(words)} exits with {code}"
 
 
 @by_page
 def test_options_of_commands_exist(page: Path) -> None:
-    for _, block in blocks(page, "bash"):
-        for words in commands(block):
+    for language, _, block in blocks(page):
+        for words in commands(block) if language == "bash" else []:
             scripts = [index for index, word in enumerate(words) if TOOL.fullmatch(word)]
             if not scripts:
                 continue
@@ -124,7 +133,8 @@ def subcommand(script: str, arguments: list[str]) -> tuple[str, ...]:
     """The arguments that choose what a script's --help shows."""
     name = Path(script).stem
     if name == "train":
-        return ("experiments/unet.py",) if arguments[0] == "--resume" else (arguments[0],)
+        exists = (ROOT / arguments[0]).exists()  # not a file that the page writes, nor --resume
+        return (arguments[0] if exists else "experiments/unet.py",)
     if name == "submit" and "--average" in arguments:
         return ("--average",)
     if name == "data":

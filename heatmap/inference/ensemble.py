@@ -114,7 +114,8 @@ class Ensemble:
             trained_decoder = getattr(run.experiment.model, "decoder", None)
             decoder = getattr(run.network, "landmark_decoder", trained_decoder)
             if decoder != trained_decoder:
-                return " ".join([*options, "--decoder", str(decoder)])
+                name = getattr(decoder, "__name__", decoder)
+                return " ".join([*options, "--decoder", str(name)])
         return " ".join(options)
 
     def fingerprints(self) -> dict[str, str]:
