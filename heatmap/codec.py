@@ -101,6 +101,11 @@ def decode(heatmaps: Tensor, sigma: float, decoder: Decoder = "window") -> Decod
     return Decoded(*(part.reshape(leading + part.shape[1:]) for part in decoded))
 
 
+def name_of(decoder: Decoder) -> str:
+    """Returns the name of a decoder, also of a function."""
+    return decoder if isinstance(decoder, str) else getattr(decoder, "__name__", "function")
+
+
 class Windows(NamedTuple):
     """Windows of w x w pixels around the peaks of n maps; n is last, for long inner loops."""
 

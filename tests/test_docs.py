@@ -129,16 +129,22 @@ def test_options_of_experiments_named_in_the_text_exist(page: Path) -> None:
     assert not named - set().union(*known)
 
 
+def existing(experiment: str) -> str:
+    """Another experiment for one that the page writes."""
+    return experiment if (ROOT / experiment).exists() else "experiments/unet.py"
+
+
 def subcommand(script: str, arguments: list[str]) -> tuple[str, ...]:
     """The arguments that choose what a script's --help shows."""
     name = Path(script).stem
-    if name == "train":
-        exists = (ROOT / arguments[0]).exists()  # not a file that the page writes, nor --resume
-        return (arguments[0] if exists else "experiments/unet.py",)
+    if name == "train":  # or --resume, which has the same options
+        return (existing(arguments[0]),)
     if name == "submit" and "--average" in arguments:
         return ("--average",)
+    if name == "data" and arguments[0] == "show":
+        return "show", existing(arguments[1])
     if name == "data":
-        return tuple(arguments[: 2 if arguments[0] in ("show", "convert", "export") else 1])
+        return tuple(arguments[: 2 if arguments[0] in ("convert", "export") else 1])
     return ()
 
 

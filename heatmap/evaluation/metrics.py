@@ -321,8 +321,7 @@ def evaluate_run(
     )  # fmt: skip
     out = _output_folder(ensemble, labels, root, decoder)
     if errors is None:
-        scores = distributed.from_first({})
-        return Evaluation(out.path, scores, ensemble, device, folder, labels)
+        return Evaluation(out.path, distributed.from_first({}), ensemble, device, folder, labels)
     scores = summary(errors) | {"table": labels.fingerprint}
     num_images = len(rows) / distributed.world()  # per process
     milliseconds = {part: 1000 * seconds / num_images for part, seconds in watch.seconds().items()}
@@ -388,9 +387,8 @@ def _output_folder(
     if first.table_hash != labels.fingerprint:
         out = out.evaluation(root.resolve().name)
     checkpoint = "" if first.path.stem == "best" else first.path.stem
-    name = "-".join(
-        filter(None, (checkpoint, ensemble.name, getattr(decoder, "__name__", decoder)))
-    )
+    decoder_name = codec.name_of(decoder) if decoder else ""
+    name = "-".join(filter(None, (checkpoint, ensemble.name, decoder_name)))
     return out.evaluation(name) if name else out
 
 
