@@ -53,8 +53,8 @@ def train(experiment: Experiment, out: Path | str) -> TrainedSummary:
     """Trains an experiment, and writes its run folder.
 
     Example:
-        >>> from heatmap_experiments import unet
-        >>> heatmap.train(unet.EXPERIMENT, "runs/unet").best_mse
+        >>> experiment = Experiment(name="unet", data=Data(root="contest01_data"), model=UNet())
+        >>> heatmap.train(experiment, "runs/unet").best_mse
 
     Args:
         experiment: what to train; make variants with `dataclasses.replace`.
