@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from heatmap.errors import UserError
-from heatmap.runtime.validate import check_fields, parse_json, typed
+from heatmap.runtime.validate import Function, check_fields, parse_json, typed
 
 T = TypeVar("T")
 
@@ -184,6 +184,8 @@ class Augment(Part, prefix="augment"):
     """Probability of covering a random rectangle with one colour; its landmarks still count."""
     erase_area: tuple[Fraction, Fraction] = (0.01, 0.02)
     """Smallest and largest area of that rectangle, as fractions of the crop."""
+    extra: Function | None = None
+    """Your function, FILE.py:FUNCTION or MODULE:FUNCTION, that changes the batch after all this."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -192,7 +194,7 @@ class Augment(Part, prefix="augment"):
         _check(0 < smallest <= largest, f"{wanted}, not {smallest} and {largest}")
 
 
-# The names in `losses.LOSSES`, which imports torch.
+# The names in `losses.LOSSES`, which imports torch. A loss may also be a function: docs/extend.md.
 HeatmapLoss = Literal["adaptive_wing", "mse"]
 PointLoss = Literal["mse", "mae", "smooth_l1", "wing"]
 
@@ -225,11 +227,12 @@ class HeatmapModel(EncoderModel):
     """Standard deviation of the target Gaussians in heatmap pixels, 0.5 to 10."""
     sigma_start: Annotated[float, "(0, 10]"] | None = None
     """First sigma of the targets, up to 10; shrinks to sigma as the loss settles (Adaloss)."""
-    loss: HeatmapLoss | Literal["none"] = "adaptive_wing"
-    """Loss of the heatmaps; none trains on coordinates alone (coordinate_loss)."""
+    loss: HeatmapLoss | Literal["none"] | Function = "adaptive_wing"
+    """Loss of the heatmaps: a name or your function; none trains on coordinates alone
+    (coordinate_loss)."""
     weight_map: NotNegative = 10.0
     """Extra weight of pixels near a landmark in the loss; 0 is the plain loss."""
-    coordinate_loss: PointLoss | Literal["none"] = "none"
+    coordinate_loss: PointLoss | Literal["none"] | Function = "none"
     """Loss of the maps' soft-argmax in crop pixels, trained end to end (integral regression)."""
     coordinate_weight: NotNegative = 1.0
     """Factor of the coordinate loss in the total loss."""
@@ -292,8 +295,8 @@ class Direct(EncoderModel):
     """Units of a hidden layer with ReLU; 0 for none, as in the organisers' baseline."""
     dropout: BelowOne = 0.0
     """Dropout probability of the last layer's inputs."""
-    loss: PointLoss = "mse"
-    """Loss of the x and y distances in crop pixels."""
+    loss: PointLoss | Function = "mse"
+    """Loss of the x and y distances in crop pixels: a name or your function."""
 
 
 Model = UNet | DenseUNet | Direct

@@ -24,6 +24,7 @@ PAGES = [
     ROOT / "experiments" / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
 ]
+FILE = re.compile(r"# (\w+\.py)\n")  # the first line of a block to save instead of running it
 BLOCK = re.compile(r"^```(bash|python)([a-z ]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 POOLED = ("check", "stats", "split")
 RUN_ELSEWHERE = {"export.md"}  # its example needs an ONNX file: tests/inference/test_export.py
@@ -33,11 +34,10 @@ TOOL = re.compile(r"tools/(?:benchmark/)?\w+\.py|heatmap")
 by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
-def blocks(page: Path, language: str) -> Iterator[tuple[set[str], str]]:
-    """The marks and the text of a page's code blocks."""
+def blocks(page: Path) -> Iterator[tuple[str, set[str], str]]:
+    """The language, the marks and the text of a page's code blocks."""
     for match in BLOCK.finditer(page.read_text(encoding="utf-8")):
-        if match[1] == language:
-            yield set(match[2].split()), match[3]
+        yield match[1], set(match[2].split()), match[3]
 
 
 def commands(block: str) -> list[list[str]]:
@@ -86,26 +86,35 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @by_page
 def test_commands_run(page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
-    for marks, block in blocks(page, "bash"):
+    names: dict[str, object] = {"__name__": "example"}  # of the page, as in a notebook
+    for language, marks, block in blocks(page):
         assert marks <= NOT_RUN
-        for words in [] if marks else commands(block):
-            script, *arguments = words[words[0] == "python" :]
-            assert TOOL.fullmatch(script), f"cannot run {words}"
-            if arguments[:1] == ["submit"]:  # other pages write the same file
-                Path(words[words.index("--out") + 1]).unlink(missing_ok=True)
-            # each process of a pool would import torch
-            is_pooled = arguments[:2] in (["data", name] for name in POOLED)
-            code, _ = run_tool(script, arguments + ["--workers", "1"] * is_pooled)
-            assert code == 0, f"{shlex.join(words)} exits with {code}"
-    for marks, block in blocks(page, "python"):
-        if not marks and page.name not in RUN_ELSEWHERE:
-            exec(compile(block, str(page), "exec"), {"__name__": "example"})
+        if marks:
+            continue
+        if file := FILE.match(block):
+            Path(file[1]).write_text(block)
+        elif language == "bash":
+            for words in commands(block):
+                run_command(words)
+        elif page.name not in RUN_ELSEWHERE:
+            exec(compile(block, str(page), "exec"), names)
+
+
+def run_command(words: list[str]) -> None:
+    script, *arguments = words[words[0] == "python" :]
+    assert TOOL.fullmatch(script), f"cannot run {words}"
+    if arguments[:1] == ["submit"]:  # other pages write the same file
+        Path(words[words.index("--out") + 1]).unlink(missing_ok=True)
+    # each process of a pool would import torch
+    is_pooled = arguments[:2] in (["data", name] for name in POOLED)
+    code, _ = run_tool(script, arguments + ["--workers", "1"] * is_pooled)
+    assert code == 0, f"{shlex.join(words)} exits with {code}"
 
 
 @by_page
 def test_options_of_commands_exist(page: Path) -> None:
-    for _, block in blocks(page, "bash"):
-        for words in commands(block):
+    for language, _, block in blocks(page):
+        for words in commands(block) if language == "bash" else []:
             scripts = [index for index, word in enumerate(words) if TOOL.fullmatch(word)]
             if not scripts:
                 continue
@@ -124,18 +133,23 @@ def test_options_of_experiments_named_in_the_text_exist(page: Path) -> None:
     assert not named - set().union(*known)
 
 
-def subcommand(arguments: list[str]) -> tuple[str, ...]:
-    """The arguments that choose what --help of heatmap shows."""
-    match arguments:
-        case ["train", "--resume", *_]:
-            return "train", "unet"
-        case ["submit", *options] if "--average" in options:
-            return "submit", "--average"
-        case ["data", "show" | "convert" | "export", *_]:
-            return tuple(arguments[:3])
-        case ["train" | "data", *_]:
-            return tuple(arguments[:2])
-    return tuple(arguments[:1])
+def existing(experiment: str) -> str:
+    """Another experiment for one that the page writes."""
+    return experiment if (ROOT / experiment).exists() else "experiments/unet.py"
+
+
+def subcommand(script: str, arguments: list[str]) -> tuple[str, ...]:
+    """The arguments that choose what a script's --help shows."""
+    name = Path(script).stem
+    if name == "train":  # or --resume, which has the same options
+        return (existing(arguments[0]),)
+    if name == "submit" and "--average" in arguments:
+        return ("--average",)
+    if name == "data" and arguments[0] == "show":
+        return "show", existing(arguments[1])
+    if name == "data":
+        return tuple(arguments[: 2 if arguments[0] in ("convert", "export") else 1])
+    return ()
 
 
 @functools.cache

@@ -2,7 +2,6 @@
 
 import difflib
 import functools
-import importlib.util
 import inspect
 import io
 import logging
@@ -17,10 +16,9 @@ import tyro
 
 from heatmap.config import Experiment
 from heatmap.errors import UsageError, UserError, shortened
-from heatmap.runtime.machine import first_line, is_out_of_memory
+from heatmap.runtime.functions import module_name, module_of
+from heatmap.runtime.machine import first_line, is_first, is_out_of_memory, log_to_terminal
 from heatmap.runtime.validate import typed
-
-logger = logging.getLogger("heatmap")
 
 RECIPES = Path(__file__).resolve().parents[2] / "heatmap_experiments"
 OPTIONAL = ("matplotlib", "wandb")  # libraries of the extra "full" that commands import
@@ -48,7 +46,7 @@ def with_experiment(
     try:
         path = experiment_file(arguments[0])
         command = command_for(load_experiment(path))
-        title = sys.modules[_module_name(path)].__doc__ or ""
+        title = sys.modules[module_name(path)].__doc__ or ""
         return parse_and_call(command, f"{program} {arguments[0]}", arguments[1:], title)
     except UserError as error:
         _print_error(str(error))
@@ -113,25 +111,11 @@ def load_experiment(path: Path) -> Experiment:
     """
     from heatmap.runs.wandb import with_environment  # late, for the commands without experiments
 
-    sys.path.insert(0, str(path.resolve().parent.parent))
-    spec = importlib.util.spec_from_file_location(_module_name(path), path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    try:
-        spec.loader.exec_module(module)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    except (Exception, SystemExit) as error:  # a user's file may fail in any way
-        raise UserError(f"{path}: {type(error).__name__}: {first_line(error)}") from error
+    module = module_of(path)
     experiment = getattr(module, "EXPERIMENT", None)
     if not isinstance(experiment, Experiment):
         raise UserError(f"{path}: defines no EXPERIMENT = Experiment(...)")
     return with_environment(experiment)
-
-
-def _module_name(path: Path) -> str:
-    return f"{path.resolve().parent.name}.{path.stem}"
 
 
 def run_command(action: Callable[[], None]) -> int:
@@ -148,9 +132,8 @@ def run_command(action: Callable[[], None]) -> int:
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # else each retry of a download is shown
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may be no text
         sys.stdout.reconfigure(errors="backslashreplace")
-    logging.basicConfig(format="%(message)s", stream=sys.stdout)
+    log_to_terminal()
     logging.getLogger("torch.utils.cpp_extension").addFilter(_is_not_about_cuda_home)
-    logger.setLevel(logging.INFO if is_first() else logging.ERROR)
     try:
         action()
         if "RANK" in os.environ:
@@ -195,14 +178,6 @@ def unknown_command(arguments: Sequence[str], commands: Iterable[str], usage: st
     else:
         sys.stderr.write(usage)
     return 2
-
-
-def is_first() -> bool:
-    """Whether this is the only process, or the first that torchrun started.
-
-    Reads the environment, because `distributed.rank` would import torch for every `--help`.
-    """
-    return os.environ.get("RANK", "0") == "0"
 
 
 def _print_error(message: str) -> None:

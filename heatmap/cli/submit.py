@@ -7,10 +7,11 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from heatmap.cli.running import is_first, parse_and_call, run_command
+from heatmap.cli.running import parse_and_call, run_command
 from heatmap.config import Positive
 from heatmap.errors import UsageError, UserError
 from heatmap.runtime.columns import counted
+from heatmap.runtime.machine import is_first
 
 
 def submit(

@@ -78,6 +78,8 @@ class TrainingData:
             crops, sample.image_from_crop, points_image, crop_hw, changes, self.permutation,
             sample.inner,
         )  # fmt: skip
+        if experiment.augment.extra:
+            batch = augment.with_extra(batch, experiment.augment.extra, changes)
         weights = send(self.image_weights[sample.row], device)
         return replace(batch, weights=batch.weights * weights[:, None])
 
