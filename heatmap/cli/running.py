@@ -17,7 +17,7 @@ import tyro
 
 from heatmap.config import Experiment
 from heatmap.errors import UsageError, UserError, shortened
-from heatmap.runtime.machine import first_line, is_out_of_memory
+from heatmap.runtime.machine import first_line, problem_of_machine
 from heatmap.runtime.validate import typed
 
 logger = logging.getLogger("heatmap")
@@ -107,7 +107,9 @@ def load_experiment(path: Path) -> Experiment:
         spec.loader.exec_module(module)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    except (Exception, SystemExit) as error:  # a user's file may fail in any way
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a user's file may fail in any way, or call sys.exit
         raise UserError(f"{path}: {type(error).__name__}: {first_line(error)}") from error
     experiment = getattr(module, "EXPERIMENT", None)
     if not isinstance(experiment, Experiment):
@@ -122,8 +124,8 @@ def _module_name(path: Path) -> str:
 def run_command(action: Callable[[], None]) -> int:
     """Runs a command; returns the exit code: 0, 1 for a failure, 2 for wrong usage.
 
-    UserError, OSError and running out of memory are reported in one line; any other exception is
-    raised. Under torchrun only the first process logs, and only the first to fail reports.
+    UserError, OSError and what `problem_of_machine` knows are reported in one line; any other
+    exception is raised. Under torchrun only the first process logs, and only the first to fail reports.
     """
     if sys.platform == "win32":
         _print_error("heatmap runs on Linux and macOS; on Windows use WSL (wsl --install)")
@@ -153,8 +155,8 @@ def run_command(action: Callable[[], None]) -> int:
             sys.stderr.write("stopped\n")
         return 1
     except Exception as error:
-        if is_out_of_memory(error):
-            _print_error(f"out of memory ({first_line(error)}); use a smaller batch or model")
+        if problem := problem_of_machine(error):
+            _print_error(problem)
         elif _is_first_to_fail():
             raise
         return 1

@@ -184,8 +184,8 @@ def _run(run: "Run", folder: Path) -> None:
         logger.info(f"{_format_sizes(run)}\nrun folder    {folder}")
     try:
         summary = loop.train(run, folder)
-    except KeyboardInterrupt:
-        if is_first():
+    except (KeyboardInterrupt, OSError, RuntimeError):  # not the user's error
+        if is_first() and RunFolder(folder).config.is_file():
             logger.info(f"to resume, run python tools/train.py --resume {folder}")
         raise
     outcome = f"trained on all rows, without a score, for {summary['epochs']} epochs"

@@ -80,8 +80,9 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         "shape_prior": prior and vars(prior),
         "state": state and vars(state),
     }
-    with write_atomically(path) as temporary:
-        torch.save(vars(checkpoint) | plain, temporary)
+    # a file of Python, whose errors say more than those of torch
+    with write_atomically(path) as temporary, temporary.open("wb") as file:
+        torch.save(vars(checkpoint) | plain, file)
 
 
 def load(path: Path) -> Checkpoint:
