@@ -109,7 +109,7 @@ def load_experiment(path: Path) -> Experiment:
         raise UserError(f"{path}: {error}") from error
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # a user's file may fail in any way, or call sys.exit
+    except BaseException as error:  # it may fail in any way
         raise UserError(f"{path}: {type(error).__name__}: {first_line(error)}") from error
     experiment = getattr(module, "EXPERIMENT", None)
     if not isinstance(experiment, Experiment):
@@ -125,7 +125,8 @@ def run_command(action: Callable[[], None]) -> int:
     """Runs a command; returns the exit code: 0, 1 for a failure, 2 for wrong usage.
 
     UserError, OSError and what `problem_of_machine` knows are reported in one line; any other
-    exception is raised. Under torchrun only the first process logs, and only the first to fail reports.
+    exception is raised. Under torchrun only the first process logs, and only the first to fail
+    reports.
     """
     if sys.platform == "win32":
         _print_error("heatmap runs on Linux and macOS; on Windows use WSL (wsl --install)")

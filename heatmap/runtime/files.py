@@ -140,7 +140,8 @@ def _naming(path: Path, temporary: Path) -> Iterator[None]:
         written = Path(str(cause.filename2 or cause.filename or path))
         if written != path and not written.is_relative_to(temporary):
             raise
-        kept = f"; the earlier {path.name} is unchanged" if os.path.exists(path) else ""
+        is_kept = os.access(path, os.F_OK)  # False if its disk is gone
+        kept = f"; the earlier {path.name} is unchanged" if is_kept else ""
         reason = str(cause.strerror).removeprefix("cannot be written: ")  # of a file in a folder
         problem = f"cannot be written: {reason}{kept}"
         raise OSError(cause.errno, problem, str(path)) from None
