@@ -115,8 +115,9 @@ def _train_epochs(run: Run, files: RunFolder, ledger: Ledger | None) -> dict[str
         scores, columns = _validate(run, watch)
         row, is_best = _finish_epoch(run, scores)
         row["time/seconds"] = time.monotonic() - epoch_start
-        if ledger and is_best:
+        if ledger:
             _check_exists(files)
+        if ledger and is_best:
             save(run, files.best)
         best_columns = columns if is_best else {}
         if progress.finished:
