@@ -162,7 +162,7 @@ def test_training_stops_cleanly_and_resumes(
         ("submit RUN --data DATA --out OUT/a.csv", "OUT/a.csv"),
         ("predict RUN IMAGES --out OUT/p", "OUT/p"),
         ("export RUN OUT/a.onnx", "OUT/a.onnx"),
-        ("data make OUT/contest --count 2 --test-count 1", "OUT/contest"),
+        ("data make OUT/contest --count 2 --test-count 1 --workers 1", "OUT/contest"),
     ],
 )
 def test_other_commands_stop_cleanly_on_a_full_disk(
