@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from heatmap import config, networks, schemes
-from heatmap.errors import UserError
+from heatmap.errors import UserError, located
 from heatmap.runs.folder import RunFolder, find_run
 from heatmap.runtime.files import read_bytes, write_atomically
 from heatmap.runtime.machine import first_line
@@ -111,12 +111,13 @@ def load(path: Path) -> Checkpoint:
     prior = values.pop("shape_prior", None)
     if prior and not _has_fields(networks.PriorValues, prior):
         raise UserError(f"{path}: its shape prior does not fit this version")
-    return Checkpoint(
-        **values,
-        scheme=scheme and schemes.Scheme.from_dict(scheme),
-        shape_prior=networks.PriorValues(**prior) if prior else None,
-        state=State(**state) if _has_fields(State, state) else None,
-    )
+    with located(path):
+        return Checkpoint(
+            **values,
+            scheme=scheme and schemes.Scheme.from_dict(scheme),
+            shape_prior=networks.PriorValues(**prior) if prior else None,
+            state=State(**state) if _has_fields(State, state) else None,
+        )
 
 
 def _has_fields(kind: type[Checkpoint | State | networks.PriorValues], values: Any) -> bool:
