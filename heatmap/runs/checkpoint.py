@@ -109,12 +109,12 @@ def load(path: Path) -> Checkpoint:
         raise UserError(f"{path}: not a checkpoint of format {FORMAT}")
     scheme, state = values.pop("scheme"), values.pop("state")
     prior = values.pop("shape_prior", None)
-    if prior and not _has_fields(networks.PriorValues, prior):
+    if prior is not None and not _has_fields(networks.PriorValues, prior):
         raise UserError(f"{path}: its shape prior does not fit this version")
     with located(path):
         return Checkpoint(
             **values,
-            scheme=scheme and schemes.Scheme.from_dict(scheme),
+            scheme=None if scheme is None else schemes.Scheme.from_dict(scheme),
             shape_prior=networks.PriorValues(**prior) if prior else None,
             state=State(**state) if _has_fields(State, state) else None,
         )
