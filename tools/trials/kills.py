@@ -296,7 +296,8 @@ def end_state(run: Path) -> dict[str, Any]:
     }
 
 
-_CLOCKS = re.compile(r"time/.*|(validation_)?seconds|minutes|date")
+# and the commit, which may change between runs
+_CLOCKS = re.compile(r"time/.*|(validation_)?seconds|minutes|date|commit")
 
 
 def _comparable(value: Any) -> Any:
