@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from heatmap.cli.convert import convert, export
-from heatmap.cli.curation import CORES, Share, Workers, audit, check, pose, stats, symmetry
+from heatmap.cli.curation import CORES, Share, Workers, apply, audit, check, pose, stats, symmetry
 from heatmap.cli.running import (
     check_ending,
     parse_and_call,
@@ -113,7 +113,7 @@ def split(
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "make": make, "export": export, "pose": pose, "check": check, "stats": stats, "split": split,
-    "symmetry": symmetry, "audit": audit,
+    "symmetry": symmetry, "audit": audit, "apply": apply,
 }  # fmt: skip
 
 
