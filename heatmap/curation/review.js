@@ -46,19 +46,16 @@ function prepare(face) {
       face.basis[y] = im * basis[x] + re * basis[y];
     }
   }
-  face.picture = new Image();
-  face.picture.onload = draw;
-  face.picture.src = face.image;
+  face.picture = Object.assign(new Image(), { onload: draw, src: face.image });
 }
 
-/** The lower Cholesky factor of a positive definite matrix, by rows. */
-function factorise(matrix) {
-  const L = matrix.map((row) => Float64Array.from(row));
-  for (let a = 0; a < L.length; a++) {
+/** Replaces a positive definite matrix, flat by rows, by its lower Cholesky factor. */
+function factorise(L, size) {
+  for (let a = 0; a < size; a++) {
     for (let b = 0; b <= a; b++) {
-      let sum = L[a][b];
-      for (let c = 0; c < b; c++) sum -= L[a][c] * L[b][c];
-      L[a][b] = a === b ? Math.sqrt(sum) : sum / L[b][b];
+      let sum = L[a * size + b];
+      for (let c = 0; c < b; c++) sum -= L[a * size + c] * L[b * size + c];
+      L[a * size + b] = a === b ? Math.sqrt(sum) : sum / L[b * size + b];
     }
   }
   return L;
@@ -66,37 +63,34 @@ function factorise(matrix) {
 
 /** Solves L L' x = values. */
 function solve(L, values) {
-  const x = Float64Array.from(values);
-  for (let a = 0; a < x.length; a++) {
-    for (let b = 0; b < a; b++) x[a] -= L[a][b] * x[b];
-    x[a] /= L[a][a];
+  const x = Float64Array.from(values), size = x.length;
+  for (let a = 0; a < size; a++) {
+    for (let b = 0; b < a; b++) x[a] -= L[a * size + b] * x[b];
+    x[a] /= L[a * size + a];
   }
-  for (let a = x.length - 1; a >= 0; a--) {
-    for (let b = a + 1; b < x.length; b++) x[a] -= L[b][a] * x[b];
-    x[a] /= L[a][a];
+  for (let a = size - 1; a >= 0; a--) {
+    for (let b = a + 1; b < size; b++) x[a] -= L[b * size + a] * x[b];
+    x[a] /= L[a * size + a];
   }
   return x;
 }
 
 /** Fits origin + vectors (2P, size) * amounts, whose precision beforehand is `prior`. */
 function leastSquares(vectors, size, prior, origin, weight, target) {
-  const flat = new Float64Array(size * size), right = new Float64Array(size);
+  const precision = new Float64Array(size * size), right = new Float64Array(size);
+  for (let k = 0; k < size; k++) precision[k * size + k] = prior;
   for (let c = 0; c < 2 * count; c++) {
     const row = c * size, away = target[c] - origin[c], w = weight[c >> 1];
     for (let k = 0; k < size; k++) {
       const scaled = w * vectors[row + k], line = k * size;
       right[k] += scaled * away;
-      for (let m = 0; m <= k; m++) flat[line + m] += scaled * vectors[row + m];
+      for (let m = 0; m <= k; m++) precision[line + m] += scaled * vectors[row + m];
     }
   }
-  const L = factorise(Array.from({ length: size }, (_, k) => {
-    flat[k * size + k] += prior;
-    return flat.subarray(k * size, (k + 1) * size);
-  }));
-  const amounts = solve(L, right), points = new Float64Array(2 * count);
-  for (let c = 0, at = 0; c < 2 * count; c++) {
-    points[c] = origin[c];
-    for (let k = 0; k < size; k++) points[c] += amounts[k] * vectors[at++];
+  const L = factorise(precision, size), amounts = solve(L, right);
+  const points = Float64Array.from(origin);
+  for (let at = 0; at < vectors.length; at++) {
+    points[Math.floor(at / size)] += amounts[at % size] * vectors[at];
   }
   return { points, L };
 }
@@ -125,16 +119,15 @@ function placed(face, label, pinned, shown) {
 
 /** How far a label may be trusted, from 0 to 1 by landmark; neighbours are judged together. */
 function trusts(face, label, { points, L }) {
-  const surprise = new Float64Array(count), solved = new Float64Array(K), flat = new Float64Array(K * K);
-  L.forEach((row, k) => flat.set(row, k * K));
+  const surprise = new Float64Array(count), solved = new Float64Array(K);
   for (let i = 0; i < count; i++) {
     if (!isKnown(label, i)) continue;
     let sum = 2 * face.variance[i]; // and what the fit leaves open along both axes
     for (let row = 2 * i * K; row < 2 * (i + 1) * K; row += K) {
       for (let k = 0; k < K; k++) {
         let value = face.basis[row + k];
-        for (let m = 0, at = k * K; m < k; m++, at++) value -= flat[at] * solved[m];
-        solved[k] = value / flat[k * K + k];
+        for (let m = 0, at = k * K; m < k; m++, at++) value -= L[at] * solved[m];
+        solved[k] = value / L[k * K + k];
         sum += solved[k] * solved[k];
       }
     }
@@ -158,7 +151,8 @@ function bend(face, points, pinned, shown) {
     return groupOf[i] === groupOf[j] ? Math.exp(-(x * x + y * y) / reach) : 0;
   };
   // a tenth of the difference is the landmark's own, so that pins side by side bend nothing wildly
-  const L = factorise(pinned.map((i) => pinned.map((j) => near(i, j) + (i === j ? 0.1 : 0))));
+  const covariance = pinned.flatMap((i) => pinned.map((j) => near(i, j) + (i === j ? 0.1 : 0)));
+  const L = factorise(covariance, pinned.length);
   for (const axis of [0, 1]) {
     const amounts = solve(L, pinned.map((i) => shown[2 * i + axis] - from[2 * i + axis]));
     pinned.forEach((j, index) => {
@@ -196,7 +190,9 @@ function completed(face, base, pins, shown) {
       fitted = leastSquares(face.basis, K, 1, face.mean, weight, target);
       trust = trusts(face, label, fitted);
     }
-    fitted.points.forEach((value, c) => { result[c] = value + trust[c >> 1] * (label[c] - value); });
+    fitted.points.forEach((value, c) => {
+      result[c] = value + trust[c >> 1] * (label[c] - value);
+    });
     bend(face, result, pinned, shown);
   }
   for (const i of pins.keys()) result.set(pointOf(shown, i), 2 * i);
@@ -224,13 +220,8 @@ function change(after, joined = null) {
   step.joined = joined;
   past.push(step);
   future.length = 0;
-  step.forEach(([face, , edit]) => put(face, edit));
+  step.forEach(([face, , edit]) => store(face, edit));
   refresh();
-}
-
-function put(index, edit) {
-  edits[index] = edit;
-  store(index);
 }
 
 function travel(from, to, side) {
@@ -238,7 +229,7 @@ function travel(from, to, side) {
   if (!step) return;
   to.push(step);
   step.joined = null;
-  step.forEach((one) => put(one[0], one[side]));
+  step.forEach((one) => store(one[0], one[side]));
   show(step[0][0]);
 }
 
@@ -273,7 +264,8 @@ function takePrediction() {
 
 function unpin() {
   const { base, shown, pins } = editOf(current), left = new Map(pins);
-  if (left.delete(chosen)) edit({ pins: left, shown: completed(faces[current], base, left, shown) });
+  if (!left.delete(chosen)) return;
+  edit({ pins: left, shown: completed(faces[current], base, left, shown) });
 }
 
 // ---- corrections.csv, as a download and row by row in local storage
@@ -332,10 +324,11 @@ async function openFile(file) {
   notice(`Opened ${file.name}: ${found.length} of its ${rows.length} faces are on this page.`);
 }
 
-function store(index) {
+function store(index, edit) {
+  edits[index] = edit;
   isSaved = false;
   try {
-    if (edits[index].review) storage?.setItem(keyOf(index), rowOf(index));
+    if (edit.review) storage?.setItem(keyOf(index), rowOf(index));
     else storage?.removeItem(keyOf(index));
   } catch { warnOfStorage(); } // it is full
 }
@@ -420,11 +413,10 @@ function paintDots(context, points, colour, size, isPainted) {
 function fit() {
   const { clientWidth: width, clientHeight: height } = canvas, { crop } = data;
   const known = editOf(current).shown.filter(Number.isFinite);
-  const low = Math.max(-crop, known.reduce((a, b) => Math.min(a, b - 9), 0));
-  const high = Math.min(2 * crop, known.reduce((a, b) => Math.max(a, b + 9), crop));
+  const low = Math.max(-crop, Math.min(9, ...known) - 9);
+  const high = Math.min(2 * crop, Math.max(crop - 9, ...known) + 9);
   view.scale = Math.min(width, height) / (high - low);
-  view.x = width / 2 - view.scale * (low + high) / 2;
-  view.y = height / 2 - view.scale * (low + high) / 2;
+  [view.x, view.y] = [width, height].map((side) => (side - view.scale * (low + high)) / 2);
   draw();
 }
 
@@ -435,8 +427,7 @@ function zoom(factor, x = canvas.clientWidth / 2, y = canvas.clientHeight / 2) {
 }
 
 function pan(x, y) {
-  view.x += x;
-  view.y += y;
+  Object.assign(view, { x: view.x + x, y: view.y + y });
   draw();
 }
 
@@ -557,6 +548,13 @@ function filter() {
   refresh();
 }
 
+/** Scrolls the list, but not the page, to a button that is out of sight. */
+function scrollList({ offsetTop, offsetHeight }) {
+  const { scrollTop, clientHeight } = $("list");
+  const isSeen = offsetTop >= scrollTop && offsetTop + offsetHeight <= scrollTop + clientHeight;
+  if (!isSeen) $("list").scrollTop = offsetTop - clientHeight / 2;
+}
+
 const percent = (share) => `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)} %`;
 const setPressed = (id, isOn) => $(id).setAttribute("aria-pressed", isOn);
 
@@ -574,37 +572,26 @@ function refresh() {
   $("group").value = group;
   const px = (value) => `${(value * face.scale).toFixed(1)} px`;
   $("landmark").textContent = chosen < 0 ? `${pins.size} landmarks pinned`
-    : `Landmark ${chosen}, ${groupNames[groupOf[chosen]]}: ${px(distance(shown, face.predicted, chosen))}`
-      + ` from the prediction, expected ${px(face.expected[chosen])}`;
-  $("progress").textContent = `${edits.filter((one) => one?.review).length} of ${faces.length} reviewed`;
+    : `Landmark ${chosen}, ${groupNames[groupOf[chosen]]}: `
+      + `${px(distance(shown, face.predicted, chosen))} from the prediction, `
+      + `expected ${px(face.expected[chosen])}`;
+  const reviewed = edits.filter((one) => one?.review).length;
+  $("progress").textContent = `${reviewed} of ${faces.length} reviewed`;
   for (const button of $("list").querySelectorAll("button")) {
     const index = Number(button.dataset.face);
     button.lastChild.textContent = edits[index]?.review || percent(faces[index].share);
     button.toggleAttribute("aria-current", index === current);
-    const { offsetTop: top, offsetHeight: height } = button, { scrollTop, clientHeight } = $("list");
-    const isSeen = top >= scrollTop && top + height <= scrollTop + clientHeight;
-    if (index === current && !isSeen) $("list").scrollTop = top - clientHeight / 2;
+    if (index === current) scrollList(button);
   }
   draw();
-}
-
-function chooseGroup(by) {
-  const choices = groupNames.length + 1; // the last is the whole face
-  group = (group + by + choices) % choices;
-  refresh();
-}
-
-function showMode(name) {
-  mode = name;
-  refresh();
 }
 
 const keys = {
   j: () => step(1), k: () => step(-1), g: () => review("good"), b: () => review("bad"),
   c: () => review("corrected"), u: undo, y: redo, x: unpin, p: takePrediction, s: save,
   w: chooseWorst, ",": () => chooseBy(-1), ".": () => chooseBy(1), Escape: () => choose(-1),
-  "[": () => chooseGroup(-1), "]": () => chooseGroup(1), "?": () => $("help").showModal(),
-  0: fit, 1: () => showMode("label"), 2: () => showMode("both"), 3: () => showMode("predicted"),
+  "?": () => $("help").showModal(), 0: fit, 1: () => refresh((mode = "label")),
+  2: () => refresh((mode = "both")), 3: () => refresh((mode = "predicted")),
   "+": () => zoom(1.25), "=": () => zoom(1.25), "-": () => zoom(0.8),
   ArrowLeft: (event) => nudge(-1, 0, event), ArrowRight: (event) => nudge(1, 0, event),
   ArrowUp: (event) => nudge(0, -1, event), ArrowDown: (event) => nudge(0, 1, event),
@@ -614,7 +601,8 @@ function pressKey(event) {
   const { target, ctrlKey, metaKey, altKey, shiftKey } = event;
   if (altKey || $("help").open || target.matches("select, [type=search]")) return;
   const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
-  const action = ctrlKey || metaKey ? { z: shiftKey ? redo : undo, y: redo, s: save }[key] : keys[key];
+  const withControl = { z: shiftKey ? redo : undo, y: redo, s: save };
+  const action = (ctrlKey || metaKey ? withControl : keys)[key];
   if (!action) return;
   event.preventDefault();
   action(event);

@@ -85,7 +85,7 @@ def _face(folder: AuditFolder, scores: LabelScores, row: int) -> dict[str, Any]:
     return {
         "name": folder.names[row],
         "person": folder.people[row] or "",
-        "side": "trained on" if data.is_trained[0] else "not trained on",
+        "side": "trained on" if data.is_trained[0] else "new to a run",
         "group": scores.suspicious_group(row),
         "kinds": scores.kinds(row),
         "reasons": scores.reasons(row),

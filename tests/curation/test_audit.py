@@ -203,7 +203,7 @@ def test_audit_ranks_images_and_writes_a_page(
     assert set(faces) == {row["file_name"] for row in rows[:12]}
     shares = [face["share"] for face in shown["faces"]]
     assert shares == sorted(shares, reverse=True) and sum(shares) <= 1
-    sides = {"1": "trained on", "0": "not trained on"}
+    sides = {"1": "trained on", "0": "new to a run"}
     for name, face in faces.items():
         assert face["side"] == sides[by_name[name]["trained"]]
         assert "; ".join(face["reasons"]) == by_name[name]["reasons"]
