@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 if TYPE_CHECKING:
+    from heatmap.data.formats.kaggle15 import Converted
     from heatmap.data.formats.labelled import LabelledFaces
 
 Source = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
@@ -39,13 +40,16 @@ def kaggle15(
     """
     from heatmap.data.formats.kaggle15 import convert
 
-    counts = convert(source, out, incomplete=incomplete, limit=limit)
+    print_counts(out, convert(source, out, incomplete=incomplete, limit=limit))
+
+
+def print_counts(out: Path, counts: "Converted") -> None:
     complete = f"{counts.num_complete} with all 15 landmarks"
     print(f"{out}: {counts.num_training} training images, {complete}")
     if counts.num_test == 0:
-        print(f"no test images: no test.zip or test.csv next to {source}")
+        print("no test images: no test.zip or test.csv beside the training images")
     elif counts.num_asked is None:
-        print(f"{counts.num_test} test images; no IdLookupTable.csv next to {source}")
+        print(f"{counts.num_test} test images; no IdLookupTable.csv beside them")
     else:
         print(f"{counts.num_test} test images, {counts.num_asked} coordinates asked for")
     if counts.num_complete < counts.num_training:
@@ -167,7 +171,7 @@ def export(
 
     labelled = read_contest(root, boxes=boxes)
     coco.write(labelled, out, link=link)
-    _print_counts(labelled, out)
+    _print_faces(labelled, out)
 
 
 def _convert(name: str, out: Path, part: Part, link: Link, *sources: Any, **options: Any) -> None:
@@ -177,12 +181,12 @@ def _convert(name: str, out: Path, part: Part, link: Link, *sources: Any, **opti
     if part != "both":
         labelled = labelled.only(part)
     write_contest(labelled, out, link=link)
-    _print_counts(labelled, out)
+    _print_faces(labelled, out)
     if labelled.faces[0].box_image is not None:
         print(f"to train on face crops: --crop.rule box --data.boxes {out / 'boxes.csv'}")
 
 
-def _print_counts(labelled: "LabelledFaces", out: Path) -> None:
+def _print_faces(labelled: "LabelledFaces", out: Path) -> None:
     num_test = sum(face.is_test for face in labelled.faces)
     print(
         f"{out}: {len(labelled.faces) - num_test} faces to train on and {num_test} to test, "

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from heatmap.cli.convert import convert, export
+from heatmap.cli.convert import Incomplete, convert, export, print_counts
 from heatmap.cli.curation import CORES, Share, Workers, apply, audit, check, pose, stats, symmetry
 from heatmap.cli.running import (
     check_ending,
@@ -41,6 +41,28 @@ def make(
 
     make_contest(out, count=count, seed=seed, test_count=test_count, workers=workers)
     print(f"{out}: images and tables; the test images' landmarks are in withheld/solution.csv")
+
+
+def fetch(
+    name: Annotated[Literal["faces15"], tyro.conf.Positional, tyro.conf.arg(metavar="faces15")],
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR", help="new folder")],
+    *,
+    url: str | None = None,
+    incomplete: Incomplete = "keep",
+) -> None:
+    """Download a public data set and convert it to the contest's format.
+
+    An interrupted download is continued by the same command.
+
+    Args:
+        name: faces15, Kaggle's "facial-keypoints-detection": 15 landmarks on grey 96 x 96 images.
+        url: address of facial-keypoints-detection.zip; default: the repository of the 15-landmark
+            project on GitHub.
+        incomplete: keep or drop training images with unlabelled landmarks.
+    """
+    from heatmap.data import fetch
+
+    print_counts(out, fetch.faces15(out, url=url or fetch.FACES15, incomplete=incomplete))
 
 
 def show_command(experiment: Experiment) -> Callable[..., int]:
@@ -112,8 +134,8 @@ def split(
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
-    "make": make, "export": export, "pose": pose, "check": check, "stats": stats, "split": split,
-    "symmetry": symmetry, "audit": audit, "apply": apply,
+    "make": make, "fetch": fetch, "export": export, "pose": pose, "check": check, "stats": stats,
+    "split": split, "symmetry": symmetry, "audit": audit, "apply": apply,
 }  # fmt: skip
 
 

@@ -244,7 +244,8 @@ def evaluate_run(
     timing["workers"] = loader_processes(settings.workers)
     timing["milliseconds_per_image"] = milliseconds
     names = [labels.names[row] for row in errors.rows]
-    checked = _calibrate(errors, names, settings.person_pattern)
+    fitted = half_to_fit(names, settings.person_pattern, errors.image_hw.min(1))
+    checked = calibration.fit_and_check(errors.distance, errors.peak, errors.spread, fitted)
     write_json(out.scores, scores)
     write_per_image(out.per_image, names, errors.columns())
     write_errors(out.errors, errors)
@@ -266,13 +267,6 @@ def _with_decoder(ensemble: Ensemble, decoder: str) -> Ensemble:
         network.landmark_decoder = decoder
         runs.append(replace(run, network=network))
     return replace(ensemble, runs=tuple(runs))
-
-
-def _calibrate(
-    errors: Errors, names: Sequence[str], person_pattern: str
-) -> calibration.CheckedCalibration | None:
-    fitted = half_to_fit(names, person_pattern, errors.image_hw.min(1))
-    return calibration.fit_and_check(errors.distance, errors.peak, errors.spread, fitted)
 
 
 def half_to_fit(names: Sequence[str], person_pattern: str, size: np.ndarray) -> np.ndarray:

@@ -109,16 +109,18 @@ def _train_epochs(run: Run, files: RunFolder, ledger: Ledger | None) -> dict[str
         watch, epoch_start = Stopwatch(run.device), time.monotonic()
         _train_epoch(run, stepper, loader, watch, save_last)
         _synchronise(run)
-        label_offset.update(run)
+        with watch("label_offset"):
+            label_offset.update(run)
         scores, columns = _validate(run, watch)
         row, is_best = _finish_epoch(run, scores)
-        row["time/seconds"] = time.monotonic() - epoch_start
         if ledger and is_best:
             save(run, files.best)
         best_columns = columns if is_best else {}
         if progress.finished:
-            best_columns = shape_prior.add(run, files) or best_columns
+            with watch("shape_prior"):
+                best_columns = shape_prior.add(run, files) or best_columns
             progress.update_seconds()
+        row["time/seconds"] = time.monotonic() - epoch_start
         if ledger:
             reporting.report_epoch(run, files, ledger, row, best_columns, watch.seconds())
             keep_every = run.experiment.train.keep_every

@@ -89,20 +89,6 @@ def test_copies_of_an_image_do_not_narrow_the_interval() -> None:
     assert over_people.std() / over_images.std() == pytest.approx(3, rel=0.1)
 
 
-def test_the_interval_covers_the_truth_19_times_in_20() -> None:
-    """People have two to six images each, whose errors are correlated."""
-    generator, truth = np.random.default_rng(3), 0.4
-    held = {"people": 0, "images": 0}
-    for _ in range(200):
-        person = np.repeat(np.arange(50), generator.integers(2, 7, 50))
-        values = truth + generator.normal(0, 1, 50)[person] + generator.normal(0, 0.5, len(person))
-        for drawn, unit in (("people", person), ("images", np.arange(len(person)))):
-            low, high = interval(bootstrap_means(values[:, None], unit, 400))
-            held[drawn] += int(low[0] <= truth <= high[0])
-    assert 0.91 <= held["people"] / 200 <= 0.99
-    assert held["images"] / 200 < 0.8
-
-
 def test_resamples_do_not_depend_on_the_block_size(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(4).normal(size=(30, 3))
     values[4, 1] = values[20:, 2] = np.nan

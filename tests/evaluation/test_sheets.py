@@ -68,13 +68,3 @@ def test_wrong_options_are_named(
     exit_code, _, error = show(*options)
     assert exit_code == code
     assert words in error and "Traceback" not in error
-
-
-@pytest.mark.slow
-def test_real_faces_are_shown(show: Show, experiment: Path, faces68: Path, tmp_path: Path) -> None:
-    out = tmp_path / "sheet.jpg"
-    code, _, error = show(
-        experiment, "--data.root", faces68, "--out", out, "--augment.erase", "0.5"
-    )
-    assert code == 0, error
-    assert cv2.imread(str(out)).shape == (2 * (160 + 4) - 4, 8 * (256 + 4) - 4, 3)

@@ -69,14 +69,8 @@ def test_mismatched_files_are_refused_by_name(tmp_path: Path) -> None:
         ([first, fewer], r"fewer\.csv has 4 points per image, .*0\.csv has 5"),
         ([first, short], r"short\.csv, joined to .*0\.csv: 1 image missing: c\.jpg"),
         ([short, first], r"0\.csv, joined to .*short\.csv: 1 image not asked for: c\.jpg"),
-        (
-            [first, numbers],
-            r"numbers\.csv has columns RowId and Location, but .*0\.csv does not",
-        ),
-        (
-            [numbers, first],
-            r"numbers\.csv has columns RowId and Location, but .*0\.csv does not",
-        ),
+        ([first, numbers], r"numbers\.csv has columns RowId and Location, but .*0\.csv does not"),
+        ([numbers, first], r"numbers\.csv has columns RowId and Location, but .*0\.csv does not"),
         ([first, tmp_path / "no.csv"], r"no\.csv: the submission does not exist"),
         ([numbers, row_ids(tmp_path / "n.csv", {1: 2, 4: 4})], r"2 RowIds .* such as 3 in .*numb"),
         (

@@ -282,9 +282,7 @@ def compare(network: Network, faces: Faces) -> Callable[[Change], export.Differe
     return compare
 
 
-def test_the_check_covers_every_landmark(
-    compare: Callable[[Change], export.Difference],
-) -> None:
+def test_the_check_covers_every_landmark(compare: Callable[[Change], export.Difference]) -> None:
     same = compare(lambda outputs: None)
     assert same.points_px < 0.005 and same.confidence < 1e-5
     assert same.landmarks == NUM_FACES * NUM_LANDMARKS and same.unstable < 0.1 * same.landmarks

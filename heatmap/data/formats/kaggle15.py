@@ -224,6 +224,9 @@ def _members(file: Table) -> dict[str, Table]:
         if isinstance(file, Path):
             open_file(file, "archive").close()  # not passed on, as ZipFile would not close it
         archive = zipfile.ZipFile(file if isinstance(file, Path) else open_binary(file))
+        # at the end of an archive that is cut short, zipfile may find one of the archives in it
+        if min((member.header_offset for member in archive.infolist()), default=0) > 0:
+            raise zipfile.BadZipFile
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise UserError(f"{file}: not a zip archive, or cut short; download it again") from error
     return {PurePosixPath(name).name: zipfile.Path(archive, name) for name in archive.namelist()}

@@ -88,11 +88,6 @@ def test_malformed_asked_points_are_refused(
         assert fragment in str(error.value)
 
 
-def test_missing_asked_points_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"absent\.csv: the table does not exist"):
-        read_asked_points(tmp_path / "absent.csv", num_landmarks=8)
-
-
 BOXES = """file_name,x0,y0,x1,y1
 a.jpg,1,2,30,40.5
 test/images/b.jpg,-3,0,7,9
