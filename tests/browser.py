@@ -129,16 +129,10 @@ class Browser:
                     self.complaints.append(url)
         return message
 
-    def wait_for(self, event: str, **parameters: Any) -> None:
-        """Waits for an event of the DevTools protocol with these parameters."""
-        while True:
-            message = self._next_message()
-            if message.get("method") == event and parameters.items() <= message["params"].items():
-                return
-
     def open(self, page: Path) -> None:
         self.call("Page.navigate", url=page.as_uri())
-        self.wait_for("Page.loadEventFired")
+        loaded = "document.readyState === 'complete' ? done() : addEventListener('load', done)"
+        self.run(f"new Promise((done) => {{ {loaded} }})")
 
     def resize(self, width: int, height: int) -> None:
         self.call(

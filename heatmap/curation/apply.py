@@ -126,10 +126,10 @@ def _change(name: str, review: str, label: np.ndarray, points: np.ndarray) -> Ch
 
 def format_changes(changes: Sequence[Change]) -> str:
     """Formats what changed as a text table, with the share of false alarms."""
-    table = [("file_name", "review", "landmarks", "mean px", "max px")]
+    table = [["file_name", "review", "landmarks", "mean px", "max px"]]
     for name, review, landmarks, *distances in changes:
-        px = ("" if np.isnan(one) else f"{one:.1f}" for one in distances)
-        table.append((name, review, str(landmarks), *px))
+        px = ["" if np.isnan(one) else f"{one:.1f}" for one in distances]
+        table.append([name, review, str(landmarks), *px])
     counts = Counter(change.review for change in changes)
     parts = ", ".join(f"{counts[review]} {review}" for review in REVIEWS)
     share = f"; {100 * counts['good'] / len(changes):.0f} % were false alarms" if changes else ""
