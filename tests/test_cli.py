@@ -238,7 +238,7 @@ def test_a_user_error_is_one_line(
         ("split data --share 1", "--share must be below 1, not 1.0"),
         ("stats data --crop 64 16", "--crop.1 must be at least 32, not 16"),
         ("make data --count 3 --test-count 0", "--test-count must be at least 1, not 0"),
-        ("audit data --run a --sheet a.gif", "--sheet must end in .jpg or .png, not 'a.gif'"),
+        ("audit data --run a --review a.txt", "--review must end in .html, not 'a.txt'"),
     ],
 )
 def test_an_invalid_option_is_named(
