@@ -107,7 +107,7 @@ def load(path: Path) -> Checkpoint:
         values = _from_0_1(values)
     if not _has_fields(Checkpoint, values) or values["format"] != FORMAT:
         raise UserError(f"{path}: not a checkpoint of format {FORMAT}")
-    scheme, state = values.pop("scheme"), values.pop("state")
+    scheme, state = values.pop("scheme", None), values.pop("state", None)
     prior = values.pop("shape_prior", None)
     if prior is not None and not _has_fields(networks.PriorValues, prior):
         raise UserError(f"{path}: its shape prior does not fit this version")
