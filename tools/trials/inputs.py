@@ -48,7 +48,7 @@ class Subject(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    index: int
+    number: int
     subject: str
     kind: str  # one of FINE or FAULTS
     detail: str = ""
@@ -92,7 +92,7 @@ def format_verdicts(verdicts: Sequence[Verdict]) -> str:
     rows = [[name, *(f"{counts[name, kind]}" for kind in kinds)] for name in names]
     total = Counter(verdict.kind for verdict in verdicts)
     table = as_lines([["input", *kinds], *rows, ["all", *(f"{total[kind]}" for kind in kinds)]])
-    faults = [f"{v.index} {v.subject}: {v.kind}: {v.detail}" for v in verdicts if v.kind in FAULTS]
+    faults = [f"{v.number} {v.subject}: {v.kind}: {v.detail}" for v in verdicts if v.kind in FAULTS]
     return "\n".join([*table, *faults])
 
 

@@ -92,7 +92,9 @@ def _tables() -> list[Subject]:
     excluded = _csv([["file_name", "reasons"], [NAMES[1], "blurred, dark"], [NAMES[4], ""]])
     parts = [["file_name", "part"], *([n, "train" if n[0] == "a" else "validation"] for n in NAMES)]
     split = {"validation": NAMES[:2], "excluded": [NAMES[5]], "table": None}
-    landmarks = contest.LandmarkTable(Path("t"), NAMES, contest.Points(np.float32(_POINTS)), "")
+    landmarks = contest.LandmarkTable(
+        Path("t"), NAMES, contest.Points(_POINTS.astype(np.float32)), ""
+    )
     images = [Path(name) for name in NAMES]
 
     def of_images(columns: Sequence[str]) -> Callable[[Path], Any]:
@@ -338,7 +340,8 @@ def _their_ibug(folder: Path) -> Any:
     for path in sorted(folder.glob("*.pts")):
         text = path.read_text("utf-8-sig")
         (count,) = re.findall(r"n_points\s*:\s*(\d+)", text)
-        points = _pairs(text[text.index("{") + 1 : text.rindex("}")])
+        (listed,) = re.findall(r"^\s*{\s*$(.*)^\s*}", text, re.MULTILINE | re.DOTALL)
+        points = _pairs(listed)
         assert len(points) == int(count)
         faces.append([f"{path.stem}.png", points - 1, []])
     return faces
@@ -382,10 +385,10 @@ def _their_helen(folder: Path) -> Any:
 
 def _their_udacity(folder: Path) -> Any:
     faces = [
-        [row.pop(next(iter(row))).replace("\\", "/"), row]
+        (row.pop(next(iter(row))).replace("\\", "/"), row)
         for row in _rows(folder / "training_frames_keypoints.csv")
     ]
-    faces.sort(key=lambda face: str(face[0]))
+    faces.sort(key=lambda face: face[0])
     return [
         [name, np.array([_number(row[str(k)]) for k in range(len(row))]).reshape(-1, 2), []]
         for name, row in faces
@@ -468,6 +471,7 @@ def _videos() -> list[Subject]:
         file = io.BytesIO()
         with av.open(file, "w", {"mkv": "matroska"}.get(name[2:], name[2:])) as container:
             stream = container.add_stream(codec, rate=25)
+            assert isinstance(stream, av.VideoStream)
             stream.width, stream.height = 48, 32
             stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
             for frame in frames:
