@@ -71,7 +71,7 @@ def train(
     capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> Train:
-    """Runs train.py in this process."""
+    """Runs heatmap train in this process."""
     monkeypatch.setenv("COLUMNS", "200")
 
     def run(*arguments: object) -> Done:
@@ -140,7 +140,7 @@ def test_help_shows_every_field_with_its_default_and_does_not_import_torch(
 def test_without_arguments_the_usage_is_shown(train: Train) -> None:
     done = train()
     assert done.code == 2
-    assert "train.py EXPERIMENT.py --out RUN" in done.out
+    assert "heatmap train EXPERIMENT --out RUN" in done.out
     assert train("--help").code == 0
 
 
@@ -238,7 +238,7 @@ def test_a_user_error_is_one_line(
         ("split data --share 1", "--share must be below 1, not 1.0"),
         ("stats data --crop 64 16", "--crop.1 must be at least 32, not 16"),
         ("make data --count 3 --test-count 0", "--test-count must be at least 1, not 0"),
-        ("audit data --run a --sheet a.gif", "--sheet must end in .jpg or .png, not 'a.gif'"),
+        ("audit data --run a --review a.txt", "--review must end in .html, not 'a.txt'"),
     ],
 )
 def test_an_invalid_option_is_named(
@@ -596,7 +596,7 @@ def test_a_stopped_run_says_how_to_resume(
     run = tmp_path / "run"
     with caplog.at_level("INFO", "heatmap"):
         assert main([str(experiment), "--data.root", str(tiny_contest), "--out", str(run)]) == 1
-    assert f"to resume, run python tools/train.py --resume {run}" in caplog.text
+    assert f"to resume, run heatmap train --resume {run}" in caplog.text
 
 
 # ------------------------------------------------------------------- mistyped and wrong arguments
@@ -608,7 +608,7 @@ def test_the_closest_command_is_suggested_for_a_mistyped_one(
     for command, message in (
         (["data", "chek"], "unknown command 'chek'; did you mean 'check'?"),
         (["evalute"], "unknown command 'evalute'; did you mean 'evaluate'?"),
-        (["data", "qqq"], "usage: data.py COMMAND"),
+        (["data", "qqq"], "usage: heatmap data COMMAND"),
         ([], "usage: heatmap COMMAND"),
     ):
         assert cli.main(command) == 2
@@ -633,6 +633,16 @@ def test_a_data_folder_passed_as_a_run_is_named_and_vice_versa(
         assert f"{data}: a data folder, not a run; expected RUN" in capsys.readouterr().err
     assert cli.main(["data", "check", run]) == 1
     assert f"{run}: a run, not a data folder; expected DIR" in capsys.readouterr().err
+
+
+def test_an_input_in_the_place_of_the_run_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.jpg").touch()
+    for arguments in ([f"{tmp_path}/a.jpg"], [f"{tmp_path}/a.jpg", "b.jpg"], [str(tmp_path)]):
+        assert cli.main(["predict", *arguments]) == 2
+        message = f"{arguments[0]} is not a run; expected heatmap predict RUN {arguments[0]}"
+        assert message in capsys.readouterr().err
 
 
 def test_only_a_submission_is_scored_with_a_solution(

@@ -1,4 +1,4 @@
-"""`data.py convert` and `data.py export`: other data sets to contest folders, and back."""
+"""`heatmap data convert` and `export`: other data sets to contest folders, and back."""
 
 from importlib import import_module
 from pathlib import Path
@@ -14,7 +14,7 @@ Source = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
 Out = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT", help="folder to create")]
 _PART_HELP = (
     "both: the test part becomes test images with withheld/solution.csv; train, test: that part "
-    "alone becomes training images, which evaluate.py --data can also score"
+    "alone becomes training images, which heatmap evaluate --data can also score"
 )
 Part = Annotated[Literal["both", "train", "test"], tyro.conf.arg(help=_PART_HELP)]
 _LINK_HELP = "hard-link the images instead of copying them; changes then show in both places"
@@ -30,7 +30,7 @@ def kaggle15(
 ) -> None:
     """Convert Kaggle's "facial-keypoints-detection": 15 landmarks on grey 96 x 96 images.
 
-    tools/submit.py writes that contest's own submission format for the converted folder.
+    heatmap submit writes that contest's own submission format for the converted folder.
 
     Args:
         source: facial-keypoints-detection.zip, a folder with its files, training.zip or

@@ -1,4 +1,4 @@
-"""Draw, convert, check, describe, split and audit data sets."""
+"""Draw, convert, check, describe, split, audit and correct data sets."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from heatmap.cli.convert import Incomplete, convert, export, print_counts
-from heatmap.cli.curation import CORES, Share, Workers, audit, check, pose, stats, symmetry
+from heatmap.cli.curation import CORES, Share, Workers, apply, audit, check, pose, stats, symmetry
 from heatmap.cli.running import (
     check_ending,
     parse_and_call,
@@ -17,7 +17,9 @@ from heatmap.cli.running import (
 )
 from heatmap.config import Count, Data, Experiment, Folds, Seed
 
-SHOW_USAGE = "usage: data.py show EXPERIMENT.py --data.root DIR [--out FILE] [--field value ...]\n"
+SHOW_USAGE = (
+    "usage: heatmap data show EXPERIMENT --data.root DIR [--out FILE] [--field value ...]\n"
+)
 
 
 def make(
@@ -135,7 +137,7 @@ def split(
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "make": make, "fetch": fetch, "export": export, "pose": pose, "check": check, "stats": stats,
-    "split": split, "symmetry": symmetry, "audit": audit,
+    "split": split, "symmetry": symmetry, "audit": audit, "apply": apply,
 }  # fmt: skip
 
 
@@ -144,18 +146,20 @@ def usage() -> str:
     summaries["convert"] = "Convert another data set to the contest's format."
     summaries["show"] = "Draw training crops, as training sees them, with their landmarks."
     lines = [f"  {name:<10}{summary}" for name, summary in summaries.items()]
-    return "\n".join(["usage: data.py COMMAND ...  (data.py COMMAND --help)", "", *lines, ""])
+    return "\n".join(
+        ["usage: heatmap data COMMAND ...  (COMMAND --help explains it)", "", *lines, ""]
+    )
 
 
 def main(arguments: Sequence[str]) -> int:
     match arguments:
         case [name, *options] if name in COMMANDS:
-            command, program = COMMANDS[name], f"data.py {name}"
+            command, program = COMMANDS[name], f"heatmap data {name}"
             return run_command(lambda: parse_and_call(command, program, options))
         case ["convert", *options]:
-            return run_command(lambda: convert.cli(prog="data.py convert", args=options))
+            return run_command(lambda: convert.cli(prog="heatmap data convert", args=options))
         case ["show", *options]:
-            return with_experiment("data.py show", options, show_command, SHOW_USAGE)
+            return with_experiment("heatmap data show", options, show_command, SHOW_USAGE)
         case ["-h" | "--help", *_]:
             print(usage(), end="")
             return 0

@@ -46,7 +46,7 @@ class HeatmapNetwork(Network[Maps]):
         super().__init__(model, padded_hw(crop), num_landmarks)
         self.stride = model.stride
         self.sigma = model.sigma_start or model.sigma
-        self.landmark_decoder: str = model.decoder
+        self.landmark_decoder: codec.Decoder = model.decoder
         self.shape_prior: ShapePrior | None = None  # of a finished run
         self.decoder = decoder
         self.expansion = nn.Sequential()
@@ -106,12 +106,10 @@ class HeatmapNetwork(Network[Maps]):
         if pixel_area is not None:
             map_weights = losses.in_image_pixels(weights, pixel_area, "square")
         if model.loss != "none":
-            pointwise = losses.LOSSES[model.loss].of_heatmaps
-            assert pointwise
             compiled = self.compiled_parts != "off"
             total = total + maps.loss(
                 output, points_heatmap, map_weights, sigma=self.sigma, weight_map=model.weight_map,
-                pointwise=pointwise,
+                pointwise=losses.of_heatmaps(model.loss),
                 block_loss=maps.compiled_loss_of_block if compiled else maps.loss_of_block,
             )  # fmt: skip
         if model.coordinate_loss != "none":

@@ -152,11 +152,11 @@ _compiled_layers = compiled(_layers, dynamic=None)
 def point_loss(
     name: str, points_crop: Tensor, truth_crop: Tensor, weights: Tensor, pixel_area: Tensor | None
 ) -> Tensor:
-    """Returns the loss `losses.LOSSES[name]`, averaged over images and landmarks.
+    """Returns the loss `losses.of_points(name)`, averaged over images and landmarks.
 
     points_crop, truth_crop: (B, P, 2); the others as in `Network.loss`.
     """
-    loss = losses.LOSSES[name]
+    loss = losses.of_points(name)
     assert loss.of_points
     truth_crop = torch.where(weights[..., None] > 0, truth_crop, 0).to(points_crop.dtype)
     if pixel_area is not None:

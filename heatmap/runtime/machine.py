@@ -1,10 +1,12 @@
-"""Devices, cores, memory and the machine's description. Imports torch late."""
+"""Processes, devices, memory, terminal and the machine's description. Imports torch late."""
 
 import datetime
+import logging
 import os
 import platform
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,26 @@ from heatmap.errors import UserError
 
 if TYPE_CHECKING:
     import torch
+
+
+def is_first() -> bool:
+    """Whether this is the only process, or the first that torchrun started.
+
+    Reads the environment, because `distributed.rank` would import torch for every `--help`.
+    """
+    return os.environ.get("RANK", "0") == "0"
+
+
+def log_to_terminal() -> None:
+    """Prints the package's messages, unless the program has set up logging itself.
+
+    Processes but the first print only errors.
+    """
+    logger = logging.getLogger("heatmap")
+    if not logger.hasHandlers():
+        logging.basicConfig(format="%(message)s", stream=sys.stdout)
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.INFO if is_first() else logging.ERROR)
 
 
 def usable_cores() -> int:

@@ -36,6 +36,8 @@ from heatmap.training.step import Stepper, batches_of_pass
 
 logger = logging.getLogger("heatmap")
 
+LOG_EVERY = 30.0  # seconds between lines in the first epoch where no bar is shown
+
 
 def train(run: Run, folder: Path) -> dict[str, Any]:
     """Trains until the budget is used up.
@@ -185,7 +187,7 @@ def _train_epoch(
     multiplier = run.experiment.data.multiplier
     passes = range(progress.epoch * multiplier, (progress.epoch + 1) * multiplier)
     batches = [batch for index in passes for batch in batches_of_pass(run, index)]
-    last_saved = time.monotonic()
+    last_saved = last_logged = time.monotonic()
     stepper.train()
     with tqdm(
         total=len(batches), initial=progress.batch, desc=f"epoch {progress.epoch + 1}",
@@ -201,6 +203,9 @@ def _train_epoch(
             progress.update_seconds()
             if run.budget_used() >= 1:
                 break
+            if bar.disable and progress.epoch == 0 and time.monotonic() - last_logged >= LOG_EVERY:
+                logger.info(f"batch {progress.batch} of {len(batches)} of the first epoch")
+                last_logged = time.monotonic()
             minutes = (time.monotonic() - last_saved) / 60
             if progress.batch < len(batches) and minutes >= settings.checkpoint_minutes:
                 save_last()

@@ -127,7 +127,7 @@ def warn_if_labels_contradict(run: Run) -> None:
             logger.warning(
                 f"validation has worsened for {WORSE_EPOCHS} epochs while the training loss fell, "
                 f"and {100 * fraction:.0f} % of the heatmaps have two peaks: labels of similar "
-                "images contradict each other. tools/data.py audit lists the doubtful ones"
+                "images contradict each other. heatmap data audit lists the doubtful ones"
             )
 
 

@@ -1,5 +1,6 @@
 import colorsys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -11,6 +12,7 @@ from torch import Tensor
 from heatmap import config, frame
 from heatmap.data import augment
 from heatmap.data.augment import Batch, Changes
+from heatmap.errors import UserError
 from heatmap.frame import Frame
 
 CROP_HW = 60, 44
@@ -449,6 +451,7 @@ def test_seed_epoch_and_row_all_matter(other: tuple[int, int, int]) -> None:
     for name in (
         "angle", "scale", "shift", "brightness", "contrast", "aspect", "hue", "sharpness", "blur",
         "noise", "jpeg_quality", "erased_colour", "noise_seed",
+        "extra",
     ):  # fmt: skip
         assert not np.array_equal(getattr(one, name), getattr(another, name)), name
 
@@ -481,6 +484,36 @@ def test_changes_fill_their_ranges() -> None:
     drawn = [getattr(changes, name) for name in ranges if name != "shift"]
     drawn += [*changes.shift.T, changes.mirrored, *changes.erased_colour.T, changes.noise_seed]
     assert np.abs(np.corrcoef(drawn) - np.eye(len(drawn))).max() < 0.1
+
+
+# a user's own function
+
+
+FUNCTIONS = """
+from dataclasses import replace
+
+
+def dimmed(batch, draws):
+    return replace(batch, images=batch.images * draws[:, :1, None, None])
+
+
+def of_images(batch, draws):
+    return batch.images
+"""
+
+
+def test_a_function_changes_the_batch_with_numbers_of_its_rows(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(FUNCTIONS)
+    changes = augment.sample_changes(config.Augment(), seed=1, epoch=2, rows=[5, 6])
+    batch = augmented(random_crops(2), changes)
+    dimmed = augment.with_extra(batch, f"{tmp_path}/mine.py:dimmed", changes)
+    factor = torch.from_numpy(changes.extra[:, 0]).float()
+    assert torch.equal(dimmed.images, batch.images * factor[:, None, None, None])
+    assert dimmed.points_crop is batch.points_crop
+    with pytest.raises(
+        UserError, match=r"mine.py:of_images must return a Batch with images \(2, 3"
+    ):
+        augment.with_extra(batch, f"{tmp_path}/mine.py:of_images", changes)
 
 
 # plain

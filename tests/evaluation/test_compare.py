@@ -262,7 +262,7 @@ def test_evaluations_of_a_run_are_compared_like_runs(tmp_path: Path) -> None:
     again = run_folder(tmp_path / "again", errors(0))
     (note,) = compare.compare_runs(read_runs([run, again]), 10)["notes"]
     assert "does not match the best epoch" in note
-    assert f"to rewrite it, run python tools/evaluate.py {run}" in note
+    assert f"to rewrite it, run heatmap evaluate {run}" in note
 
 
 def test_an_evaluation_on_other_data_with_more_views_is_compared(tmp_path: Path) -> None:
@@ -331,7 +331,7 @@ def test_a_run_without_per_image_errors_is_noted(tool: Tool, tmp_path: Path, cap
     (folders[1] / "metrics.jsonl").write_text("")
     assert tool("compare", *folders, "--html", tmp_path / "c.html") == 0
     output = capsys.readouterr().out
-    assert f"to write them, run python tools/evaluate.py {folders[1]}" in output
+    assert f"to write them, run heatmap evaluate {folders[1]}" in output
     assert re.search(r"b +- +- +- +0 +0.0 +not finished", output)
     assert "than" not in output
 

@@ -17,7 +17,7 @@ Show = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def show(tool: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> Show:
-    """Runs tools/data.py show; returns the exit code, the output and the errors."""
+    """Runs heatmap data show; returns the exit code, the output and the errors."""
 
     def run(*arguments: object) -> tuple[int, str, str]:
         return tool("data", "show", *arguments), *capsys.readouterr()
@@ -53,9 +53,9 @@ def test_augmented_training_crops_are_shown_with_their_landmarks(
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        ([], 2, "the first argument must be an experiment file, got nothing"),
-        (["--count", "3"], 2, "the first argument must be an experiment file, got '--count'"),
-        (["nothing.py"], 2, "nothing.py: no such experiment file"),
+        ([], 2, "the first argument must be an experiment, got nothing"),
+        (["--count", "3"], 2, "the first argument must be an experiment, got '--count'"),
+        (["nothing.py"], 2, "nothing.py: no such experiment"),
         (["EXPERIMENT", "--coun", "3"], 2, "--count"),
         (["EXPERIMENT", "--augment.hue", "2"], 2, "augment.hue must be at most 0.5, not 2.0"),
         (["EXPERIMENT", "--count", "0", "--data.root", "nowhere"], 2, "--count"),

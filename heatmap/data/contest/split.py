@@ -240,6 +240,6 @@ def _read_parts(
     if len(missing):
         raise UserError(
             f"{path}: {len(missing)} of the {len(parts)} images of {table.path} have no row, such "
-            f"as {table.names[missing[0]]!r}; make a new split (tools/data.py split)"
+            f"as {table.names[missing[0]]!r}; make a new split (heatmap data split)"
         )
     return parts, column == "fold"

@@ -157,8 +157,10 @@ def is_submission(path: Path) -> bool:
         return b"RowId" in file.readline(1000)
 
 
-def average(submissions: Sequence[Path], out: Path, rounding: Rounding) -> int:
-    """Writes the mean of several submissions; returns the number of rows."""
+def average(
+    submissions: Sequence[Path], out: Path, rounding: Rounding, weights: Sequence[float]
+) -> int:
+    """Writes the weighted mean of several submissions; returns the number of rows."""
     tables = [_read_locations(path) for path in submissions]
     for path, table in zip(submissions, tables, strict=True):
         if different := sorted(tables[0].keys() ^ table.keys()):
@@ -168,8 +170,9 @@ def average(submissions: Sequence[Path], out: Path, rounding: Rounding) -> int:
                 f"{counted(len(different), 'RowId')} in only one of them, such as {different[0]} "
                 f"in {where}"
             )
-    means = {row_id: sum(table[row_id] for table in tables) / len(tables) for row_id in tables[0]}
-    _write_locations(out, means, rounding)
+    locations = np.array([[table[row_id] for row_id in tables[0]] for table in tables])
+    means = weights @ locations / sum(weights)
+    _write_locations(out, dict(zip(tables[0], means.tolist(), strict=True)), rounding)
     return len(means)
 
 
