@@ -13,7 +13,7 @@ COMMANDS = {
     "compare": "compare runs image by image, with confidence intervals",
     "results": "print a table of runs",
     "export": "export a run to ONNX or torch.export",
-    "data": "draw, convert, check, describe, split and audit data sets",
+    "data": "draw, convert, check, describe, split, audit and correct data sets",
 }
 COMPLETION = "--tyro-print-completion"
 

@@ -1,4 +1,4 @@
-"""Draw, convert, check, describe, split and audit data sets."""
+"""Draw, convert, check, describe, split, audit and correct data sets."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from heatmap.cli.convert import Incomplete, convert, export, print_counts
-from heatmap.cli.curation import CORES, Share, Workers, audit, check, pose, stats, symmetry
+from heatmap.cli.curation import CORES, Share, Workers, apply, audit, check, pose, stats, symmetry
 from heatmap.cli.running import (
     check_ending,
     parse_and_call,
@@ -137,7 +137,7 @@ def split(
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "make": make, "fetch": fetch, "export": export, "pose": pose, "check": check, "stats": stats,
-    "split": split, "symmetry": symmetry, "audit": audit,
+    "split": split, "symmetry": symmetry, "audit": audit, "apply": apply,
 }  # fmt: skip
 
 

@@ -17,7 +17,7 @@ import tyro
 from heatmap.config import Experiment
 from heatmap.errors import UsageError, UserError, shortened
 from heatmap.runtime.functions import module_name, module_of
-from heatmap.runtime.machine import first_line, is_first, is_out_of_memory, log_to_terminal
+from heatmap.runtime.machine import is_first, log_to_terminal, problem_of_machine
 from heatmap.runtime.validate import typed
 
 RECIPES = Path(__file__).resolve().parents[2] / "heatmap_experiments"
@@ -121,8 +121,9 @@ def load_experiment(path: Path) -> Experiment:
 def run_command(action: Callable[[], None]) -> int:
     """Runs a command; returns the exit code: 0, 1 for a failure, 2 for wrong usage.
 
-    UserError, OSError and running out of memory are reported in one line; any other exception is
-    raised. Under torchrun only the first process logs, and only the first to fail reports.
+    UserError, OSError and what `problem_of_machine` knows are reported in one line; any other
+    exception is raised. Under torchrun only the first process logs, and only the first to fail
+    reports.
     """
     if sys.platform == "win32":
         _print_error("heatmap runs on Linux and macOS; on Windows use WSL (wsl --install)")
@@ -157,8 +158,8 @@ def run_command(action: Callable[[], None]) -> int:
                 f"{error.name} is missing: run pip install {error.name}, or install the extra "
                 "[full], which has all optional libraries"
             )
-        elif is_out_of_memory(error):
-            _print_error(f"out of memory ({first_line(error)}); use a smaller batch or model")
+        elif problem := problem_of_machine(error):
+            _print_error(problem)
         elif _is_first_to_fail():
             raise
         return 1

@@ -16,6 +16,12 @@ from heatmap.networks.shape_prior import ShapePrior
 COARSEST = 32  # stride of every encoder's last features
 
 
+def padded_hw(crop: config.Crop) -> tuple[int, int]:
+    """Returns the size of the images that the encoder sees for these crops."""
+    height, width = (math.ceil(n / COARSEST) * COARSEST for n in (crop.height, crop.width))
+    return height, width
+
+
 class HeatmapNetwork(Network[Maps]):
     """Predicts heatmaps as inner products of pixel features and landmark embeddings.
 
@@ -25,14 +31,20 @@ class HeatmapNetwork(Network[Maps]):
     """
 
     HEAD = ("embeddings", "bias")
+    model: config.HeatmapModel
     bias: Tensor
 
     def __init__(
-        self, model: config.HeatmapModel, num_landmarks: int, decoder: nn.Module, channels: int
+        self,
+        model: config.HeatmapModel,
+        crop: config.Crop,
+        num_landmarks: int,
+        decoder: nn.Module,
+        channels: int,
     ) -> None:
         """`decoder` maps the features of `pyramid` to `channels` channels at the model's stride."""
-        super().__init__(num_landmarks)
-        self.model, self.stride = model, model.stride
+        super().__init__(model, padded_hw(crop), num_landmarks)
+        self.stride = model.stride
         self.sigma = model.sigma_start or model.sigma
         self.landmark_decoder: codec.Decoder = model.decoder
         self.shape_prior: ShapePrior | None = None  # of a finished run

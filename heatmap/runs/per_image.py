@@ -99,6 +99,8 @@ def read_per_image(path: Path) -> tuple[list[str], dict[str, np.ndarray]]:
             f"{path}, row 1: expected file_name, mse, nme, width, height and others, each once, "
             f"found {', '.join(header)[:200]}; run heatmap evaluate again"
         )
+    if not rows:
+        raise UserError(f"{path}: the table has a header but no rows; run heatmap evaluate again")
     rows_by_name: dict[str, int] = {}
     values = np.empty((len(rows), len(header) - 1))
     for row, cells in enumerate(rows, start=2):

@@ -30,7 +30,9 @@ def module_of(path: Path) -> ModuleType:
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # a user's file may fail in any way
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a user's file may fail in any way
         del sys.modules[spec.name]
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
         raise UserError(f"{path}: {kind}{first_line(error)}") from error

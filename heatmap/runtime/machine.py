@@ -143,6 +143,26 @@ def first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
+def problem_of_machine(error: Exception) -> str:
+    """Returns what the machine lacks if that is why something failed, and what to do; else ""."""
+    text = str(error)
+    if is_out_of_memory(error):
+        return f"out of memory ({first_line(error)}); use a smaller batch or model"
+    if "DataLoader worker" in text and "allocate shared memory" in text:
+        return f"/dev/shm is too small for the processes that read images; {_FEWER_WORKERS}"
+    if re.search(r"DataLoader worker .*(killed|exited)", text):
+        return f"a process that reads images has ended ({first_line(error)}); {_FEWER_WORKERS}"
+    if "RANK" in os.environ and re.search("gloo|NCCL|by peer", text, re.IGNORECASE):
+        return f"another process of this run has ended or is out of reach ({first_line(error)})"
+    return ""
+
+
+_FEWER_WORKERS = (
+    "use fewer of them (--data.workers), a smaller --train.batch, or a container with more shared "
+    "memory (docker run --shm-size 8g)"
+)
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Whether CPU or GPU memory ran out."""
     texts = "allocate memory", "out of memory"

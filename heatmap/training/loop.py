@@ -5,6 +5,7 @@ killed and resumed run is bit-identical to an uninterrupted one, on a GPU only w
 `train.deterministic`.
 """
 
+import errno
 import logging
 import math
 import time
@@ -97,6 +98,7 @@ def _train_epochs(run: Run, files: RunFolder, ledger: Ledger | None) -> dict[str
 
     def save_last() -> None:
         if ledger and stepper.settle():
+            _check_exists(files)
             save(run, files.last, ledger.wandb_id)
 
     save_last()
@@ -115,8 +117,10 @@ def _train_epochs(run: Run, files: RunFolder, ledger: Ledger | None) -> dict[str
             label_offset.update(run)
         scores, columns = _validate(run, watch)
         row, is_best = _finish_epoch(run, scores)
-        if ledger and is_best:
-            save(run, files.best)
+        if ledger:
+            _check_exists(files)
+            if is_best:
+                save(run, files.best)
         best_columns = columns if is_best else {}
         if progress.finished:
             with watch("shape_prior"):
@@ -134,6 +138,12 @@ def _train_epochs(run: Run, files: RunFolder, ledger: Ledger | None) -> dict[str
     scores["mean_shape_mse"] = progress.mean_shape_mse
     budget = {"epochs": progress.epoch, "steps": progress.step, "minutes": progress.seconds / 60}
     return finite(scores | budget)
+
+
+def _check_exists(files: RunFolder) -> None:
+    """Raises OSError if the run folder is gone, as with its disk; a new one would lack files."""
+    if not files.config.is_file():
+        raise FileNotFoundError(errno.ENOENT, "the run folder is gone or incomplete", files.config)
 
 
 def _enter_stage(run: Run, number: int, files: RunFolder) -> None:

@@ -162,9 +162,15 @@ def prepare(experiment: Experiment, saved: checkpoint.Checkpoint | None = None) 
     optimizer = optimizer_for(experiment.optimizer, network)
     progress = Progress()
     if saved and state:
-        network.load_state_dict(state.network or saved.network)
-        load_state(optimizer, state.optimizer)
-        progress = Progress(**state.progress)
+        try:
+            network.load_state_dict(state.network or saved.network)
+            load_state(optimizer, state.optimizer)
+            progress = Progress(**state.progress)
+        except (RuntimeError, LookupError, TypeError, ValueError):
+            raise UserError(
+                "this run trained other weights than this version would, so it cannot be resumed; "
+                "start a new one from its weights with --train.start RUN"
+            ) from None
         mean_shape_crop = saved.mean_shape_crop
     else:
         if path and start:

@@ -177,8 +177,8 @@ def _run(run: Run, folder: Path) -> TrainedSummary:
         logger.info(f"{_format_sizes(run)}\nrun folder    {folder}")
     try:
         summary = _summary(folder, loop.train(run, folder))
-    except KeyboardInterrupt:
-        if machine.is_first():
+    except (KeyboardInterrupt, OSError, RuntimeError):  # not the user's error
+        if machine.is_first() and RunFolder(folder).config.is_file():
             logger.info(f"to resume, run heatmap train --resume {folder}")
         raise
     outcome = f"trained on all rows, without a score, for {summary.epochs} epochs"

@@ -4,6 +4,7 @@ import io
 import logging
 import mmap
 import os
+import re
 import struct
 import warnings
 import zlib
@@ -26,6 +27,8 @@ _HEIC = b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"  
 
 logger = logging.getLogger("heatmap")
 
+_GAP = rb"(?:\s|#[^\n]*\n)+"
+_PNM = re.compile(rb"P[2356]" + 2 * (_GAP + rb"\d+") + _GAP + rb"(\d+)\s")  # its largest value
 _PIXELS_PER_BYTE = 512  # of a JPEG, at most: every 8 x 8 pixels have at least one Huffman code
 _LIMIT = "OPENCV_IO_MAX_IMAGE_PIXELS"  # set in heatmap/__init__.py
 _TOO_LARGE = f"it has more pixels than the environment variable {_LIMIT} allows"
@@ -159,6 +162,8 @@ class ImageFile:
                 f"{self.path}: its pixels are {image.dtype}; convert it to unsigned integers of 8 "
                 "or 16 bits"
             )
+        if (match := _PNM.match(self.data)) and int(match[1]) < 255:  # OpenCV does not scale them
+            raise UserError(f"{self.path}: its values end at {int(match[1])}; convert it to PNG")
         if image.dtype == np.uint16:
             highest = int(image.max())
             bits = next(bits for bits in (8, 10, 12, 14, 16) if highest < 1 << bits)

@@ -231,6 +231,18 @@ def test_damaged_and_wrong_archives_are_named(
         source.write_bytes(content)
         with pytest.raises(ValueError, match=re.escape(f"{source}") + f".*{words}"):
             convert(source, out)
+    for compression, flag, words in (
+        (zipfile.ZIP_LZMA, 0, "is not compressed with Deflate"),
+        (zipfile.ZIP_BZIP2, 0, "is not compressed with Deflate"),
+        (zipfile.ZIP_STORED, 1, "needs a password"),
+    ):
+        with zipfile.ZipFile(source, "w", compression) as archive:
+            archive.write(files / "training.csv", "training.csv")
+        content = bytearray(source.read_bytes())
+        content[content.rindex(b"PK\x01\x02") + 8] |= flag
+        source.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"training\.csv: the archive {words}; unpack it"):
+            convert(source, out)
     pack(source, kaggle15_files / "test.zip")
     with pytest.raises(
         ValueError, match=r"expected training.zip or training.csv in it, found 'test"

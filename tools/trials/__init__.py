@@ -1,0 +1,1 @@
+"""Trials of `tools/torture.py`: killed runs, and damaged input files."""
