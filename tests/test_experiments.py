@@ -191,7 +191,7 @@ def test_run_on_all_rows_submits_and_is_last_in_the_results(
 
     bad.write_text("file_name\nzoe_0.jpg\n")
     assert tool(*common, "--out", tmp_path / "no") == 1
-    assert "bad.csv: 1 of 1 image not in " in capsys.readouterr().err
+    assert "bad.csv, row 2: 'zoe_0.jpg' is not in " in capsys.readouterr().err
     assert not (tmp_path / "no").exists()
 
     answers = [everything, submission, tmp_path / "mean.csv"]

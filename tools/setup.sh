@@ -1,5 +1,5 @@
 # Sourced by the other scripts: installs heatmap into .venv, once for each version of setup.cfg.
-# `source tools/setup.sh [dev]` also installs that extra. HEATMAP_CPU=1 installs torch without CUDA.
+# If the script sets extra="[dev]", with that extra. HEATMAP_CPU=1 installs torch without CUDA.
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
@@ -28,7 +28,7 @@ install_cpu_torch() {
 }
 
 python=$root/.venv/bin/python
-extra=${1:+[$1]}
+extra=${extra:-}  # not an argument: without one, a sourced file sees those of its script
 if ! cmp -s setup.cfg "$root/.venv/heatmap$extra.stamp" && ! cmp -s setup.cfg "$root/.venv/heatmap[dev].stamp"; then
     if [ ! -x "$python" ]; then
         base=$(find_python) || exit 1

@@ -5,20 +5,24 @@ import io
 import re
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Annotated, Literal
 
 import tyro
 
 from heatmap import cli
 from heatmap.cli import data, train
 from heatmap.cli.convert import convert
-from heatmap.cli.running import experiment_file, load_experiment, run_command
-from heatmap.errors import UsageError
-
-SHELLS = ("bash", "zsh", "fish")
+from heatmap.cli.running import experiment_file, load_experiment, parse_and_call, run_command
 
 
-def completion_script(shell: str) -> str:
-    """Returns the script that completes the commands and options of `heatmap` in a shell."""
+def completion(shell: Annotated[Literal["bash", "zsh", "fish"], tyro.conf.Positional]) -> None:
+    """Print the script that completes the commands and options of heatmap in a shell.
+
+    In bash, source <(heatmap completion bash) turns completion on.
+
+    Args:
+        shell: name of the shell.
+    """
     experiment = load_experiment(experiment_file("unet"))
     commands, data_commands = tyro.extras.SubcommandApp(), tyro.extras.SubcommandApp()
     for name in [name for name in cli.COMMANDS if name not in ("train", "data")]:
@@ -41,13 +45,8 @@ def completion_script(shell: str) -> str:
     # and files would not be offered as positional arguments
     matches = 'COMPREPLY=("${matches[@]}")'
     script = script.replace(matches, f'COMPREPLY=(); [[ -n "$completions" ]] && {matches}')
-    return script.replace("complete -F", "complete -o default -F")
+    print(script.replace("complete -F", "complete -o default -F"))
 
 
 def main(arguments: Sequence[str]) -> int:
-    def print_script() -> None:
-        if len(arguments) != 1 or arguments[0] not in SHELLS:
-            raise UsageError(f"{cli.COMPLETION} needs the shell's name: {', '.join(SHELLS)}")
-        print(completion_script(arguments[0]))
-
-    return run_command(print_script)
+    return run_command(lambda: parse_and_call(completion, "heatmap completion", arguments))

@@ -21,7 +21,6 @@ from heatmap.runtime.machine import is_first, log_to_terminal, problem_of_machin
 from heatmap.runtime.validate import typed
 
 RECIPES = Path(__file__).resolve().parents[2] / "heatmap_experiments"
-OPTIONAL = ("matplotlib", "wandb")  # libraries of the extra "full" that commands import
 
 R = TypeVar("R")
 
@@ -153,11 +152,8 @@ def run_command(action: Callable[[], None]) -> int:
             sys.stderr.write("stopped\n")
         return 1
     except Exception as error:
-        if isinstance(error, ModuleNotFoundError) and error.name in OPTIONAL:
-            _print_error(
-                f"{error.name} is missing: run pip install {error.name}, or install the extra "
-                "[full], which has all optional libraries"
-            )
+        if isinstance(error, ModuleNotFoundError) and error.name == "matplotlib":
+            _print_error("matplotlib is missing: run pip install matplotlib")
         elif problem := problem_of_machine(error):
             _print_error(problem)
         elif _is_first_to_fail():

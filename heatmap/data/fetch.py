@@ -17,11 +17,11 @@ FACES15 = (
     "facial-keypoints-detection.zip"
 )
 
-TIMEOUT = 30.0  # seconds without a byte after which a connection counts as broken
-MAX_TRIES = 4  # without a new byte
-PAUSE = 0.5  # seconds before the second try; twice as long before each further one
+TIMEOUT = 30.0  # seconds without a byte before a connection counts as broken
+MAX_TRIES = 4  # that bring no byte
+PAUSE = 0.5  # seconds, doubled with each such try
 CHUNK = 1 << 18  # bytes
-NO_SPACE = errno.ENOSPC, errno.EDQUOT
+NOT_WRITTEN = errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG  # without the file's name
 
 
 def faces15(
@@ -40,7 +40,6 @@ def faces15(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is not an empty folder; choose another name or remove it")
     archive = out.absolute().with_name(f".{out.name}-download.zip")
-    archive.parent.mkdir(parents=True, exist_ok=True)
     download(url, archive)
     try:
         counts = kaggle15.convert(archive, out, incomplete=incomplete)
@@ -55,10 +54,12 @@ def download(url: str, path: Path) -> None:
     """Downloads a file, or the rest of it if `path` holds its beginning.
 
     Raises:
-        UserError: the server cannot be reached, refuses, or breaks off again and again.
+        UserError: the server cannot be reached, refuses, or breaks off again and again, or the
+            file cannot be written.
     """
     if not url.startswith(("http://", "https://")):
-        raise UsageError(f"--url must start with https:// or http://, got {url}")
+        raise UsageError(f"--url must start with https:// or http://, not {url!r}")
+    path.parent.mkdir(parents=True, exist_ok=True)
     failures = 0
     with tqdm(
         desc=f"downloading {Path(url).name}", unit="B", unit_scale=True, leave=False, disable=None
@@ -72,15 +73,17 @@ def download(url: str, path: Path) -> None:
             except urllib.request.HTTPError as error:
                 problem, is_final = str(error), error.code < 500
             except (OSError, HTTPException) as error:
-                if getattr(error, "errno", None) in NO_SPACE:
-                    raise
+                if isinstance(error, OSError) and (error.filename or error.errno in NOT_WRITTEN):
+                    raise UserError(f"{path}: cannot be written: {error.strerror}") from None
                 problem, is_final = str(getattr(error, "reason", error)), False
             failures = 0 if _size(path) > before else failures + 1
             if is_final or failures == MAX_TRIES:
                 break
             time.sleep(PAUSE * 2**failures)
-    kept = f"; {_size(path):,} bytes are kept, so the same command continues" if _size(path) else ""
-    raise UserError(f"{url} could not be downloaded: {problem}{kept}. --url names another address")
+    kept = f"{_size(path):,} bytes are kept: run the command again to continue, or "
+    raise UserError(
+        f"{url} could not be downloaded: {problem}; {kept * (_size(path) > 0)}try another --url"
+    )
 
 
 def _size(path: Path) -> int:
@@ -97,17 +100,10 @@ def _download_rest(url: str, path: Path, bar: tqdm) -> bool:
     except urllib.request.HTTPError as error:
         if error.code != 416:  # nothing follows what we have
             raise
-        is_complete = error.headers.get("Content-Range") == f"bytes */{have}"
-        if not is_complete:
-            path.unlink()
-        return is_complete
+        return True
     with response:
         length = response.headers.get("Content-Length")
-        if response.status == 206:
-            if not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
-                path.unlink()  # not the part that was asked for
-                return False
-        else:
+        if response.status != 206:
             have = 0  # the server cannot continue and sends the whole file
         total = have + int(length) if length else None
         bar.total, bar.n = total, have

@@ -4,7 +4,8 @@ import functools
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,36 +30,44 @@ def module_of(path: Path) -> ModuleType:
     assert spec and spec.loader
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        with _failing_as_user_error(str(path)):
+            spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[spec.name]
+        raise
+    return module
+
+
+@contextmanager
+def _failing_as_user_error(where: str) -> Iterator[None]:
+    """Turns whatever a user's code raises, also SystemExit, into a UserError."""
+    try:
+        yield
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # a user's file may fail in any way
-        del sys.modules[spec.name]
+    except BaseException as error:
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-        raise UserError(f"{path}: {kind}{first_line(error)}") from error
-    return module
+        raise UserError(f"{where}: {kind}{first_line(error)}") from error
 
 
 @functools.cache
 def imported(name: str) -> Callable[..., Any]:
-    """Returns the function "FILE.py:NAME" or "MODULE:NAME"; see `validate.Function`.
+    """Returns the function "FILE.py:NAME" or "MODULE:NAME".
 
-    Modules of the working directory are found, too.
+    A module may also be in the working directory.
 
     Raises:
         UserError: the file or module is missing or fails, or has no such function.
     """
     where, _, attribute = name.rpartition(":")
-    try:
+    with _failing_as_user_error(f"cannot import the function {name}"):
         if where.endswith(".py"):
-            loaded, path = sys.modules.get(module_name(Path(where))), Path(where).resolve()
-            is_loaded = loaded and loaded.__file__ == str(path)
-            module = loaded if loaded and is_loaded else module_of(path)
+            path = Path(where).resolve()
+            loaded = sys.modules.get(module_name(path))
+            module = loaded if loaded and loaded.__file__ == str(path) else module_of(path)
         else:
             sys.path.append(str(Path.cwd()))
             module = importlib.import_module(where)
-    except (ImportError, UserError) as error:
-        raise UserError(f"cannot import the function {name}: {first_line(error)}") from error
     function = getattr(module, attribute, None)
     if not callable(function):
         raise UserError(f"cannot import the function {name}: {where} has no function {attribute}")

@@ -43,10 +43,11 @@ def test_a_file_that_is_loaded_is_not_run_again(folder: Path) -> None:
         ("math:power", "math has no function power"),
         ("math:pi", "math has no function pi"),
         ("broken.py:power", "broken.py: ZeroDivisionError: division by zero"),
+        ("{folder}.broken:power", "ZeroDivisionError: division by zero"),
     ],
 )
 def test_what_cannot_be_imported_is_named(folder: Path, name: str, problem: str) -> None:
-    name = f"{folder}/{name}" if ".py" in name else name
+    name = f"{folder}/{name}" if ".py" in name else name.format(folder=folder.name)
     with pytest.raises(UserError) as error:
         imported(name)
     assert str(error.value).startswith(f"cannot import the function {name}: ")

@@ -27,7 +27,6 @@ from heatmap.data.contest.table import (
     write_rows,
 )
 from heatmap.errors import UserError
-from heatmap.runtime.columns import counted
 from heatmap.runtime.files import open_file
 from heatmap.runtime.validate import parse_json
 
@@ -244,24 +243,27 @@ def _numbers_of(
 def read_excluded(path: Path, table: LandmarkTable) -> np.ndarray:
     """Reads which rows of a training table to leave out: (E,) int64, from the column file_name.
 
-    Without a header, the first column has the names. Images that are not in the training table
-    are logged.
+    Without a header, the first column has the names. Names that are not in the training table are
+    logged.
 
     Raises:
-        UserError: the table or column is missing, or none of the images is in the training table.
+        UserError: the table or column is missing, or none of the names is in the training table.
     """
     rows = csv_rows(path)
-    if not {"file_name", "filename"} & {*rows[0]} and Path("".join(rows[0][:1])).suffix:
-        names = {row[0].strip() for row in rows}
+    if Path("".join(rows[0][:1])).suffix and not {*NAME_COLUMNS} & {*rows[0]}:
+        names = {
+            cells[0].strip(): f"{path}, row {row}" for row, cells in enumerate(rows, 1) if cells
+        }
     else:
-        names = {name for _, (name,) in read_rows(path, ["file_name"])}
+        names = {name: where for where, (name,) in read_rows(path, ["file_name"])}
     index_of = {name: index for index, name in enumerate(table.names)}
-    if unknown := sorted(names - index_of.keys()):
-        problem = f"{path}: {len(unknown)} of {counted(len(names), 'image')} not in {table.path}"
+    if unknown := [name for name in names if name not in index_of]:
+        others = f", nor are {len(unknown) - 1} more" if len(unknown) > 1 else ""
+        problem = f"{names[unknown[0]]}: {unknown[0]!r} is not in {table.path}{others}"
         if len(unknown) == len(names):
-            raise UserError(f"{problem}, such as {unknown[0]!r}; is the list for other data?")
-        logger.warning(f"{problem}: {', '.join(unknown[:5])}{' ...' * (len(unknown) > 5)}")
-    return np.array(sorted(index_of[name] for name in names & index_of.keys()), np.int64)
+            raise UserError(f"{problem}; none of the names is: is the list for other data?")
+        logger.warning(problem)
+    return np.array(sorted(index_of[name] for name in names if name in index_of), np.int64)
 
 
 def write_excluded(path: Path, reasons: Mapping[str, Sequence[str]]) -> None:

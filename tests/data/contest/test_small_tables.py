@@ -142,7 +142,7 @@ EXCLUDED = "why,file_name\nblurred,sub/c.jpg\ntwo faces, a.jpg \nand cut,a.jpg\n
         "\ufeff" + EXCLUDED.replace("\n", "\r\n") + "\n",
         "filename\na.jpg\nsub/c.jpg",
         "sub/c.jpg\na.jpg\n",
-        "gone.jpg,blurred\nsub/c.jpg,\na.jpg,",
+        "gone.jpg,blurred\n\nsub/c.jpg,\na.jpg,",
     ],
 )
 def test_excluded_images_become_rows(tmp_path: Path, text: str) -> None:
@@ -184,9 +184,7 @@ def test_excluded_images_that_are_not_there_are_logged(
     path = tmp_path / "bad.csv"
     path.write_text("file_name\na.jpg\ngone.jpg\n")
     assert read_excluded(path, table).tolist() == [0]
-    assert f"bad.csv: 1 of 2 images not in {table.path}: gone.jpg" in caplog.text
+    assert f"bad.csv, row 3: 'gone.jpg' is not in {table.path}" in caplog.text
     path.write_text("gone.jpg\n")
-    with pytest.raises(
-        ValueError, match=r"1 of 1 image not in .*, such as 'gone.jpg'; is the list"
-    ):
+    with pytest.raises(ValueError, match=r"row 1: 'gone.jpg' is not in .*is the list"):
         read_excluded(path, table)
