@@ -28,7 +28,7 @@ class Decoded(NamedTuple):
     covariance: Tensor
 
 
-# a name of `decode`, or a function of whole maps (n, H, W) and sigma
+# a name that `decode` knows, or a function of whole maps (n, H, W) and their sigma
 Decoder = str | Callable[[Tensor, float], Decoded]
 
 
@@ -102,8 +102,10 @@ def decode(heatmaps: Tensor, sigma: float, decoder: Decoder = "window") -> Decod
 
 
 def name_of(decoder: Decoder) -> str:
-    """Returns the name of a decoder, also of a function."""
-    return decoder if isinstance(decoder, str) else getattr(decoder, "__name__", "function")
+    """Returns the name of a decoder, which may be a function or a lambda."""
+    if isinstance(decoder, str):
+        return decoder
+    return getattr(decoder, "__name__", "function").strip("<>")
 
 
 class Windows(NamedTuple):

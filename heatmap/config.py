@@ -197,6 +197,7 @@ class Augment(Part, prefix="augment"):
 # The names in `losses.LOSSES`, which imports torch. A loss may also be a function: docs/extend.md.
 HeatmapLoss = Literal["adaptive_wing", "mse"]
 PointLoss = Literal["mse", "mae", "smooth_l1", "wing"]
+HeatmapDecoder = Literal["window", "parabola", "global", "softmax"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,7 +239,7 @@ class HeatmapModel(EncoderModel):
     """Factor of the coordinate loss in the total loss."""
     divergence: NotNegative = 0.0
     """Factor of the Jensen-Shannon divergence of the maps' softmax from the targets (DSNT)."""
-    decoder: Literal["window", "parabola", "global", "softmax"] = "window"
+    decoder: HeatmapDecoder = "window"
     """window: soft-argmax in a window around the peak; parabola: through the logarithms of the peak
     and its neighbours; global: soft-argmax over the whole map, its temperature set by the peak;
     softmax: the same, at the temperature of training with coordinate_loss."""

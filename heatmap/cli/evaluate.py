@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from heatmap.cli.running import parse_and_call, run_command
+from heatmap.config import HeatmapDecoder
 from heatmap.errors import UsageError
 from heatmap.runtime.machine import is_first
 
@@ -19,7 +20,7 @@ def evaluate(
     *,
     data: Path | None = None,
     solution: Path | None = None,
-    decoder: Literal["window", "parabola", "global", "softmax"] | None = None,
+    decoder: HeatmapDecoder | None = None,
     tta: Literal["none", "mirror", "scale", "mirror,scale"] = "none",
     weighted: bool = False,
     boxes: Path | None = None,

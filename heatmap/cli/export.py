@@ -2,18 +2,19 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from tyro.conf import Positional, arg
 
 from heatmap.cli.running import parse_and_call, run_command
+from heatmap.config import HeatmapDecoder
 
 
 def export(
     run: Annotated[Path, Positional, arg(metavar="RUN")],
     out: Annotated[Path, Positional, arg(metavar="MODEL.onnx|MODEL.pt2")],
     *,
-    decoder: Literal["window", "parabola", "global", "softmax"] | None = None,
+    decoder: HeatmapDecoder | None = None,
 ) -> None:
     """Write a run as one file for other programs, and check it on synthetic faces.
 

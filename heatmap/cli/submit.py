@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
@@ -12,6 +12,9 @@ from heatmap.config import Positive
 from heatmap.errors import UsageError, UserError
 from heatmap.runtime.columns import counted
 from heatmap.runtime.machine import is_first
+
+if TYPE_CHECKING:
+    from heatmap.inference.ensemble import Ensemble
 
 
 def submit(
@@ -54,17 +57,24 @@ def submit(
     """
     _refuse_existing(out, overwrite)
     from heatmap.inference.ensemble import Ensemble
+
+    ensemble = Ensemble.load([run, *others], tta=tta, weighted=weighted, boxes=boxes)
+    count = _write(ensemble, data, out, device, rounding=rounding, missing=missing)
+    if is_first():
+        print(f"{out}: {counted(count, 'image')}, read back and checked")
+
+
+def _write(
+    ensemble: "Ensemble", data: Path | None, out: Path, device: str = "auto", **options: Any
+) -> int:
     from heatmap.inference.submit import submit as write_submission
     from heatmap.runtime import distributed
     from heatmap.runtime.machine import chosen_device
 
-    ensemble = Ensemble.load([run, *others], tta=tta, weighted=weighted, boxes=boxes)
-    count = write_submission(
-        ensemble, data or ensemble.runs[0].experiment.data.root, out, rounding=rounding,
-        missing=missing, device=distributed.start(chosen_device(device)),
-    )  # fmt: skip
-    if is_first():
-        print(f"{out}: {counted(count, 'image')}, read back and checked")
+    root = data or ensemble.runs[0].experiment.data.root
+    return write_submission(
+        ensemble, root, out, device=distributed.start(chosen_device(device)), **options
+    )
 
 
 def average(
@@ -78,11 +88,10 @@ def average(
 ) -> None:
     """Average submissions, matched by file name or RowId, in the order of the first.
 
-    Runs among them predict the test images first. If all are runs, heatmap submit RUN RUN ...
-    does the same.
+    A run stands for its unrounded predictions. For runs alone, use heatmap submit RUN RUN ...
 
     Args:
-        submissions: two or more submissions in one format, for the same images, or runs.
+        submissions: two or more submissions of one format and for the same images, or runs.
         weights: a weight for each; by default all are equal.
         data: contest folder for the runs; by default the training data of each.
         out: output file, read back and checked; it is complete or not written.
@@ -94,16 +103,20 @@ def average(
         raise UsageError("--average needs at least two submissions")
     if weights and len(weights) != len(submissions):
         raise UsageError(f"--weights has {len(weights)} numbers for {len(submissions)} submissions")
+    runs = [path for path in submissions if path.is_dir() or path.suffix in (".pt", ".pth")]
+    if data is not None and not runs:
+        raise UsageError("--data is for runs, but all of these are submissions")
     _refuse_existing(out, overwrite)
+    from heatmap.inference.ensemble import Ensemble
     from heatmap.inference.submit import average_submissions
 
     with tempfile.TemporaryDirectory() as folder:
-        files = []
+        files = list(submissions)
         for number, path in enumerate(submissions):
-            is_run = path.is_dir() or path.suffix == ".pt"
-            files.append(Path(folder) / f"{number}-{path.stem}.csv" if is_run else path)
-            if is_run:
-                submit(path, data=data, out=files[-1], rounding="none")
+            if path in runs:
+                files[number] = Path(folder) / f"{number}-{path.stem}.csv"
+                ensemble = Ensemble.load([path])
+                _write(ensemble, data, files[number], rounding="none", missing="stop")
         count = average_submissions(files, out, rounding=rounding, weights=weights)
     print(f"{out}: {counted(count, 'row')}, read back and checked")
 

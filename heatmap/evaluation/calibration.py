@@ -99,10 +99,10 @@ def _fit_weights(indicators: dict[str, np.ndarray], target: np.ndarray) -> dict[
 
 
 def _isotonic(parts: Sequence[tuple[float, float, int]]) -> list[tuple[float, float, int]]:
-    """Pools neighbouring (x, y, weight), in the order of x, until y increases everywhere."""
+    """Pools neighbouring (x, y, weight), in the order of x, until x and y increase everywhere."""
     pooled: list[tuple[float, float, int]] = []
     for x, y, weight in parts:
-        while pooled and y <= pooled[-1][1]:
+        while pooled and (x <= pooled[-1][0] or y <= pooled[-1][1]):
             left_x, left_y, left = pooled.pop()
             x = (left_x * left + x * weight) / (left + weight)
             y = (left_y * left + y * weight) / (left + weight)

@@ -13,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from heatmap import codec, schemes
+from heatmap.config import HeatmapDecoder
 from heatmap.data import contest
 from heatmap.data.samples import Samples
 from heatmap.errors import UsageError, UserError
@@ -29,6 +30,7 @@ from heatmap.runtime.columns import as_lines
 from heatmap.runtime.files import finite, write_json
 from heatmap.runtime.machine import chosen_device, describe, loader_processes, log_to_terminal
 from heatmap.runtime.stopwatch import Stopwatch
+from heatmap.runtime.validate import typed
 from heatmap.shape import nanmean
 
 logger = logging.getLogger("heatmap")
@@ -301,8 +303,8 @@ def evaluate_run(
 
     Raises:
         UserError: the data has no labels or another number of landmarks, no row validates in
-            all runs, a network without heatmaps is given a decoder, or the processes do not see
-            the same files.
+            all runs, the decoder is unknown or the network has no heatmaps for it, or the
+            processes do not see the same files.
     """
     if decoder is not None:
         ensemble = _with_decoder(ensemble, decoder)
@@ -344,6 +346,8 @@ def evaluate_run(
 
 def _with_decoder(ensemble: Ensemble, decoder: codec.Decoder) -> Ensemble:
     """The ensemble with copies of its networks that use another decoder."""
+    if isinstance(decoder, str):
+        typed(HeatmapDecoder, decoder, "decoder")
     runs = []
     for run in ensemble.runs:
         network = copy.deepcopy(run.network)

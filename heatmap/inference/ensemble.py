@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -17,6 +18,7 @@ from heatmap.networks import HeatmapNetwork
 from heatmap.runs.checkpoint import TrainedRun, load_trained
 from heatmap.runs.folder import RunFolder
 from heatmap.runtime.files import read_bytes
+from heatmap.runtime.validate import typed
 
 ZOOMS = (1.0, 1 / 1.1, 1.1)  # of the test-time augmentation "scale"
 
@@ -64,8 +66,8 @@ class Ensemble:
         """Loads run folders (their best checkpoint) or checkpoints; `tta` is comma-separated.
 
         Raises:
-            UserError: see the class; or a checkpoint is missing, a run is listed twice, or
-                `boxes` is given and no run crops boxes.
+            UserError: see the class; or there is no run, a checkpoint is missing, a run is listed
+                twice, `tta` is unknown, or `boxes` is given and no run crops boxes.
         """
         loaded: list[TrainedRun] = []
         for run in map(load_trained, runs):
@@ -75,10 +77,13 @@ class Ensemble:
                 data = replace(run.experiment.data, boxes=boxes)
                 run = replace(run, experiment=replace(run.experiment, data=data))
             loaded.append(run)
+        if not loaded:
+            raise UsageError("expected at least one run")
         if boxes is not None and all(run.experiment.crop.rule != "box" for run in loaded):
             path, rule = loaded[0].path, loaded[0].experiment.crop.rule
             raise UsageError(f"--boxes is for runs with crop.rule box; {path} has {rule}")
-        return cls(tuple(loaded), frozenset(tta.split(",")) - {"none"}, weighted, boxes)
+        kinds = {typed(Literal["none", "mirror", "scale"], kind, "tta") for kind in tta.split(",")}
+        return cls(tuple(loaded), frozenset(kinds) - {"none"}, weighted, boxes)
 
     @property
     def num_landmarks(self) -> int:

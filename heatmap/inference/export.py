@@ -18,6 +18,7 @@ from torch.export import ExportedProgram
 
 import heatmap
 from heatmap import codec, frame, maps, schemes
+from heatmap.config import HeatmapDecoder
 from heatmap.data import samples, synthetic
 from heatmap.errors import UsageError, UserError
 from heatmap.frame import Frame
@@ -26,6 +27,7 @@ from heatmap.runs.checkpoint import TrainedRun, load_trained
 from heatmap.runs.folder import RunFolder
 from heatmap.runtime.files import finite, read_text, write_atomically
 from heatmap.runtime.machine import first_line, log_to_terminal
+from heatmap.runtime.validate import typed
 
 logger = logging.getLogger("heatmap")
 
@@ -98,6 +100,7 @@ def export(run: Path | str, out: Path | str, decoder: str | None = None) -> Diff
     trained = load_trained(run)
     network, crop = trained.network, trained.experiment.crop
     if decoder is not None:
+        typed(HeatmapDecoder, decoder, "decoder")
         if not isinstance(network, HeatmapNetwork):
             raise UsageError(f"{trained.path} has no heatmaps; omit --decoder")
         network.landmark_decoder = decoder

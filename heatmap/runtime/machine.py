@@ -8,9 +8,10 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from heatmap.errors import UserError
+from heatmap.runtime.validate import typed
 
 if TYPE_CHECKING:
     import torch
@@ -49,10 +50,11 @@ def chosen_device(name: str) -> "torch.device":
     """Returns the device for `train.device`: cpu, cuda, or auto (cuda if available).
 
     Raises:
-        UserError: cuda is not available.
+        UserError: there is no such device, or cuda is not available.
     """
     import torch
 
+    typed(Literal["auto", "cpu", "cuda"], name, "device")
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("device cuda is not available: torch finds no GPU; use cpu")
     if name == "auto":

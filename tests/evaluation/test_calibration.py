@@ -104,6 +104,16 @@ def test_parts_out_of_order_are_pooled_to_their_mean_error() -> None:
     assert fitted.doubt == pytest.approx([knots[0], knots[1:4].mean(), knots[4]])
 
 
+def test_landmarks_with_the_same_doubt_share_their_mean_error() -> None:
+    distance, peak, spread = signs(3)
+    is_large = spread > np.median(spread)
+    fitted = calibration.fit(distance, np.full_like(peak, np.nan), np.where(is_large, 2, 1))
+    assert fitted
+    expected = fitted.expected_error(np.full(2, np.nan), np.array([1.0, 2.0]))
+    means = [distance[~is_large].mean(), distance[is_large].mean()]
+    assert expected == pytest.approx(means, rel=0.05)  # the part across the median has both
+
+
 def test_halves_keep_people_whole_and_have_similar_sizes() -> None:
     generator = np.random.default_rng(6)
     groups = [f"person {k}" for k in generator.integers(0, 60, 900)]

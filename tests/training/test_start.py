@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import Tensor
 
 import heatmap
 from heatmap import losses
@@ -60,6 +61,16 @@ def test_a_run_is_trained_once_and_scored_by_image_and_landmark(
     with pytest.raises(UserError, match="cannot change --seed"):
         heatmap.resume(out, lambda experiment: replace(experiment, seed=7))
 
+    for options, message in (
+        ({"decoder": "windo"}, "decoder must be window, .* did you mean 'window'"),
+        ({"tta": "mirror,skale"}, "tta must be none, mirror or scale, not 'skale'"),
+        ({"device": "gpu"}, "device must be auto, cpu or cuda, not 'gpu'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            heatmap.evaluate(out, **options)
+    with pytest.raises(UserError, match="expected at least one run"):
+        heatmap.evaluate([])
+
     evaluation = heatmap.evaluate(out, device="cpu")
     assert evaluation.scores["mse"] == summary.best_mse
     with RunFolder(Path(out)).per_image.open(newline="") as file:
@@ -77,14 +88,15 @@ def test_a_run_is_trained_once_and_scored_by_image_and_landmark(
 def test_a_decoder_may_be_a_function(tiny: Experiment, tmp_path: Path) -> None:
     heatmap.train(replace(tiny, train=replace(tiny.train, epochs=1)), tmp_path)
 
-    def corner(heatmaps, sigma):  # type: ignore[no-untyped-def]
+    def corner(heatmaps: Tensor, sigma: float) -> Decoded:
         zeros = heatmaps.new_zeros(len(heatmaps), 2)
-        return Decoded(zeros, zeros[:, 0], zeros.diag_embed())
+        return Decoded(zeros, zeros[:, 0], (zeros + sigma).diag_embed())
 
-    evaluation = heatmap.evaluate(tmp_path, decoder=corner, device="cpu")
-    assert evaluation.errors and not evaluation.errors.peak.any()
-    assert evaluation.folder.name == "evaluation-corner"
-    assert evaluation.ensemble.options == "--decoder corner"
+    for decoder, name in ((corner, "corner"), (lambda *options: corner(*options), "lambda")):
+        evaluation = heatmap.evaluate(tmp_path, decoder=decoder, device="cpu")
+        assert evaluation.errors and not evaluation.errors.peak.any()
+        assert evaluation.folder.name == f"evaluation-{name}"
+        assert evaluation.ensemble.options == f"--decoder {name}"
 
 
 def test_a_run_with_functions_predicts_without_them_but_resumes_only_with_them(
