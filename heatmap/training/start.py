@@ -50,7 +50,7 @@ class TrainedSummary:
 
 
 def train(experiment: Experiment, out: Path | str) -> TrainedSummary:
-    """Trains an experiment, and writes its run folder.
+    """Trains an experiment and writes its run folder.
 
     Example:
         >>> experiment = Experiment(name="unet", data=Data(root="contest01_data"), model=UNet())
@@ -61,8 +61,7 @@ def train(experiment: Experiment, out: Path | str) -> TrainedSummary:
         out: folder to create. It must not hold a run yet.
 
     Raises:
-        UserError: the folder holds a run, data or options are unusable, or training diverges or
-            runs out of memory.
+        UserError: the folder holds a run, data or options are unusable, or training diverges.
     """
     machine.log_to_terminal()
     files = RunFolder(Path(out))
@@ -83,11 +82,11 @@ def resume(
     Args:
         run: the run folder.
         change: returns the experiment to go on with, given the run's own. It may set data.root,
-            data.workers, data.cache, train.device, wandb.mode, and more train.epochs.
+            data.workers, data.cache, train.device and wandb.mode, and raise train.epochs.
 
     Raises:
-        UserError: as `train`; or there is no such run, its data changed, or `change` changes
-            something else.
+        UserError: see `train`; or there is no such run, its data changed, or `change` sets
+            anything else.
     """
     machine.log_to_terminal()
     files = find_run(Path(run))
