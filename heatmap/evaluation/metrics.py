@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from heatmap.runtime.columns import as_lines
 from heatmap.runtime.files import finite, write_json
 from heatmap.runtime.machine import chosen_device, describe, loader_processes, log_to_terminal
 from heatmap.runtime.stopwatch import Stopwatch
-from heatmap.runtime.validate import typed
+from heatmap.runtime.validate import one_of
 from heatmap.shape import nanmean
 
 logger = logging.getLogger("heatmap")
@@ -222,11 +222,11 @@ class Evaluation:
         """
         errors = self.errors
         assert errors, "only the first process has them"
-        of_landmark = {index: name for name, part in errors.groups.items() for index in part}
+        group_of = {index: name for name, part in errors.groups.items() for index in part}
         squares = np.square(errors.distance, dtype=np.float64)
         return {
             "landmark": np.arange(len(errors.bias)),
-            "group": [of_landmark.get(index, "") for index in range(len(errors.bias))],
+            "group": [group_of.get(index, "") for index in range(len(errors.bias))],
             "images": np.isfinite(errors.distance).sum(0),
             "mse": nanmean(squares, 0) / 2,
             "distance": nanmean(errors.distance, 0),
@@ -347,7 +347,7 @@ def evaluate_run(
 def _with_decoder(ensemble: Ensemble, decoder: codec.Decoder) -> Ensemble:
     """The ensemble with copies of its networks that use another decoder."""
     if isinstance(decoder, str):
-        typed(HeatmapDecoder, decoder, "decoder")
+        one_of(get_args(HeatmapDecoder), decoder, "decoder")
     runs = []
     for run in ensemble.runs:
         network = copy.deepcopy(run.network)

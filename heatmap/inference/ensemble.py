@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Literal
 
 import torch
 
@@ -18,7 +17,7 @@ from heatmap.networks import HeatmapNetwork
 from heatmap.runs.checkpoint import TrainedRun, load_trained
 from heatmap.runs.folder import RunFolder
 from heatmap.runtime.files import read_bytes
-from heatmap.runtime.validate import typed
+from heatmap.runtime.validate import one_of
 
 ZOOMS = (1.0, 1 / 1.1, 1.1)  # of the test-time augmentation "scale"
 
@@ -82,7 +81,7 @@ class Ensemble:
         if boxes is not None and all(run.experiment.crop.rule != "box" for run in loaded):
             path, rule = loaded[0].path, loaded[0].experiment.crop.rule
             raise UsageError(f"--boxes is for runs with crop.rule box; {path} has {rule}")
-        kinds = {typed(Literal["none", "mirror", "scale"], kind, "tta") for kind in tta.split(",")}
+        kinds = [one_of(("none", "mirror", "scale"), kind, "tta") for kind in tta.split(",")]
         return cls(tuple(loaded), frozenset(kinds) - {"none"}, weighted, boxes)
 
     @property

@@ -9,7 +9,7 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from heatmap.runs.checkpoint import TrainedRun, load_trained
 from heatmap.runs.folder import RunFolder
 from heatmap.runtime.files import finite, read_text, write_atomically
 from heatmap.runtime.machine import first_line, log_to_terminal
-from heatmap.runtime.validate import typed
+from heatmap.runtime.validate import one_of
 
 logger = logging.getLogger("heatmap")
 
@@ -100,7 +100,7 @@ def export(run: Path | str, out: Path | str, decoder: str | None = None) -> Diff
     trained = load_trained(run)
     network, crop = trained.network, trained.experiment.crop
     if decoder is not None:
-        typed(HeatmapDecoder, decoder, "decoder")
+        one_of(get_args(HeatmapDecoder), decoder, "decoder")
         if not isinstance(network, HeatmapNetwork):
             raise UsageError(f"{trained.path} has no heatmaps; omit --decoder")
         network.landmark_decoder = decoder

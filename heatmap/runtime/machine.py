@@ -8,10 +8,10 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from heatmap.errors import UserError
-from heatmap.runtime.validate import typed
+from heatmap.runtime.validate import one_of
 
 if TYPE_CHECKING:
     import torch
@@ -54,7 +54,7 @@ def chosen_device(name: str) -> "torch.device":
     """
     import torch
 
-    typed(Literal["auto", "cpu", "cuda"], name, "device")
+    one_of(("auto", "cpu", "cuda"), name, "device")
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("device cuda is not available: torch finds no GPU; use cpu")
     if name == "auto":

@@ -106,7 +106,7 @@ def _typed(kind: Any, value: Any, name: str) -> Any:
                 value = _within(interval, value, name)
         return value
     if origin is Literal:
-        return _one_of(arguments, value, name)
+        return one_of(arguments, value, name)
     if origin in (typing.Union, types.UnionType):
         return _any_of(arguments, value, name)
     if origin in (tuple, list, Sequence):
@@ -139,7 +139,8 @@ def _within(interval: str, value: float, name: str) -> float:
     return value
 
 
-def _one_of(choices: Sequence[Any], value: Any, name: str) -> Any:
+def one_of(choices: Sequence[Any], value: Any, name: str) -> Any:
+    """Returns the value if it is a choice; otherwise a UserError lists them."""
     for choice in choices:
         if type(choice) is type(value) and choice == value:
             return choice
@@ -161,12 +162,12 @@ def _any_of(kinds: Sequence[Any], value: Any, name: str) -> Any:
             if ":" in str(value):
                 return _typed(Function, value, name)
             choices.append(_FUNCTION_FORM)
-        return _one_of(choices, value, name)
+        return one_of(choices, value, name)
     if not isinstance(value, Mapping):
         kind = next((kind for kind in kinds if isinstance(value, kind)), kinds[0])
         return _object(kind, value, name)
     by_name = {kind.__name__: kind for kind in kinds}
-    selected = _one_of(list(by_name), value.get("type", next(iter(by_name))), _join(name, "type"))
+    selected = one_of(list(by_name), value.get("type", next(iter(by_name))), _join(name, "type"))
     fields = {key: value[key] for key in value if key != "type"}
     return _object(by_name[selected], fields, name)
 
