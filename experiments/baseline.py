@@ -1,6 +1,6 @@
 """How well does the organisers' direct regression score: ResNet, pooling, one linear layer?
 
-Run      python tools/train.py experiments/baseline.py --data.root DIR --out RUN
+Run      heatmap train baseline --data.root DIR --out RUN
 Against  experiments/unet.py. Network, loss and optimizer are the organisers' (squared error in
          crop pixels, Adam with amsgrad at 1e-3). The rest is as in unet.
          As the organisers ran it: --augment.mirror 0 --augment.rotate-deg 0 --augment.scale 0
@@ -15,8 +15,8 @@ Outcome  faces68, random weights, 12 minutes on 2 CPU cores, validation by perso
 
 from dataclasses import replace
 
-from experiments import unet
 from heatmap.config import Direct, Optimizer
+from heatmap_experiments import unet
 
 EXPERIMENT = replace(
     unet.EXPERIMENT,

@@ -1,6 +1,6 @@
 """Is H-DenseUNet's 2-D network better than the U-Net for 971 landmarks?
 
-Run      python tools/train.py experiments/dense_unet.py --data.root DIR --out RUN
+Run      heatmap train dense_unet --data.root DIR --out RUN
 Against  experiments/unet.py; only the network differs. The paper's network ends with 64 channels
          at stride 1, too few for 971 sharp heatmaps. Here the decoder stops at stride 4 and a
          1 x 1 convolution with ReLU expands its 96 channels to 128. The paper's network:
@@ -15,8 +15,8 @@ Outcome  faces68, random weights, 12 minutes on 2 CPU cores with --model.weights
 
 from dataclasses import replace
 
-from experiments import unet
 from heatmap.config import DenseUNet
+from heatmap_experiments import unet
 
 EXPERIMENT = replace(
     unet.EXPERIMENT,

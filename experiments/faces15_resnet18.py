@@ -4,8 +4,8 @@ The first configuration of the 15-landmark project, for Kaggle's "facial-keypoin
 ResNet18, layers of 512, 256 and 30, absolute error, ten augmented copies of every image per epoch,
 rotated by any angle, and a one-cycle learning rate.
 
-Run      python tools/data.py convert kaggle15 facial-keypoints-detection.zip DIR --incomplete drop
-         python tools/train.py experiments/faces15_resnet18.py --data.root DIR --out RUN
+Run      heatmap data convert kaggle15 facial-keypoints-detection.zip DIR --incomplete drop
+         heatmap train faces15_resnet18 --data.root DIR --out RUN
 Against  experiments/faces15_unet.py. The authors' short version: --train.epochs 5
          --train.batch 50 --optimizer.lr 0.007 --data.multiplier 1. The reduced set: convert with
          --limit 200. With incomplete rows: convert without --incomplete drop

@@ -3,7 +3,7 @@
 The second configuration of the 15-landmark project: ResNet34, smaller batches, and a cyclic
 learning rate with shrinking peaks (exp_range).
 
-Run      python tools/train.py experiments/faces15_resnet34.py --data.root DIR --out RUN
+Run      heatmap train faces15_resnet34 --data.root DIR --out RUN
 Against  experiments/faces15_resnet18.py, which describes the data
 Cost     not measured at full size
 Outcome  set up as for experiments/faces15_resnet18.py, with --schedule.rise-steps 100: 187.1 px²
@@ -12,8 +12,8 @@ Outcome  set up as for experiments/faces15_resnet18.py, with --schedule.rise-ste
 
 from dataclasses import replace
 
-from experiments import faces15_resnet18
 from heatmap.config import Optimizer, Schedule, Train
+from heatmap_experiments import faces15_resnet18
 
 EXPERIMENT = replace(
     faces15_resnet18.EXPERIMENT,

@@ -1,6 +1,6 @@
 """What do heatmaps gain with only 15 landmarks, on grey images of 96 pixels?
 
-Run      python tools/train.py experiments/faces15_unet.py --data.root DIR --out RUN
+Run      heatmap train faces15_unet --data.root DIR --out RUN
 Against  experiments/faces15_resnet18.py, which describes the data; same rows and split
 Cost     On 2 CPU cores, random weights: 16 s per epoch of 833 images with validation (the run
          below).
@@ -11,8 +11,8 @@ Outcome  980 faces of 96 pixels (a random 15 % validate), random weights, 3 minu
 
 from dataclasses import replace
 
-from experiments import faces15_resnet18, unet
 from heatmap.config import Augment, Crop, UNet
+from heatmap_experiments import faces15_resnet18, unet
 
 EXPERIMENT = replace(
     unet.EXPERIMENT,

@@ -3,7 +3,7 @@
 Integral regression: the softmax of each heatmap is a probability distribution and its mean is the
 landmark. The loss is on coordinates, plus DSNT's divergence from a Gaussian to keep maps compact.
 
-Run      python tools/train.py experiments/integral.py --data.root DIR --out RUN
+Run      heatmap train integral --data.root DIR --out RUN
 Against  experiments/unet.py, trained on heatmaps. Without the divergence:
          --model.divergence 0. Heatmaps and coordinates together: experiments/unet.py with
          --model.coordinate-loss mae --model.coordinate-weight 0.1
@@ -15,8 +15,8 @@ Outcome  faces68, random weights, 12 minutes on 2 CPU cores, 9 epochs: 7.39 px²
 
 from dataclasses import replace
 
-from experiments import unet
 from heatmap.config import UNet
+from heatmap_experiments import unet
 
 EXPERIMENT = replace(
     unet.EXPERIMENT,

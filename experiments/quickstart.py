@@ -8,8 +8,8 @@ Outcome  yes; README.md has the scores, under Results
 
 from dataclasses import replace
 
-from experiments import unet
 from heatmap.config import Augment, Crop, Train, UNet
+from heatmap_experiments import unet
 
 EXPERIMENT = replace(
     unet.EXPERIMENT,

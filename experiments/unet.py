@@ -1,6 +1,6 @@
 """How well does the main recipe score: a U-Net on heatmaps with the adaptive wing loss?
 
-Run      python tools/train.py experiments/unet.py --data.root DIR --out RUN
+Run      heatmap train unet --data.root DIR --out RUN
 Against  experiments/baseline.py. With targets that shrink over training: --model.sigma-start 4
 Cost     On 2 CPU cores, resnet18 at 128 px, 68 landmarks: 69 to 83 s per epoch of 2,899 images
          with validation (the runs below).

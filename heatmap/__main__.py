@@ -1,8 +1,8 @@
-"""`python -m heatmap COMMAND ...`, the same as tools/COMMAND.py."""
+"""`python -m heatmap COMMAND ...`, the same as `heatmap COMMAND ...`."""
 
 import sys
 
 from heatmap.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

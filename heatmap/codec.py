@@ -7,7 +7,7 @@ Heatmaps are (..., H, W).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -26,6 +26,10 @@ class Decoded(NamedTuple):
     # (..., 2, 2), spread around the point in square heatmap pixels: sigma² I for a target, less
     # where the border cuts the window
     covariance: Tensor
+
+
+# a name of `decode`, or a function of whole maps (n, H, W) and sigma
+Decoder = str | Callable[[Tensor, float], Decoded]
 
 
 def log_gaussian_factors(
@@ -60,7 +64,7 @@ def render(points_heatmap: Tensor, height: int, width: int, sigma: float) -> Ten
     return along_y.exp()[..., :, None] * along_x.exp()[..., None, :]
 
 
-def decode(heatmaps: Tensor, sigma: float, decoder: str = "window") -> Decoded:
+def decode(heatmaps: Tensor, sigma: float, decoder: Decoder = "window") -> Decoded:
     """Decodes whole heatmaps; `heatmap.maps.decode` does the same without holding them all.
 
     window: soft-argmax with weights max(h, 0)² in a window around the peak. Where the border cuts
@@ -90,9 +94,16 @@ def decode(heatmaps: Tensor, sigma: float, decoder: str = "window") -> Decoded:
         case "softmax":
             points, covariance = soft_argmax(maps, softmax_steepness(height, width, sigma))
             decoded = Decoded(points, maps.amax((1, 2)), covariance)
-        case _:
+        case str():
             raise AssertionError(f"unknown decoder {decoder!r}")
+        case _:
+            decoded = decoder(maps, sigma)
     return Decoded(*(part.reshape(leading + part.shape[1:]) for part in decoded))
+
+
+def name_of(decoder: Decoder) -> str:
+    """Returns the name of a decoder, also of a function."""
+    return decoder if isinstance(decoder, str) else getattr(decoder, "__name__", "function")
 
 
 class Windows(NamedTuple):
@@ -102,10 +113,10 @@ class Windows(NamedTuple):
     pixel: Tensor  # (n,) int64, W row + column of the peak
 
 
-def window_radius(sigma: float, decoder: str) -> int:
+def window_radius(sigma: float, decoder: Decoder) -> int:
     """Returns the half width in pixels of a decoder's window, 0 if it reads whole maps."""
     # a squared target falls to 0.2 % at 2.5 sigma; at the border the parabola moves inwards by one
-    return {"window": math.ceil(2.5 * sigma), "parabola": 2}.get(decoder, 0)
+    return {"window": math.ceil(2.5 * sigma), "parabola": 2}.get(str(decoder), 0)
 
 
 def windows_at_peaks(maps: Tensor, radius: int) -> Windows:
@@ -127,7 +138,7 @@ def windows_at_peaks(maps: Tensor, radius: int) -> Windows:
 
 
 def decode_windows(
-    windows: Windows, map_hw: Sequence[int], sigma: float, decoder: str = "window"
+    windows: Windows, map_hw: Sequence[int], sigma: float, decoder: Decoder = "window"
 ) -> Decoded:
     """Decodes n windows of `window_radius`; see `decode` for the decoders window and parabola."""
     size, (height, width) = math.isqrt(windows.values.shape[0]), map_hw

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from heatmap.errors import UserError
-from heatmap.runtime.validate import check_fields, parse_json, typed
+from heatmap.runtime.validate import Function, check_fields, parse_json, typed
 
 T = TypeVar("T")
 
@@ -62,7 +62,7 @@ class Data(Part, prefix="data", renamed={"crop_cache": None}):
     """Rule for validation rows. person: whole people; order: the table's last rows; hash: names
     with a low hash (adding rows never moves one); auto: person if names allow it, else order."""
     split_file: Path | None = None
-    """Split to use instead: a run's split.json, or a table from tools/data.py split (comma or TAB;
+    """Split to use instead: a run's split.json, or a table from heatmap data split (comma or TAB;
     file_name, and part: train or validation, or fold: 0, 1, ...; see data.fold)."""
     split_seed: Seed = 42
     """Seed of split random, separate from the run's seed so that runs share a split."""
@@ -74,7 +74,8 @@ class Data(Part, prefix="data", renamed={"crop_cache": None}):
     fold: Index = 0
     """Fold to validate on, counted from 0. Fold 0 is the same as data.validation 1/folds."""
     exclude: Path | None = None
-    """Table (comma or TAB; file_name) of images not to train on. They stay in validation."""
+    """Table (comma or TAB; file_name) or plain list of images not to train on. They stay in
+    validation. Names of images that are not there are logged."""
     person_pattern: str = "(.+)_[^_]+$"
     """Regular expression for the file name; its first group is the person."""
     multiplier: Annotated[int, "[1, 1000]"] = 1
@@ -84,13 +85,13 @@ class Data(Part, prefix="data", renamed={"crop_cache": None}):
     face boxes in image pixels. For other images use --boxes."""
     weights: Path | None = None
     """Table (comma or TAB; file_name, weight) of every training image's weight in the loss.
-    tools/data.py pose writes one that favours turned heads."""
+    heatmap data pose writes one that favours turned heads."""
     label_offset: str = "auto"
     """Distance of the labels from the true landmarks, "x,y" in image pixels, positive to the right
     and down. auto: measured along x from mirrored images early in training; none: 0. Training
     corrects the labels by it; predictions follow the labels."""
     symmetry: Path | None = None
-    """Mirror permutation and groups from tools/data.py symmetry; built in for 971, 194, 68, 15
+    """Mirror permutation and groups from heatmap data symmetry; built in for 971, 194, 68, 15
     and 5 landmarks."""
     cache: Path | None = None
     """Cache folder; default: heatmap in $XDG_CACHE_HOME or ~/.cache."""
@@ -183,6 +184,8 @@ class Augment(Part, prefix="augment"):
     """Probability of covering a random rectangle with one colour; its landmarks still count."""
     erase_area: tuple[Fraction, Fraction] = (0.01, 0.02)
     """Smallest and largest area of that rectangle, as fractions of the crop."""
+    extra: Function | None = None
+    """Your function, FILE.py:FUNCTION or MODULE:FUNCTION, that changes the batch after all this."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -191,7 +194,7 @@ class Augment(Part, prefix="augment"):
         _check(0 < smallest <= largest, f"{wanted}, not {smallest} and {largest}")
 
 
-# The names in `losses.LOSSES`, which imports torch.
+# The names in `losses.LOSSES`, which imports torch. A loss may also be a function: docs/extend.md.
 HeatmapLoss = Literal["adaptive_wing", "mse"]
 PointLoss = Literal["mse", "mae", "smooth_l1", "wing"]
 
@@ -204,7 +207,7 @@ class EncoderModel(Part, prefix="model"):
     """Encoder of segmentation_models_pytorch, or tu-NAME for one of timm's."""
     weights: str = "imagenet"
     """Encoder weights: the name of pretrained ones, bundled (those of the package that
-    heatmap[pretrained] installs), a local file, or none (random)."""
+    the extra [pretrained] installs), a local file, or none (random)."""
     mean: tuple[Fraction, Fraction, Fraction] | None = None
     """Means of red, green and blue, 0 to 1, to subtract from images. Default: those that the
     pretrained weights were trained with."""
@@ -224,11 +227,12 @@ class HeatmapModel(EncoderModel):
     """Standard deviation of the target Gaussians in heatmap pixels, 0.5 to 10."""
     sigma_start: Annotated[float, "(0, 10]"] | None = None
     """First sigma of the targets, up to 10; shrinks to sigma as the loss settles (Adaloss)."""
-    loss: HeatmapLoss | Literal["none"] = "adaptive_wing"
-    """Loss of the heatmaps; none trains on coordinates alone (coordinate_loss)."""
+    loss: HeatmapLoss | Literal["none"] | Function = "adaptive_wing"
+    """Loss of the heatmaps: a name or your function; none trains on coordinates alone
+    (coordinate_loss)."""
     weight_map: NotNegative = 10.0
     """Extra weight of pixels near a landmark in the loss; 0 is the plain loss."""
-    coordinate_loss: PointLoss | Literal["none"] = "none"
+    coordinate_loss: PointLoss | Literal["none"] | Function = "none"
     """Loss of the maps' soft-argmax in crop pixels, trained end to end (integral regression)."""
     coordinate_weight: NotNegative = 1.0
     """Factor of the coordinate loss in the total loss."""
@@ -291,8 +295,8 @@ class Direct(EncoderModel):
     """Units of a hidden layer with ReLU; 0 for none, as in the organisers' baseline."""
     dropout: BelowOne = 0.0
     """Dropout probability of the last layer's inputs."""
-    loss: PointLoss = "mse"
-    """Loss of the x and y distances in crop pixels."""
+    loss: PointLoss | Function = "mse"
+    """Loss of the x and y distances in crop pixels: a name or your function."""
 
 
 Model = UNet | DenseUNet | Direct

@@ -1,8 +1,10 @@
 """Loss functions without masking or averaging, and a table of them by name.
 
 A heatmap loss also returns its slope, because `heatmap.maps` sums the gradient block by block.
+`with_slope` adds it to a function without one.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -11,12 +13,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from heatmap.errors import UserError
+from heatmap.runtime.functions import imported
+
 OMEGA, THETA, EPSILON, ALPHA = 14.0, 0.5, 1.0, 2.1  # as in the adaptive wing paper
 WING_WIDTH, WING_EPSILON = 10.0, 2.0  # in crop pixels
 FOREGROUND = 0.2  # the weight map covers pixels whose dilated target is at least this
 
 # (prediction, target) -> (loss, slope), for each pixel
 Pointwise = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+# (prediction, target) -> loss of each pixel, or (points, truth) -> (..., P)
+Plain = Callable[[Tensor, Tensor], Tensor]
 
 
 def adaptive_wing(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,7 +94,7 @@ class Loss(NamedTuple):
     """A loss; its functions are None where it does not apply."""
 
     of_heatmaps: Pointwise | None = None
-    of_points: Callable[[Tensor, Tensor], Tensor] | None = None  # (points, truth) -> (..., P)
+    of_points: Plain | None = None
     grows_with: Literal["distance", "square"] = "square"  # order of growth of the loss
 
 
@@ -98,6 +105,55 @@ LOSSES = {
     "smooth_l1": Loss(of_points=smooth_absolute_error, grows_with="distance"),
     "wing": Loss(of_points=wing, grows_with="distance"),
 }
+
+
+@functools.cache  # a new object would be compiled anew
+def of_heatmaps(name: str) -> Pointwise:
+    """Returns the heatmap loss of that name: in `LOSSES`, or a function to import.
+
+    Raises:
+        UserError: the function cannot be imported, or does not return a value per pixel.
+    """
+    if name not in LOSSES:
+        return with_slope(_checked(name, (2, 3, 4, 5), (2, 3, 4, 5)))
+    pointwise = LOSSES[name].of_heatmaps
+    assert pointwise
+    return pointwise
+
+
+@functools.cache
+def of_points(name: str) -> Loss:
+    """Returns the point loss of that name: in `LOSSES`, or a function to import.
+
+    Raises:
+        UserError: the function cannot be imported, or does not return a value per point.
+    """
+    return LOSSES.get(name) or Loss(of_points=_checked(name, (4, 3, 2), (4, 3)))
+
+
+def _checked(name: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> Plain:
+    loss: Plain = imported(name)
+    actual = tuple(getattr(loss(torch.full(shape, 0.5), torch.zeros(shape)), "shape", ()))
+    if actual != expected:
+        raise UserError(
+            f"the function {name} must return a loss of shape {expected} for two tensors of shape "
+            f"{shape}, not {actual}; it must not average"
+        )
+    return loss
+
+
+def with_slope(loss: Plain) -> Pointwise:
+    """Returns the loss of each pixel with its slope, which automatic differentiation computes."""
+
+    def pointwise(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        def total(heights: Tensor) -> tuple[Tensor, Tensor]:
+            values = loss(heights, target)
+            return values.sum(), values
+
+        slope, values = torch.func.grad(total, has_aux=True)(prediction)
+        return values, slope
+
+    return pointwise
 
 
 def in_image_pixels(weights: Tensor, pixel_area: Tensor, grows_with: str) -> Tensor:

@@ -140,7 +140,7 @@ def targets_of(
 
 
 @torch.no_grad()
-def decode(maps: Maps, sigma: float, decoder: str = "window") -> codec.Decoded:
+def decode(maps: Maps, sigma: float, decoder: codec.Decoder = "window") -> codec.Decoded:
     """Returns `codec.decode` of all maps (B, P, ...), computed block by block."""
     (num_images, _, *map_hw), num_landmarks = maps.features.shape, len(maps.bias)
     # a block is read only twice, so larger ones pay off even if they exceed the cache

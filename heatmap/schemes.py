@@ -152,13 +152,13 @@ class Scheme:
 
 
 def read_scheme(path: Path, num_landmarks: int) -> Scheme:
-    """Reads the JSON file that tools/data.py symmetry wrote.
+    """Reads the JSON file that heatmap data symmetry wrote.
 
     Raises:
         UserError: the file is missing, malformed or for another number of landmarks.
     """
     values = read_json(path, dict[str, Any])
-    with located(f"{path}: not a file from tools/data.py symmetry"):
+    with located(f"{path}: not a file from heatmap data symmetry"):
         scheme = Scheme.from_dict(values)
     if len(scheme.permutation) != num_landmarks:
         raise UserError(
@@ -182,7 +182,7 @@ def mirror_permutation(num_landmarks: int, scheme: Scheme | None = None) -> np.n
         known = ", ".join(map(str, _MIRRORS))
         raise UserError(
             f"the mirror permutation is unknown for {num_landmarks} landmarks (known: {known}); "
-            "find it with tools/data.py symmetry DIR and pass the file as --data.symmetry, or do "
+            "find it with heatmap data symmetry DIR and pass the file as --data.symmetry, or do "
             "not mirror: --augment.mirror 0, no --tta mirror"
         )
     permutation = np.fromiter(chain.from_iterable(_MIRRORS[num_landmarks]), np.int64)

@@ -3,7 +3,6 @@ import json
 import operator
 import os
 import sys
-import time
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -73,49 +72,34 @@ def test_every_gpu_section_runs_on_a_cpu(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(sys, "argv", ["gpu.py", str(out), "--device", "cpu", "--tiny"])
     assert gpu.main() == 0
     figures = (out / "figures.log").read_text()
-    assert figures.splitlines()[-1].endswith("done")
-    for letter, section in gpu.SECTIONS.items():
-        assert f"== {letter} {section.title}\n" in figures
-    assert json.loads((out / "trace.json").read_text())["traceEvents"]
+    assert figures.endswith("done\n")
+    for name in gpu.SECTIONS:
+        assert f"== {name}\n" in figures
 
 
-def test_a_failed_or_skipped_section_does_not_stop_the_others(
+def test_a_failed_section_does_not_stop_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(bench: gpu.Bench) -> None:
         raise RuntimeError("no such kernel")
 
-    sections = {
-        "A": gpu.Section("broken", broken),
-        "B": gpu.Section("long", broken, min_seconds=100),
-        "C": gpu.Section("good", lambda bench: bench.log("a figure")),
-    }
+    sections = {"broken": broken, "good": lambda bench: bench.log("a figure")}
     monkeypatch.setattr(gpu, "SECTIONS", sections)
-    bench = gpu.Bench(tmp_path, torch.device("cpu"), 10, False, time.monotonic())
+    bench = gpu.Bench(tmp_path, torch.device("cpu"), False)
     assert not gpu.run_sections(bench, list(sections))
     figures = (tmp_path / "figures.log").read_text()
-    assert "A failed: RuntimeError: no such kernel" in figures
-    assert "B long: skipped, needs 100 s" in figures
-    assert "a figure" in figures
-    assert gpu.run_sections(bench, ["C"])
+    assert "broken failed: RuntimeError: no such kernel" in figures and "a figure" in figures
+    assert gpu.run_sections(bench, ["good"])
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [(["--only", "A,Z"], "no section 'Z'"), (["--device", "cuda"], "torch finds no GPU")],
-)
-def test_the_gpu_script_refuses_wrong_options(
-    options: list[str],
-    words: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def test_the_gpu_script_refuses_a_missing_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(sys, "argv", ["gpu.py", str(tmp_path / "out"), *options])
+    monkeypatch.setattr(sys, "argv", ["gpu.py", str(tmp_path / "out")])
     with pytest.raises(SystemExit) as stopped:
         gpu.main()
-    assert stopped.value.code == 2 and words in capsys.readouterr().err
+    assert stopped.value.code == 2 and "torch finds no GPU" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -243,10 +227,7 @@ def test_measured_memory_excludes_other_memory() -> None:
     ],
 )
 def test_the_command_refuses_wrong_options(
-    tool: Tool,
-    arguments: tuple[object, ...],
-    words: str,
-    capsys: pytest.CaptureFixture[str],
+    tool: Tool, arguments: tuple[object, ...], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert tool("bench", *arguments) == 2
     assert words in capsys.readouterr().err

@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -70,7 +71,7 @@ def train(
     capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> Train:
-    """Runs train.py in this process."""
+    """Runs heatmap train in this process."""
     monkeypatch.setenv("COLUMNS", "200")
 
     def run(*arguments: object) -> Done:
@@ -139,7 +140,7 @@ def test_help_shows_every_field_with_its_default_and_does_not_import_torch(
 def test_without_arguments_the_usage_is_shown(train: Train) -> None:
     done = train()
     assert done.code == 2
-    assert "train.py EXPERIMENT.py --out RUN" in done.out
+    assert "heatmap train EXPERIMENT --out RUN" in done.out
     assert train("--help").code == 0
 
 
@@ -170,6 +171,9 @@ def test_a_missing_or_invalid_experiment_file_is_named(train: Train, tmp_path: P
     train("README.md").assert_refused(2, "README.md")
     (tmp_path / "empty.py").write_text("EXPERIMENT = 3\n")
     train(tmp_path / "empty.py").assert_refused(2, "empty.py", "EXPERIMENT")
+    for number, code in enumerate(("import sys; sys.exit(3)", "raise GeneratorExit('odd')")):
+        (tmp_path / f"ends{number}.py").write_text(code)
+        train(tmp_path / f"ends{number}.py").assert_refused(2, f"ends{number}.py", "Exit: ")
     (tmp_path / "invalid.py").write_text(EXPERIMENT.replace("epochs=1", "epochs=-1"))
     train(tmp_path / "invalid.py").assert_refused(2, "train.epochs must be at least 1")
 
@@ -208,6 +212,11 @@ def test_the_experiments_of_the_repository_load_from_any_folder(
             1,
             "out of memory (CUDA out of memory.)",
         ),
+        (
+            RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error."),
+            1,
+            "a process that reads images has ended (DataLoader worker (pid 7) is killed by signal",
+        ),
     ],
 )
 def test_a_user_error_is_one_line(
@@ -229,7 +238,7 @@ def test_a_user_error_is_one_line(
         ("split data --share 1", "--share must be below 1, not 1.0"),
         ("stats data --crop 64 16", "--crop.1 must be at least 32, not 16"),
         ("make data --count 3 --test-count 0", "--test-count must be at least 1, not 0"),
-        ("audit data --run a --sheet a.gif", "--sheet must end in .jpg or .png, not 'a.gif'"),
+        ("audit data --run a --review a.txt", "--review must end in .html, not 'a.txt'"),
     ],
 )
 def test_an_invalid_option_is_named(
@@ -273,6 +282,41 @@ def test_a_bug_in_a_loader_worker_shows_its_traceback() -> None:
 
     with pytest.raises(ValueError, match=r"(?s)Original Traceback.*in __getitem__.*matmul"):
         run_command(read)
+
+
+class Killed(Dataset[Any]):
+    def __getitem__(self, index: int) -> Any:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_loader_worker_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(lambda: list(samples.load(Killed(), [[0]], 1, torch.device("cpu")))) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: a process that reads images has ended (DataLoader worker")
+    assert "--data.workers" in error and error.count("\n") == 1
+
+
+SMALL_SHM = """
+mount -t tmpfs -o size=1m tmpfs /dev/shm || exit 99
+exec "$0" -c "
+import sys, torch
+from heatmap.cli.running import run_command
+from heatmap.data import samples
+images = torch.utils.data.TensorDataset(torch.zeros(64, 300_000))
+samples.collate = torch.utils.data.default_collate
+sys.exit(run_command(lambda: list(samples.load(images, [[*range(64)]], 1, torch.device('cpu')))))"
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("unshare"), reason="needs unshare")
+def test_too_little_shared_memory_is_one_line() -> None:
+    command = ["unshare", "-m", "sh", "-c", SMALL_SHM, sys.executable]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    if "DataLoader" not in done.stderr and "error: " not in done.stderr:
+        pytest.skip(f"only root can mount another /dev/shm: {done.stderr}")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: /dev/shm is too small") and "--shm-size" in done.stderr
 
 
 def test_windows_is_referred_to_wsl(
@@ -552,7 +596,7 @@ def test_a_stopped_run_says_how_to_resume(
     run = tmp_path / "run"
     with caplog.at_level("INFO", "heatmap"):
         assert main([str(experiment), "--data.root", str(tiny_contest), "--out", str(run)]) == 1
-    assert f"to resume, run python tools/train.py --resume {run}" in caplog.text
+    assert f"to resume, run heatmap train --resume {run}" in caplog.text
 
 
 # ------------------------------------------------------------------- mistyped and wrong arguments
@@ -564,7 +608,7 @@ def test_the_closest_command_is_suggested_for_a_mistyped_one(
     for command, message in (
         (["data", "chek"], "unknown command 'chek'; did you mean 'check'?"),
         (["evalute"], "unknown command 'evalute'; did you mean 'evaluate'?"),
-        (["data", "qqq"], "usage: data.py COMMAND"),
+        (["data", "qqq"], "usage: heatmap data COMMAND"),
         ([], "usage: heatmap COMMAND"),
     ):
         assert cli.main(command) == 2
@@ -589,6 +633,16 @@ def test_a_data_folder_passed_as_a_run_is_named_and_vice_versa(
         assert f"{data}: a data folder, not a run; expected RUN" in capsys.readouterr().err
     assert cli.main(["data", "check", run]) == 1
     assert f"{run}: a run, not a data folder; expected DIR" in capsys.readouterr().err
+
+
+def test_an_input_in_the_place_of_the_run_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.jpg").touch()
+    for arguments in ([f"{tmp_path}/a.jpg"], [f"{tmp_path}/a.jpg", "b.jpg"], [str(tmp_path)]):
+        assert cli.main(["predict", *arguments]) == 2
+        message = f"{arguments[0]} is not a run; expected heatmap predict RUN {arguments[0]}"
+        assert message in capsys.readouterr().err
 
 
 def test_only_a_submission_is_scored_with_a_solution(

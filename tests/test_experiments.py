@@ -15,7 +15,7 @@ from heatmap.data import contest
 from heatmap.data.synthetic.contest import make_contest
 
 ROOT = Path(__file__).resolve().parents[1]
-EXPERIMENTS = sorted((ROOT / "experiments").glob("*.py"))
+EXPERIMENTS = sorted((ROOT / "experiments").glob("[!_]*.py"))
 
 Tool = Callable[..., int]
 
@@ -189,10 +189,20 @@ def test_run_on_all_rows_submits_and_is_last_in_the_results(
     assert float(scored.split(" | ")[3].strip("*")) > 0
     assert unscored.split(" | ")[3:5] == ["-", "-"]
 
-    bad.write_text("file_name\nada_0.jpg\nzoe_0.jpg\n")
+    bad.write_text("file_name\nzoe_0.jpg\n")
     assert tool(*common, "--out", tmp_path / "no") == 1
-    assert "bad.csv, row 3, column file_name: 'zoe_0.jpg'" in capsys.readouterr().err
+    assert "bad.csv: 1 of 1 image not in " in capsys.readouterr().err
     assert not (tmp_path / "no").exists()
+
+    answers = [everything, submission, tmp_path / "mean.csv"]
+    average = ("submit", "--average", *answers[:2], "--weights", "2", "1", "--out", answers[2])
+    assert tool(*average, "--rounding", "none") == 0
+    assert tool("submit", everything, "--out", tmp_path / "exact.csv", "--rounding", "none") == 0
+    whole, mean, exact = (
+        contest.read_submission(tmp_path / f"{name}.csv").points_image
+        for name in ("submission", "mean", "exact")
+    )
+    np.testing.assert_allclose(mean, (2 * exact + whole) / 3, atol=1e-3)
 
 
 def test_unreadable_test_image_stops_or_gets_the_mean_shape(

@@ -16,7 +16,7 @@ MODULES: dict[str, set[str]] = {
     "errors": set(),
     "frame": set(),
     "codec": set(),
-    "losses": set(),
+    "losses": {"runtime"},
     "draw": set(),
     "schemes": {"runtime"},
     "shape": set(),

@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -7,6 +8,7 @@ from reference import ALPHA, OMEGA, THETA, adaptive_wing, constants
 from torch import Tensor
 
 from heatmap import config, losses
+from heatmap.errors import UserError
 
 
 def slope_in_the_paper(prediction: Tensor, target: Tensor) -> Tensor:
@@ -154,6 +156,42 @@ def test_loss_grows_as_the_table_says(name: str) -> None:
     )
     power = 1 if loss.grows_with == "distance" else 2
     assert math.log10((far / near).item()) == pytest.approx(power, abs=0.02)
+
+
+FUNCTIONS = """
+def cubic(prediction, target):
+    return (prediction - target).abs() ** 3
+
+
+def cubic_of_points(points, truth):
+    return cubic(points, truth).mean(-1)
+
+
+def averaged(prediction, target):
+    return cubic(prediction, target).mean()
+"""
+
+
+def test_a_function_is_a_loss_with_the_slope_of_its_derivative(
+    heights: tuple[Tensor, Tensor], tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(FUNCTIONS)
+    prediction, target = heights
+    with torch.no_grad():  # as in the forward pass of `heatmap.maps.loss`
+        loss, slope = losses.of_heatmaps(f"{tmp_path}/mine.py:cubic")(prediction, target)
+    residual = prediction - target
+    assert torch.allclose(loss, residual.abs() ** 3)
+    assert torch.allclose(slope, 3 * residual * residual.abs())
+    assert not loss.requires_grad and not slope.requires_grad
+    of_points = losses.of_points(f"{tmp_path}/mine.py:cubic_of_points").of_points
+    assert of_points and of_points(torch.full((1, 2), 2.0), torch.zeros(1, 2)).tolist() == [8]
+
+
+def test_a_function_that_averages_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(FUNCTIONS)
+    for kind in (losses.of_heatmaps, losses.of_points):
+        with pytest.raises(UserError, match=r"mine\.py:averaged must return .*, not \(\)"):
+            kind(f"{tmp_path}/mine.py:averaged")
 
 
 def test_weights_in_image_pixels_are_scaled_by_area_or_side() -> None:

@@ -9,7 +9,7 @@ import pytest
 from wandb.sdk.launch.sweeps.utils import load_sweep_config
 from wandb.wandb_agent import Agent
 
-from heatmap.cli.running import load_experiment
+from heatmap.cli.running import experiment_file, load_experiment
 from heatmap.config import to_dict
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,8 +32,8 @@ def test_sweep_varies_fields_of_its_experiment(path: Path) -> None:
     sweep = load_sweep_config(str(path))
     assert sweep is not None
     assert sweep["metric"] == {"name": "val/mse", "goal": "minimize"}
-    experiment = next(part for part in sweep["command"] if part.endswith(".py") and part[0] == "e")
-    values = to_dict(load_experiment(ROOT / experiment))
+    experiment = sweep["command"][sweep["command"].index("train") + 1]
+    values = to_dict(load_experiment(experiment_file(experiment)))
     for name in sweep["parameters"]:
         part, field = name.split(".")
         assert field in values[part]

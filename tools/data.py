@@ -1,4 +1,4 @@
-"""Draw, convert, check, describe, split and audit data sets."""
+"""Draw, convert, check, describe, split, audit and correct data sets."""
 
 import sys
 

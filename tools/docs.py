@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from heatmap import config
+from heatmap.runtime.validate import Function
 
 TABLE = re.compile(r"(<!-- options: (\w+) as (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -48,6 +49,8 @@ def _format_values(hint: Any) -> str:
     parts = typing.get_args(hint)
     if typing.get_origin(hint) is Literal:
         return ", ".join(map(str, parts))
+    if hint == Function:
+        return "function"
     if typing.get_origin(hint) is Annotated:
         return f"{parts[0].__name__} in {hint.__metadata__[0]}"
     formatted = (_format_values(part) for part in parts if part not in (type(None), ...))

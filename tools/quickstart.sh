@@ -3,4 +3,4 @@
 set -eu
 source "$(dirname "$0")/setup.sh"
 
-exec "$python" tools/quickstart.py "$@"
+exec "$python" -m heatmap quickstart "$@"

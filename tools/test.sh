@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs formatter, linter, type checker and all tests. Arguments go to pytest: tools/test.sh -k codec
 set -eu
-source "$(dirname "$0")/setup.sh"
+source "$(dirname "$0")/setup.sh" dev
 
 "$python" -m ruff format --check .
 "$python" -m ruff check .

@@ -13,17 +13,27 @@ COMMANDS = {
     "compare": "compare runs image by image, with confidence intervals",
     "results": "print a table of runs",
     "export": "export a run to ONNX or torch.export",
-    "data": "draw, convert, check, describe, split and audit data sets",
+    "data": "draw, convert, check, describe, split, audit and correct data sets",
 }
+COMPLETION = "--tyro-print-completion"
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Runs a command; returns the exit code: 0, 1 for a failure, 2 for wrong usage."""
-    if arguments and arguments[0] in COMMANDS:
-        command = importlib.import_module(f"{__name__}.{arguments[0]}")
-        return int(command.main(arguments[1:]))
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; returns the exit code: 0, 1 for a failure, 2 for wrong usage.
+
+    Args:
+        arguments: the command and its arguments; by default those of the process.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments and arguments[0] in (*COMMANDS, COMPLETION):
+        name = "completion" if arguments[0] == COMPLETION else arguments[0]
+        return int(importlib.import_module(f"{__name__}.{name}").main(arguments[1:]))
     lines = [f"  {name:<12}{description}" for name, description in COMMANDS.items()]
-    usage = "\n".join(["usage: heatmap COMMAND ...", "", *lines, ""])
+    usage = "\n".join([
+        "usage: heatmap COMMAND ...", "", *lines, "",
+        "heatmap COMMAND --help explains a command.",
+        f"heatmap {COMPLETION} bash (or zsh) prints the shell's completion script.", "",
+    ])  # fmt: skip
     if arguments and arguments[0] in ("-h", "--help"):
         sys.stdout.write(usage)
         return 0

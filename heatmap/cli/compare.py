@@ -48,4 +48,4 @@ def compare(
 
 
 def main(arguments: Sequence[str]) -> int:
-    return run_command(lambda: parse_and_call(compare, "compare.py", arguments))
+    return run_command(lambda: parse_and_call(compare, "heatmap compare", arguments))

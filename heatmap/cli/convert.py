@@ -1,4 +1,4 @@
-"""`data.py convert` and `data.py export`: other data sets to contest folders, and back."""
+"""`heatmap data convert` and `export`: other data sets to contest folders, and back."""
 
 from importlib import import_module
 from pathlib import Path
@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 if TYPE_CHECKING:
+    from heatmap.data.formats.kaggle15 import Converted
     from heatmap.data.formats.labelled import LabelledFaces
 
 Source = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
 Out = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT", help="folder to create")]
 _PART_HELP = (
     "both: the test part becomes test images with withheld/solution.csv; train, test: that part "
-    "alone becomes training images, which evaluate.py --data can also score"
+    "alone becomes training images, which heatmap evaluate --data can also score"
 )
 Part = Annotated[Literal["both", "train", "test"], tyro.conf.arg(help=_PART_HELP)]
 _LINK_HELP = "hard-link the images instead of copying them; changes then show in both places"
@@ -29,7 +30,7 @@ def kaggle15(
 ) -> None:
     """Convert Kaggle's "facial-keypoints-detection": 15 landmarks on grey 96 x 96 images.
 
-    tools/submit.py writes that contest's own submission format for the converted folder.
+    heatmap submit writes that contest's own submission format for the converted folder.
 
     Args:
         source: facial-keypoints-detection.zip, a folder with its files, training.zip or
@@ -39,13 +40,16 @@ def kaggle15(
     """
     from heatmap.data.formats.kaggle15 import convert
 
-    counts = convert(source, out, incomplete=incomplete, limit=limit)
+    print_counts(out, convert(source, out, incomplete=incomplete, limit=limit))
+
+
+def print_counts(out: Path, counts: "Converted") -> None:
     complete = f"{counts.num_complete} with all 15 landmarks"
     print(f"{out}: {counts.num_training} training images, {complete}")
     if counts.num_test == 0:
-        print(f"no test images: no test.zip or test.csv next to {source}")
+        print("no test images: no test.zip or test.csv beside the training images")
     elif counts.num_asked is None:
-        print(f"{counts.num_test} test images; no IdLookupTable.csv next to {source}")
+        print(f"{counts.num_test} test images; no IdLookupTable.csv beside them")
     else:
         print(f"{counts.num_test} test images, {counts.num_asked} coordinates asked for")
     if counts.num_complete < counts.num_training:
@@ -167,7 +171,7 @@ def export(
 
     labelled = read_contest(root, boxes=boxes)
     coco.write(labelled, out, link=link)
-    _print_counts(labelled, out)
+    _print_faces(labelled, out)
 
 
 def _convert(name: str, out: Path, part: Part, link: Link, *sources: Any, **options: Any) -> None:
@@ -177,12 +181,12 @@ def _convert(name: str, out: Path, part: Part, link: Link, *sources: Any, **opti
     if part != "both":
         labelled = labelled.only(part)
     write_contest(labelled, out, link=link)
-    _print_counts(labelled, out)
+    _print_faces(labelled, out)
     if labelled.faces[0].box_image is not None:
         print(f"to train on face crops: --crop.rule box --data.boxes {out / 'boxes.csv'}")
 
 
-def _print_counts(labelled: "LabelledFaces", out: Path) -> None:
+def _print_faces(labelled: "LabelledFaces", out: Path) -> None:
     num_test = sum(face.is_test for face in labelled.faces)
     print(
         f"{out}: {len(labelled.faces) - num_test} faces to train on and {num_test} to test, "

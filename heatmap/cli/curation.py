@@ -1,7 +1,7 @@
-"""The commands of tools/data.py that check a data set: pose, check, stats, symmetry, audit."""
+"""The commands of heatmap data for the care of a data set, from pose to apply."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -10,9 +10,6 @@ from heatmap.config import Count, Data, NotNegative, Size
 from heatmap.errors import UsageError, UserError
 from heatmap.runtime.columns import counted
 from heatmap.runtime.machine import usable_cores
-
-if TYPE_CHECKING:
-    from heatmap.curation.audit.folder import AuditFolder
 
 CORES = usable_cores()
 Root = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR", help="contest folder")]
@@ -143,11 +140,10 @@ def audit(
     *,
     run: tuple[Path, ...] = (),
     out: Path = Path("audit.csv"),
-    sheet: Path = Path("audit.jpg"),
-    count: Count = 40,
+    review: Path = Path("review.html"),
+    count: Count = 200,
     exclude_to: Path | None = None,
     top: Share = 0.03,
-    reviewed: Annotated[Path | None, tyro.conf.arg(aliases=("--looked",))] = None,
     symmetry: Path | None = None,
     person_pattern: str = Data.person_pattern,
     device: Literal["auto", "cpu", "cuda"] = "auto",
@@ -161,63 +157,70 @@ def audit(
     Args:
         run: run folders or checkpoints of similar accuracy. Each image is predicted by the runs
             that were not trained on it, if there are any; five folds cover all images.
-        out: the table to write, a row for each image, the most suspicious first. Fill in its column
-            review (good or bad) and pass it to --reviewed.
-        sheet: the image to write, .jpg or .png: the most suspicious faces with their labels, and
-            the predictions in green.
-        count: faces on the sheet.
-        exclude_to: also write a table for --data.exclude: images that are listed or reviewed as
-            bad, except those reviewed as good.
+        out: the table to write, a row for each image, the most suspicious first.
+        review: the page to write, one .html file that opens from disk, where the most suspicious
+            labels are looked at and corrected; heatmap data apply takes the corrections.
+        count: faces on the page.
+        exclude_to: also write a table for --data.exclude: the images that are listed.
         top: share of the images to list, between 0 and 1.
-        reviewed: an earlier table with reviews; the rate of false alarms is reported.
-        symmetry: file written by data.py symmetry, for schemes that are not built in.
+        symmetry: file written by heatmap data symmetry, for schemes that are not built in.
         person_pattern: regular expression on the file name; its first group is the person.
         device: where the networks run.
     """
     if not run:
         raise UsageError(
             "audit compares labels with trained runs; pass them with --run. To train runs that "
-            f"cover all images: python tools/train.py experiments/unet.py --data.root {root} "
+            f"cover all images: heatmap train unet --data.root {root} "
             "--data.folds 5 --data.fold 0 --out runs/fold0, and so on to fold 4"
         )
-    check_ending("--sheet", sheet, ".jpg", ".png")
-    from heatmap.curation.audit.folder import read_folder, read_reviews
+    check_ending("--review", review, ".html")
+    from heatmap.curation.audit.folder import read_folder
+    from heatmap.curation.audit.injected import format_recalls, self_test
+    from heatmap.curation.audit.residuals import score_labels
+    from heatmap.curation.review import write_review
+    from heatmap.data import contest
     from heatmap.runtime.machine import chosen_device
 
-    if reviewed is None and out.exists() and read_reviews(out):
-        raise UserError(
-            f"{out} holds reviews, which would be lost; pass it as --reviewed {out}, or write "
-            "another table with --out"
-        )
     folder = read_folder(
-        root, run, reviewed=reviewed, symmetry=symmetry, person_pattern=person_pattern,
-        device=chosen_device(device),
-    )  # fmt: skip
+        root, run, symmetry=symmetry, person_pattern=person_pattern, device=chosen_device(device)
+    )
     print(
         f"{folder.data.is_trained.sum()} of {len(folder.names)} images were trained on by every "
         "run; their residuals are too small, so they are compared only with each other"
     )
-    _write_audit(folder, out, sheet, count, top, exclude_to)
-
-
-def _write_audit(
-    folder: "AuditFolder", out: Path, sheet: Path, count: int, top: float, exclude_to: Path | None
-) -> None:
-    from heatmap.curation.audit.injected import format_recalls, self_test
-    from heatmap.curation.audit.residuals import score_labels
-
     print(format_recalls(self_test(folder.data, top), top), flush=True)
     scores = score_labels(folder.data)
     listed = scores.top(top)
+    reasons = {folder.names[row]: scores.reasons(row) for row in listed.tolist()}
     folder.write_table(out, scores)
-    print(f"{out}: all images, the most suspicious first")
-    folder.write_sheet(sheet, listed[:count])
-    print(f"{sheet}: the first {min(count, len(listed))}, beginning with:")
-    for rank, row in enumerate(listed[: min(10, count)].tolist(), start=1):
-        reasons = "; ".join(scores.reasons(row)) or "no single reason"
-        print(f"{rank:4}  {folder.names[row]}: {reasons}")
-    if folder.reviews:
-        print(folder.format_false_alarms(listed))
+    print(f"{out}: all images, the most suspicious first, beginning with:")
+    for rank, (name, why) in enumerate(list(reasons.items())[:10], start=1):
+        print(f"{rank:4}  {name}: {'; '.join(why) or 'no single reason'}")
+    write_review(review, folder, scores, count)
+    print(f"{review}: open it to look at {counted(min(count, len(folder.names)), 'label')}")
     if exclude_to:
-        num_excluded = folder.write_excluded(exclude_to, scores, listed)
-        print(f"{exclude_to}: {counted(num_excluded, 'image')} to leave out with --data.exclude")
+        contest.write_excluded(exclude_to, reasons)
+        print(f"{exclude_to}: {counted(len(reasons), 'image')} to leave out with --data.exclude")
+
+
+def apply(
+    root: Root,
+    corrections: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CORRECTIONS")],
+    *,
+    out: Path,
+) -> None:
+    """Apply the corrections of a review: write a new folder with links to the images.
+
+    DIR stays as it is. A label reviewed as bad loses its landmarks, so that it neither trains nor
+    validates. Prints what changed.
+
+    Args:
+        corrections: the table that the page of audit saved; it is refused for another table of
+            landmarks than the one it was made for.
+        out: the folder to write.
+    """
+    from heatmap.curation.apply import apply, format_changes
+
+    changes = apply(root, corrections, out)
+    print(format_changes(changes))
+    print(f"{out}: train on it with --data.root {out} --data.split-file RUN/split.json")

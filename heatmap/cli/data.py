@@ -1,4 +1,4 @@
-"""Draw, convert, check, describe, split and audit data sets."""
+"""Draw, convert, check, describe, split, audit and correct data sets."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from heatmap.cli.convert import convert, export
-from heatmap.cli.curation import CORES, Share, Workers, audit, check, pose, stats, symmetry
+from heatmap.cli.convert import Incomplete, convert, export, print_counts
+from heatmap.cli.curation import CORES, Share, Workers, apply, audit, check, pose, stats, symmetry
 from heatmap.cli.running import (
     check_ending,
     parse_and_call,
@@ -17,7 +17,9 @@ from heatmap.cli.running import (
 )
 from heatmap.config import Count, Data, Experiment, Folds, Seed
 
-SHOW_USAGE = "usage: data.py show EXPERIMENT.py --data.root DIR [--out FILE] [--field value ...]\n"
+SHOW_USAGE = (
+    "usage: heatmap data show EXPERIMENT --data.root DIR [--out FILE] [--field value ...]\n"
+)
 
 
 def make(
@@ -41,6 +43,28 @@ def make(
 
     make_contest(out, count=count, seed=seed, test_count=test_count, workers=workers)
     print(f"{out}: images and tables; the test images' landmarks are in withheld/solution.csv")
+
+
+def fetch(
+    name: Annotated[Literal["faces15"], tyro.conf.Positional, tyro.conf.arg(metavar="faces15")],
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR", help="new folder")],
+    *,
+    url: str | None = None,
+    incomplete: Incomplete = "keep",
+) -> None:
+    """Download a public data set and convert it to the contest's format.
+
+    An interrupted download is continued by the same command.
+
+    Args:
+        name: faces15, Kaggle's "facial-keypoints-detection": 15 landmarks on grey 96 x 96 images.
+        url: address of facial-keypoints-detection.zip; default: the repository of the 15-landmark
+            project on GitHub.
+        incomplete: keep or drop training images with unlabelled landmarks.
+    """
+    from heatmap.data import fetch
+
+    print_counts(out, fetch.faces15(out, url=url or fetch.FACES15, incomplete=incomplete))
 
 
 def show_command(experiment: Experiment) -> Callable[..., int]:
@@ -112,8 +136,8 @@ def split(
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
-    "make": make, "export": export, "pose": pose, "check": check, "stats": stats, "split": split,
-    "symmetry": symmetry, "audit": audit,
+    "make": make, "fetch": fetch, "export": export, "pose": pose, "check": check, "stats": stats,
+    "split": split, "symmetry": symmetry, "audit": audit, "apply": apply,
 }  # fmt: skip
 
 
@@ -122,18 +146,20 @@ def usage() -> str:
     summaries["convert"] = "Convert another data set to the contest's format."
     summaries["show"] = "Draw training crops, as training sees them, with their landmarks."
     lines = [f"  {name:<10}{summary}" for name, summary in summaries.items()]
-    return "\n".join(["usage: data.py COMMAND ...  (data.py COMMAND --help)", "", *lines, ""])
+    return "\n".join(
+        ["usage: heatmap data COMMAND ...  (COMMAND --help explains it)", "", *lines, ""]
+    )
 
 
 def main(arguments: Sequence[str]) -> int:
     match arguments:
         case [name, *options] if name in COMMANDS:
-            command, program = COMMANDS[name], f"data.py {name}"
+            command, program = COMMANDS[name], f"heatmap data {name}"
             return run_command(lambda: parse_and_call(command, program, options))
         case ["convert", *options]:
-            return run_command(lambda: convert.cli(prog="data.py convert", args=options))
+            return run_command(lambda: convert.cli(prog="heatmap data convert", args=options))
         case ["show", *options]:
-            return with_experiment("data.py show", options, show_command, SHOW_USAGE)
+            return with_experiment("heatmap data show", options, show_command, SHOW_USAGE)
         case ["-h" | "--help", *_]:
             print(usage(), end="")
             return 0

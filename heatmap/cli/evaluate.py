@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from heatmap.cli.running import is_first, parse_and_call, run_command
+from heatmap.cli.running import parse_and_call, run_command
 from heatmap.errors import UsageError
+from heatmap.runtime.machine import is_first
 
 
 def evaluate(
@@ -28,10 +29,10 @@ def evaluate(
 ) -> None:
     """Score a run on its validation images, or a submission against the solution.
 
-    Several runs are merged, as submit.py merges them, and scored on the images that validate in
-    all of them.
+    Several runs are merged, as heatmap submit merges them, and scored on the images that validate
+    in all of them.
 
-    On several GPUs or hosts: torchrun --nproc-per-node GPUS tools/evaluate.py RUN ...; the images
+    On several GPUs or hosts: torchrun --nproc-per-node GPUS -m heatmap evaluate RUN ...; the images
     are shared among them, and the files written are the same.
 
     Args:
@@ -60,25 +61,21 @@ def evaluate(
             raise UsageError("a submission (.csv) takes no options but --solution and --json")
         score_submission(target, solution, json_file)
         return
-    from heatmap.evaluation.metrics import evaluate_run, format_scores
-    from heatmap.inference.ensemble import Ensemble
-    from heatmap.runtime import distributed
+    from heatmap.evaluation import metrics
     from heatmap.runtime.files import write_json
-    from heatmap.runtime.machine import chosen_device
 
-    ensemble = Ensemble.load([target, *others], tta=tta, weighted=weighted, boxes=boxes)
-    local_device = distributed.start(chosen_device(device))
-    evaluation = evaluate_run(ensemble, data, local_device, decoder)
+    evaluation = metrics.evaluate(
+        [target, *others], data, decoder=decoder, tta=tta, weighted=weighted, boxes=boxes,
+        device=device,
+    )  # fmt: skip
     if not is_first():
         return
     per_image = evaluation.folder / "per_image.csv"
-    print(f"{format_scores(evaluation.scores)}\nper image: {per_image}", flush=True)
+    print(f"{metrics.format_scores(evaluation.scores)}\nper image: {per_image}", flush=True)
     if json_file is not None:
         write_json(json_file, evaluation.scores)
     if report is not None:
-        from heatmap.evaluation.report import write_report
-
-        print(f"report: {write_report(ensemble, evaluation, report, local_device)}")
+        print(f"report: {evaluation.write_report(report)}")
 
 
 def score_submission(submission: Path, solution: Path, json_file: Path | None) -> None:
@@ -92,4 +89,4 @@ def score_submission(submission: Path, solution: Path, json_file: Path | None) -
 
 
 def main(arguments: Sequence[str]) -> int:
-    return run_command(lambda: parse_and_call(evaluate, "evaluate.py", arguments))
+    return run_command(lambda: parse_and_call(evaluate, "heatmap evaluate", arguments))

@@ -39,4 +39,4 @@ def export(
 
 
 def main(arguments: Sequence[str]) -> int:
-    return run_command(lambda: parse_and_call(export, "export.py", arguments))
+    return run_command(lambda: parse_and_call(export, "heatmap export", arguments))

@@ -60,6 +60,9 @@ def predict(
         device: where the network runs; auto is the GPU if there is one.
         overwrite: also replace files in the output folder that this command did not write.
     """
+    is_run = run.suffix in (".pt", ".pth") or (run / "config.json").is_file()
+    if not is_run and (run.is_file() or (run.is_dir() and not inputs and data is None)):
+        raise UsageError(f"{run} is not a run; expected heatmap predict RUN {run}")
     if bool(inputs) == (data is not None):
         raise UsageError("pass images, videos or a camera, or else a contest folder with --data")
     if sum(option is not None for option in (box, boxes, detector)) > 1:
@@ -131,4 +134,6 @@ def _corners(box: str) -> tuple[float, float, float, float]:
 
 def main(arguments: Sequence[str]) -> int:
     config = (FlagCreatePairsOff,)
-    return run_command(lambda: tyro.cli(predict, prog="predict.py", args=arguments, config=config))
+    return run_command(
+        lambda: tyro.cli(predict, prog="heatmap predict", args=arguments, config=config)
+    )

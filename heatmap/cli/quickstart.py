@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from heatmap.cli.running import load_experiment, parse_and_call, run_command
+from heatmap.cli.running import experiment_file, load_experiment, parse_and_call, run_command
 
 FOLDER = Path("quickstart")
 CONTEST, RUN, SUBMISSION = FOLDER / "contest", FOLDER / "run", FOLDER / "submission.csv"
@@ -28,7 +28,7 @@ def quickstart() -> None:
     if not CONTEST.exists():
         print(f"drawing {COUNT} training and {TEST_COUNT} test faces with 971 landmarks")
         synthetic.make_contest(CONTEST, count=COUNT, seed=SEED, test_count=TEST_COUNT, workers=2)
-    experiment = load_experiment(Path("experiments/quickstart.py"))
+    experiment = load_experiment(experiment_file("quickstart"))
     experiment = replace(experiment, data=replace(experiment.data, root=CONTEST))
     run = RunFolder(RUN)
     if not run.summary.exists():
@@ -48,10 +48,10 @@ def quickstart() -> None:
         ("run", str(RUN)),
         ("predictions", str(max(run.sheets(), default=(0, run.images))[1])),
         ("submission", str(SUBMISSION)),
-        ("next", "python tools/train.py experiments/unet.py --data.root DIR --out RUN"),
+        ("next", "heatmap train unet --data.root DIR --out RUN"),
     ]
     print("\n".join(as_lines(rows, left=2)))
 
 
 def main(arguments: Sequence[str]) -> int:
-    return run_command(lambda: parse_and_call(quickstart, "quickstart.py", arguments))
+    return run_command(lambda: parse_and_call(quickstart, "heatmap quickstart", arguments))

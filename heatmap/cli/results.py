@@ -55,4 +55,4 @@ def _row(folder: Path) -> tuple[float, dict[str, str]]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    return run_command(lambda: parse_and_call(results, "results.py", arguments))
+    return run_command(lambda: parse_and_call(results, "heatmap results", arguments))

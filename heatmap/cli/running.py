@@ -2,7 +2,6 @@
 
 import difflib
 import functools
-import importlib.util
 import inspect
 import io
 import logging
@@ -17,10 +16,12 @@ import tyro
 
 from heatmap.config import Experiment
 from heatmap.errors import UsageError, UserError, shortened
-from heatmap.runtime.machine import first_line, is_out_of_memory
+from heatmap.runtime.functions import module_name, module_of
+from heatmap.runtime.machine import is_first, log_to_terminal, problem_of_machine
 from heatmap.runtime.validate import typed
 
-logger = logging.getLogger("heatmap")
+RECIPES = Path(__file__).resolve().parents[2] / "heatmap_experiments"
+OPTIONAL = ("matplotlib", "wandb")  # libraries of the extra "full" that commands import
 
 R = TypeVar("R")
 
@@ -34,19 +35,19 @@ def with_experiment(
     """Runs a command on an experiment file, whose fields the command line overrides.
 
     Args:
-        arguments: the experiment file, then options.
+        arguments: the experiment's name or file, then options.
         command_for: returns the command for an experiment. Its first parameter is the experiment,
             the others become options, and it returns the exit code.
     """
     if not arguments or arguments[0].startswith("-"):
         actual = repr(arguments[0]) if arguments else "nothing"
-        sys.stderr.write(f"the first argument must be an experiment file, got {actual}\n{usage}")
+        sys.stderr.write(f"the first argument must be an experiment, got {actual}\n{usage}")
         return 2
-    path = Path(arguments[0])
     try:
+        path = experiment_file(arguments[0])
         command = command_for(load_experiment(path))
-        title = sys.modules[_module_name(path)].__doc__ or ""
-        return parse_and_call(command, f"{program} {path}", arguments[1:], title)
+        title = sys.modules[module_name(path)].__doc__ or ""
+        return parse_and_call(command, f"{program} {arguments[0]}", arguments[1:], title)
     except UserError as error:
         _print_error(str(error))
         return 2
@@ -86,55 +87,54 @@ def check_ending(option: str, path: Path, *endings: str) -> None:
         raise UsageError(f"{option} must end in {' or '.join(endings)}, not {path.name!r}")
 
 
+def experiment_file(name: str) -> Path:
+    """Returns the file of a recipe, such as unet, or of an experiment given by its path.
+
+    Raises:
+        UserError: there is neither such a recipe nor such a file.
+    """
+    if name.endswith(".py") and Path(name).is_file():
+        return Path(name)
+    recipes = {path.stem: path for path in sorted(RECIPES.glob("[!_]*.py"))}
+    if name in recipes:
+        return recipes[name]
+    raise UserError(f"{name}: no such experiment; expected a .py file or {', '.join(recipes)}")
+
+
 def load_experiment(path: Path) -> Experiment:
     """Returns the `EXPERIMENT` of a Python file, which may import its siblings as FOLDER.NAME.
 
     The environment variables of Weights & Biases come before the file's settings of it.
 
     Raises:
-        UserError: the file is missing, fails, or defines no EXPERIMENT.
+        UserError: the file fails, or defines no EXPERIMENT.
     """
     from heatmap.runs.wandb import with_environment  # late, for the commands without experiments
 
-    if path.suffix != ".py" or not path.is_file():
-        raise UserError(f"{path}: no such experiment file")
-    sys.path.insert(0, str(path.resolve().parent.parent))
-    spec = importlib.util.spec_from_file_location(_module_name(path), path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    try:
-        spec.loader.exec_module(module)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    except (Exception, SystemExit) as error:  # a user's file may fail in any way
-        raise UserError(f"{path}: {type(error).__name__}: {first_line(error)}") from error
+    module = module_of(path)
     experiment = getattr(module, "EXPERIMENT", None)
     if not isinstance(experiment, Experiment):
         raise UserError(f"{path}: defines no EXPERIMENT = Experiment(...)")
     return with_environment(experiment)
 
 
-def _module_name(path: Path) -> str:
-    return f"{path.resolve().parent.name}.{path.stem}"
-
-
 def run_command(action: Callable[[], None]) -> int:
     """Runs a command; returns the exit code: 0, 1 for a failure, 2 for wrong usage.
 
-    UserError, OSError and running out of memory are reported in one line; any other exception is
-    raised. Under torchrun only the first process logs, and only the first to fail reports.
+    UserError, OSError and what `problem_of_machine` knows are reported in one line; any other
+    exception is raised. Under torchrun only the first process logs, and only the first to fail
+    reports.
     """
     if sys.platform == "win32":
         _print_error("heatmap runs on Linux and macOS; on Windows use WSL (wsl --install)")
         return 1
     # set before torch is imported: spinning threads slow a busy machine by up to 50 times
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # else each retry of a download is shown
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may be no text
         sys.stdout.reconfigure(errors="backslashreplace")
-    logging.basicConfig(format="%(message)s", stream=sys.stdout)
+    log_to_terminal()
     logging.getLogger("torch.utils.cpp_extension").addFilter(_is_not_about_cuda_home)
-    logger.setLevel(logging.INFO if is_first() else logging.ERROR)
     try:
         action()
         if "RANK" in os.environ:
@@ -153,8 +153,13 @@ def run_command(action: Callable[[], None]) -> int:
             sys.stderr.write("stopped\n")
         return 1
     except Exception as error:
-        if is_out_of_memory(error):
-            _print_error(f"out of memory ({first_line(error)}); use a smaller batch or model")
+        if isinstance(error, ModuleNotFoundError) and error.name in OPTIONAL:
+            _print_error(
+                f"{error.name} is missing: run pip install {error.name}, or install the extra "
+                "[full], which has all optional libraries"
+            )
+        elif problem := problem_of_machine(error):
+            _print_error(problem)
         elif _is_first_to_fail():
             raise
         return 1
@@ -174,14 +179,6 @@ def unknown_command(arguments: Sequence[str], commands: Iterable[str], usage: st
     else:
         sys.stderr.write(usage)
     return 2
-
-
-def is_first() -> bool:
-    """Whether this is the only process, or the first that torchrun started.
-
-    Reads the environment, because `distributed.rank` would import torch for every `--help`.
-    """
-    return os.environ.get("RANK", "0") == "0"
 
 
 def _print_error(message: str) -> None:

@@ -1,14 +1,17 @@
 """Write the submission of a run or an ensemble, or average submissions."""
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from heatmap.cli.running import is_first, parse_and_call, run_command
+from heatmap.cli.running import parse_and_call, run_command
+from heatmap.config import Positive
 from heatmap.errors import UsageError, UserError
 from heatmap.runtime.columns import counted
+from heatmap.runtime.machine import is_first
 
 
 def submit(
@@ -30,8 +33,8 @@ def submit(
     Coordinates of several runs are averaged, then rounded once. To average finished submissions,
     which is less exact, use --average A.csv B.csv ... --out FILE (--average --help). Data converted
     from Kaggle's facial keypoints (with test/IdLookupTable.csv) gets that contest's format: RowId,
-    Location, within the image. On several GPUs or hosts, torchrun --nproc-per-node GPUS
-    tools/submit.py RUN ... writes the same file.
+    Location, within the image. On several GPUs or hosts, torchrun --nproc-per-node GPUS -m heatmap
+    submit RUN ... writes the same file.
 
     Args:
         run: run folder or checkpoint.
@@ -65,18 +68,23 @@ def submit(
 
 
 def average(
-    submissions: Annotated[tuple[Path, ...], Positional, arg(metavar="A.csv B.csv ...")],
+    submissions: Annotated[tuple[Path, ...], Positional, arg(metavar="A.csv|RUN B.csv|RUN ...")],
     *,
     out: Path,
+    weights: Annotated[tuple[Positive, ...], arg(metavar="WEIGHT WEIGHT ...")] = (),
+    data: Path | None = None,
     overwrite: bool = False,
     rounding: Literal["auto", "round", "truncate", "none"] = "auto",
 ) -> None:
     """Average submissions, matched by file name or RowId, in the order of the first.
 
-    Merging the runs themselves (submit.py RUN RUN ...) is more exact, since it rounds once.
+    Runs among them predict the test images first. If all are runs, heatmap submit RUN RUN ...
+    does the same.
 
     Args:
-        submissions: two or more submissions in one format, for the same images.
+        submissions: two or more submissions in one format, for the same images, or runs.
+        weights: a weight for each; by default all are equal.
+        data: contest folder for the runs; by default the training data of each.
         out: output file, read back and checked; it is complete or not written.
         overwrite: replace an existing output file.
         rounding: round (to integers, halves to even), truncate (toward zero), none (keep decimals)
@@ -84,10 +92,19 @@ def average(
     """
     if len(submissions) < 2:
         raise UsageError("--average needs at least two submissions")
+    if weights and len(weights) != len(submissions):
+        raise UsageError(f"--weights has {len(weights)} numbers for {len(submissions)} submissions")
     _refuse_existing(out, overwrite)
     from heatmap.inference.submit import average_submissions
 
-    count = average_submissions(submissions, out, rounding=rounding)
+    with tempfile.TemporaryDirectory() as folder:
+        files = []
+        for number, path in enumerate(submissions):
+            is_run = path.is_dir() or path.suffix == ".pt"
+            files.append(Path(folder) / f"{number}-{path.stem}.csv" if is_run else path)
+            if is_run:
+                submit(path, data=data, out=files[-1], rounding="none")
+        count = average_submissions(files, out, rounding=rounding, weights=weights)
     print(f"{out}: {counted(count, 'row')}, read back and checked")
 
 
@@ -99,5 +116,5 @@ def _refuse_existing(out: Path, overwrite: bool) -> None:
 def main(arguments: Sequence[str]) -> int:
     if "--average" in arguments:
         rest = [argument for argument in arguments if argument != "--average"]
-        return run_command(lambda: parse_and_call(average, "submit.py --average", rest))
-    return run_command(lambda: parse_and_call(submit, "submit.py", arguments))
+        return run_command(lambda: parse_and_call(average, "heatmap submit --average", rest))
+    return run_command(lambda: parse_and_call(submit, "heatmap submit", arguments))

@@ -162,7 +162,7 @@ def format_statistics(statistics: Statistics) -> str:
     if statistics.unreadable:
         lines.append(
             f"{counted(len(statistics.unreadable), 'image')} left out as unreadable: "
-            f"{statistics.unreadable[0]}; tools/data.py check lists all"
+            f"{statistics.unreadable[0]}; heatmap data check lists all"
         )
     return "\n".join(lines)
 

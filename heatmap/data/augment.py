@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from heatmap import config, frame
+from heatmap.errors import UserError
 from heatmap.frame import Frame
+from heatmap.runtime.functions import imported
 from heatmap.runtime.machine import send
 
 
@@ -50,6 +52,7 @@ class Changes:
     noise: np.ndarray  # standard deviation
     jpeg_quality: np.ndarray  # 0 to 100; 100 changes nothing
     noise_seed: np.ndarray  # int64, of the pixel noise
+    extra: np.ndarray  # (B, 16) in [0, 1), for `with_extra`
 
 
 # The numbers drawn for a row, in order. Resumed runs rely on it: append, never reorder.
@@ -58,7 +61,7 @@ _DRAWS = np.dtype([
     ("contrast", "f8"), ("saturation", "f8"), ("aspect", "f8"), ("hue", "f8"), ("gray", "f8"),
     ("sharpness", "f8"), ("blur", "f8"), ("noise", "f8"), ("jpeg", "f8"), ("erase", "f8"),
     ("erase_area", "f8"), ("erase_ratio", "f8"), ("erase_xy", "f8", 2), ("erase_colour", "f8", 3),
-    ("fill", "f8"), ("noise_seed", "f8"),
+    ("fill", "f8"), ("noise_seed", "f8"), ("extra", "f8", 16),
 ])  # fmt: skip
 
 
@@ -99,6 +102,7 @@ def sample_changes(settings: config.Augment, seed: int, epoch: int, rows: list[i
         noise=settings.noise * draws["noise"],
         jpeg_quality=100 * (1 - settings.jpeg * draws["jpeg"]),
         noise_seed=(2.0**53 * draws["noise_seed"]).astype(np.int64),
+        extra=draws["extra"],
     )
 
 
@@ -161,6 +165,19 @@ def augmented(
         swapped = points_image[:, send(torch.from_numpy(permutation), device)]
         points_image = torch.where(mirrored[:, None, None], swapped, points_image)
     return _batch(images, crop_frame, points_image)
+
+
+def with_extra(batch: Batch, function: str, changes: Changes) -> Batch:
+    """Applies the user's function `config.Augment.extra` to the batch.
+
+    Raises:
+        UserError: the function cannot be imported or returns something else than a batch.
+    """
+    changed = imported(function)(batch, _values(changes.extra, batch.images))
+    if not isinstance(changed, Batch) or changed.images.shape != batch.images.shape:
+        shape = tuple(batch.images.shape)
+        raise UserError(f"the function {function} must return a Batch with images {shape}")
+    return changed
 
 
 def _batch(images: Tensor, crop_frame: Frame, points_image: Tensor) -> Batch:

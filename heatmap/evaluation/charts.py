@@ -200,10 +200,9 @@ def dot_chart(
     names: Sequence[str],
     *,
     highest: float,
-    unit: str = "",
     arrows: np.ndarray | None = None,
 ) -> DotChart:
-    """Draws P dots coloured by value, from 0 (dim) to `highest` (bright); NaN is grey.
+    """Draws P dots coloured by value in px, from 0 (dim) to `highest` (bright); NaN is grey.
 
     Args:
         points: (P, 2), y down; NaN is not drawn.
@@ -222,7 +221,7 @@ def dot_chart(
     colours = _viridis(values / highest if highest > 0 else 0 * values)
     dots = []
     for k in drawn.tolist():
-        text = three_digits(values[k]) + unit if math.isfinite(values[k]) else "–"
+        text = f"{three_digits(values[k])} px" if math.isfinite(values[k]) else "–"
         x, y = positions[k]
         dots.append(Dot(x, y, offsets[k], colours[k], f"{names[k]}: {text}"))
     height, radius = 60 + scale * (high - low)[1], min(8.0, max(2.4, 60 / math.sqrt(len(drawn))))

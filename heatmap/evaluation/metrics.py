@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from heatmap import schemes
+from heatmap import codec, schemes
 from heatmap.data import contest
 from heatmap.data.samples import Samples
 from heatmap.errors import UsageError, UserError
@@ -27,7 +27,7 @@ from heatmap.runs.per_image import Errors, write_errors, write_per_image
 from heatmap.runtime import distributed
 from heatmap.runtime.columns import as_lines
 from heatmap.runtime.files import finite, write_json
-from heatmap.runtime.machine import describe, loader_processes
+from heatmap.runtime.machine import chosen_device, describe, loader_processes, log_to_terminal
 from heatmap.runtime.stopwatch import Stopwatch
 from heatmap.shape import nanmean
 
@@ -187,21 +187,106 @@ def format_scores(scores: dict[str, Any]) -> str:
     return "\n".join(as_lines(rows))
 
 
+Column = np.ndarray | list[str]
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """Scores of an ensemble on a contest folder. Only the first process has errors and timing."""
 
     folder: Path  # holds the files written
     scores: dict[str, Any]  # as `summary` returns them, and "table": the labels' fingerprint
+    ensemble: Ensemble
+    device: torch.device
     data: contest.Folder
     labels: contest.LandmarkTable
     errors: Errors | None = None
     checked: calibration.CheckedCalibration | None = None  # None if none could be fitted
     timing: dict[str, Any] | None = None  # hardware and milliseconds_per_image
 
+    @property
+    def per_image(self) -> dict[str, Column]:
+        """The columns of per_image.csv; see `Errors.columns`. A DataFrame takes them."""
+        assert self.errors, "only the first process has them"
+        names = [self.labels.names[row] for row in self.errors.rows]
+        return {"file_name": names, **self.errors.columns()}
+
+    @property
+    def per_landmark(self) -> dict[str, Column]:
+        """The columns landmark, group, images, mse, distance, bias_x and bias_y, one row each.
+
+        images counts those with a label. mse is in px²; distance, the mean point error, and the
+        bias, the mean of predicted minus true, are in px; NaN where there is no label.
+        """
+        errors = self.errors
+        assert errors, "only the first process has them"
+        of_landmark = {index: name for name, part in errors.groups.items() for index in part}
+        squares = np.square(errors.distance, dtype=np.float64)
+        return {
+            "landmark": np.arange(len(errors.bias)),
+            "group": [of_landmark.get(index, "") for index in range(len(errors.bias))],
+            "images": np.isfinite(errors.distance).sum(0),
+            "mse": nanmean(squares, 0) / 2,
+            "distance": nanmean(errors.distance, 0),
+            "bias_x": errors.bias[:, 0],
+            "bias_y": errors.bias[:, 1],
+        }
+
+    def write_report(self, folder: Path | str) -> Path:
+        """Writes report.html into the folder and returns its path."""
+        from heatmap.evaluation.report import write_report  # which imports this module
+
+        return write_report(self.ensemble, self, Path(folder), self.device)
+
+
+def evaluate(
+    runs: Path | str | Sequence[Path | str],
+    data: Path | str | None = None,
+    *,
+    decoder: codec.Decoder | None = None,
+    tta: str = "none",
+    weighted: bool = False,
+    boxes: Path | str | None = None,
+    device: str = "auto",
+) -> Evaluation:
+    """Scores a run on its validation images, or merged runs on those that validate in all.
+
+    Example:
+        >>> evaluation = heatmap.evaluate("runs/unet")
+        >>> evaluation.scores["mse"], evaluation.scores["nme_percent"]
+        >>> pandas.DataFrame(evaluation.per_image), pandas.DataFrame(evaluation.per_landmark)
+
+    Args:
+        runs: run folder or checkpoint, or several with the same landmarks, which are merged.
+        data: contest folder; by default the first run's. All labelled images of other data are
+            scored.
+        decoder: see `config.HeatmapModel`, or a function of heatmaps (N, H, W) and their sigma
+            that returns a `codec.Decoded`; by default the run's own.
+        tta: test-time augmentation: none, mirror, scale, or mirror,scale.
+        weighted: weight every landmark by the inverse covariance of its heatmap.
+        boxes: table of the images' boxes, for runs with crop.rule box; by default the runs' own.
+        device: auto (the GPU if there is one), cpu or cuda.
+
+    Returns:
+        Scores and errors. The files are those of `evaluate_run`.
+
+    Raises:
+        UserError: see `Ensemble.load` and `evaluate_run`.
+    """
+    log_to_terminal()
+    runs = [runs] if isinstance(runs, str | Path) else runs
+    ensemble = Ensemble.load(
+        map(Path, runs), tta=tta, weighted=weighted, boxes=None if boxes is None else Path(boxes)
+    )
+    torch_device = distributed.start(chosen_device(device))
+    return evaluate_run(ensemble, None if data is None else Path(data), torch_device, decoder)
+
 
 def evaluate_run(
-    ensemble: Ensemble, data: Path | None, device: torch.device, decoder: str | None = None
+    ensemble: Ensemble,
+    data: Path | None,
+    device: torch.device,
+    decoder: codec.Decoder | None = None,
 ) -> Evaluation:
     """Scores a run, or several merged, on validation rows or on another contest's labelled rows.
 
@@ -236,7 +321,7 @@ def evaluate_run(
     )  # fmt: skip
     out = _output_folder(ensemble, labels, root, decoder)
     if errors is None:
-        return Evaluation(out.path, distributed.from_first({}), folder, labels)
+        return Evaluation(out.path, distributed.from_first({}), ensemble, device, folder, labels)
     scores = summary(errors) | {"table": labels.fingerprint}
     num_images = len(rows) / distributed.world()  # per process
     milliseconds = {part: 1000 * seconds / num_images for part, seconds in watch.seconds().items()}
@@ -244,7 +329,8 @@ def evaluate_run(
     timing["workers"] = loader_processes(settings.workers)
     timing["milliseconds_per_image"] = milliseconds
     names = [labels.names[row] for row in errors.rows]
-    checked = _calibrate(errors, names, settings.person_pattern)
+    fitted = half_to_fit(names, settings.person_pattern, errors.image_hw.min(1))
+    checked = calibration.fit_and_check(errors.distance, errors.peak, errors.spread, fitted)
     write_json(out.scores, scores)
     write_per_image(out.per_image, names, errors.columns())
     write_errors(out.errors, errors)
@@ -253,10 +339,10 @@ def evaluate_run(
     if out.best == first.path and out.summary.exists():
         model_card.write(out.path, format_scores(scores))
     scores = distributed.from_first(scores)
-    return Evaluation(out.path, scores, folder, labels, errors, checked, timing)
+    return Evaluation(out.path, scores, ensemble, device, folder, labels, errors, checked, timing)
 
 
-def _with_decoder(ensemble: Ensemble, decoder: str) -> Ensemble:
+def _with_decoder(ensemble: Ensemble, decoder: codec.Decoder) -> Ensemble:
     """The ensemble with copies of its networks that use another decoder."""
     runs = []
     for run in ensemble.runs:
@@ -266,13 +352,6 @@ def _with_decoder(ensemble: Ensemble, decoder: str) -> Ensemble:
         network.landmark_decoder = decoder
         runs.append(replace(run, network=network))
     return replace(ensemble, runs=tuple(runs))
-
-
-def _calibrate(
-    errors: Errors, names: Sequence[str], person_pattern: str
-) -> calibration.CheckedCalibration | None:
-    fitted = half_to_fit(names, person_pattern, errors.image_hw.min(1))
-    return calibration.fit_and_check(errors.distance, errors.peak, errors.spread, fitted)
 
 
 def half_to_fit(names: Sequence[str], person_pattern: str, size: np.ndarray) -> np.ndarray:
@@ -295,14 +374,15 @@ def _read_labels(ensemble: Ensemble, path: Path) -> contest.LandmarkTable:
 
 
 def _output_folder(
-    ensemble: Ensemble, labels: contest.LandmarkTable, root: Path, decoder: str | None
+    ensemble: Ensemble, labels: contest.LandmarkTable, root: Path, decoder: codec.Decoder | None
 ) -> RunFolder:
     first = ensemble.runs[0]
     out = RunFolder(first.path.parent)
     if first.table_hash != labels.fingerprint:
         out = out.evaluation(root.resolve().name)
     checkpoint = "" if first.path.stem == "best" else first.path.stem
-    name = "-".join(filter(None, (checkpoint, ensemble.name, decoder)))
+    decoder_name = codec.name_of(decoder) if decoder else ""
+    name = "-".join(filter(None, (checkpoint, ensemble.name, decoder_name)))
     return out.evaluation(name) if name else out
 
 

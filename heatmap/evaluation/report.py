@@ -143,7 +143,7 @@ def _mean_face(errors: Errors, mean_shape: Tensor) -> dict[str, Any]:
 
     def chart(values: np.ndarray, arrows: np.ndarray | None = None) -> Any:
         points = mean_shape.numpy()
-        return dot_chart(points, values, names, highest=highest, unit=" px", arrows=arrows)
+        return dot_chart(points, values, names, highest=highest, arrows=arrows)
 
     return {
         "error": chart(rms),

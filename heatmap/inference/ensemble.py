@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from heatmap import schemes
+from heatmap.codec import name_of
 from heatmap.data.samples import PointArray, Samples
 from heatmap.errors import UsageError, UserError
 from heatmap.inference.predict import View, placed
@@ -111,10 +112,11 @@ class Ensemble:
         options += ["--weighted"] if self.weighted else []
         options += ["--boxes", self.boxes.name] if self.boxes else []
         for run in self.runs:
-            trained_decoder = getattr(run.experiment.model, "decoder", None)
-            decoder = getattr(run.network, "landmark_decoder", trained_decoder)
-            if decoder != trained_decoder:
-                return " ".join([*options, "--decoder", str(decoder)])
+            network = run.network
+            if isinstance(network, HeatmapNetwork):
+                decoder = network.landmark_decoder
+                if decoder != network.model.decoder:
+                    return " ".join([*options, "--decoder", name_of(decoder)])
         return " ".join(options)
 
     def fingerprints(self) -> dict[str, str]:

@@ -25,7 +25,7 @@ from heatmap.networks import HeatmapNetwork, Network
 from heatmap.runs.checkpoint import TrainedRun, load_trained
 from heatmap.runs.folder import RunFolder
 from heatmap.runtime.files import finite, read_text, write_atomically
-from heatmap.runtime.machine import first_line
+from heatmap.runtime.machine import first_line, log_to_terminal
 
 logger = logging.getLogger("heatmap")
 
@@ -74,7 +74,7 @@ class Difference(NamedTuple):
     unstable: int  # landmarks not compared, because rounding alone moves them
 
 
-def export(run: Path, out: Path, decoder: str | None = None) -> Difference:
+def export(run: Path | str, out: Path | str, decoder: str | None = None) -> Difference:
     """Exports a run to ONNX or torch.export, and checks the file on synthetic faces.
 
     Args:
@@ -87,6 +87,8 @@ def export(run: Path, out: Path, decoder: str | None = None) -> Difference:
             heatmaps is given a decoder, the export fails, or the file's outputs differ from the
             network's. No file is left.
     """
+    log_to_terminal()
+    run, out = Path(run), Path(out)
     if out.suffix not in LIBRARIES:
         raise UsageError(f"{out}: the name must end in {' or '.join(LIBRARIES)}")
     missing = [name for name in LIBRARIES[out.suffix] if importlib.util.find_spec(name) is None]

@@ -120,12 +120,13 @@ def _unreadable(images: Path, names: list[str]) -> list[int]:
 
 
 def average_submissions(
-    submissions: Sequence[Path], out: Path, *, rounding: Rounding = "auto"
-) -> int:
+    submissions: Sequence[Path], out: Path, *, rounding: Rounding = "auto",
+    weights: Sequence[float] = (),
+) -> int:  # fmt: skip
     """Writes the mean of submissions, in the first one's order, and returns its number of rows.
 
-    Rows are matched by file name or RowId; `rounding` is as in `submit`. Merging the runs
-    themselves is more exact, since it rounds once.
+    Rows are matched by file name or RowId; `rounding` is as in `submit`, and the weights are equal
+    by default. Merging the runs themselves is more exact, since it rounds once.
 
     Raises:
         UserError: a file is missing or malformed, or differs from the first in format, rows or
@@ -135,6 +136,7 @@ def average_submissions(
     if len(set(by_row_id)) > 1:
         with_row_ids, without = (submissions[by_row_id.index(kind)] for kind in (True, False))
         raise UserError(f"{with_row_ids} has columns RowId and Location, but {without} does not")
-    if by_row_id[0]:
-        return kaggle15.average(submissions, out, "none" if rounding == "auto" else rounding)
-    return submission.average(submissions, out, "round" if rounding == "auto" else rounding)
+    if rounding == "auto":
+        rounding = "none" if by_row_id[0] else "round"
+    average = kaggle15.average if by_row_id[0] else submission.average
+    return average(submissions, out, rounding, weights or [1.0] * len(submissions))

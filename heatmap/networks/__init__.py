@@ -46,15 +46,15 @@ def build(model: config.Model, crop: config.Crop, num_landmarks: int) -> Network
     if isinstance(model, config.Direct):
         from heatmap.networks.direct import DirectNetwork
 
-        network = DirectNetwork(model, num_landmarks, crop.height, crop.width)
+        network = DirectNetwork(model, crop, num_landmarks)
     elif isinstance(model, config.DenseUNet):
         from heatmap.networks.dense_unet import DenseUNetNetwork
 
-        network = DenseUNetNetwork(model, num_landmarks)
+        network = DenseUNetNetwork(model, crop, num_landmarks)
     else:
         from heatmap.networks.unet import UNetNetwork
 
-        network = UNetNetwork(model, num_landmarks)
+        network = UNetNetwork(model, crop, num_landmarks)
     for buffer, values in (network.mean, model.mean), (network.std, model.std):
         if values is not None:
             buffer.copy_(torch.tensor(values)[:, None, None])

@@ -5,7 +5,7 @@ from torch.nn import functional
 
 from heatmap import config
 from heatmap.networks.encoder import load_encoder
-from heatmap.networks.heatmap_network import HeatmapNetwork
+from heatmap.networks.heatmap_network import HeatmapNetwork, padded_hw
 
 # The paper's decoder, from stride 16 down to stride 1.
 STAGE_CHANNELS = (768, 384, 96, 96, 64)
@@ -22,13 +22,13 @@ class DenseUNetNetwork(HeatmapNetwork):
     Source: Li et al. 2018, https://arxiv.org/abs/1709.07330, and the authors' published code.
     """
 
-    def __init__(self, model: config.DenseUNet, num_landmarks: int) -> None:
-        encoder, channels = load_encoder(model.encoder, model.weights)
+    def __init__(self, model: config.DenseUNet, crop: config.Crop, num_landmarks: int) -> None:
+        encoder, channels = load_encoder(model.encoder, model.weights, padded_hw(crop))
         # a block outputs as many channels as its transition normalises
         norms = [encoder.get_submodule(f"features.transition{i}.norm") for i in (1, 2, 3)]
         blocks = [len(norm.get_parameter("weight")) for norm in norms]
         decoder = _Decoder([channels[1], *blocks, channels[-1]], model)
-        super().__init__(model, num_landmarks, decoder, decoder.out_channels)
+        super().__init__(model, crop, num_landmarks, decoder, decoder.out_channels)
         self.encoder = encoder
 
     def pyramid(self, images: Tensor) -> list[Tensor]:

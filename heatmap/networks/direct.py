@@ -18,10 +18,11 @@ class DirectNetwork(Network[Tensor]):
     HEAD = ("hidden", "head")
     centre: Tensor
 
-    def __init__(self, model: config.Direct, num_landmarks: int, height: int, width: int) -> None:
-        super().__init__(num_landmarks)
+    def __init__(self, model: config.Direct, crop: config.Crop, num_landmarks: int) -> None:
+        height, width = crop.height, crop.width
+        super().__init__(model, (height, width), num_landmarks)
         self.loss_name = model.loss
-        self.encoder, (*_, channels) = load_encoder(model.encoder, model.weights)
+        self.encoder, (*_, channels) = load_encoder(model.encoder, model.weights, self.image_hw)
         hidden = [nn.Linear(channels, model.hidden), nn.ReLU()] if model.hidden else []
         self.hidden = nn.Sequential(*hidden, nn.Dropout(model.dropout))
         self.head = nn.Linear(model.hidden or channels, 2 * num_landmarks)

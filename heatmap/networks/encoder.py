@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import segmentation_models_pytorch as smp
+import timm
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -35,7 +36,9 @@ OF_FILES: dict[str, tuple[Channels, Channels]] = {
 }  # fmt: skip
 
 
-def load_encoder(name: str, weights: str) -> tuple[nn.Module, tuple[int, ...]]:
+def load_encoder(
+    name: str, weights: str, image_hw: tuple[int, int]
+) -> tuple[nn.Module, tuple[int, ...]]:
     """Returns an encoder of RGB images and the channels of its features, from stride 1 to 32.
 
     Args:
@@ -43,6 +46,7 @@ def load_encoder(name: str, weights: str) -> tuple[nn.Module, tuple[int, ...]]:
         weights: "none" for random weights, "bundled" for those of `PACKAGE`, the path of a state
             dict of timm, torchvision or smp (.safetensors, .pt, .pth), or the name of pretrained
             weights, such as "imagenet".
+        image_hw: size of the images, which attention within windows depends on.
 
     Raises:
         UserError: the encoder or its weights are unknown, do not fit or cannot be fetched.
@@ -52,7 +56,11 @@ def load_encoder(name: str, weights: str) -> tuple[nn.Module, tuple[int, ...]]:
     if pretrained and name.startswith("tu-"):
         pretrained = True  # timm's name says which weights
     with _explained(name, weights):
-        encoder = smp.encoders.get_encoder(name, weights=pretrained)
+        settings = (
+            timm.get_pretrained_cfg(name[3:].partition(".")[0]) if name.startswith("tu-") else None
+        )
+        size = {"img_size": image_hw} if settings and settings.fixed_input_size else {}
+        encoder = smp.encoders.get_encoder(name, weights=pretrained, **size)
     if path:
         state = _read(path)
         state = _renamed(state, encoder) if weights == "bundled" else state
@@ -95,8 +103,8 @@ def _explained(name: str, weights: str) -> Iterator[None]:
             "the connection, name a local file, take the weights of a package (--model.encoder "
             f"{BUNDLED} --model.weights bundled), or start from random ones: --model.weights none"
         ) from None
-    except RuntimeError as error:  # unknown to timm
-        raise UsageError(f"model.encoder {name!r}: {error}") from None
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:  # unknown or unfit
+        raise UsageError(f"model.encoder {name!r}: {first_line(error)}") from None
 
 
 def _file_of(name: str, weights: str) -> Path | None:

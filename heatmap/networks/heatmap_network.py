@@ -16,6 +16,12 @@ from heatmap.networks.shape_prior import ShapePrior
 COARSEST = 32  # stride of every encoder's last features
 
 
+def padded_hw(crop: config.Crop) -> tuple[int, int]:
+    """Returns the size of the images that the encoder sees for these crops."""
+    height, width = (math.ceil(n / COARSEST) * COARSEST for n in (crop.height, crop.width))
+    return height, width
+
+
 class HeatmapNetwork(Network[Maps]):
     """Predicts heatmaps as inner products of pixel features and landmark embeddings.
 
@@ -25,16 +31,22 @@ class HeatmapNetwork(Network[Maps]):
     """
 
     HEAD = ("embeddings", "bias")
+    model: config.HeatmapModel
     bias: Tensor
 
     def __init__(
-        self, model: config.HeatmapModel, num_landmarks: int, decoder: nn.Module, channels: int
+        self,
+        model: config.HeatmapModel,
+        crop: config.Crop,
+        num_landmarks: int,
+        decoder: nn.Module,
+        channels: int,
     ) -> None:
         """`decoder` maps the features of `pyramid` to `channels` channels at the model's stride."""
-        super().__init__(num_landmarks)
-        self.model, self.stride = model, model.stride
+        super().__init__(model, padded_hw(crop), num_landmarks)
+        self.stride = model.stride
         self.sigma = model.sigma_start or model.sigma
-        self.landmark_decoder: str = model.decoder
+        self.landmark_decoder: codec.Decoder = model.decoder
         self.shape_prior: ShapePrior | None = None  # of a finished run
         self.decoder = decoder
         self.expansion = nn.Sequential()
@@ -94,12 +106,10 @@ class HeatmapNetwork(Network[Maps]):
         if pixel_area is not None:
             map_weights = losses.in_image_pixels(weights, pixel_area, "square")
         if model.loss != "none":
-            pointwise = losses.LOSSES[model.loss].of_heatmaps
-            assert pointwise
             compiled = self.compiled_parts != "off"
             total = total + maps.loss(
                 output, points_heatmap, map_weights, sigma=self.sigma, weight_map=model.weight_map,
-                pointwise=pointwise,
+                pointwise=losses.of_heatmaps(model.loss),
                 block_loss=maps.compiled_loss_of_block if compiled else maps.loss_of_block,
             )  # fmt: skip
         if model.coordinate_loss != "none":

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from heatmap import config, losses
+from heatmap.errors import UsageError
 from heatmap.runtime.compiling import compiled
+from heatmap.runtime.machine import first_line, is_out_of_memory
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -34,8 +36,10 @@ class Network(nn.Module, ABC, Generic[Output]):
     std: Tensor
     label_offset: Tensor  # (2,) from true landmarks to the training labels, in image pixels
 
-    def __init__(self, num_landmarks: int) -> None:
+    def __init__(self, model: config.Model, image_hw: tuple[int, int], num_landmarks: int) -> None:
+        """image_hw: size of the images that the encoder takes."""
         super().__init__()
+        self.model, self.image_hw = model, image_hw
         self.num_landmarks = num_landmarks
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
@@ -47,15 +51,17 @@ class Network(nn.Module, ABC, Generic[Output]):
         Encoder block k holds the parameters that the features at stride 2**k need but finer
         ones do not. Parameters that the output does not depend on are in no part. No parameter
         may be frozen yet.
+
+        Raises:
+            UserError: the encoder cannot take crops of this size.
         """
         parts: dict[str, list[str]] = {name: [] for name in vars(config.Rates())}
         parameters, training = dict(self.named_parameters()), self.training
-        image = torch.zeros(1, 3, 64, 64, device=self.mean.device)
         self.eval()
         with torch.enable_grad():
-            output: Any = self.layers(image)
+            output, features = self._probed()
             used = _needed([output] if isinstance(output, Tensor) else output, parameters)
-            blocks = _encoder_blocks(self.encoder(image)[-5:], parameters)
+            blocks = _encoder_blocks(features, parameters)
         self.train(training)
         for name in parameters:
             top = name.split(".")[0]
@@ -66,6 +72,21 @@ class Network(nn.Module, ABC, Generic[Output]):
             if name in used:
                 parts[part].append(name)
         return parts
+
+    def _probed(self) -> tuple[Any, list[Tensor]]:
+        """The output for a black image, and the encoder's features at strides 2 to 32."""
+        image = torch.zeros(1, 3, *self.image_hw, device=self.mean.device)
+        try:
+            return self.layers(image), self.encoder(image)[-5:]
+        except (AssertionError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                raise
+            height, width = self.image_hw
+            raise UsageError(
+                f"model.encoder {self.model.encoder!r} cannot take images of {width} x "
+                f"{height} pixels ({first_line(error)}): set crop.width and crop.height to its own "
+                "size, often 224, or to multiples of 32, or choose another encoder"
+            ) from None
 
     def train(self, mode: bool = True) -> Self:
         """Sets the training mode; frozen modules stay in eval mode to keep their statistics."""
@@ -125,11 +146,11 @@ _compiled_layers = compiled(_layers, dynamic=None)
 def point_loss(
     name: str, points_crop: Tensor, truth_crop: Tensor, weights: Tensor, pixel_area: Tensor | None
 ) -> Tensor:
-    """Returns the loss `losses.LOSSES[name]`, averaged over images and landmarks.
+    """Returns the loss `losses.of_points(name)`, averaged over images and landmarks.
 
     points_crop, truth_crop: (B, P, 2); the others as in `Network.loss`.
     """
-    loss = losses.LOSSES[name]
+    loss = losses.of_points(name)
     assert loss.of_points
     truth_crop = torch.where(weights[..., None] > 0, truth_crop, 0).to(points_crop.dtype)
     if pixel_area is not None:

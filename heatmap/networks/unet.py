@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from heatmap import config
 from heatmap.networks.encoder import load_encoder
-from heatmap.networks.heatmap_network import HeatmapNetwork
+from heatmap.networks.heatmap_network import HeatmapNetwork, padded_hw
 
 # Decoder channels from stride 16 down to stride 1, as in smp; the last block has `width`.
 DECODER_CHANNELS = (256, 128, 64, 32, 16)
@@ -24,9 +24,9 @@ class UNetNetwork(HeatmapNetwork):
     https://arxiv.org/abs/1707.03718.
     """
 
-    def __init__(self, model: config.UNet, num_landmarks: int) -> None:
-        encoder, channels = load_encoder(model.encoder, model.weights)
-        super().__init__(model, num_landmarks, *_decoder(model, channels))
+    def __init__(self, model: config.UNet, crop: config.Crop, num_landmarks: int) -> None:
+        encoder, channels = load_encoder(model.encoder, model.weights, padded_hw(crop))
+        super().__init__(model, crop, num_landmarks, *_decoder(model, channels))
         self.encoder = encoder
 
     def pyramid(self, images: Tensor) -> list[Tensor]:

@@ -17,6 +17,7 @@ from heatmap.errors import UserError, located
 from heatmap.runs.folder import RunFolder, find_run
 from heatmap.runtime.files import read_bytes, write_atomically
 from heatmap.runtime.machine import first_line
+from heatmap.runtime.validate import typed
 
 FORMAT = 4
 FORMAT_OF_0_1 = 3  # version 0.1.0's; can be read, but not resumed
@@ -29,7 +30,7 @@ class State:
     Random numbers depend only on the seed and on `progress`.
     """
 
-    network: dict[str, Any] | None = None  # trained weights, if the scored ones are their mean
+    network: dict[str, Tensor] | None = None  # trained weights, if the scored ones are their mean
     optimizer: dict[str, Any]
     progress: dict[str, Any]  # counters, best score and elapsed time
     image_weights: Tensor  # (N,) float32, by row of the table
@@ -55,7 +56,7 @@ class Checkpoint(Origin):
 
     config: dict[str, Any]  # by `config.to_dict`
     num_landmarks: int
-    network: dict[str, Any]  # the weights that validation scored
+    network: dict[str, Tensor]  # the weights that validation scored
     sigma: float | None  # of the targets in heatmap pixels; None without heatmaps
     shape_prior: networks.PriorValues | None = None  # in best.pt of a finished run
     state: State | None = None  # in last.pt
@@ -80,8 +81,9 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         "shape_prior": prior and vars(prior),
         "state": state and vars(state),
     }
-    with write_atomically(path) as temporary:
-        torch.save(vars(checkpoint) | plain, temporary)
+    # a file of Python, whose errors say more than those of torch
+    with write_atomically(path) as temporary, temporary.open("wb") as file:
+        torch.save(vars(checkpoint) | plain, file)
 
 
 def load(path: Path) -> Checkpoint:
@@ -96,6 +98,8 @@ def load(path: Path) -> Checkpoint:
         raise UserError(f"{path}: no such checkpoint; {hint}")
     content = io.BytesIO(read_bytes(path, "checkpoint"))
     try:
+        if content.read(2) != b"PK":  # zipfile skips what comes before
+            raise zipfile.BadZipFile("it does not begin like one")
         with zipfile.ZipFile(content) as archive:  # torch does not verify checksums
             if damaged := archive.testzip():
                 raise zipfile.BadZipFile(f"{damaged} is damaged")
@@ -105,25 +109,16 @@ def load(path: Path) -> Checkpoint:
         raise UserError(f"{path}: not a readable checkpoint ({first_line(error)})") from None
     if isinstance(values, dict) and values.get("format") == FORMAT_OF_0_1:
         values = _from_0_1(values)
-    if not _has_fields(Checkpoint, values) or values["format"] != FORMAT:
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise UserError(f"{path}: not a checkpoint of format {FORMAT}")
-    scheme, state = values.pop("scheme", None), values.pop("state", None)
-    prior = values.pop("shape_prior", None)
-    if prior is not None and not _has_fields(networks.PriorValues, prior):
-        raise UserError(f"{path}: its shape prior does not fit this version")
-    with located(path):
-        return Checkpoint(
-            **values,
-            scheme=None if scheme is None else schemes.Scheme.from_dict(scheme),
-            shape_prior=networks.PriorValues(**prior) if prior else None,
-            state=State(**state) if _has_fields(State, state) else None,
-        )
-
-
-def _has_fields(kind: type[Checkpoint | State | networks.PriorValues], values: Any) -> bool:
-    """Whether the values have the class's fields; later versions may have added fields."""
-    required = {f.name for f in fields(kind) if f.default is MISSING}
-    return isinstance(values, dict) and required <= set(values) <= {f.name for f in fields(kind)}
+    with located(f"{path}: not a checkpoint of this version"):
+        if values.get("scheme") is not None:
+            values["scheme"] = schemes.Scheme.from_dict(values["scheme"])
+        saved = typed(Checkpoint, values)
+        shape = tuple(saved.mean_shape_crop.shape)
+        if shape != (saved.num_landmarks, 2):
+            raise UserError(f"{saved.num_landmarks} landmarks, but a mean shape {shape}")
+    return saved
 
 
 def _from_0_1(values: dict[str, Any]) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def find_run(path: Path) -> "RunFolder":
     if path.is_dir():
         is_data = any((path / part).is_dir() for part in parts)
         problem = "a data folder, not a run" if is_data else "not a run (no config.json)"
-    raise UserError(f"{path}: {problem}; expected RUN, a folder written by train.py")
+    raise UserError(f"{path}: {problem}; expected RUN, a folder written by heatmap train")
 
 
 class RunFolder:

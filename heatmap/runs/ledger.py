@@ -18,6 +18,7 @@ from heatmap.errors import located
 from heatmap.runs.folder import SHEETS, Predictions, Row, RunFolder
 from heatmap.runs.wandb import WandbWriter
 from heatmap.runtime.files import (
+    append_text,
     finite,
     fitting_name,
     read_bytes,
@@ -78,8 +79,7 @@ class Ledger(contextlib.AbstractContextManager["Ledger"]):
         """Appends a row. Steps must increase, and images of a step come before its row."""
         assert step > self._step, f"step {step} is not after the last row, step {self._step}"
         row = finite({"step": step, **values})
-        with self.folder.metrics.open("a", encoding="utf-8") as metrics:
-            metrics.write(_line(row))
+        append_text(self.folder.metrics, _line(row))
         self._step = step
         if self._wandb:
             self._wandb.log(row)

@@ -63,7 +63,7 @@ def write(folder: Path, evaluation: str | None = None) -> None:
     scores["epochs"] = f"{summary['epochs']} ({summary['steps']} steps)"
     scores["minutes"] = f"{summary['minutes']:.1f} on {machine['processor']}"
     scores["date"] = f"{machine['date']}, commit {machine['commit'] or 'unknown'}"
-    details = f"```\n{evaluation}\n```" if evaluation else "For details run `tools/evaluate.py`."
+    details = f"```\n{evaluation}\n```" if evaluation else "For details run `heatmap evaluate`."
     sections = [
         f"# {experiment.name}: {saved.num_landmarks} facial landmarks",
         f"## Data\n\n{_table(data)}",

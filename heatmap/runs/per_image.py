@@ -97,7 +97,7 @@ def read_per_image(path: Path) -> tuple[list[str], dict[str, np.ndarray]]:
     if header[:1] != ["file_name"] or not set(header) >= REQUIRED or len(set(header)) < len(header):
         raise UserError(
             f"{path}, row 1: expected file_name, mse, nme, width, height and others, each once, "
-            f"found {', '.join(header)[:200]}; run tools/evaluate.py again"
+            f"found {', '.join(header)[:200]}; run heatmap evaluate again"
         )
     if not rows:
         raise UserError(f"{path}: the table has a header but no rows; run tools/evaluate.py again")

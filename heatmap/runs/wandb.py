@@ -74,6 +74,8 @@ class WandbWriter:
         os.environ["WANDB_ERROR_REPORTING"] = "false"
         try:
             import wandb  # not in the thread: forked workers would inherit import locks
+        except ModuleNotFoundError:
+            self._fail("wandb is missing: run pip install wandb")
         except Exception as error:
             self._fail(error)
         else:

@@ -1,6 +1,5 @@
 """Reads regular files only, and writes files and folders completely or not at all."""
 
-import errno
 import io
 import json
 import math
@@ -112,21 +111,40 @@ def write_atomically(path: Path) -> Iterator[Path]:
 
     Raises:
         UserError: something other than a regular file is there.
+        OSError: the disk is full, read-only or gone; the error names `path`.
     """
     path = written_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(fitting_name(f".{os.getpid()}-", path.stem, path.suffix))
+    with _naming(path, temporary):
+        try:
+            yield temporary
+            _flush_to_disk(temporary)
+            temporary.replace(path)
+        finally:
+            with suppress(OSError):
+                temporary.unlink()
+        _flush_to_disk(path.parent)
+
+
+@contextmanager
+def _naming(path: Path, temporary: Path) -> Iterator[None]:
+    """Makes errors of writing `temporary` name `path` and say whether an earlier file is left."""
     try:
-        yield temporary
-        _flush_to_disk(temporary)
-        temporary.replace(path)
-    except OSError as error:
-        if error.errno == errno.ENOSPC and error.filename is None:
-            error.filename = str(path)
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
-    _flush_to_disk(path.parent)
+        yield
+    except (OSError, RuntimeError) as error:
+        # torch hides the error of its file behind a RuntimeError
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError) or cause.errno is None:
+            raise
+        written = Path(str(cause.filename2 or cause.filename or path))
+        if written != path and not written.is_relative_to(temporary):
+            raise
+        is_kept = os.access(path, os.F_OK)  # False if its disk is gone
+        kept = f"; the earlier {path.name} is unchanged" if is_kept else ""
+        reason = str(cause.strerror).removeprefix("cannot be written: ")  # of a file in a folder
+        problem = f"cannot be written: {reason}{kept}"
+        raise OSError(cause.errno, problem, str(path)) from None
 
 
 @contextmanager
@@ -135,16 +153,20 @@ def folder_when_complete(out: Path) -> Iterator[Path]:
 
     Raises:
         UserError: `out` exists and is not an empty folder.
+        OSError: the disk is full, read-only or gone; the error names `out`.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is not an empty folder; choose another name or remove it")
     out = Path(os.path.realpath(out))  # the end of its links
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".new-", dir=out.parent) as parent:
+    with tempfile.TemporaryDirectory(
+        prefix=".new-", dir=out.parent, ignore_cleanup_errors=True
+    ) as parent:
         folder = Path(parent, out.name)
-        folder.mkdir()
-        yield folder
-        folder.replace(out)
+        with _naming(out, folder):
+            folder.mkdir()
+            yield folder
+            folder.replace(out)
 
 
 def _flush_to_disk(path: Path) -> None:
@@ -162,6 +184,17 @@ def reading_bar(path: Path, action: str, shown: bool) -> tqdm:
         desc=f"{action} {path.name}", total=path.stat().st_size, unit="B", unit_scale=True, delay=1,
         disable=not shown,
     )  # fmt: skip
+
+
+def append_text(path: Path, text: str) -> None:
+    """Appends to an existing file; a crash may leave half of the text.
+
+    Raises:
+        OSError: the file is missing, or the disk full, read-only or gone; the error names `path`.
+    """
+    with _naming(path, path), path.open("r+", encoding="utf-8") as file:
+        file.seek(0, os.SEEK_END)
+        file.write(text)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,10 +1,12 @@
-"""Devices, cores, memory and the machine's description. Imports torch late."""
+"""Processes, devices, memory, terminal and the machine's description. Imports torch late."""
 
 import datetime
+import logging
 import os
 import platform
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,26 @@ from heatmap.errors import UserError
 
 if TYPE_CHECKING:
     import torch
+
+
+def is_first() -> bool:
+    """Whether this is the only process, or the first that torchrun started.
+
+    Reads the environment, because `distributed.rank` would import torch for every `--help`.
+    """
+    return os.environ.get("RANK", "0") == "0"
+
+
+def log_to_terminal() -> None:
+    """Prints the package's messages, unless the program has set up logging itself.
+
+    Processes but the first print only errors.
+    """
+    logger = logging.getLogger("heatmap")
+    if not logger.hasHandlers():
+        logging.basicConfig(format="%(message)s", stream=sys.stdout)
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.INFO if is_first() else logging.ERROR)
 
 
 def usable_cores() -> int:
@@ -119,6 +141,26 @@ def _commit() -> str | None:
 def first_line(error: BaseException) -> str:
     """Returns the first line of the error's message, or the name of its type."""
     return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def problem_of_machine(error: Exception) -> str:
+    """Returns what the machine lacks if that is why something failed, and what to do; else ""."""
+    text = str(error)
+    if is_out_of_memory(error):
+        return f"out of memory ({first_line(error)}); use a smaller batch or model"
+    if "DataLoader worker" in text and "allocate shared memory" in text:
+        return f"/dev/shm is too small for the processes that read images; {_FEWER_WORKERS}"
+    if re.search(r"DataLoader worker .*(killed|exited)", text):
+        return f"a process that reads images has ended ({first_line(error)}); {_FEWER_WORKERS}"
+    if "RANK" in os.environ and re.search("gloo|NCCL|by peer", text, re.IGNORECASE):
+        return f"another process of this run has ended or is out of reach ({first_line(error)})"
+    return ""
+
+
+_FEWER_WORKERS = (
+    "use fewer of them (--data.workers), a smaller --train.batch, or a container with more shared "
+    "memory (docker run --shm-size 8g)"
+)
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -18,8 +18,12 @@ from heatmap.errors import UserError
 
 T = TypeVar("T")
 
+# "FILE.py:NAME" or "MODULE:NAME"; `functions.imported` returns the function
+Function = Annotated[str, "function"]
+
 _MAX_DEPTH = 50  # of lists and objects in JSON
 _PLAIN = {bool: "true or false", int: "an integer", float: "a number", str: "text", Path: "a path"}
+_FUNCTION, _FUNCTION_FORM = re.compile(r".+:[^\W\d]\w*"), "FILE.py:FUNCTION"
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 60
 
@@ -93,6 +97,10 @@ def _typed(kind: Any, value: Any, name: str) -> Any:
         return value
     if origin is Annotated:
         value = _typed(arguments[0], value, name)
+        if kind == Function:
+            if not _FUNCTION.fullmatch(value):
+                raise _wrong(name, f"{_FUNCTION_FORM} or MODULE:FUNCTION", value)
+            return value
         for interval in arguments[1:]:
             if isinstance(interval, str):  # the rest is for the command line
                 value = _within(interval, value, name)
@@ -141,14 +149,19 @@ def _one_of(choices: Sequence[Any], value: Any, name: str) -> Any:
 
 
 def _any_of(kinds: Sequence[Any], value: Any, name: str) -> Any:
-    """Of several choices, several dataclasses, or one type; and None, if it is among the kinds."""
+    """Choices and functions, or dataclasses, or one type; and None, if it is among the kinds."""
     if value is None and types.NoneType in kinds:
         return None
     kinds = [kind for kind in kinds if kind is not types.NoneType]
     if len(kinds) == 1:
         return _typed(kinds[0], value, name)
     if not dataclasses.is_dataclass(kinds[0]):
-        return _one_of([choice for kind in kinds for choice in typing.get_args(kind)], value, name)
+        choices = [choice for kind in kinds if kind != Function for choice in typing.get_args(kind)]
+        if Function in kinds:
+            if ":" in str(value):
+                return _typed(Function, value, name)
+            choices.append(_FUNCTION_FORM)
+        return _one_of(choices, value, name)
     if not isinstance(value, Mapping):
         kind = next((kind for kind in kinds if isinstance(value, kind)), kinds[0])
         return _object(kind, value, name)

@@ -78,6 +78,8 @@ class TrainingData:
             crops, sample.image_from_crop, points_image, crop_hw, changes, self.permutation,
             sample.inner,
         )  # fmt: skip
+        if experiment.augment.extra:
+            batch = augment.with_extra(batch, experiment.augment.extra, changes)
         weights = send(self.image_weights[sample.row], device)
         return replace(batch, weights=batch.weights * weights[:, None])
 
@@ -156,7 +158,7 @@ def _warn_if_asymmetric(
     if change > MAX_ASYMMETRY and distributed.rank() == 0:
         logger.warning(
             f"mirroring moves a landmark of the mean face by {100 * change:.0f} % of its radius, "
-            "so the mirror pairs seem to be wrong; find them with tools/data.py symmetry and pass "
+            "so the mirror pairs seem to be wrong; find them with heatmap data symmetry and pass "
             "the file as --data.symmetry, or do not mirror: --augment.mirror 0"
         )
 

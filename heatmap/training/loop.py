@@ -5,6 +5,7 @@ killed and resumed run is bit-identical to an uninterrupted one, on a GPU only w
 `train.deterministic`.
 """
 
+import errno
 import logging
 import math
 import time
@@ -34,6 +35,8 @@ from heatmap.training.prepare import Run, save
 from heatmap.training.step import Stepper, batches_of_pass
 
 logger = logging.getLogger("heatmap")
+
+LOG_EVERY = 30.0  # seconds between lines in the first epoch where no bar is shown
 
 
 def train(run: Run, folder: Path) -> dict[str, Any]:
@@ -95,6 +98,7 @@ def _train_epochs(run: Run, files: RunFolder, ledger: Ledger | None) -> dict[str
 
     def save_last() -> None:
         if ledger and stepper.settle():
+            _check_exists(files)
             save(run, files.last, ledger.wandb_id)
 
     save_last()
@@ -109,16 +113,20 @@ def _train_epochs(run: Run, files: RunFolder, ledger: Ledger | None) -> dict[str
         watch, epoch_start = Stopwatch(run.device), time.monotonic()
         _train_epoch(run, stepper, loader, watch, save_last)
         _synchronise(run)
-        label_offset.update(run)
+        with watch("label_offset"):
+            label_offset.update(run)
         scores, columns = _validate(run, watch)
         row, is_best = _finish_epoch(run, scores)
-        row["time/seconds"] = time.monotonic() - epoch_start
-        if ledger and is_best:
-            save(run, files.best)
+        if ledger:
+            _check_exists(files)
+            if is_best:
+                save(run, files.best)
         best_columns = columns if is_best else {}
         if progress.finished:
-            best_columns = shape_prior.add(run, files) or best_columns
+            with watch("shape_prior"):
+                best_columns = shape_prior.add(run, files) or best_columns
             progress.update_seconds()
+        row["time/seconds"] = time.monotonic() - epoch_start
         if ledger:
             reporting.report_epoch(run, files, ledger, row, best_columns, watch.seconds())
             keep_every = run.experiment.train.keep_every
@@ -130,6 +138,12 @@ def _train_epochs(run: Run, files: RunFolder, ledger: Ledger | None) -> dict[str
     scores["mean_shape_mse"] = progress.mean_shape_mse
     budget = {"epochs": progress.epoch, "steps": progress.step, "minutes": progress.seconds / 60}
     return finite(scores | budget)
+
+
+def _check_exists(files: RunFolder) -> None:
+    """Raises OSError if the run folder is gone, as with its disk; a new one would lack files."""
+    if not files.config.is_file():
+        raise FileNotFoundError(errno.ENOENT, "the run folder is gone or incomplete", files.config)
 
 
 def _enter_stage(run: Run, number: int, files: RunFolder) -> None:
@@ -173,7 +187,7 @@ def _train_epoch(
     multiplier = run.experiment.data.multiplier
     passes = range(progress.epoch * multiplier, (progress.epoch + 1) * multiplier)
     batches = [batch for index in passes for batch in batches_of_pass(run, index)]
-    last_saved = time.monotonic()
+    last_saved = last_logged = time.monotonic()
     stepper.train()
     with tqdm(
         total=len(batches), initial=progress.batch, desc=f"epoch {progress.epoch + 1}",
@@ -189,6 +203,9 @@ def _train_epoch(
             progress.update_seconds()
             if run.budget_used() >= 1:
                 break
+            if bar.disable and progress.epoch == 0 and time.monotonic() - last_logged >= LOG_EVERY:
+                logger.info(f"batch {progress.batch} of {len(batches)} of the first epoch")
+                last_logged = time.monotonic()
             minutes = (time.monotonic() - last_saved) / 60
             if progress.batch < len(batches) and minutes >= settings.checkpoint_minutes:
                 save_last()

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from heatmap.config import Optimizer, Rates
-from heatmap.errors import UserError
 from heatmap.networks import Network
 
 
@@ -42,18 +41,8 @@ def freeze(optimizer: torch.optim.Optimizer, rates: Rates) -> None:
 
 
 def load_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Loads the optimizer's state dict, in the memory layout of the weights.
-
-    Raises:
-        UserError: the state belongs to other weights.
-    """
-    try:
-        optimizer.load_state_dict(state)
-    except ValueError:
-        raise UserError(
-            "this run trained other weights than this version would, so it cannot be resumed; "
-            "start a new one from its weights with --train.start RUN"
-        ) from None
+    """Loads the optimizer's state dict, in the memory layout of the weights."""
+    optimizer.load_state_dict(state)
     for weight, values in optimizer.state.items():
         for name, value in values.items():
             if value.shape == weight.shape:  # a fused optimizer needs the same layout

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from heatmap import networks
+from heatmap import losses, networks
 from heatmap.config import Experiment, HeatmapModel, from_dict, to_dict
 from heatmap.data import samples
 from heatmap.errors import UserError, located
 from heatmap.runs import checkpoint
 from heatmap.runs.folder import RunFolder
 from heatmap.runtime import distributed
+from heatmap.runtime.functions import imported
 from heatmap.runtime.machine import chosen_device, use_deterministic_algorithms
 from heatmap.training.data import TrainingData, read_data
 from heatmap.training.optimizer import RunningMean, load_state, optimizer_for
@@ -139,6 +140,7 @@ def prepare(experiment: Experiment, saved: checkpoint.Checkpoint | None = None) 
             "this run was made by version 0.1.0 and cannot be resumed; start a new one from its "
             "weights with --train.start RUN"
         )
+    _check_functions(experiment)
     if experiment.train.deterministic:
         use_deterministic_algorithms()
     device = distributed.start(chosen_device(experiment.train.device))
@@ -160,9 +162,15 @@ def prepare(experiment: Experiment, saved: checkpoint.Checkpoint | None = None) 
     optimizer = optimizer_for(experiment.optimizer, network)
     progress = Progress()
     if saved and state:
-        network.load_state_dict(state.network or saved.network)
-        load_state(optimizer, state.optimizer)
-        progress = Progress(**state.progress)
+        try:
+            network.load_state_dict(state.network or saved.network)
+            load_state(optimizer, state.optimizer)
+            progress = Progress(**state.progress)
+        except (RuntimeError, LookupError, TypeError, ValueError):
+            raise UserError(
+                "this run trained other weights than this version would, so it cannot be resumed; "
+                "start a new one from its weights with --train.start RUN"
+            ) from None
         mean_shape_crop = saved.mean_shape_crop
     else:
         if path and start:
@@ -180,6 +188,18 @@ def prepare(experiment: Experiment, saved: checkpoint.Checkpoint | None = None) 
     run = Run(data, device, mean_shape_crop, network, averaged, optimizer, progress, wandb_id)
     run.set_label_offset(*(experiment.data.fixed_label_offset or progress.label_offset))
     return run
+
+
+def _check_functions(experiment: Experiment) -> None:
+    """Raises UserError if a function that the experiment names cannot be used."""
+    model = experiment.model
+    point_loss = model.coordinate_loss if isinstance(model, HeatmapModel) else model.loss
+    if isinstance(model, HeatmapModel) and model.loss != "none":
+        losses.of_heatmaps(model.loss)
+    if point_loss != "none":
+        losses.of_points(point_loss)
+    if experiment.augment.extra:
+        imported(experiment.augment.extra)
 
 
 def _check_processes_agree(data: TrainingData, state: checkpoint.State | None) -> None:

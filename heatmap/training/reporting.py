@@ -127,7 +127,7 @@ def warn_if_labels_contradict(run: Run) -> None:
             logger.warning(
                 f"validation has worsened for {WORSE_EPOCHS} epochs while the training loss fell, "
                 f"and {100 * fraction:.0f} % of the heatmaps have two peaks: labels of similar "
-                "images contradict each other. tools/data.py audit lists the doubtful ones"
+                "images contradict each other. heatmap data audit lists the doubtful ones"
             )
 
 
@@ -166,7 +166,8 @@ def _log_epoch(run: Run, row: dict[str, Any], shares: dict[str, float]) -> None:
         nme = row.get("val/nme_percent", math.nan)
         best = f"(best {run.progress.best_mse:.3f})  NME {nme:.2f} %"
         scores = f"  val MSE {row['val/mse']:8.3f} px²  {best}"
-    times = ", ".join(f"{part} {100 * share:.0f} %" for part, share in shares.items())
+    notable = {part.replace("_", " "): share for part, share in shares.items() if share >= 0.005}
+    times = ", ".join(f"{part} {100 * share:.0f} %" for part, share in notable.items())
     logger.info(
         f"epoch {row['epoch']:3d}  loss {row['train/loss']:.4g}{scores}"
         f"  lr {row['lr']:.2g}  {row['time/seconds']:.0f} s: {times}"

@@ -91,7 +91,7 @@ class Stepper:
         progress, seed = run.progress, run.experiment.seed
         _set_learning_rates(run)
         torch.manual_seed(schedule.seed_of(seed, 1 + progress.step, distributed.rank()))
-        with _explaining_out_of_memory(run):
+        with _explaining(run):
             batch = self._augmented(sample, watch)
             loss = self._gradients(_arguments(run, batch), watch)
             with watch("network"):
@@ -262,10 +262,19 @@ def _set_learning_rates(run: Run) -> None:
 
 
 @contextmanager
-def _explaining_out_of_memory(run: Run) -> Iterator[None]:
-    """Turns running out of memory into a UserError that names the options to change."""
+def _explaining(run: Run) -> Iterator[None]:
+    """Turns too little memory or too small a batch into a UserError that names the options."""
     try:
         yield
+    except ValueError as error:
+        if not str(error).startswith("Expected more than 1 value per channel"):
+            raise
+        size = min(run.experiment.train.batch, len(run.data.training_rows))
+        raise UserError(
+            f"batch normalisation needs several images at once, but a batch of {size} leaves one "
+            "to a process or part: use a larger --train.batch (2 or more for each process and each "
+            "part of --train.accumulate), more training images or a larger crop"
+        ) from None
     except (MemoryError, RuntimeError) as error:
         if not machine.is_out_of_memory(error):
             raise

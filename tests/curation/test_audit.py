@@ -1,4 +1,4 @@
-"""Injected label errors are found, described and excluded."""
+"""Injected label errors are found, described, listed and excluded."""
 
 import csv
 import json
@@ -9,54 +9,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from drawn_faces import NUM, predictions
 
 from heatmap import config, schemes, shape
 from heatmap.curation.audit.injected import KINDS, SCALE, SHIFT, Recall, self_test
 from heatmap.curation.audit.residuals import AuditData, score_labels, tail_scores
 from heatmap.data import contest
-from heatmap.data.synthetic import landmarks, sample_face
 from heatmap.training import loop
 from heatmap.training.prepare import prepare
 
 Tool = Callable[..., int]
-NUM = 400
-ERROR = 0.015  # of a good run, in face sizes
-
-
-def predictions(points: np.ndarray, error: float, seed: int = 3) -> np.ndarray:
-    """Predictions that are off by `error` face sizes, as a whole and per landmark."""
-    rng = np.random.default_rng(seed)
-    size = shape.face_size(shape.of(points))[:, None, None]
-    seen = points + error * size * rng.normal(size=(len(points), 1, 2))
-    return (seen + error * size * rng.normal(size=points.shape)).astype(np.float32)
-
-
-@pytest.fixture(scope="module")
-def drawn() -> AuditData:
-    """400 synthetic faces with about one in twelve of the 971 landmarks."""
-    known = schemes.mirror_permutation(971)
-    every_24th = np.append(np.arange(0, 971, 24), 970)
-    chosen = np.union1d(every_24th, known[every_24th])
-    place = np.full(971, -1)
-    place[chosen] = np.arange(len(chosen))
-    groups, start = {}, 0
-    for name, members in schemes.groups(971).items():
-        stop = start + np.isin(chosen, members).sum()
-        groups[name] = range(start, stop)
-        start = stop
-    faces = [sample_face(11, index) for index in range(NUM)]
-    points = np.round([landmarks(face)[chosen] for face in faces])
-    size = shape.face_size(shape.of(points))[:, None]
-    return AuditData(
-        points_image=points,
-        predicted_image=predictions(points, ERROR),
-        expected_px=np.broadcast_to(2 * ERROR * size, points.shape[:2]),
-        disagreement_px=np.full(NUM, np.nan),
-        is_trained=np.arange(NUM) % 3 == 0,
-        half=np.arange(NUM) < NUM / 2,
-        groups=groups,
-        permutation=place[known[chosen]],
-    )
 
 
 def rates(recalls: list[Recall]) -> dict[str, float]:
@@ -211,7 +173,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_audit_ranks_images_and_reports_false_alarms(
+def test_audit_ranks_images_and_writes_a_page(
     folder: Path, tool: Tool, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     trained(folder, tmp_path / "run", validation=0.2)
@@ -228,33 +190,23 @@ def test_audit_ranks_images_and_reports_false_alarms(
     assert by_name["077.jpg"]["group"] == "mouth"
     assert by_name["005.jpg"]["turn"] == "" and abs(float(by_name["006.jpg"]["turn"])) < 1
     assert by_name["000.jpg"]["trained"] == "1" and by_name["149.jpg"]["trained"] == "0"
-    sheet = cv2.imread(str(tmp_path / "audit.jpg"))
-    assert sheet.shape[0] == 2 * 256 + 4
     table = contest.read_landmarks(folder / "train" / "landmarks.csv")
     excluded = contest.read_excluded(tmp_path / "bad.csv", table)
     assert len(excluded) == 15 and 31 in excluded
 
-    for row, review in zip(rows, ["bad", "good", "good", "bad"], strict=False):
-        row["review"] = review
-    rows[-1]["review"] = "bad"  # far below the list
-    for name in ("looked.csv", "audit.csv"):
-        with (tmp_path / name).open("w", newline="") as file:
-            table_file = csv.DictWriter(file, rows[0])
-            table_file.writeheader()
-            table_file.writerows(rows)
-    reviewed = ["--reviewed", "looked.csv", "--out", "again.csv", "--exclude-to", "fewer.csv"]
-    assert tool(*audited, *options, *reviewed) == 0
-    output = capsys.readouterr().out
-    assert "false alarms: 2 of 4 listed and reviewed images, 50 %" in output
-    reviews = [row["review"] for row in rows_of(tmp_path / "again.csv")]
-    assert reviews[:5] == ["bad", "good", "good", "bad", ""]
-    left_out = [row["file_name"] for row in rows_of(tmp_path / "fewer.csv")]
-    assert len(left_out) == 14 and rows[-1]["file_name"] in left_out
-
-    before = (tmp_path / "audit.csv").read_text()
-    assert tool(*audited, *options) == 1
-    assert "audit.csv holds reviews, which would be lost" in capsys.readouterr().err
-    assert (tmp_path / "audit.csv").read_text() == before
+    page = (tmp_path / "review.html").read_text("utf-8")
+    shown = json.loads(page.partition('type="application/json">')[2].partition("</script>")[0])
+    assert shown["table"] == table.fingerprint and list(shown["groups"]) == list(
+        schemes.groups(971)
+    )
+    faces = {face["name"]: face for face in shown["faces"]}
+    assert set(faces) == {row["file_name"] for row in rows[:12]}
+    shares = [face["share"] for face in shown["faces"]]
+    assert shares == sorted(shares, reverse=True) and sum(shares) <= 1
+    sides = {"1": "trained on", "0": "new to a run"}
+    for name, face in faces.items():
+        assert face["side"] == sides[by_name[name]["trained"]]
+        assert "; ".join(face["reasons"]) == by_name[name]["reasons"]
 
 
 def test_folds_predict_every_image_unseen(
@@ -273,14 +225,8 @@ def test_folds_predict_every_image_unseen(
     [
         ([], 2, "--data.folds 5 --data.fold 0"),
         (["--run", "run", "--top", "0"], 2, "--top"),
-        (["--run", "run", "--sheet", "audit.gif"], 2, "--sheet"),
+        (["--run", "run", "--review", "review.txt"], 2, "--review"),
         (["--run", "run"], 1, "no such checkpoint"),
-        (
-            ["--run", "run", "--looked", "reviews.csv"],
-            1,
-            "row 3: the review must be good or bad, got 'maybe'",
-        ),
-        (["--run", "run", "--reviewed", "twice.csv"], 1, "row 3, column file_name: '001.jpg' is"),
         (["--run", "run", "--symmetry", "none.json"], 1, "none.json"),
     ],
 )
@@ -293,8 +239,6 @@ def test_invalid_audit_options_are_refused(
     code: int,
     message: str,
 ) -> None:
-    (tmp_path / "reviews.csv").write_text("file_name,review\n001.jpg,good\n002.jpg,maybe\n")
-    (tmp_path / "twice.csv").write_text("file_name,review\n001.jpg,good\n001.jpg,bad\n")
     assert tool("data", "audit", folder, *options) == code
     assert message in capsys.readouterr().err.replace("\n", " ")
     assert not (tmp_path / "audit.csv").exists()

@@ -196,7 +196,7 @@ def test_labels_in_another_order_fail_the_check(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{}", "not a file from tools/data.py symmetry: permutation is missing"),
+        ("{}", "not a file from heatmap data symmetry: permutation is missing"),
         ("[1", "not JSON, or cut short"),
         ('{"permutation": [1.0, 0, 2], "groups": {"all": [0, 3]}}', "permutation.0 must be"),
         ('{"permutation": [1, 0, 2], "groups": {"all": [0, 1000001]}}', "all.1 must be at most"),

@@ -1,9 +1,9 @@
 import colorsys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import cv2
-import kornia
 import numpy as np
 import pytest
 import torch
@@ -12,57 +12,23 @@ from torch import Tensor
 from heatmap import config, frame
 from heatmap.data import augment
 from heatmap.data.augment import Batch, Changes
+from heatmap.errors import UserError
 from heatmap.frame import Frame
 
 CROP_HW = 60, 44
 MARGIN = 40
 PADDED_HW = CROP_HW[0] + 2 * MARGIN, CROP_HW[1] + 2 * MARGIN
 EVERYTHING = config.Augment(
-    mirror=0.5,
-    rotate_deg=180,
-    scale=0.4,
-    shift=0.2,
-    brightness=1,
-    contrast=1,
-    saturation=1,
-    aspect=0.5,
-    fill="mixed",
-    hue=0.5,
-    gray=0.3,
-    sharpness=1,
-    blur=2,
-    noise=0.3,
-    jpeg=0.9,
-    erase=0.5,
-    erase_area=(0.02, 0.3),
-)
+    mirror=0.5, rotate_deg=180, scale=0.4, shift=0.2, brightness=1, contrast=1, saturation=1,
+    aspect=0.5, fill="mixed", hue=0.5, gray=0.3, sharpness=1, blur=2, noise=0.3, jpeg=0.9,
+    erase=0.5, erase_area=(0.02, 0.3),
+)  # fmt: skip
 
 
 def no_changes(count: int, **changes: Any) -> Changes:
-    return Changes(**(nothing(count) | changes))
-
-
-def nothing(count: int) -> dict[str, Any]:
-    return {
-        "mirrored": np.zeros(count, bool),
-        "angle": np.zeros(count),
-        "scale": np.ones(count),
-        "shift": np.zeros((count, 2)),
-        "aspect": np.ones(count),
-        "fill": np.full(count, "black"),
-        "erased": np.zeros((count, 4)),
-        "erased_colour": np.zeros((count, 3)),
-        "brightness": np.zeros(count),
-        "contrast": np.ones(count),
-        "saturation": np.ones(count),
-        "hue": np.zeros(count),
-        "sharpness": np.ones(count),
-        "blur": np.zeros(count),
-        "blur_reach": 0,
-        "noise": np.zeros(count),
-        "jpeg_quality": np.full(count, 100.0),
-        "noise_seed": np.arange(count),
-    }
+    """Those of the default settings, which change nothing, but for `changes`."""
+    plain = augment.sample_changes(config.Augment(), seed=0, epoch=0, rows=[*range(count)])
+    return replace(plain, **changes)
 
 
 def image_from_padded(count: int) -> Tensor:
@@ -172,26 +138,6 @@ def test_mirrored_crop_is_flipped() -> None:
     assert (mirrored.images[1] - straight.images[1]).abs().max() < 1e-6
 
 
-def test_mirror_twice_is_identity() -> None:
-    permutation = np.array([1, 0, 2])
-    crops = random_crops(2)[..., : CROP_HW[0], : CROP_HW[1]]
-    image_from_crop = torch.stack([frame.cover((300, 200), CROP_HW).image_from_crop] * 2)
-    points = 200 * torch.rand(2, 3, 2, generator=torch.Generator().manual_seed(2))
-    mirror = no_changes(2, mirrored=np.ones(2, bool))
-    once = augment.augmented(crops, image_from_crop, points, CROP_HW, mirror, permutation)
-    twice = augment.augmented(
-        (255 * once.images).round().byte(),
-        once.frame.image_from_crop,
-        once.frame.to_image(once.points_crop),
-        CROP_HW,
-        mirror,
-        permutation,
-    )
-    assert (twice.images - crops / 255).abs().max() < 1e-4
-    assert (twice.frame.image_from_crop - image_from_crop).abs().max() < 1e-9
-    assert (twice.points_crop - Frame(image_from_crop, *CROP_HW).to_crop(points)).abs().max() < 1e-4
-
-
 def test_mirroring_permutes_landmarks() -> None:
     left, right, nose = [-10.0, 1.0], [14.0, 2.0], [1.0, 5.0]
     middle = torch.tensor([(PADDED_HW[1] - 1) / 2, (PADDED_HW[0] - 1) / 2])
@@ -207,16 +153,6 @@ def test_mirroring_permutes_landmarks() -> None:
         assert from_middle[sample].numpy() == pytest.approx(np.array(expected), abs=1e-9)
 
 
-def test_angle_is_clockwise_and_scale_enlarges() -> None:
-    middle = torch.tensor([(PADDED_HW[1] - 1) / 2, (PADDED_HW[0] - 1) / 2])
-    offsets = torch.tensor([[[0.0, 0.0], [10.0, 0.0]]] * 2, dtype=torch.float64)
-    points_image = frame.apply(image_from_padded(2), middle + offsets)
-    changes = no_changes(2, angle=np.array([np.pi / 2, 0]), scale=np.array([1, 1.5]))
-    batch = augmented(random_crops(2), changes, points_image)
-    arms = batch.points_crop[:, 1] - batch.points_crop[:, 0]
-    assert arms.numpy() == pytest.approx(np.array([[0, 10], [15, 0]]), abs=1e-9)
-
-
 @pytest.mark.parametrize("degrees", [0, 37, 90, 180, 211, 359])
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_face_is_stretched_then_rotated_then_mirrored(degrees: float, mirrored: bool) -> None:
@@ -224,12 +160,16 @@ def test_face_is_stretched_then_rotated_then_mirrored(degrees: float, mirrored: 
     offsets = torch.tensor([[[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]]], dtype=torch.float64)
     points_image = frame.apply(image_from_padded(1), middle + offsets)
     changes = no_changes(
-        1, angle=np.radians([degrees]), aspect=np.array([1.44]), mirrored=np.array([mirrored])
+        1,
+        angle=np.radians([degrees]),
+        scale=np.array([1.5]),
+        aspect=np.array([1.44]),
+        mirrored=np.array([mirrored]),
     )
     batch = augmented(random_crops(1), changes, points_image)
     arms = (batch.points_crop[:, 1:] - batch.points_crop[:, :1])[0].numpy()
     cosine, sine = np.cos(changes.angle[0]), np.sin(changes.angle[0])
-    expected = np.array([[12 * cosine, 12 * sine], [-10 / 1.2 * sine, 10 / 1.2 * cosine]])
+    expected = 1.5 * np.array([[12 * cosine, 12 * sine], [-10 / 1.2 * sine, 10 / 1.2 * cosine]])
     expected[:, 0] *= -1 if mirrored else 1
     assert arms == pytest.approx(expected, abs=1e-6)
 
@@ -344,30 +284,24 @@ def test_images_stay_in_range() -> None:
     [
         ("brightness", 0.2, [0.6, 0.8, 1.0]),
         ("brightness", -0.5, [0, 0.1, 0.3]),
-        ("saturation", 0.0, [0.567, 0.567, 0.567]),
+        ("contrast", 0.0, [0.567, 0.567, 0.567]),
     ],
 )
-def test_brightness_and_saturation_change_colours(
+def test_brightness_and_contrast_change_colours(
     name: str, value: float, expected: list[float]
 ) -> None:
     crops = torch.tensor([102, 153, 204], dtype=torch.uint8)[:, None, None]
     crops = crops.expand(2, 3, *PADDED_HW)
-    none = {"brightness": 0.0, "saturation": 1.0}[name]
+    none = {"brightness": 0.0, "contrast": 1.0}[name]
     changes = no_changes(2, **{name: np.array([value, none])})
     images = augmented(crops, changes).images
     assert images[0, :, 30, 20].tolist() == pytest.approx(expected, abs=0.01)
     assert images[1, :, 30, 20].tolist() == pytest.approx([0.4, 0.6, 0.8], abs=1e-4)
 
 
-def test_contrast_0_is_one_grey() -> None:
-    images = augmented(random_crops(2), no_changes(2, contrast=np.array([0.0, 1.0]))).images
-    assert images[0].std() < 1e-3
-    assert images[1].std() > 0.2
-
-
 def changed_alone(name: str, value: float) -> tuple[np.ndarray, np.ndarray]:
     """An image (h, w, 3) before and after one change; the next image must not change."""
-    count, none = 2, nothing(2)[name]
+    count, none = 2, getattr(no_changes(2), name)
     generator = np.random.default_rng(3)
     small = generator.integers(0, 256, (count, 12, 10, 3)).astype(np.uint8)
     smooth = [cv2.resize(one, PADDED_HW[::-1], interpolation=cv2.INTER_CUBIC) for one in small]
@@ -451,19 +385,6 @@ def test_erasing_paints_one_rectangle() -> None:
     assert erased[happened].flatten(1).unique(dim=0).shape[0] == happened.sum()
 
 
-def test_disabled_changes_leave_the_warp_bit_equal() -> None:
-    moved = config.Augment(mirror=0.5, rotate_deg=30, scale=0.2, shift=0.1)
-    changes = augment.sample_changes(moved, 1, 2, list(range(5)))
-    crops, points_image = random_crops(5), torch.zeros(5, 1, 2)
-    image_from_crop = torch.eye(3, dtype=torch.float64).expand(5, 3, 3)
-    batch = augment.augmented(crops, image_from_crop, points_image, CROP_HW, changes, np.arange(1))
-    new_from_padded = torch.linalg.inv(batch.frame.image_from_crop)[:, :2].float()
-    expected = kornia.geometry.transform.warp_affine(
-        crops.float() / 255, new_from_padded, CROP_HW, align_corners=False
-    )
-    assert torch.equal(batch.images, expected)
-
-
 # sample_changes
 
 
@@ -530,26 +451,16 @@ def test_seed_epoch_and_row_all_matter(other: tuple[int, int, int]) -> None:
     for name in (
         "angle", "scale", "shift", "brightness", "contrast", "aspect", "hue", "sharpness", "blur",
         "noise", "jpeg_quality", "erased_colour", "noise_seed",
+        "extra",
     ):  # fmt: skip
         assert not np.array_equal(getattr(one, name), getattr(another, name)), name
 
 
 def test_changes_fill_their_ranges() -> None:
     settings = config.Augment(
-        mirror=0.3,
-        rotate_deg=30,
-        scale=0.25,
-        shift=0.1,
-        brightness=0.2,
-        contrast=0.3,
-        saturation=0.4,
-        aspect=0.25,
-        hue=0.1,
-        sharpness=0.7,
-        blur=1.5,
-        noise=0.1,
-        jpeg=0.6,
-    )
+        mirror=0.3, rotate_deg=30, scale=0.25, shift=0.1, brightness=0.2, contrast=0.3,
+        saturation=0.4, aspect=0.25, hue=0.1, sharpness=0.7, blur=1.5, noise=0.1, jpeg=0.6,
+    )  # fmt: skip
     changes = augment.sample_changes(settings, seed=1, epoch=2, rows=list(range(2000)))
     ranges = {
         "angle": (-np.pi / 6, np.pi / 6),
@@ -575,12 +486,34 @@ def test_changes_fill_their_ranges() -> None:
     assert np.abs(np.corrcoef(drawn) - np.eye(len(drawn))).max() < 0.1
 
 
-def test_default_settings_change_nothing() -> None:
-    changes = augment.sample_changes(config.Augment(), seed=1, epoch=2, rows=[0, 1, 2])
-    for name, none in nothing(3).items():
-        if name in ("erased_colour", "noise_seed"):  # unused
-            continue
-        assert np.array_equal(getattr(changes, name), none), name
+# a user's own function
+
+
+FUNCTIONS = """
+from dataclasses import replace
+
+
+def dimmed(batch, draws):
+    return replace(batch, images=batch.images * draws[:, :1, None, None])
+
+
+def of_images(batch, draws):
+    return batch.images
+"""
+
+
+def test_a_function_changes_the_batch_with_numbers_of_its_rows(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(FUNCTIONS)
+    changes = augment.sample_changes(config.Augment(), seed=1, epoch=2, rows=[5, 6])
+    batch = augmented(random_crops(2), changes)
+    dimmed = augment.with_extra(batch, f"{tmp_path}/mine.py:dimmed", changes)
+    factor = torch.from_numpy(changes.extra[:, 0]).float()
+    assert torch.equal(dimmed.images, batch.images * factor[:, None, None, None])
+    assert dimmed.points_crop is batch.points_crop
+    with pytest.raises(
+        UserError, match=r"mine.py:of_images must return a Batch with images \(2, 3"
+    ):
+        augment.with_extra(batch, f"{tmp_path}/mine.py:of_images", changes)
 
 
 # plain

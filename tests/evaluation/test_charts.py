@@ -62,7 +62,7 @@ def test_dots_show_position_and_value() -> None:
     points = np.array([[0.0, 0], [10, 0], [np.nan, 3], [10, 30], [0, 30]])
     values = np.array([0.0, 1, 1, 2, np.nan])
     arrows = np.array([[1.0, 0], [0, -3], [9, 9], [0, 0], [np.nan, np.nan]])
-    chart = charts.dot_chart(points, values, list("abxcd"), highest=2, unit=" px", arrows=arrows)
+    chart = charts.dot_chart(points, values, list("abxcd"), highest=2, arrows=arrows)
     a, b, c, d = chart.dots
     assert (b.x - a.x) * 3 == pytest.approx(c.y - b.y), "both axes have the same scale"
     assert c.y > b.y and a.x == d.x

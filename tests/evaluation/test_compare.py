@@ -89,20 +89,6 @@ def test_copies_of_an_image_do_not_narrow_the_interval() -> None:
     assert over_people.std() / over_images.std() == pytest.approx(3, rel=0.1)
 
 
-def test_the_interval_covers_the_truth_19_times_in_20() -> None:
-    """People have two to six images each, whose errors are correlated."""
-    generator, truth = np.random.default_rng(3), 0.4
-    held = {"people": 0, "images": 0}
-    for _ in range(200):
-        person = np.repeat(np.arange(50), generator.integers(2, 7, 50))
-        values = truth + generator.normal(0, 1, 50)[person] + generator.normal(0, 0.5, len(person))
-        for drawn, unit in (("people", person), ("images", np.arange(len(person)))):
-            low, high = interval(bootstrap_means(values[:, None], unit, 400))
-            held[drawn] += int(low[0] <= truth <= high[0])
-    assert 0.91 <= held["people"] / 200 <= 0.99
-    assert held["images"] / 200 < 0.8
-
-
 def test_resamples_do_not_depend_on_the_block_size(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(4).normal(size=(30, 3))
     values[4, 1] = values[20:, 2] = np.nan
@@ -276,7 +262,7 @@ def test_evaluations_of_a_run_are_compared_like_runs(tmp_path: Path) -> None:
     again = run_folder(tmp_path / "again", errors(0))
     (note,) = compare.compare_runs(read_runs([run, again]), 10)["notes"]
     assert "does not match the best epoch" in note
-    assert f"to rewrite it, run python tools/evaluate.py {run}" in note
+    assert f"to rewrite it, run heatmap evaluate {run}" in note
 
 
 def test_an_evaluation_on_other_data_with_more_views_is_compared(tmp_path: Path) -> None:
@@ -345,7 +331,7 @@ def test_a_run_without_per_image_errors_is_noted(tool: Tool, tmp_path: Path, cap
     (folders[1] / "metrics.jsonl").write_text("")
     assert tool("compare", *folders, "--html", tmp_path / "c.html") == 0
     output = capsys.readouterr().out
-    assert f"to write them, run python tools/evaluate.py {folders[1]}" in output
+    assert f"to write them, run heatmap evaluate {folders[1]}" in output
     assert re.search(r"b +- +- +- +0 +0.0 +not finished", output)
     assert "than" not in output
 

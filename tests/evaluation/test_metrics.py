@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from tiny_runs import trained
 from torch import Tensor
 
 from heatmap import cli, config, schemes
@@ -19,14 +20,8 @@ from heatmap.inference.predict import View
 from heatmap.networks import CropPrediction, Network
 from heatmap.runs import checkpoint
 from heatmap.runs.folder import RunFolder
-from heatmap.runs.per_image import (
-    read_per_image,
-    write_errors,
-    write_per_image,
-)
+from heatmap.runs.per_image import read_per_image, write_errors, write_per_image
 from heatmap.schemes import GROUPS
-from heatmap.training import loop
-from heatmap.training.prepare import prepare
 
 CPU = torch.device("cpu")
 CROP = config.Crop(height=40, width=56)
@@ -210,19 +205,6 @@ def test_the_mean_shape_scores_like_a_network_that_predicts_it(images: LabelledI
     assert scores["mse"] == pytest.approx(scores["mean_shape_mse"], rel=1e-5)
 
 
-def test_the_batch_does_not_change_the_scores(images: LabelledImages) -> None:
-    network = Stubborn(torch.from_numpy(images.predicted))
-    assert metrics.summary(images.measured(network, batch=1)) == metrics.summary(
-        images.measured(network, batch=100)
-    )
-
-
-def test_the_network_is_left_in_the_mode_it_was_in(images: LabelledImages) -> None:
-    network = Stubborn(torch.from_numpy(images.predicted)).train()
-    images.measured(network)
-    assert network.training
-
-
 def test_without_heatmaps_there_is_no_peak(images: LabelledImages) -> None:
     network = Stubborn(torch.from_numpy(images.predicted), has_peaks=False)
     errors = images.measured(network)
@@ -303,18 +285,7 @@ def test_a_damaged_table_of_errors_is_refused_by_row(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def run_folder(tiny_contest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two steps on the tiny contest."""
-    experiment = config.Experiment(
-        name="tiny",
-        data=config.Data(root=tiny_contest, validation=0.3, workers=0),
-        crop=config.Crop(height=32, width=48),
-        model=config.UNet(encoder="tu-test_resnet", weights="none", width=6),
-        train=config.Train(epochs=1, batch=4, device="cpu"),
-        wandb=config.Wandb(mode="off"),
-    )
-    folder = tmp_path_factory.mktemp("runs") / "tiny"
-    loop.train(prepare(experiment), folder)
-    return folder
+    return trained(tmp_path_factory.mktemp("runs") / "tiny", tiny_contest)
 
 
 @pytest.fixture

@@ -12,45 +12,28 @@ import numpy as np
 import pytest
 import torch
 from browser import Elements, shown
+from tiny_runs import DIRECT, trained
 
-from heatmap import config
 from heatmap.evaluation import calibration, metrics, report
 from heatmap.evaluation.charts import GREY
 from heatmap.evaluation.metrics import Evaluation, evaluate_run
 from heatmap.evaluation.report import write_report
 from heatmap.inference.ensemble import Ensemble
 from heatmap.runs.per_image import Errors
-from heatmap.training import loop
-from heatmap.training.prepare import prepare
 
 CPU = torch.device("cpu")
 Tool = Callable[..., int]
 
 
-def trained(folder: Path, root: Path, model: config.Model) -> Path:
-    """A run of two steps; the last 6 of the tiny contest's 12 rows validate."""
-    experiment = config.Experiment(
-        name=folder.name,
-        data=config.Data(root=root, split="order", validation=0.5, workers=0),
-        crop=config.Crop(height=32, width=48),
-        model=model,
-        train=config.Train(batch=4, max_steps=2, device="cpu", compile="off"),
-        wandb=config.Wandb(mode="off"),
-    )
-    loop.train(prepare(experiment), folder)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def run(tiny_contest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    model = config.UNet(encoder="tu-test_resnet", weights="none", width=6)
-    return trained(tmp_path_factory.mktemp("runs") / "heat", tiny_contest, model)
+    return trained(tmp_path_factory.mktemp("runs") / "heat", tiny_contest, 2)
 
 
 @pytest.fixture(scope="module")
 def direct(tiny_contest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    model = config.Direct(encoder="tu-test_resnet", weights="none")
-    return trained(tmp_path_factory.mktemp("runs") / "straight", tiny_contest, model)
+    folder = tmp_path_factory.mktemp("runs") / "straight"
+    return trained(folder, tiny_contest, 2, model=DIRECT)
 
 
 @pytest.fixture

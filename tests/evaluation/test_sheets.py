@@ -17,7 +17,7 @@ Show = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def show(tool: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> Show:
-    """Runs tools/data.py show; returns the exit code, the output and the errors."""
+    """Runs heatmap data show; returns the exit code, the output and the errors."""
 
     def run(*arguments: object) -> tuple[int, str, str]:
         return tool("data", "show", *arguments), *capsys.readouterr()
@@ -53,9 +53,9 @@ def test_augmented_training_crops_are_shown_with_their_landmarks(
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        ([], 2, "the first argument must be an experiment file, got nothing"),
-        (["--count", "3"], 2, "the first argument must be an experiment file, got '--count'"),
-        (["nothing.py"], 2, "nothing.py: no such experiment file"),
+        ([], 2, "the first argument must be an experiment, got nothing"),
+        (["--count", "3"], 2, "the first argument must be an experiment, got '--count'"),
+        (["nothing.py"], 2, "nothing.py: no such experiment"),
         (["EXPERIMENT", "--coun", "3"], 2, "--count"),
         (["EXPERIMENT", "--augment.hue", "2"], 2, "augment.hue must be at most 0.5, not 2.0"),
         (["EXPERIMENT", "--count", "0", "--data.root", "nowhere"], 2, "--count"),
@@ -68,13 +68,3 @@ def test_wrong_options_are_named(
     exit_code, _, error = show(*options)
     assert exit_code == code
     assert words in error and "Traceback" not in error
-
-
-@pytest.mark.slow
-def test_real_faces_are_shown(show: Show, experiment: Path, faces68: Path, tmp_path: Path) -> None:
-    out = tmp_path / "sheet.jpg"
-    code, _, error = show(
-        experiment, "--data.root", faces68, "--out", out, "--augment.erase", "0.5"
-    )
-    assert code == 0, error
-    assert cv2.imread(str(out)).shape == (2 * (160 + 4) - 4, 8 * (256 + 4) - 4, 3)

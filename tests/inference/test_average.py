@@ -37,6 +37,17 @@ def test_the_mean_is_per_image_in_the_order_of_the_first(tmp_path: Path) -> None
     assert (tmp_path / "out" / "auto.csv").read_text().splitlines()[1].count(".") == 1  # the name's
 
 
+def test_submissions_are_weighted(tmp_path: Path) -> None:
+    paths, points = submissions(tmp_path, 2)
+    ids = [row_ids(tmp_path / f"ids{k}.csv", {1: 4.0 * k, 2: 8.0}) for k in range(2)]
+    out = tmp_path / "out.csv"
+    average_submissions(paths, out, rounding="none", weights=(3, 1))
+    expected = np.average(points, 0, (3, 1))
+    np.testing.assert_allclose(read_submission(out).points_image, expected, atol=1e-4, rtol=0)
+    average_submissions(ids, out, weights=(3, 1))
+    assert out.read_text() == "RowId,Location\n1,1.0000\n2,8.0000\n"
+
+
 def test_the_output_may_replace_an_input(tmp_path: Path) -> None:
     paths, points = submissions(tmp_path, 2)
     average_submissions(paths, paths[1], rounding="none")
@@ -69,14 +80,8 @@ def test_mismatched_files_are_refused_by_name(tmp_path: Path) -> None:
         ([first, fewer], r"fewer\.csv has 4 points per image, .*0\.csv has 5"),
         ([first, short], r"short\.csv, joined to .*0\.csv: 1 image missing: c\.jpg"),
         ([short, first], r"0\.csv, joined to .*short\.csv: 1 image not asked for: c\.jpg"),
-        (
-            [first, numbers],
-            r"numbers\.csv has columns RowId and Location, but .*0\.csv does not",
-        ),
-        (
-            [numbers, first],
-            r"numbers\.csv has columns RowId and Location, but .*0\.csv does not",
-        ),
+        ([first, numbers], r"numbers\.csv has columns RowId and Location, but .*0\.csv does not"),
+        ([numbers, first], r"numbers\.csv has columns RowId and Location, but .*0\.csv does not"),
         ([first, tmp_path / "no.csv"], r"no\.csv: the submission does not exist"),
         ([numbers, row_ids(tmp_path / "n.csv", {1: 2, 4: 4})], r"2 RowIds .* such as 3 in .*numb"),
         (

@@ -142,7 +142,7 @@ def run(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def onnx_file(run: Path) -> Path:
-    pytest.importorskip("onnxruntime", reason="pip install -e '.[export]'")
+    pytest.importorskip("onnxruntime", reason="pip install '.[export]'")
     export.export(run, run / "model.onnx")
     return run / "model.onnx"
 
@@ -282,9 +282,7 @@ def compare(network: Network, faces: Faces) -> Callable[[Change], export.Differe
     return compare
 
 
-def test_the_check_covers_every_landmark(
-    compare: Callable[[Change], export.Difference],
-) -> None:
+def test_the_check_covers_every_landmark(compare: Callable[[Change], export.Difference]) -> None:
     same = compare(lambda outputs: None)
     assert same.points_px < 0.005 and same.confidence < 1e-5
     assert same.landmarks == NUM_FACES * NUM_LANDMARKS and same.unstable < 0.1 * same.landmarks
@@ -373,7 +371,7 @@ def test_every_network_in_onnx_runtime(
     model: config.Model, faces: Faces, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Predicts the faces one by one and eight at a time."""
-    pytest.importorskip("onnxruntime", reason="pip install -e '.[export]'")
+    pytest.importorskip("onnxruntime", reason="pip install '.[export]'")
     # one layer per block instead of 6, 12, 24 and 16, each of which takes a second to export
     densenet121 = smp.encoders.encoders["densenet121"]["params"]
     monkeypatch.setitem(densenet121, "block_config", (1, 1, 1, 1))

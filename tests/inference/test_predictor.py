@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from stub import Stub
+from tiny_runs import trained
 from torch import Tensor
 
 import heatmap
@@ -24,8 +25,6 @@ from heatmap.inference.predictor import Landmarks, Predictor
 from heatmap.networks import CropPrediction
 from heatmap.runs import checkpoint
 from heatmap.runs.checkpoint import TrainedRun
-from heatmap.training import loop
-from heatmap.training.prepare import prepare
 
 CPU = torch.device("cpu")
 SIZES = [(90, 121), (301, 204), (64, 64), (77, 150), (520, 431)]  # height, width
@@ -256,17 +255,7 @@ def test_landmarks_that_are_not_finite_are_an_error(noise: list[Path]) -> None:
 
 @pytest.fixture(scope="module")
 def tiny_run(tiny_contest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    experiment = config.Experiment(
-        name="tiny",
-        data=config.Data(root=tiny_contest, workers=0),
-        crop=config.Crop(height=32, width=48),
-        model=config.UNet(encoder="tu-test_resnet", weights="none", width=6),
-        train=config.Train(batch=4, max_steps=1, device="cpu", compile="off"),
-        wandb=config.Wandb(mode="off"),
-    )
-    folder = tmp_path_factory.mktemp("run")
-    loop.train(prepare(experiment), folder)
-    return folder
+    return trained(tmp_path_factory.mktemp("run") / "tiny", tiny_contest)
 
 
 def test_a_run_folder_predicts_as_its_evaluation_does(tiny_contest: Path, tiny_run: Path) -> None:

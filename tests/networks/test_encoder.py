@@ -41,6 +41,28 @@ def log(caplog: pytest.LogCaptureFixture) -> Callable[[], str]:
     return lambda: caplog.text
 
 
+def test_an_encoder_with_windows_is_built_for_the_crop() -> None:
+    crop = config.Crop(height=60, width=96)
+    for model in (
+        config.UNet(encoder="tu-test_coatnet", weights="none", width=6),
+        config.Direct(encoder="tu-test_coatnet", weights="none"),
+    ):
+        network = networks.build(model, crop, 3).eval()
+        if isinstance(model, config.Direct):  # its images are not padded
+            wrong = r"test_coatnet' cannot take images of 96 x 60 .*multiples of 32"
+            with pytest.raises(ValueError, match=wrong):
+                network.parts()
+        else:
+            network.parts()
+            points = network.decode(network(torch.zeros(1, 3, 60, 96))).points_crop
+            assert points.shape == (1, 3, 2)
+
+
+def test_an_encoder_without_a_pyramid_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"model\.encoder 'tu-test_vit': Unsupported"):
+        build(encoder="tu-test_vit", weights="none")
+
+
 # mean and standard deviation of the input
 
 

@@ -122,8 +122,8 @@ def test_a_failed_save_keeps_the_old_checkpoint(
     path = tmp_path / "last.pt"
     path.write_bytes(intact)
 
-    def full_disk(values: object, target: Path) -> None:
-        target.write_bytes(b"half")
+    def full_disk(values: object, target: Any) -> None:
+        target.write(b"half")
         raise OSError("no space left on device")
 
     monkeypatch.setattr(torch, "save", full_disk)
@@ -162,6 +162,33 @@ def test_loading_never_runs_code(tmp_path: Path, form: str) -> None:
             checkpoint.save(path, tiny_checkpoint(config={"name": intruder}))
     assert_refused(path)
     assert not intruder.folder.exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"scheme": {}},
+        {"scheme": {"permutation": [0], "groups": 1}},
+        {"num_landmarks": 8},  # not as many as in the mean shape
+        {"num_landmarks": 10**9},
+        {"network": {"embeddings": 3}},
+        {"sigma": "wide"},
+        {"label_offset": (1.0,)},
+        {"shape_prior": {"mean": torch.zeros(2, 7)}},
+        {"state": {"optimizer": {}}},
+        {"loss": 1.0},
+    ],
+)
+def test_a_wrong_field_is_refused(tmp_path: Path, intact: bytes, changes: dict[str, Any]) -> None:
+    path = tmp_path / "last.pt"
+    values = torch.load(io.BytesIO(intact), weights_only=True)
+    torch.save(values | changes, path)
+    assert_refused(path)
+
+
+def test_bytes_before_a_checkpoint_are_refused(tmp_path: Path, intact: bytes) -> None:
+    (tmp_path / "last.pt").write_bytes(b"x" + intact)
+    assert_refused(tmp_path / "last.pt")
 
 
 @pytest.mark.parametrize("part", [0, 0.001, 0.3, 0.9, 0.999])
@@ -246,7 +273,7 @@ def test_a_trained_network_needs_no_start_weights(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"num_landmarks": 8},
+        {"network": {"embeddings": torch.zeros(7, 6)}},
         {"config": config.to_dict(EXPERIMENT) | {"sede": 3}},
         {"config": config.to_dict(replace(EXPERIMENT, model=config.Direct(weights="none")))},
     ],

@@ -91,7 +91,7 @@ def test_the_split_decides_whether_a_person_can_be_on_both_sides(
 
 def test_evaluating_the_run_adds_its_scores(heatmap_run: Path, tool: Callable[..., int]) -> None:
     before = card(heatmap_run)
-    assert "run `tools/evaluate.py`" in before
+    assert "run `heatmap evaluate`" in before
     assert tool("evaluate", heatmap_run, "--decoder", "parabola") == 0
     assert tool("evaluate", heatmap_run / "last.pt") == 0
     assert card(heatmap_run) == before

@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -38,3 +40,29 @@ def test_loader_processes_share_the_cores(
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(local_processes))
     assert machine.loader_processes() == expected
     assert machine.loader_processes(0) == 0
+
+
+@pytest.mark.parametrize(
+    ("before", "rank", "printed"),
+    [
+        ("", "0", "trained\n"),
+        ("", "1", ""),
+        (
+            "logging.basicConfig(format='mine: %(message)s', stream=sys.stdout)",
+            "0",
+            "mine: trained\n",
+        ),
+        ("logging.getLogger('heatmap').setLevel('WARNING')", "0", ""),
+    ],
+)
+def test_messages_reach_the_terminal_unless_the_program_says_otherwise(
+    before: str, rank: str, printed: str
+) -> None:
+    program = (
+        "import logging, sys\nfrom heatmap.runtime import machine\n"
+        f"{before}\nmachine.log_to_terminal()\nlogging.getLogger('heatmap').info('trained')"
+    )
+    environment = os.environ | {"RANK": rank}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == printed

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, NamedTuple, NotRequired, TypedDict
 import pytest
 
 from heatmap.errors import UserError
-from heatmap.runtime.validate import check_fields, parse_json, typed
+from heatmap.runtime.validate import Function, check_fields, parse_json, typed
 
 
 class Point(NamedTuple):
@@ -80,3 +80,27 @@ def test_a_dataclass_checks_its_own_fields() -> None:
     assert Circle(1, centre).centre == Point(1, 2)
     with pytest.raises(UserError, match=r"^circle\.radius must be a number, not nan"):
         Circle(float("nan"))
+
+
+Loss = Literal["mse", "mae"] | Function
+
+
+@pytest.mark.parametrize("value", ["mse", "my/file.py:loss", "package.module:loss"])
+def test_a_function_is_named_by_its_file_or_module(value: str) -> None:
+    assert typed(Loss, value) == value
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "message"),
+    [
+        (Loss, "msa", "must be mse, mae or FILE.py:FUNCTION, not 'msa'; did you mean 'mse'"),
+        (Loss, "mine.py:", "must be FILE.py:FUNCTION or MODULE:FUNCTION, not 'mine.py:'"),
+        (Loss, len, "must be mse, mae or FILE.py:FUNCTION, not <built-in"),
+        (Function | None, "mine.py", "must be FILE.py:FUNCTION or MODULE:FUNCTION, not 'mine.py'"),
+        (Function | None, 3, "must be text, not 3"),
+    ],
+)
+def test_what_names_no_function_is_refused(kind: Any, value: Any, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        typed(kind, value, "loss")
+    assert message in str(error.value)

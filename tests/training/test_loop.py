@@ -53,6 +53,18 @@ def test_max_steps_ends_the_run_inside_an_epoch(tiny: Experiment, tmp_path: Path
     assert (summary["steps"], summary["epochs"]) == (steps, 2)
 
 
+def test_a_log_without_a_bar_shows_that_the_first_epoch_goes_on(
+    tiny: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(loop, "LOG_EVERY", 0.0)
+    with caplog.at_level("INFO", "heatmap"):
+        trained(replace(tiny, train=replace(tiny.train, epochs=2)), tmp_path)
+    lines = [line for line in caplog.messages if line.endswith("of the first epoch")]
+    assert lines[0] == f"batch 1 of {STEPS_AN_EPOCH} of the first epoch"
+    assert len(lines) == STEPS_AN_EPOCH
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("validation_seconds", [3, 12, 30])
 def test_max_minutes_ends_the_run_with_the_rate_annealed(

@@ -292,3 +292,13 @@ def test_all_heatmaps_are_never_in_memory_at_once(tiny: Experiment, tmp_path: Pa
     with LargestTensor() as seen:
         loop.train(run, tmp_path / "run")
     assert 0 < seen.largest < whole / 8
+
+
+@pytest.mark.parametrize(("batch", "accumulate"), [(1, 1), (2, 2)])
+def test_a_single_image_for_batch_normalisation_names_the_options(
+    tiny: Experiment, batch: int, accumulate: int
+) -> None:
+    settings = replace(tiny.train, batch=batch, accumulate=accumulate)
+    run = prepare(replace(tiny, crop=Crop(height=32, width=32), train=settings))
+    with pytest.raises(ValueError, match=rf"a batch of {batch} .*--train\.batch .*--train\.acc"):
+        time_steps(run)

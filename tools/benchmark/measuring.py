@@ -217,14 +217,8 @@ def format_results(results: list[Result], *, markdown: bool) -> str:
         return "" if value is None else format(value, form)
 
     columns = (
-        "",
-        "ms",
-        "times faster than best peer",
-        "times limit",
-        "peak MiB",
-        "error",
-        "images/s",
-    )
+        "", "ms", "times faster than best peer", "times limit", "peak MiB", "error", "images/s"
+    )  # fmt: skip
     lines = []
     for race in dict.fromkeys(r.race for r in results):
         rows = [

@@ -126,8 +126,13 @@ def _fused(settings: Settings, channels: int, points: Tensor, weights: Tensor) -
     bias = torch.zeros(settings.landmarks, device=device)
     leaves = Maps(*(t.requires_grad_() for t in (features, embeddings, bias)))
 
-    def ours(block_loss: maps.BlockLoss) -> Callable[[], Tensor]:
-        loss = partial(maps.loss, sigma=SIGMA, weight_map=WEIGHT_MAP, block_loss=block_loss)
+    def ours(
+        block_loss: maps.BlockLoss, pointwise: losses.Pointwise = losses.adaptive_wing
+    ) -> Callable[[], Tensor]:
+        loss = partial(
+            maps.loss, sigma=SIGMA, weight_map=WEIGHT_MAP, pointwise=pointwise,
+            block_loss=block_loss,
+        )  # fmt: skip
         return lambda: torch.autograd.grad(loss(leaves, points, weights), leaves)[0]
 
     def head() -> Tensor:
@@ -151,6 +156,12 @@ def _fused(settings: Settings, channels: int, points: Tensor, weights: Tensor) -
     contenders = [
         Contender("fused, compiled", OURS, ours(maps.compiled_loss_of_block), error_of),
         Contender("fused, eager", OURS, ours(maps.loss_of_block), error_of),
+        Contender(
+            "fused, compiled, slope by autograd",
+            OURS,
+            ours(maps.compiled_loss_of_block, losses.with_slope(plain_wing)),
+            error_of,
+        ),
         Contender("1×1 convolution + loss as in the paper", PEER, as_in_paper, error_of),
         Contender(
             "1×1 convolution with a mean", LIMIT, lambda: torch.autograd.grad(head().mean(), leaves)
@@ -169,6 +180,15 @@ def _gradient_error(loss: Tensor, leaf: Tensor) -> Callable[[Tensor], tuple[floa
         return error.item(), "of max"
 
     return error_of
+
+
+def plain_wing(prediction: Tensor, target: Tensor) -> Tensor:
+    """Adaptive wing as a user would write it, with the arithmetic of `losses.adaptive_wing`."""
+    distance, power = (prediction - target).abs(), losses.ALPHA - target
+    near = distance.clamp(1e-12, losses.THETA)
+    t = torch.exp2(power * torch.log2(near / losses.EPSILON))
+    slope = losses.OMEGA * power * t / (near * (1 + t))
+    return losses.OMEGA * torch.log1p(t) + slope.detach() * (distance - near)
 
 
 def paper_loss(heatmaps: Tensor, points: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Training steps and prediction with a U-Net on 128 x 128 images at stride 4."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import kornia
 import torch
@@ -97,15 +98,13 @@ def predict(settings: Settings) -> Iterator[list[Result]]:
         return kornia.geometry.subpix.spatial_soft_argmax2d(heatmaps, temperature, False)
 
     contenders = [
-        Contender(
-            "fused head and decoder", OURS, lambda: network.decode(features()), None, len(images)
-        ),
-        Contender("1×1 convolution + kornia soft-argmax", PEER, peer, None, len(images)),
-        Contender("backbone alone", LIMIT, features, None, len(images)),
+        Contender("fused head and decoder", OURS, lambda: network.decode(features())),
+        Contender("1×1 convolution + kornia soft-argmax", PEER, peer),
+        Contender("backbone alone", LIMIT, features),
     ]
-    yield race(
-        f"predict {settings.encoder} {precision}, batch {settings.batch}", contenders, settings
-    )
+    contenders = [replace(contender, images=len(images)) for contender in contenders]
+    title = f"predict {settings.encoder} {precision}, batch {settings.batch}"
+    yield race(title, contenders, settings)
 
 
 def step_profile(settings: Settings, rows: int = 15) -> str:

@@ -66,16 +66,14 @@ def _readers(path: Path, num_rows: int, settings: Settings) -> list[Result]:
     return results_of(f"table {num_rows:,}×{settings.landmarks}", entries)
 
 
-def _whole_table(path: Path, images: Path, settings: Settings, workers: int = 2) -> list[Result]:
+def _whole_table(path: Path, images: Path, settings: Settings) -> list[Result]:
     alone, cache = readers.alone, path.with_name("cache")
     first, later = (alone(readers.start, path, cache) for _ in range(2))
     search = alone(readers.find_images, path, cache, images)
-    epoch_seconds, growth = alone(readers.epoch, path, cache, images, workers).result
     rows = {
         "first read": (first.seconds, first.peak_mib),
         "later start": (later.seconds, later.peak_mib),
         "finding the images": (search.result, search.peak_mib),
-        f"one epoch with {workers} workers, memory growth of each": (epoch_seconds, growth),
     }
     entries = [
         Entry(Contender(name, OURS, lambda: None, images=settings.rows), [seconds], peak_mib)

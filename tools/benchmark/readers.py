@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from heatmap.data.contest import LandmarkTable, image_paths, read_landmarks
+from heatmap.data.contest import image_paths, read_landmarks
 
 _DISTINCT = 1000  # rows that are repeated, so that a table is written in seconds
 
@@ -39,15 +39,14 @@ def alone(action: Callable[..., Any], *arguments: Any) -> Measured:
 def measured(action: Callable[..., Any], *arguments: Any) -> Measured:
     """Measures the action in this process."""
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-    before, begin = _mib("status", "VmHWM"), time.perf_counter()
+    before, begin = _peak_mib(), time.perf_counter()
     result = action(*arguments)
-    return Measured(time.perf_counter() - begin, _mib("status", "VmHWM") - before, result)
+    return Measured(time.perf_counter() - begin, _peak_mib() - before, result)
 
 
-def _mib(file: str, name: str) -> float:
-    """A value from a file in /proc/self."""
-    lines = (Path("/proc/self") / file).read_text().splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith(f"{name}:")) / 2**10
+def _peak_mib() -> float:
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 2**10
 
 
 def write_table(path: Path, num_rows: int, num_landmarks: int) -> None:
@@ -103,36 +102,3 @@ def find_images(path: Path, cache: Path, images: Path) -> float:
     table, begin = read_landmarks(path, cache), time.perf_counter()
     image_paths(images, table.names, path)
     return time.perf_counter() - begin
-
-
-def epoch(path: Path, cache: Path, images: Path, workers: int) -> tuple[float, float]:
-    """Returns the seconds to read all rows once, and the largest memory growth of a worker."""
-    from torch.utils.data import DataLoader
-
-    table = read_landmarks(path, cache)
-    order = np.random.default_rng(0).permutation(len(table.names))
-    batches = np.array_split(order, -(-len(order) // 1024))
-    rows: Any = _Rows(table, image_paths(images, table.names, path))
-    first, growth, begin = dict[int, float](), 0.0, time.perf_counter()
-    loader = DataLoader(
-        rows, batch_size=None, sampler=batches, num_workers=workers, multiprocessing_context="fork"
-    )  # new interpreters would take longer to start than the rows to read
-    for worker, private_mib in loader:
-        growth = max(growth, private_mib - first.setdefault(worker, private_mib))
-    return time.perf_counter() - begin, growth
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Reads rows; returns the worker's number and its private MiB."""
-
-    table: LandmarkTable
-    paths: Any
-
-    def __getitem__(self, rows: np.ndarray) -> tuple[int, float]:
-        from torch.utils.data import get_worker_info
-
-        read = [(self.paths[row], self.table.points_image[row]) for row in rows]
-        worker = get_worker_info()
-        assert worker is not None and len(read) == len(rows)
-        return worker.id, _mib("smaps_rollup", "Private_Dirty")  # without files and shared memory

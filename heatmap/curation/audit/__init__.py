@@ -2,5 +2,5 @@
 
 residuals   scores every label and gives reasons
 injected    self-test: how many injected errors the audit finds
-folder      audits a contest folder: predictions, table and sheet
+folder      audits a contest folder: predictions and table
 """

@@ -1,4 +1,4 @@
-"""Audits a contest folder: predictions of the runs, table, sheet and reviews."""
+"""Audits a contest folder: predictions of the runs, and the table of suspicious labels."""
 
 import tempfile
 from collections.abc import Sequence
@@ -10,40 +10,36 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from heatmap import draw, schemes, shape
+from heatmap import schemes, shape
 from heatmap.curation.audit.residuals import AuditData, LabelScores
 from heatmap.data import contest
-from heatmap.data.contest.small_tables import csv_rows, read_rows
-from heatmap.data.contest.table import add_name, write_rows
-from heatmap.data.samples import cut, evenly_spaced
+from heatmap.data.contest.table import write_rows
+from heatmap.data.samples import evenly_spaced
 from heatmap.errors import UserError
 from heatmap.evaluation import calibration
 from heatmap.evaluation.metrics import spread_px
-from heatmap.frame import contain
 from heatmap.inference.ensemble import Ensemble
 from heatmap.inference.predict import predict
-from heatmap.runtime.files import write_image
 
-TILE_HW = (256, 192)
 MIN_EXPECTED_PX = 0.01
-COLUMNS = (
-    "rank", "file_name", "score", "reasons", "group", "roll_deg", "turn", "trained", "review"
-)  # fmt: skip
+COLUMNS = "rank", "file_name", "score", "reasons", "group", "roll_deg", "turn", "trained"
 
 
 @dataclass(frozen=True)
 class AuditFolder:
-    """The training images of a contest, with labels, predictions and reviews."""
+    """The training images of a contest, with labels and predictions."""
 
     names: Sequence[str]
     paths: Sequence[Path]
     data: AuditData
-    reviews: dict[str, str]  # "good" or "bad" by file name
+    people: Sequence[str | None]  # by image, None where the name tells none
+    scheme: schemes.Scheme | None  # if it is not a known one
+    fingerprint: str  # of the table
 
     def write_table(self, path: Path, scores: LabelScores) -> None:
         """Writes a row for each image, the most suspicious first.
 
-        Column trained is 1 if all runs were trained on the image; the user fills in review.
+        Column trained is 1 if all runs were trained on the image.
         """
         rolls = shape.rolls(self.data.points_image)
         try:
@@ -55,51 +51,15 @@ class AuditFolder:
             pose = [f"{angle:.4g}" if np.isfinite(angle) else "" for angle in poses[row]]
             table.append(
                 (rank, self.names[row], f"{scores.score[row]:.3f}", "; ".join(scores.reasons(row)),
-                 scores.suspicious_group(row), *pose, int(self.data.is_trained[row]),
-                 self.reviews.get(self.names[row], ""))
+                 scores.suspicious_group(row), *pose, int(self.data.is_trained[row]))
             )  # fmt: skip
         write_rows(path, COLUMNS, table)
-
-    def write_sheet(self, path: Path, rows: np.ndarray) -> None:
-        """Writes an image of these faces with their labels, drawn over the predictions."""
-        tiles = []
-        for row in rows.tolist():
-            image = contest.read_image(self.paths[row])
-            tile = contain((image.shape[0], image.shape[1]), TILE_HW)
-            predicted, label = (
-                tile.to_crop(torch.from_numpy(points[row].astype(np.float64))).numpy()
-                for points in (self.data.predicted_image, self.data.points_image)
-            )
-            groups = self.data.groups
-            drawn = draw.draw_landmarks(cut(image, tile), predicted, groups, draw.TRUTH)
-            tiles.append(draw.draw_landmarks(drawn, label, groups))
-        write_image(path, draw.sheet(tiles, columns=min(10, len(tiles))))
-
-    def write_excluded(self, path: Path, scores: LabelScores, listed: np.ndarray) -> int:
-        """Writes the images that are listed or reviewed as bad, unless reviewed as good.
-
-        Returns their number.
-        """
-        reviews = [self.reviews.get(name) for name in self.names]
-        bad = [row for row in scores.ranking.tolist() if reviews[row] == "bad"]
-        rows = dict.fromkeys([*listed.tolist(), *bad])  # each once, in this order
-        reasons = {self.names[r]: scores.reasons(r) for r in rows if reviews[r] != "good"}
-        contest.write_excluded(path, reasons)
-        return len(reasons)
-
-    def format_false_alarms(self, listed: np.ndarray) -> str:
-        """Formats the share of the listed and reviewed images whose labels are good."""
-        reviews = [self.reviews.get(self.names[row]) for row in listed]
-        num_good, num_reviewed = reviews.count("good"), len(reviews) - reviews.count(None)
-        share = f", {100 * num_good / num_reviewed:.0f} %" if num_reviewed else ""
-        return f"false alarms: {num_good} of {num_reviewed} listed and reviewed images{share}"
 
 
 def read_folder(
     root: Path,
     runs: Sequence[Path],
     *,
-    reviewed: Path | None,
     symmetry: Path | None,
     person_pattern: str,
     device: torch.device,
@@ -110,17 +70,15 @@ def read_folder(
 
     Args:
         runs: run folders or checkpoints.
-        reviewed: an audit's table with reviews.
         symmetry: file with the landmark scheme, if it is not a known one.
         person_pattern: as `contest.split_rows` takes it.
 
     Raises:
-        UserError: files, runs or reviews cannot be used.
+        UserError: files or runs cannot be used.
     """
     folder = contest.find_folder(root)
     table = contest.read_landmarks(folder.train_table, progress=True)
     names, num_landmarks = table.names, table.num_landmarks
-    reviews = read_reviews(reviewed, set(names)) if reviewed else {}
     scheme = schemes.read_scheme(symmetry, num_landmarks) if symmetry else None
     ensemble = Ensemble.load(runs)
     if ensemble.num_landmarks != num_landmarks:
@@ -152,7 +110,8 @@ def read_folder(
     for members in np.unique(is_used, axis=1).T:
         rows = np.flatnonzero((is_used == members[:, None]).all(0))
         _predict(data, Ensemble(tuple(compress(ensemble.runs, members))), rows, paths, device)
-    return AuditFolder(names, paths, data, reviews)
+    people = contest.people_of(names, person_pattern)
+    return AuditFolder(names, paths, data, people, scheme, table.fingerprint)
 
 
 def _zeros_on_disk(*shape: int) -> np.ndarray:
@@ -210,24 +169,3 @@ def _fill_expected(
             calibrated = fit.expected_error(peak[block], spread[block])
             expected = np.where(np.isfinite(calibrated), calibrated, expected)
         data.expected_px[rows[block]] = np.fmax(expected, MIN_EXPECTED_PX)
-
-
-def read_reviews(path: Path, known: set[str] | None = None) -> dict[str, str]:
-    """Reads the column review of an audit's table: "good" or "bad" by file name.
-
-    Raises:
-        UserError: the table cannot be read, has another review, or a file name that occurs twice
-            or is not in `known`.
-    """
-    reviews, rows_by_name = {}, dict[str, int]()
-    header = {cell.strip() for cell in csv_rows(path)[0]}
-    column = "verdict" if "verdict" in header and "review" not in header else "review"  # 0.1.0
-    for row, (where, (name, review)) in enumerate(read_rows(path, ["file_name", column]), start=2):
-        add_name(rows_by_name, name, row, path)
-        if known is not None and name not in known:
-            raise UserError(f"{where}: {name!r} is not in the training table")
-        if review.lower() not in ("good", "bad", ""):
-            raise UserError(f"{where}: the review must be good or bad, got {review!r}")
-        if review:
-            reviews[name] = review.lower()
-    return reviews

@@ -56,6 +56,7 @@ class LabelScores:
     ratios: dict[str, np.ndarray]  # (N,) by reason, how many times the usual value
     worst_group: dict[str, np.ndarray]  # (N,) by reason, index of the most suspicious group
     group_names: list[str]
+    model: shape.ShapeModel  # of all faces
 
     @property
     def ranking(self) -> np.ndarray:
@@ -66,12 +67,16 @@ class LabelScores:
         """The most suspicious share of the rows, at least one, the most suspicious first."""
         return self.ranking[: max(1, round(share * len(self.score)))]
 
-    def reasons(self, row: int) -> list[str]:
-        """Up to three reasons why the labels of a face are suspicious, the strongest first."""
+    def kinds(self, row: int) -> list[str]:
+        """Up to three keys of `REASONS` that make a face suspicious, the strongest first."""
         scores = {name: scores[row] for name, scores in self.reason_scores.items()}
         strong = [name for name, score in scores.items() if score >= REASON_SCORE]
+        return sorted(strong, key=lambda name: -scores[name])[:3]
+
+    def reasons(self, row: int) -> list[str]:
+        """The reasons of `kinds` in words."""
         reasons = []
-        for name in sorted(strong, key=lambda name: -scores[name])[:3]:
+        for name in self.kinds(row):
             group = self.group_names[self.worst_group[name][row]]
             group = "the face" if group == "all" else f"the {group}"
             reasons.append(REASONS[name].format(group=group, ratio=f"{self.ratios[name][row]:.1f}"))
@@ -98,7 +103,7 @@ def score_labels(data: AuditData) -> LabelScores:
         _run_residuals(data.select(block)) | _shape_residuals(data.select(block), model)
         for block in tqdm([*shape.blocks(rows)], "audit", delay=1, leave=False, disable=None)
     ]
-    scores = LabelScores(np.zeros(len(rows)), {}, {}, {}, list(data.groups))
+    scores = LabelScores(np.zeros(len(rows)), {}, {}, {}, list(data.groups), model)
     for name in blocks[0]:
         values = np.concatenate([block[name] for block in blocks])
         classes = data.is_trained if name in RUN_REASONS else all_rows

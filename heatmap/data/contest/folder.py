@@ -29,7 +29,10 @@ def find_folder(root: Path) -> Folder:
         UserError: `root` is not a folder, or neither place has a table.
     """
     if not root.is_dir():
-        raise UserError(f"{root}: no such folder")
+        raise UserError(
+            f"{root}: no such folder. heatmap data fetch faces15 DIR downloads a data set, and "
+            "heatmap data make DIR --count 2000 draws one"
+        )
     for candidate in (Folder(root=root), Folder(root=root / "contest01_data")):
         if os.path.lexists(candidate.train_table) or os.path.lexists(candidate.test_points):
             return candidate

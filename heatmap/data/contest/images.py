@@ -1,10 +1,12 @@
 """Finds and reads image files."""
 
+import io
 import logging
 import mmap
 import os
 import re
 import struct
+import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -71,15 +73,14 @@ class ImageFile:
 
     @property
     def is_animated(self) -> bool:
-        """Whether it is a GIF, WebP, PNG or AVIF with several frames."""
-        start = self.data[:32].ljust(32, b"\0")
-        if start[:3] == b"GIF":
-            return _has_frames(self.data)
-        if start[:4] == b"RIFF":
-            return start[12:16] == b"VP8X" and bool(start[20] & 2)
-        if start[:4] == b"\x89PNG":
-            return b"acTL" in self.data[: self.data.find(b"IDAT")]
-        return start[4:12] == b"ftypavis"
+        """Whether the file holds several frames, as animated GIF, WebP, PNG and AVIF do."""
+        from PIL import Image  # late, since JPEGs do not need it
+
+        try:
+            with warnings.catch_warnings(action="ignore"):  # of many pixels
+                return getattr(Image.open(io.BytesIO(self.data)), "is_animated", False)
+        except Exception:  # Pillow raises many kinds for damaged files
+            return False
 
     @property
     def image_hw(self) -> tuple[int, int]:
@@ -197,22 +198,6 @@ def is_readable(path: Path) -> bool:
     except UserError:
         return False
     return True
-
-
-def _has_frames(gif: bytes) -> bool:
-    """Whether a GIF has more than one frame (GIF89a specification, sections 15 to 26)."""
-
-    def table_bytes(flags: bytes) -> int:
-        return 6 << (flags[0] & 7) if flags and flags[0] & 0x80 else 0
-
-    at, frames = 13 + table_bytes(gif[10:11]), 0
-    while frames < 2 and (block := gif[at : at + 1]) in (b",", b"!"):
-        frames += block == b","
-        at += 11 + table_bytes(gif[at + 9 : at + 10]) if block == b"," else 2
-        while size := int.from_bytes(gif[at : at + 1]):  # of a sub-block; 0 is the last
-            at += 1 + size
-        at += 1
-    return frames == 2
 
 
 def _jpeg_hw(data: bytes) -> tuple[int, int] | None:

@@ -6,6 +6,7 @@ File names and row numbers follow `heatmap.data.contest.table`.
 import csv
 import io
 import json
+import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,8 +27,11 @@ from heatmap.data.contest.table import (
     write_rows,
 )
 from heatmap.errors import UserError
+from heatmap.runtime.columns import counted
 from heatmap.runtime.files import open_file
 from heatmap.runtime.validate import parse_json
+
+logger = logging.getLogger("heatmap")
 
 
 def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
@@ -240,16 +244,24 @@ def _numbers_of(
 def read_excluded(path: Path, table: LandmarkTable) -> np.ndarray:
     """Reads which rows of a training table to leave out: (E,) int64, from the column file_name.
 
+    Without a header, the first column has the names. Images that are not in the training table
+    are logged.
+
     Raises:
-        UserError: the table or column is missing, or an image is not in the training table.
+        UserError: the table or column is missing, or none of the images is in the training table.
     """
+    rows = csv_rows(path)
+    if not {"file_name", "filename"} & {*rows[0]} and Path("".join(rows[0][:1])).suffix:
+        names = {row[0].strip() for row in rows}
+    else:
+        names = {name for _, (name,) in read_rows(path, ["file_name"])}
     index_of = {name: index for index, name in enumerate(table.names)}
-    excluded = set[int]()
-    for where, (name,) in read_rows(path, ["file_name"]):
-        if name not in index_of:
-            raise UserError(f"{where}, column file_name: {name!r} is not in {table.path}")
-        excluded.add(index_of[name])
-    return np.array(sorted(excluded), np.int64)
+    if unknown := sorted(names - index_of.keys()):
+        problem = f"{path}: {len(unknown)} of {counted(len(names), 'image')} not in {table.path}"
+        if len(unknown) == len(names):
+            raise UserError(f"{problem}, such as {unknown[0]!r}; is the list for other data?")
+        logger.warning(f"{problem}: {', '.join(unknown[:5])}{' ...' * (len(unknown) > 5)}")
+    return np.array(sorted(index_of[name] for name in names & index_of.keys()), np.int64)
 
 
 def write_excluded(path: Path, reasons: Mapping[str, Sequence[str]]) -> None:

@@ -72,13 +72,9 @@ def split_rows(
             the person.
 
     Raises:
-        UsageError: an argument is out of range, a part would be empty, or the rule is "person" and
-            a name contains no person or all contain the same.
+        UsageError: a part would be empty, the pattern is not valid, or the rule is "person" and a
+            name contains no person or all contain the same.
     """
-    if folds is None and not 0 <= share < 1:
-        raise UsageError(f"the validation share must be in [0, 1), got {share}")
-    if folds is not None and not (folds >= 2 and 0 <= fold < folds):
-        raise UsageError(f"no fold {fold} of {folds}; at least 2 folds are needed, numbered from 0")
     if folds is None and share == 0:
         return Split("none", "none, all rows train", np.zeros(len(names), bool))
     people = people_of(names, person_pattern) if rule in ("auto", "person") else []
@@ -244,6 +240,6 @@ def _read_parts(
     if len(missing):
         raise UserError(
             f"{path}: {len(missing)} of the {len(parts)} images of {table.path} have no row, such "
-            f"as {table.names[missing[0]]!r}; make a new split (tools/data.py split)"
+            f"as {table.names[missing[0]]!r}; make a new split (heatmap data split)"
         )
     return parts, column == "fold"

@@ -59,13 +59,16 @@ def write_submission(
     _write_checked(path, asked.names, rounded(answers, rounding))
 
 
-def average(submissions: Sequence[Path], out: Path, rounding: Rounding) -> int:
+def average(
+    submissions: Sequence[Path], out: Path, rounding: Rounding, weights: Sequence[float]
+) -> int:
     """Averages submissions, joined by file name, and returns the number of images."""
     first = read_submission(submissions[0])
-    total = first.points_image.copy()
-    for path in submissions[1:]:
-        total += _joined(first, read_submission(path), f"{path}, joined to {first.path}")
-    _write_checked(out, first.names, rounded(total / len(submissions), rounding))
+    total = weights[0] * first.points_image
+    for path, weight in zip(submissions[1:], weights[1:], strict=True):
+        points = _joined(first, read_submission(path), f"{path}, joined to {first.path}")
+        total += weight * points
+    _write_checked(out, first.names, rounded(total / sum(weights), rounding))
     return len(first.names)
 
 

@@ -157,8 +157,10 @@ def is_submission(path: Path) -> bool:
         return b"RowId" in file.readline(1000)
 
 
-def average(submissions: Sequence[Path], out: Path, rounding: Rounding) -> int:
-    """Writes the mean of several submissions; returns the number of rows."""
+def average(
+    submissions: Sequence[Path], out: Path, rounding: Rounding, weights: Sequence[float]
+) -> int:
+    """Writes the weighted mean of several submissions; returns the number of rows."""
     tables = [_read_locations(path) for path in submissions]
     for path, table in zip(submissions, tables, strict=True):
         if different := sorted(tables[0].keys() ^ table.keys()):
@@ -168,8 +170,9 @@ def average(submissions: Sequence[Path], out: Path, rounding: Rounding) -> int:
                 f"{counted(len(different), 'RowId')} in only one of them, such as {different[0]} "
                 f"in {where}"
             )
-    means = {row_id: sum(table[row_id] for table in tables) / len(tables) for row_id in tables[0]}
-    _write_locations(out, means, rounding)
+    locations = np.array([[table[row_id] for row_id in tables[0]] for table in tables])
+    means = weights @ locations / sum(weights)
+    _write_locations(out, dict(zip(tables[0], means.tolist(), strict=True)), rounding)
     return len(means)
 
 
@@ -224,6 +227,9 @@ def _members(file: Table) -> dict[str, Table]:
         if isinstance(file, Path):
             open_file(file, "archive").close()  # not passed on, as ZipFile would not close it
         archive = zipfile.ZipFile(file if isinstance(file, Path) else open_binary(file))
+        # at the end of an archive that is cut short, zipfile may find one of the archives in it
+        if min((member.header_offset for member in archive.infolist()), default=0) > 0:
+            raise zipfile.BadZipFile
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise UserError(f"{file}: not a zip archive, or cut short; download it again") from error
     return {PurePosixPath(name).name: zipfile.Path(archive, name) for name in archive.namelist()}

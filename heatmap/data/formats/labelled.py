@@ -167,8 +167,18 @@ def read_lines(path: Path) -> list[str]:
 
 
 def open_binary(table: Table) -> IO[bytes]:
-    """Opens a table, or another file, on its own or in a zip archive."""
-    return open_file(table, "table") if isinstance(table, Path) else table.open("rb")
+    """Opens a table, or another file, on its own or in a zip archive.
+
+    Raises:
+        UserError: the file is missing, or its archive encrypted or compressed unusually.
+    """
+    if isinstance(table, Path):
+        return open_file(table, "table")
+    info = table.root.getinfo(table.at)
+    if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        problem = "needs a password" if info.flag_bits & 1 else "is not compressed with Deflate"
+        raise UserError(f"{table}: the archive {problem}; unpack it with another program")
+    return table.open("rb")
 
 
 def read_cells(table: Table) -> Iterator[tuple[str, list[str]]]:

@@ -30,7 +30,6 @@ from heatmap.data.formats.labelled import (
 from heatmap.errors import UserError
 
 _BOX = ("x_min", "y_min", "x_max", "y_max")
-_ATTRIBUTES = ("pose", "expression", "illumination", "make-up", "occlusion", "blur")
 _LIST = re.compile(r"list_(\d+)pt_rect_attr_(train|test)\.txt")
 
 
@@ -64,7 +63,7 @@ def _faces(source: Path, images: Path) -> Iterator[LabelledFace]:
 def _faces_in_list(
     path: Path, num_landmarks: int, images: Path, is_test: bool
 ) -> Iterator[LabelledFace]:
-    num_numbers = 2 * num_landmarks + len(_BOX) + len(_ATTRIBUTES)
+    num_numbers = 2 * num_landmarks + len(_BOX) + 6
     for row, line in enumerate(read_lines(path), start=1):
         where = f"{path}, row {row}"
         cells = line.split(maxsplit=num_numbers)
@@ -73,11 +72,8 @@ def _faces_in_list(
             raise UserError(f"{where}: {len(cells)} cells, expected {num_numbers + 1}: {expected}")
         *coordinates, name = cells
         name = image_name(name)
-        points, box, attributes = coordinates[:-10], coordinates[-10:-6], coordinates[-6:]
-        for attribute, cell in zip(_ATTRIBUTES, attributes, strict=True):
-            if cell not in ("0", "1"):
-                raise UserError(f"{where}, {attribute}: expected 0 or 1, found {cell[:20]!r}")
-        sides = zip(_BOX, box, strict=True)
+        sides = zip(_BOX, coordinates[-10:-6], strict=True)
         x0, y0, x1, y1 = (parse_number(cell, f"{where}, {side}") for side, cell in sides)
-        points_image, box_image = parse_points(points, where), usable_box(x0, y0, x1, y1)
+        points_image = parse_points(coordinates[:-10], where)
+        box_image = usable_box(x0, y0, x1, y1)
         yield LabelledFace(where, name, images / name, points_image, is_test, box_image)

@@ -10,7 +10,6 @@ import numpy as np
 from heatmap.data.contest import Folder, write_answers, write_asked_points, write_landmarks
 from heatmap.data.synthetic.drawing import paint
 from heatmap.data.synthetic.face import sample_face
-from heatmap.errors import UserError
 from heatmap.runtime.files import folder_when_complete
 from heatmap.runtime.parallel import in_processes
 
@@ -32,14 +31,9 @@ def make_contest(
         workers: number of processes that draw.
 
     Raises:
-        UserError: `out` exists and is not empty, or a number is out of range.
+        UserError: `out` exists and is not empty.
     """
     test_count = max(1, count // 10) if test_count is None else test_count
-    numbers = {"count": count, "test_count": test_count, "workers": workers, "seed": seed}
-    for name, number in numbers.items():
-        minimum = 0 if name == "seed" else 1
-        if number < minimum:
-            raise UserError(f"{name} must be at least {minimum}, got {number}")
     with folder_when_complete(out) as root:
         folder = Folder(root=root)
         folder.train_images.mkdir(parents=True)

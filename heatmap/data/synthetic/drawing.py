@@ -343,10 +343,8 @@ def _paint_eyes(painting: _Painting) -> None:
 def _paint_brows(painting: _Painting) -> None:
     """Soft patches, and hairs that slant from the lower edge outwards to the upper one."""
     canvas, rng = painting.canvas, painting.rng
-    brows, colour = (
-        [painting.points[brow] for brow in Head.BROWS],
-        np.array(painting.face.look.brows),
-    )
+    brows = [painting.points[brow] for brow in Head.BROWS]
+    colour = np.array(painting.face.look.brows)
     canvas.fill(brows, as_colour(colour), opacity=0.75, blur=0.006)
     hairs: list[np.ndarray] = []
     for brow in brows:

@@ -21,7 +21,7 @@ COVERAGE = 0.95
 BLOCK = 1 << 22  # units drawn at once: 32 MiB
 MIN_PEOPLE = 10  # a split by person needs as many
 ALL = "all landmarks"
-ON_OTHER_DATA = "(tools/evaluate.py RUN --data DIR) and compare RUN/evaluation-DIR"
+ON_OTHER_DATA = "(heatmap evaluate RUN --data DIR) and compare RUN/evaluation-DIR"
 
 ErrorColumns = dict[str, np.ndarray]  # of per_image.csv, (N,) each
 
@@ -108,7 +108,7 @@ def _compare_pairs(
 
 
 def _evaluate_command(run: RunSummary) -> str:
-    return f"python tools/evaluate.py {run.folder}"
+    return f"heatmap evaluate {run.folder}"
 
 
 def _best_epoch(run: RunSummary) -> tuple[float, int] | tuple[None, None]:

@@ -40,16 +40,10 @@ def test_no_person_is_in_both_parts() -> None:
     assert split.rule == "by person (50 people, 10 in validation)"
 
 
-def test_split_by_person_does_not_depend_on_the_order_of_rows() -> None:
-    names = names_of(50)
-    shuffled = list(np.random.default_rng(0).permutation(names))
-    chosen, chosen_again = split_rows(names), split_rows(shuffled)
-    assert people_in(names, chosen.validation) == people_in(shuffled, chosen_again.validation)
-
-
-def test_split_by_person_never_changes() -> None:
+def test_split_by_person_never_changes_whatever_the_order_of_rows() -> None:
     names = names_of(12)
-    assert people_in(names, split_rows(names).validation) == {"Jo_5", "Jo_10", "Jo_11"}
+    for table in (names, list(np.random.default_rng(0).permutation(names))):
+        assert people_in(table, split_rows(table).validation) == {"Jo_5", "Jo_10", "Jo_11"}
 
 
 def test_larger_share_adds_people() -> None:
@@ -162,12 +156,6 @@ def test_auto_splits_by_person_if_names_show_people(names: list[str], rule: str)
 @pytest.mark.parametrize(
     ("names", "options", "fragment"),
     [
-        (names_of(9), {"share": -0.1}, r"must be in \[0, 1\), got -0.1"),
-        (names_of(9), {"share": 1.0}, r"must be in \[0, 1\), got 1"),
-        (names_of(9), {"share": np.nan}, r"must be in \[0, 1\), got nan"),
-        (names_of(9), {"folds": 1}, "no fold 0 of 1"),
-        (names_of(9), {"folds": 3, "fold": 3}, "no fold 3 of 3"),
-        (names_of(9), {"folds": 3, "fold": -1}, "no fold -1 of 3"),
         (names_of(2), {"rule": "order", "folds": 7}, "6 rows by order into 7 folds"),
         (names_of(2), {"rule": "random", "folds": 7}, "6 rows at random .* into 7 folds"),
         (names_of(4), {"rule": "person", "folds": 5}, "12 rows by person into 5 folds"),
@@ -181,6 +169,7 @@ def test_auto_splits_by_person_if_names_show_people(names: list[str], rule: str)
         (["a.jpg"], {"rule": "hash", "folds": 2}, "1 rows by hash .* into 2 folds: fold . would"),
         ([*names_of(9), "x.jpg"], {"rule": "person"}, r"'x.jpg' does not match.*\(\.\+\)_"),
         (names_of(9), {"rule": "person", "person_pattern": r"(\d+)_"}, "'Jo_0_0.jpg' does not"),
+        (["a_0", "b_0"], {"rule": "person", "person_pattern": "(a)?"}, "'b_0' does not match"),
         (names_of(1), {"rule": "person"}, "3 images show 1 person"),
         (
             names_of(2),
@@ -296,11 +285,6 @@ def test_split_has_its_kind() -> None:
         assert split_rows(names_of(12), rule=rule, share=0).kind == "none"
     assert split_rows(names_of(12)).kind == "person"
     assert split_rows(names_of(2)).kind == "order"
-
-
-def test_unmatched_group_is_not_a_person() -> None:
-    with pytest.raises(ValueError, match=r"'b_0\.jpg' does not match"):
-        split_rows(["a_0.jpg", "b_0.jpg"], rule="person", person_pattern="(a)?")
 
 
 @pytest.mark.skipif(not FACES68.is_dir(), reason="the faces68 data are not next to the repository")

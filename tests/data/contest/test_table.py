@@ -64,11 +64,6 @@ def test_every_accepted_form_reads_the_same(tmp_path: Path, text: str) -> None:
     np.testing.assert_array_equal(table.points_image, POINTS)
 
 
-def test_decimals_are_read_to_float32(tmp_path: Path) -> None:
-    table = read_landmarks(save(tmp_path, TABLE.replace("50", "50.123456")))
-    assert table.points_image[1, 0, 0] == np.float32(50.123456)
-
-
 @pytest.mark.parametrize("places", [1, 4, 7, 9, 14, 17])
 def test_decimals_are_rounded_as_python_rounds_them(tmp_path: Path, places: int) -> None:
     """Also halfway between two float32 numbers."""
@@ -234,10 +229,6 @@ def test_a_row_longer_than_any_table_s_is_not_read(tmp_path: Path) -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 30e6
-
-
-def test_missing_table_is_named(tmp_path: Path) -> None:
-    refuses(tmp_path / "absent.csv", "the table does not exist")
 
 
 def test_reading_needs_little_memory_beyond_the_result(tmp_path: Path) -> None:

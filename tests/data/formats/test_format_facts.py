@@ -415,7 +415,6 @@ WRONG: list[tuple[str, str, str, str, list[str]]] = [
     ("wflw", ROWS, "7 8 9", "7 8 x", [ROWS, "row 2, column x of landmark 1", "'x'"]),
     ("wflw", ROWS, "7 8 9", "7 8", [ROWS, "row 2: 16 cells, expected 17: 3 landmarks"]),
     ("wflw", ROWS, "50 60 70 80", "50 60 7O 80", [ROWS, "row 2, x_max: '7O' is not a number"]),
-    ("wflw", ROWS, "0 0 1 0 1 0 ", "0 0 2 0 1 0 ", [ROWS, "row 1, illumination: expected 0 or 1"]),
     ("wflw", f"WFLW_images/{SOCCER}", "", "", [f"{LISTS}", "no image", SOCCER]),
     ("helen194", "annotation/2.txt", "9.25 , 10", "9.25 10", ["2.txt, row 3: expected 'x,y'"]),
     ("helen194", "annotation/2.txt", "9.25 ,", "9..2 ,", ["row 3, column x of landmark 1", "9..2"]),

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_runs import DIRECT, trained
 
 import heatmap
 from heatmap import config
@@ -18,8 +19,6 @@ from heatmap.data import contest
 from heatmap.data.contest import images as contest_images
 from heatmap.inference.media import Annotator, camera
 from heatmap.inference.media.video import Video
-from heatmap.training import loop
-from heatmap.training.prepare import prepare
 
 Tool = Callable[..., int]
 
@@ -31,27 +30,13 @@ def runs(tiny_contest: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     boxes = folder / "boxes.csv"
     names = [f"{person}_{k}.jpg" for person in ("ada", "bo", "cy", "dee") for k in range(3)]
     boxes.write_text("file_name,x0,y0,x1,y1\n" + "".join(f"{n},5,6,50,55\n" for n in names))
-    tiny = {"encoder": "tu-test_resnet", "weights": "none"}
-    kinds = {
-        "heatmaps": (config.UNet(**tiny, width=6), config.Crop(height=32, width=48), None),
-        "direct": (config.Direct(**tiny), config.Crop(height=32, width=48), None),
-        "boxes": (
-            config.UNet(**tiny, width=6),
-            config.Crop(height=32, width=32, rule="box"),
-            boxes,
-        ),
+    data = config.Data(root=tiny_contest, workers=0, boxes=boxes)
+    crop = config.Crop(height=32, width=32, rule="box")
+    return {
+        "heatmaps": trained(folder / "heatmaps", tiny_contest),
+        "direct": trained(folder / "direct", tiny_contest, model=DIRECT),
+        "boxes": trained(folder / "boxes", tiny_contest, data=data, crop=crop),
     }
-    for name, (model, crop, table) in kinds.items():
-        experiment = config.Experiment(
-            name=name,
-            data=config.Data(root=tiny_contest, workers=0, boxes=table),
-            crop=crop,
-            model=model,
-            train=config.Train(batch=4, max_steps=1, device="cpu", compile="off"),
-            wandb=config.Wandb(mode="off"),
-        )
-        loop.train(prepare(experiment), folder / name)
-    return {name: folder / name for name in kinds}
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ CELL = 20 * 80 + 30  # row 20, column 30 of the finest grid
 
 def write_yunet_that_sees_one_face(path: Path) -> None:
     """A network with YuNet's input and outputs that sees one face of 80 x 96 px in any image."""
-    onnx = pytest.importorskip("onnx", reason="pip install -e '.[export]'")
+    onnx = pytest.importorskip("onnx", reason="pip install '.[export]'")
     constant, node = onnx.numpy_helper.from_array, onnx.helper.make_node
     number = onnx.TensorProto.FLOAT
     values, outputs = [constant(np.zeros((), np.float32), "zero")], []

@@ -34,9 +34,7 @@ def clip(
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{}, {"weighted": False}, {"common": 0.8}, {"sigma": 0.03}, {"sigma": 6.0}],
-    ids=str,
+    "options", [{}, {"weighted": False}, {"common": 0.8}, {"sigma": 0.03}, {"sigma": 6.0}], ids=str
 )
 def test_jitter_of_a_still_face_shrinks_four_times(options: dict[str, float]) -> None:
     truth, raw, filtered = (part[60:] for part in clip(lambda t: 0.0, **options))
@@ -44,22 +42,12 @@ def test_jitter_of_a_still_face_shrinks_four_times(options: dict[str, float]) ->
     assert np.abs((filtered - truth).mean((0, 1))).max() < 0.1 * (raw - truth).std()
 
 
-@pytest.mark.parametrize("sigma", [0.1, 0.5, 3.0])
-def test_the_lag_at_two_pixels_per_frame_is_below_two_frames(
-    sigma: float,
-) -> None:
-    truth, _, filtered = clip(lambda t: 2.0 * max(0, t - 100), sigma=sigma)
-    lag = (truth - filtered).mean((1, 2)) / 2.0  # frames
-    assert lag[150:].mean() < 2.0
-    assert lag[100:].max() < 3.0 and lag.min() > -1
-
-
-@pytest.mark.parametrize("sigmas_a_frame", [0.6, 1, 3, 10])
-def test_the_lag_of_motion_faster_than_the_jitter_is_below_two_frames(
-    sigmas_a_frame: float,
-) -> None:
-    speed = sigmas_a_frame * SIGMA
-    truth, _, filtered = clip(lambda t: speed * max(0, t - 100))
+@pytest.mark.parametrize(
+    ("speed", "sigma"),  # px per frame, px
+    [(2, 0.1), (2, 0.5), (2, 3), (0.3, 0.5), (0.5, 0.5), (1.5, 0.5), (5, 0.5)],
+)
+def test_the_lag_of_a_moving_face_is_below_two_frames(speed: float, sigma: float) -> None:
+    truth, _, filtered = clip(lambda t: speed * max(0, t - 100), sigma=sigma)
     lag = (truth - filtered).mean((1, 2)) / speed  # frames
     assert lag[150:].mean() < 2.0
     assert lag[100:].max() < 3.0 and lag.min() > -1

@@ -1,0 +1,1 @@
+"""The recipes: each module defines one `EXPERIMENT`. Installed as `heatmap_experiments`."""
