@@ -135,21 +135,25 @@ def test_options_of_experiments_named_in_the_text_exist(page: Path) -> None:
 
 def existing(experiment: str) -> str:
     """Another experiment for one that the page writes."""
-    return experiment if (ROOT / experiment).exists() else "experiments/unet.py"
+    return "unet" if experiment.endswith(".py") and not (ROOT / experiment).exists() else experiment
 
 
-def subcommand(script: str, arguments: list[str]) -> tuple[str, ...]:
-    """The arguments that choose what a script's --help shows."""
-    name = Path(script).stem
-    if name == "train":  # or --resume, which has the same options
-        return (existing(arguments[0]),)
-    if name == "submit" and "--average" in arguments:
-        return ("--average",)
-    if name == "data" and arguments[0] == "show":
-        return "show", existing(arguments[1])
-    if name == "data":
-        return tuple(arguments[: 2 if arguments[0] in ("convert", "export") else 1])
-    return ()
+def subcommand(arguments: list[str]) -> tuple[str, ...]:
+    """The arguments that choose what --help of heatmap shows."""
+    match arguments:
+        case ["train", "--resume", *_]:
+            return "train", "unet"
+        case ["train", experiment, *_]:
+            return "train", existing(experiment)
+        case ["submit", *options] if "--average" in options:
+            return "submit", "--average"
+        case ["data", "show", experiment, *_]:
+            return "data", "show", existing(experiment)
+        case ["data", "convert" | "export", *_]:
+            return tuple(arguments[:3])
+        case ["data", *_]:
+            return tuple(arguments[:2])
+    return tuple(arguments[:1])
 
 
 @functools.cache

@@ -73,7 +73,7 @@ def _read_corrections(
     if header != columns(table.num_landmarks):
         raise UserError(
             f"{path}, row 1: expected corrections of {table.num_landmarks} landmarks, as the page "
-            "of data.py audit saves them"
+            "of heatmap data audit saves them"
         )
     known, rows_by_name, corrected = set(table.names), dict[str, int](), {}
     for row, (review, fingerprint, _, *cells) in enumerate(rows, start=2):

@@ -31,12 +31,18 @@ class Network(nn.Module, ABC, Generic[Output]):
 
     HEAD: tuple[str, ...]  # modules and parameters of the head
     compiled_parts: str = "off"  # or loss (of heatmaps), or all (also the layers, in training)
+    model: config.HeatmapModel | config.Direct
     encoder: nn.Module
     mean: Tensor
     std: Tensor
     label_offset: Tensor  # (2,) from true landmarks to the training labels, in image pixels
 
-    def __init__(self, model: config.Model, image_hw: tuple[int, int], num_landmarks: int) -> None:
+    def __init__(
+        self,
+        model: config.HeatmapModel | config.Direct,
+        image_hw: tuple[int, int],
+        num_landmarks: int,
+    ) -> None:
         """image_hw: size of the images that the encoder takes."""
         super().__init__()
         self.model, self.image_hw = model, image_hw

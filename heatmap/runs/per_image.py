@@ -100,7 +100,7 @@ def read_per_image(path: Path) -> tuple[list[str], dict[str, np.ndarray]]:
             f"found {', '.join(header)[:200]}; run heatmap evaluate again"
         )
     if not rows:
-        raise UserError(f"{path}: the table has a header but no rows; run tools/evaluate.py again")
+        raise UserError(f"{path}: the table has a header but no rows; run heatmap evaluate again")
     rows_by_name: dict[str, int] = {}
     values = np.empty((len(rows), len(header) - 1))
     for row, cells in enumerate(rows, start=2):
