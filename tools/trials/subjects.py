@@ -136,7 +136,12 @@ def _tables() -> list[Subject]:
         return contest.read_excluded(folder / "t.csv", landmarks).tolist()
 
     def their_excluded(folder: Path) -> Any:
-        return sorted({NAMES.index(row["file_name"]) for row in _rows(folder / "t.csv")})
+        rows = _rows(folder / "t.csv")
+        if not rows or "file_name" in rows[0]:
+            names = [row["file_name"] for row in rows]
+        else:  # without a header
+            names = [next(iter(rows[0])), *(next(iter(row.values())) for row in rows)]
+        return sorted({NAMES.index(name) for name in names if name in NAMES})
 
     def one(
         name: str, data: bytes, ours: Callable[[Path], Any], theirs: Callable[[Path], Any]
