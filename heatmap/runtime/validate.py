@@ -192,7 +192,8 @@ def _object(kind: Any, value: Any, name: str) -> Any:
     is_open = typing.is_typeddict(kind)
     if not is_open and isinstance(value, kind):
         return value  # it was checked when it was made
-    if not isinstance(value, Mapping):
+    is_made_of_fields = is_open or dataclasses.is_dataclass(kind) or hasattr(kind, "_fields")
+    if not isinstance(value, Mapping) or not is_made_of_fields:  # a tensor is not
         raise _wrong(name, f"an object ({kind.__name__})", value)
     hints, required = _fields(kind)
     renamed = getattr(kind, "_renamed", {})
@@ -245,4 +246,5 @@ def _join(prefix: str, name: str) -> str:
 
 
 def _wrong(name: str, wanted: str, value: Any) -> UserError:
-    return UserError(f"{name or 'the content'} must be {wanted}, not {_short.repr(value)}")
+    shown = " ".join(_short.repr(value).split())  # a tensor's has several lines
+    return UserError(f"{name or 'the content'} must be {wanted}, not {shown}")

@@ -34,6 +34,7 @@ NAMES = [f"{person}_{number}.png" for person in "ab" for number in range(3)]
 _SIDE = 24  # of an image, in pixels
 _POINTS = np.random.default_rng(2).uniform(2, 22, (6, 3, 2)).round(2)
 _POINTS[1, 2] = np.nan
+_FLOATS = _POINTS.astype(np.float32)
 
 
 def subjects() -> list[Subject]:
@@ -67,7 +68,7 @@ def _rows(path: Path, quoting: Any = csv.QUOTE_MINIMAL) -> list[dict[str, str]]:
 
 
 def _number(cell: str) -> float:
-    return float(cell) if cell else np.nan
+    return float(cell) if cell.strip() else np.nan
 
 
 def _points(path: Path, prefix: str, dtype: type) -> tuple[list[str], np.ndarray]:
@@ -92,9 +93,7 @@ def _tables() -> list[Subject]:
     excluded = _csv([["file_name", "reasons"], [NAMES[1], "blurred, dark"], [NAMES[4], ""]])
     parts = [["file_name", "part"], *([n, "train" if n[0] == "a" else "validation"] for n in NAMES)]
     split = {"validation": NAMES[:2], "excluded": [NAMES[5]], "table": None}
-    landmarks = contest.LandmarkTable(
-        Path("t"), NAMES, contest.Points(_POINTS.astype(np.float32)), ""
-    )
+    landmarks = contest.LandmarkTable(Path("t"), NAMES, contest.Points(_FLOATS), "")
     images = [Path(name) for name in NAMES]
 
     def of_images(columns: Sequence[str]) -> Callable[[Path], Any]:
@@ -137,7 +136,13 @@ def _tables() -> list[Subject]:
         return contest.read_excluded(folder / "t.csv", landmarks).tolist()
 
     def their_excluded(folder: Path) -> Any:
-        return sorted({NAMES.index(row["file_name"]) for row in _rows(folder / "t.csv")})
+        text = (folder / "t.csv").read_bytes().decode("utf-8-sig")
+        first, *_ = lines = [*csv.reader(io.StringIO(text, newline=""), strict=True)]
+        if "file_name" in first:
+            names = [row["file_name"] for row in _rows(folder / "t.csv")]
+        else:  # without a header
+            names = [cells[0].strip() for cells in lines if cells]
+        return sorted({NAMES.index(name) for name in names if name in NAMES})
 
     def one(
         name: str, data: bytes, ours: Callable[[Path], Any], theirs: Callable[[Path], Any]
@@ -378,7 +383,7 @@ def _their_helen(folder: Path) -> Any:
     faces = []
     for path in sorted(folder.glob("annotation/*.txt")):
         name, *lines = path.read_text("utf-8-sig").strip().splitlines()
-        points = [[float(cell) for cell in line.split(",")] for line in lines]
+        points = [[_number(cell) for cell in line.split(",")] for line in lines]
         faces.append([f"{name.strip()}.png", np.array(points), []])
     return sorted(faces, key=lambda face: face[0])
 
@@ -396,7 +401,7 @@ def _their_udacity(folder: Path) -> Any:
 
 
 def _their_coco(folder: Path) -> Any:
-    labels = json.loads((folder / "a.json").read_bytes().decode("utf-8-sig"))
+    labels = json.loads((folder / "a.json").read_bytes())
     names = {image["id"]: image["file_name"].replace("\\", "/") for image in labels["images"]}
     faces = []
     for image_id, name in names.items():
