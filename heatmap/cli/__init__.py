@@ -27,7 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments and arguments[0] in (*COMMANDS, COMPLETION):
         name = "completion" if arguments[0] == COMPLETION else arguments[0]
-        return int(importlib.import_module(f"{__name__}.{name}").main(arguments[1:]))
+        try:
+            return int(importlib.import_module(f"{__name__}.{name}").main(arguments[1:]))
+        except KeyboardInterrupt:  # while modules or an experiment file load
+            sys.stderr.write("stopped\n")
+            return 1
     lines = [f"  {name:<12}{description}" for name, description in COMMANDS.items()]
     usage = "\n".join([
         "usage: heatmap COMMAND ...", "", *lines, "",
