@@ -592,7 +592,7 @@ def test_a_stopped_run_says_how_to_resume(
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "train", stop)
+    monkeypatch.setattr(loop, "_train_epochs", stop)
     run = tmp_path / "run"
     with caplog.at_level("INFO", "heatmap"):
         assert main([str(experiment), "--data.root", str(tiny_contest), "--out", str(run)]) == 1

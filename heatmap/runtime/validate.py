@@ -191,7 +191,8 @@ def _object(kind: Any, value: Any, name: str) -> Any:
     is_open = typing.is_typeddict(kind)
     if not is_open and isinstance(value, kind):
         return value  # it was checked when it was made
-    if not isinstance(value, Mapping):
+    is_made_of_fields = is_open or dataclasses.is_dataclass(kind) or hasattr(kind, "_fields")
+    if not isinstance(value, Mapping) or not is_made_of_fields:  # a tensor is not
         raise _wrong(name, f"an object ({kind.__name__})", value)
     hints, required = _fields(kind)
     renamed = getattr(kind, "_renamed", {})

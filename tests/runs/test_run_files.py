@@ -96,3 +96,9 @@ def test_a_damaged_file_is_refused_in_one_line_or_still_read(run: RunFolder, nam
             message = str(error)
             assert str(run.path) in message and "\n" not in message and len(message) < 500
     assert num_refused > 10
+
+
+def test_a_table_of_errors_without_rows_is_refused(run: RunFolder) -> None:
+    run.per_image.write_text("file_name,mse,nme,width,height\n")
+    with pytest.raises(UserError, match=r"per_image.csv: the table has a header but no rows"):
+        use(run)

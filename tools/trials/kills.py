@@ -285,7 +285,9 @@ def end_state(run: Path) -> dict[str, Any]:
     """The contents of all files of a finished run by name, without clocks."""
     readers = {
         ".pt": lambda path: _comparable(torch.load(path, weights_only=True)),
-        ".jsonl": lambda path: [_comparable(json.loads(row)) for row in path.open()],
+        ".jsonl": lambda path: [
+            _comparable(json.loads(row)) for row in path.read_text().splitlines()
+        ],
         ".json": lambda path: _comparable(json.loads(path.read_text())),
         ".md": lambda path: re.sub(r"\| (minutes|date) .*", "", path.read_text()),
     }

@@ -34,6 +34,7 @@ NAMES = [f"{person}_{number}.png" for person in "ab" for number in range(3)]
 _SIDE = 24  # of an image, in pixels
 _POINTS = np.random.default_rng(2).uniform(2, 22, (6, 3, 2)).round(2)
 _POINTS[1, 2] = np.nan
+_FLOATS = _POINTS.astype(np.float32)
 
 
 def subjects() -> list[Subject]:
@@ -92,9 +93,7 @@ def _tables() -> list[Subject]:
     excluded = _csv([["file_name", "reasons"], [NAMES[1], "blurred, dark"], [NAMES[4], ""]])
     parts = [["file_name", "part"], *([n, "train" if n[0] == "a" else "validation"] for n in NAMES)]
     split = {"validation": NAMES[:2], "excluded": [NAMES[5]], "table": None}
-    landmarks = contest.LandmarkTable(
-        Path("t"), NAMES, contest.Points(_POINTS.astype(np.float32)), ""
-    )
+    landmarks = contest.LandmarkTable(Path("t"), NAMES, contest.Points(_FLOATS), "")
     images = [Path(name) for name in NAMES]
 
     def of_images(columns: Sequence[str]) -> Callable[[Path], Any]:
@@ -137,7 +136,12 @@ def _tables() -> list[Subject]:
         return contest.read_excluded(folder / "t.csv", landmarks).tolist()
 
     def their_excluded(folder: Path) -> Any:
-        return sorted({NAMES.index(row["file_name"]) for row in _rows(folder / "t.csv")})
+        rows = _rows(folder / "t.csv")
+        if not rows or "file_name" in rows[0]:
+            names = [row["file_name"] for row in rows]
+        else:  # without a header
+            names = [next(iter(rows[0])), *(next(iter(row.values())) for row in rows)]
+        return sorted({NAMES.index(name) for name in names if name in NAMES})
 
     def one(
         name: str, data: bytes, ours: Callable[[Path], Any], theirs: Callable[[Path], Any]
