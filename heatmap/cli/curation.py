@@ -1,4 +1,4 @@
-"""The commands of heatmap data for the care of a data set, from pose to apply."""
+"""The commands of heatmap data that weight, check, describe and correct a data set."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -158,8 +158,8 @@ def audit(
         run: run folders or checkpoints of similar accuracy. Each image is predicted by the runs
             that were not trained on it, if there are any; five folds cover all images.
         out: the table to write, a row for each image, the most suspicious first.
-        review: the page to write, one .html file that opens from disk, where the most suspicious
-            labels are looked at and corrected; heatmap data apply takes the corrections.
+        review: the HTML page to write, for looking at the most suspicious labels and correcting
+            them; pass the table that it saves to heatmap data apply.
         count: faces on the page.
         exclude_to: also write a table for --data.exclude: the images that are listed.
         top: share of the images to list, between 0 and 1.
@@ -215,8 +215,8 @@ def apply(
     validates. Prints what changed.
 
     Args:
-        corrections: the table that the page of audit saved; it is refused for another table of
-            landmarks than the one it was made for.
+        corrections: the table saved by audit's page. It only fits the table of landmarks that it
+            was made for.
         out: the folder to write.
     """
     from heatmap.curation.apply import apply, format_changes
