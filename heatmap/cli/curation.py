@@ -9,9 +9,14 @@ from heatmap.cli.running import check_ending
 from heatmap.config import Count, Data, NotNegative, Size
 from heatmap.errors import UsageError, UserError
 from heatmap.runtime.columns import counted
-from heatmap.runtime.machine import usable_cores
+from heatmap.runtime.machine import chosen_device, usable_cores
 
 CORES = usable_cores()
+NO_RUNS = (
+    "audit compares labels with trained runs; pass them with --run. To train runs that cover all "
+    "images: heatmap train unet --data.root {root} --data.folds 5 --data.fold 0 --out runs/fold0, "
+    "and so on to fold 4"
+)
 Root = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR", help="contest folder")]
 Workers = Annotated[int, "[1, 4096]"]
 Share = Annotated[float, "(0, 1)"]
@@ -168,18 +173,13 @@ def audit(
         device: where the networks run.
     """
     if not run:
-        raise UsageError(
-            "audit compares labels with trained runs; pass them with --run. To train runs that "
-            f"cover all images: heatmap train unet --data.root {root} "
-            "--data.folds 5 --data.fold 0 --out runs/fold0, and so on to fold 4"
-        )
+        raise UsageError(NO_RUNS.format(root=root))
     check_ending("--review", review, ".html")
     from heatmap.curation.audit.folder import read_folder
     from heatmap.curation.audit.injected import format_recalls, self_test
     from heatmap.curation.audit.residuals import score_labels
     from heatmap.curation.review import write_review
     from heatmap.data import contest
-    from heatmap.runtime.machine import chosen_device
 
     folder = read_folder(
         root, run, symmetry=symmetry, person_pattern=person_pattern, device=chosen_device(device)
@@ -190,8 +190,7 @@ def audit(
     )
     print(format_recalls(self_test(folder.data, top), top), flush=True)
     scores = score_labels(folder.data)
-    listed = scores.top(top)
-    reasons = {folder.names[row]: scores.reasons(row) for row in listed.tolist()}
+    reasons = {folder.names[row]: scores.reasons(row) for row in scores.top(top).tolist()}
     folder.write_table(out, scores)
     print(f"{out}: all images, the most suspicious first, beginning with:")
     for rank, (name, why) in enumerate(list(reasons.items())[:10], start=1):
