@@ -330,13 +330,12 @@ function nudge(x, y, { shiftKey }) {
 
 function filter() {
   const text = $("filter-text").value.toLowerCase();
-  const [reason, part, side, state] = ["reason", "group", "side", "review"]
-    .map((name) => $(`filter-${name}`).value);
+  const wanted = ["reason", "group", "side", "review"].map((name) => $(`filter-${name}`).value);
   visible = [...faces.keys()].filter((index) => {
-    const { name, person, kinds, group, side: itsSide } = faces[index];
-    return `${name} ${person}`.toLowerCase().includes(text) && (!side || itsSide === side)
-      && (!reason || kinds.includes(reason)) && (!part || group === part)
-      && (!state || (edits[index]?.review || "open") === state);
+    const { name, person, kinds, group, side } = faces[index];
+    const own = [kinds, [group], [side], [edits[index]?.review || "open"]];
+    return `${name} ${person}`.toLowerCase().includes(text)
+      && wanted.every((value, at) => !value || own[at].includes(value));
   });
   $("list").replaceChildren(...visible.map((index) => {
     const item = $("item").content.cloneNode(true), button = item.querySelector("button");
