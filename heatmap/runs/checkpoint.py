@@ -88,6 +88,12 @@ class Origin:
     validation_mse: float | None = None  # image px²
     label_offset: tuple[float, float] = (0.0, 0.0)  # of the labels, in image pixels
 
+    def check_rows(self, path: object, num_rows: int) -> None:
+        """Raises UserError if the checkpoint `path` has rows beyond the `num_rows` of its table."""
+        rows = torch.cat([self.training_rows, self.validation_rows])
+        if rows.dtype != torch.int64 or not ((rows >= 0) & (rows < num_rows)).all():
+            raise UserError(f"{path}: some of its rows are not among the {num_rows} of its table")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint(Origin):

@@ -110,9 +110,7 @@ def read_data(experiment: config.Experiment, saved: Checkpoint | None = None) ->
     elif saved.table_hash == table_hash:
         kind, rule, training_rows = "file", "as stored with the run", saved.training_rows.numpy()
         validation_rows = saved.validation_rows.numpy()
-        rows = np.concatenate([training_rows, validation_rows])
-        if rows.dtype != np.int64 or not np.isin(rows, range(len(table.names))).all():
-            raise UserError(f"last.pt has rows that {table.path} lacks; restore the file")
+        saved.check_rows("last.pt", len(table.names))
     else:
         raise UserError(f"{table.path} is not the table that this run was started with")
     used = np.concatenate([training_rows, validation_rows]).tolist()
