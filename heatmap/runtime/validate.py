@@ -245,4 +245,5 @@ def _join(prefix: str, name: str) -> str:
 
 
 def _wrong(name: str, wanted: str, value: Any) -> UserError:
-    return UserError(f"{name or 'the content'} must be {wanted}, not {_short.repr(value)}")
+    shown = " ".join(_short.repr(value).split())  # a tensor's has several lines
+    return UserError(f"{name or 'the content'} must be {wanted}, not {shown}")

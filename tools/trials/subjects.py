@@ -68,7 +68,7 @@ def _rows(path: Path, quoting: Any = csv.QUOTE_MINIMAL) -> list[dict[str, str]]:
 
 
 def _number(cell: str) -> float:
-    return float(cell) if cell else np.nan
+    return float(cell) if cell.strip() else np.nan
 
 
 def _points(path: Path, prefix: str, dtype: type) -> tuple[list[str], np.ndarray]:
@@ -136,11 +136,12 @@ def _tables() -> list[Subject]:
         return contest.read_excluded(folder / "t.csv", landmarks).tolist()
 
     def their_excluded(folder: Path) -> Any:
-        rows = _rows(folder / "t.csv")
-        if not rows or "file_name" in rows[0]:
-            names = [row["file_name"] for row in rows]
+        text = (folder / "t.csv").read_bytes().decode("utf-8-sig")
+        first, *_ = lines = [*csv.reader(io.StringIO(text, newline=""), strict=True)]
+        if "file_name" in first:
+            names = [row["file_name"] for row in _rows(folder / "t.csv")]
         else:  # without a header
-            names = [next(iter(rows[0])), *(next(iter(row.values())) for row in rows)]
+            names = [cells[0].strip() for cells in lines if cells]
         return sorted({NAMES.index(name) for name in names if name in NAMES})
 
     def one(
@@ -382,7 +383,7 @@ def _their_helen(folder: Path) -> Any:
     faces = []
     for path in sorted(folder.glob("annotation/*.txt")):
         name, *lines = path.read_text("utf-8-sig").strip().splitlines()
-        points = [[float(cell) for cell in line.split(",")] for line in lines]
+        points = [[_number(cell) for cell in line.split(",")] for line in lines]
         faces.append([f"{name.strip()}.png", np.array(points), []])
     return sorted(faces, key=lambda face: face[0])
 
@@ -400,7 +401,7 @@ def _their_udacity(folder: Path) -> Any:
 
 
 def _their_coco(folder: Path) -> Any:
-    labels = json.loads((folder / "a.json").read_bytes().decode("utf-8-sig"))
+    labels = json.loads((folder / "a.json").read_bytes())
     names = {image["id"]: image["file_name"].replace("\\", "/") for image in labels["images"]}
     faces = []
     for image_id, name in names.items():

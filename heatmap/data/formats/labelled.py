@@ -16,7 +16,7 @@ from tqdm import tqdm
 from heatmap.data.contest.images import SUFFIXES
 from heatmap.data.contest.table import bounded_lines, parse_cells
 from heatmap.errors import UserError
-from heatmap.runtime.files import open_file, read_text
+from heatmap.runtime.files import open_file, problem_of, read_text
 
 Table = Path | zipfile.Path
 
@@ -100,8 +100,8 @@ def gather(
 
 
 def _check_face(face: LabelledFace, first: LabelledFace) -> None:
-    if not face.path.is_file():
-        raise UserError(f"{face.where}: no image {face.path}")
+    if problem := problem_of(face.path):
+        raise UserError(f"{face.where}: the image {face.path} {problem}")
     if len(face.points_image) != len(first.points_image):
         number, expected = len(face.points_image), len(first.points_image)
         raise UserError(f"{face.where}: {number} landmarks, but {expected} in {first.where}")

@@ -398,7 +398,7 @@ WRONG: list[tuple[str, str, str, str, list[str]]] = [
     ("udacity", TABLE, "47,106.5", "47", ["row 2", "4 cells, but 5 in the header"]),
     ("udacity", TABLE, ",,,1", ",3,,1", ["row 3, column y of landmark 0", "leave both empty"]),
     ("udacity", TABLE, "A_B_1", "Luis_Fonsi_21", ["row 3: 'Luis_Fonsi_21.jpg'", "already in"]),
-    ("udacity", TABLE, "A_B_1", "A_B_2", ["row 3: no image", "A_B_2.jpg"]),
+    ("udacity", TABLE, "A_B_1", "A_B_2", ["row 3: the image ", "A_B_2.jpg"]),
     ("udacity", TABLE, ",0,1,2,3", ",0,1,3,2", ["row 1", "pairs of columns", "found ',0,1,3,2'"]),
     ("udacity", TABLE, ",0,1,2,3", ",0,1,2", ["row 1", "pairs of columns"]),
     ("udacity", TEST_TABLE, ",2,3\r\nValerie_Harper_30.jpg,55,62", "\nValerie_Harper_30.jpg",
@@ -415,7 +415,7 @@ WRONG: list[tuple[str, str, str, str, list[str]]] = [
     ("wflw", ROWS, "7 8 9", "7 8 x", [ROWS, "row 2, column x of landmark 1", "'x'"]),
     ("wflw", ROWS, "7 8 9", "7 8", [ROWS, "row 2: 16 cells, expected 17: 3 landmarks"]),
     ("wflw", ROWS, "50 60 70 80", "50 60 7O 80", [ROWS, "row 2, x_max: '7O' is not a number"]),
-    ("wflw", f"WFLW_images/{SOCCER}", "", "", [f"{LISTS}", "no image", SOCCER]),
+    ("wflw", f"WFLW_images/{SOCCER}", "", "", [f"{LISTS}", "does not exist", SOCCER]),
     ("helen194", "annotation/2.txt", "9.25 , 10", "9.25 10", ["2.txt, row 3: expected 'x,y'"]),
     ("helen194", "annotation/2.txt", "9.25 ,", "9..2 ,", ["row 3, column x of landmark 1", "9..2"]),
     ("helen194", "annotation/2.txt", "9.25 , 10", "", ["2.txt: 1 landmarks, but 2 in", "1.txt"]),
@@ -437,7 +437,7 @@ WRONG: list[tuple[str, str, str, str, list[str]]] = [
      ["annotation 2, keypoints: v is above 0 in 1, but num_keypoints is 2"]),
     ("coco", PEOPLE, '"info": {}', '"categories": [{"id": 1, "keypoints": ["a", "b", "c"]}]',
      ["annotation 2, keypoints: 2 triples x, y, v; the category has 3"]),
-    ("coco", "train/000000000285.jpg", "", "", ["train.json, annotation 1", "no image", "285."]),
+    ("coco", "train/000000000285.jpg", "", "", ["train.json, annotation 1", "does not exist", "285."]),
 ]  # fmt: skip
 
 
