@@ -599,6 +599,14 @@ def test_a_stopped_run_says_how_to_resume(
     assert f"to resume, run heatmap train --resume {run}" in caplog.text
 
 
+def test_an_experiment_file_can_be_stopped_while_it_loads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "slow.py").write_text("raise KeyboardInterrupt")
+    assert cli.main(["train", str(tmp_path / "slow.py")]) == 1
+    assert capsys.readouterr().err == "stopped\n"
+
+
 # ------------------------------------------------------------------- mistyped and wrong arguments
 
 

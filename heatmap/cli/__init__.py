@@ -26,8 +26,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments and arguments[0] in COMMANDS:
-        command = importlib.import_module(f"{__name__}.{arguments[0]}")
-        return int(command.main(arguments[1:]))
+        try:
+            command = importlib.import_module(f"{__name__}.{arguments[0]}")
+            return int(command.main(arguments[1:]))
+        except KeyboardInterrupt:  # while modules or an experiment file load
+            sys.stderr.write("stopped\n")
+            return 1
     lines = [f"  {name:<12}{description}" for name, description in COMMANDS.items()]
     usage = "\n".join(["usage: heatmap COMMAND ...  (COMMAND --help explains it)", "", *lines, ""])
     if arguments and arguments[0] in ("-h", "--help"):

@@ -1,4 +1,4 @@
-"""The commands of heatmap data for the care of a data set, from pose to apply."""
+"""The commands of heatmap data that weight, check, describe and correct a data set."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,9 +9,14 @@ from heatmap.cli.running import check_ending
 from heatmap.config import Count, Data, NotNegative, Size
 from heatmap.errors import UsageError, UserError
 from heatmap.runtime.columns import counted
-from heatmap.runtime.machine import usable_cores
+from heatmap.runtime.machine import chosen_device, usable_cores
 
 CORES = usable_cores()
+NO_RUNS = (
+    "audit compares labels with trained runs; pass them with --run. To train runs that cover all "
+    "images: heatmap train unet --data.root {root} --data.folds 5 --data.fold 0 --out runs/fold0, "
+    "and so on to fold 4"
+)
 Root = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR", help="contest folder")]
 Workers = Annotated[int, "[1, 4096]"]
 Share = Annotated[float, "(0, 1)"]
@@ -158,8 +163,8 @@ def audit(
         run: run folders or checkpoints of similar accuracy. Each image is predicted by the runs
             that were not trained on it, if there are any; five folds cover all images.
         out: the table to write, a row for each image, the most suspicious first.
-        review: the page to write, one .html file that opens from disk, where the most suspicious
-            labels are looked at and corrected; heatmap data apply takes the corrections.
+        review: the HTML page to write, for looking at the most suspicious labels and correcting
+            them; pass the table that it saves to heatmap data apply.
         count: faces on the page.
         exclude_to: also write a table for --data.exclude: the images that are listed.
         top: share of the images to list, between 0 and 1.
@@ -168,18 +173,13 @@ def audit(
         device: where the networks run.
     """
     if not run:
-        raise UsageError(
-            "audit compares labels with trained runs; pass them with --run. To train runs that "
-            f"cover all images: heatmap train unet --data.root {root} "
-            "--data.folds 5 --data.fold 0 --out runs/fold0, and so on to fold 4"
-        )
+        raise UsageError(NO_RUNS.format(root=root))
     check_ending("--review", review, ".html")
     from heatmap.curation.audit.folder import read_folder
     from heatmap.curation.audit.injected import format_recalls, self_test
     from heatmap.curation.audit.residuals import score_labels
     from heatmap.curation.review import write_review
     from heatmap.data import contest
-    from heatmap.runtime.machine import chosen_device
 
     folder = read_folder(
         root, run, symmetry=symmetry, person_pattern=person_pattern, device=chosen_device(device)
@@ -190,8 +190,7 @@ def audit(
     )
     print(format_recalls(self_test(folder.data, top), top), flush=True)
     scores = score_labels(folder.data)
-    listed = scores.top(top)
-    reasons = {folder.names[row]: scores.reasons(row) for row in listed.tolist()}
+    reasons = {folder.names[row]: scores.reasons(row) for row in scores.top(top).tolist()}
     folder.write_table(out, scores)
     print(f"{out}: all images, the most suspicious first, beginning with:")
     for rank, (name, why) in enumerate(list(reasons.items())[:10], start=1):
@@ -215,8 +214,8 @@ def apply(
     validates. Prints what changed.
 
     Args:
-        corrections: the table that the page of audit saved; it is refused for another table of
-            landmarks than the one it was made for.
+        corrections: the table saved by audit's page. It only fits the table of landmarks that it
+            was made for.
         out: the folder to write.
     """
     from heatmap.curation.apply import apply, format_changes

@@ -41,7 +41,7 @@ def apply(root: Path, corrections: Path, out: Path) -> list[Change]:
 
     Args:
         root: contest folder; it is not changed.
-        corrections: the table that the page of a review saved.
+        corrections: the table saved by the page of `review.write_review`.
         out: folder to write.
 
     Returns:
@@ -88,7 +88,10 @@ def _read_corrections(
         if review not in REVIEWS:
             expected = ", ".join(REVIEWS)
             raise UserError(f"{where}: the review must be one of {expected}, got {review!r}")
-        corrected[name] = review, parse_cells(cells, header[3:], where).reshape(-1, 2)
+        points = parse_cells(cells, header[3:], where).reshape(-1, 2)
+        if review != "corrected" and np.isfinite(points).any():
+            raise UserError(f"{where}: reviewed as {review}, but it has corrected landmarks")
+        corrected[name] = review, points
     return corrected
 
 
@@ -105,12 +108,10 @@ def _write_table(
                 review, points = corrected[name.strip()]
                 label = parse_row(line, delimiter, header, f"{source}, row {row}").reshape(-1, 2)
                 changes[name.strip()] = _change(name.strip(), review, label, points)
-                values = [f"{value:.2f}" for value in points.ravel().tolist()]
                 if review == "bad":
                     cells = [""] * len(cells)
-                else:
-                    pairs = zip(cells, values, strict=True)
-                    cells = [old if new == "nan" else new for old, new in pairs]
+                pairs = zip(cells, points.ravel().tolist(), strict=True)
+                cells = [old if np.isnan(new) else f"{new:.2f}" for old, new in pairs]
                 line = delimiter.join([name, *cells]).encode()
             file.write(line + b"\n")
     return changes

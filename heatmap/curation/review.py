@@ -1,4 +1,4 @@
-"""Writes a page on which people look at doubtful labels and correct them."""
+"""Writes a page for looking at doubtful labels and correcting them."""
 
 import base64
 import json
@@ -23,7 +23,7 @@ POSE_SPREAD = 0.3  # standard deviation of size, tilt and position from a first 
 
 
 def unexplained(data: AuditData) -> np.ndarray:
-    """Returns (N,): the share of each face in the squared error that is not expected."""
+    """Returns (N,): the share of each face in the squared error beyond what is expected."""
     excess = np.zeros(len(data.half))
     for rows in shape.blocks(np.arange(len(excess))):
         part = data.select(rows)
@@ -56,7 +56,8 @@ def write_review(path: Path, folder: AuditFolder, scores: LabelScores, count: in
     }
     text = json.dumps(values, allow_nan=False).replace("<", "\\u003c")
     page = read_text(Path(__file__).with_name("review.html"))
-    script = read_text(Path(__file__).with_name("review.js"))
+    scripts = (Path(__file__).with_name(name) for name in ("review_pins.js", "review.js"))
+    script = "\n".join(map(read_text, scripts))
     write_text(path, page.replace("SCRIPT", script, 1).replace("DATA", text, 1))
 
 
@@ -69,7 +70,7 @@ def _basis(model: shape.ShapeModel) -> np.ndarray:
 
 
 def _face(folder: AuditFolder, scores: LabelScores, row: int) -> dict[str, Any]:
-    """What the page knows of a face; points are in pixels of the crop."""
+    """What the page knows about a face; points are in pixels of the crop."""
     data = folder.data.select(np.array([row]))
     predicted_image = np.asarray(data.predicted_image[0], np.float64)
     low, high = predicted_image.min(0), predicted_image.max(0)

@@ -411,6 +411,7 @@ def _rows_to_score(
         )
         return np.arange(len(labels.names))
     for run in trained_on_it:
+        run.check_rows(run.path, len(labels.names))
         if run.experiment.data.all_rows_train:
             raise UserError(
                 f"{run.path}: the run has no validation rows (data.validation 0); use other data "

@@ -78,6 +78,8 @@ def data_sheet(
         rows = trained.validation_rows.numpy()
         if len(rows) == 0 or trained.table_hash != table.fingerprint:
             rows = np.arange(len(table.names))
+        else:
+            trained.check_rows(trained.path, len(table.names))
         rows = evenly_spaced(rows, count)
         path_of = contest.image_paths(folder.train_images, table.names, table.path, rows)
         paths = [path_of[row] for row in rows.tolist()]

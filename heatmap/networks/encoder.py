@@ -56,10 +56,9 @@ def load_encoder(
     if pretrained and name.startswith("tu-"):
         pretrained = True  # timm's name says which weights
     with _explained(name, weights):
-        settings = (
-            timm.get_pretrained_cfg(name[3:].partition(".")[0]) if name.startswith("tu-") else None
-        )
-        size = {"img_size": image_hw} if settings and settings.fixed_input_size else {}
+        own = timm.get_pretrained_cfg(name.removeprefix("tu-").partition(".")[0])
+        is_fixed = name.startswith("tu-") and own and own.fixed_input_size
+        size = {"img_size": image_hw} if is_fixed else {}
         encoder = smp.encoders.get_encoder(name, weights=pretrained, **size)
     if path:
         state = _read(path)

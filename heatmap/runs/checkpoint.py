@@ -4,8 +4,10 @@
 """
 
 import io
+import math
+import time
 import zipfile
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,43 @@ FORMAT = 4
 FORMAT_OF_0_1 = 3  # version 0.1.0's; can be read, but not resumed
 
 
+@dataclass
+class Progress:
+    """Counters and scores of a run, stored in last.pt."""
+
+    epoch: int = 0  # finished epochs
+    batch: int = 0  # finished batches of the current epoch
+    step: int = 0  # optimizer steps
+    loss_sum: float = 0.0  # over the finished batches of the current epoch
+    seconds: float = 0.0  # of training and validation, over all sessions
+    validation_seconds: float = 0.0  # of the last validation
+    best_mse: float = math.inf
+    best_epoch: int = 0
+    mean_shape_mse: float = math.nan
+    finished: bool = False
+    stage: int = 0
+    stage_epoch: int = 0  # finished epochs when the stage began
+    stage_step: int = 0  # steps when the stage began
+    # floats, which may be inf: validation MSE of the stage's epochs, mean loss of every epoch
+    scores: list[Any] = field(default_factory=list)
+    losses: list[Any] = field(default_factory=list)
+    sigma: float | None = None  # of the targets, in heatmap pixels
+    label_offset: tuple[float, float] = (0.0, 0.0)  # (x, y) in image pixels
+    prior_mse: float | None = None  # best validation MSE with the shape prior
+
+    def __post_init__(self) -> None:
+        self.start_clock()
+
+    def start_clock(self) -> None:
+        """Starts counting seconds, on top of those of earlier sessions."""
+        self._start = time.monotonic() - self.seconds
+
+    def update_seconds(self) -> float:
+        """Brings `seconds` up to date and returns it."""
+        self.seconds = time.monotonic() - self._start
+        return self.seconds
+
+
 @dataclass(frozen=True, kw_only=True)
 class State:
     """State for an exact resume, besides the scored weights.
@@ -32,7 +71,7 @@ class State:
 
     network: dict[str, Tensor] | None = None  # trained weights, if the scored ones are their mean
     optimizer: dict[str, Any]
-    progress: dict[str, Any]  # counters, best score and elapsed time
+    progress: Progress
     image_weights: Tensor  # (N,) float32, by row of the table
     wandb_id: str
 
@@ -48,6 +87,12 @@ class Origin:
     validation_rows: Tensor  # (V,) int64
     validation_mse: float | None = None  # image px²
     label_offset: tuple[float, float] = (0.0, 0.0)  # of the labels, in image pixels
+
+    def check_rows(self, path: object, num_rows: int) -> None:
+        """Raises UserError if the checkpoint `path` has rows beyond the `num_rows` of its table."""
+        rows = torch.cat([self.training_rows, self.validation_rows])
+        if rows.dtype != torch.int64 or not ((rows >= 0) & (rows < num_rows)).all():
+            raise UserError(f"{path}: some of its rows are not among the {num_rows} of its table")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +124,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     plain = {
         "scheme": scheme and scheme.to_dict(),
         "shape_prior": prior and vars(prior),
-        "state": state and vars(state),
+        "state": state and vars(state) | {"progress": asdict(state.progress)},
     }
     # a file of Python, whose errors say more than those of torch
     with write_atomically(path) as temporary, temporary.open("wb") as file:
@@ -114,6 +159,14 @@ def load(path: Path) -> Checkpoint:
     with located(f"{path}: not a checkpoint of this version"):
         if values.get("scheme") is not None:
             values["scheme"] = schemes.Scheme.from_dict(values["scheme"])
+        state = values.get("state")
+        if isinstance(state, dict) and isinstance(progress := state.get("progress"), dict):
+            # inf and NaN are the defaults of their fields
+            state["progress"] = {
+                name: value
+                for name, value in progress.items()
+                if not isinstance(value, float) or math.isfinite(value)
+            }
         saved = typed(Checkpoint, values)
         shape = tuple(saved.mean_shape_crop.shape)
         if shape != (saved.num_landmarks, 2):

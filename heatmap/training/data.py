@@ -110,6 +110,7 @@ def read_data(experiment: config.Experiment, saved: Checkpoint | None = None) ->
     elif saved.table_hash == table_hash:
         kind, rule, training_rows = "file", "as stored with the run", saved.training_rows.numpy()
         validation_rows = saved.validation_rows.numpy()
+        saved.check_rows("last.pt", len(table.names))
     else:
         raise UserError(f"{table.path} is not the table that this run was started with")
     used = np.concatenate([training_rows, validation_rows]).tolist()

@@ -2,9 +2,7 @@
 
 import hashlib
 import logging
-import math
-import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,42 +27,6 @@ logger = logging.getLogger("heatmap")
 MIN_HELD_OUT = 40  # validation images for a shape prior
 
 
-@dataclass
-class Progress:
-    """Counters and scores of a run, stored in last.pt."""
-
-    epoch: int = 0  # finished epochs
-    batch: int = 0  # finished batches of the current epoch
-    step: int = 0  # optimizer steps
-    loss_sum: float = 0.0  # over the finished batches of the current epoch
-    seconds: float = 0.0  # of training and validation, over all sessions
-    validation_seconds: float = 0.0  # of the last validation
-    best_mse: float = math.inf
-    best_epoch: int = 0
-    mean_shape_mse: float = math.nan
-    finished: bool = False
-    stage: int = 0
-    stage_epoch: int = 0  # finished epochs when the stage began
-    stage_step: int = 0  # steps when the stage began
-    scores: list[float] = field(default_factory=list)  # validation MSE of the stage's epochs
-    losses: list[float] = field(default_factory=list)  # mean training loss of every epoch
-    sigma: float | None = None  # of the targets, in heatmap pixels
-    label_offset: tuple[float, float] = (0.0, 0.0)  # (x, y) in image pixels
-    prior_mse: float | None = None  # best validation MSE with the shape prior
-
-    def __post_init__(self) -> None:
-        self.start_clock()
-
-    def start_clock(self) -> None:
-        """Starts counting seconds, on top of those of earlier sessions."""
-        self._start = time.monotonic() - self.seconds
-
-    def update_seconds(self) -> float:
-        """Brings `seconds` up to date and returns it."""
-        self.seconds = time.monotonic() - self._start
-        return self.seconds
-
-
 @dataclass(frozen=True)
 class Run:
     """Everything that training needs."""
@@ -75,7 +37,7 @@ class Run:
     network: networks.Network
     averaged: RunningMean | None  # of the weights, if train.ema is set
     optimizer: torch.optim.Optimizer
-    progress: Progress
+    progress: checkpoint.Progress
     wandb_id: str | None  # of a resumed run
 
     @property
@@ -160,18 +122,17 @@ def prepare(experiment: Experiment, saved: checkpoint.Checkpoint | None = None) 
         network.to(memory_format=torch.channels_last)
     network.compiled_parts = experiment.train.compile
     optimizer = optimizer_for(experiment.optimizer, network)
-    progress = Progress()
+    progress = checkpoint.Progress()
     if saved and state:
         try:
             network.load_state_dict(state.network or saved.network)
             load_state(optimizer, state.optimizer)
-            progress = Progress(**state.progress)
         except (RuntimeError, LookupError, TypeError, ValueError):
             raise UserError(
                 "this run trained other weights than this version would, so it cannot be resumed; "
                 "start a new one from its weights with --train.start RUN"
             ) from None
-        mean_shape_crop = saved.mean_shape_crop
+        progress, mean_shape_crop = state.progress, saved.mean_shape_crop
     else:
         if path and start:
             _load_start_weights(path, start.network, network)
@@ -256,7 +217,7 @@ def save(run: Run, path: Path, wandb_id: str | None = None) -> None:
         state = checkpoint.State(
             network=run.network.state_dict() if run.averaged else None,
             optimizer=run.optimizer.state_dict(),
-            progress=asdict(progress),
+            progress=progress,
             image_weights=data.image_weights,
             wandb_id=wandb_id,
         )

@@ -148,26 +148,26 @@ def _check_may_be_longer(
     """Raises UsageError if a run of the new length would have had other learning rates so far."""
     schedule, old_epochs = before.schedule, before.all_stages[0].epochs
     epochs = experiment.all_stages[0].epochs
-    progress = saved.state.progress if saved and saved.state else {"step": 0}
+    progress = saved.state.progress if saved and saved.state else checkpoint.Progress()
     limit = before.train.max_steps
-    if limit and progress["step"] >= limit:
+    if limit and progress.step >= limit:
         raise UsageError(
             f"--train.epochs cannot change: the run ended at train.max_steps {limit}; start a "
             "new run from its weights with --train.start"
         )
     if epochs < old_epochs:
         raise UsageError(f"--train.epochs {epochs} is less than the run's {old_epochs}")
-    if progress["step"] == 0:
+    if progress.step == 0:
         return
     if schedule.kind in ("cosine", "onecycle"):
         raise UsageError(
             f"--train.epochs cannot change: schedule.kind {schedule.kind} anneals the learning "
             "rate to the end of the run; start a new run from its weights with --train.start"
         )
-    if schedule.kind != "cyclic" and progress["epoch"] < epochs * schedule.warmup:
+    if schedule.kind != "cyclic" and progress.epoch < epochs * schedule.warmup:
         raise UsageError(
             f"--train.epochs {epochs}: the warm-up of the longer run (schedule.warmup "
-            f"{schedule.warmup}) would not be over after {progress['epoch']} epochs"
+            f"{schedule.warmup}) would not be over after {progress.epoch} epochs"
         )
 
 

@@ -137,7 +137,7 @@ def test_a_run_resumes_on_either_device(
 
     def keeping_epoch_1(path: Path, saved: checkpoint.Checkpoint) -> None:
         save(path, saved)
-        if saved.state and saved.state.progress["epoch"] == 1:
+        if saved.state and saved.state.progress.epoch == 1:
             shutil.copy(path, state)
 
     experiment = replace(on(device, tiny, ema=0.5), optimizer=config.Optimizer())

@@ -69,6 +69,7 @@ def test_only_corrected_landmarks_change(
         ("another", "ada_0.jpg", "good", "row 2: made for another table"),
         ("", "none.jpg", "good", "row 2, column file_name: 'none.jpg' is not in"),
         ("", "ada_0.jpg", "fine", "row 2: the review must be one of good, bad, corrected"),
+        ("", "ada_0.jpg", "bad", "row 2: reviewed as bad, but it has corrected landmarks"),
         ("", "ada_1.jpg", "good", "row 3, column file_name: 'ada_1.jpg' is already in row 2"),
     ],
 )
@@ -77,7 +78,8 @@ def test_wrong_corrections_are_refused(
     table: str, name: str, review: str, message: str,
 ) -> None:  # fmt: skip
     fingerprint = contest.read_landmarks(tiny_contest / "train" / "landmarks.csv").fingerprint
-    rows = [(name, review, {}), ("ada_1.jpg", "good", {})]
+    moved = {0: (1.0, 2.0)} if review == "bad" else {}
+    rows = [(name, review, moved), ("ada_1.jpg", "good", {})]
     write(tmp_path / "corrections.csv", table or fingerprint, *rows)
     assert tool("data", "apply", tiny_contest, "corrections.csv", "--out", "new") == 1
     assert message in capsys.readouterr().err and not (tmp_path / "new").exists()

@@ -237,7 +237,7 @@ def test_filters_choose_faces(browser: Browser, page: Page) -> None:
     assert name in browser.run("visible.map((index) => faces[index].name)")
 
 
-def test_lost_storage_is_said(page: Page, tmp_path: Path) -> None:
+def test_a_browser_that_keeps_nothing_is_reported(page: Page, tmp_path: Path) -> None:
     with Browser(tmp_path) as browser:
         denied = "Object.defineProperty(window, 'localStorage', { get() { throw Error(); } })"
         browser.call("Page.addScriptToEvaluateOnNewDocument", source=denied)

@@ -14,7 +14,7 @@ import torch
 from heatmap import config, networks
 from heatmap.data.contest import Folder, read_landmarks, write_landmarks
 from heatmap.runs import checkpoint
-from heatmap.runs.checkpoint import Checkpoint, State
+from heatmap.runs.checkpoint import Checkpoint, Progress, State
 from heatmap.training import loop
 from heatmap.training.optimizer import optimizer_for
 from heatmap.training.prepare import prepare, save
@@ -25,6 +25,7 @@ EXPERIMENT = config.Experiment(
     model=config.UNet(encoder="tu-test_resnet", weights="none", width=6),
     train=config.Train(device="cpu"),
 )
+STATE = {"optimizer": {}, "image_weights": torch.ones(6), "wandb_id": "1a2b"}
 
 
 def tiny_checkpoint(**changes: Any) -> Checkpoint:
@@ -46,7 +47,7 @@ def tiny_checkpoint(**changes: Any) -> Checkpoint:
         "validation_mse": 1.5,
         "state": State(
             optimizer=optimizer.state_dict(),
-            progress={"epoch": 2, "best_mse": 1.5, "mean_shape_mse": float("nan")},
+            progress=Progress(epoch=2, best_mse=1.5, losses=[float("inf")]),
             image_weights=torch.ones(6),
             wandb_id="1a2b",
         ),
@@ -63,7 +64,7 @@ def write_as_0_1(path: Path, saved: Checkpoint, **changes: Any) -> None:
         "network": saved.state.network or saved.network,
         "averaged": saved.network if saved.state.network else None,
         "optimizer": saved.state.optimizer,
-        "progress": saved.state.progress | {"sigma": saved.sigma, "batch": 0, "scores": [9.0, 1.5]},
+        "progress": {"sigma": saved.sigma, "batch": 0, "scores": [9.0, 1.5]},
         "training_rows": saved.training_rows,
         "validation_rows": saved.validation_rows,
         "picture_weights": saved.state.image_weights,
@@ -176,6 +177,8 @@ def test_loading_never_runs_code(tmp_path: Path, form: str) -> None:
         {"label_offset": (1.0,)},
         {"shape_prior": {"mean": torch.zeros(2, 7)}},
         {"state": {"optimizer": {}}},
+        {"state": STATE | {"progress": {"epoch": "2"}}},
+        {"state": STATE | {"progress": {"best_mse": None}}},
         {"loss": 1.0},
     ],
 )

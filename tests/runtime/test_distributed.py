@@ -261,7 +261,7 @@ def test_a_killed_process_ends_the_others(killed: Ended) -> None:
     assert killed.code == 1 and "SIGKILL" in killed.errors
     assert f'File "{ROOT / "heatmap"}' not in killed.errors
     state = checkpoint.load(killed.folder / "last.pt").state
-    assert state and state.progress["step"] == 6
+    assert state and state.progress.step == 6
 
 
 def test_a_run_killed_on_one_host_and_resumed_on_two_equals_an_uninterrupted_one(

@@ -32,6 +32,6 @@ def every_state(monkeypatch: pytest.MonkeyPatch) -> None:
     def keeping(path: Path, saved: checkpoint.Checkpoint) -> None:
         save(path, saved)
         if saved.state:
-            shutil.copy(path, path.with_name(f"state-{saved.state.progress['epoch']}.pt"))
+            shutil.copy(path, path.with_name(f"state-{saved.state.progress.epoch}.pt"))
 
     monkeypatch.setattr(checkpoint, "save", keeping)

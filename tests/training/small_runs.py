@@ -1,5 +1,6 @@
 """Tiny training runs, and readers of their files."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ ENCODER = "tu-test_resnet"
 def progress_of(path: Path) -> dict[str, Any]:
     state = checkpoint.load(path).state
     assert state
-    return state.progress
+    return asdict(state.progress)
 
 
 def trained(experiment: Experiment, folder: Path) -> Run:

@@ -34,6 +34,9 @@ def test_weights_that_the_output_does_not_depend_on_are_never_trained(
     saved = checkpoint.load(tmp_path / "last.pt")
     assert saved.state
     prepare(run.experiment, saved)
+    outside = replace(saved, validation_rows=torch.tensor([12]))
+    with pytest.raises(ValueError, match=r"last\.pt: some of its rows are not among the 12"):
+        prepare(run.experiment, outside)
     saved.state.optimizer["param_groups"][-1]["params"].append(999)
     with pytest.raises(ValueError, match=r"trained other weights .*--train\.start RUN"):
         prepare(run.experiment, saved)

@@ -146,7 +146,7 @@ def assert_same(folder: Path, expected: Path) -> None:
     assert rows == expected_rows
     assert weights == expected_weights
     assert last.state and expected_last.state
-    assert last.state.progress["step"] == expected_last.state.progress["step"] == STEPS
+    assert last.state.progress.step == expected_last.state.progress.step == STEPS
     states = last.state.optimizer["state"], expected_last.state.optimizer["state"]
     for index, state in states[1].items():
         assert all(torch.equal(states[0][index][name], state[name]) for name in state)
@@ -161,7 +161,7 @@ def test_the_uninterrupted_run_learns(uninterrupted: Path) -> None:
     assert [row["epoch"] for row in rows] == [1, 2]
     assert [row["step"] for row in rows] == [STEPS // 2, STEPS]
     assert rows[0]["train/loss"] != rows[1]["train/loss"]
-    assert last.state and last.state.progress["finished"]
+    assert last.state and last.state.progress.finished
 
 
 def test_the_number_of_workers_does_not_change_a_run(
@@ -239,7 +239,7 @@ def test_an_epoch_of_two_passes_is_two_epochs_of_one_killed_or_not(
     assert weights == results(tmp_path / "two-epochs")[0]
     assert [row["step"] for row in rows] == [STEPS]
     assert last.state
-    assert (last.state.progress["epoch"], last.state.progress["step"]) == (1, STEPS)
+    assert (last.state.progress.epoch, last.state.progress.step) == (1, STEPS)
 
 
 def test_resuming_a_finished_run_changes_nothing(uninterrupted: Path) -> None:

@@ -94,6 +94,7 @@ def read_folder(
     is_unseen = np.ones((len(ensemble.runs), len(names)), bool)
     for unseen_rows, run in zip(is_unseen, ensemble.runs, strict=True):
         if run.table_hash == table.fingerprint:
+            run.check_rows(run.path, len(names))
             unseen_rows[run.training_rows.numpy()] = False
     is_trained = np.asarray(~is_unseen.any(0))
     data = AuditData(

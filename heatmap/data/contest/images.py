@@ -163,7 +163,9 @@ class ImageFile:
                 "or 16 bits"
             )
         if (match := _PNM.match(self.data)) and int(match[1]) < 255:  # OpenCV does not scale them
-            raise UserError(f"{self.path}: its values end at {int(match[1])}; convert it to PNG")
+            raise UserError(
+                f"{self.path}: its largest value is {int(match[1])}, not 255; convert it to PNG"
+            )
         if image.dtype == np.uint16:
             highest = int(image.max())
             bits = next(bits for bits in (8, 10, 12, 14, 16) if highest < 1 << bits)

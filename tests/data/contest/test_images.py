@@ -385,5 +385,5 @@ def test_images_are_not_looked_up_one_by_one(images: Path, monkeypatch: pytest.M
 
 def test_a_ppm_whose_values_end_below_255_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.ppm").write_bytes(b"P6\n# dark\n1 1 200\n" + bytes([200, 100, 0]))
-    with pytest.raises(ValueError, match="its values end at 200; convert it to PNG"):
+    with pytest.raises(ValueError, match="its largest value is 200, not 255; convert it to PNG"):
         read_image(tmp_path / "a.ppm")

@@ -437,7 +437,7 @@ WRONG: list[tuple[str, str, str, str, list[str]]] = [
      ["annotation 2, keypoints: v is above 0 in 1, but num_keypoints is 2"]),
     ("coco", PEOPLE, '"info": {}', '"categories": [{"id": 1, "keypoints": ["a", "b", "c"]}]',
      ["annotation 2, keypoints: 2 triples x, y, v; the category has 3"]),
-    ("coco", "train/000000000285.jpg", "", "", ["train.json, annotation 1", "does not exist", "285."]),
+    ("coco", "train/000000000285.jpg", "", "", ["annotation 1", "does not exist", "285."]),
 ]  # fmt: skip
 
 
