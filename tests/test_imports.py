@@ -107,7 +107,7 @@ def test_nothing_imports_the_command_line() -> None:
         ("segmentation_models_pytorch", "heatmap/networks/"),
         ("wandb", "heatmap/runs/wandb.py"),
         ("tyro", ("heatmap/cli", "tools/")),
-        ("av", "heatmap/inference/media/video.py"),
+        ("av", ("heatmap/inference/media/video.py", "tools/trials/")),
         ("tkinter", "heatmap/inference/media/camera.py"),
         ("onnxruntime", "heatmap/inference/export.py"),
         ("matplotlib", "heatmap/curation/stats.py"),

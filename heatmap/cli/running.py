@@ -18,7 +18,7 @@ from heatmap.config import Experiment
 from heatmap.errors import UsageError, UserError, shortened
 from heatmap.runtime.functions import module_name, module_of
 from heatmap.runtime.machine import is_first, log_to_terminal, problem_of_machine
-from heatmap.runtime.validate import typed
+from heatmap.runtime.validate import nearest, typed
 
 RECIPES = Path(__file__).resolve().parents[2] / "heatmap_experiments"
 
@@ -97,7 +97,8 @@ def experiment_file(name: str) -> Path:
     recipes = {path.stem: path for path in sorted(RECIPES.glob("[!_]*.py"))}
     if name in recipes:
         return recipes[name]
-    raise UserError(f"{name}: no such experiment; expected a .py file or {', '.join(recipes)}")
+    expected = f"expected a .py file or one of {', '.join(recipes)}"
+    raise UserError(f"{name}: no such experiment, {expected}{nearest(name, recipes)}")
 
 
 def load_experiment(path: Path) -> Experiment:

@@ -9,7 +9,7 @@ import re
 import reprlib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypeVar, Unpack
@@ -146,7 +146,7 @@ def one_of(choices: Sequence[Any], value: Any, name: str) -> Any:
             return choice
     *others, last = map(str, choices)
     wanted = f"{', '.join(others)} or {last}" if others else last
-    raise UserError(f"{_wrong(name, wanted, value)}{_nearest(value, choices)}")
+    raise UserError(f"{_wrong(name, wanted, value)}{nearest(value, choices)}")
 
 
 def _any_of(kinds: Sequence[Any], value: Any, name: str) -> Any:
@@ -201,7 +201,7 @@ def _object(kind: Any, value: Any, name: str) -> Any:
     fields = {new: value[key] for key, new in names.items() if new is not None}
     for key in fields:
         if key not in hints and not is_open:
-            near = _nearest(key, list(hints))
+            near = nearest(key, list(hints))
             raise UserError(f"{_join(name, str(key))}: {kind.__name__} has no such field{near}")
     for key in hints:
         if key in fields:
@@ -234,7 +234,8 @@ def check_fields(instance: Any, prefix: str) -> None:
         object.__setattr__(instance, name, value)
 
 
-def _nearest(value: Any, choices: Sequence[Any]) -> str:
+def nearest(value: Any, choices: Iterable[Any]) -> str:
+    """Returns "; did you mean ...?" with the choice most like a value, or "" if none is like it."""
     lowered = {str(choice).lower(): choice for choice in choices}
     near = difflib.get_close_matches(str(value)[:60].lower(), lowered, 1, 0.5)
     return f"; did you mean {lowered[near[0]]!r}?" if near else ""

@@ -116,10 +116,14 @@ def _warn_if_black(model: Model, row: dict[str, Any]) -> None:
 
 
 def warn_if_labels_contradict(run: Run) -> None:
-    """Warns if validation worsens, the training loss falls and many heatmaps have two peaks."""
+    """Warns if validation worsens, the training loss falls and many heatmaps have two peaks.
+
+    A network that is still worse than the mean shape says nothing about labels.
+    """
     progress, network = run.progress, run.scored_network
     is_worse = bool(progress.scores) and progress.epoch - progress.best_epoch == WORSE_EPOCHS
-    if not is_worse or not isinstance(network, HeatmapNetwork):
+    has_learned = progress.best_mse < progress.mean_shape_mse
+    if not (is_worse and has_learned and isinstance(network, HeatmapNetwork)):
         return
     if progress.losses[-1] < progress.losses[-1 - WORSE_EPOCHS]:
         fraction = fraction_with_two_peaks(run, network)
@@ -127,7 +131,7 @@ def warn_if_labels_contradict(run: Run) -> None:
             logger.warning(
                 f"validation has worsened for {WORSE_EPOCHS} epochs while the training loss fell, "
                 f"and {100 * fraction:.0f} % of the heatmaps have two peaks: labels of similar "
-                "images contradict each other. heatmap data audit lists the doubtful ones"
+                "images may contradict each other. heatmap data audit lists the doubtful ones"
             )
 
 

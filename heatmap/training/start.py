@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -187,6 +188,8 @@ def _run(run: Run, folder: Path) -> TrainedSummary:
             f"of {summary.epochs} (mean shape {summary.mean_shape_mse:.3f} px²)"
         )
     logger.info(f"{outcome}; {summary.minutes:.1f} minutes")
+    if summary.best_mse is not None and summary.best_mse > (summary.mean_shape_mse or math.inf):
+        logger.warning("the network is worse than the mean shape, which ignores the image")
     return summary
 
 

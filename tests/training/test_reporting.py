@@ -132,6 +132,7 @@ def test_labels_that_contradict_each_other_are_reported(
     monkeypatch.setattr(HeatmapNetwork, "layers", layers)
     run.network.sigma = 1.0
     run.progress.epoch, run.progress.best_epoch, run.progress.scores = 3, 1, [1.0, 2.0, 3.0]
+    run.progress.best_mse, run.progress.mean_shape_mse = 1.0, 9.0
     for losses in ([3.0, 2.0, 1.0], [1.0, 1.0, 1.0]):
         caplog.clear()
         run.progress.losses = losses

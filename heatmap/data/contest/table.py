@@ -227,9 +227,25 @@ def write_landmarks(
 
 
 def write_rows(
-    path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]], delimiter: str = ","
+    path: Path,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    delimiter: str = ",",
+    *,
+    only_own: bool = False,
 ) -> None:
-    """Writes a table with a header."""
+    """Writes a table with a header.
+
+    Raises:
+        UserError: with `only_own`, a file with another header would be replaced.
+    """
+    if only_own and path.is_file():
+        with open_file(path) as existing:
+            header = existing.readline().decode(errors="replace").strip("\r\n")
+        if header not in ("", delimiter.join(columns)):
+            raise UserError(
+                f"{path} exists and holds something else; choose another name, or remove it"
+            )
     with write_atomically(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, delimiter=delimiter, lineterminator="\n")
         table.writerow(columns)

@@ -13,6 +13,8 @@ from heatmap.data.contest import (
     read_excluded,
     read_landmarks,
     write_asked_points,
+    write_excluded,
+    write_split,
 )
 
 ASKED = "file_name\tpoint_index_list\na.jpg\t[7, 3, 0]\nb.jpg\t[1, 1, 2]\n"
@@ -188,3 +190,13 @@ def test_excluded_images_that_are_not_there_are_logged(
     path.write_text("gone.jpg\n")
     with pytest.raises(ValueError, match=r"row 1: 'gone.jpg' is not in .*is the list"):
         read_excluded(path, table)
+
+
+def test_a_table_replaces_only_tables_of_its_kind(tmp_path: Path) -> None:
+    path = tmp_path / "some.csv"
+    write_excluded(path, {"a.jpg": ["blurred"]})
+    write_excluded(path, {"b.jpg": ["dark"]})
+    assert path.read_text() == "file_name,reasons\nb.jpg,dark\n"
+    with pytest.raises(ValueError, match=r"some\.csv exists and holds something else"):
+        write_split(path, ["a.jpg", "b.jpg"], np.array([0, 1]))
+    assert path.read_text() == "file_name,reasons\nb.jpg,dark\n"
