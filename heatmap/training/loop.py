@@ -67,7 +67,7 @@ def train(run: Run, folder: Path) -> dict[str, Any]:
 def _write_description(run: Run, files: RunFolder) -> None:
     """Writes config, split and machine. A resumed run keeps the split and machine of its start."""
     files.path.mkdir(parents=True, exist_ok=True)
-    for partial in files.path.glob(".[0-9]*-*.pt"):  # checkpoints of a killed process
+    for partial in files.path.rglob(".[0-9]*-*.*"):  # what a killed process was writing
         partial.unlink()
     write_json(files.config, to_dict(run.experiment))
     if not files.split.exists():

@@ -297,3 +297,11 @@ def test_eight_drawn_faces_are_memorised(tiny: Experiment, tmp_path: Path) -> No
     distance = np.linalg.norm(points_crop - truth_crop, axis=-1) / experiment.model.stride
     assert distance.shape == (8, 98)
     assert distance.mean() < 0.1
+
+
+def test_what_a_killed_process_was_writing_is_removed(tiny: Experiment, tmp_path: Path) -> None:
+    (tmp_path / "predictions").mkdir()
+    for name in (".645-last.pt", "predictions/.645-07-21.jpg"):
+        (tmp_path / name).touch()
+    trained(tiny, tmp_path)
+    assert not [*tmp_path.rglob(".[0-9]*")]
