@@ -206,6 +206,10 @@ class Evaluation:
     checked: calibration.CheckedCalibration | None = None  # None if none could be fitted
     timing: dict[str, Any] | None = None  # hardware and milliseconds_per_image
 
+    def __repr__(self) -> str:
+        images, mse = self.scores["images"], self.scores["mse"]
+        return f"<Evaluation of {images} images: MSE {mse:.3f} px², in {self.folder}>"
+
     @property
     def per_image(self) -> dict[str, Column]:
         """The columns of per_image.csv; see `Errors.columns`. A DataFrame takes them."""

@@ -12,7 +12,7 @@ import pytest
 from drawn_faces import NUM, predictions
 
 from heatmap import config, schemes, shape
-from heatmap.curation.audit.injected import KINDS, SCALE, SHIFT, Recall, self_test
+from heatmap.curation.audit.injected import KINDS, SCALE, SHIFT, Recall, format_recalls, self_test
 from heatmap.curation.audit.residuals import AuditData, score_labels, tail_scores
 from heatmap.data import contest
 from heatmap.training import loop
@@ -242,3 +242,9 @@ def test_invalid_audit_options_are_refused(
     assert tool("data", "audit", folder, *options) == code
     assert message in capsys.readouterr().err.replace("\n", " ")
     assert not (tmp_path / "audit.csv").exists()
+
+
+@pytest.mark.parametrize(("found", "is_doubtful"), [(40, True), (50, False)])
+def test_a_poor_self_test_is_said(found: int, is_doubtful: bool) -> None:
+    text = format_recalls([Recall("jitter", 100, found, 0, 0)], 0.03)
+    assert ("too inaccurate" in text) == is_doubtful

@@ -78,6 +78,9 @@ def test_a_run_is_trained_once_and_scored_by_image_and_landmark(
     images = evaluation.per_image
     assert images["file_name"] == [row["file_name"] for row in rows]
     assert np.allclose(images["mse"], [float(row["mse"]) for row in rows], atol=1e-6)
+    mse = evaluation.scores["mse"]
+    assert f"MSE {mse:.3f} px²" in repr(evaluation)
+    assert len(repr(evaluation)) < 200 + len(out)
     landmarks = evaluation.per_landmark
     assert {len(column) for column in landmarks.values()} == {7}
     assert np.average(landmarks["mse"], weights=landmarks["images"]) == pytest.approx(

@@ -128,7 +128,10 @@ def format_recalls(recalls: list[Recall], share: float) -> str:
     for kind, injected, found, unseen_injected, unseen_found in [*recalls, total]:
         rows.append((kind, _ratio(found, injected), _ratio(unseen_found, unseen_injected)))
     title = f"self-test: errors injected into labels and found in the first {100 * share:g} %"
-    return "\n".join([title, *as_lines(rows, left=3)])
+    lines = [title, *as_lines(rows, left=3)]
+    if 2 * total.found < total.injected:
+        lines.append("fewer than half were found: the runs are too inaccurate to judge the labels")
+    return "\n".join(lines)
 
 
 def _ratio(found: int, injected: int) -> str:
