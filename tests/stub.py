@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from heatmap.config import Direct
 from heatmap.networks import CropPrediction, Network
 
 
@@ -13,7 +14,7 @@ class Stub(Network):
     def __init__(
         self, predict: Callable[[Tensor], CropPrediction], num_landmarks: int = 15
     ) -> None:
-        super().__init__(num_landmarks)
+        super().__init__(Direct(weights="none"), (32, 32), num_landmarks)
         self.predict = predict
 
     def layers(self, images: Tensor) -> Tensor:

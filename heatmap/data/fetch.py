@@ -107,7 +107,8 @@ def _download_rest(url: str, path: Path, bar: tqdm) -> bool:
             have = 0  # the server cannot continue and sends the whole file
         total = have + int(length) if length else None
         bar.total, bar.n = total, have
-        with path.open("ab" if have else "wb") as file:
+        with path.open("ab") as file:
+            file.truncate(have)
             while chunk := response.read(CHUNK):
                 file.write(chunk)
                 bar.update(len(chunk))

@@ -114,7 +114,8 @@ def write_atomically(path: Path) -> Iterator[Path]:
         OSError: the disk is full, read-only or gone; the error names `path`.
     """
     path = written_path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with _naming(path, path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(fitting_name(f".{os.getpid()}-", path.stem, path.suffix))
     with _naming(path, temporary):
         try:
@@ -158,10 +159,12 @@ def folder_when_complete(out: Path) -> Iterator[Path]:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is not an empty folder; choose another name or remove it")
     out = Path(os.path.realpath(out))  # the end of its links
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        prefix=".new-", dir=out.parent, ignore_cleanup_errors=True
-    ) as parent:
+    with _naming(out, out.parent):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = tempfile.TemporaryDirectory(
+            prefix=".new-", dir=out.parent, ignore_cleanup_errors=True
+        )
+    with temporary as parent:
         folder = Path(parent, out.name)
         with _naming(out, folder):
             folder.mkdir()

@@ -34,7 +34,7 @@ class Stubborn(Network):
     def __init__(
         self, points_crop: Tensor, has_peaks: bool = True, variances: tuple[float, ...] = ()
     ) -> None:
-        super().__init__(len(points_crop))
+        super().__init__(config.Direct(weights="none"), (32, 32), len(points_crop))
         self.points_crop, self.has_peaks = points_crop.float(), has_peaks
         self.variances = variances
 

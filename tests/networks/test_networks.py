@@ -473,7 +473,7 @@ class TinyNetwork(networks.HeatmapNetwork):
     """The input shrunk to a quarter as features: a U-Net takes a minute to compile."""
 
     def __init__(self) -> None:
-        super().__init__(UNET, LANDMARKS, decoder=LastFeatures(), channels=3)
+        super().__init__(UNET, config.Crop(), LANDMARKS, decoder=LastFeatures(), channels=3)
 
     def pyramid(self, images: Tensor) -> list[Tensor]:
         return [nn.functional.avg_pool2d(images, 4)]

@@ -79,7 +79,7 @@ class Second(nn.Module):
 class SmallNetwork(networks.HeatmapNetwork):
     def __init__(self) -> None:
         model = config.UNet(encoder="resnet18", weights="none", stride=4, width=3)
-        super().__init__(model, 5, decoder=Second(), channels=3)
+        super().__init__(model, config.Crop(), 5, decoder=Second(), channels=3)
         self.encoder = Shrunk()
 
     def pyramid(self, images: Tensor) -> list[Tensor]:

@@ -25,7 +25,7 @@ EXPERIMENT = Experiment(
     data=Data(split="order", validation=0.25, workers=0),
     crop=Crop(height=32, width=48),
     model=UNet(encoder="tu-test_resnet", weights="none", width=6),
-    train=Train(epochs=2, batch=4, device="cpu"),
+    train=Train(epochs=2, batch=4, device="cpu", compile="off"),
     wandb=Wandb(mode="off"),
 )
 """
@@ -36,9 +36,8 @@ Command = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
-def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
     """Runs a command in this process; returns the exit code and what went to stderr."""
-    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
 
     def run(*arguments: object) -> tuple[int, str]:
         capsys.readouterr()
@@ -155,6 +154,7 @@ def test_training_stops_cleanly_and_resumes(
         assert all(torch.equal(resumed[key], tensor) for key, tensor in expected.items())
 
 
+@pytest.mark.parametrize("name", ["limited", "read-only"])
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
@@ -165,10 +165,12 @@ def test_training_stops_cleanly_and_resumes(
         ("data make OUT/contest --count 2 --test-count 1 --workers 1", "OUT/contest"),
     ],
 )
-def test_other_commands_stop_cleanly_on_a_full_disk(
-    arguments: str, named: str, finished: Path, tiny_contest: Path, tmp_path: Path, command: Command
-) -> None:
-    run, out = tmp_path / "run", tmp_path / "out"
+def test_other_commands_stop_cleanly(
+    name: str, arguments: str, named: str, finished: Path, tiny_contest: Path, tmp_path: Path,
+    command: Command, request: pytest.FixtureRequest,
+) -> None:  # fmt: skip
+    base = request.getfixturevalue("disk") if name == "read-only" else tmp_path
+    run, out = base / "run", base / "out"
     shutil.copytree(finished, run)
     out.mkdir()
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
@@ -178,14 +180,15 @@ def test_other_commands_stop_cleanly_on_a_full_disk(
     }  # fmt: skip
 
     def placed(text: str) -> str:
-        for name, path in places.items():
-            text = text.replace(name, str(path))
+        for place, path in places.items():
+            text = text.replace(place, str(path))
         return text
 
-    with limited(10):
+    problem = {"limited": "File too large", "read-only": "Read-only file system"}[name]
+    with limited(10) if name == "limited" else read_only(run):
         code, error = command(*placed(arguments).split())
     lines = [line for line in error.splitlines() if line.startswith("error: ")]
-    assert code == 1 and len(lines) == 1 and "Traceback" not in error
-    assert placed(named) in lines[0] and "cannot be written: File too large" in lines[0]
+    assert code == 1 and len(lines) == 1 and "Traceback" not in error, error
+    assert placed(named) in lines[0] and f"cannot be written: {problem}" in lines[0]
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
     assert not [path for path in out.rglob("*") if path.is_file() and path.stat().st_size == 10]

@@ -40,7 +40,6 @@ from heatmap.inference.predict import View, predict
 from heatmap.runs import checkpoint
 from heatmap.runs.ledger import read_metrics
 from heatmap.training import loop
-from heatmap.training import prepare as preparing
 from heatmap.training.prepare import prepare
 
 
@@ -72,7 +71,7 @@ def test_max_minutes_ends_the_run_with_the_rate_annealed(
 ) -> None:
     """On a fake clock a step takes 3 s and a validation `validation_seconds`."""
     clock = SimpleNamespace(now=1e6)
-    for module in (loop, preparing):
+    for module in (loop, checkpoint):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock.now))
 
     def taking(seconds: float, function: Callable[..., Any]) -> Callable[..., Any]:

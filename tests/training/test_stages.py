@@ -78,7 +78,10 @@ def test_start_weights_of_a_run_with_another_head(
 
     saved = checkpoint.load(tmp_path / "first" / "best.pt")
     fewer = {k: v[:5] if k in ("embeddings", "bias") else v for k, v in saved.network.items()}
-    checkpoint.save(tmp_path / "fewer.pt", replace(saved, network=fewer, num_landmarks=5))
+    checkpoint.save(
+        tmp_path / "fewer.pt",
+        replace(saved, network=fewer, num_landmarks=5, mean_shape_crop=saved.mean_shape_crop[:5]),
+    )
     network = prepare(replace(warm, train=replace(warm.train, start=tmp_path / "fewer.pt"))).network
     assert "has a different head; these stay random: embeddings, bias" in caplog.text
     assert changed(best, network.state_dict()) == {"embeddings", "bias"}

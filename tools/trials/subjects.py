@@ -137,8 +137,8 @@ def _tables() -> list[Subject]:
 
     def their_excluded(folder: Path) -> Any:
         text = (folder / "t.csv").read_bytes().decode("utf-8-sig")
-        first, *_ = lines = [*csv.reader(io.StringIO(text, newline=""), strict=True)]
-        if "file_name" in first:
+        lines = [*csv.reader(io.StringIO(text, newline=""), strict=True)]
+        if text.startswith(("file_name", "filename")):
             names = [row["file_name"] for row in _rows(folder / "t.csv")]
         else:  # without a header
             names = [cells[0].strip() for cells in lines if cells]

@@ -53,7 +53,7 @@ class AuditFolder:
                 (rank, self.names[row], f"{scores.score[row]:.3f}", "; ".join(scores.reasons(row)),
                  scores.suspicious_group(row), *pose, int(self.data.is_trained[row]))
             )  # fmt: skip
-        write_rows(path, COLUMNS, table, only_own=True)
+        write_rows(path, COLUMNS, table, replaces=[COLUMNS])
 
 
 def read_folder(

@@ -211,7 +211,8 @@ def write_weights(
         [name, "" if math.isnan(angle) else f"{angle:.4f}", f"{weight:g}"]
         for name, angle, weight in zip(names, angles, weights, strict=True)
     )
-    write_rows(path, ["file_name", "angle", "weight"], rows, only_own=True)
+    columns = ["file_name", "angle", "weight"]
+    write_rows(path, columns, rows, replaces=[columns])
 
 
 def _numbers_of(
@@ -269,4 +270,5 @@ def read_excluded(path: Path, table: LandmarkTable) -> np.ndarray:
 def write_excluded(path: Path, reasons: Mapping[str, Sequence[str]]) -> None:
     """Writes a table for `read_excluded`: each image's name, and why it is left out."""
     rows = ([name, "; ".join(why)] for name, why in reasons.items())
-    write_rows(path, ["file_name", "reasons"], rows, only_own=True)
+    columns = ["file_name", "reasons"]
+    write_rows(path, columns, rows, replaces=[columns])

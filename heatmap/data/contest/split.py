@@ -161,7 +161,8 @@ def write_split(path: Path, names: Sequence[str], fold_of: np.ndarray) -> None:
     parts, column = fold_of.tolist(), "fold"
     if fold_of.dtype == bool:
         parts, column = [_PARTS[is_validation] for is_validation in parts], "part"
-    write_rows(path, ["file_name", column], zip(names, parts, strict=True), only_own=True)
+    splits = [["file_name", "part"], ["file_name", "fold"]]
+    write_rows(path, ["file_name", column], zip(names, parts, strict=True), replaces=splits)
 
 
 def read_split(path: Path, table: LandmarkTable, fold: int = 0) -> Split:

@@ -232,17 +232,20 @@ def write_rows(
     rows: Iterable[Sequence[object]],
     delimiter: str = ",",
     *,
-    only_own: bool = False,
+    replaces: Sequence[Sequence[str]] | None = None,
 ) -> None:
     """Writes a table with a header.
 
+    Args:
+        replaces: columns of the tables that may be replaced; by default any file.
+
     Raises:
-        UserError: with `only_own`, a file with another header would be replaced.
+        UserError: another file would be replaced.
     """
-    if only_own and path.is_file():
+    if replaces is not None and path.is_file():
         with open_file(path) as existing:
             header = existing.readline().decode(errors="replace").strip("\r\n")
-        if header not in ("", delimiter.join(columns)):
+        if header not in ("", *map(delimiter.join, replaces)):
             raise UserError(
                 f"{path} exists and holds something else; choose another name, or remove it"
             )

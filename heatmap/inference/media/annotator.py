@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ class Annotator:
         videos = [path for path in paths if is_video[path]]
         images = [path for path in paths if not is_video[path]]
         head = {"run": str(self.predictor.path), "landmarks": self.predictor.num_landmarks}
-        bar = tqdm(total=len(images), desc="images", unit="img", leave=False, disable=not images)
+        shown = partial(tqdm, desc="images", unit="img", leave=False, disable=not images)
         stopped, answered = None, set[Path]()
         with Outputs(out, paths, overwrite) as outputs:
             copies = outputs.copies()
@@ -75,7 +76,7 @@ class Annotator:
                     add_faces(path, *face_values)
 
                 try:
-                    with bar:
+                    with shown(total=len(images)) as bar:
                         for start in range(0, len(images), _BATCH):
                             batch = images[start : start + _BATCH]
                             with suppress(UserError):

@@ -264,7 +264,7 @@ def test_failed_write_leaves_no_file(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert_holds(table, POINTS)
-    assert "cannot be cached ([Errno 27] File too large" in caplog.text
+    assert "cannot be cached ([Errno 27] cannot be written: File too large" in caplog.text
     assert not list((cache / "tables").iterdir())
     assert_holds(read_landmarks(path, cache), POINTS)
     assert cached_file(cache).is_file()
