@@ -169,7 +169,7 @@ function paint() {
   context.setTransform(ratio, 0, 0, ratio, 0, 0);
   context.clearRect(0, 0, canvas.width, canvas.height);
   // the centre of the first pixel is 0
-  if (face.picture.complete) context.drawImage(face.picture, ...toScreen(-0.5, -0.5), side, side);
+  if (face.decoded.complete) context.drawImage(face.decoded, ...toScreen(-0.5, -0.5), side, side);
   if (mode !== "label") paintPoints(context, face.predicted, "#4db5ff", size * 0.8);
   if (mode === "predicted") return;
   paintPoints(context, shown, "#ff9c4a", size);

@@ -42,7 +42,7 @@ function prepare(face) {
   face.error = face.expected.map((px) => correlated * px ** 2 * 2 / Math.PI);
   face.basis = basis.map((value, at) =>
     (at % (2 * K) < K ? re * value - im * basis[at + K] : re * value + im * basis[at - K]));
-  face.picture = Object.assign(new Image(), { onload: draw, src: face.image });
+  face.decoded = Object.assign(new Image(), { onload: draw, src: face.image });
 }
 
 /** Replaces a positive definite matrix, flat by rows, by its lower Cholesky factor. */

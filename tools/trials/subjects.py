@@ -442,17 +442,17 @@ def _their_kaggle(folder: Path) -> Any:
 
 def _images() -> list[Subject]:
     y, x = np.mgrid[:_SIDE, : _SIDE + 6]
-    image = np.stack([x * 8, y * 10, (x + y) * 4], -1).astype(np.uint8)
-    rgb = Image.fromarray(image)
-    pictures = {
+    pixels = np.stack([x * 8, y * 10, (x + y) * 4], -1).astype(np.uint8)
+    rgb = Image.fromarray(pixels)
+    drawn = {
         "a.png": rgb, "palette.png": rgb.convert("P"), "alpha.png": rgb.convert("RGBA"),
         "grey.png": rgb.convert("L"), "a.bmp": rgb, "a.jpg": rgb, "grey.jpg": rgb.convert("L"),
         "a.gif": rgb, "a.webp": rgb, "a.tif": rgb, "a.ppm": rgb,
     }  # fmt: skip
     made = []
-    for name, picture in pictures.items():
+    for name, image in drawn.items():
         file = io.BytesIO()
-        picture.save(file, {"jpg": "jpeg", "tif": "tiff"}.get(name[-3:], Path(name).suffix[1:]))
+        image.save(file, {"jpg": "jpeg", "tif": "tiff"}.get(name[-3:], Path(name).suffix[1:]))
         made.append(Subject(
             name, {name: file.getvalue()}, [name], partial(_our_image, name),
             partial(_their_image, name), is_strict=False, tolerance=4,
@@ -465,8 +465,8 @@ def _our_image(name: str, folder: Path) -> Any:
 
 
 def _their_image(name: str, folder: Path) -> Any:
-    with Image.open(folder / name) as picture:
-        return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+    with Image.open(folder / name) as image:
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
 
 
 def _videos() -> list[Subject]:
